@@ -1,0 +1,236 @@
+//! Time: the two types that carry it, and the only code that reads it.
+//!
+//! Everything else takes time as an argument; clippy refuses `SystemTime::now` and its relatives outside this file.
+
+use std::fmt;
+use std::ops::{Add, Mul, Sub};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A point in time: whole seconds since 1970-01-01T00:00:00Z, as `NumericDate` (RFC 7519 section 2) without a fraction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnixTime(pub i64);
+
+/// A length of time in whole seconds; negative when it is the difference to a later time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seconds(pub i64);
+
+impl UnixTime {
+    /// Later than every time that a key or a token carries.
+    pub const FAR_FUTURE: Self = Self(i64::MAX / 4);
+
+    /// The time in RFC 3339, UTC, whole seconds (`2026-11-22T21:00:00Z`); beyond the calendar's range, the number itself.
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        chrono::DateTime::from_timestamp(self.0, 0).map_or_else(
+            || self.0.to_string(),
+            |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+        )
+    }
+}
+
+impl Seconds {
+    /// No time at all.
+    pub const ZERO: Self = Self(0);
+
+    /// The length without its sign.
+    #[must_use]
+    pub const fn abs(self) -> Self {
+        Self(self.0.saturating_abs())
+    }
+
+    /// The same length for the standard library; a negative one is zero.
+    #[must_use]
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(u64::try_from(self.0).unwrap_or(0))
+    }
+}
+
+impl Add<Seconds> for UnixTime {
+    type Output = Self;
+    fn add(self, length: Seconds) -> Self {
+        Self(self.0.saturating_add(length.0))
+    }
+}
+
+impl Sub<Seconds> for UnixTime {
+    type Output = Self;
+    fn sub(self, length: Seconds) -> Self {
+        Self(self.0.saturating_sub(length.0))
+    }
+}
+
+impl Sub for UnixTime {
+    type Output = Seconds;
+    fn sub(self, earlier: Self) -> Seconds {
+        Seconds(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add for Seconds {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl Sub for Seconds {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Mul<i64> for Seconds {
+    type Output = Self;
+    fn mul(self, factor: i64) -> Self {
+        Self(self.0.saturating_mul(factor))
+    }
+}
+
+impl fmt::Display for UnixTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.rfc3339())
+    }
+}
+
+/// Written as in the configuration: the largest units first, zero parts left out (`30d`, `1h6m35s`).
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0.unsigned_abs();
+        if rest == 0 {
+            return f.write_str("0s");
+        }
+        if self.0 < 0 {
+            f.write_str("-")?;
+        }
+        for (unit, length) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
+            if rest >= length {
+                write!(f, "{}{unit}", rest / length)?;
+                rest %= length;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One look at the clock: wall time, and the time since an arbitrary start that no one can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// What the machine believes the time to be.
+    pub wall: UnixTime,
+    /// Time since some fixed moment of this process; never goes back. A suspended machine may not count its sleep.
+    pub monotonic: Duration,
+}
+
+/// Where time comes from: the machine, or a test that sets it.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System { started: std::time::Instant },
+    Manual(Arc<Mutex<Reading>>),
+}
+
+impl Clock {
+    /// The machine's clocks.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
+    pub fn system() -> Self {
+        Self(Source::System {
+            started: std::time::Instant::now(),
+        })
+    }
+
+    /// A clock that stands still until a test moves it.
+    #[must_use]
+    pub fn manual(start: UnixTime) -> Self {
+        Self(Source::Manual(Arc::new(Mutex::new(Reading {
+            wall: start,
+            monotonic: Duration::ZERO,
+        }))))
+    }
+
+    /// Both clocks at this moment.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
+    pub fn read(&self) -> Reading {
+        match &self.0 {
+            Source::System { started } => Reading {
+                wall: UnixTime(chrono::Utc::now().timestamp()),
+                monotonic: started.elapsed(),
+            },
+            Source::Manual(reading) => *reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        }
+    }
+
+    /// Lets time pass on a manual clock, on both its hands; the machine's clock is not moved.
+    pub fn advance(&self, length: Seconds) {
+        self.change(|reading| {
+            reading.wall = reading.wall + length;
+            reading.monotonic += length.duration();
+        });
+    }
+
+    /// Moves only the wall time of a manual clock, as a person or a time server does; the machine's clock is not moved.
+    pub fn jump(&self, length: Seconds) {
+        self.change(|reading| reading.wall = reading.wall + length);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Reading)) {
+        if let Source::Manual(reading) = &self.0 {
+            change(&mut reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        }
+    }
+}
+
+/// Waits for a length of time, or for less when the process is told to go on; the tasks' only way to sleep.
+#[expect(clippy::disallowed_methods, reason = "the one file that waits for the clock")]
+pub async fn sleep(length: Duration) {
+    tokio::time::sleep(length).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_written_as_they_are_configured() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (10, "10s"),
+            (300, "5m"),
+            (3_995, "1h6m35s"),
+            (2_592_000, "30d"),
+            (-60, "-1m"),
+        ] {
+            assert_eq!(Seconds(seconds).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn times_are_written_in_rfc_3339_and_never_panic() {
+        assert_eq!(UnixTime(0).rfc3339(), "1970-01-01T00:00:00Z");
+        assert_eq!(UnixTime(i64::MAX).rfc3339(), i64::MAX.to_string());
+        assert_eq!(UnixTime(i64::MAX) + Seconds(1), UnixTime(i64::MAX));
+    }
+
+    #[test]
+    fn a_jump_moves_the_wall_alone() {
+        let clock = Clock::manual(UnixTime(100));
+        clock.advance(Seconds(5));
+        clock.jump(Seconds(-50));
+        assert_eq!(
+            clock.read(),
+            Reading {
+                wall: UnixTime(55),
+                monotonic: Duration::from_secs(5)
+            }
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! Keyround: an identity server whose signing keys rotate themselves.
+
+pub mod clock;
+pub mod jose;
+pub mod keys;
