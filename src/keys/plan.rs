@@ -1,1 +1,346 @@
-//! Being written.
+//! What is due: `plan(keys, policy, now)` names the steps and when to look again. It never reads a clock.
+
+use crate::clock::{Seconds, UnixTime};
+use crate::jose::alg::Algorithm;
+use crate::jose::jwk::Kid;
+
+use super::SigningKey;
+use super::keyset;
+use super::lifecycle::Keys;
+use super::policy::Policy;
+
+/// A generation to insert; its key pair is yet to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewGeneration {
+    /// Its algorithm.
+    pub alg: Algorithm,
+    /// Its place in the line.
+    pub generation: i64,
+    /// The stamp of its publication.
+    pub published_at: UnixTime,
+    /// When it begins to sign.
+    pub activates_at: UnixTime,
+    /// The lead time in force.
+    pub prepublish: Seconds,
+    /// The longest token it may sign.
+    pub max_token_ttl: Seconds,
+}
+
+/// One thing that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The table is empty: every algorithm at once, in one transaction.
+    FirstStart(Vec<NewGeneration>),
+    /// The next generation, published ahead of its first signature.
+    Insert(NewGeneration),
+    /// A keyless generation: the algorithm was taken out of the configuration.
+    Remove(NewGeneration),
+    /// Longer tokens are configured than the row allows.
+    RaiseMaxTokenTtl {
+        /// The key.
+        kid: Kid,
+        /// The longest lifetime from now on.
+        to: Seconds,
+    },
+    /// No node signs with it any more.
+    DestroyPrivateHalf {
+        /// The key.
+        kid: Kid,
+    },
+    /// Nothing depends on the row any more.
+    Purge {
+        /// The key.
+        kid: Kid,
+    },
+}
+
+/// What is due now, and when something will be due next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The steps, in the order to take them.
+    pub steps: Vec<Step>,
+    /// Generations that are due but would make the key set too large.
+    pub too_large: Vec<Algorithm>,
+    /// When to look again at the latest.
+    pub wake_at: UnixTime,
+}
+
+/// Decides what to do next.
+#[must_use]
+pub fn plan(keys: &Keys, policy: &Policy, now: UnixTime) -> Plan {
+    if keys.is_empty() {
+        return Plan {
+            steps: vec![Step::FirstStart(first_start(policy, now))],
+            too_large: Vec::new(),
+            wake_at: now,
+        };
+    }
+    let mut steps = Vec::new();
+    let mut too_large = Vec::new();
+    let mut room = Room::left(keys, policy, now);
+    for &alg in policy.algorithms() {
+        let Some(next) = next_generation(keys, policy, alg, now).filter(|next| next.due_at <= now) else {
+            continue;
+        };
+        if room.take(alg, policy) {
+            steps.push(Step::Insert(next.generation));
+        } else {
+            too_large.push(alg);
+        }
+    }
+    steps.extend(removals(keys, policy, now));
+    steps.extend(raises(keys, policy, now));
+    steps.extend(destructions(keys, policy, now));
+    steps.extend(purges(keys, policy, now));
+    Plan {
+        steps,
+        too_large,
+        wake_at: wake_at(keys, policy, now),
+    }
+}
+
+/// The generation that follows in a line, and when its row is to be inserted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// When the row is due; the past means now.
+    pub due_at: UnixTime,
+    /// The row, as it would be inserted at this moment.
+    pub generation: NewGeneration,
+}
+
+/// What follows in the line of an enabled algorithm; none before the first start.
+///
+/// A pending key that lies further ahead than any sane plan would put it (a clock had jumped, the period was made
+/// shorter) is passed over, so that the generation inserted next outranks it.
+#[must_use]
+pub fn next_generation(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTime) -> Option<Next> {
+    if keys.is_empty() {
+        return None;
+    }
+    let prepublish = prepublish_in_force(keys, policy, now);
+    let earliest = now + prepublish;
+    let (activates_at, due_at) = match last_sane(keys, policy, alg, now) {
+        Some(last) => {
+            let regular = last.activates_at + policy.windows().rotation_period;
+            (regular.max(earliest), regular - prepublish)
+        }
+        None => (earliest, now),
+    };
+    Some(Next {
+        due_at,
+        generation: new_generation(keys, policy, alg, now, activates_at, prepublish),
+    })
+}
+
+/// The next generation without waiting for the period: what `keys rotate` inserts.
+#[must_use]
+pub fn rotate_early(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTime) -> NewGeneration {
+    let prepublish = prepublish_in_force(keys, policy, now);
+    new_generation(keys, policy, alg, now, now + prepublish, prepublish)
+}
+
+/// Whether one more key of this algorithm fits into the set.
+#[must_use]
+pub fn has_room(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTime) -> bool {
+    Room::left(keys, policy, now).take(alg, policy)
+}
+
+/// The algorithms whose next row is late by more than an eighth of the lead time: rotation does not work.
+#[must_use]
+pub fn overdue(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
+    let patience = policy.propagation().max(Seconds(policy.windows().prepublish.0 / 8));
+    policy
+        .algorithms()
+        .iter()
+        .copied()
+        .filter(|&alg| next_generation(keys, policy, alg, now).is_some_and(|next| next.due_at + patience < now))
+        .collect()
+}
+
+/// The lead time an insert must use: a shorter policy must not outrun nodes that still trust the longer one.
+#[must_use]
+pub fn prepublish_in_force(keys: &Keys, policy: &Policy, now: UnixTime) -> Seconds {
+    keys.iter()
+        .filter(|key| key.revoked_at.is_none())
+        .filter(|key| keys.superseded_at(key).is_none_or(|superseded_at| superseded_at > now))
+        .map(|key| key.prepublish)
+        .max()
+        .unwrap_or(Seconds::ZERO)
+        .max(policy.windows().prepublish)
+}
+
+/// The row that the next one follows: walking up the line, the last that is not implausibly far ahead. None when the
+/// algorithm has no key yet, or none any more.
+fn last_sane<'a>(keys: &'a Keys, policy: &Policy, alg: Algorithm, now: UnixTime) -> Option<&'a SigningKey> {
+    let prepublish = prepublish_in_force(keys, policy, now);
+    let slack = policy.windows().clock_skew + policy.propagation();
+    keys.line(alg)
+        .iter()
+        .filter(|key| key.revoked_at.is_none())
+        .fold(None, |last: Option<&SigningKey>, key| {
+            if key.is_keyless() {
+                return None;
+            }
+            let earliest = now + prepublish;
+            let latest = last.map_or(earliest, |last| {
+                earliest.max(last.activates_at + policy.windows().rotation_period)
+            });
+            if key.activates_at <= latest + slack {
+                Some(key)
+            } else {
+                last
+            }
+        })
+}
+
+fn first_start(policy: &Policy, now: UnixTime) -> Vec<NewGeneration> {
+    // Back-dated, so that a node whose clock is behind signs with them too.
+    let activates_at = now - policy.windows().clock_skew;
+    let prepublish = policy.windows().prepublish;
+    let empty = Keys::default();
+    policy
+        .algorithms()
+        .iter()
+        .map(|&alg| new_generation(&empty, policy, alg, now, activates_at, prepublish))
+        .collect()
+}
+
+pub(super) fn new_generation(
+    keys: &Keys,
+    policy: &Policy,
+    alg: Algorithm,
+    now: UnixTime,
+    activates_at: UnixTime,
+    prepublish: Seconds,
+) -> NewGeneration {
+    NewGeneration {
+        alg,
+        generation: keys.line(alg).last().map_or(1, |newest| newest.generation + 1),
+        published_at: now,
+        activates_at,
+        prepublish,
+        max_token_ttl: policy.windows().max_token_ttl,
+    }
+}
+
+fn removals(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
+    keys.algorithms()
+        .into_iter()
+        .filter(|alg| !policy.algorithms().contains(alg))
+        .filter(|&alg| {
+            let newest = keys.line(alg).iter().rev().find(|key| key.revoked_at.is_none());
+            newest.is_some_and(|newest| !newest.is_keyless())
+        })
+        .map(|alg| {
+            let prepublish = prepublish_in_force(keys, policy, now);
+            Step::Remove(new_generation(keys, policy, alg, now, now, prepublish))
+        })
+        .collect()
+}
+
+fn raises(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
+    let to = policy.windows().max_token_ttl;
+    keys.iter()
+        .filter(|key| key.revoked_at.is_none() && !key.is_keyless() && key.max_token_ttl < to)
+        .filter(|key| keys.superseded_at(key).is_none_or(|superseded_at| superseded_at > now))
+        .map(|key| Step::RaiseMaxTokenTtl {
+            kid: key.kid.clone(),
+            to,
+        })
+        .collect()
+}
+
+/// When a private half is due for destruction: no node signs with it any more. None while it must stay, above all when
+/// it is the last one of its algorithm, whatever the clock says.
+#[must_use]
+pub fn destruction_due(keys: &Keys, policy: &Policy, key: &SigningKey, now: UnixTime) -> Option<UnixTime> {
+    if !key.has_private_half || key.revoked_at.is_some() {
+        return None;
+    }
+    let newer_can_sign = keys
+        .line(key.alg)
+        .iter()
+        .any(|newer| newer.generation > key.generation && newer.has_private_half && newer.revoked_at.is_none());
+    if !newer_can_sign && !keys.is_removed(key.alg, now) {
+        return None;
+    }
+    keys.superseded_at(key)
+        .map(|superseded_at| superseded_at + policy.signing_tail())
+}
+
+fn destructions(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
+    keys.iter()
+        .filter(|key| destruction_due(keys, policy, key, now).is_some_and(|due| due <= now))
+        .map(|key| Step::DestroyPrivateHalf { kid: key.kid.clone() })
+        .collect()
+}
+
+/// Oldest first: a row's end follows from the rows after it.
+fn purges(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
+    let expired = |key: &&SigningKey| {
+        !key.has_private_half && keys.expires_at(key, policy).is_some_and(|expires_at| expires_at <= now)
+    };
+    Algorithm::ALL
+        .into_iter()
+        .flat_map(|alg| {
+            keys.line(alg)
+                .iter()
+                .filter(|key| key.revoked_at.is_none())
+                .take_while(expired)
+        })
+        .map(|key| Step::Purge { kid: key.kid.clone() })
+        .collect()
+}
+
+fn wake_at(keys: &Keys, policy: &Policy, now: UnixTime) -> UnixTime {
+    let inserts = policy
+        .algorithms()
+        .iter()
+        .filter_map(|&alg| next_generation(keys, policy, alg, now))
+        .map(|next| next.due_at);
+    let changes = keys.iter().filter(|key| key.revoked_at.is_none()).flat_map(|key| {
+        [
+            Some(key.activates_at),
+            destruction_due(keys, policy, key, now),
+            keys.expires_at(key, policy),
+        ]
+    });
+    inserts
+        .chain(changes.flatten())
+        .filter(|&time| time > now)
+        .min()
+        .unwrap_or(UnixTime::FAR_FUTURE)
+}
+
+/// What still fits into the key set.
+struct Room {
+    keys: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn left(keys: &Keys, policy: &Policy, now: UnixTime) -> Self {
+        let lengths: Vec<usize> = keys
+            .published(policy, now)
+            .filter_map(|(key, _)| key.jwk.as_ref())
+            .map(|jwk| jwk.to_json().len())
+            .collect();
+        Self {
+            keys: policy.windows().max_published.saturating_sub(lengths.len()),
+            bytes: policy
+                .windows()
+                .max_set_bytes
+                .saturating_sub(keyset::set_bytes(lengths.into_iter())),
+        }
+    }
+
+    fn take(&mut self, alg: Algorithm, policy: &Policy) -> bool {
+        let with_comma = policy.jwk_bytes(alg) + 1;
+        let fits = self.keys >= 1 && self.bytes >= with_comma;
+        if fits {
+            self.keys -= 1;
+            self.bytes -= with_comma;
+        }
+        fits
+    }
+}

@@ -100,7 +100,7 @@ pub struct ShortForVerifier {
 }
 
 /// How long a key must be published before first use so that each verifier, with its default cache, meets no unknown
-/// `kid`. Measured or read in the sources of the named versions: jose 6.2.17, PyJWT 2.15.1, oauth4webapi 3.8, keyfunc
+/// `kid`. Measured or read in the sources of the named versions: jose 6.2.17, `PyJWT` 2.15.1, oauth4webapi 3.8, keyfunc
 /// 3.7, Envoy 1.40.0, jwx v3, Istio, the AWS documentation, Microsoft.IdentityModel 8.
 const VERIFIERS: [(&str, Seconds); 8] = [
     ("npm jose and PyJWT", Seconds(30)),
@@ -195,6 +195,25 @@ impl Policy {
         usize::try_from(whole_periods).unwrap_or(usize::MAX).saturating_add(2)
     }
 
+    /// The length of one published key of this algorithm, in bytes.
+    #[must_use]
+    pub fn jwk_bytes(&self, alg: Algorithm) -> usize {
+        let octets = |count: usize| "A".repeat((count * 4).div_ceil(3));
+        let parameters = match alg {
+            Algorithm::Rs256 => Parameters::Rsa {
+                n: octets(usize::try_from(self.0.rsa_bits / 8).unwrap_or(usize::MAX)),
+                e: "AQAB".to_owned(),
+            },
+            Algorithm::Es256 => Parameters::P256 {
+                x: octets(32),
+                y: octets(32),
+            },
+        };
+        octets(32)
+            .parse::<Kid>()
+            .map_or(usize::MAX, |kid| PublicJwk { kid, alg, parameters }.to_json().len())
+    }
+
     fn check_windows(&self) -> Result<(), PolicyError> {
         let windows = &self.0;
         let too_short = |setting, given, needed, why, instead| PolicyError::TooShort {
@@ -269,7 +288,7 @@ impl Policy {
             windows
                 .algorithms
                 .iter()
-                .flat_map(|&alg| std::iter::repeat_n(jwk_bytes(alg, windows.rsa_bits), per_algorithm)),
+                .flat_map(|&alg| std::iter::repeat_n(self.jwk_bytes(alg), per_algorithm)),
         );
         if bytes > windows.max_set_bytes {
             return Err(PolicyError::SetTooLarge {
@@ -329,24 +348,4 @@ fn check_ranges(windows: &Windows) -> Result<(), PolicyError> {
         windows.max_published.to_string(),
         "1 to 100",
     )
-}
-
-/// The length of one published key of this kind, in bytes.
-fn jwk_bytes(alg: Algorithm, rsa_bits: u32) -> usize {
-    let octets = |count: usize| "A".repeat((count * 4).div_ceil(3));
-    let parameters = match alg {
-        Algorithm::Rs256 => Parameters::Rsa {
-            n: octets(usize::try_from(rsa_bits / 8).unwrap_or(usize::MAX)),
-            e: "AQAB".to_owned(),
-        },
-        Algorithm::Es256 => Parameters::P256 {
-            x: octets(32),
-            y: octets(32),
-        },
-    };
-    let kid: Kid = match octets(32).parse() {
-        Ok(kid) => kid,
-        Err(_) => return usize::MAX,
-    };
-    PublicJwk { kid, alg, parameters }.to_json().len()
 }
