@@ -1,0 +1,193 @@
+//! Why settings are refused.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::clock::Seconds;
+use crate::jose::alg::Algorithm;
+use crate::keys::policy::PolicyError;
+
+use super::values::Issuer;
+
+/// Settings that are refused. No message holds the value of a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable that is no setting.
+    #[error("the environment has {name}, which is not a setting of Keyround{hint}")]
+    UnknownVariable {
+        /// Its name.
+        name: String,
+        /// What was probably meant.
+        hint: String,
+    },
+    /// A section or field that is no setting.
+    #[error("{path} has {name}, which is not a setting of Keyround{hint}", path = path.display())]
+    UnknownField {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// What was probably meant.
+        hint: String,
+    },
+    /// A flag for a setting that does not exist.
+    #[error("a flag sets {name}, which is not a setting of Keyround")]
+    UnknownFlag {
+        /// Its name.
+        name: String,
+    },
+    /// A variable with bytes that are no text.
+    #[error("{variable} is not valid UTF-8 text")]
+    NotUnicode {
+        /// Its name.
+        variable: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the settings in {path}: {source}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{path} is not TOML, in line {line}: {why}", path = path.display())]
+    NotToml {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser said.
+        why: String,
+    },
+    /// A section is written as a value.
+    #[error("{path} has a value for {name}, which is a section; write [{name}] and its fields below", path = path.display())]
+    NotASection {
+        /// The file.
+        path: PathBuf,
+        /// The section.
+        name: String,
+    },
+    /// The layers, each sound, did not merge.
+    #[error("the settings of the file, the environment and the flags could not be merged")]
+    Unmerged,
+    /// A value of the wrong type.
+    #[error("{setting} must be {form}")]
+    BadType {
+        /// The name as it was written.
+        setting: String,
+        /// The right form.
+        form: &'static str,
+    },
+    /// A value that its type refuses.
+    #[error("{setting}{quoted} {why}")]
+    BadValue {
+        /// The name as it was written.
+        setting: String,
+        /// The value, unless it is secret.
+        quoted: String,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+    /// A setting without a value.
+    #[error("{setting} is not set, and has no default")]
+    Missing {
+        /// Its name.
+        setting: &'static str,
+    },
+    /// A secret and its file, both given.
+    #[error("{setting} and {setting}_file are both set; keep one of them")]
+    Both {
+        /// The secret's name.
+        setting: &'static str,
+    },
+    /// No master key.
+    #[error(
+        "there is no master key: set keys.master_key_file to a file made by `keyround master-key generate FILE`, or \
+         keys.master_key (KEYROUND_KEYS__MASTER_KEY) to what `keyround master-key generate` prints"
+    )]
+    NoMasterKey,
+    /// A secret's file cannot be read.
+    #[error("cannot read {path}, which {setting} names: {source}", path = path.display())]
+    SecretUnreadable {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A secret's file that others may read.
+    #[error(
+        "{path}, which {setting} names, has mode {mode:04o}: group or others may open it; run: chmod 600 {path}",
+        path = path.display()
+    )]
+    SecretExposed {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A secret's file that holds no secret.
+    #[error("{path}, which {setting} names, {why}", path = path.display())]
+    SecretRefused {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// An issuer without TLS that others are to reach.
+    #[error(
+        "server.issuer is {issuer}, which is not https; write an https URL, set server.behind_tls_proxy = true if a proxy ends \
+         TLS in front, or use a loopback host (127.0.0.0/8, ::1, localhost)"
+    )]
+    IssuerNotHttps {
+        /// The issuer.
+        issuer: Issuer,
+    },
+    /// A listener without TLS that others can reach.
+    #[error(
+        "{setting} is {address}, which is plain http beyond loopback; listen on a loopback address, or set \
+         server.behind_tls_proxy = true if a proxy ends TLS in front"
+    )]
+    PlainListener {
+        /// The listener's name.
+        setting: &'static str,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// Both listeners in one place.
+    #[error("server.listen and server.admin_listen are both {0}; give each its own port")]
+    SameListener(SocketAddr),
+    /// Tokens that would live longer than the longest.
+    #[error(
+        "tokens.access_token_ttl is {given}, but tokens.max_token_ttl is {longest}; shorten tokens.access_token_ttl or lengthen \
+         tokens.max_token_ttl"
+    )]
+    TokenTooLong {
+        /// What was written.
+        given: Seconds,
+        /// The most there is.
+        longest: Seconds,
+    },
+    /// Tokens that would be born dead.
+    #[error("tokens.access_token_ttl is 0s, but must be at least 1s")]
+    TokenTooShort,
+    /// A default that no key could sign with.
+    #[error(
+        "tokens.default_algorithm is {given}, which keys.algorithms does not enable; enable it there, or choose one of: {enabled}"
+    )]
+    AlgorithmNotEnabled {
+        /// What was written.
+        given: Algorithm,
+        /// What is enabled.
+        enabled: String,
+    },
+    /// Windows that break the promise.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}

@@ -1,0 +1,346 @@
+//! The layers (defaults < file < environment < flags) and the check that every name in them is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use config::{Environment, File, FileFormat, ValueKind};
+
+use super::ConfigError;
+use super::settings::{self, SETTINGS, Setting, Shape};
+use super::values::Refusal;
+
+/// What was written, and where: the environment is an argument.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// The TOML file of `--config`.
+    pub file: Option<PathBuf>,
+    /// The environment; variables that do not begin with `KEYROUND_` are not looked at.
+    pub environment: BTreeMap<String, String>,
+    /// Settings from flags, by name (`server.listen`), written as in the environment.
+    pub flags: BTreeMap<String, String>,
+    /// `--dev`: the issuer and the place of the master key have defaults.
+    pub development: bool,
+}
+
+impl Sources {
+    /// The sources of this process: its environment, and what its arguments said.
+    ///
+    /// # Errors
+    /// A `KEYROUND_` variable that is not Unicode.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn of_process(file: Option<PathBuf>, development: bool) -> Result<Self, ConfigError> {
+        let mut environment = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| is_ours(name)).map(str::to_owned) else {
+                continue;
+            };
+            let Ok(value) = value.into_string() else {
+                return Err(ConfigError::NotUnicode { variable: name });
+            };
+            environment.insert(name, value);
+        }
+        Ok(Self {
+            file,
+            environment,
+            flags: BTreeMap::new(),
+            development,
+        })
+    }
+}
+
+/// Names the variables and flags, not their values: a secret may be among them.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("environment", &self.environment.keys())
+            .field("flags", &self.flags.keys())
+            .field("development", &self.development)
+            .finish()
+    }
+}
+
+/// Whether a variable is meant for Keyround, in any spelling of the prefix.
+fn is_ours(variable: &str) -> bool {
+    variable.to_uppercase().starts_with("KEYROUND_")
+}
+
+/// The winning value of each setting, in the shape that its kind asks for.
+#[derive(Debug)]
+pub(super) struct Layers {
+    values: BTreeMap<String, toml::Value>,
+    /// The settings that somebody wrote, with the name under which the winner did.
+    given: BTreeMap<String, String>,
+}
+
+impl Layers {
+    /// Reads and merges the sources.
+    pub(super) fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let file = sources.file.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let in_file = sources
+            .file
+            .as_deref()
+            .map_or(Ok(BTreeSet::new()), |path| names_in(path, &file))?;
+        let given = given_names(sources, &in_file)?;
+        let merged = merge(sources, &file).map_err(|_| ConfigError::Unmerged)?;
+
+        let mut layers = Self {
+            values: BTreeMap::new(),
+            given,
+        };
+        for setting in SETTINGS {
+            if let Ok(value) = merged.get::<config::Value>(&setting.name()) {
+                let value = shaped(setting, value.kind).ok_or_else(|| layers.wrong_shape(setting))?;
+                layers.values.insert(setting.name(), value);
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Whether somebody wrote the setting; a default does not count.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
+    /// Sets what no source said.
+    pub(super) fn set(&mut self, name: &str, value: impl Into<toml::Value>) {
+        self.values.insert(name.to_owned(), value.into());
+    }
+
+    /// Forgets a value.
+    pub(super) fn unset(&mut self, name: &str) {
+        self.values.remove(name);
+    }
+
+    /// The values as they stand.
+    pub(super) fn into_values(self) -> BTreeMap<String, toml::Value> {
+        self.values
+    }
+
+    /// A text, read by `parse`; none when the setting has no value.
+    pub(super) fn text<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, Refusal>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(text) = self.values.get(name).and_then(toml::Value::as_str) else {
+            return Ok(None);
+        };
+        if text.trim().is_empty() {
+            return Err(self.refused(name, Some(""), "is empty; leave it out, or write a value".to_owned()));
+        }
+        parse(text)
+            .map(Some)
+            .map_err(|Refusal(why)| self.refused(name, Some(text), why))
+    }
+
+    /// A text that has a default.
+    pub(super) fn required<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Refusal>,
+    ) -> Result<T, ConfigError> {
+        self.text(name, parse)?.ok_or(ConfigError::Missing { setting: name })
+    }
+
+    /// A list of texts, each read by `parse`.
+    pub(super) fn list<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let items = self
+            .values
+            .get(name)
+            .and_then(toml::Value::as_array)
+            .into_iter()
+            .flatten();
+        items
+            .filter_map(toml::Value::as_str)
+            .map(|item| parse(item).map_err(|Refusal(why)| self.refused(name, None, why)))
+            .collect()
+    }
+
+    /// A flag; without a value it is off.
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.values.get(name).and_then(toml::Value::as_bool).unwrap_or(false)
+    }
+
+    /// A whole number of the type that is asked for.
+    pub(super) fn count<T: TryFrom<i64>>(&self, name: &'static str) -> Result<T, ConfigError> {
+        let number = self.values.get(name).and_then(toml::Value::as_integer);
+        let number = number.ok_or(ConfigError::Missing { setting: name })?;
+        T::try_from(number).map_err(|_| self.refused(name, Some(&number.to_string()), "is out of range".to_owned()))
+    }
+
+    fn refused(&self, name: &str, text: Option<&str>, why: String) -> ConfigError {
+        let secret = settings::find(name).is_none_or(|setting| setting.secret);
+        let quoted = match text {
+            Some(text) if !secret && !text.is_empty() => format!(" '{}'", text.escape_debug()),
+            _ => String::new(),
+        };
+        ConfigError::BadValue {
+            setting: self.written_name(name),
+            quoted,
+            why,
+        }
+    }
+
+    fn wrong_shape(&self, setting: &Setting) -> ConfigError {
+        ConfigError::BadType {
+            setting: self.written_name(&setting.name()),
+            form: setting.kind.form(),
+        }
+    }
+
+    /// The name that the person wrote: the variable's where the environment won.
+    fn written_name(&self, name: &str) -> String {
+        self.given.get(name).cloned().unwrap_or_else(|| name.to_owned())
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The names in the file, all of them known. What the parser says is passed on without the line that it quotes, for a
+/// secret may stand there.
+fn names_in(path: &Path, text: &str) -> Result<BTreeSet<String>, ConfigError> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::NotToml {
+        path: path.to_owned(),
+        line: error
+            .span()
+            .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1),
+        why: error.message().to_owned(),
+    })?;
+    let unknown = |name: String| {
+        Err(ConfigError::UnknownField {
+            path: path.to_owned(),
+            hint: hint(&name, Setting::name),
+            name,
+        })
+    };
+    let mut names = BTreeSet::new();
+    for (section, fields) in &table {
+        if !SETTINGS.iter().any(|setting| setting.section == section) {
+            return unknown(section.clone());
+        }
+        let Some(fields) = fields.as_table() else {
+            return Err(ConfigError::NotASection {
+                path: path.to_owned(),
+                name: section.clone(),
+            });
+        };
+        for field in fields.keys() {
+            let name = format!("{section}.{field}");
+            let known = SETTINGS
+                .iter()
+                .any(|setting| setting.section == section && setting.field == field);
+            if !known {
+                return unknown(name);
+            }
+            names.insert(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Every setting that some source gives, with the name it has in the strongest of them; unknown names are refused.
+fn given_names(sources: &Sources, in_file: &BTreeSet<String>) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut given: BTreeMap<String, String> = in_file.iter().map(|name| (name.clone(), name.clone())).collect();
+    for variable in sources.environment.keys().filter(|name| is_ours(name)) {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == *variable) else {
+            return Err(ConfigError::UnknownVariable {
+                name: variable.clone(),
+                hint: hint(&variable.to_uppercase(), Setting::variable),
+            });
+        };
+        given.insert(setting.name(), variable.clone());
+    }
+    for name in sources.flags.keys() {
+        let Some(setting) = settings::find(name) else {
+            return Err(ConfigError::UnknownFlag { name: name.clone() });
+        };
+        given.insert(setting.name(), name.clone());
+    }
+    Ok(given)
+}
+
+/// "; did you mean ...?" where a known name ends or begins alike.
+fn hint(unknown: &str, name: impl Fn(&Setting) -> String) -> String {
+    let field = |name: &str| name.rsplit(['.', '_']).next().unwrap_or_default().to_lowercase();
+    let plain = |name: &str| name.replace(['_', '.', '-'], "").to_lowercase();
+    SETTINGS
+        .iter()
+        .map(name)
+        .find(|known| plain(known) == plain(unknown))
+        .or_else(|| {
+            SETTINGS
+                .iter()
+                .find(|setting| field(unknown).len() > 3 && plain(unknown).ends_with(&plain(setting.field)))
+                .map(|setting| {
+                    if unknown.starts_with("KEYROUND_") {
+                        setting.variable()
+                    } else {
+                        setting.name()
+                    }
+                })
+        })
+        .map_or(String::new(), |known| format!("; did you mean {known}?"))
+}
+
+fn merge(sources: &Sources, file: &str) -> Result<config::Config, config::ConfigError> {
+    let environment = Environment::with_prefix("KEYROUND")
+        .prefix_separator("_")
+        .separator("__")
+        .source(Some(sources.environment.clone().into_iter().collect()));
+    let mut builder = config::Config::builder()
+        .add_source(File::from_str(&settings::defaults(), FileFormat::Toml))
+        .add_source(File::from_str(file, FileFormat::Toml))
+        .add_source(environment);
+    for (name, value) in &sources.flags {
+        builder = builder.set_override(name, value.as_str())?;
+    }
+    builder.build()
+}
+
+/// The value in the shape of its setting. Only the environment and flags write flags, numbers and lists as text; in a file a
+/// quoted number is a wrong type, but says what it means.
+fn shaped(setting: &Setting, value: ValueKind) -> Option<toml::Value> {
+    match (setting.kind.shape(), value) {
+        (Shape::Text, ValueKind::String(text)) => Some(text.into()),
+        // A duration without a unit gets its own sentence.
+        (Shape::Text, ValueKind::I64(number)) if setting.kind == settings::Kind::Duration => {
+            Some(number.to_string().into())
+        }
+        (Shape::Flag, ValueKind::Boolean(flag)) => Some(flag.into()),
+        (Shape::Flag, ValueKind::String(text)) => text.parse::<bool>().ok().map(Into::into),
+        (Shape::Count, ValueKind::I64(number)) => Some(number.into()),
+        (Shape::Count, ValueKind::String(text)) => text.parse::<i64>().ok().map(Into::into),
+        (Shape::List, ValueKind::String(text)) => Some(split(&text)),
+        (Shape::List, ValueKind::Array(items)) => items
+            .into_iter()
+            .map(|item| match item.kind {
+                ValueKind::String(text) => Some(text.into()),
+                _ => None,
+            })
+            .collect::<Option<Vec<toml::Value>>>()
+            .map(Into::into),
+        _ => None,
+    }
+}
+
+/// The items of a comma separated list; an empty text is an empty list.
+fn split(text: &str) -> toml::Value {
+    if text.trim().is_empty() {
+        return toml::Value::Array(Vec::new());
+    }
+    text.split(',')
+        .map(|item| item.trim().to_owned())
+        .collect::<Vec<_>>()
+        .into()
+}

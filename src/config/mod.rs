@@ -1,0 +1,369 @@
+//! Settings: defaults, then a TOML file, then the environment, then flags; read once, parsed into types that hold.
+//!
+//! A name that is unknown is refused wherever it stands. In the environment `keys.rotation_period` is written
+//! `KEYROUND_KEYS__ROTATION_PERIOD`, and lists are comma separated. [`settings::SETTINGS`] is the one table of them.
+
+mod database;
+mod error;
+mod layers;
+mod secret_file;
+pub mod settings;
+mod show;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+use crate::clock::Seconds;
+use crate::jose::alg::Algorithm;
+use crate::keys::policy::{Policy, Windows};
+
+pub use database::{Database, PostgresUrl};
+pub use error::ConfigError;
+pub use layers::Sources;
+pub use values::{Issuer, Network, Refusal, SecretText, parse_duration};
+
+use layers::Layers;
+
+/// Where a development start keeps its master key when nobody says otherwise.
+pub const DEVELOPMENT_MASTER_KEY_FILE: &str = "keys/master.key";
+
+/// The settings, validated. `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who the server is, and where it listens.
+    pub server: Server,
+    /// Where rows are kept.
+    pub database: Database,
+    /// The life of keys.
+    pub keys: Keys,
+    /// The life of tokens.
+    pub tokens: Tokens,
+    /// What is logged.
+    pub log: Log,
+    /// The effective values as they may be shown.
+    shown: BTreeMap<String, toml::Value>,
+}
+
+/// Section `server`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// `iss` of every token.
+    pub issuer: Issuer,
+    /// Where the public endpoints are served.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served.
+    pub admin_listen: SocketAddr,
+    /// Whether a proxy ends TLS in front.
+    pub behind_tls_proxy: bool,
+    /// The proxies whose word about a client's address is taken.
+    pub trusted_proxies: Vec<Network>,
+}
+
+/// Section `keys`.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// The windows, held against each other.
+    pub policy: Policy,
+    /// Where the master key comes from.
+    pub master_key: MasterKeySource,
+}
+
+/// Where the master key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MasterKeySource {
+    /// No setting names one.
+    Missing,
+    /// `keys.master_key`.
+    Value(SecretText),
+    /// `keys.master_key_file`, relative to the working directory.
+    File(PathBuf),
+}
+
+/// Section `tokens`; `max_token_ttl` is also a window of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// How long an access token lives when its client says nothing else.
+    pub access_token_ttl: Seconds,
+    /// The longest lifetime of any token.
+    pub max_token_ttl: Seconds,
+    /// For clients without an algorithm of their own.
+    pub default_algorithm: Algorithm,
+}
+
+/// Section `log`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Which lines are written, in the syntax of `tracing_subscriber::EnvFilter`; it parses.
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors, one object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads the sources, parses every value and holds them against each other.
+    ///
+    /// The master key is not read here, so that `config check` and `config show` need none: see [`Config::master_key_text`].
+    ///
+    /// # Errors
+    /// The first thing that is wrong, in one sentence.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut layers = Layers::read(sources)?;
+        if sources.development {
+            add_development_defaults(&mut layers)?;
+        }
+        let server = read_server(&layers)?;
+        let database = read_database(&mut layers)?;
+        let policy = Policy::new(read_windows(&layers)?)?;
+        let tokens = read_tokens(&layers, &policy)?;
+        let master_key = read_master_key_source(&layers)?;
+        let log = read_log(&layers)?;
+        layers.set("database.url", database.to_string());
+        if let MasterKeySource::Value(_) = master_key {
+            layers.set("keys.master_key", "hidden");
+        }
+        Ok(Self {
+            server,
+            database,
+            keys: Keys { policy, master_key },
+            tokens,
+            log,
+            shown: layers.into_values(),
+        })
+    }
+
+    /// The master key as it was written, read from its file if it lies in one.
+    ///
+    /// # Errors
+    /// No setting names one, or its file cannot be read, is empty, or is open to group or others.
+    pub fn master_key_text(&self) -> Result<Zeroizing<String>, ConfigError> {
+        match &self.keys.master_key {
+            MasterKeySource::Missing => Err(ConfigError::NoMasterKey),
+            MasterKeySource::Value(secret) => Ok(Zeroizing::new(secret.reveal().to_owned())),
+            MasterKeySource::File(path) => secret_file::read("keys.master_key_file", path),
+        }
+    }
+
+    /// What holds but deserves a second thought: verifiers that would refuse tokens after each rotation, and plain http.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let policy = &self.keys.policy;
+        let prepublish = policy.windows().prepublish;
+        let short = policy.short_for().into_iter().map(|short| {
+            format!(
+                "keys.prepublish is {prepublish}, too short for {} with default caching: a key must be visible for {} before it \
+                 signs, so after each rotation valid tokens may be refused for up to {}; lengthen keys.prepublish to {} if you \
+                 have such verifiers",
+                short.verifier,
+                short.needs,
+                short.refuses_for,
+                prepublish + short.refuses_for
+            )
+        });
+        self.server.warnings().into_iter().chain(short).collect()
+    }
+}
+
+impl Server {
+    /// Refuses plain http towards others. Keyround itself speaks plain http only, so:
+    ///
+    /// - an issuer that is not https must be on loopback, or behind a proxy that ends TLS;
+    /// - a listener beyond loopback needs the same. An https issuer alone is no excuse, for nobody would end TLS.
+    fn check_transport(&self) -> Result<(), ConfigError> {
+        if self.behind_tls_proxy || self.issuer.is_loopback() {
+            return Ok(());
+        }
+        if !self.issuer.is_https() {
+            return Err(ConfigError::IssuerNotHttps {
+                issuer: self.issuer.clone(),
+            });
+        }
+        match self.open_listeners().next() {
+            Some((setting, address)) => Err(ConfigError::PlainListener { setting, address }),
+            None => Ok(()),
+        }
+    }
+
+    fn open_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let listeners = [
+            ("server.listen", self.listen),
+            ("server.admin_listen", self.admin_listen),
+        ];
+        listeners
+            .into_iter()
+            .filter(|(_, address)| !address.ip().to_canonical().is_loopback())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.issuer.is_https() && !self.issuer.is_loopback() {
+            warnings.push(format!(
+                "server.issuer is {}, which is not https: verifiers fetch keys from it, and whoever stands between can give them \
+                 others; write the https URL that the proxy serves",
+                self.issuer
+            ));
+        }
+        if !self.behind_tls_proxy {
+            warnings.extend(self.open_listeners().map(|(setting, address)| {
+                format!(
+                    "{setting} is {address}: secrets and tokens cross the network in plain http; listen on loopback"
+                )
+            }));
+        }
+        warnings
+    }
+}
+
+/// In development the issuer follows from the listener, and the master key has a place.
+fn add_development_defaults(layers: &mut Layers) -> Result<(), ConfigError> {
+    if !layers.is_given("server.issuer") {
+        let listen = layers.required("server.listen", address)?;
+        layers.set("server.issuer", format!("http://{}", reachable(listen)));
+    }
+    if !layers.is_given("keys.master_key") && !layers.is_given("keys.master_key_file") {
+        layers.set("keys.master_key_file", DEVELOPMENT_MASTER_KEY_FILE);
+    }
+    Ok(())
+}
+
+/// Where this machine itself reaches a listener.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+fn address(text: &str) -> Result<SocketAddr, Refusal> {
+    text.parse().map_err(|_| {
+        Refusal("is not an IP address with a port; write one such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+    })
+}
+
+fn algorithm(name: &str) -> Result<Algorithm, Refusal> {
+    name.parse()
+        .map_err(|_| Refusal(format!("holds '{}', but must hold RS256 or ES256", name.escape_debug())))
+}
+
+fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
+    let server = Server {
+        issuer: layers.required("server.issuer", str::parse)?,
+        listen: layers.required("server.listen", address)?,
+        admin_listen: layers.required("server.admin_listen", address)?,
+        behind_tls_proxy: layers.flag("server.behind_tls_proxy"),
+        trusted_proxies: layers.list("server.trusted_proxies", str::parse)?,
+    };
+    if server.listen == server.admin_listen && server.listen.port() != 0 {
+        return Err(ConfigError::SameListener(server.listen));
+    }
+    server.check_transport()?;
+    Ok(server)
+}
+
+fn read_database(layers: &mut Layers) -> Result<Database, ConfigError> {
+    let Some(path) = layers.text("database.url_file", |path| Ok(PathBuf::from(path)))? else {
+        return layers.required("database.url", str::parse);
+    };
+    if layers.is_given("database.url") {
+        return Err(ConfigError::Both {
+            setting: "database.url",
+        });
+    }
+    let text = secret_file::read("database.url_file", &path)?;
+    layers.unset("database.url");
+    text.parse().map_err(|Refusal(why)| ConfigError::BadValue {
+        setting: format!("the URL in {}, which database.url_file names,", path.display()),
+        quoted: String::new(),
+        why,
+    })
+}
+
+fn read_windows(layers: &Layers) -> Result<Windows, ConfigError> {
+    let duration = |name| layers.required(name, parse_duration);
+    Ok(Windows {
+        algorithms: layers.list("keys.algorithms", algorithm)?,
+        rotation_period: duration("keys.rotation_period")?,
+        prepublish: duration("keys.prepublish")?,
+        verifier_cache: duration("keys.verifier_cache")?,
+        jwks_max_age: duration("keys.jwks_max_age")?,
+        replica_refresh: duration("keys.replica_refresh")?,
+        snapshot_max_age: duration("keys.snapshot_max_age")?,
+        clock_skew: duration("keys.clock_skew")?,
+        verifier_leeway: duration("keys.verifier_leeway")?,
+        verify_window: layers.text("keys.verify_window", parse_duration)?,
+        max_token_ttl: duration("tokens.max_token_ttl")?,
+        max_published: layers.count("keys.max_published")?,
+        max_set_bytes: layers.count("keys.max_set_bytes")?,
+        rsa_bits: layers.count("keys.rsa_bits")?,
+    })
+}
+
+fn read_tokens(layers: &Layers, policy: &Policy) -> Result<Tokens, ConfigError> {
+    let tokens = Tokens {
+        access_token_ttl: layers.required("tokens.access_token_ttl", parse_duration)?,
+        max_token_ttl: policy.windows().max_token_ttl,
+        default_algorithm: layers.required("tokens.default_algorithm", algorithm)?,
+    };
+    if tokens.access_token_ttl > tokens.max_token_ttl {
+        return Err(ConfigError::TokenTooLong {
+            given: tokens.access_token_ttl,
+            longest: tokens.max_token_ttl,
+        });
+    }
+    if tokens.access_token_ttl < Seconds(1) {
+        return Err(ConfigError::TokenTooShort);
+    }
+    if !policy.algorithms().contains(&tokens.default_algorithm) {
+        let enabled: Vec<&str> = policy.algorithms().iter().map(|alg| alg.name()).collect();
+        return Err(ConfigError::AlgorithmNotEnabled {
+            given: tokens.default_algorithm,
+            enabled: enabled.join(", "),
+        });
+    }
+    Ok(tokens)
+}
+
+fn read_master_key_source(layers: &Layers) -> Result<MasterKeySource, ConfigError> {
+    let value = layers.text("keys.master_key", |text| Ok(SecretText::new(text.trim())))?;
+    let file = layers.text("keys.master_key_file", |path| Ok(PathBuf::from(path)))?;
+    match (value, file) {
+        (Some(_), Some(_)) => Err(ConfigError::Both {
+            setting: "keys.master_key",
+        }),
+        (Some(secret), None) => Ok(MasterKeySource::Value(secret)),
+        (None, Some(path)) => Ok(MasterKeySource::File(path)),
+        (None, None) => Ok(MasterKeySource::Missing),
+    }
+}
+
+fn read_log(layers: &Layers) -> Result<Log, ConfigError> {
+    let format = layers.required("log.format", |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(Refusal("is not a form of log lines; write text or json".to_owned())),
+    })?;
+    let filter = layers.required("log.filter", |text| match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Refusal(format!(
+            "is not a log filter ({error}); write one such as info or info,keyround=debug"
+        ))),
+    })?;
+    Ok(Log { format, filter })
+}

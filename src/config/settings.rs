@@ -1,0 +1,298 @@
+//! The one table of settings. The check for unknown names, the example file, the README's table and `config show` all
+//! come from it.
+
+use std::fmt::Write as _;
+
+/// One setting: a row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The section of the file.
+    pub section: &'static str,
+    /// The field in that section.
+    pub field: &'static str,
+    /// What holds when nobody says otherwise.
+    pub preset: Preset,
+    /// What its value looks like.
+    pub kind: Kind,
+    /// Whether its value must never be shown.
+    pub secret: bool,
+    /// Why one would change it, in one line.
+    pub reason: &'static str,
+}
+
+/// What holds when nobody says otherwise, as TOML text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// This value.
+    Default(&'static str),
+    /// Nothing; a value would look like this one.
+    Unset(&'static str),
+}
+
+/// What a value looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The URL that names this server.
+    Issuer,
+    /// An IP address with a port.
+    Address,
+    /// IP networks or addresses.
+    Networks,
+    /// Yes or no.
+    Flag,
+    /// The URL of a database.
+    Database,
+    /// The path of a file.
+    File,
+    /// A text that only the process may know.
+    Secret,
+    /// Names of signature algorithms.
+    Algorithms,
+    /// The name of one signature algorithm.
+    Algorithm,
+    /// A length of time.
+    Duration,
+    /// A whole number.
+    Count,
+    /// The form of a log line.
+    LogFormat,
+    /// Which log lines are written.
+    LogFilter,
+}
+
+/// What a value is in TOML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A string.
+    Text,
+    /// A boolean.
+    Flag,
+    /// An integer.
+    Count,
+    /// An array of strings.
+    List,
+}
+
+impl Kind {
+    /// The right form of a value, as the end of a sentence.
+    #[must_use]
+    pub const fn form(self) -> &'static str {
+        match self {
+            Self::Issuer => "a URL without query, fragment or trailing slash, such as \"https://id.example.com\"",
+            Self::Address => "an IP address with a port, such as \"127.0.0.1:8080\"",
+            Self::Networks => "a list of IP networks or addresses, such as [\"10.0.0.0/8\", \"192.168.1.7\"]",
+            Self::Flag => "true or false",
+            Self::Database => "\"sqlite:PATH\", \"sqlite::memory:\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"",
+            Self::File => "the path of a file",
+            Self::Secret => "a text",
+            Self::Algorithms => "a list of RS256 and ES256",
+            Self::Algorithm => "RS256 or ES256",
+            Self::Duration => "a length of time such as \"30d\", \"24h\", \"5m\", \"10s\" or \"1h30m\"",
+            Self::Count => "a whole number",
+            Self::LogFormat => "\"text\" or \"json\"",
+            Self::LogFilter => "a filter such as \"info\" or \"info,keyround=debug\"",
+        }
+    }
+
+    /// What a value of this kind is in TOML.
+    #[must_use]
+    pub const fn shape(self) -> Shape {
+        match self {
+            Self::Flag => Shape::Flag,
+            Self::Count => Shape::Count,
+            Self::Networks | Self::Algorithms => Shape::List,
+            _ => Shape::Text,
+        }
+    }
+}
+
+impl Setting {
+    /// The name in sentences: `keys.rotation_period`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.section, self.field)
+    }
+
+    /// The name in the environment: `KEYROUND_KEYS__ROTATION_PERIOD`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("KEYROUND_{}__{}", self.section, self.field).to_uppercase()
+    }
+
+    /// The default as TOML text, if there is one.
+    #[must_use]
+    pub const fn default(&self) -> Option<&'static str> {
+        match self.preset {
+            Preset::Default(value) => Some(value),
+            Preset::Unset(_) => None,
+        }
+    }
+}
+
+const fn row(
+    section: &'static str,
+    field: &'static str,
+    preset: Preset,
+    kind: Kind,
+    secret: bool,
+    reason: &'static str,
+) -> Setting {
+    Setting {
+        section,
+        field,
+        preset,
+        kind,
+        secret,
+        reason,
+    }
+}
+
+use Preset::{Default, Unset};
+
+/// Every setting, in the order of the file.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    row("server", "issuer", Unset(r#""https://id.example.com""#), Kind::Issuer, false, "The `iss` of every token and the base of every URL: what verifiers are set up with, byte for byte. Required."),
+    row("server", "listen", Default(r#""127.0.0.1:8080""#), Kind::Address, false, "Where the public endpoints are served, in plain HTTP."),
+    row("server", "admin_listen", Default(r#""127.0.0.1:9090""#), Kind::Address, false, "Where health and metrics are served; not for the public."),
+    row("server", "behind_tls_proxy", Default("false"), Kind::Flag, false, "Says that a proxy ends TLS in front: only then may plain HTTP be served beyond loopback."),
+    row("server", "trusted_proxies", Default("[]"), Kind::Networks, false, "The proxies whose word about a client's address is taken."),
+    row("database", "url", Default(r#""sqlite:data/keyround.db""#), Kind::Database, true, "Where keys and clients are kept: a file for one node, PostgreSQL for several."),
+    row("database", "url_file", Unset(r#""/run/secrets/keyround_database_url""#), Kind::File, false, "A file (mode 0600) with the URL, instead of `database.url`: for a URL with a password."),
+    row("keys", "algorithms", Default(r#"["RS256", "ES256"]"#), Kind::Algorithms, false, "The algorithms that are enabled, each with its own line of keys."),
+    row("keys", "rotation_period", Default(r#""30d""#), Kind::Duration, false, "From one key's first signature to its successor's."),
+    row("keys", "prepublish", Default(r#""24h""#), Kind::Duration, false, "How long a key is published before its first signature: the time verifiers have to notice it."),
+    row("keys", "verifier_cache", Default(r#""30m""#), Kind::Duration, false, "The longest time a verifier may use a cached key set, whatever `max-age` says."),
+    row("keys", "jwks_max_age", Default(r#""5m""#), Kind::Duration, false, "The `max-age` of the key set."),
+    row("keys", "replica_refresh", Default(r#""5s""#), Kind::Duration, false, "Within this time every node follows a change in the database."),
+    row("keys", "snapshot_max_age", Default(r#""30s""#), Kind::Duration, false, "A node that has not read the database for this long stops signing."),
+    row("keys", "clock_skew", Default(r#""60s""#), Kind::Duration, false, "The largest difference between any two machines' clocks."),
+    row("keys", "verifier_leeway", Default(r#""5m""#), Kind::Duration, false, "How long past its expiry a verifier may accept a token."),
+    row("keys", "verify_window", Unset(r#""2h""#), Kind::Duration, false, "How long a superseded key stays published; derived when unset, and may only be lengthened."),
+    row("keys", "max_published", Default("16"), Kind::Count, false, "The most keys in the set (at most 100): some caches hold no more."),
+    row("keys", "max_set_bytes", Default("8192"), Kind::Count, false, "The most bytes in the set: some gateways read no more."),
+    row("keys", "master_key", Unset(r#""32 random bytes in base64""#), Kind::Secret, true, "Seals private keys in the database; `keyround master-key generate` makes one. This or `keys.master_key_file` is required."),
+    row("keys", "master_key_file", Unset(r#""/run/secrets/keyround_master_key""#), Kind::File, false, "A file (mode 0600) with the master key, instead of `keys.master_key`."),
+    row("keys", "rsa_bits", Default("2048"), Kind::Count, false, "The size of new RSA keys: 2048, 3072 or 4096; larger ones sign more slowly."),
+    row("tokens", "access_token_ttl", Default(r#""10m""#), Kind::Duration, false, "How long an access token lives when its client says nothing else."),
+    row("tokens", "max_token_ttl", Default(r#""1h""#), Kind::Duration, false, "The longest that any client may ask for; superseded keys stay published at least this long."),
+    row("tokens", "default_algorithm", Default(r#""RS256""#), Kind::Algorithm, false, "For clients without an algorithm of their own; RS256, because some gateways take nothing else."),
+    row("log", "format", Default(r#""text""#), Kind::LogFormat, false, "`text` for people, `json` for collectors."),
+    row("log", "filter", Default(r#""info""#), Kind::LogFilter, false, "Which lines are written: a level, or levels by module as in `info,keyround=debug`."),
+];
+
+/// The row of a setting, by its name in sentences.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name() == name)
+}
+
+/// The table as TOML, one line a setting; `line` answers what to write for each.
+pub(super) fn toml(mut line: impl FnMut(&'static Setting) -> String) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for setting in SETTINGS {
+        if setting.section != section {
+            section = setting.section;
+            let gap = if text.is_empty() { "" } else { "\n" };
+            let _ = writeln!(text, "{gap}[{section}]");
+        }
+        text.push_str(&line(setting));
+    }
+    text
+}
+
+/// The defaults as a TOML file.
+pub(super) fn defaults() -> String {
+    toml(|setting| match setting.preset {
+        Default(value) => format!("{} = {value}\n", setting.field),
+        Unset(_) => String::new(),
+    })
+}
+
+/// `deploy/config.example.toml`: every setting with its default and its reason.
+#[must_use]
+pub fn example_file() -> String {
+    let head = "# Every setting of Keyround with its default. What has none is commented out and shows the form of a value.\n\
+                # The environment overrides this file: keys.rotation_period is KEYROUND_KEYS__ROTATION_PERIOD there.\n\
+                # Lists are comma separated in the environment. A name that is not in this file is refused.\n\n";
+    let body = toml(|setting| {
+        let value = match setting.preset {
+            Default(value) => format!("{} = {value}", setting.field),
+            Unset(example) => format!("# {} = {example}", setting.field),
+        };
+        format!("# {}\n{value}\n", setting.reason)
+    });
+    format!("{head}{body}")
+}
+
+/// The README's table of settings, in Markdown.
+#[must_use]
+pub fn markdown_table() -> String {
+    let mut table = "| setting | default | why |\n|---|---|---|\n".to_owned();
+    for setting in SETTINGS {
+        let default = setting
+            .default()
+            .map_or("none".to_owned(), |value| format!("`{value}`"));
+        let _ = writeln!(table, "| `{}` | {default} | {} |", setting.name(), setting.reason);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_is_what_the_code_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/config.example.toml");
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        if written != example_file() {
+            let proposal = concat!(env!("CARGO_MANIFEST_DIR"), "/target/config.example.toml");
+            std::fs::write(proposal, example_file()).unwrap();
+            panic!("deploy/config.example.toml is out of date; copy target/config.example.toml over it");
+        }
+    }
+
+    #[test]
+    fn the_example_file_is_toml_and_holds_the_defaults() {
+        let example: toml::Table = example_file().parse().unwrap();
+        let defaults: toml::Table = defaults().parse().unwrap();
+        assert_eq!(example, defaults);
+        let uncommented = example_file().replace("\n# ", "\n#").replace("\n#", "\n# ");
+        for setting in SETTINGS {
+            assert!(
+                uncommented.contains(&format!("{} = ", setting.field)),
+                "{}",
+                setting.name()
+            );
+        }
+    }
+
+    #[test]
+    fn every_example_of_an_unset_value_is_toml_too() {
+        for setting in SETTINGS {
+            if let Unset(example) = setting.preset {
+                assert!(
+                    format!("x = {example}").parse::<toml::Table>().is_ok(),
+                    "{}",
+                    setting.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_markdown_table_has_a_row_a_setting() {
+        assert_eq!(markdown_table().lines().count(), SETTINGS.len() + 2);
+        assert!(markdown_table().contains("| `keys.rotation_period` | `\"30d\"` | "));
+    }
+
+    #[test]
+    fn names_are_unique_and_every_secret_has_its_file() {
+        for (index, setting) in SETTINGS.iter().enumerate() {
+            assert!(SETTINGS[..index].iter().all(|other| other.name() != setting.name()));
+            assert!(!setting.secret || find(&format!("{}_file", setting.name())).is_some());
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The types of single values: each accepts the text that a person wrote, or says what would be right.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use crate::clock::Seconds;
+
+/// Why a text is not a value, as the rest of a sentence. It never repeats the text of a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+pub(super) fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal(why.into()))
+}
+
+/// The longest length of time that a setting may have.
+const LONGEST: Seconds = Seconds(36_500 * 86_400);
+
+/// Reads `30d`, `24h`, `5m`, `10s`, and sums of them with the largest unit first (`1h30m`).
+///
+/// # Errors
+/// A number without a unit, an unknown or repeated unit, or more than 100 years.
+pub fn parse_duration(text: &str) -> Result<Seconds, Refusal> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return refuse(format!("has no unit; write {text}s, {text}m, {text}h or {text}d"));
+    }
+    let form = "is not a length of time; write one such as 30d, 24h, 5m, 10s or 1h30m, the largest unit first";
+    let mut units = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)].into_iter();
+    let mut total: i64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() || text.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, tail) = rest.split_at(digits);
+        let unit = tail.chars().next();
+        let Some((_, length)) = unit.and_then(|unit| units.find(|&(name, _)| name == unit)) else {
+            return refuse(form);
+        };
+        let count: i64 = match number.parse() {
+            Ok(count) => count,
+            Err(_) if digits == 0 => return refuse(form),
+            Err(_) => LONGEST.0 + 1,
+        };
+        total = total.saturating_add(count.saturating_mul(length));
+        rest = &tail[1..];
+    }
+    if total > LONGEST.0 {
+        return refuse(format!("is too long; the most is {LONGEST}"));
+    }
+    Ok(Seconds(total))
+}
+
+/// The URL that names this server: `iss` of every token, kept byte for byte as it was written.
+///
+/// It has no query and no fragment (RFC 8414 section 2), no user, no trailing slash, and is written in its normal form, because
+/// verifiers compare it as a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    text: String,
+    url: Url,
+}
+
+impl Issuer {
+    /// The issuer as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The path, empty when the issuer has none; it begins with a slash and does not end with one.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.url.path().trim_end_matches('/')
+    }
+
+    /// Whether it is an https URL.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    /// Whether its host is this very machine: 127.0.0.0/8, `::1` or `localhost`.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self.url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+    }
+}
+
+impl FromStr for Issuer {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let Some(url) = Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "https" | "http"))
+        else {
+            return refuse("is not an https URL; write one such as https://id.example.com");
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return refuse("has a user or a password; an issuer is public, leave them out");
+        }
+        if text.contains('?') || text.contains('#') {
+            return refuse("has a query or a fragment; leave out everything from '?' or '#' on");
+        }
+        if text.ends_with('/') {
+            return refuse(format!("ends with a slash; write {}", text.trim_end_matches('/')));
+        }
+        let normal = url.as_str().trim_end_matches('/');
+        if text != normal {
+            return refuse(format!(
+                "is not in its normal form, and verifiers compare it byte by byte; write {normal}"
+            ));
+        }
+        if url.port() == Some(0) {
+            return refuse("has port 0, which nobody can reach; write the port that is served");
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            url,
+        })
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// An IP network, or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// Whether the address lies in the network; an IPv4 address that is mapped into IPv6 counts as the IPv4 address.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_ipv4() == self.address.is_ipv4() && masked(address, self.prefix) == self.address
+    }
+}
+
+/// The address with everything behind the prefix set to zero.
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    let prefix = u32::from(prefix);
+    match address {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
+            IpAddr::V4((address.to_bits() & mask).into())
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
+            IpAddr::V6((address.to_bits() & mask).into())
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let form = || {
+            Refusal(format!(
+                "holds '{text}', which is neither an IP address nor a network such as 10.0.0.0/8"
+            ))
+        };
+        let address: IpAddr = address.parse().map_err(|_| form())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix: u8 = prefix.map_or(Ok(longest), str::parse).map_err(|_| form())?;
+        if prefix > longest {
+            return Err(form());
+        }
+        let start = masked(address, prefix);
+        if start != address {
+            return refuse(format!(
+                "holds '{text}', whose network begins at {start}; write {start}/{prefix}"
+            ));
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+/// A text that is never shown and is wiped from memory when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    /// Takes a text in.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, seconds) in [
+            ("30d", 2_592_000),
+            ("24h", 86_400),
+            ("5m", 300),
+            ("10s", 10),
+            ("0s", 0),
+            ("1h30m", 5_400),
+            ("90m", 5_400),
+            ("1d1h1m1s", 90_061),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Seconds(seconds)), "{text}");
+        }
+        for text in [
+            "",
+            "30",
+            "-5s",
+            "+5s",
+            "1.5h",
+            "5 m",
+            "5M",
+            "m",
+            "30m1h",
+            "1m1m",
+            "1h30",
+            "5ms",
+            "5µ",
+            "99999999999999999999d",
+            "36501d",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            parse_duration("30").unwrap_err().to_string(),
+            "has no unit; write 30s, 30m, 30h or 30d"
+        );
+    }
+
+    #[test]
+    fn an_issuer_stays_as_it_was_written() {
+        for (text, path) in [
+            ("https://id.example.com", ""),
+            ("https://id.example.com:8443/tenants/one", "/tenants/one"),
+            ("http://127.0.0.1:8080", ""),
+            ("http://[::1]:8080", ""),
+        ] {
+            let issuer: Issuer = text.parse().unwrap();
+            assert_eq!((issuer.as_str(), issuer.path()), (text, path));
+        }
+        for text in [
+            "",
+            "id.example.com",
+            "ftp://id.example.com",
+            "https://id.example.com/",
+            "https://id.example.com/a/",
+            "https://id.example.com//",
+            "https://id.example.com?a=b",
+            "https://id.example.com?",
+            "https://id.example.com#",
+            "https://user@id.example.com",
+            "https://ID.example.com",
+            "https://id.example.com:443",
+            "HTTPS://id.example.com",
+            " https://id.example.com",
+            "https://id.example.com/a/../b",
+            "https://bücher.example",
+            "https://127.1",
+            "http://127.0.0.1:0",
+        ] {
+            assert!(text.parse::<Issuer>().is_err(), "{text}");
+        }
+        assert_eq!(
+            "https://bücher.example".parse::<Issuer>().unwrap_err().to_string(),
+            "is not in its normal form, and verifiers compare it byte by byte; write https://xn--bcher-kva.example"
+        );
+    }
+
+    #[test]
+    fn loopback_is_this_machine_alone() {
+        let is_loopback = |text: &str| text.parse::<Issuer>().unwrap().is_loopback();
+        for text in [
+            "http://127.0.0.1",
+            "http://127.9.9.9:1",
+            "http://[::1]",
+            "https://localhost:8080",
+        ] {
+            assert!(is_loopback(text), "{text}");
+        }
+        for text in [
+            "http://localhost.example.com",
+            "http://10.0.0.1",
+            "http://[::2]",
+            "http://127.0.0.1.example.com",
+        ] {
+            assert!(!is_loopback(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_hold_their_addresses() {
+        let holds =
+            |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
+        assert!(holds("10.0.0.0/8", "10.255.0.1") && !holds("10.0.0.0/8", "11.0.0.1"));
+        assert!(holds("192.168.1.7", "192.168.1.7") && !holds("192.168.1.7", "192.168.1.8"));
+        assert!(holds("0.0.0.0/0", "1.2.3.4") && !holds("0.0.0.0/0", "::1"));
+        assert!(holds("10.0.0.0/8", "::ffff:10.1.2.3"));
+        assert!(holds("fd00::/8", "fd12::1") && !holds("fd00::/8", "fe80::1"));
+        assert!(holds("::/0", "fe80::1") && holds("::1", "::1"));
+        for text in [
+            "",
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0/8",
+            "example.com",
+            "::/129",
+            "10.0.0.0/-1",
+        ] {
+            assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+    }
+}

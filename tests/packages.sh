@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python]
+# Asks for nothing when nothing is missing; says what to install when it cannot.
+set -euo pipefail
+
+fail() {
+    echo "Keyround: $*" >&2
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+missing=()
+need() { missing+=("$@"); }
+
+check_build() {
+    have cargo || fail "cargo is missing: install a Rust toolchain (https://rustup.rs), 1.94 or newer"
+    have cc || need gcc libc6-dev
+    have pkg-config || need pkg-config
+    # Without pkg-config nobody can say whether OpenSSL's headers are there.
+    { have pkg-config && pkg-config --exists 'openssl >= 1.1.1'; } || need libssl-dev
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] || [ -e /etc/ssl/cert.pem ] ||
+        need ca-certificates
+}
+
+check_postgres() {
+    have initdb && have postgres && have pg_ctl && return
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need postgresql
+}
+
+check_node() {
+    have node || need nodejs
+    have npm || need npm
+}
+
+check_python() {
+    have python3 || { need python3 python3-venv; return; }
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python3 is older than 3.10: install a newer one"
+    # Debian packs these two apart; a venv without pip helps nobody.
+    python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
+}
+
+for part in "$@"; do
+    "check_$part"
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+echo "Keyround: installing what is missing: ${missing[*]}" >&2
+have apt-get || fail "this machine has no apt-get; install by hand what Debian calls: ${missing[*]}"
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    have sudo || fail "installing needs root, and there is no sudo; as root, run: apt-get install ${missing[*]}"
+    as_root=(sudo)
+fi
+"${as_root[@]}" apt-get update -qq || echo "Keyround: the package lists could not be refreshed; trying with the old ones" >&2
+# Debian would start a database server of its own on installation; the tests start theirs.
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 ||
+    fail "apt-get could not install: ${missing[*]}; install them by hand and try again"
+
+missing=()
+for part in "$@"; do
+    "check_$part"
+done
+[ ${#missing[@]} -eq 0 ] || fail "still missing after the installation: ${missing[*]}"
