@@ -338,7 +338,7 @@ mod tests {
                 "'n' must have",
             ),
             (
-                with_n(&BASE64URL.encode([[0x7f].repeat(1), vec![9; 255]].concat())),
+                with_n(&BASE64URL.encode([vec![0x7f], vec![9; 255]].concat())),
                 "2047 bits",
             ),
             (with_n(&long_n), "4097 bits"),
