@@ -1,1 +1,433 @@
-//! Being written.
+//! Secrets at rest: private keys sealed under the master key, client secrets and tokens kept as keyed digests.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD as BASE64URL};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use openssl::error::ErrorStack;
+use openssl::memcmp;
+use openssl::rand::{rand_bytes, rand_priv_bytes};
+use openssl::sha::Sha256;
+use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
+use zeroize::Zeroizing;
+
+/// The version that a sealed text starts with.
+const VERSION: &str = "v1.";
+const NONCE_OCTETS: usize = 12;
+const TAG_OCTETS: usize = 16;
+
+const PADDING_OPTIONAL: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const ANY_STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PADDING_OPTIONAL);
+const ANY_URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, PADDING_OPTIONAL);
+
+/// Why a secret could not be made, read, sealed or opened. No variant holds a part of it.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// OpenSSL failed.
+    #[error("OpenSSL failed: {0}")]
+    OpenSsl(#[from] ErrorStack),
+    /// The master key's text is not base64.
+    #[error("the master key is not base64; it must be 32 random bytes in base64")]
+    NotBase64,
+    /// The master key is too short or too long.
+    #[error("the master key has {0} bytes; it must have 32")]
+    Length(usize),
+    /// The master key is a sample, a text or a pattern.
+    #[error("the master key is a known sample or a pattern; it must be 32 bytes from a random generator")]
+    Sample,
+    /// Not sealed by this key for this purpose, or damaged.
+    #[error("the sealed text does not open under this master key")]
+    DoesNotOpen,
+}
+
+/// What a sealed text belongs to. It opens only where all three are the same, so no row's text can stand in for
+/// another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding<'a> {
+    /// The key's name.
+    pub kid: &'a str,
+    /// The key's algorithm.
+    pub algorithm: &'a str,
+    /// What the secret is for.
+    pub purpose: &'a str,
+}
+
+impl Binding<'_> {
+    /// Each field after its length, so that no two bindings share an encoding.
+    fn associated_data(&self) -> Vec<u8> {
+        let mut data = VERSION.as_bytes().to_vec();
+        for field in [self.kid, self.algorithm, self.purpose] {
+            data.extend((field.len() as u64).to_be_bytes());
+            data.extend(field.as_bytes());
+        }
+        data
+    }
+}
+
+/// The key that seals every private key (AES-256-GCM, NIST SP 800-38D). It lives outside the database.
+pub struct MasterKey(Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey(redacted)")
+    }
+}
+
+impl MasterKey {
+    /// A new master key from the operating system's randomness.
+    ///
+    /// # Errors
+    /// [`SealError::OpenSsl`] when there is no randomness.
+    pub fn generate() -> Result<Self, SealError> {
+        random_key().map(Self)
+    }
+
+    /// Reads a master key from base64, standard or URL-safe, padded or not. White space around it is ignored, for a file
+    /// ends with a newline.
+    ///
+    /// # Errors
+    /// [`SealError`] when it is not 32 bytes, or not random ones: samples, texts and patterns are refused.
+    pub fn parse(base64: &str) -> Result<Self, SealError> {
+        let text = base64.trim_ascii();
+        let decoded = ANY_STANDARD.decode(text).or_else(|_| ANY_URL_SAFE.decode(text));
+        let bytes = Zeroizing::new(decoded.map_err(|_| SealError::NotBase64)?);
+        let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| SealError::Length(bytes.len()))?;
+        let key = Zeroizing::new(key);
+        if is_sample(&key) {
+            return Err(SealError::Sample);
+        }
+        Ok(Self(key))
+    }
+
+    /// The key in standard base64, to be written to its file.
+    #[must_use]
+    pub fn to_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(*self.0))
+    }
+
+    /// Seals `plaintext` for `binding`, as `v1.` and the base64url of nonce, ciphertext and tag.
+    ///
+    /// The nonce is 96 random bits. Nonces stay distinct as long as one master key seals fewer than 2^32 texts (NIST SP
+    /// 800-38D section 8.3). Keyround seals a few at each rotation of a key: one every second would take 136 years.
+    ///
+    /// # Errors
+    /// [`SealError::OpenSsl`] when OpenSSL fails.
+    pub fn seal(&self, binding: &Binding<'_>, plaintext: &[u8]) -> Result<String, SealError> {
+        let mut nonce = [0; NONCE_OCTETS];
+        rand_bytes(&mut nonce)?;
+        let mut tag = [0; TAG_OCTETS];
+        let data = binding.associated_data();
+        let ciphertext = encrypt_aead(
+            Cipher::aes_256_gcm(),
+            &*self.0,
+            Some(&nonce),
+            &data,
+            plaintext,
+            &mut tag,
+        )?;
+        let sealed = [&nonce, ciphertext.as_slice(), &tag].concat();
+        Ok(format!("{VERSION}{}", BASE64URL.encode(sealed)))
+    }
+
+    /// Opens what [`Self::seal`] sealed for the same binding.
+    ///
+    /// # Errors
+    /// [`SealError::DoesNotOpen`], whatever the reason.
+    pub fn open(&self, binding: &Binding<'_>, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let text = sealed.strip_prefix(VERSION).ok_or(SealError::DoesNotOpen)?;
+        let octets = BASE64URL.decode(text).map_err(|_| SealError::DoesNotOpen)?;
+        let (nonce, rest) = octets.split_at_checked(NONCE_OCTETS).ok_or(SealError::DoesNotOpen)?;
+        let (ciphertext, tag) = rest.split_last_chunk::<TAG_OCTETS>().ok_or(SealError::DoesNotOpen)?;
+        let data = binding.associated_data();
+        decrypt_aead(Cipher::aes_256_gcm(), &*self.0, Some(nonce), &data, ciphertext, tag)
+            .map(Zeroizing::new)
+            .map_err(|_| SealError::DoesNotOpen)
+    }
+}
+
+/// Whether the bytes are what people put where a random key belongs: a text, a repetition, or a count up or down. A
+/// random key looks so less than once in 2^43.
+fn is_sample(key: &[u8; 32]) -> bool {
+    let text = key
+        .iter()
+        .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+    let repetition = (1..=16).any(|period| key.iter().zip(&key[period..]).all(|(earlier, later)| earlier == later));
+    let step = key[1].wrapping_sub(key[0]);
+    let count = key.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == step);
+    text || repetition || count
+}
+
+/// A key for digests of secrets that are random already, such as client secrets: fast, and useless to who reads the
+/// database alone.
+pub struct HashKey(Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey(redacted)")
+    }
+}
+
+impl HashKey {
+    /// A new key from the operating system's randomness.
+    ///
+    /// # Errors
+    /// [`SealError::OpenSsl`] when there is no randomness.
+    pub fn generate() -> Result<Self, SealError> {
+        random_key().map(Self)
+    }
+
+    /// The key that [`Self::as_bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The key itself, to be sealed.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The digest of a secret: HMAC-SHA256 over the purpose with its length, then the secret, in base64url.
+    #[must_use]
+    pub fn digest(&self, purpose: &str, secret: &str) -> String {
+        let length = (purpose.len() as u64).to_be_bytes();
+        let mac = hmac_sha256(&self.0, [&length, purpose.as_bytes(), secret.as_bytes()]);
+        BASE64URL.encode(mac)
+    }
+
+    /// Whether `digest` is the digest of `secret` for `purpose`, in a time that does not depend on where they differ.
+    #[must_use]
+    pub fn matches(&self, purpose: &str, secret: &str, digest: &str) -> bool {
+        let expected = self.digest(purpose, secret);
+        // `memcmp::eq` panics on different lengths, and the length of a digest is no secret.
+        expected.len() == digest.len() && memcmp::eq(expected.as_bytes(), digest.as_bytes())
+    }
+}
+
+/// HMAC (RFC 2104) on OpenSSL's hash. OpenSSL's own HMAC can fail, and a digest that may fail would make every lookup of
+/// a secret fallible. The tests hold this one against it.
+fn hmac_sha256<const N: usize>(key: &[u8; 32], parts: [&[u8]; N]) -> [u8; 32] {
+    let padded = |pad: u8| {
+        let mut block = Zeroizing::new([pad; 64]);
+        block.iter_mut().zip(key).for_each(|(octet, key)| *octet ^= key);
+        let mut hasher = Sha256::new();
+        hasher.update(&*block);
+        hasher
+    };
+    let mut inner = padded(0x36);
+    for part in parts {
+        inner.update(part);
+    }
+    let mut outer = padded(0x5c);
+    outer.update(&inner.finish());
+    outer.finish()
+}
+
+/// A new secret for a client: 256 random bits in base64url.
+///
+/// # Errors
+/// [`SealError::OpenSsl`] when there is no randomness.
+pub fn random_secret() -> Result<Zeroizing<String>, SealError> {
+    Ok(Zeroizing::new(BASE64URL.encode(*random_key()?)))
+}
+
+fn random_key() -> Result<Zeroizing<[u8; 32]>, SealError> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    rand_priv_bytes(&mut *bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use openssl::hash::MessageDigest;
+    use openssl::pkey::PKey;
+    use openssl::sign::Signer;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BINDING: Binding<'static> = Binding {
+        kid: "kid",
+        algorithm: "ES256",
+        purpose: "signing",
+    };
+
+    fn is_closed(opened: &Result<Zeroizing<Vec<u8>>, SealError>) -> bool {
+        matches!(opened, Err(SealError::DoesNotOpen))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_and_only_there(
+            plaintext in proptest::collection::vec(any::<u8>(), 0..300),
+            kid in "[a-z]{0,4}", algorithm in "[a-z]{0,4}", purpose in "[a-z]{0,4}",
+            bit in any::<prop::sample::Index>(),
+        ) {
+            let key = MasterKey::generate().unwrap();
+            let binding = Binding { kid: &kid, algorithm: &algorithm, purpose: &purpose };
+            let sealed = key.seal(&binding, &plaintext).unwrap();
+            prop_assert_eq!(&*key.open(&binding, &sealed).unwrap(), &plaintext);
+            prop_assert!(is_closed(&MasterKey::generate().unwrap().open(&binding, &sealed)));
+
+            let mut octets = BASE64URL.decode(&sealed[VERSION.len()..]).unwrap();
+            let bit = bit.index(octets.len() * 8);
+            octets[bit / 8] ^= 1 << (bit % 8);
+            let flipped = format!("{VERSION}{}", BASE64URL.encode(&octets));
+            prop_assert!(is_closed(&key.open(&binding, &flipped)));
+        }
+
+        #[test]
+        fn hmac_is_the_one_of_openssl(key in any::<[u8; 32]>(), message in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let own = hmac_sha256(&key, [&message]);
+            let mut signer = Signer::new(MessageDigest::sha256(), &PKey::hmac(&key).unwrap()).unwrap();
+            prop_assert_eq!(own.to_vec(), signer.sign_oneshot_to_vec(&message).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_swapped_or_shifted_binding_does_not_open() {
+        let key = MasterKey::generate().unwrap();
+        let sealed = key.seal(&BINDING, b"secret").unwrap();
+        let others = [
+            Binding {
+                kid: "other",
+                ..BINDING
+            },
+            Binding {
+                algorithm: "RS256",
+                ..BINDING
+            },
+            Binding {
+                purpose: "other",
+                ..BINDING
+            },
+            Binding {
+                kid: "ES256",
+                algorithm: "kid",
+                ..BINDING
+            },
+            Binding {
+                kid: "kidE",
+                algorithm: "S256",
+                ..BINDING
+            },
+            Binding {
+                algorithm: "ES256signing",
+                purpose: "",
+                ..BINDING
+            },
+        ];
+        for other in others {
+            assert!(is_closed(&key.open(&other, &sealed)), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_text_does_not_open_and_the_error_holds_nothing_of_it() {
+        let key = MasterKey::generate().unwrap();
+        let sealed = key.seal(&BINDING, b"secret").unwrap();
+        for length in 0..sealed.len() {
+            assert!(is_closed(&key.open(&BINDING, &sealed[..length])), "{length}");
+        }
+        for damaged in [
+            sealed.replace("v1.", "v2."),
+            format!("{sealed}="),
+            format!("{sealed}\n"),
+        ] {
+            assert!(is_closed(&key.open(&BINDING, &damaged)));
+        }
+        let refusal = key.open(&BINDING, "v1.").unwrap_err().to_string();
+        assert_eq!(refusal, "the sealed text does not open under this master key");
+    }
+
+    #[test]
+    fn one_plaintext_seals_differently_each_time() {
+        let key = MasterKey::generate().unwrap();
+        let nonces: HashSet<String> = (0..500)
+            .map(|_| key.seal(&BINDING, b"secret").unwrap()[3..19].to_owned())
+            .collect();
+        assert_eq!(nonces.len(), 500);
+    }
+
+    #[test]
+    fn a_master_key_reads_back_from_either_base64() {
+        let key = MasterKey::generate().unwrap();
+        let standard = key.to_base64();
+        let texts = [
+            standard.to_string(),
+            format!("{}\n", *standard),
+            standard.trim_end_matches('=').to_owned(),
+            BASE64URL.encode(*key.0),
+        ];
+        for text in texts {
+            assert_eq!(MasterKey::parse(&text).unwrap().0, key.0);
+        }
+    }
+
+    #[test]
+    fn samples_and_wrong_lengths_are_no_master_key() {
+        let counting: [u8; 32] = std::array::from_fn(|index| u8::try_from(index).unwrap());
+        let backwards = counting.map(|byte| 255 - byte);
+        let alternating: [u8; 32] = std::array::from_fn(|index| [0xde, 0xad, 0xbe, 0xef][index % 4]);
+        let samples = [
+            [0; 32],
+            [0xff; 32],
+            counting,
+            backwards,
+            alternating,
+            *b"changeme-changeme-changeme-12345",
+            *b"0123456789abcdef0123456789ABCDEF",
+        ];
+        for sample in samples {
+            assert!(matches!(
+                MasterKey::parse(&STANDARD.encode(sample)),
+                Err(SealError::Sample)
+            ));
+        }
+        let repeated = format!("{}chA", "changeme".repeat(5));
+        assert!(matches!(MasterKey::parse(&repeated), Err(SealError::Sample)));
+        for length in [0, 16, 31, 33, 64] {
+            let refusal = MasterKey::parse(&STANDARD.encode(vec![7; length]));
+            assert!(matches!(refusal, Err(SealError::Length(stated)) if stated == length));
+        }
+        for text in ["not base64!", "AAAA AAAA", "changeme..."] {
+            assert!(matches!(MasterKey::parse(text), Err(SealError::NotBase64)), "{text}");
+        }
+    }
+
+    #[test]
+    fn digests_match_their_own_secret_and_purpose_alone() {
+        let key = HashKey::generate().unwrap();
+        let digest = key.digest("client", "secret");
+        assert!(key.matches("client", "secret", &digest));
+        assert!(HashKey::from_bytes(*key.as_bytes()).matches("client", "secret", &digest));
+        assert!(!key.matches("client", "Secret", &digest));
+        assert!(!key.matches("clients", "ecret", &digest));
+        assert!(!key.matches("client", "secret", &digest[1..]));
+        assert!(!key.matches("client", "secret", ""));
+        assert!(!HashKey::generate().unwrap().matches("client", "secret", &digest));
+    }
+
+    #[test]
+    fn secrets_have_256_bits_and_differ() {
+        let secrets: HashSet<String> = (0..500).map(|_| random_secret().unwrap().to_string()).collect();
+        assert_eq!(secrets.len(), 500);
+        assert!(
+            secrets
+                .iter()
+                .all(|secret| BASE64URL.decode(secret).unwrap().len() == 32)
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        assert_eq!(format!("{:?}", MasterKey::generate().unwrap()), "MasterKey(redacted)");
+        assert_eq!(format!("{:?}", HashKey::generate().unwrap()), "HashKey(redacted)");
+    }
+}
