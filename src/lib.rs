@@ -1,6 +1,36 @@
 //! Keyround: an identity server whose signing keys rotate themselves.
+//!
+//! The promise: no valid token is ever refused because a key changed, and no revoked key is trusted longer than we said.
+//!
+//! # The map, in the order of who may import whom
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`clock`] | the types of time, and the only code that reads it |
+//! | [`jose`] | the standards: algorithms, keys, tokens, a private key at rest |
+//! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
+//! | [`config`] | what was written, then what was validated |
+//! | [`telemetry`] | logs and metrics |
+//! | [`oauth`] | the protocol's rules: clients, scopes, grants, metadata, refusals |
+//! | [`store`] | the only SQL, one file a table, one text for SQLite and PostgreSQL |
+//! | [`keyring`] | the shared snapshot that requests sign and publish with |
+//! | [`rotation`] | the scheduled task |
+//! | [`http`] | the endpoints, one file each |
+//! | [`app`] | the composition root |
+//! | [`cli`] | the command line, one file a command group |
+//!
+//! A module imports only from modules above it; a test holds that. `actix_web` is named in [`http`] and [`app`] alone,
+//! `sqlx` in [`store`], and `openssl`, `josekit`, `rsa` and `p256` in [`jose`].
 
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod jose;
+pub mod keyring;
 pub mod keys;
+pub mod oauth;
+pub mod rotation;
+pub mod store;
+pub mod telemetry;

@@ -1,2 +1,7 @@
-//! Being written.
-fn main() {}
+//! The binary `keyround`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyround::cli::run()
+}

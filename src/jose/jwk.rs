@@ -265,7 +265,13 @@ pub fn thumbprint(parameters: &Parameters) -> Kid {
         Parameters::P256 { x, y } => format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#),
     };
     // 32 octets make 43 characters of base64url, which is a kid by construction.
-    Kid(BASE64URL.encode(sha256(canonical.as_bytes())))
+    Kid(sha256_base64url(canonical.as_bytes()))
+}
+
+/// SHA-256 of these bytes in base64url: a name for them that anybody can check.
+#[must_use]
+pub fn sha256_base64url(bytes: &[u8]) -> String {
+    BASE64URL.encode(sha256(bytes))
 }
 
 #[cfg(test)]

@@ -168,6 +168,22 @@ impl Keys {
         }
     }
 
+    /// When the next generation is to sign: the earliest pending key's time, else when the schedule will have one sign;
+    /// in the past when it is late. None for an algorithm that is not enabled.
+    #[must_use]
+    pub fn next_activation(&self, alg: Algorithm, policy: &Policy, now: UnixTime) -> Option<UnixTime> {
+        let pending = self
+            .line(alg)
+            .iter()
+            .filter(|key| self.state(key, policy, now) == State::Pending && !key.is_keyless())
+            .map(|key| key.activates_at)
+            .min();
+        pending.or_else(|| {
+            let active = self.active(alg, now)?;
+            Some(active.activates_at + policy.windows().rotation_period)
+        })
+    }
+
     /// The keys that stand in the set at this moment, with their states.
     pub fn published<'a>(
         &'a self,

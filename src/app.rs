@@ -1,0 +1,256 @@
+//! The composition root: from the configuration to a database, a keyring, two listeners and a task.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::{App, HttpServer, dev::ServerHandle, web};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Database};
+use crate::http::{self, Server};
+use crate::jose::seal::{Binding, HashKey, MasterKey, SealError};
+use crate::keyring::Keyring;
+use crate::oauth::token::Defaults;
+use crate::rotation::{Rotation, RotationError, Rotator};
+use crate::store::{Db, StoreError};
+use crate::telemetry::Metrics;
+
+/// The name of the key that client secrets are digested with.
+const HASH_KEY: &str = "client-secret-hash-key";
+
+/// How long requests under way may take once the server is told to stop, in seconds.
+const DRAIN_SECONDS: u64 = 10;
+
+/// Why nothing was started. Nothing was bound, and no key was made in place of another.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings, or a secret that they name.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The master key is no master key.
+    #[error("the master key cannot be used: {0}")]
+    MasterKey(SealError),
+    /// The rows were sealed under another master key.
+    #[error(
+        "this database was sealed under another master key; start with the master key that it was made with (no key was made \
+         or changed)"
+    )]
+    WrongMasterKey,
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The first look at the keys.
+    #[error("the keys are not in order: {0}")]
+    Rotation(#[from] RotationError),
+    /// A folder or a listener.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What the server and the command line both stand on.
+pub struct Foundation {
+    /// What changes keys, with the database, the policy and the clock.
+    pub rotator: Rotator,
+    /// What client secrets are digested with.
+    pub hash_key: HashKey,
+}
+
+impl Foundation {
+    /// Reads the master key, opens the database, and holds the one against the other.
+    ///
+    /// # Errors
+    /// The first thing that is not in order.
+    pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        // Before anything else: without a master key nothing is touched.
+        let master_key = MasterKey::parse(&config.master_key_text()?).map_err(StartError::MasterKey)?;
+        let db = connect(&config.database).await?;
+        let hash_key = hash_key(&db, &master_key, &clock).await?;
+        Ok(Self {
+            rotator: Rotator {
+                db,
+                master_key: Arc::new(master_key),
+                policy: Arc::new(config.keys.policy.clone()),
+                clock,
+            },
+            hash_key,
+        })
+    }
+}
+
+/// Opens the database of this configuration and brings its schema up to date.
+///
+/// # Errors
+/// When its folder cannot be made, it does not answer, or a migration fails.
+pub async fn connect(database: &Database) -> Result<Db, StartError> {
+    if let Database::Sqlite { path } = database {
+        make_folder(path).map_err(|source| StartError::Io {
+            what: format!("the folder of {} cannot be made", path.display()),
+            source,
+        })?;
+    }
+    let db = Db::connect(database).await?;
+    db.migrate().await?;
+    Ok(db)
+}
+
+fn make_folder(file: &Path) -> std::io::Result<()> {
+    match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder),
+        None => Ok(()),
+    }
+}
+
+/// The key for digests of client secrets; that it opens shows that the master key is the right one.
+async fn hash_key(db: &Db, master_key: &MasterKey, clock: &Clock) -> Result<HashKey, StartError> {
+    let binding = Binding {
+        kid: HASH_KEY,
+        algorithm: "HMAC-SHA256",
+        purpose: HASH_KEY,
+    };
+    let sealed = match db.secret(HASH_KEY).await? {
+        Some(sealed) => sealed,
+        None => {
+            if !db.signing_keys().await?.rows.is_empty() {
+                return Err(StartError::WrongMasterKey);
+            }
+            let fresh = HashKey::generate().map_err(StartError::MasterKey)?;
+            let sealed = master_key
+                .seal(&binding, fresh.as_bytes())
+                .map_err(StartError::MasterKey)?;
+            db.secret_or_insert(HASH_KEY, &sealed, clock.read().wall).await?
+        }
+    };
+    let opened = master_key
+        .open(&binding, &sealed)
+        .map_err(|_| StartError::WrongMasterKey)?;
+    let bytes = <[u8; 32]>::try_from(opened.as_slice()).map_err(|_| StartError::WrongMasterKey)?;
+    Ok(HashKey::from_bytes(bytes))
+}
+
+/// A server that serves.
+pub struct Running {
+    /// Where the public endpoints are.
+    pub public: SocketAddr,
+    /// Where health and metrics are.
+    pub admin: SocketAddr,
+    /// What the handlers work with; a test looks in here.
+    pub server: web::Data<Server>,
+    stop: watch::Sender<bool>,
+    handles: [ServerHandle; 2],
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts everything, in the order that leaves nothing behind when a step fails: keys first, listeners last.
+    ///
+    /// # Errors
+    /// The first thing that is not in order.
+    pub async fn start(config: &Config, foundation: Foundation) -> Result<Self, StartError> {
+        let Foundation { rotator, hash_key } = foundation;
+        let keyring = Keyring::load(
+            rotator.db.clone(),
+            Arc::clone(&rotator.master_key),
+            Arc::clone(&rotator.policy),
+            rotator.clock.clone(),
+        );
+        let keyring = Arc::new(keyring.await?);
+        let rotation = Arc::new(Rotation::new(rotator.clone(), Arc::clone(&keyring)));
+        rotation.tick().await?;
+        let server = web::Data::new(Server {
+            issuer: config.server.issuer.as_str().to_owned(),
+            issuer_path: config.server.issuer.path().to_owned(),
+            defaults: Defaults {
+                alg: config.tokens.default_algorithm,
+                access_token_ttl: config.tokens.access_token_ttl,
+                max_token_ttl: config.tokens.max_token_ttl,
+            },
+            db: rotator.db,
+            keyring,
+            rotation: Arc::clone(&rotation),
+            hash_key,
+            clock: rotator.clock,
+            metrics: Metrics::default(),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let public_server = server.clone();
+        let (public, public_handle, public_task) = listen(
+            config.server.listen,
+            None,
+            move |routes| {
+                http::public_routes(&public_server)(routes);
+            },
+            &server,
+        )?;
+        let (admin, admin_handle, admin_task) =
+            listen(config.server.admin_listen, Some(1), http::admin_routes, &server)?;
+        let rotation_task = tokio::spawn(rotation.run(stopped));
+        tracing::info!(%public, %admin, issuer = %config.server.issuer, "serving");
+        Ok(Self {
+            public,
+            admin,
+            server,
+            stop,
+            handles: [public_handle, admin_handle],
+            tasks: vec![public_task, admin_task, rotation_task],
+        })
+    }
+
+    /// Takes no new request, finishes those under way, and ends.
+    pub async fn stop(self) {
+        let [public, admin] = &self.handles;
+        public.stop(true).await;
+        self.stop.send_replace(true);
+        admin.stop(true).await;
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task ended badly");
+            }
+        }
+        self.server.db.close().await;
+    }
+}
+
+fn listen(
+    address: SocketAddr,
+    workers: Option<usize>,
+    routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+    server: &web::Data<Server>,
+) -> Result<(SocketAddr, ServerHandle, JoinHandle<()>), StartError> {
+    let data = server.clone();
+    let mut http_server = HttpServer::new(move || {
+        App::new()
+            .wrap(http::default_headers())
+            .app_data(data.clone())
+            .configure(routes.clone())
+    })
+    .keep_alive(Duration::from_secs(75))
+    .shutdown_timeout(DRAIN_SECONDS)
+    .disable_signals();
+    if let Some(workers) = workers {
+        http_server = http_server.workers(workers);
+    }
+    let cannot = |source| StartError::Io {
+        what: format!("cannot listen on {address}"),
+        source,
+    };
+    let http_server = http_server.bind(address).map_err(cannot)?;
+    let bound = http_server.addrs().first().copied().unwrap_or(address);
+    let running = http_server.run();
+    let handle = running.handle();
+    let task = tokio::spawn(async move {
+        if let Err(error) = running.await {
+            tracing::error!(%error, "a listener ended badly");
+        }
+    });
+    Ok((bound, handle, task))
+}

@@ -1,0 +1,168 @@
+//! The command line: one file a command group.
+//!
+//! Every command that prints data takes `--json`. A refusal is one sentence; bad usage and bad settings exit with 2,
+//! everything else that fails with 1.
+
+mod config;
+mod master_key;
+mod output;
+mod serve;
+mod token;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::app::{Foundation, StartError};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Sources};
+use crate::rotation::RotationError;
+use crate::store::StoreError;
+
+/// An identity server whose signing keys rotate themselves.
+#[derive(Parser)]
+#[command(name = "keyround", version, propagate_version = true)]
+struct Arguments {
+    /// The settings file (TOML); the environment (KEYROUND_SECTION__FIELD) goes before it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Development: issuer and master key have defaults (http://127.0.0.1:8080, keys/master.key).
+    #[arg(long, global = true)]
+    dev: bool,
+    /// Print JSON instead of text for people.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the key set and tokens, and rotate keys.
+    Serve,
+    /// Look at the settings.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Make a master key.
+    #[command(subcommand)]
+    MasterKey(master_key::Command),
+    /// Check a token against a key set.
+    #[command(subcommand)]
+    Token(token::Command),
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Start(StartError),
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was typed cannot be done.
+    #[error("{0}")]
+    Usage(String),
+    /// What was asked for cannot be done now.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Config(error) => Self::Config(error),
+            other => Self::Start(other),
+        }
+    }
+}
+
+impl Failure {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Usage(_) => 2,
+            Self::Start(_) | Self::Rotation(_) | Self::Store(_) | Self::Refused(_) => 1,
+        }
+    }
+}
+
+/// What every command is given.
+struct Context {
+    sources: Sources,
+    clock: Clock,
+    json: bool,
+}
+
+impl Context {
+    fn config(&self) -> Result<Config, Failure> {
+        Ok(Config::load(&self.sources)?)
+    }
+
+    async fn foundation(&self) -> Result<Foundation, Failure> {
+        Ok(Foundation::open(&self.config()?, self.clock.clone()).await?)
+    }
+}
+
+/// Reads the arguments and does what they say.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse_usage(&error),
+    };
+    match execute(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("keyround: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Help and version as they are; a mistake as its one sentence.
+fn refuse_usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // Nothing is left to do when standard output is closed.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let sentence: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("tip:"))
+        .collect();
+    let sentence = sentence.join(" ");
+    let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprintln!("keyround: a command is missing; 'keyround --help' names them");
+    } else {
+        eprintln!("keyround: {sentence}");
+    }
+    ExitCode::from(2)
+}
+
+fn execute(arguments: Arguments) -> Result<(), Failure> {
+    let context = Context {
+        sources: Sources::of_process(arguments.config, arguments.dev)?,
+        clock: Clock::system(),
+        json: arguments.json,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Refused(format!("the threads cannot be started: {error}")))?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Serve => serve::run(&context).await,
+            Command::Config(command) => config::run(&context, &command),
+            Command::MasterKey(command) => master_key::run(&context, &command),
+            Command::Token(command) => token::run(&context, &command),
+        }
+    })
+}

@@ -1,0 +1,149 @@
+//! `keyround serve`: run the server until a signal.
+
+use std::str::FromStr;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::{Foundation, Running};
+use crate::clock::{Clock, UnixTime};
+use crate::config::{self, Config, Database, MasterKeySource};
+use crate::http::token::CLIENT_SECRET_PURPOSE;
+use crate::jose::seal::{MasterKey, random_secret};
+use crate::oauth::client::{Client, Grant};
+use crate::store::audit::Entry;
+use crate::telemetry::{self, LogFormat};
+
+use super::{Context, Failure, master_key, output};
+
+/// The client that a first development start makes.
+const DEMO_CLIENT: &str = "demo";
+
+pub async fn run(context: &Context) -> Result<(), Failure> {
+    let config = context.config()?;
+    start_logging(&config)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    if context.sources.development {
+        make_development_master_key(&config)?;
+    }
+    let foundation = Foundation::open(&config, context.clock.clone()).await?;
+    let secret = if context.sources.development {
+        make_demo_client(&foundation, &context.clock).await?
+    } else {
+        None
+    };
+    let running = Running::start(&config, foundation).await?;
+    if let Some(secret) = secret {
+        print_welcome(&config, &secret);
+    }
+    until_told().await?;
+    tracing::info!("stopping: requests under way are finished");
+    running.stop().await;
+    Ok(())
+}
+
+fn start_logging(config: &Config) -> Result<(), Failure> {
+    let filter = EnvFilter::from_str(&config.log.filter).map_err(|error| Failure::Usage(error.to_string()))?;
+    let format = match config.log.format {
+        config::LogFormat::Text => LogFormat::Text,
+        config::LogFormat::Json => LogFormat::Json,
+    };
+    telemetry::start_logging(format, filter);
+    Ok(())
+}
+
+/// Makes a master key where neither it nor a database exists. With a database but no master key nothing is invented: its
+/// keys would be lost.
+fn make_development_master_key(config: &Config) -> Result<(), Failure> {
+    let (MasterKeySource::File(path), Database::Sqlite { path: database }) =
+        (&config.keys.master_key, &config.database)
+    else {
+        return Ok(());
+    };
+    if path.exists() {
+        return Ok(());
+    }
+    if database.exists() {
+        return Err(Failure::Usage(format!(
+            "the database {} exists, but its master key {} does not; bring the master key back, or move the database away \
+             to begin anew",
+            database.display(),
+            path.display()
+        )));
+    }
+    let key = MasterKey::generate().map_err(|error| Failure::Refused(error.to_string()))?;
+    master_key::write(path, &key.to_base64())
+}
+
+/// Registers the demo client once; answers with its secret when it was made now.
+async fn make_demo_client(foundation: &Foundation, clock: &Clock) -> Result<Option<String>, Failure> {
+    let now = clock.read().wall;
+    let secret = random_secret().map_err(|error| Failure::Refused(error.to_string()))?;
+    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+    let created = foundation
+        .rotator
+        .db
+        .create_client(&demo_client(now)?, &digest, &created(now))
+        .await?;
+    Ok(created.then(|| secret.to_string()))
+}
+
+fn demo_client(now: UnixTime) -> Result<Client, Failure> {
+    let invalid = |what: &str| Failure::Refused(format!("the demo client's {what} is invalid"));
+    Ok(Client {
+        id: DEMO_CLIENT.parse().map_err(|_| invalid("id"))?,
+        grants: vec![Grant::ClientCredentials],
+        scope: "read write".parse().map_err(|_| invalid("scope"))?,
+        audiences: vec!["https://api.example.com".parse().map_err(|_| invalid("audience"))?],
+        alg: None,
+        token_ttl: None,
+        created_at: now,
+        disabled_at: None,
+    })
+}
+
+fn created(now: UnixTime) -> Entry {
+    Entry {
+        event: "client.created",
+        subject: DEMO_CLIENT.to_owned(),
+        happened_at: now,
+        noted_at: now,
+        actor: "development start".to_owned(),
+        reason: "a client to try things with".to_owned(),
+        once: false,
+    }
+}
+
+fn print_welcome(config: &Config, secret: &str) {
+    let issuer = config.server.issuer.as_str();
+    let program = std::env::args().next().unwrap_or_else(|| "keyround".to_owned());
+    output::line(&format!(
+        r#"
+Keyround serves on {issuer}. A demo client was made; its secret is shown this once:
+
+  client id      {DEMO_CLIENT}
+  client secret  {secret}
+
+Paste these into another terminal in the same folder:
+
+  curl -s -u '{DEMO_CLIENT}:{secret}' -d grant_type=client_credentials {issuer}/oauth2/token | tee token.json
+
+  curl -s {issuer}/.well-known/jwks.json | tee jwks.json
+
+  {program} token verify --key-set jwks.json token.json
+"#
+    ));
+}
+
+async fn until_told() -> Result<(), Failure> {
+    let cannot = |error: std::io::Error| Failure::Refused(format!("signals cannot be caught: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! `keyround token`: for people with a terminal and a token.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use crate::clock::UnixTime;
+use crate::jose::jwk::PublicJwk;
+use crate::jose::jwt::verify_access_token_signature;
+
+use super::{Context, Failure, output};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Verify a token offline against a key set, as a service would: its signature, its type and its lifetime.
+    Verify {
+        /// The key set, as served at /.well-known/jwks.json.
+        #[arg(long, value_name = "FILE")]
+        key_set: PathBuf,
+        /// A file that holds the token, or the token endpoint's whole answer.
+        file: PathBuf,
+    },
+}
+
+pub fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+    let Command::Verify { key_set, file } = command;
+    let keys = read_key_set(key_set)?;
+    let token = read_token(file)?;
+    let claims = verify_access_token_signature(&token, &keys)
+        .map_err(|error| Failure::Refused(format!("the token is not valid: {error}")))?;
+    let now = context.clock.read().wall;
+    let expires_at = claims
+        .get("exp")
+        .and_then(Value::as_i64)
+        .map(UnixTime)
+        .ok_or_else(|| Failure::Refused("the token is not valid: exp is missing or no integer".to_owned()))?;
+    if expires_at <= now {
+        let expired = output::time(expires_at, now);
+        return Err(Failure::Refused(format!(
+            "the token is not valid: it expired at {expired}"
+        )));
+    }
+    if context.json {
+        output::json(&claims);
+    } else {
+        output::line(&format!(
+            "the token is valid; it expires at {}",
+            output::time(expires_at, now)
+        ));
+        output::line(&serde_json::to_string_pretty(&claims).unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))
+}
+
+fn read_key_set(path: &Path) -> Result<Vec<PublicJwk>, Failure> {
+    let no_set = |why: String| Failure::Usage(format!("{} is no key set: {why}", path.display()));
+    let set: Value = serde_json::from_str(&read(path)?).map_err(|error| no_set(error.to_string()))?;
+    let keys = set
+        .get("keys")
+        .and_then(Value::as_array)
+        .ok_or_else(|| no_set("it has no array 'keys'".to_owned()))?;
+    keys.iter()
+        .map(|key| PublicJwk::parse(&key.to_string()).map_err(|error| no_set(error.to_string())))
+        .collect()
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let text = read(path)?;
+    let text = text.trim();
+    if !text.starts_with('{') {
+        return Ok(text.to_owned());
+    }
+    serde_json::from_str::<Value>(text)
+        .ok()
+        .and_then(|answer| Some(answer.get("access_token")?.as_str()?.to_owned()))
+        .ok_or_else(|| Failure::Usage(format!("{} holds no access_token", path.display())))
+}

@@ -1,0 +1,195 @@
+//! What an orchestrator and a dashboard ask: alive, ready to publish, ready to sign, and the metrics.
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, web};
+use serde::Serialize;
+
+use crate::clock::{Reading, UnixTime};
+use crate::keyring::Snapshot;
+use crate::keys::lifecycle::State;
+use crate::telemetry::{AlgorithmLabel, StateLabels};
+
+use super::Server;
+
+/// One thing that was looked at.
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+impl Check {
+    fn new(name: &'static str, ok: bool, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            ok,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// The process answers.
+pub async fn live() -> HttpResponse {
+    answer(vec![Check::new("process", true, "it answers")])
+}
+
+/// Whether the key set that this node serves can be trusted to hold every key in time.
+pub async fn ready_to_publish(server: web::Data<Server>) -> HttpResponse {
+    let (snapshot, reading, _) = moment(&server);
+    answer(vec![publishing(&server, &snapshot, reading)])
+}
+
+/// Whether this node can sign, and rotation works.
+pub async fn ready_to_issue(server: web::Data<Server>) -> HttpResponse {
+    let (snapshot, reading, now) = moment(&server);
+    let policy = server.keyring.policy();
+    let age = snapshot.age(reading);
+    let fresh = age < policy.windows().snapshot_max_age;
+    let doubt = snapshot.trusted().doubt();
+    let without = snapshot.without_signer(policy, now);
+    let overdue = snapshot.overdue(policy, now);
+    let progress = server.rotation.progress();
+    answer(vec![
+        Check::new("snapshot", fresh, format!("the keys were read {age} ago")),
+        Check::new(
+            "clock",
+            doubt.is_none(),
+            doubt.map_or_else(|| "it is believed".to_owned(), |doubt| format!("{doubt:?}")),
+        ),
+        Check::new(
+            "signer",
+            without.is_empty(),
+            named("every enabled algorithm has a signer", "no signer for", &without),
+        ),
+        Check::new(
+            "rotation",
+            overdue.is_empty(),
+            format!(
+                "{}; {} failures in a row{}",
+                named("on time", "overdue for", &overdue),
+                progress.failures,
+                progress
+                    .last_error
+                    .map(|error| format!(", the last: {error}"))
+                    .unwrap_or_default()
+            ),
+        ),
+        Check::new(
+            "private_halves",
+            snapshot.unopened.is_empty(),
+            named(
+                "all open under the master key",
+                "these do not open:",
+                &snapshot.unopened,
+            ),
+        ),
+    ])
+}
+
+/// The metrics, in the OpenMetrics text format.
+pub async fn metrics(server: web::Data<Server>) -> HttpResponse {
+    let (snapshot, reading, now) = moment(&server);
+    gauges(&server, &snapshot, reading, now);
+    HttpResponse::Ok()
+        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(server.metrics.encode())
+}
+
+fn moment(server: &Server) -> (std::sync::Arc<Snapshot>, Reading, UnixTime) {
+    let snapshot = server.keyring.snapshot();
+    let reading = server.clock.read();
+    let now = snapshot.now(reading, server.keyring.policy());
+    (snapshot, reading, now)
+}
+
+fn publishing(server: &Server, snapshot: &Snapshot, reading: Reading) -> Check {
+    let bound = snapshot.publishing_bound(server.keyring.policy());
+    let age = snapshot.age(reading);
+    let ok = age <= bound && !snapshot.key_set.jwks().is_empty();
+    Check::new(
+        "key_set",
+        ok,
+        format!(
+            "{} keys, read {age} ago; up to {bound} is safe",
+            snapshot.key_set.jwks().len()
+        ),
+    )
+}
+
+fn named<T: ToString>(good: &str, bad: &str, names: &[T]) -> String {
+    if names.is_empty() {
+        return good.to_owned();
+    }
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    format!("{bad} {}", names.join(", "))
+}
+
+#[derive(Serialize)]
+struct Answer {
+    status: &'static str,
+    checks: Vec<Check>,
+}
+
+fn answer(checks: Vec<Check>) -> HttpResponse {
+    let ok = checks.iter().all(|check| check.ok);
+    let status = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    HttpResponse::build(status)
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .json(Answer {
+            status: if ok { "ok" } else { "failing" },
+            checks,
+        })
+}
+
+fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime) {
+    let (metrics, policy) = (&server.metrics, server.keyring.policy());
+    for alg in snapshot.keys.algorithms() {
+        for state in State::ALL {
+            let count = snapshot
+                .keys
+                .line(alg)
+                .iter()
+                .filter(|key| !key.is_keyless() && snapshot.keys.state(key, policy, now) == state)
+                .count();
+            let labels = StateLabels {
+                alg: alg.name(),
+                state: state.name(),
+            };
+            metrics.keys.get_or_create(&labels).set(count_of(count));
+        }
+        let label = AlgorithmLabel::new(alg);
+        if let Some(active) = snapshot.keys.active(alg, now) {
+            let age = seconds((now - active.activates_at).0);
+            metrics.key_age.get_or_create(&label).set(age);
+        }
+        if let Some(next) = snapshot.keys.next_activation(alg, policy, now) {
+            metrics
+                .next_activation
+                .get_or_create(&label)
+                .set(seconds((next - now).0));
+        }
+    }
+    let progress = server.rotation.progress();
+    metrics
+        .last_rotation
+        .set(seconds(progress.last_success.map_or(0, |time| time.0)));
+    metrics.rotation_failures.set(i64::from(progress.failures));
+    metrics.unopened_keys.set(count_of(snapshot.unopened.len()));
+    metrics.snapshot_age.set(seconds(snapshot.age(reading).0));
+    metrics.differing_nodes.set(count_of(server.rotation.differing_nodes()));
+}
+
+fn count_of(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit into the 52 bits")]
+const fn seconds(seconds: i64) -> f64 {
+    seconds as f64
+}

@@ -1,0 +1,20 @@
+//! The metadata documents (RFC 8414 section 3; OpenID Connect Discovery 1.0 section 4).
+
+use actix_web::http::header;
+use actix_web::{HttpResponse, web};
+
+use crate::oauth::metadata::Metadata;
+
+use super::Server;
+
+/// The metadata; it comes from the configuration, whatever the request says of hosts.
+pub async fn answer(server: web::Data<Server>) -> HttpResponse {
+    let policy = server.keyring.policy();
+    HttpResponse::Ok()
+        .insert_header((
+            header::CACHE_CONTROL,
+            format!("public, max-age={}", policy.windows().jwks_max_age.0),
+        ))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
+        .json(Metadata::new(&server.issuer, policy.algorithms()))
+}

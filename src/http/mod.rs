@@ -1,0 +1,124 @@
+//! The endpoints: one file each, the route table on one screen, one table from errors to answers.
+
+pub mod error;
+pub mod health;
+pub mod key_set;
+pub mod metadata;
+pub mod token;
+
+use std::sync::Arc;
+
+use actix_web::http::header;
+use actix_web::middleware::DefaultHeaders;
+use actix_web::{HttpResponse, Resource, web};
+
+use crate::clock::Clock;
+use crate::jose::seal::HashKey;
+use crate::keyring::Keyring;
+use crate::oauth::metadata::{AUTHORIZATION_SERVER, KEY_SET_PATH, OPENID_CONFIGURATION, TOKEN_PATH};
+use crate::oauth::token::Defaults;
+use crate::rotation::Rotation;
+use crate::store::Db;
+use crate::telemetry::Metrics;
+
+/// What the handlers work with.
+pub struct Server {
+    /// The issuer, byte for byte as configured.
+    pub issuer: String,
+    /// The path of the issuer; empty when it has none.
+    pub issuer_path: String,
+    /// What a client gets that has no wish of its own.
+    pub defaults: Defaults,
+    /// The database.
+    pub db: Db,
+    /// The keys.
+    pub keyring: Arc<Keyring>,
+    /// The schedule.
+    pub rotation: Arc<Rotation>,
+    /// What client secrets are digested with.
+    pub hash_key: HashKey,
+    /// The clock.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The routes of the public listener. Everything lies below the issuer's path; well-known documents also lie where
+/// RFC 8414 section 3.1 inserts that path.
+pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    let path = server.issuer_path.clone();
+    move |routes| {
+        let mut key_sets = vec![KEY_SET_PATH.to_owned()];
+        let mut documents = vec![
+            format!("{path}{OPENID_CONFIGURATION}"),
+            format!("{path}{AUTHORIZATION_SERVER}"),
+        ];
+        if !path.is_empty() {
+            key_sets.push(format!("{path}{KEY_SET_PATH}"));
+            documents.push(format!("{OPENID_CONFIGURATION}{path}"));
+            documents.push(format!("{AUTHORIZATION_SERVER}{path}"));
+        }
+        for key_set in key_sets {
+            routes.service(published(&key_set, key_set::answer));
+        }
+        for document in documents {
+            routes.service(published(&document, metadata::answer));
+        }
+        routes.service(
+            web::resource(format!("{path}{TOKEN_PATH}"))
+                .route(web::post().to(token::answer))
+                .default_service(web::to(|| async { token::method_not_allowed() })),
+        );
+        routes.default_service(web::to(|| async { error::not_found() }));
+    }
+}
+
+/// The routes of the admin listener.
+pub fn admin_routes(routes: &mut web::ServiceConfig) {
+    let read_only = |path: &str, route: actix_web::Route| {
+        web::resource(path.to_owned())
+            .route(route)
+            .default_service(web::to(|| async { error::method_not_allowed("GET") }))
+    };
+    routes
+        .service(read_only("/livez", web::get().to(health::live)))
+        .service(read_only("/readyz", web::get().to(health::ready_to_publish)))
+        .service(read_only("/readyz/issue", web::get().to(health::ready_to_issue)))
+        .service(read_only("/metrics", web::get().to(health::metrics)))
+        .default_service(web::to(|| async { error::not_found() }));
+}
+
+/// The headers of every answer, whatever it is.
+#[must_use]
+pub fn default_headers() -> DefaultHeaders {
+    DefaultHeaders::new()
+        .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .add((
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ))
+        .add((header::REFERRER_POLICY, "no-referrer"))
+}
+
+/// A document that anybody may read, also a page of another origin (CORS).
+fn published<F, Args>(path: &str, answer: F) -> Resource
+where
+    F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
+    Args: actix_web::FromRequest + 'static,
+{
+    web::resource(path.to_owned())
+        .route(web::get().to(answer))
+        .route(web::head().to(answer))
+        .route(web::method(actix_web::http::Method::OPTIONS).to(|| async { preflight() }))
+        .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD, OPTIONS") }))
+}
+
+/// A page that sends `If-None-Match` is asked for leave first.
+fn preflight() -> HttpResponse {
+    HttpResponse::NoContent()
+        .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "If-None-Match"))
+        .insert_header((header::ACCESS_CONTROL_MAX_AGE, "86400"))
+        .finish()
+}

@@ -1,0 +1,391 @@
+//! The shared snapshot that requests sign and publish with: swapped whole, read without a lock.
+//!
+//! Publishing outlives signing: a node that cannot reach the database keeps serving the set it has, and never drops a key
+//! by itself; it stops signing once its snapshot is older than J.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use crate::clock::{Clock, Reading, Seconds, UnixTime};
+use crate::jose::alg::Algorithm;
+use crate::jose::jwk::{Kid, sha256_base64url};
+use crate::jose::jwt::{AccessTokenClaims, Signer};
+use crate::jose::key::{KeyError, PrivateKey};
+use crate::jose::seal::{Binding, MasterKey, SealError};
+use crate::keys::keyset::KeySet;
+use crate::keys::lifecycle::Keys;
+use crate::keys::policy::Policy;
+use crate::keys::trusted_time::{Reference, TrustedTime};
+use crate::keys::{SigningKey, plan};
+use crate::store::signing_keys::{StoredKey, StoredKeys};
+use crate::store::{Db, StoreError};
+
+/// What a private half is sealed for; part of the associated data.
+pub const SIGNING_PURPOSE: &str = "signing-key";
+
+/// The keys at one moment, and all that follows from them.
+pub struct Snapshot {
+    /// The version of the rows.
+    pub version: i64,
+    /// The rows.
+    pub keys: Keys,
+    /// The keys that are served.
+    pub key_set: KeySet,
+    /// The document that is served.
+    pub document: Document,
+    /// Rows whose private half does not open under the master key.
+    pub unopened: Vec<Kid>,
+    signers: HashMap<Kid, Arc<Signer>>,
+    loaded: Reading,
+    trusted: TrustedTime,
+}
+
+/// The key set as bytes, with their strong entity tag (RFC 9110 section 8.8.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// The JSON.
+    pub body: Bytes,
+    /// The tag, in its quotes.
+    pub etag: String,
+}
+
+impl Document {
+    /// The document of this key set.
+    #[must_use]
+    pub fn new(key_set: &KeySet) -> Self {
+        let body = Bytes::from(key_set.to_json());
+        let etag = format!("\"{}\"", sha256_base64url(&body));
+        Self { body, etag }
+    }
+}
+
+/// Why nothing can be signed at this moment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotSign {
+    /// The snapshot is older than J.
+    #[error("the keys were last read {age} ago, which is longer than keys.snapshot_max_age")]
+    Stale {
+        /// Its age.
+        age: Seconds,
+    },
+    /// The clock disagrees with the database's.
+    #[error("this machine's clock differs from the database's by more than half of keys.clock_skew")]
+    ClockInDoubt,
+    /// No key of this algorithm is active.
+    #[error("no {0} key is active")]
+    NoActiveKey(Algorithm),
+    /// The token would outlive what its key allows.
+    #[error("the token would live {ttl}, but its key signs tokens of up to {longest}")]
+    TooLong {
+        /// The lifetime that was asked for.
+        ttl: Seconds,
+        /// The longest that the key signs.
+        longest: Seconds,
+    },
+    /// The signature itself failed.
+    #[error("the signature failed")]
+    Signature,
+}
+
+/// A key that may sign at one moment, and that moment: the one `now` of a request.
+pub struct Signing {
+    /// The time that the token is issued at.
+    pub now: UnixTime,
+    /// The longest lifetime that the key may give.
+    pub max_token_ttl: Seconds,
+    signer: Arc<Signer>,
+}
+
+impl Signing {
+    /// Signs an access token.
+    ///
+    /// # Errors
+    /// When it would live longer than its key allows, or the signature fails.
+    pub fn sign(&self, claims: &AccessTokenClaims) -> Result<String, CannotSign> {
+        let ttl = Seconds(claims.exp.saturating_sub(claims.iat));
+        if ttl > self.max_token_ttl {
+            return Err(CannotSign::TooLong {
+                ttl,
+                longest: self.max_token_ttl,
+            });
+        }
+        self.signer
+            .sign_access_token(claims)
+            .map_err(|_: KeyError| CannotSign::Signature)
+    }
+}
+
+/// The current snapshot, and how to read the next one.
+pub struct Keyring {
+    db: Db,
+    master_key: Arc<MasterKey>,
+    policy: Arc<Policy>,
+    clock: Clock,
+    current: ArcSwap<Snapshot>,
+    /// One load at a time: an older one must not replace a newer one.
+    loading: tokio::sync::Mutex<()>,
+}
+
+impl Keyring {
+    /// Reads the keys for the first time.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn load(
+        db: Db,
+        master_key: Arc<MasterKey>,
+        policy: Arc<Policy>,
+        clock: Clock,
+    ) -> Result<Self, StoreError> {
+        let first = read(&db, &master_key, &policy, &clock, None).await?;
+        Ok(Self {
+            db,
+            master_key,
+            policy,
+            clock,
+            current: ArcSwap::from_pointee(first),
+            loading: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// Reads the keys again and serves what follows from them.
+    ///
+    /// # Errors
+    /// When the database does not answer; the snapshot stays as it was.
+    pub async fn refresh(&self) -> Result<Arc<Snapshot>, StoreError> {
+        let _one_at_a_time = self.loading.lock().await;
+        let previous = self.current.load_full();
+        let next = read(&self.db, &self.master_key, &self.policy, &self.clock, Some(&previous)).await?;
+        let next = Arc::new(next);
+        self.current.store(Arc::clone(&next));
+        Ok(next)
+    }
+
+    /// What is served now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The key of this algorithm that may sign at this reading.
+    ///
+    /// # Errors
+    /// The reason why none may.
+    pub fn signing(&self, alg: Algorithm, reading: Reading) -> Result<Signing, CannotSign> {
+        let snapshot = self.current.load();
+        let windows = self.policy.windows();
+        let age = snapshot.age(reading);
+        if age >= windows.snapshot_max_age {
+            return Err(CannotSign::Stale { age });
+        }
+        if !snapshot.trusted.may_sign() {
+            return Err(CannotSign::ClockInDoubt);
+        }
+        let now = snapshot.now(reading, &self.policy);
+        let active = snapshot
+            .keys
+            .active(alg, now)
+            .filter(|active| snapshot.key_set.contains(&active.kid))
+            .ok_or(CannotSign::NoActiveKey(alg))?;
+        let signer = snapshot.signers.get(&active.kid).ok_or(CannotSign::NoActiveKey(alg))?;
+        Ok(Signing {
+            now,
+            max_token_ttl: active.max_token_ttl,
+            signer: Arc::clone(signer),
+        })
+    }
+}
+
+impl Snapshot {
+    /// The time to go by at this reading.
+    #[must_use]
+    pub fn now(&self, reading: Reading, policy: &Policy) -> UnixTime {
+        self.trusted.now(reading, policy.windows().clock_skew)
+    }
+
+    /// How old the rows are, by whichever clock says more.
+    #[must_use]
+    pub fn age(&self, reading: Reading) -> Seconds {
+        let by_monotonic = reading.monotonic.saturating_sub(self.loaded.monotonic).as_secs();
+        (reading.wall - self.loaded.wall).max(Seconds(i64::try_from(by_monotonic).unwrap_or(i64::MAX)))
+    }
+
+    /// Whether the wall clock is believed, and what follows.
+    #[must_use]
+    pub const fn trusted(&self) -> &TrustedTime {
+        &self.trusted
+    }
+
+    /// For how long this node may go without reading the keys and still serve every key in time: the shortest lead time
+    /// that counts, less what verifiers and clocks take of it.
+    #[must_use]
+    pub fn publishing_bound(&self, policy: &Policy) -> Seconds {
+        let newest = self
+            .keys
+            .algorithms()
+            .into_iter()
+            .filter_map(|alg| self.keys.line(alg).last())
+            .map(|key| key.prepublish);
+        let shortest = newest
+            .min()
+            .unwrap_or(policy.windows().prepublish)
+            .min(policy.windows().prepublish);
+        shortest - policy.windows().verifier_cache - policy.windows().clock_skew
+    }
+
+    /// The enabled algorithms that cannot sign at this moment.
+    #[must_use]
+    pub fn without_signer(&self, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
+        policy
+            .algorithms()
+            .iter()
+            .copied()
+            .filter(|&alg| {
+                let enabled = self
+                    .keys
+                    .line(alg)
+                    .iter()
+                    .any(|key| key.activates_at <= now && !key.is_keyless());
+                let signs = self
+                    .keys
+                    .active(alg, now)
+                    .is_some_and(|key| self.signers.contains_key(&key.kid));
+                enabled && !signs
+            })
+            .collect()
+    }
+
+    /// The algorithms whose rotation is late.
+    #[must_use]
+    pub fn overdue(&self, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
+        plan::overdue(&self.keys, policy, now)
+    }
+}
+
+async fn read(
+    db: &Db,
+    master_key: &MasterKey,
+    policy: &Policy,
+    clock: &Clock,
+    previous: Option<&Snapshot>,
+) -> Result<Snapshot, StoreError> {
+    // The age counts from before the rows were read.
+    let loaded = clock.read();
+    let stored = db.signing_keys().await?;
+    let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
+    Ok(Snapshot::new(stored, master_key, policy, loaded, trusted, previous))
+}
+
+/// Holds this machine's clock against its reference.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn trusted_time(
+    db: &Db,
+    policy: &Policy,
+    clock: &Clock,
+    previous: Option<&TrustedTime>,
+) -> Result<TrustedTime, StoreError> {
+    let before = clock.read();
+    let reference = db.time_reference().await?;
+    let mut reading = clock.read();
+    if let Reference::Database(time) = reference {
+        // The database read its clock some time between the two readings; only what lies outside is a difference.
+        reading.wall = time.max(before.wall).min(reading.wall);
+    }
+    Ok(TrustedTime::check(
+        previous,
+        reading,
+        reference,
+        policy.windows().clock_skew,
+    ))
+}
+
+impl Snapshot {
+    fn new(
+        stored: StoredKeys,
+        master_key: &MasterKey,
+        policy: &Policy,
+        loaded: Reading,
+        trusted: TrustedTime,
+        previous: Option<&Self>,
+    ) -> Self {
+        let keys = stored.keys();
+        let mut key_set = KeySet::at(&keys, policy, trusted.checked_at());
+        if let Some(previous) = previous.filter(|_| !trusted.may_plan()) {
+            // While the clock is in doubt no key leaves, unless it was revoked.
+            let kept = previous.key_set.jwks().iter().filter(|jwk| {
+                keys.find(&jwk.kid)
+                    .is_none_or(|key: &SigningKey| key.revoked_at.is_none())
+            });
+            key_set = key_set.union(kept.cloned());
+        }
+        let mut signers = HashMap::new();
+        let mut unopened = Vec::new();
+        for row in stored.rows.iter().filter(|row| row.key.revoked_at.is_none()) {
+            let Some(sealed) = &row.sealed else { continue };
+            let known = previous
+                .and_then(|previous| previous.signers.get(&row.key.kid))
+                .cloned();
+            match known.map_or_else(|| open(master_key, row, sealed).map(Arc::new), Ok) {
+                Ok(signer) => {
+                    signers.insert(row.key.kid.clone(), signer);
+                }
+                Err(error) => {
+                    if previous.is_none_or(|previous| !previous.unopened.contains(&row.key.kid)) {
+                        tracing::error!(key.kid = %row.key.kid, %error, "a private half does not open");
+                    }
+                    unopened.push(row.key.kid.clone());
+                }
+            }
+        }
+        let document = match previous {
+            Some(previous) if previous.key_set == key_set => previous.document.clone(),
+            _ => Document::new(&key_set),
+        };
+        Self {
+            version: stored.version,
+            keys,
+            key_set,
+            document,
+            unopened,
+            signers,
+            loaded,
+            trusted,
+        }
+    }
+}
+
+/// Why a stored private half cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum CannotOpen {
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+fn open(master_key: &MasterKey, row: &StoredKey, sealed: &str) -> Result<Signer, CannotOpen> {
+    let der = master_key.open(&binding(&row.key.kid, row.key.alg), sealed)?;
+    let key = PrivateKey::from_pkcs8_der(row.key.alg, &der)?;
+    Ok(Signer::new(row.key.kid.clone(), key))
+}
+
+/// What ties a private half to its row: swapped rows do not open.
+#[must_use]
+pub fn binding(kid: &Kid, alg: Algorithm) -> Binding<'_> {
+    Binding {
+        kid: kid.as_str(),
+        algorithm: alg.name(),
+        purpose: SIGNING_PURPOSE,
+    }
+}

@@ -1,0 +1,237 @@
+//! Clients (RFC 6749 section 2): who may ask for tokens, which, and for whom.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Seconds, UnixTime};
+use crate::jose::alg::Algorithm;
+
+use super::scope::Scope;
+
+/// A client's name: 1 to 128 of `A-Z a-z 0-9 . _ ~ -`, so that it needs no encoding anywhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClientId(String);
+
+/// The text cannot be a client id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a client id is 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', '~' and '-'")]
+pub struct InvalidClientId;
+
+impl ClientId {
+    /// The id as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ClientId {
+    type Err = InvalidClientId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidClientId> {
+        let fits = (1..=128).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidClientId)
+        }
+    }
+}
+
+impl TryFrom<String> for ClientId {
+    type Error = InvalidClientId;
+
+    fn try_from(text: String) -> Result<Self, InvalidClientId> {
+        text.parse()
+    }
+}
+
+impl From<ClientId> for String {
+    fn from(id: ClientId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A resource that tokens are for: an absolute URI without a fragment (RFC 8707 section 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Audience(String);
+
+/// The text cannot name a resource.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an audience is an absolute URI without a fragment, such as https://api.example.com")]
+pub struct InvalidAudience;
+
+impl Audience {
+    /// The URI, byte for byte as it was registered.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Audience {
+    type Err = InvalidAudience;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAudience> {
+        let printable = text.len() <= 2048 && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let absolute = url::Url::parse(text).is_ok_and(|url| url.fragment().is_none());
+        if printable && absolute {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidAudience)
+        }
+    }
+}
+
+impl TryFrom<String> for Audience {
+    type Error = InvalidAudience;
+
+    fn try_from(text: String) -> Result<Self, InvalidAudience> {
+        text.parse()
+    }
+}
+
+impl From<Audience> for String {
+    fn from(audience: Audience) -> Self {
+        audience.0
+    }
+}
+
+impl fmt::Display for Audience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A way to obtain tokens (RFC 6749 section 1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// A service in its own name (RFC 6749 section 4.4).
+    ClientCredentials,
+}
+
+/// The grant is none of Keyround's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a grant of Keyround; use client_credentials")]
+pub struct UnknownGrant(pub String);
+
+impl Grant {
+    /// Every grant.
+    pub const ALL: [Self; 1] = [Self::ClientCredentials];
+
+    /// The value of `grant_type`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+        }
+    }
+}
+
+impl FromStr for Grant {
+    type Err = UnknownGrant;
+
+    fn from_str(name: &str) -> Result<Self, UnknownGrant> {
+        Self::ALL
+            .into_iter()
+            .find(|grant| grant.name() == name)
+            .ok_or_else(|| UnknownGrant(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A registered client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Its name.
+    pub id: ClientId,
+    /// The grants it may use (RFC 6749 section 5.2, `unauthorized_client`).
+    pub grants: Vec<Grant>,
+    /// The widest scope it may have.
+    pub scope: Scope,
+    /// The resources it may ask for tokens for; the first is the default.
+    pub audiences: Vec<Audience>,
+    /// The algorithm of its tokens; none follows the server's default.
+    pub alg: Option<Algorithm>,
+    /// The lifetime of its tokens; none follows the server's default.
+    pub token_ttl: Option<Seconds>,
+    /// When it was registered.
+    pub created_at: UnixTime,
+    /// Since when it may do nothing.
+    pub disabled_at: Option<UnixTime>,
+}
+
+/// The digests of a client's secrets; up to two are valid at once, so that a secret can be changed without a lapse.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretDigests {
+    /// The newest secret's.
+    pub current: String,
+    /// The one before it.
+    pub previous: Option<String>,
+}
+
+impl SecretDigests {
+    /// The digests that a presented secret may match.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.current.as_str()).chain(self.previous.as_deref())
+    }
+}
+
+impl fmt::Debug for SecretDigests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretDigests(hidden)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audience_is_an_absolute_uri_without_a_fragment() {
+        for good in [
+            "https://api.example.com",
+            "https://api.example.com/v1?x=1",
+            "urn:example:api",
+        ] {
+            assert_eq!(good.parse::<Audience>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "api",
+            "/api",
+            "https://api.example.com/#a",
+            "https://a b",
+            "https://api\n.example",
+        ] {
+            assert_eq!(bad.parse::<Audience>(), Err(InvalidAudience), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_id_needs_no_encoding() {
+        assert!("billing-1.example_~".parse::<ClientId>().is_ok());
+        for bad in ["", "a:b", "a b", "ü", &"a".repeat(129)] {
+            assert_eq!(bad.parse::<ClientId>(), Err(InvalidClientId), "{bad:?}");
+        }
+    }
+}

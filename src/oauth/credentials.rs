@@ -1,0 +1,120 @@
+//! How a client says who it is: `client_secret_basic` and `client_secret_post` (RFC 6749 section 2.3.1).
+
+use base64::Engine;
+use zeroize::Zeroizing;
+
+use super::error::{ErrorCode, OauthError};
+use super::token::Parameters;
+
+/// A name and a secret as they were presented; nothing is proved yet.
+pub struct Credentials {
+    /// The name, which may be no client's.
+    pub client_id: String,
+    /// The secret.
+    pub secret: Zeroizing<String>,
+    /// Whether they came in the `Authorization` header.
+    pub by_header: bool,
+}
+
+impl Credentials {
+    /// Takes the credentials from the header or the body, whichever holds them.
+    ///
+    /// # Errors
+    /// `invalid_request` for two methods at once or a malformed header, `invalid_client` when there are none.
+    pub fn find(authorization: Option<&str>, parameters: &Parameters) -> Result<Self, OauthError> {
+        let (id, secret) = (parameters.one("client_id")?, parameters.one("client_secret")?);
+        match (authorization, id, secret) {
+            (Some(_), _, Some(_)) => Err(OauthError::invalid_request(
+                "the client authenticated twice; use the Authorization header or client_secret, not both",
+            )),
+            (Some(header), id, None) => {
+                let credentials = Self::from_basic(header)?;
+                if id.is_some_and(|id| id != credentials.client_id) {
+                    return Err(OauthError::invalid_request(
+                        "client_id differs from the client in the Authorization header",
+                    ));
+                }
+                Ok(credentials)
+            }
+            (None, Some(id), Some(secret)) => Ok(Self {
+                client_id: id.to_owned(),
+                secret: Zeroizing::new(secret.to_owned()),
+                by_header: false,
+            }),
+            _ => Err(OauthError::new(
+                ErrorCode::InvalidClient,
+                "the client did not authenticate; use client_secret_basic or client_secret_post",
+            )),
+        }
+    }
+
+    fn from_basic(header: &str) -> Result<Self, OauthError> {
+        let refuse = |description: &str| OauthError {
+            code: ErrorCode::InvalidClient,
+            description: description.to_owned(),
+            challenge: true,
+        };
+        let encoded = header
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+            .map(|(_, encoded)| encoded.trim())
+            .ok_or_else(|| refuse("the Authorization header is not of the Basic scheme"))?;
+        let malformed =
+            || refuse("the Basic credentials are not base64 of an encoded id and secret with a colon between");
+        let decoded = base64::engine::general_purpose::STANDARD
+            .decode(encoded)
+            .map(Zeroizing::new)
+            .map_err(|_| malformed())?;
+        let text = std::str::from_utf8(&decoded).map_err(|_| malformed())?;
+        let (id, secret) = text.split_once(':').ok_or_else(malformed)?;
+        Ok(Self {
+            client_id: form_decode(id).ok_or_else(malformed)?,
+            secret: Zeroizing::new(form_decode(secret).ok_or_else(malformed)?),
+            by_header: true,
+        })
+    }
+}
+
+/// The id and the secret are form-encoded before they are joined (RFC 6749 section 2.3.1).
+fn form_decode(text: &str) -> Option<String> {
+    let pair = format!("v={}", text.replace('&', "%26"));
+    url::form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn basic(text: &str) -> String {
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text))
+    }
+
+    #[test]
+    fn the_header_is_form_decoded() {
+        let found = Credentials::find(Some(&basic("a%2Bb:p%3A%26q+r")), &Parameters::parse("").unwrap()).unwrap();
+        assert_eq!((found.client_id.as_str(), found.secret.as_str()), ("a+b", "p:&q r"));
+    }
+
+    #[test]
+    fn two_methods_at_once_are_refused() {
+        let body = Parameters::parse("client_id=a&client_secret=s").unwrap();
+        let error = Credentials::find(Some(&basic("a:s")), &body).err().unwrap();
+        assert_eq!(error.code, ErrorCode::InvalidRequest);
+    }
+
+    #[test]
+    fn a_malformed_header_is_an_unproved_client() {
+        for header in ["Basic", "Basic !!", "Bearer abc", &basic("no-colon"), "Basic /w=="] {
+            let error = Credentials::find(Some(header), &Parameters::parse("").unwrap())
+                .err()
+                .unwrap();
+            assert_eq!(
+                (error.code, error.challenge),
+                (ErrorCode::InvalidClient, true),
+                "{header}"
+            );
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What clients and verifiers need to set themselves up from the issuer alone (RFC 8414; OpenID Connect Discovery 1.0).
+
+use serde::Serialize;
+
+use crate::jose::alg::Algorithm;
+
+use super::client::Grant;
+
+/// The path of the key set below the issuer; it never changes, because some gateways resolve it once.
+pub const KEY_SET_PATH: &str = "/.well-known/jwks.json";
+/// The path of the token endpoint below the issuer.
+pub const TOKEN_PATH: &str = "/oauth2/token";
+/// The well-known name of OpenID Connect Discovery 1.0 section 4.
+pub const OPENID_CONFIGURATION: &str = "/.well-known/openid-configuration";
+/// The well-known name of RFC 8414 section 3.
+pub const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
+
+/// The metadata document; it names what exists, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Metadata {
+    /// Byte for byte the configured issuer, and the `iss` of every token.
+    pub issuer: String,
+    /// Where the key set is.
+    pub jwks_uri: String,
+    /// Where tokens are given.
+    pub token_endpoint: String,
+    /// How clients prove themselves there.
+    pub token_endpoint_auth_methods_supported: Vec<&'static str>,
+    /// The grants.
+    pub grant_types_supported: Vec<&'static str>,
+    /// Empty while there is no authorization endpoint; the member itself is required (RFC 8414 section 2).
+    pub response_types_supported: Vec<&'static str>,
+    /// Required by strict readers of OpenID metadata: one subject, the same for every client.
+    pub subject_types_supported: Vec<&'static str>,
+    /// Every algorithm that may ever sign, in advance: go-oidc and others take it as their allow-list at their start.
+    pub id_token_signing_alg_values_supported: Vec<&'static str>,
+}
+
+impl Metadata {
+    /// The metadata of this issuer with these algorithms.
+    #[must_use]
+    pub fn new(issuer: &str, algorithms: &[Algorithm]) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            jwks_uri: format!("{issuer}{KEY_SET_PATH}"),
+            token_endpoint: format!("{issuer}{TOKEN_PATH}"),
+            token_endpoint_auth_methods_supported: vec!["client_secret_basic", "client_secret_post"],
+            grant_types_supported: Grant::ALL.map(Grant::name).to_vec(),
+            response_types_supported: Vec::new(),
+            subject_types_supported: vec!["public"],
+            id_token_signing_alg_values_supported: algorithms.iter().map(|alg| alg.name()).collect(),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Scope (RFC 6749 section 3.3): a set of words, written in the order they were given.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A set of scope tokens, possibly empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope(Vec<String>);
+
+/// The text is no scope.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a scope is words of printable ASCII without quotes and backslashes, separated by single spaces")]
+pub struct InvalidScope;
+
+impl Scope {
+    /// Whether every word of this scope is in the other.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.0.iter().all(|word| other.0.contains(word))
+    }
+
+    /// Whether there is no word at all.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromStr for Scope {
+    type Err = InvalidScope;
+
+    fn from_str(text: &str) -> Result<Self, InvalidScope> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut words: Vec<String> = Vec::new();
+        for word in text.split(' ') {
+            let fits = !word.is_empty()
+                && word
+                    .bytes()
+                    .all(|byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E));
+            if !fits {
+                return Err(InvalidScope);
+            }
+            if !words.iter().any(|known| known == word) {
+                words.push(word.to_owned());
+            }
+        }
+        Ok(Self(words))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_keep_their_order_and_lose_their_doubles() {
+        let scope: Scope = "b a b".parse().unwrap();
+        assert_eq!(scope.to_string(), "b a");
+        assert!("a".parse::<Scope>().unwrap().is_within(&scope));
+        assert!(!"a c".parse::<Scope>().unwrap().is_within(&scope));
+    }
+
+    #[test]
+    fn what_the_grammar_forbids_is_refused() {
+        for text in [" a", "a ", "a  b", "a\"b", "a\\b", "a\nb", "ä"] {
+            assert_eq!(text.parse::<Scope>(), Err(InvalidScope), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The token endpoint's rules: what a request asks for, and what its client may have.
+
+use crate::clock::{Seconds, UnixTime};
+use crate::jose::alg::Algorithm;
+use crate::jose::jwt::{self, AccessTokenClaims};
+
+use super::client::{Audience, Client, Grant};
+use super::error::{ErrorCode, OauthError};
+use super::scope::Scope;
+
+/// The parameters of a form body, in the order they came.
+#[derive(Clone)]
+pub struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// Reads a form body (`application/x-www-form-urlencoded`).
+    ///
+    /// # Errors
+    /// `invalid_request` when it is not a form of UTF-8 text.
+    pub fn parse(body: &str) -> Result<Self, OauthError> {
+        let pairs: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+        if pairs.iter().any(|(name, value)| {
+            let broken = |text: &str| text.contains(['\0', char::REPLACEMENT_CHARACTER]);
+            broken(name) || broken(value)
+        }) {
+            return Err(OauthError::invalid_request(
+                "the form holds bytes that are not text in UTF-8",
+            ));
+        }
+        Ok(Self(pairs))
+    }
+
+    /// The value of a parameter that may come once; an empty value is no value (RFC 6749 section 3.2).
+    ///
+    /// # Errors
+    /// `invalid_request` when it comes more than once.
+    pub fn one(&self, name: &'static str) -> Result<Option<&str>, OauthError> {
+        let mut values = self.all(name);
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(OauthError::invalid_request(&format!("{name} is given more than once")));
+        }
+        Ok(first.filter(|value| !value.is_empty()))
+    }
+
+    /// The values of a parameter that may come several times.
+    pub fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .filter(move |(given, _)| given == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// What a request asks for, well-formed; whether the client may have it is another question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// The grant.
+    pub grant: Grant,
+    /// The scope; none asks for all that the client may have.
+    pub scope: Option<Scope>,
+    /// The resources; none asks for the client's first.
+    pub audiences: Vec<Audience>,
+}
+
+impl TokenRequest {
+    /// Reads the request's parameters; unknown ones are ignored (RFC 6749 section 3.2).
+    ///
+    /// # Errors
+    /// The refusal for the first malformed parameter.
+    pub fn parse(parameters: &Parameters) -> Result<Self, OauthError> {
+        let grant = parameters
+            .one("grant_type")?
+            .ok_or_else(|| OauthError::invalid_request("grant_type is missing; use client_credentials"))?
+            .parse()
+            .map_err(|_| {
+                OauthError::new(
+                    ErrorCode::UnsupportedGrantType,
+                    "this server knows the grant client_credentials only",
+                )
+            })?;
+        let scope =
+            parameters
+                .one("scope")?
+                .map(str::parse)
+                .transpose()
+                .map_err(|error: super::scope::InvalidScope| {
+                    OauthError::new(ErrorCode::InvalidScope, &error.to_string())
+                })?;
+        // RFC 8707 names `resource`; `audience` is what many clients send for the same thing.
+        let mut audiences: Vec<Audience> = Vec::new();
+        for value in parameters.all("resource").chain(parameters.all("audience")) {
+            let audience: Audience = value.parse().map_err(|_| {
+                OauthError::new(
+                    ErrorCode::InvalidTarget,
+                    "resource and audience are absolute URIs without a fragment",
+                )
+            })?;
+            if !audiences.contains(&audience) {
+                audiences.push(audience);
+            }
+        }
+        Ok(Self {
+            grant,
+            scope,
+            audiences,
+        })
+    }
+}
+
+/// What the server gives where a client has no wish of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// The algorithm.
+    pub alg: Algorithm,
+    /// The lifetime of access tokens.
+    pub access_token_ttl: Seconds,
+    /// No token lives longer.
+    pub max_token_ttl: Seconds,
+}
+
+/// What a client gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Who it is.
+    pub client_id: String,
+    /// For whom.
+    pub audiences: Vec<Audience>,
+    /// What it may do there.
+    pub scope: Scope,
+    /// The algorithm of the signature; the request had no say.
+    pub alg: Algorithm,
+    /// How long it lasts.
+    pub ttl: Seconds,
+}
+
+/// Holds a request against what its client may have.
+///
+/// # Errors
+/// `unauthorized_client`, `invalid_scope` or `invalid_target`.
+pub fn grant(client: &Client, request: &TokenRequest, defaults: &Defaults) -> Result<Granted, OauthError> {
+    if !client.grants.contains(&request.grant) {
+        return Err(OauthError::new(
+            ErrorCode::UnauthorizedClient,
+            "the client is not registered for this grant",
+        ));
+    }
+    let scope = request.scope.clone().unwrap_or_else(|| client.scope.clone());
+    if !scope.is_within(&client.scope) {
+        return Err(OauthError::new(
+            ErrorCode::InvalidScope,
+            "the scope holds a word that the client is not registered for",
+        ));
+    }
+    if !request
+        .audiences
+        .iter()
+        .all(|audience| client.audiences.contains(audience))
+    {
+        return Err(OauthError::new(
+            ErrorCode::InvalidTarget,
+            "the client is not registered for this resource",
+        ));
+    }
+    let audiences = if request.audiences.is_empty() {
+        client.audiences.first().cloned().into_iter().collect()
+    } else {
+        request.audiences.clone()
+    };
+    Ok(Granted {
+        client_id: client.id.to_string(),
+        audiences,
+        scope,
+        alg: client.alg.unwrap_or(defaults.alg),
+        ttl: client
+            .token_ttl
+            .unwrap_or(defaults.access_token_ttl)
+            .min(defaults.max_token_ttl),
+    })
+}
+
+impl Granted {
+    /// The claims of the access token (RFC 9068 section 2.2), signed at `now` and living `ttl`.
+    ///
+    /// # Errors
+    /// When the audience is empty, which no registered client's is.
+    pub fn claims(
+        &self,
+        issuer: &str,
+        jti: String,
+        now: UnixTime,
+        ttl: Seconds,
+    ) -> Result<AccessTokenClaims, jwt::EmptyAudience> {
+        Ok(AccessTokenClaims {
+            iss: issuer.to_owned(),
+            sub: self.client_id.clone(),
+            aud: jwt::Audience::try_from(self.audiences.iter().map(ToString::to_string).collect::<Vec<_>>())?,
+            client_id: self.client_id.clone(),
+            iat: now.0,
+            exp: (now + ttl).0,
+            jti,
+            scope: (!self.scope.is_empty()).then(|| self.scope.to_string()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        Client {
+            id: "billing".parse().unwrap(),
+            grants: vec![Grant::ClientCredentials],
+            scope: "read write".parse().unwrap(),
+            audiences: ["https://a.example", "https://b.example"]
+                .map(|audience| audience.parse().unwrap())
+                .to_vec(),
+            alg: None,
+            token_ttl: None,
+            created_at: UnixTime(0),
+            disabled_at: None,
+        }
+    }
+
+    const DEFAULTS: Defaults = Defaults {
+        alg: Algorithm::Rs256,
+        access_token_ttl: Seconds(600),
+        max_token_ttl: Seconds(3_600),
+    };
+
+    fn ask(body: &str) -> Result<Granted, ErrorCode> {
+        ask_as(&client(), body)
+    }
+
+    fn ask_as(client: &Client, body: &str) -> Result<Granted, ErrorCode> {
+        let parameters = Parameters::parse(body).map_err(|error| error.code)?;
+        let request = TokenRequest::parse(&parameters).map_err(|error| error.code)?;
+        grant(client, &request, &DEFAULTS).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn without_wishes_a_client_gets_its_whole_scope_for_its_first_audience() {
+        let granted = ask("grant_type=client_credentials").unwrap();
+        assert_eq!(granted.scope.to_string(), "read write");
+        assert_eq!(granted.audiences, ["https://a.example".parse().unwrap()]);
+        assert_eq!((granted.alg, granted.ttl), (Algorithm::Rs256, Seconds(600)));
+    }
+
+    #[test]
+    fn resources_may_repeat_and_audience_means_the_same() {
+        let granted = ask(
+            "grant_type=client_credentials&resource=https://b.example&audience=https://a.example&resource=https://b.example",
+        )
+        .unwrap();
+        let audiences: Vec<&str> = granted.audiences.iter().map(Audience::as_str).collect();
+        assert_eq!(audiences, ["https://b.example", "https://a.example"]);
+    }
+
+    #[test]
+    fn a_request_cannot_choose_its_algorithm_or_lifetime() {
+        let granted = ask("grant_type=client_credentials&alg=ES256&expires_in=99999").unwrap();
+        assert_eq!((granted.alg, granted.ttl), (Algorithm::Rs256, Seconds(600)));
+    }
+
+    #[test]
+    fn a_client_lives_no_longer_than_the_longest_token() {
+        let client = Client {
+            token_ttl: Some(Seconds(7_200)),
+            ..client()
+        };
+        assert_eq!(
+            ask_as(&client, "grant_type=client_credentials").unwrap().ttl,
+            Seconds(3_600)
+        );
+    }
+
+    #[test]
+    fn each_refusal_has_its_name() {
+        for (body, code) in [
+            ("", ErrorCode::InvalidRequest),
+            ("grant_type=", ErrorCode::InvalidRequest),
+            ("grant_type=password", ErrorCode::UnsupportedGrantType),
+            (
+                "grant_type=client_credentials&grant_type=client_credentials",
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                "grant_type=client_credentials&scope=a&scope=b",
+                ErrorCode::InvalidRequest,
+            ),
+            ("grant_type=client_credentials&scope=admin", ErrorCode::InvalidScope),
+            ("grant_type=client_credentials&scope=a%22", ErrorCode::InvalidScope),
+            (
+                "grant_type=client_credentials&resource=https://c.example",
+                ErrorCode::InvalidTarget,
+            ),
+            ("grant_type=client_credentials&resource=api", ErrorCode::InvalidTarget),
+            ("grant_type=client_credentials&scope=%00", ErrorCode::InvalidRequest),
+            ("grant_type=client_credentials&scope=%ff", ErrorCode::InvalidRequest),
+        ] {
+            assert_eq!(ask(body), Err(code), "{body}");
+        }
+        let client = Client {
+            grants: Vec::new(),
+            ..client()
+        };
+        assert_eq!(
+            ask_as(&client, "grant_type=client_credentials"),
+            Err(ErrorCode::UnauthorizedClient)
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! Table `audit`: what happened to keys and clients, appended and never changed.
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use crate::clock::UnixTime;
+
+use super::{Db, StoreError, Tx, in_tx, on_read};
+
+const INSERT: &str = "INSERT INTO audit (event, subject, happened_at, noted_at, actor, reason, once) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (subject, once) DO NOTHING";
+const NEWEST: &str = "SELECT seq, event, subject, happened_at, noted_at, actor, reason FROM audit \
+                      WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
+const NOTED: &str = "SELECT subject, once FROM audit WHERE once IS NOT NULL";
+
+/// What is to be written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What happened (`key.activated`, `client.created`).
+    pub event: &'static str,
+    /// The kid or the client id.
+    pub subject: String,
+    /// When it took effect.
+    pub happened_at: UnixTime,
+    /// When it is written down.
+    pub noted_at: UnixTime,
+    /// Who did it: a node's schedule, or a person by the command line.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// Whether it happens to its subject only once.
+    pub once: bool,
+}
+
+/// What was written down.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize)]
+pub struct Record {
+    /// Its place in the log.
+    pub seq: i64,
+    /// What happened.
+    pub event: String,
+    /// The kid or the client id.
+    pub subject: String,
+    /// When it took effect, in Unix seconds.
+    pub happened_at: i64,
+    /// When it was written down, in Unix seconds.
+    pub noted_at: i64,
+    /// Who did it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Db {
+    /// The newest records before `before`, newest first; at most `limit`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn audit(&self, before: Option<i64>, limit: u32) -> Result<Vec<Record>, StoreError> {
+        Ok(on_read!(self, |pool| {
+            sqlx::query_as(NEWEST)
+                .bind(before.unwrap_or(i64::MAX))
+                .bind(i64::from(limit))
+                .fetch_all(pool)
+                .await
+        })?)
+    }
+
+    /// The events that happen once, with their subjects, as far as they are noted.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn noted_once(&self) -> Result<Vec<(String, String)>, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_as(NOTED).fetch_all(pool).await)?)
+    }
+
+    /// Writes one record; false when it happens once and was noted before.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn note(&self, entry: &Entry) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let noted = insert(&mut tx, entry).await?;
+        tx.commit().await?;
+        Ok(noted)
+    }
+}
+
+pub(super) async fn insert(tx: &mut Tx, entry: &Entry) -> Result<bool, StoreError> {
+    let rows = in_tx!(tx, |connection| {
+        sqlx::query(INSERT)
+            .bind(entry.event)
+            .bind(&entry.subject)
+            .bind(entry.happened_at.0)
+            .bind(entry.noted_at.0)
+            .bind(&entry.actor)
+            .bind(&entry.reason)
+            .bind(entry.once.then_some(entry.event))
+            .execute(connection)
+            .await?
+            .rows_affected()
+    });
+    Ok(rows == 1)
+}

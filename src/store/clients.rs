@@ -1,0 +1,175 @@
+//! Table `clients`.
+
+use sqlx::FromRow;
+
+use crate::clock::{Seconds, UnixTime};
+use crate::oauth::client::{Client, ClientId, SecretDigests};
+
+use super::audit::{self, Entry};
+use super::{Db, StoreError, in_tx, on_read};
+
+const FIND: &str = "SELECT client_id, grants, scope, audiences, alg, token_ttl, secret_digest, previous_secret_digest, \
+                    created_at, disabled_at FROM clients WHERE client_id = $1";
+const LIST: &str = "SELECT client_id, grants, scope, audiences, alg, token_ttl, secret_digest, previous_secret_digest, \
+                    created_at, disabled_at FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
+const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, alg, token_ttl, secret_digest, \
+                      created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (client_id) DO NOTHING";
+const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
+const ENABLE: &str = "UPDATE clients SET disabled_at = NULL WHERE client_id = $1 AND disabled_at IS NOT NULL";
+const DELETE: &str = "DELETE FROM clients WHERE client_id = $1";
+const CHANGE_SECRET: &str = "UPDATE clients SET previous_secret_digest = secret_digest, secret_digest = $2 \
+                             WHERE client_id = $1";
+
+/// A client with the digests of its secrets.
+#[derive(Clone, Debug)]
+pub struct StoredClient {
+    /// The client.
+    pub client: Client,
+    /// What its secrets are held against.
+    pub secrets: SecretDigests,
+}
+
+#[derive(FromRow)]
+struct Row {
+    client_id: String,
+    grants: String,
+    scope: String,
+    audiences: String,
+    alg: Option<String>,
+    token_ttl: Option<i64>,
+    secret_digest: String,
+    previous_secret_digest: Option<String>,
+    created_at: i64,
+    disabled_at: Option<i64>,
+}
+
+impl TryFrom<Row> for StoredClient {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        fn words<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, T::Err> {
+            text.split_ascii_whitespace().map(str::parse).collect()
+        }
+        let corrupt = |reason: &str| StoreError::Corrupt {
+            table: "clients",
+            row: row.client_id.clone(),
+            reason: reason.to_owned(),
+        };
+        Ok(Self {
+            client: Client {
+                id: row.client_id.parse().map_err(|_| corrupt("its id"))?,
+                grants: words(&row.grants).map_err(|_| corrupt("its grants"))?,
+                scope: row.scope.parse().map_err(|_| corrupt("its scope"))?,
+                audiences: words(&row.audiences).map_err(|_| corrupt("its audiences"))?,
+                alg: row
+                    .alg
+                    .as_deref()
+                    .map(str::parse)
+                    .transpose()
+                    .map_err(|_| corrupt("its algorithm"))?,
+                token_ttl: row.token_ttl.map(Seconds),
+                created_at: UnixTime(row.created_at),
+                disabled_at: row.disabled_at.map(UnixTime),
+            },
+            secrets: SecretDigests {
+                current: row.secret_digest,
+                previous: row.previous_secret_digest,
+            },
+        })
+    }
+}
+
+/// A change of a client that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientChange {
+    /// It may do nothing from now on.
+    Disable,
+    /// It may act again.
+    Enable,
+    /// It is gone.
+    Delete,
+    /// A new secret; the one before stays valid beside it, an older one does not.
+    ChangeSecret {
+        /// The digest of the new secret.
+        digest: String,
+    },
+}
+
+impl Db {
+    /// The client of this id.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the row cannot be read.
+    pub async fn client(&self, id: &ClientId) -> Result<Option<StoredClient>, StoreError> {
+        let row: Option<Row> = on_read!(self, |pool| sqlx::query_as(FIND)
+            .bind(id.as_str())
+            .fetch_optional(pool)
+            .await)?;
+        row.map(StoredClient::try_from).transpose()
+    }
+
+    /// Clients by id, from the one after `after`; at most `limit`.
+    ///
+    /// # Errors
+    /// When the database does not answer, or a row cannot be read.
+    pub async fn clients(&self, after: Option<&ClientId>, limit: u32) -> Result<Vec<StoredClient>, StoreError> {
+        let rows: Vec<Row> = on_read!(self, |pool| sqlx::query_as(LIST)
+            .bind(after.map_or("", ClientId::as_str))
+            .bind(i64::from(limit))
+            .fetch_all(pool)
+            .await)?;
+        rows.into_iter().map(StoredClient::try_from).collect()
+    }
+
+    /// Registers a client; false when its id is taken.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn create_client(&self, client: &Client, digest: &str, entry: &Entry) -> Result<bool, StoreError> {
+        fn words<T: ToString>(items: &[T]) -> String {
+            items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+        }
+        let mut tx = self.begin().await?;
+        let inserted = in_tx!(&mut tx, |connection| {
+            sqlx::query(INSERT)
+                .bind(client.id.as_str())
+                .bind(words(&client.grants))
+                .bind(client.scope.to_string())
+                .bind(words(&client.audiences))
+                .bind(client.alg.map(|alg| alg.name()))
+                .bind(client.token_ttl.map(|ttl| ttl.0))
+                .bind(digest)
+                .bind(client.created_at.0)
+                .execute(connection)
+                .await?
+                .rows_affected()
+        });
+        if inserted == 1 {
+            audit::insert(&mut tx, entry).await?;
+            tx.commit().await?;
+        }
+        Ok(inserted == 1)
+    }
+
+    /// Changes a client; false when there is none of this id, or nothing to change.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn change_client(&self, id: &ClientId, change: &ClientChange, entry: &Entry) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let changed = in_tx!(&mut tx, |connection| {
+            let query = match change {
+                ClientChange::Disable => sqlx::query(DISABLE).bind(id.as_str()).bind(entry.happened_at.0),
+                ClientChange::Enable => sqlx::query(ENABLE).bind(id.as_str()),
+                ClientChange::Delete => sqlx::query(DELETE).bind(id.as_str()),
+                ClientChange::ChangeSecret { digest } => sqlx::query(CHANGE_SECRET).bind(id.as_str()).bind(digest),
+            };
+            query.execute(connection).await?.rows_affected()
+        });
+        if changed == 1 {
+            audit::insert(&mut tx, entry).await?;
+            tx.commit().await?;
+        }
+        Ok(changed == 1)
+    }
+}

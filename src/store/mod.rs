@@ -1,0 +1,262 @@
+//! The only SQL: one text for SQLite and PostgreSQL, one file per table.
+//!
+//! Columns are 64-bit integers and text. Every statement is a constant and is tested on both databases.
+
+pub mod audit;
+pub mod clients;
+pub mod nodes;
+pub mod secrets;
+pub mod signing_keys;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+
+use crate::clock::{Reading, UnixTime};
+use crate::config::Database;
+use crate::keys::trusted_time::Reference;
+
+/// A database: the embedded one, or the one it grows into.
+#[derive(Clone, Debug)]
+pub enum Db {
+    /// SQLite in WAL mode. Writers would wait for each other in the file, so there is one.
+    Sqlite {
+        /// Connections that only read.
+        read: SqlitePool,
+        /// The one that writes.
+        write: SqlitePool,
+    },
+    /// PostgreSQL, or a database that speaks its language.
+    Postgres(PgPool),
+}
+
+/// A write transaction. Dropped without `commit`, it is rolled back.
+pub(crate) enum Tx {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+/// What can go wrong between us and the database.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It does not answer, or answered with an error of its own.
+    #[error("the database did not answer: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// Somebody else was faster; the whole operation may be tried again.
+    #[error("another writer was faster")]
+    Conflict,
+    /// The commit came so late that the row's publication stamp would lie.
+    #[error("the write took too long ({late_by} beyond its deadline); nothing was written")]
+    LateCommit {
+        /// By how much it was late.
+        late_by: crate::clock::Seconds,
+    },
+    /// A row that this version cannot read.
+    #[error("table {table} holds a row that cannot be read ({row}): {reason}")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// The row's key.
+        row: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The schema could not be brought up to date.
+    #[error("the database's schema could not be brought up to date: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // 40001 and 40P01: serialisation failure and deadlock of PostgreSQL; 5 and 6 with their kin: SQLite is busy.
+        const RETRY: [&str; 7] = ["40001", "40P01", "5", "6", "261", "262", "517"];
+        let retry = error.as_database_error().is_some_and(|error| {
+            error.is_unique_violation() || error.code().is_some_and(|code| RETRY.contains(&&*code))
+        });
+        if retry {
+            Self::Conflict
+        } else {
+            Self::Unavailable(error)
+        }
+    }
+}
+
+/// One body, one text, either pool: where reading happens.
+macro_rules! on_read {
+    ($db:expr, |$pool:ident| $body:expr) => {
+        match $db {
+            $crate::store::Db::Sqlite { read: $pool, .. } => $body,
+            $crate::store::Db::Postgres($pool) => $body,
+        }
+    };
+}
+
+/// One body, one text, either pool: a single statement that writes.
+macro_rules! on_write {
+    ($db:expr, |$pool:ident| $body:expr) => {
+        match $db {
+            $crate::store::Db::Sqlite { write: $pool, .. } => $body,
+            $crate::store::Db::Postgres($pool) => $body,
+        }
+    };
+}
+
+/// One body, one text, within a write transaction.
+macro_rules! in_tx {
+    ($tx:expr, |$connection:ident| $body:expr) => {
+        match $tx {
+            $crate::store::Tx::Sqlite(tx) => {
+                let $connection = &mut **tx;
+                $body
+            }
+            $crate::store::Tx::Postgres(tx) => {
+                let $connection = &mut **tx;
+                $body
+            }
+        }
+    };
+}
+
+pub(crate) use {in_tx, on_read, on_write};
+
+static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
+
+const SQLITE_NOW: &str = "SELECT CAST(strftime('%s', 'now') AS INTEGER)";
+const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
+
+/// How long a statement may wait for another process that writes to the same SQLite file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request may wait for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Db {
+    /// Opens the database, making an SQLite file that does not exist.
+    ///
+    /// # Errors
+    /// When nothing answers there.
+    pub async fn connect(database: &Database) -> Result<Self, StoreError> {
+        match database {
+            Database::Postgres(url) => {
+                let pool = PgPoolOptions::new()
+                    .max_connections(10)
+                    .acquire_timeout(ACQUIRE_TIMEOUT)
+                    .connect_with(PgConnectOptions::from_str(url.reveal())?)
+                    .await?;
+                Ok(Self::Postgres(pool))
+            }
+            Database::Sqlite { path } => {
+                let options = sqlite_options().filename(path).create_if_missing(true);
+                let write = sqlite_pool(1).connect_with(options.clone()).await?;
+                let read = sqlite_pool(4).connect_with(options.read_only(true)).await?;
+                Ok(Self::Sqlite { read, write })
+            }
+            Database::SqliteInMemory => {
+                // Such a database lives in its one connection, which therefore reads as well, and is never given up.
+                let pool = sqlite_pool(1)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .connect_with(sqlite_options().in_memory(true))
+                    .await?;
+                Ok(Self::Sqlite {
+                    read: pool.clone(),
+                    write: pool,
+                })
+            }
+        }
+    }
+
+    /// Brings the schema up to date. PostgreSQL's migrator lets one node at a time; with SQLite a second process that
+    /// starts in the same moment tries again.
+    ///
+    /// # Errors
+    /// When a migration fails, or the schema is newer than this binary knows.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(pool) => POSTGRES_MIGRATIONS.run(pool).await?,
+            Self::Sqlite { write, .. } => {
+                if SQLITE_MIGRATIONS.run(write).await.is_err() {
+                    SQLITE_MIGRATIONS.run(write).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The time by the database's clock. SQLite's is this machine's.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn now(&self) -> Result<UnixTime, StoreError> {
+        let seconds: i64 = match self {
+            Self::Sqlite { read, .. } => sqlx::query_scalar(SQLITE_NOW).fetch_one(read).await?,
+            Self::Postgres(pool) => sqlx::query_scalar(POSTGRES_NOW).fetch_one(pool).await?,
+        };
+        Ok(UnixTime(seconds))
+    }
+
+    /// What this machine's clock is held against: PostgreSQL's clock, or nothing but itself.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn time_reference(&self) -> Result<Reference, StoreError> {
+        match self {
+            Self::Sqlite { .. } => Ok(Reference::Monotonic),
+            Self::Postgres(_) => Ok(Reference::Database(self.now().await?)),
+        }
+    }
+
+    /// Ends every connection, waiting for those in use.
+    pub async fn close(&self) {
+        match self {
+            Self::Sqlite { read, write } => {
+                read.close().await;
+                write.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
+        Ok(match self {
+            // A transaction that begins by reading and then writes fails at once when another wrote in between.
+            Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+        })
+    }
+}
+
+fn sqlite_options() -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .foreign_keys(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+}
+
+fn sqlite_pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+}
+
+impl Tx {
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await?,
+            Self::Postgres(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+
+    /// The time by the database's clock, within the transaction; SQLite has none of its own, so the caller's stands.
+    pub(crate) async fn now(&mut self, reading: Reading) -> Result<UnixTime, StoreError> {
+        match self {
+            Self::Sqlite(_) => Ok(reading.wall),
+            Self::Postgres(tx) => Ok(UnixTime(sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut **tx).await?)),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Table `nodes`: each running server says which snapshot it serves, so that a person can see who has followed.
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use crate::clock::UnixTime;
+
+use super::{Db, StoreError, on_read, on_write};
+
+const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset) \
+                    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at, \
+                    version = excluded.version, policy_fingerprint = excluded.policy_fingerprint, \
+                    clock_offset = excluded.clock_offset";
+const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset FROM nodes \
+                    WHERE seen_at >= $1 ORDER BY node_id";
+const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1";
+const LEAVE: &str = "DELETE FROM nodes WHERE node_id = $1";
+
+/// A sign of life.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize)]
+pub struct Heartbeat {
+    /// The process, by a name that it drew at its start.
+    pub node_id: String,
+    /// When it was last seen, in Unix seconds.
+    pub seen_at: i64,
+    /// The version of the keys it serves.
+    pub version: i64,
+    /// A digest of its policy; two that differ are a rolling change, or a mistake.
+    pub policy_fingerprint: String,
+    /// Its clock less the database's, in seconds.
+    pub clock_offset: i64,
+}
+
+impl Db {
+    /// Says that this node lives.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+        on_write!(self, |pool| sqlx::query(BEAT)
+            .bind(&heartbeat.node_id)
+            .bind(heartbeat.seen_at)
+            .bind(heartbeat.version)
+            .bind(&heartbeat.policy_fingerprint)
+            .bind(heartbeat.clock_offset)
+            .execute(pool)
+            .await
+            .map(|_| ())?);
+        Ok(())
+    }
+
+    /// The nodes that were seen since then.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn nodes_seen_since(&self, since: UnixTime) -> Result<Vec<Heartbeat>, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_as(SEEN)
+            .bind(since.0)
+            .fetch_all(pool)
+            .await)?)
+    }
+
+    /// Forgets the nodes that were not seen since then.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn forget_nodes(&self, before: UnixTime) -> Result<(), StoreError> {
+        on_write!(self, |pool| sqlx::query(FORGET)
+            .bind(before.0)
+            .execute(pool)
+            .await
+            .map(|_| ())?);
+        Ok(())
+    }
+
+    /// Forgets a node that stops in good order.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn leave(&self, node_id: &str) -> Result<(), StoreError> {
+        on_write!(self, |pool| sqlx::query(LEAVE)
+            .bind(node_id)
+            .execute(pool)
+            .await
+            .map(|_| ())?);
+        Ok(())
+    }
+}

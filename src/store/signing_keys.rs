@@ -1,0 +1,283 @@
+//! Table `signing_keys`, with the counter and lock of its changes.
+
+use sqlx::FromRow;
+
+use crate::clock::{Clock, Seconds, UnixTime};
+use crate::jose::jwk::{Kid, PublicJwk};
+use crate::keys::SigningKey;
+use crate::keys::lifecycle::Keys;
+use crate::keys::plan::NewGeneration;
+
+use super::audit::{self, Entry};
+use super::{Db, StoreError, Tx, in_tx, on_read};
+
+const VERSION: &str = "SELECT version FROM key_version WHERE id = 1";
+const ROWS: &str = "SELECT kid, alg, generation, jwk, sealed, published_at, activates_at, prepublish, max_token_ttl, \
+                    revoked_at FROM signing_keys ORDER BY alg, generation";
+const LOCK: &str = "UPDATE key_version SET version = version + 1 WHERE id = 1 RETURNING version";
+const INSERT: &str = "INSERT INTO signing_keys (kid, alg, generation, jwk, sealed, published_at, activates_at, \
+                      prepublish, max_token_ttl) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+const DESTROY: &str = "UPDATE signing_keys SET sealed = NULL WHERE kid = $1 AND sealed IS NOT NULL";
+const REVOKE: &str = "UPDATE signing_keys SET revoked_at = $2, sealed = NULL WHERE kid = $1 AND revoked_at IS NULL";
+const RAISE: &str = "UPDATE signing_keys SET max_token_ttl = $2 WHERE kid = $1 AND max_token_ttl < $2";
+const PURGE: &str = "DELETE FROM signing_keys WHERE kid = $1 AND sealed IS NULL AND revoked_at IS NULL";
+
+/// A row with its private half as it lies in the table.
+#[derive(Clone, Debug)]
+pub struct StoredKey {
+    /// The row.
+    pub key: SigningKey,
+    /// The private half under the master key.
+    pub sealed: Option<String>,
+}
+
+/// All rows at one version. The rows may be newer than the version says, never older.
+#[derive(Clone, Debug)]
+pub struct StoredKeys {
+    /// How many changes came before.
+    pub version: i64,
+    /// Every row.
+    pub rows: Vec<StoredKey>,
+}
+
+impl StoredKeys {
+    /// The rows without their private halves.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        Keys::new(self.rows.iter().map(|row| row.key.clone()).collect())
+    }
+}
+
+/// A key pair made for a generation, ready to be written.
+#[derive(Clone, Debug)]
+pub struct SealedKey {
+    /// The public half, whose kid names the row.
+    pub jwk: PublicJwk,
+    /// The private half under the master key.
+    pub sealed: String,
+}
+
+#[derive(FromRow)]
+struct Row {
+    kid: String,
+    alg: String,
+    generation: i64,
+    jwk: Option<String>,
+    sealed: Option<String>,
+    published_at: i64,
+    activates_at: i64,
+    prepublish: i64,
+    max_token_ttl: i64,
+    revoked_at: Option<i64>,
+}
+
+impl TryFrom<Row> for StoredKey {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let corrupt = |reason: String| StoreError::Corrupt {
+            table: "signing_keys",
+            row: row.kid.clone(),
+            reason,
+        };
+        let jwk = row
+            .jwk
+            .as_deref()
+            .map(PublicJwk::parse)
+            .transpose()
+            .map_err(|error| corrupt(error.to_string()))?;
+        let kid: Kid = row.kid.parse().map_err(|_| corrupt("its kid".to_owned()))?;
+        if jwk.as_ref().is_some_and(|jwk| jwk.kid != kid) {
+            return Err(corrupt("its public key has another kid".to_owned()));
+        }
+        Ok(Self {
+            key: SigningKey {
+                alg: row.alg.parse().map_err(|_| corrupt(format!("algorithm {}", row.alg)))?,
+                kid,
+                generation: row.generation,
+                jwk,
+                published_at: UnixTime(row.published_at),
+                activates_at: UnixTime(row.activates_at),
+                prepublish: Seconds(row.prepublish),
+                max_token_ttl: Seconds(row.max_token_ttl),
+                revoked_at: row.revoked_at.map(UnixTime),
+                has_private_half: row.sealed.is_some(),
+            },
+            sealed: row.sealed,
+        })
+    }
+}
+
+impl Db {
+    /// Every row, for a snapshot.
+    ///
+    /// # Errors
+    /// When the database does not answer, or a row cannot be read.
+    pub async fn signing_keys(&self) -> Result<StoredKeys, StoreError> {
+        on_read!(self, |pool| {
+            // The version first: rows read after it can only be newer.
+            let version = sqlx::query_scalar(VERSION).fetch_one(pool).await?;
+            let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(pool).await?;
+            stored(version, rows)
+        })
+    }
+
+    /// Begins a change of keys: takes the lock that every such change takes, and reads the rows anew under it.
+    ///
+    /// # Errors
+    /// When the database does not answer, or a row cannot be read.
+    pub async fn change_keys(&self) -> Result<KeyChange, StoreError> {
+        let mut tx = self.begin().await?;
+        let before = in_tx!(&mut tx, |connection| {
+            let version = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await?;
+            let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(&mut *connection).await?;
+            stored(version, rows)
+        })?;
+        Ok(KeyChange {
+            tx,
+            keys: before.keys(),
+            version: before.version,
+        })
+    }
+}
+
+fn stored(version: i64, rows: Vec<Row>) -> Result<StoredKeys, StoreError> {
+    let rows = rows.into_iter().map(StoredKey::try_from).collect::<Result<_, _>>()?;
+    Ok(StoredKeys { version, rows })
+}
+
+/// A change of keys under way; nobody else changes keys until it commits. Dropped, it leaves no trace.
+pub struct KeyChange {
+    tx: Tx,
+    keys: Keys,
+    version: i64,
+}
+
+impl KeyChange {
+    /// The rows before this change.
+    #[must_use]
+    pub const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The version that the commit will bring.
+    #[must_use]
+    pub const fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// Writes a generation; without a key pair it is keyless.
+    ///
+    /// # Errors
+    /// When the database refuses, above all when the generation exists.
+    pub async fn insert(&mut self, new: &NewGeneration, key: Option<&SealedKey>) -> Result<(), StoreError> {
+        let kid = key.map_or_else(
+            || format!("removed-{}-{}", new.alg, new.generation),
+            |key| key.jwk.kid.to_string(),
+        );
+        in_tx!(&mut self.tx, |connection| {
+            sqlx::query(INSERT)
+                .bind(kid)
+                .bind(new.alg.name())
+                .bind(new.generation)
+                .bind(key.map(|key| key.jwk.to_json()))
+                .bind(key.map(|key| key.sealed.clone()))
+                .bind(new.published_at.0)
+                .bind(new.activates_at.0)
+                .bind(new.prepublish.0)
+                .bind(new.max_token_ttl.0)
+                .execute(connection)
+                .await
+                .map(|_| ())?;
+        });
+        Ok(())
+    }
+
+    /// Destroys a private half.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn destroy_private_half(&mut self, kid: &Kid) -> Result<(), StoreError> {
+        in_tx!(&mut self.tx, |connection| {
+            sqlx::query(DESTROY)
+                .bind(kid.as_str())
+                .execute(connection)
+                .await
+                .map(|_| ())?;
+        });
+        Ok(())
+    }
+
+    /// Revokes a key and destroys its private half.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn revoke(&mut self, kid: &Kid, at: UnixTime) -> Result<(), StoreError> {
+        in_tx!(&mut self.tx, |connection| {
+            sqlx::query(REVOKE)
+                .bind(kid.as_str())
+                .bind(at.0)
+                .execute(connection)
+                .await
+                .map(|_| ())?;
+        });
+        Ok(())
+    }
+
+    /// Allows a key to sign longer tokens; never shorter ones.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn raise_max_token_ttl(&mut self, kid: &Kid, to: Seconds) -> Result<(), StoreError> {
+        in_tx!(&mut self.tx, |connection| {
+            sqlx::query(RAISE)
+                .bind(kid.as_str())
+                .bind(to.0)
+                .execute(connection)
+                .await
+                .map(|_| ())?;
+        });
+        Ok(())
+    }
+
+    /// Deletes a row that nothing depends on any more; one with a private half, or revoked, stays whatever is asked.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn purge(&mut self, kid: &Kid) -> Result<(), StoreError> {
+        in_tx!(&mut self.tx, |connection| {
+            sqlx::query(PURGE)
+                .bind(kid.as_str())
+                .execute(connection)
+                .await
+                .map(|_| ())?;
+        });
+        Ok(())
+    }
+
+    /// Writes to the audit log within the change; what is noted once already is left as it is.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn note(&mut self, entry: &Entry) -> Result<bool, StoreError> {
+        audit::insert(&mut self.tx, entry).await
+    }
+
+    /// Makes the change true. Past `deadline`, by the database's clock, nothing is written: a row whose publication stamp
+    /// is older than P allows would sign before every verifier knows it.
+    ///
+    /// # Errors
+    /// `LateCommit`, or when the database does not answer.
+    pub async fn commit(mut self, deadline: Option<UnixTime>, clock: &Clock) -> Result<i64, StoreError> {
+        if let Some(deadline) = deadline {
+            let now = self.tx.now(clock.read()).await?;
+            if now > deadline {
+                return Err(StoreError::LateCommit {
+                    late_by: now - deadline,
+                });
+            }
+        }
+        self.tx.commit().await?;
+        Ok(self.version)
+    }
+}

@@ -1,0 +1,202 @@
+//! What the outside can watch: structured logs, and metrics in the OpenMetrics format.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+use crate::jose::alg::Algorithm;
+
+/// Label of everything that is told per algorithm.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AlgorithmLabel {
+    alg: &'static str,
+}
+
+/// Labels of the number of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StateLabels {
+    /// The algorithm.
+    pub alg: &'static str,
+    /// The state.
+    pub state: &'static str,
+}
+
+/// Label of refusals: one of ours, never what was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Label of answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusLabel {
+    status: u16,
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// Every metric. Counters are counted where things happen; gauges are set when somebody asks.
+pub struct Metrics {
+    registry: Registry,
+    tokens_signed: Family<AlgorithmLabel, Counter>,
+    signing_duration: Family<AlgorithmLabel, Histogram>,
+    refusals: Family<ReasonLabel, Counter>,
+    key_set_answers: Family<StatusLabel, Counter>,
+    /// Keys by algorithm and state.
+    pub keys: Family<StateLabels, Gauge>,
+    /// Time until the next generation signs; negative when it is late.
+    pub next_activation: Family<AlgorithmLabel, Seconds>,
+    /// Time since the active key began to sign.
+    pub key_age: Family<AlgorithmLabel, Seconds>,
+    /// When the schedule last did what was due, in Unix seconds.
+    pub last_rotation: Seconds,
+    /// Failures of the schedule since then.
+    pub rotation_failures: Gauge,
+    /// Private halves that do not open under the master key.
+    pub unopened_keys: Gauge,
+    /// Age of the snapshot that is served.
+    pub snapshot_age: Seconds,
+    /// Living nodes with another policy.
+    pub differing_nodes: Gauge,
+}
+
+impl AlgorithmLabel {
+    /// The label of this algorithm.
+    #[must_use]
+    pub const fn new(alg: Algorithm) -> Self {
+        Self { alg: alg.name() }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("keyround"),
+            tokens_signed: Family::default(),
+            signing_duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(20e-6, 2.0, 14))),
+            refusals: Family::default(),
+            key_set_answers: Family::default(),
+            keys: Family::default(),
+            next_activation: Family::default(),
+            key_age: Family::default(),
+            last_rotation: Seconds::default(),
+            rotation_failures: Gauge::default(),
+            unopened_keys: Gauge::default(),
+            snapshot_age: Seconds::default(),
+            differing_nodes: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("tokens_signed", "Tokens signed", self.tokens_signed.clone());
+        registry.register_with_unit(
+            "signing_duration",
+            "Time one signature takes",
+            Unit::Seconds,
+            self.signing_duration.clone(),
+        );
+        registry.register("refusals", "Refused requests for tokens", self.refusals.clone());
+        registry.register(
+            "key_set_answers",
+            "Answers with the key set",
+            self.key_set_answers.clone(),
+        );
+        registry.register("keys", "Keys by algorithm and state", self.keys.clone());
+        registry.register_with_unit(
+            "next_activation",
+            "Time until the next generation signs; negative when it is late",
+            Unit::Seconds,
+            self.next_activation.clone(),
+        );
+        registry.register_with_unit(
+            "key_age",
+            "Time since the active key began to sign",
+            Unit::Seconds,
+            self.key_age.clone(),
+        );
+        registry.register_with_unit(
+            "last_successful_rotation_timestamp",
+            "When the schedule last did what was due",
+            Unit::Seconds,
+            self.last_rotation.clone(),
+        );
+        registry.register(
+            "rotation_failures",
+            "Failures of the schedule in a row",
+            self.rotation_failures.clone(),
+        );
+        registry.register(
+            "unopened_keys",
+            "Private halves that do not open under the master key",
+            self.unopened_keys.clone(),
+        );
+        registry.register_with_unit(
+            "snapshot_age",
+            "Age of the keys that are served",
+            Unit::Seconds,
+            self.snapshot_age.clone(),
+        );
+        registry.register(
+            "differing_nodes",
+            "Living nodes that run with another policy",
+            self.differing_nodes.clone(),
+        );
+    }
+
+    /// A token was signed, in this time.
+    pub fn signed(&self, alg: Algorithm, took: std::time::Duration) {
+        let label = AlgorithmLabel::new(alg);
+        self.tokens_signed.get_or_create(&label).inc();
+        self.signing_duration.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// A request for a token was refused.
+    pub fn refused(&self, reason: &'static str) {
+        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// The key set was asked for.
+    pub fn key_set_answered(&self, status: u16) {
+        self.key_set_answers.get_or_create(&StatusLabel { status }).inc();
+    }
+
+    /// Everything in the OpenMetrics text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line; control characters in values are escaped.
+    Json,
+}
+
+/// Sends logs to standard error from now on.
+pub fn start_logging(format: LogFormat, filter: EnvFilter) {
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => logs.with_ansi(false).init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}
