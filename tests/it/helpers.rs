@@ -1,0 +1,242 @@
+//! What the tests stand on: a fresh database of either kind, and a whole server on port 0 whose clock the test holds.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use keyround::app::{Foundation, Running, connect};
+use keyround::clock::{Clock, Seconds, UnixTime};
+use keyround::config::{Config, Database, Sources};
+use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::jose::alg::Algorithm;
+use keyround::jose::seal::{HashKey, MasterKey, random_secret};
+use keyround::oauth::client::{Client, Grant};
+use keyround::store::Db;
+use keyround::store::audit::Entry;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Where a manual clock begins.
+pub const START: UnixTime = UnixTime(1_800_000_000);
+
+/// A database of one test's own; gone with it.
+pub struct TestDatabase {
+    /// Its URL.
+    pub url: String,
+    /// A folder of the test's own; an SQLite file lies in it.
+    pub folder: TempDir,
+}
+
+impl TestDatabase {
+    /// An SQLite file.
+    pub fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("keyround.db").display());
+        Self { url, folder }
+    }
+
+    /// A database on the throw-away PostgreSQL.
+    pub async fn postgres() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let server = postgres_url();
+        let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let pool = sqlx::PgPool::connect(&server).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&pool)
+            .await
+            .unwrap();
+        pool.close().await;
+        let mut url = url::Url::parse(&server).unwrap();
+        url.set_path(&name);
+        Self {
+            url: url.to_string(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Opened, with the schema up to date.
+    pub async fn open(&self) -> Db {
+        connect(&self.url.parse::<Database>().unwrap()).await.unwrap()
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the harness names the server by the environment"
+)]
+fn postgres_url() -> String {
+    std::env::var("TEST_POSTGRES_URL").expect("TEST_POSTGRES_URL is not set: run the tests by `make test`")
+}
+
+/// Runs one test body on an SQLite database and on a PostgreSQL one.
+#[macro_export]
+macro_rules! on_both_databases {
+    ($name:ident, |$database:ident| $body:expr) => {
+        mod $name {
+            use super::*;
+
+            async fn body($database: $crate::helpers::TestDatabase) {
+                $body
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                body($crate::helpers::TestDatabase::sqlite()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                body($crate::helpers::TestDatabase::postgres().await).await;
+            }
+        }
+    };
+}
+
+/// A server with a clock of its own.
+pub struct TestApp {
+    /// The server.
+    pub running: Running,
+    /// The settings it runs with.
+    pub config: Config,
+    /// Its clock.
+    pub clock: Clock,
+    /// Where the public endpoints are: `http://127.0.0.1:PORT`.
+    pub url: String,
+    /// Where health and metrics are.
+    pub admin_url: String,
+    /// Follows no redirect.
+    pub http: reqwest::Client,
+    hash_key: HashKey,
+}
+
+/// Settings for a test: port 0, a master key, the issuer `http://127.0.0.1:8080`, and what the test adds
+/// (`[("keys.rotation_period", "1h")]`).
+pub fn config(database: &TestDatabase, settings: &[(&str, &str)]) -> Config {
+    let mut flags: BTreeMap<String, String> = [
+        ("server.issuer", "http://127.0.0.1:8080"),
+        ("server.listen", "127.0.0.1:0"),
+        ("server.admin_listen", "127.0.0.1:0"),
+        // For tests alone.
+        ("keys.master_key", "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U="),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    flags.insert("database.url".to_owned(), database.url.clone());
+    flags.extend(
+        settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
+    Config::load(&Sources {
+        flags,
+        ..Sources::default()
+    })
+    .unwrap()
+}
+
+impl TestApp {
+    /// A server on this database whose clock stands still at [`START`].
+    pub async fn start(database: &TestDatabase, settings: &[(&str, &str)]) -> Self {
+        Self::start_with_clock(database, settings, Clock::manual(START)).await
+    }
+
+    /// A server on this database with this clock. PostgreSQL's clock is real, so a server on it needs a real one too.
+    pub async fn start_with_clock(database: &TestDatabase, settings: &[(&str, &str)], clock: Clock) -> Self {
+        let config = config(database, settings);
+        let foundation = Foundation::open(&config, clock.clone()).await.unwrap();
+        let hash_key = HashKey::from_bytes(*foundation.hash_key.as_bytes());
+        let running = Running::start(&config, foundation).await.unwrap();
+        Self {
+            url: format!("http://{}", running.public),
+            admin_url: format!("http://{}", running.admin),
+            http: reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .unwrap(),
+            running,
+            config,
+            clock,
+            hash_key,
+        }
+    }
+
+    /// Lets time pass in steps of at most `step`, doing at each what the task would do.
+    pub async fn pass(&self, length: Seconds, step: Seconds) {
+        let end = self.clock.read().wall + length;
+        while self.clock.read().wall < end {
+            let rest = end - self.clock.read().wall;
+            self.clock.advance(rest.min(step));
+            self.running.server.rotation.tick().await.unwrap();
+        }
+    }
+
+    /// Registers a client for `https://api.example.com` and `https://other.example.com` with the scope `read write`;
+    /// answers with its secret.
+    pub async fn create_client(&self, id: &str, alg: Option<Algorithm>) -> String {
+        let secret = random_secret().unwrap();
+        let client = Client {
+            id: id.parse().unwrap(),
+            grants: vec![Grant::ClientCredentials],
+            scope: "read write".parse().unwrap(),
+            audiences: ["https://api.example.com", "https://other.example.com"]
+                .map(|audience| audience.parse().unwrap())
+                .to_vec(),
+            alg,
+            token_ttl: None,
+            created_at: self.clock.read().wall,
+            disabled_at: None,
+        };
+        let digest = self.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+        let created = self
+            .running
+            .server
+            .db
+            .create_client(&client, &digest, &entry("client.created", id))
+            .await
+            .unwrap();
+        assert!(created, "the client id {id} is taken");
+        secret.to_string()
+    }
+
+    /// Asks for a token by `client_secret_basic`.
+    pub async fn ask(&self, id: &str, secret: &str, form: &[(&str, &str)]) -> reqwest::Response {
+        self.http
+            .post(format!("{}/oauth2/token", self.url))
+            .basic_auth(id, Some(secret))
+            .form(form)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// A token that must be granted.
+    pub async fn token(&self, id: &str, secret: &str) -> String {
+        let answer = self.ask(id, secret, &[("grant_type", "client_credentials")]).await;
+        assert_eq!(answer.status(), 200);
+        let body: Value = answer.json().await.unwrap();
+        body["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// The key set that is served.
+    pub async fn key_set(&self) -> Value {
+        let url = format!("{}/.well-known/jwks.json", self.url);
+        self.http.get(url).send().await.unwrap().json().await.unwrap()
+    }
+}
+
+/// An audit entry for what a test does by itself.
+pub fn entry(event: &'static str, subject: &str) -> Entry {
+    Entry {
+        event,
+        subject: subject.to_owned(),
+        happened_at: START,
+        noted_at: START,
+        actor: "test".to_owned(),
+        reason: "test".to_owned(),
+        once: false,
+    }
+}
+
+/// A master key that opens what a server with [`config`] sealed.
+pub fn master_key() -> MasterKey {
+    MasterKey::parse("sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=").unwrap()
+}
