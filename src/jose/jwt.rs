@@ -327,10 +327,10 @@ mod tests {
         let kid = &jwk.kid;
         let keys = [RSA.1.clone(), jwk.clone()];
         let good = signer.sign_access_token(&claims()).unwrap();
-        let headed = |header: &str| with_header(signer, header, "{}");
+        let with = |header: &str| with_header(signer, header, "{}");
         let three_parts = TokenError::Malformed("it must have three parts separated by dots");
         let encoding = TokenError::Malformed("its parts must be base64url without padding");
-        let header = TokenError::Malformed("its header must be a JSON object of alg, typ and kid alone");
+        let not_ours = TokenError::Malformed("its header must be a JSON object of alg, typ and kid alone");
         let cases = [
             (good[..good.rfind('.').unwrap()].to_owned(), three_parts),
             (format!("{good}."), three_parts),
@@ -339,38 +339,38 @@ mod tests {
             (format!("{good} "), encoding),
             (format!(" {good}"), encoding),
             (
-                signed(&format!(
+                with(&format!(
                     r#"{{"alg":"ES256","typ":"at+jwt","kid":"{kid}","crit":["b64"]}}"#
                 )),
-                header,
+                not_ours,
             ),
             (
-                signed(&format!(
+                with(&format!(
                     r#"{{"alg":"ES256","typ":"at+jwt","kid":"{kid}","kid":"{kid}"}}"#
                 )),
-                header,
+                not_ours,
             ),
             (
-                signed(&format!(
+                with(&format!(
                     r#"{{"alg":"ES256","typ":"at+jwt","kid":"{kid}","jku":"https://x"}}"#
                 )),
-                header,
+                not_ours,
             ),
-            (headed(r#"{"alg":"ES256","typ":"at+jwt"}"#), header),
+            (with(r#"{"alg":"ES256","typ":"at+jwt"}"#), not_ours),
             (
-                signed(r#"{"alg":"ES256","typ":"at+jwt","kid":"x"}"#),
+                with(r#"{"alg":"ES256","typ":"at+jwt","kid":"x"}"#),
                 TokenError::UnknownKey,
             ),
             (
-                signed(&format!(r#"{{"alg":"none","typ":"at+jwt","kid":"{kid}"}}"#)),
+                with(&format!(r#"{{"alg":"none","typ":"at+jwt","kid":"{kid}"}}"#)),
                 TokenError::WrongAlgorithm,
             ),
             (
-                signed(&format!(r#"{{"alg":"RS256","typ":"at+jwt","kid":"{kid}"}}"#)),
+                with(&format!(r#"{{"alg":"RS256","typ":"at+jwt","kid":"{kid}"}}"#)),
                 TokenError::WrongAlgorithm,
             ),
             (
-                signed(&format!(r#"{{"alg":"ES256","typ":"JWT","kid":"{kid}"}}"#)),
+                with(&format!(r#"{{"alg":"ES256","typ":"JWT","kid":"{kid}"}}"#)),
                 TokenError::WrongType,
             ),
             (

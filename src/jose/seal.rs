@@ -390,7 +390,7 @@ mod tests {
                 Err(SealError::Sample)
             ));
         }
-        let repeated = format!("{}chA", "changeme".repeat(5));
+        let repeated = format!("{}chY", "changeme".repeat(5));
         assert!(matches!(MasterKey::parse(&repeated), Err(SealError::Sample)));
         for length in [0, 16, 31, 33, 64] {
             let refusal = MasterKey::parse(&STANDARD.encode(vec![7; length]));
