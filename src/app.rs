@@ -117,18 +117,17 @@ async fn hash_key(db: &Db, master_key: &MasterKey, clock: &Clock) -> Result<Hash
         algorithm: "HMAC-SHA256",
         purpose: HASH_KEY,
     };
-    let sealed = match db.secret(HASH_KEY).await? {
-        Some(sealed) => sealed,
-        None => {
-            if !db.signing_keys().await?.rows.is_empty() {
-                return Err(StartError::WrongMasterKey);
-            }
-            let fresh = HashKey::generate().map_err(StartError::MasterKey)?;
-            let sealed = master_key
-                .seal(&binding, fresh.as_bytes())
-                .map_err(StartError::MasterKey)?;
-            db.secret_or_insert(HASH_KEY, &sealed, clock.read().wall).await?
+    let sealed = if let Some(sealed) = db.secret(HASH_KEY).await? {
+        sealed
+    } else {
+        if !db.signing_keys().await?.rows.is_empty() {
+            return Err(StartError::WrongMasterKey);
         }
+        let fresh = HashKey::generate().map_err(StartError::MasterKey)?;
+        let sealed = master_key
+            .seal(&binding, fresh.as_bytes())
+            .map_err(StartError::MasterKey)?;
+        db.secret_or_insert(HASH_KEY, &sealed, clock.read().wall).await?
     };
     let opened = master_key
         .open(&binding, &sealed)

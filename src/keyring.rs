@@ -282,7 +282,7 @@ async fn read(
     let loaded = clock.read();
     let stored = db.signing_keys().await?;
     let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
-    Ok(Snapshot::new(stored, master_key, policy, loaded, trusted, previous))
+    Ok(Snapshot::new(&stored, master_key, policy, loaded, trusted, previous))
 }
 
 /// Holds this machine's clock against its reference.
@@ -312,7 +312,7 @@ pub async fn trusted_time(
 
 impl Snapshot {
     fn new(
-        stored: StoredKeys,
+        stored: &StoredKeys,
         master_key: &MasterKey,
         policy: &Policy,
         loaded: Reading,

@@ -642,7 +642,7 @@ fn fingerprint(policy: &Policy) -> String {
 
 /// One second, then twice as long each time, up to a minute.
 fn backoff(failures: u32) -> Duration {
-    Duration::from_secs(1 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(60))
+    Duration::from_secs(1 << failures.saturating_sub(1).min(6)).min(Duration::from_mins(1))
 }
 
 /// Waits; true when told to stop in the meantime.

@@ -25,10 +25,10 @@ use crate::store::StoreError;
 #[derive(Parser)]
 #[command(name = "keyround", version, propagate_version = true)]
 struct Arguments {
-    /// The settings file (TOML); the environment (KEYROUND_SECTION__FIELD) goes before it.
+    /// The settings file (TOML); the environment (`KEYROUND_SECTION__FIELD`) goes before it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Development: issuer and master key have defaults (http://127.0.0.1:8080, keys/master.key).
+    /// Development: issuer and master key have defaults (`http://127.0.0.1:8080`, `keys/master.key`).
     #[arg(long, global = true)]
     dev: bool,
     /// Print JSON instead of text for people.

@@ -178,7 +178,7 @@ pub const SETTINGS: &[Setting] = &[
     row("tokens", "max_token_ttl", Default(r#""1h""#), Kind::Duration, false, "The longest that any client may ask for; superseded keys stay published at least this long."),
     row("tokens", "default_algorithm", Default(r#""RS256""#), Kind::Algorithm, false, "For clients without an algorithm of their own; RS256, because some gateways take nothing else."),
     row("log", "format", Default(r#""text""#), Kind::LogFormat, false, "`text` for people, `json` for collectors."),
-    row("log", "filter", Default(r#""info""#), Kind::LogFilter, false, "Which lines are written: a level, or levels by module as in `info,keyround=debug`."),
+    row("log", "filter", Default(r#""info,actix_server=warn""#), Kind::LogFilter, false, "Which lines are written: a level, or levels by module as in `info,keyround=debug`."),
 ];
 
 /// The row of a setting, by its name in sentences.

@@ -73,7 +73,7 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!(config.keys.master_key, MasterKeySource::Missing);
     assert_eq!(
         (config.log.format, config.log.filter.as_str()),
-        (LogFormat::Text, "info")
+        (LogFormat::Text, "info,actix_server=warn")
     );
     assert!(matches!(config.master_key_text(), Err(ConfigError::NoMasterKey)));
 }

@@ -61,6 +61,7 @@ pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: we
 }
 
 /// Any method but POST.
+#[must_use]
 pub fn method_not_allowed() -> HttpResponse {
     let refusal = OauthError::invalid_request("the token endpoint takes POST only");
     error::oauth_with_status(&refusal, StatusCode::METHOD_NOT_ALLOWED)

@@ -3,6 +3,7 @@
 use sqlx::FromRow;
 
 use crate::clock::{Seconds, UnixTime};
+use crate::jose::alg::Algorithm;
 use crate::oauth::client::{Client, ClientId, SecretDigests};
 
 use super::audit::{self, Entry};
@@ -136,7 +137,7 @@ impl Db {
                 .bind(words(&client.grants))
                 .bind(client.scope.to_string())
                 .bind(words(&client.audiences))
-                .bind(client.alg.map(|alg| alg.name()))
+                .bind(client.alg.map(Algorithm::name))
                 .bind(client.token_ttl.map(|ttl| ttl.0))
                 .bind(digest)
                 .bind(client.created_at.0)
