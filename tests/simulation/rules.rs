@@ -1,0 +1,1 @@
+//! One test a rule: without it, the simulation finds a violation.
