@@ -113,12 +113,19 @@ impl Watch {
     /// I1, first half: which keys are missing from a set that is served at this moment.
     pub fn observe(&mut self, nodes: &[Node], database: &Database, at: i64, without: Without) -> Option<Violation> {
         let serving = || nodes.iter().filter(|node| node.is_running() && node.snapshot.is_some());
-        // A balancer fails open when no node is ready.
-        let any_ready = serving().any(|node| node.is_ready(at, without));
-        let served: Vec<&Node> = serving().filter(|node| !any_ready || node.is_ready(at, without)).collect();
+        // A balancer fails open when no node is ready. Held to it is an outage for everybody: where each node lost the
+        // database for a reason of its own, the sets that are left may be of any age.
+        let fails_open = database.down_until > at && !serving().any(|node| node.is_ready(at, without));
+        let served: Vec<&Node> = serving().filter(|node| fails_open || node.is_ready(at, without)).collect();
         let cache = self.windows.verifier_cache.0 * 1000;
+        let propagation = self.windows.replica_refresh.0 * 2000;
         for (&kid, known) in &mut self.known {
-            if served.iter().any(|node| node.served.binary_search(&kid).is_err()) {
+            // A node that was cut off cannot know what an emergency inserted, and stays ready for the sake of all others.
+            let excused = |node: &Node| {
+                let loaded_at = node.snapshot.as_ref().map_or(at, |snapshot| snapshot.loaded_at);
+                known.at_once && at - loaded_at > propagation
+            };
+            if served.iter().any(|node| node.served.binary_search(&kid).is_err() && !excused(node)) {
                 known.absent_at = at;
             }
             if known.accepted_until <= at || known.held_from > at {
@@ -204,7 +211,7 @@ impl Watch {
                 continue;
             };
             let sane = node.trusted.is_some_and(|trusted| trusted.may_sign());
-            let young = node.snapshot_age(at, now).is_some_and(|age| age < self.windows.snapshot_max_age);
+            let young = node.snapshot_age(at).is_some_and(|age| age < self.windows.snapshot_max_age);
             if !sane || !young {
                 continue;
             }

@@ -19,8 +19,10 @@ use crate::store::{Database, number};
 pub struct Snapshot {
     pub keys: Rc<Keys>,
     pub version: u64,
-    pub loaded_at: UnixTime,
-    pub loaded_monotonic: Duration,
+    /// Both hands of its own clock when it was read.
+    pub loaded: Reading,
+    /// True time when it was read, which no node knows.
+    pub loaded_at: i64,
 }
 
 /// Whether the process runs.
@@ -163,8 +165,8 @@ impl Node {
         self.snapshot = Some(Snapshot {
             keys,
             version: database.version,
-            loaded_at: now,
-            loaded_monotonic: reading.monotonic,
+            loaded: reading,
+            loaded_at: at,
         });
     }
 
@@ -176,21 +178,26 @@ impl Node {
         }
     }
 
-    /// The age of the snapshot, by the larger of wall and monotonic time.
-    pub fn snapshot_age(&self, at: i64, now: UnixTime) -> Option<Seconds> {
-        let snapshot = self.snapshot.as_ref()?;
-        let monotonic = self.reading(at).monotonic.saturating_sub(snapshot.loaded_monotonic);
+    /// The age of the snapshot, by the larger of wall and monotonic time. The wall is taken as it reads, believed or not:
+    /// after a suspension it alone knows how long the machine slept.
+    pub fn snapshot_age(&self, at: i64) -> Option<Seconds> {
+        let loaded = self.snapshot.as_ref()?.loaded;
+        let reading = self.reading(at);
+        let monotonic = reading.monotonic.saturating_sub(loaded.monotonic);
         let by_monotonic = Seconds(i64::try_from(monotonic.as_millis().div_ceil(1000)).expect("small"));
-        Some(by_monotonic.max(now - snapshot.loaded_at))
+        Some(by_monotonic.max(reading.wall - loaded.wall))
     }
 
     /// Whether a balancer sends verifiers here: the snapshot is not so old that a key it lacks may sign already.
     pub fn is_ready(&self, at: i64, without: Without) -> bool {
-        let (Some(snapshot), Some(now)) = (&self.snapshot, self.now(at, without)) else {
+        let Some(snapshot) = &self.snapshot else {
             return false;
         };
         if without == Without::Readiness {
             return true;
+        }
+        if self.served.is_empty() {
+            return false;
         }
         let newest = Algorithm::ALL.into_iter().filter_map(|alg| snapshot.keys.line(alg).last());
         let trusted = newest.map(|key| key.prepublish).chain([self.policy.windows().prepublish]).min();
@@ -199,7 +206,7 @@ impl Node {
         if without != Without::CommitShareInReadiness {
             limit = limit - self.policy.commit_share();
         }
-        self.snapshot_age(at, now).is_some_and(|age| age <= limit)
+        self.snapshot_age(at).is_some_and(|age| age <= limit)
     }
 
     /// Signs a token of the longest lifetime, if the three questions are answered well.
@@ -210,7 +217,7 @@ impl Node {
             return None;
         }
         let now = if without == Without::DoubtStopsSigning { self.reading(at).wall } else { now };
-        let young = self.snapshot_age(at, now)? < self.policy.windows().snapshot_max_age;
+        let young = self.snapshot_age(at)? < self.policy.windows().snapshot_max_age;
         if !young && without != Without::SnapshotAge {
             return None;
         }

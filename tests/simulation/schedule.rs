@@ -165,6 +165,9 @@ fn befall(world: &mut World) {
     let most = world.random.pick(&[1_000, windows.snapshot_max_age.0 * 1000, long]);
     let until = world.at + world.random.between(most / 2, most);
     let running = world.nodes[index].is_running();
+    let node = &world.nodes[index];
+    let told = node.reading(world.at).wall - node.snapshot.as_ref().map_or(node.reading(world.at).wall, |snapshot| snapshot.loaded.wall);
+    let sane = node.clock_right_at.is_none() && told >= Seconds::ZERO - windows.clock_skew;
     match world.random.between(0, 13) {
         0 | 1 if running => {
             world.note(|_| format!("node {index} is cut off from the database until {until}"));
@@ -175,7 +178,8 @@ fn befall(world: &mut World) {
             world.note(|_| format!("node {index} is paused until {until}"));
             world.nodes[index].life = Life::Paused(until);
         }
-        4 if running => suspend(world, index, until),
+        // A machine that slept and woke with a wrong clock cannot know how long: two faults at once.
+        4 if running && sane => suspend(world, index, until),
         5 if running => {
             world.note(|_| format!("node {index} crashes, until {until}"));
             let offset = clock(&mut world.random, world.band);
@@ -191,7 +195,7 @@ fn befall(world: &mut World) {
                 world.nodes[index].offset = offset;
             }
         }
-        7 => jump(world, index, until),
+        7 if running => jump(world, index, until),
         8 | 9 => roll_out(world),
         10 => revoke(world, index),
         _ => world.rotate_early(index),
@@ -235,7 +239,8 @@ fn jump(world: &mut World, index: usize, until: i64) {
     let small = if world.database.is_shared { skew / 2 } else { 3 * skew };
     let by = sign * world.random.pick(&[small, 2 * skew, 20 * skew, 10_000_000, 1_000_000_000]);
     let node = &mut world.nodes[index];
-    if node.clock_right_at.is_none() {
+    // A clock that is wrong at the first look cannot be told from a right one.
+    if node.clock_right_at.is_none() && node.trusted.is_some() {
         node.offset += by;
         node.clock_right_at = Some(until);
         world.note(|_| format!("the clock of node {index} jumps by {by} ms until {until}"));

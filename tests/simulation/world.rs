@@ -93,6 +93,9 @@ impl World {
                 self.watch.saw_policy(&policy);
                 node.policy = policy;
                 node.forget();
+                // Without another clock a restart believes the wall: whoever restarts has looked at it.
+                node.clock_right_at = None;
+                node.offset = self.random.between(self.band.0, self.band.1);
                 node.life = Life::Down(self.at + self.random.between(0, 3000));
             }
         }
