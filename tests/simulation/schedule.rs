@@ -212,7 +212,7 @@ fn outage(world: &mut World, until: i64) {
         let current = node.snapshot.as_ref().is_some_and(|snapshot| snapshot.version == version);
         node.is_running() && node.cut_off_until + refresh < at && current
     });
-    if fresh || world.nodes.len() == 1 {
+    if fresh {
         world.note(|_| format!("the database is down until {until}"));
         world.database.down_until = until;
     }

@@ -158,13 +158,15 @@ impl World {
         node.planned_version = Some(snapshot.version);
         node.wake_at = plan.wake_at;
         let mut commit_at = self.at;
-        let longest = self.watch.longest_commit();
+        let mut patience = match self.random.between(0, 9) {
+            0..=5 => 0,
+            6..=8 => self.watch.longest_commit() / 4,
+            _ => self.watch.longest_commit(),
+        };
         for step in steps {
-            commit_at += match self.random.between(0, 9) {
-                0..=5 => 0,
-                6..=8 => self.random.between(0, longest / 4),
-                _ => self.random.between(0, longest),
-            };
+            let delay = self.random.between(0, patience);
+            patience -= delay;
+            commit_at += delay;
             node.in_flight.push_back(InFlight { at: commit_at, step });
         }
     }
@@ -305,6 +307,7 @@ impl World {
         }
         self.note(|_| format!("node {index} revokes: {revocation:?}"));
         self.watch.figures.emergencies += 1;
+        self.watch.unhealthy(self.at);
         if signed {
             self.watch.distrust(&self.database, revocation.alg);
         }
