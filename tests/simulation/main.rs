@@ -15,7 +15,7 @@ mod world;
 
 use sabotage::Without;
 
-const SCHEDULES: u64 = 3_000;
+const SCHEDULES: u64 = 6_000;
 
 #[test]
 fn every_invariant_holds_under_every_schedule() {

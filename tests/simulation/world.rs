@@ -242,7 +242,10 @@ impl World {
     fn may_insert(&self, index: usize, new: &NewGeneration, now: UnixTime) -> bool {
         let node = &self.nodes[index];
         let skew = node.policy.windows().clock_skew;
-        let clock = if self.database.is_shared { Database::time(self.at) } else { now };
+        // Beside a file the guard has only the machine's clock. The later of its hands counts: a machine that slept between
+        // plan and commit shows it on the wall.
+        let wall = node.reading(self.at).wall;
+        let clock = if self.database.is_shared { Database::time(self.at) } else { now.max(wall) };
         let slack = match self.without {
             Without::CommitGuard => Seconds(i64::MAX / 8),
             Without::TightCommitGuard => skew,
