@@ -109,7 +109,9 @@ impl Keys {
         self.line(key.alg)
             .iter()
             .filter(|later| later.generation > key.generation && !later.was_revoked_before_activation())
-            .map(|later| later.activates_at)
+            // I1: a replacement is back-dated so that slow clocks sign with it, but it takes over from its insertion at the
+            // earliest. Else the key that was superseded just before would end up to S too early.
+            .map(|later| later.activates_at.max(later.published_at))
             .min()
     }
 

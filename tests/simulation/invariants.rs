@@ -196,7 +196,7 @@ impl Watch {
     }
 
     /// The rows were read: no revoked key is published, every sane node has a signer.
-    pub fn loaded(&self, node: &Node, database: &Database, at: i64, _: Without) -> Option<Violation> {
+    pub fn loaded(&self, node: &Node, database: &Database, at: i64) -> Option<Violation> {
         if let Some(kid) = node.served.iter().find(|&&kid| database.is_revoked(kid)) {
             return violated("revoked", format!("key {kid} is published at {at} though it was revoked"));
         }
@@ -290,14 +290,16 @@ impl Watch {
     }
 
     /// I5, before an insert: a successor comes a period after its predecessor, or outranks one that lay too far ahead.
-    pub fn inserted(&self, keys: &Keys, _: &Policy, new: &NewGeneration, _: UnixTime) -> Option<Violation> {
+    pub fn inserted(&self, keys: &Keys, new: &NewGeneration, without: Without) -> Option<Violation> {
         let line = keys.line(new.alg);
         if line.iter().any(|key| key.generation == new.generation) {
             return violated("I5", format!("generation {} of {} has two rows", new.generation, new.alg));
         }
         let previous = line.iter().rev().find(|key| key.revoked_at.is_none())?;
         let gap = new.activates_at - previous.activates_at;
-        if !previous.is_keyless() && gap > Seconds::ZERO && gap < self.shortest_period {
+        // A lead that was shortened on purpose is not what this looks for.
+        let regular = !without.shortens_the_lead();
+        if regular && !previous.is_keyless() && gap > Seconds::ZERO && gap < self.shortest_period {
             return violated("I5", format!("{new:?} follows its predecessor after {gap}"));
         }
         None
@@ -315,7 +317,7 @@ impl Watch {
     }
 
     /// I6, before a destruction: another half of the algorithm can sign, unless the algorithm was removed.
-    pub fn destroying(&self, nodes: &[Node], database: &Database, kid: &Kid, _: UnixTime) -> Option<Violation> {
+    pub fn destroying(&self, nodes: &[Node], database: &Database, kid: &Kid) -> Option<Violation> {
         let key = database.keys.find(kid)?;
         let line = database.keys.line(key.alg);
         let removed = line.iter().any(|later| later.generation > key.generation && later.is_keyless());
@@ -380,8 +382,9 @@ fn superseded_at(keys: &Keys, key: &SigningKey) -> Option<UnixTime> {
     let mut earliest = None;
     for later in later {
         let never_active = later.revoked_at.is_some_and(|revoked_at| revoked_at < later.activates_at);
-        if !never_active && earliest.is_none_or(|earliest| later.activates_at < earliest) {
-            earliest = Some(later.activates_at);
+        let takes_over = later.activates_at.max(later.published_at);
+        if !never_active && earliest.is_none_or(|earliest| takes_over < earliest) {
+            earliest = Some(takes_over);
         }
     }
     earliest

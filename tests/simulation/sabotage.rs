@@ -91,3 +91,18 @@ pub enum Without {
     /// A removal takes effect when every node has read it.
     RemovalLead,
 }
+
+impl Without {
+    /// Whether the rule that is missing makes keys sign earlier than the core decided.
+    pub fn shortens_the_lead(self) -> bool {
+        matches!(
+            self,
+            Self::Prepublication
+                | Self::PropagationInPrepublish
+                | Self::CacheInPrepublish
+                | Self::SkewInPrepublish
+                | Self::LongerPrepublishHonoured
+                | Self::OneKeyAfterGap
+        )
+    }
+}

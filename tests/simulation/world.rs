@@ -123,7 +123,7 @@ impl World {
             if node.may_plan(self.without) {
                 self.plan(index);
             }
-            let found = self.watch.loaded(&self.nodes[index], &self.database, at, self.without);
+            let found = self.watch.loaded(&self.nodes[index], &self.database, at);
             self.fail(found);
         }
         if self.nodes[index].may_plan(self.without) {
@@ -158,15 +158,14 @@ impl World {
         node.planned_version = Some(snapshot.version);
         node.wake_at = plan.wake_at;
         let mut commit_at = self.at;
-        let mut patience = match self.random.between(0, 9) {
+        let longest = self.watch.longest_commit();
+        commit_at += match self.random.between(0, 9) {
             0..=5 => 0,
-            6..=8 => self.watch.longest_commit() / 4,
-            _ => self.watch.longest_commit(),
+            6 | 7 => self.random.between(0, longest / 4),
+            _ => self.random.between(longest / 4, longest),
         };
         for step in steps {
-            let delay = self.random.between(0, patience);
-            patience -= delay;
-            commit_at += delay;
+            commit_at += self.random.between(0, 1) * 10;
             node.in_flight.push_back(InFlight { at: commit_at, step });
         }
     }
@@ -195,7 +194,7 @@ impl World {
                 if !self.may_insert(index, new, now) || !(room || blind) {
                     return false;
                 }
-                let found = self.watch.inserted(&self.database.keys, &policy, new, now);
+                let found = self.watch.inserted(&self.database.keys, new, self.without);
                 self.fail(found);
                 self.insert(new, false, &policy, false);
                 let found = self.watch.fits(&self.database.keys, &policy, now);
@@ -214,18 +213,18 @@ impl World {
                 let again = sabotaged(again, &self.database.keys, &policy, now, self.without);
                 let may = again.contains(step);
                 if may {
-                    self.change_row(step, now);
+                    self.change_row(step);
                 }
                 may
             }
         }
     }
 
-    fn change_row(&mut self, step: &Step, now: UnixTime) {
+    fn change_row(&mut self, step: &Step) {
         match step {
             Step::RaiseMaxTokenTtl { kid, to } => self.database.change_row(kid, |row| row.max_token_ttl = *to),
             Step::DestroyPrivateHalf { kid } => {
-                let found = self.watch.destroying(&self.nodes, &self.database, kid, now);
+                let found = self.watch.destroying(&self.nodes, &self.database, kid);
                 self.fail(found);
                 self.database.change_row(kid, |row| row.has_private_half = false);
             }
