@@ -99,7 +99,11 @@ impl Watch {
 
     /// A row was committed.
     pub fn committed(&mut self, kid: u32, at_once: bool, policy: &Policy, at: i64) {
-        let held_from = if at_once { at + policy.shortest_prepublish().0 * 1000 } else { 0 };
+        let held_from = if at_once {
+            at + policy.shortest_prepublish().0 * 1000
+        } else {
+            0
+        };
         let known = Known {
             absent_at: at,
             accepted_until: 0,
@@ -116,7 +120,9 @@ impl Watch {
         // A balancer fails open when no node is ready. Held to it is an outage for everybody: where each node lost the
         // database for a reason of its own, the sets that are left may be of any age.
         let fails_open = database.down_until > at && !serving().any(|node| node.is_ready(at, without));
-        let served: Vec<&Node> = serving().filter(|node| fails_open || node.is_ready(at, without)).collect();
+        let served: Vec<&Node> = serving()
+            .filter(|node| fails_open || node.is_ready(at, without))
+            .collect();
         let cache = self.windows.verifier_cache.0 * 1000;
         let propagation = self.windows.replica_refresh.0 * 2000;
         for (&kid, known) in &mut self.known {
@@ -125,7 +131,10 @@ impl Watch {
                 let loaded_at = node.snapshot.as_ref().map_or(at, |snapshot| snapshot.loaded_at);
                 known.at_once && at - loaded_at > propagation
             };
-            if served.iter().any(|node| node.served.binary_search(&kid).is_err() && !excused(node)) {
+            if served
+                .iter()
+                .any(|node| node.served.binary_search(&kid).is_err() && !excused(node))
+            {
                 known.absent_at = at;
             }
             if known.accepted_until <= at || known.held_from > at {
@@ -147,14 +156,13 @@ impl Watch {
     }
 
     /// A token was signed: I2, the overlap of I3, and the rule that a distrusted half never signs again.
-    pub fn signed(
-        &mut self,
-        signature: &Signature,
-        database: &Database,
-        at: i64,
-        fastest: i64,
-    ) -> Option<Violation> {
-        let Signature { key, issued_at, lifetime, version } = signature;
+    pub fn signed(&mut self, signature: &Signature, database: &Database, at: i64, fastest: i64) -> Option<Violation> {
+        let Signature {
+            key,
+            issued_at,
+            lifetime,
+            version,
+        } = signature;
         let kid = number(&key.kid);
         let windows = &self.windows;
         let skew = windows.clock_skew.0 * 1000;
@@ -162,24 +170,32 @@ impl Watch {
         self.figures.tokens += 1;
         let known = self.known.entry(kid).or_default();
         known.accepted_until = known.accepted_until.max(accepted_until);
-        // In an emergency: the predecessor was revoked by a node whose clock is ahead, so a slower one stands in early.
-        let emergency = database.keys.line(key.alg).iter().any(|other| {
-            let late = |revoked_at: UnixTime| revoked_at + windows.clock_skew >= key.activates_at;
-            other.generation < key.generation && other.revoked_at.is_some_and(late)
-        });
-        let early = if emergency { windows.clock_skew } else { Seconds::ZERO };
-        if !known.at_once && *issued_at + early < key.published_at + key.prepublish {
-            return violated("I2", format!("key {kid} signs at {issued_at}, published at {}", key.published_at));
+        if !known.at_once && *issued_at < key.published_at + key.prepublish {
+            return violated(
+                "I2",
+                format!("key {kid} signs at {issued_at}, published at {}", key.published_at),
+            );
         }
-        if self.distrusted.get(&kid).is_some_and(|since| since.is_some_and(|since| *version >= since)) {
-            return violated("emergency", format!("key {kid} lay in the store during an emergency, and signs after it"));
+        if self
+            .distrusted
+            .get(&kid)
+            .is_some_and(|since| since.is_some_and(|since| *version >= since))
+        {
+            return violated(
+                "emergency",
+                format!("key {kid} lay in the store during an emergency, and signs after it"),
+            );
         }
         let first = self.first_issued.entry((key.alg, key.generation)).or_insert(*issued_at);
         *first = (*first).min(*issued_at);
         let tail = windows.snapshot_max_age + windows.clock_skew;
         let later = (key.alg, key.generation + 1)..=(key.alg, i64::MAX);
         let unrevoked = |generation: i64| {
-            let row = database.keys.line(key.alg).iter().find(|row| row.generation == generation);
+            let row = database
+                .keys
+                .line(key.alg)
+                .iter()
+                .find(|row| row.generation == generation);
             row.is_none_or(|row| row.revoked_at.is_none())
         };
         let overlapped = self
@@ -189,7 +205,10 @@ impl Watch {
         if let Some(((_, generation), first)) = overlapped {
             return violated(
                 "I3",
-                format!("generation {} signs at {issued_at}, {generation} since {first} (true {at})", key.generation),
+                format!(
+                    "generation {} signs at {issued_at}, {generation} since {first} (true {at})",
+                    key.generation
+                ),
             );
         }
         None
@@ -198,7 +217,10 @@ impl Watch {
     /// The rows were read: no revoked key is published, every sane node has a signer.
     pub fn loaded(&self, node: &Node, database: &Database, at: i64) -> Option<Violation> {
         if let Some(kid) = node.served.iter().find(|&&kid| database.is_revoked(kid)) {
-            return violated("revoked", format!("key {kid} is published at {at} though it was revoked"));
+            return violated(
+                "revoked",
+                format!("key {kid} is published at {at} though it was revoked"),
+            );
         }
         None
     }
@@ -217,7 +239,9 @@ impl Watch {
                 continue;
             };
             let sane = node.trusted.is_some_and(|trusted| trusted.may_sign());
-            let young = node.snapshot_age(at).is_some_and(|age| age < self.windows.snapshot_max_age);
+            let young = node
+                .snapshot_age(at)
+                .is_some_and(|age| age < self.windows.snapshot_max_age);
             if !sane || !young {
                 continue;
             }
@@ -251,14 +275,23 @@ impl Watch {
         }
         let tail = self.windows.snapshot_max_age + self.windows.clock_skew;
         for key in database.keys.iter().filter(|key| key.has_private_half) {
-            let later = || database.keys.line(key.alg).iter().filter(|later| later.generation > key.generation);
+            let later = || {
+                database
+                    .keys
+                    .line(key.alg)
+                    .iter()
+                    .filter(|later| later.generation > key.generation)
+            };
             let replaced = later().any(|later| later.revoked_at.is_none());
             let superseded_at = superseded_at(&database.keys, key);
             let overdue = superseded_at.is_some_and(|superseded_at| {
                 (superseded_at + tail).0 * 1000 + self.windows.clock_skew.0 * 500 + grace < at
             });
             if replaced && overdue {
-                return violated("I4", format!("the private half of {} was due since {superseded_at:?}", key.kid));
+                return violated(
+                    "I4",
+                    format!("the private half of {} was due since {superseded_at:?}", key.kid),
+                );
             }
         }
         None
@@ -267,7 +300,9 @@ impl Watch {
     /// Not one of the six, but what the house is for: while all is well, every key is followed within its period.
     fn rotation_goes_on(&mut self, nodes: &[Node], database: &Database, at: i64) -> Option<Violation> {
         let policy = &nodes[0].policy;
-        let well = nodes.iter().all(|node| node.able_since.is_some() && node.policy == *policy);
+        let well = nodes
+            .iter()
+            .all(|node| node.able_since.is_some() && node.policy == *policy);
         if !well || database.keys.is_empty() {
             self.healthy_since = None;
             return None;
@@ -283,7 +318,10 @@ impl Watch {
         for &alg in policy.algorithms() {
             let age = database.keys.active(alg, now).map(|key| now - key.activates_at);
             if age.is_none_or(|age| age > period + slack) {
-                return violated("rotation", format!("the key of {alg} is {age:?} old, the period is {period}"));
+                return violated(
+                    "rotation",
+                    format!("the key of {alg} is {age:?} old, the period is {period}"),
+                );
             }
         }
         None
@@ -293,7 +331,10 @@ impl Watch {
     pub fn inserted(&self, keys: &Keys, new: &NewGeneration, without: Without) -> Option<Violation> {
         let line = keys.line(new.alg);
         if line.iter().any(|key| key.generation == new.generation) {
-            return violated("I5", format!("generation {} of {} has two rows", new.generation, new.alg));
+            return violated(
+                "I5",
+                format!("generation {} of {} has two rows", new.generation, new.alg),
+            );
         }
         let previous = line.iter().rev().find(|key| key.revoked_at.is_none())?;
         let gap = new.activates_at - previous.activates_at;
@@ -320,11 +361,16 @@ impl Watch {
     pub fn destroying(&self, nodes: &[Node], database: &Database, kid: &Kid) -> Option<Violation> {
         let key = database.keys.find(kid)?;
         let line = database.keys.line(key.alg);
-        let removed = line.iter().any(|later| later.generation > key.generation && later.is_keyless());
+        let removed = line
+            .iter()
+            .any(|later| later.generation > key.generation && later.is_keyless());
         let configured = nodes.iter().all(|node| node.policy.algorithms().contains(&key.alg));
         let others = line.iter().any(|other| other.kid != key.kid && other.has_private_half);
         if configured && !removed && !others {
-            return violated("I6", format!("the last private half of {}, of key {kid}, is destroyed", key.alg));
+            return violated(
+                "I6",
+                format!("the last private half of {}, of key {kid}, is destroyed", key.alg),
+            );
         }
         None
     }
@@ -336,7 +382,9 @@ impl Watch {
             return violated("I6", format!("key {kid} is purged with its private half"));
         }
         let line = database.keys.line(key.alg);
-        let before = line.iter().find(|other| other.generation < key.generation && other.revoked_at.is_none());
+        let before = line
+            .iter()
+            .find(|other| other.generation < key.generation && other.revoked_at.is_none());
         if let Some(before) = before {
             return violated("purge order", format!("key {kid} is purged before {}", before.kid));
         }
@@ -361,9 +409,10 @@ impl Watch {
 
     /// After an emergency: none of the distrusted halves is left.
     pub fn after_emergency(&self, database: &Database) -> Option<Violation> {
-        let left = database.keys.iter().find(|key| {
-            key.has_private_half && self.distrusted.contains_key(&number(&key.kid))
-        })?;
+        let left = database
+            .keys
+            .iter()
+            .find(|key| key.has_private_half && self.distrusted.contains_key(&number(&key.kid)))?;
         violated("emergency", format!("the private half of {} is still there", left.kid))
     }
 
@@ -378,10 +427,15 @@ impl Watch {
 
 /// As design.md says it, written a second time.
 fn superseded_at(keys: &Keys, key: &SigningKey) -> Option<UnixTime> {
-    let later = keys.line(key.alg).iter().filter(|later| later.generation > key.generation);
+    let later = keys
+        .line(key.alg)
+        .iter()
+        .filter(|later| later.generation > key.generation);
     let mut earliest = None;
     for later in later {
-        let never_active = later.revoked_at.is_some_and(|revoked_at| revoked_at < later.activates_at);
+        let never_active = later
+            .revoked_at
+            .is_some_and(|revoked_at| revoked_at < later.activates_at);
         let takes_over = later.activates_at.max(later.published_at);
         if !never_active && earliest.is_none_or(|earliest| takes_over < earliest) {
             earliest = Some(takes_over);

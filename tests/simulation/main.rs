@@ -24,8 +24,10 @@ fn every_invariant_holds_under_every_schedule() {
         let outcome = schedule::run(seed, Without::Nothing, false);
         if let Some(violation) = outcome.violation {
             let trace = schedule::run(seed, Without::Nothing, true).trace.join("\n");
-            panic!("seed {seed}\n{trace}\n{} is violated: {}",
-                violation.invariant, violation.what);
+            panic!(
+                "seed {seed}\n{trace}\n{} is violated: {}",
+                violation.invariant, violation.what
+            );
         }
         total.tokens += outcome.figures.tokens;
         total.verifications += outcome.figures.verifications;
@@ -42,6 +44,12 @@ fn every_invariant_holds_under_every_schedule() {
 fn zz_trace() {
     for seed in 150..1200 {
         let o = schedule::run(seed, Without::BackDating, false);
-        if let Some(v) = o.violation { println!("seed {seed} {}\n{v:?}", schedule::run(seed, Without::BackDating, true).trace.join("\n")); return; }
+        if let Some(v) = o.violation {
+            println!(
+                "seed {seed} {}\n{v:?}",
+                schedule::run(seed, Without::BackDating, true).trace.join("\n")
+            );
+            return;
+        }
     }
 }

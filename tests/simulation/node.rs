@@ -199,8 +199,13 @@ impl Node {
         if self.served.is_empty() {
             return false;
         }
-        let newest = Algorithm::ALL.into_iter().filter_map(|alg| snapshot.keys.line(alg).last());
-        let trusted = newest.map(|key| key.prepublish).chain([self.policy.windows().prepublish]).min();
+        let newest = Algorithm::ALL
+            .into_iter()
+            .filter_map(|alg| snapshot.keys.line(alg).last());
+        let trusted = newest
+            .map(|key| key.prepublish)
+            .chain([self.policy.windows().prepublish])
+            .min();
         let windows = self.policy.windows();
         let mut limit = trusted.unwrap_or(Seconds::ZERO) - windows.verifier_cache - windows.clock_skew;
         if without != Without::CommitShareInReadiness {
@@ -216,7 +221,11 @@ impl Node {
         if doubts && !matches!(without, Without::DoubtStopsSigning | Without::DoubtStopsPlanning) {
             return None;
         }
-        let now = if without == Without::DoubtStopsSigning { self.reading(at).wall } else { now };
+        let now = if without == Without::DoubtStopsSigning {
+            self.reading(at).wall
+        } else {
+            now
+        };
         let young = self.snapshot_age(at)? < self.policy.windows().snapshot_max_age;
         if !young && without != Without::SnapshotAge {
             return None;
@@ -224,7 +233,11 @@ impl Node {
         let snapshot = self.snapshot.as_ref()?;
         let key = active(&snapshot.keys, alg, now, without)?;
         let wanted = self.policy.windows().max_token_ttl;
-        let allowed = if without == Without::RowLimitsLifetime { wanted } else { key.max_token_ttl };
+        let allowed = if without == Without::RowLimitsLifetime {
+            wanted
+        } else {
+            key.max_token_ttl
+        };
         Some(Signature {
             key: key.clone(),
             issued_at: now,
@@ -267,7 +280,11 @@ fn published(keys: &Keys, policy: &Policy, now: UnixTime, without: Without) -> V
         .map(|(key, _)| number(&key.kid))
         .collect();
     if without == Without::RevokedLeaves {
-        numbers.extend(keys.iter().filter(|key| key.revoked_at.is_some()).map(|key| number(&key.kid)));
+        numbers.extend(
+            keys.iter()
+                .filter(|key| key.revoked_at.is_some())
+                .map(|key| number(&key.kid)),
+        );
     }
     numbers.sort_unstable();
     numbers

@@ -8,8 +8,16 @@ use crate::schedule;
 fn found_within(schedules: u64, without: Without, expected: &[&str]) {
     for seed in 0..schedules {
         if let Some(violation) = schedule::run(seed, without, false).violation {
-            println!("{without:?}: {} after {} schedules: {}", violation.invariant, seed + 1, violation.what);
-            assert!(expected.contains(&violation.invariant), "{violation:?}, not one of {expected:?}");
+            println!(
+                "{without:?}: {} after {} schedules: {}",
+                violation.invariant,
+                seed + 1,
+                violation.what
+            );
+            assert!(
+                expected.contains(&violation.invariant),
+                "{violation:?}, not one of {expected:?}"
+            );
             return;
         }
     }

@@ -40,14 +40,22 @@ pub fn steps(
         Without::Room => {
             let too_large = plan::plan(keys, policy, now).too_large;
             let next = |alg| plan::next_generation(keys, policy, alg, now);
-            steps.extend(too_large.into_iter().filter_map(next).map(|next| Step::Insert(next.generation)));
+            steps.extend(
+                too_large
+                    .into_iter()
+                    .filter_map(next)
+                    .map(|next| Step::Insert(next.generation)),
+            );
         }
         Without::PurgeOrder => steps.reverse(),
         _ => {}
     }
     if without == Without::Outranking || without == Without::OneKeyAfterGap {
         // Only the insertions above count.
-        let from = steps.iter().rposition(|step| !matches!(step, Step::Insert(_))).map_or(0, |last| last + 1);
+        let from = steps
+            .iter()
+            .rposition(|step| !matches!(step, Step::Insert(_)))
+            .map_or(0, |last| last + 1);
         let keep: Vec<Step> = steps.split_off(from);
         steps.retain(|step| !matches!(step, Step::Insert(_)));
         steps.extend(keep.into_iter().rev().fold(Vec::new(), |mut kept: Vec<Step>, step| {
@@ -76,7 +84,10 @@ fn insertion(new: &mut NewGeneration, keys: &Keys, policy: &Policy, now: UnixTim
         new.activates_at = new.activates_at - short_by;
     }
     new.prepublish = new.prepublish - short_by;
-    let added = keys.line(new.alg).iter().all(|key| key.revoked_at.is_some() || key.is_keyless());
+    let added = keys
+        .line(new.alg)
+        .iter()
+        .all(|key| key.revoked_at.is_some() || key.is_keyless());
     if without == Without::Prepublication || (added && without == Without::AddedAlgorithmPrepublished) {
         new.activates_at = now;
     }
@@ -99,20 +110,29 @@ fn insertions(keys: &Keys, policy: &Policy, now: UnixTime, without: Without) -> 
         };
         (regular - generation.prepublish <= now).then_some(generation)
     };
-    policy.algorithms().iter().filter_map(|&alg| next(alg)).map(Step::Insert).collect()
+    policy
+        .algorithms()
+        .iter()
+        .filter_map(|&alg| next(alg))
+        .map(Step::Insert)
+        .collect()
 }
 
 /// Changes of rows that a rule would forbid.
 fn row_changes(keys: &Keys, policy: &Policy, now: UnixTime, without: Without) -> Vec<Step> {
-    let superseded = |key: &SigningKey| keys.superseded_at(key).is_some_and(|superseded_at| superseded_at <= now);
+    let superseded = |key: &SigningKey| {
+        keys.superseded_at(key)
+            .is_some_and(|superseded_at| superseded_at <= now)
+    };
     let living = || keys.iter().filter(|key| key.revoked_at.is_none() && !key.is_keyless());
     let destroy = |key: &SigningKey| Step::DestroyPrivateHalf { kid: key.kid.clone() };
     let purge = |key: &SigningKey| Step::Purge { kid: key.kid.clone() };
     let ended = |key: &SigningKey| keys.expires_at(key, policy).is_some_and(|expires_at| expires_at <= now);
     match without {
-        Without::DelayedDestruction => {
-            living().filter(|key| key.has_private_half && superseded(key)).map(destroy).collect()
-        }
+        Without::DelayedDestruction => living()
+            .filter(|key| key.has_private_half && superseded(key))
+            .map(destroy)
+            .collect(),
         Without::LastHalfKept => {
             // Age alone decides.
             let age = policy.windows().rotation_period + policy.signing_tail();
@@ -129,12 +149,23 @@ fn row_changes(keys: &Keys, policy: &Policy, now: UnixTime, without: Without) ->
         }
         Without::PurgeOrder => {
             let out_of_turn = |key: &&SigningKey| !key.has_private_half && ended(key);
-            living().filter(out_of_turn).map(purge).collect::<Vec<_>>().into_iter().rev().collect()
+            living()
+                .filter(out_of_turn)
+                .map(purge)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect()
         }
         Without::LifetimeNeverShrinks => {
             let to = policy.windows().max_token_ttl;
             let longer = living().filter(|key| key.max_token_ttl > to);
-            longer.map(|key| Step::RaiseMaxTokenTtl { kid: key.kid.clone(), to }).collect()
+            longer
+                .map(|key| Step::RaiseMaxTokenTtl {
+                    kid: key.kid.clone(),
+                    to,
+                })
+                .collect()
         }
         _ => Vec::new(),
     }

@@ -33,7 +33,9 @@ pub fn run(seed: u64, without: Without, traced: bool) -> Outcome {
     };
     let shared = !random.once_in(4);
     let count = if shared { random.between(1, 4) } else { 1 };
-    let nodes = (0..count).map(|_| Node::new(policy.clone(), clock(&mut random, band))).collect();
+    let nodes = (0..count)
+        .map(|_| Node::new(policy.clone(), clock(&mut random, band)))
+        .collect();
     let mut world = World {
         watch: Watch::new(&policy),
         at: START,
@@ -50,7 +52,11 @@ pub fn run(seed: u64, without: Without, traced: bool) -> Outcome {
     let every = world.random.pick(&[6, 15, 60]);
     for step in 0..steps {
         let refresh = policy.windows().replica_refresh.0 * 1000;
-        let length = if world.random.once_in(3) { refresh / 4 } else { world.random.between(1, refresh / 4) };
+        let length = if world.random.once_in(3) {
+            refresh / 4
+        } else {
+            world.random.between(1, refresh / 4)
+        };
         world.step(length);
         if world.violation.is_some() {
             break;
@@ -167,7 +173,11 @@ fn befall(world: &mut World) {
     let until = world.at + world.random.between(most / 2, most);
     let running = world.nodes[index].is_running();
     let node = &world.nodes[index];
-    let told = node.reading(world.at).wall - node.snapshot.as_ref().map_or(node.reading(world.at).wall, |snapshot| snapshot.loaded.wall);
+    let told = node.reading(world.at).wall
+        - node
+            .snapshot
+            .as_ref()
+            .map_or(node.reading(world.at).wall, |snapshot| snapshot.loaded.wall);
     let sane = node.clock_right_at.is_none() && told >= Seconds::ZERO - windows.clock_skew;
     match world.random.between(0, 13) {
         0 | 1 if running => {
@@ -211,7 +221,10 @@ fn outage(world: &mut World, until: i64) {
     // Nor is an outage that begins between a commit and its spreading, and outlasts the lead of the new key.
     let version = world.database.version;
     let fresh = world.nodes.iter().all(|node| {
-        let current = node.snapshot.as_ref().is_some_and(|snapshot| snapshot.version == version);
+        let current = node
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.version == version);
         node.is_running() && node.cut_off_until + refresh < at && current
     });
     if fresh {
@@ -239,7 +252,10 @@ fn jump(world: &mut World, index: usize, until: i64) {
     let skew = world.nodes[index].policy.windows().clock_skew.0 * 1000;
     let sign = world.random.pick(&[-1, 1]);
     let small = if world.database.is_shared { skew / 2 } else { 3 * skew };
-    let by = sign * world.random.pick(&[small, 2 * skew, 20 * skew, 10_000_000, 1_000_000_000]);
+    let by = sign
+        * world
+            .random
+            .pick(&[small, 2 * skew, 20 * skew, 10_000_000, 1_000_000_000]);
     let node = &mut world.nodes[index];
     // A clock that is wrong at the first look cannot be told from a right one.
     if node.clock_right_at.is_none() && node.trusted.is_some() {
@@ -251,7 +267,11 @@ fn jump(world: &mut World, index: usize, until: i64) {
 
 /// A new configuration reaches the nodes one after the other, each by a restart.
 fn roll_out(world: &mut World) {
-    if world.nodes.iter().any(|node| node.next_policy.is_some() || node.clock_right_at.is_some()) {
+    if world
+        .nodes
+        .iter()
+        .any(|node| node.next_policy.is_some() || node.clock_right_at.is_some())
+    {
         return;
     }
     let policy = changed(&mut world.random, &world.nodes[0].policy);
@@ -271,7 +291,11 @@ fn revoke(world: &mut World, index: usize) {
         _ => active(world.random.pick(&Algorithm::ALL)).into_iter().collect(),
     };
     let all = kids.len() <= 2;
-    let chosen = if all || kids.is_empty() { kids } else { vec![kids[world.random.index(kids.len())].clone()] };
+    let chosen = if all || kids.is_empty() {
+        kids
+    } else {
+        vec![kids[world.random.index(kids.len())].clone()]
+    };
     for kid in chosen {
         world.revoke(index, &kid);
     }
@@ -281,10 +305,17 @@ fn revoke(world: &mut World, index: usize) {
 fn skip_quiet_time(world: &mut World) {
     let (at, database) = (world.at, &world.database);
     let now = Database::time(at);
-    let margin = world.nodes.iter().map(|node| node.policy.windows().clock_skew * 2 + node.policy.propagation()).max();
+    let margin = world
+        .nodes
+        .iter()
+        .map(|node| node.policy.windows().clock_skew * 2 + node.policy.propagation())
+        .max();
     let margin = margin.unwrap_or(Seconds::ZERO) + Seconds(2);
     let quiet = world.nodes.iter().all(|node| {
-        let current = node.snapshot.as_ref().is_some_and(|snapshot| snapshot.version == database.version);
+        let current = node
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.version == database.version);
         let undisturbed = node.next_policy.is_none() && node.clock_right_at.is_none() && node.in_flight.is_empty();
         current && undisturbed && node.able_since.is_some() && node.planned_version == Some(database.version)
     });
@@ -298,9 +329,10 @@ fn skip_quiet_time(world: &mut World) {
             let destroyed = plan::destruction_due(&database.keys, policy, key, now);
             [Some(key.activates_at), database.keys.expires_at(key, policy), destroyed]
         });
-        let inserts = policy.algorithms().iter().map(|&alg| {
-            plan::next_generation(&database.keys, policy, alg, now).map(|next| next.due_at)
-        });
+        let inserts = policy
+            .algorithms()
+            .iter()
+            .map(|&alg| plan::next_generation(&database.keys, policy, alg, now).map(|next| next.due_at));
         for time in changes.chain(inserts).flatten().filter(|&time| time > now - margin) {
             next = Some(next.map_or(time, |next: keyround::clock::UnixTime| next.min(time)));
         }

@@ -244,7 +244,11 @@ impl World {
         // Beside a file the guard has only the machine's clock. The later of its hands counts: a machine that slept between
         // plan and commit shows it on the wall.
         let wall = node.reading(self.at).wall;
-        let clock = if self.database.is_shared { Database::time(self.at) } else { now.max(wall) };
+        let clock = if self.database.is_shared {
+            Database::time(self.at)
+        } else {
+            now.max(wall)
+        };
         let slack = match self.without {
             Without::CommitGuard => Seconds(i64::MAX / 8),
             Without::TightCommitGuard => skew,
@@ -288,7 +292,10 @@ impl World {
     pub fn revoke(&mut self, index: usize, kid: &Kid) {
         let Some(now) = self.has_good_time(index) else { return };
         let policy = self.nodes[index].policy.clone();
-        let stale = self.nodes[index].snapshot.as_ref().map(|snapshot| snapshot.keys.clone());
+        let stale = self.nodes[index]
+            .snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.keys.clone());
         let rows = match stale {
             Some(stale) if self.without == Without::EmergencyRereads => stale,
             _ => self.database.keys.clone(),
