@@ -39,17 +39,3 @@ fn every_invariant_holds_under_every_schedule() {
         total.tokens, total.verifications, total.rotations, total.emergencies
     );
 }
-
-#[test]
-fn zz_trace() {
-    for seed in 150..1200 {
-        let o = schedule::run(seed, Without::BackDating, false);
-        if let Some(v) = o.violation {
-            println!(
-                "seed {seed} {}\n{v:?}",
-                schedule::run(seed, Without::BackDating, true).trace.join("\n")
-            );
-            return;
-        }
-    }
-}

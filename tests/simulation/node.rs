@@ -114,6 +114,14 @@ impl Node {
         self.trusted.map(|trusted| trusted.now(reading, self.skew()))
     }
 
+    /// The time it plans by.
+    pub fn planning_time(&self, at: i64, without: Without) -> Option<UnixTime> {
+        if without == Without::DoubtStopsPlanning {
+            return Some(self.reading(at).wall);
+        }
+        self.now(at, without)
+    }
+
     pub fn is_running(&self) -> bool {
         self.life == Life::Running
     }
@@ -255,7 +263,7 @@ pub fn active(keys: &Keys, alg: Algorithm, now: UnixTime, without: Without) -> O
             let line = keys.line(alg);
             line.iter().find(|key| key.has_private_half && key.generation == 1)
         }),
-        Without::StandIn | Without::SigningAtOnceOnSlowNodes => found.filter(|key| key.activates_at <= now),
+        Without::SigningAtOnceOnSlowNodes => found.filter(|key| key.activates_at <= now),
         _ => found,
     }
 }

@@ -58,7 +58,6 @@ rules! {
     an_emergency_destroys_superseded_halves: EmergencyDestroysHalves violates "emergency";
     an_emergency_inserts_a_replacement: EmergencyReplacement violates "I2", "I3", "emergency";
     a_replacement_signs_at_once: EmergencySignsAtOnce violates "I2", "I3";
-    an_emergency_rereads: EmergencyRereads violates "emergency", "I3", "I2";
     a_revoked_key_leaves: RevokedLeaves violates "revoked";
     rows_with_a_half_are_not_purged: PurgeWithoutHalf violates "I6";
     only_expired_rows_are_purged: PurgeExpiredOnly violates "I1", "purge order";
@@ -75,7 +74,6 @@ rules! {
     a_generation_is_unique: UniqueGeneration violates "I5";
     a_first_start_finds_nothing: FirstStartGuard violates "I3";
     the_first_key_waits: FirstKeyWaits violates "I2";
-    the_oldest_key_stands_in: StandIn violates "I3";
     an_added_algorithm_is_published_first: AddedAlgorithmPrepublished violates "I1", "I2";
     the_halves_of_a_removed_algorithm_go: RemovedHalvesDestroyed violates "I4";
     a_removal_is_read_before_it_counts: RemovalLead violates "I1";

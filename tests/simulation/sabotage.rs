@@ -48,8 +48,6 @@ pub enum Without {
     EmergencyReplacement,
     /// The replacement signs at once.
     EmergencySignsAtOnce,
-    /// An emergency is decided from the rows of its own transaction.
-    EmergencyRereads,
     /// A revoked key leaves the set at once.
     RevokedLeaves,
     /// A row that has its private half is not purged.
@@ -82,8 +80,6 @@ pub enum Without {
     FirstStartGuard,
     /// An algorithm's very first key does not stand in.
     FirstKeyWaits,
-    /// After a step back the oldest key stands in.
-    StandIn,
     /// An algorithm that was added later is pre-published like any other.
     AddedAlgorithmPrepublished,
     /// The halves of a removed algorithm are destroyed.
@@ -105,4 +101,56 @@ impl Without {
                 | Self::OneKeyAfterGap
         )
     }
+
+    /// What a schedule must hold for the rule to matter, where random ones seldom do.
+    pub fn focus(self) -> Focus {
+        let usual = Focus::default();
+        match self {
+            Self::TightCommitGuard | Self::CommitShareInReadiness => Focus {
+                tight: true,
+                events: &[0],
+                ..usual
+            },
+            Self::RemovalLead => Focus {
+                events: &[0, 8, 8],
+                ..usual
+            },
+            Self::PublishingOutlivesSigning => Focus {
+                far_ahead: true,
+                events: &[0, 8],
+                ..usual
+            },
+            Self::Outranking => Focus {
+                shrinking: true,
+                events: &[8],
+                ..usual
+            },
+            Self::RoomRechecked => Focus {
+                crowded: true,
+                events: &[11],
+                ..usual
+            },
+            Self::DoubtStopsPlanning => Focus { events: &[7], ..usual },
+            Self::SnapshotAge | Self::SnapshotAgeInWindow => Focus {
+                events: &[0, 0, 8, 10],
+                ..usual
+            },
+            _ => usual,
+        }
+    }
+}
+
+/// A preference for some schedules.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Focus {
+    /// The shortest lead, with clocks that differ by more than a refresh.
+    pub tight: bool,
+    /// A long lead, so that a node without the database stays ready for long.
+    pub far_ahead: bool,
+    /// Periods that become much shorter.
+    pub shrinking: bool,
+    /// A set that is nearly full.
+    pub crowded: bool,
+    /// The kinds of events that are half of all.
+    pub events: &'static [i64],
 }

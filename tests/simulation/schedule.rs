@@ -9,7 +9,7 @@ use keyround::keys::policy::{Policy, Windows};
 use crate::invariants::{Figures, Violation, Watch};
 use crate::node::{Life, Node};
 use crate::random::Random;
-use crate::sabotage::Without;
+use crate::sabotage::{Focus, Without};
 use crate::store::Database;
 use crate::world::{START, World};
 
@@ -23,8 +23,13 @@ pub struct Outcome {
 /// Runs the schedule of this seed.
 pub fn run(seed: u64, without: Without, traced: bool) -> Outcome {
     let mut random = Random::seeded(seed);
-    let is_long = random.once_in(12);
-    let policy = if is_long { default_policy() } else { policy(&mut random) };
+    let focus = without.focus();
+    let is_long = focus.events.is_empty() && random.once_in(12);
+    let policy = if is_long {
+        default_policy()
+    } else {
+        policy(&mut random, focus)
+    };
     let half = policy.windows().clock_skew.0 / 2 * 1000;
     let band = match random.between(0, 3) {
         0 => (0, 0),
@@ -113,9 +118,9 @@ fn algorithms(random: &mut Random) -> Vec<Algorithm> {
 }
 
 /// A policy with small numbers, often as tight as is accepted.
-fn policy(random: &mut Random) -> Policy {
-    let replica_refresh = random.between(1, 5);
-    let verifier_cache = random.pick(&[0, 0, 5, 30]);
+fn policy(random: &mut Random, focus: Focus) -> Policy {
+    let replica_refresh = if focus.tight { 1 } else { random.between(1, 5) };
+    let verifier_cache = if focus.tight { 0 } else { random.pick(&[0, 0, 5, 30]) };
     let mut windows = Windows {
         algorithms: Algorithm::ALL.to_vec(),
         rotation_period: Seconds(0),
@@ -124,7 +129,7 @@ fn policy(random: &mut Random) -> Policy {
         jwks_max_age: Seconds(0),
         replica_refresh: Seconds(replica_refresh),
         snapshot_max_age: Seconds(2 * replica_refresh + random.pick(&[0, 0, 5, 30])),
-        clock_skew: Seconds(random.between(2, 6)),
+        clock_skew: Seconds(if focus.tight { 6 } else { random.between(2, 6) }),
         verifier_leeway: Seconds(random.pick(&[0, 3, 10])),
         verify_window: None,
         max_token_ttl: Seconds(0),
@@ -133,7 +138,7 @@ fn policy(random: &mut Random) -> Policy {
         rsa_bits: 2_048,
     };
     loop {
-        change(random, &mut windows);
+        change(random, &mut windows, focus);
         if let Ok(policy) = Policy::new(windows.clone()) {
             return policy;
         }
@@ -141,20 +146,32 @@ fn policy(random: &mut Random) -> Policy {
 }
 
 /// What a new configuration may change.
-fn change(random: &mut Random, windows: &mut Windows) {
+fn change(random: &mut Random, windows: &mut Windows, focus: Focus) {
     // Whatever needs more is refused, and tried again with other numbers.
     let shortest = windows.replica_refresh * 2 + windows.verifier_cache + windows.clock_skew;
-    windows.prepublish = shortest + Seconds(random.pick(&[0, 0, 1, 20, 100]));
-    windows.rotation_period = Seconds(random.pick(&[5, 10, 20, 60, 200]));
+    let leads: &[i64] = match focus {
+        Focus { tight: true, .. } => &[0],
+        Focus { far_ahead: true, .. } => &[100, 200],
+        _ => &[0, 0, 1, 20, 100],
+    };
+    let periods: &[i64] = match focus {
+        Focus { shrinking: true, .. } => &[10, 1000],
+        _ => &[5, 10, 20, 60, 200],
+    };
+    windows.prepublish = shortest + Seconds(random.pick(leads));
+    windows.rotation_period = Seconds(random.pick(periods));
     windows.max_token_ttl = Seconds(random.pick(&[3, 10, 30, 60]));
     windows.algorithms = algorithms(random);
     (windows.max_published, windows.max_set_bytes) = random.pick(&[(100, 1_000_000), (16, 8_192), (8, 4_000)]);
+    if focus.crowded {
+        (windows.max_published, windows.max_set_bytes) = (6, 4_000);
+    }
 }
 
-fn changed(random: &mut Random, policy: &Policy) -> Policy {
+fn changed(random: &mut Random, policy: &Policy, focus: Focus) -> Policy {
     let mut windows = policy.windows().clone();
     for _ in 0..20 {
-        change(random, &mut windows);
+        change(random, &mut windows, focus);
         (windows.max_published, windows.max_set_bytes) =
             (policy.windows().max_published, policy.windows().max_set_bytes);
         if let Ok(policy) = Policy::new(windows.clone()) {
@@ -179,7 +196,13 @@ fn befall(world: &mut World) {
             .as_ref()
             .map_or(node.reading(world.at).wall, |snapshot| snapshot.loaded.wall);
     let sane = node.clock_right_at.is_none() && told >= Seconds::ZERO - windows.clock_skew;
-    match world.random.between(0, 13) {
+    let favourites = world.without.focus().events;
+    let kind = if favourites.is_empty() || world.random.once_in(2) {
+        world.random.between(0, 13)
+    } else {
+        world.random.pick(favourites)
+    };
+    match kind {
         0 | 1 if running => {
             world.note(|_| format!("node {index} is cut off from the database until {until}"));
             world.nodes[index].cut_off_until = until;
@@ -274,7 +297,7 @@ fn roll_out(world: &mut World) {
     {
         return;
     }
-    let policy = changed(&mut world.random, &world.nodes[0].policy);
+    let policy = changed(&mut world.random, &world.nodes[0].policy, world.without.focus());
     world.note(|_| format!("a new policy: {policy:?}"));
     for node in &mut world.nodes {
         node.next_policy = Some(policy.clone());

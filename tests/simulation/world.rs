@@ -143,7 +143,7 @@ impl World {
 
     fn plan(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        let (Some(now), Some(snapshot)) = (node.now(self.at, self.without), &node.snapshot) else {
+        let (Some(now), Some(snapshot)) = (node.planning_time(self.at, self.without), &node.snapshot) else {
             return;
         };
         let unchanged = node.planned_version == Some(snapshot.version) && now < node.wake_at;
@@ -173,7 +173,7 @@ impl World {
     /// One transaction: re-reads the rows, decides again, writes. False when it is refused.
     fn apply(&mut self, index: usize, step: &Step) -> bool {
         let node = &self.nodes[index];
-        let (Some(now), policy) = (node.now(self.at, self.without), node.policy.clone()) else {
+        let (Some(now), policy) = (node.planning_time(self.at, self.without), node.policy.clone()) else {
             return false;
         };
         match step {
@@ -292,15 +292,7 @@ impl World {
     pub fn revoke(&mut self, index: usize, kid: &Kid) {
         let Some(now) = self.has_good_time(index) else { return };
         let policy = self.nodes[index].policy.clone();
-        let stale = self.nodes[index]
-            .snapshot
-            .as_ref()
-            .map(|snapshot| snapshot.keys.clone());
-        let rows = match stale {
-            Some(stale) if self.without == Without::EmergencyRereads => stale,
-            _ => self.database.keys.clone(),
-        };
-        let Ok(Response::Revoke(mut revocation)) = emergency::revoke(&rows, &policy, kid, now) else {
+        let Ok(Response::Revoke(mut revocation)) = emergency::revoke(&self.database.keys, &policy, kid, now) else {
             return;
         };
         let signed = revocation.replacement.is_some();
