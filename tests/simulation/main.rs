@@ -5,6 +5,7 @@
 
 mod invariants;
 mod node;
+mod properties;
 mod random;
 mod rules;
 mod sabotage;
@@ -15,7 +16,7 @@ mod world;
 
 use sabotage::Without;
 
-const SCHEDULES: u64 = 6_000;
+const SCHEDULES: u64 = 2_000;
 
 #[test]
 fn every_invariant_holds_under_every_schedule() {

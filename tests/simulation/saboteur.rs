@@ -36,7 +36,10 @@ pub fn steps(
         })
         .collect();
     match without {
-        Without::OneKeyAfterGap | Without::Outranking => steps.extend(insertions(keys, policy, now, without)),
+        Without::OneKeyAfterGap | Without::Outranking => {
+            steps.retain(|step| !matches!(step, Step::Insert(_)));
+            steps.extend(insertions(keys, policy, now, without));
+        }
         Without::Room => {
             let too_large = plan::plan(keys, policy, now).too_large;
             let next = |alg| plan::next_generation(keys, policy, alg, now);
@@ -49,22 +52,6 @@ pub fn steps(
         }
         Without::PurgeOrder => steps.reverse(),
         _ => {}
-    }
-    if without == Without::Outranking || without == Without::OneKeyAfterGap {
-        // Only the insertions above count.
-        let from = steps
-            .iter()
-            .rposition(|step| !matches!(step, Step::Insert(_)))
-            .map_or(0, |last| last + 1);
-        let keep: Vec<Step> = steps.split_off(from);
-        steps.retain(|step| !matches!(step, Step::Insert(_)));
-        steps.extend(keep.into_iter().rev().fold(Vec::new(), |mut kept: Vec<Step>, step| {
-            let same = |other: &Step| matches!((other, &step), (Step::Insert(a), Step::Insert(b)) if a.alg == b.alg);
-            if !kept.iter().any(same) {
-                kept.push(step);
-            }
-            kept
-        }));
     }
     steps.extend(row_changes(keys, policy, now, without));
     steps

@@ -45,6 +45,7 @@ pub fn run(seed: u64, without: Without, traced: bool) -> Outcome {
         watch: Watch::new(&policy),
         at: START,
         database: Database::new(shared),
+        roll_out_pace: random.pick(&[4, 8, 60]),
         nodes,
         without,
         band,

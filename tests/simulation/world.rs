@@ -24,6 +24,8 @@ pub struct World {
     pub without: Without,
     /// Where the nodes' clocks lie while all is well: milliseconds ahead of true time.
     pub band: (i64, i64),
+    /// A node takes up a new configuration once in so many steps.
+    pub roll_out_pace: i64,
     pub watch: Watch,
     pub trace: Option<Vec<String>>,
     /// The first violation ends a schedule.
@@ -88,7 +90,7 @@ impl World {
                 Life::Paused(until) | Life::Down(until) if until <= self.at => node.life = Life::Running,
                 _ => {}
             }
-            let restarts = node.life == Life::Running && self.random.once_in(8);
+            let restarts = node.life == Life::Running && self.random.once_in(self.roll_out_pace);
             if let Some(policy) = node.next_policy.take_if(|_| restarts) {
                 self.watch.saw_policy(&policy);
                 node.policy = policy;
