@@ -53,6 +53,10 @@ pub fn revoke(keys: &Keys, policy: &Policy, kid: &Kid, now: UnixTime) -> Result<
             signs_now: keys.active(key.alg, now).map(|active| active.kid.clone()),
         },
         State::Active => Response::Revoke(replace_line(keys, policy, key, now)),
+        // I1: nodes with slower clocks sign with it yet. Without it they would go back to its predecessor, whose end is set.
+        State::Retired if signs_on_slow_clocks(keys, policy, key, now) => {
+            Response::Revoke(replace_line(keys, policy, key, now))
+        }
         // Verifiers know a pending key already, and a retired one still: both are only taken out.
         State::Pending | State::Retired | State::Expired => Response::Revoke(Revocation {
             alg: key.alg,
@@ -63,16 +67,21 @@ pub fn revoke(keys: &Keys, policy: &Policy, kid: &Kid, now: UnixTime) -> Result<
     })
 }
 
+fn signs_on_slow_clocks(keys: &Keys, policy: &Policy, key: &SigningKey, now: UnixTime) -> bool {
+    keys.active(key.alg, now - policy.windows().clock_skew)
+        .is_some_and(|active| active.kid == key.kid)
+}
+
 /// The emergency of one algorithm's signing key: the pending keys and the superseded halves lay in the same store, so
 /// none of them is trusted to sign again.
-fn replace_line(keys: &Keys, policy: &Policy, active: &SigningKey, now: UnixTime) -> Revocation {
+fn replace_line(keys: &Keys, policy: &Policy, signing: &SigningKey, now: UnixTime) -> Revocation {
     let unrevoked = || {
-        keys.line(active.alg)
+        keys.line(signing.alg)
             .iter()
             .filter(|key| key.revoked_at.is_none() && !key.is_keyless())
     };
     let revoke: Vec<&SigningKey> = unrevoked()
-        .filter(|key| key.kid == active.kid || keys.state(key, policy, now) == State::Pending)
+        .filter(|key| key.kid == signing.kid || keys.state(key, policy, now) == State::Pending)
         .collect();
     let destroy = unrevoked()
         .filter(|key| key.has_private_half && !revoke.iter().any(|revoked| revoked.kid == key.kid))
@@ -87,10 +96,10 @@ fn replace_line(keys: &Keys, policy: &Policy, active: &SigningKey, now: UnixTime
     // Back-dated like a first start, so that every sane clock signs with it at once.
     let activates_at = now - policy.windows().clock_skew;
     Revocation {
-        alg: active.alg,
+        alg: signing.alg,
         revoke: revoke.into_iter().map(|key| key.kid.clone()).collect(),
         destroy,
-        replacement: Some(new_generation(keys, policy, active.alg, now, activates_at, prepublish)),
+        replacement: Some(new_generation(keys, policy, signing.alg, now, activates_at, prepublish)),
     }
 }
 

@@ -109,7 +109,9 @@ impl Keys {
         self.line(key.alg)
             .iter()
             .filter(|later| later.generation > key.generation && !later.was_revoked_before_activation())
-            .map(|later| later.activates_at)
+            // I1: a replacement is back-dated so that slow clocks sign with it, but it takes over from its insertion at the
+            // earliest. Else the key that was superseded just before would end up to S too early.
+            .map(|later| later.activates_at.max(later.published_at))
             .min()
     }
 
@@ -204,11 +206,15 @@ fn stand_in(line: &[SigningKey]) -> Option<&SigningKey> {
     let oldest = line
         .iter()
         .find(|key| key.revoked_at.is_none() && key.has_private_half)?;
-    let never_active = line
-        .iter()
-        .filter(|key| key.generation < oldest.generation && key.was_revoked_before_activation())
+    let earlier = || line.iter().filter(|key| key.generation < oldest.generation);
+    // I2: after a removal a line begins anew, so its first key waits like any first key.
+    let begins_after = earlier()
+        .rfind(|key| key.is_keyless())
+        .map_or(0, |removal| removal.generation);
+    let never_active = earlier()
+        .filter(|key| key.generation > begins_after && key.was_revoked_before_activation())
         .count();
     // Purged generations are missing from the line, but each of them was once activated or outranked.
-    let is_first = i64::try_from(never_active).is_ok_and(|count| count == oldest.generation - 1);
+    let is_first = i64::try_from(never_active).is_ok_and(|count| count == oldest.generation - begins_after - 1);
     (!(oldest.was_prepublished() && is_first)).then_some(oldest)
 }

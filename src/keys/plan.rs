@@ -227,15 +227,25 @@ fn removals(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
     keys.algorithms()
         .into_iter()
         .filter(|alg| !policy.algorithms().contains(alg))
-        .filter(|&alg| {
-            let newest = keys.line(alg).iter().rev().find(|key| key.revoked_at.is_none());
-            newest.is_some_and(|newest| !newest.is_keyless())
-        })
+        .filter(|&alg| needs_removal(keys.line(alg), now))
         .map(|alg| {
             let prepublish = prepublish_in_force(keys, policy, now);
-            Step::Remove(new_generation(keys, policy, alg, now, now, prepublish))
+            // I1: the last key's end is told from this time on, so no node may have begun J later than it. A commit takes
+            // its share of P, and clocks differ.
+            let read_everywhere = now + policy.propagation() + policy.windows().clock_skew;
+            Step::Remove(new_generation(keys, policy, alg, now, read_everywhere, prepublish))
         })
         .collect()
+}
+
+/// While a new configuration is rolled out, a node that still has the old one adds the algorithm again as soon as it was
+/// removed. Its pending key is left alone until it activates, or the two would insert in turns without end.
+fn needs_removal(line: &[SigningKey], now: UnixTime) -> bool {
+    let unrevoked = || line.iter().filter(|key| key.revoked_at.is_none());
+    match unrevoked().rfind(|key| key.is_keyless()) {
+        Some(removal) => unrevoked().any(|key| key.generation > removal.generation && key.activates_at <= now),
+        None => unrevoked().next().is_some(),
+    }
 }
 
 fn raises(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {

@@ -40,17 +40,26 @@ impl TrustedTime {
             Reference::Database(time) => Some(time),
             Reference::Monotonic => previous.map(|previous| previous.carried_to(reading)),
         };
+        // Time is carried in whole seconds. What is left over counts at the next look, or a clock in doubt would fall
+        // behind with every look until it agreed with the wall that had jumped back.
+        let left_over = match (reference, previous) {
+            (Reference::Monotonic, Some(previous)) => {
+                reading.monotonic.saturating_sub(previous.monotonic).subsec_nanos()
+            }
+            _ => 0,
+        };
         let difference = expected.map_or(Seconds::ZERO, |expected| reading.wall - expected);
         let doubt = (difference.abs() > half(clock_skew)).then_some(match reference {
             Reference::Database(_) => Doubt::FromDatabase(difference),
             Reference::Monotonic => Doubt::Jumped(difference),
         });
+        let (time, left_over) = match (doubt, expected) {
+            (Some(_), Some(expected)) => (expected, left_over),
+            _ => (reading.wall, 0),
+        };
         Self {
-            time: match (doubt, expected) {
-                (Some(_), Some(expected)) => expected,
-                _ => reading.wall,
-            },
-            monotonic: reading.monotonic,
+            time,
+            monotonic: reading.monotonic.saturating_sub(Duration::from_nanos(left_over.into())),
             doubt,
         }
     }
@@ -99,4 +108,53 @@ impl TrustedTime {
 
 const fn half(clock_skew: Seconds) -> Seconds {
     Seconds(clock_skew.0 / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SKEW: Seconds = Seconds(60);
+
+    fn reading(wall: i64, milliseconds: u64) -> Reading {
+        Reading {
+            wall: UnixTime(wall),
+            monotonic: Duration::from_millis(milliseconds),
+        }
+    }
+
+    #[test]
+    fn half_of_the_skew_is_tolerated() {
+        for (wall, good) in [(1_030, true), (1_031, false), (970, true), (969, false)] {
+            let checked = TrustedTime::check(None, reading(wall, 0), Reference::Database(UnixTime(1_000)), SKEW);
+            assert_eq!(checked.may_plan(), good, "{wall}");
+            assert_eq!(checked.may_sign(), good, "{wall}");
+            assert_eq!(checked.checked_at(), UnixTime(if good { wall } else { 1_000 }));
+        }
+    }
+
+    #[test]
+    fn a_jump_beside_a_file_stops_planning_and_not_signing() {
+        let first = TrustedTime::check(None, reading(1_000, 0), Reference::Monotonic, SKEW);
+        assert_eq!(first.now(reading(9_000, 5_000), SKEW), UnixTime(1_005));
+        let jumped = TrustedTime::check(Some(&first), reading(9_000, 10_000), Reference::Monotonic, SKEW);
+        assert_eq!(jumped.doubt(), Some(Doubt::Jumped(Seconds(7_990))));
+        assert!(jumped.may_sign() && !jumped.may_plan());
+        assert_eq!(jumped.checked_at(), UnixTime(1_010));
+        let returned = TrustedTime::check(Some(&jumped), reading(1_025, 20_000), Reference::Monotonic, SKEW);
+        assert_eq!(returned.doubt(), None);
+        assert_eq!(returned.checked_at(), UnixTime(1_025));
+    }
+
+    #[test]
+    fn a_clock_in_doubt_does_not_fall_behind_with_every_look() {
+        let mut trusted = TrustedTime::check(None, reading(1_000, 0), Reference::Monotonic, SKEW);
+        for look in 1..=100 {
+            // Every 1.9 seconds, with a wall that lies 50 seconds back.
+            let wall = 950 + i64::try_from(look * 1_900 / 1_000).unwrap();
+            trusted = TrustedTime::check(Some(&trusted), reading(wall, look * 1_900), Reference::Monotonic, SKEW);
+            assert!(trusted.doubt().is_some(), "look {look}");
+        }
+        assert_eq!(trusted.checked_at(), UnixTime(1_190));
+    }
 }

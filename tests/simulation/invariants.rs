@@ -1,0 +1,445 @@
+//! I1 to I6, watched by someone who sees everything: true time, every node, every verifier. What it computes, it computes
+//! in its own way from the rows, not by asking the core.
+//!
+//! Verifiers are all there at once: a token must verify for the slowest clock and the longest leeway that are allowed,
+//! with every set that any node served within the last C, at every moment until it ends there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyround::clock::{Seconds, UnixTime};
+use keyround::jose::alg::Algorithm;
+use keyround::jose::jwk::Kid;
+use keyround::keys::SigningKey;
+use keyround::keys::keyset::KeySet;
+use keyround::keys::lifecycle::Keys;
+use keyround::keys::plan::NewGeneration;
+use keyround::keys::policy::{Policy, Windows};
+
+use crate::node::{Node, Signature};
+use crate::sabotage::Without;
+use crate::store::{Database, number};
+
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub invariant: &'static str,
+    pub what: String,
+}
+
+fn violated(invariant: &'static str, what: String) -> Option<Violation> {
+    Some(Violation { invariant, what })
+}
+
+/// What was done, for the record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    pub tokens: u64,
+    pub verifications: u64,
+    pub rotations: u64,
+    pub emergencies: u64,
+}
+
+/// What is known of one key.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// Some node served a set without it, last at this moment.
+    absent_at: i64,
+    /// The slowest verifier accepts a token of it until this moment.
+    accepted_until: i64,
+    /// It signed at once: held to I1 only from this moment.
+    held_from: i64,
+    at_once: bool,
+}
+
+pub struct Watch {
+    windows: Windows,
+    known: BTreeMap<u32, Known>,
+    first_issued: BTreeMap<(Algorithm, i64), UnixTime>,
+    /// Kids whose private halves lay in the store during an emergency, with the version of the rows that it wrote.
+    distrusted: BTreeMap<u32, Option<u64>>,
+    shortest_period: Seconds,
+    longest_period: Seconds,
+    longest_prepublish: Seconds,
+    healthy_since: Option<i64>,
+    first_starts: BTreeSet<Algorithm>,
+    pub figures: Figures,
+}
+
+impl Watch {
+    pub fn new(policy: &Policy) -> Self {
+        let windows = policy.windows().clone();
+        Self {
+            shortest_period: windows.rotation_period,
+            longest_period: windows.rotation_period,
+            longest_prepublish: windows.prepublish,
+            windows,
+            known: BTreeMap::new(),
+            first_issued: BTreeMap::new(),
+            distrusted: BTreeMap::new(),
+            healthy_since: None,
+            first_starts: BTreeSet::new(),
+            figures: Figures::default(),
+        }
+    }
+
+    pub fn saw_policy(&mut self, policy: &Policy) {
+        let windows = policy.windows();
+        self.shortest_period = self.shortest_period.min(windows.rotation_period);
+        self.longest_period = self.longest_period.max(windows.rotation_period);
+        self.longest_prepublish = self.longest_prepublish.max(windows.prepublish);
+    }
+
+    /// The longest time from a plan to its commit that is tried, in milliseconds: past every guard.
+    pub fn longest_commit(&self) -> i64 {
+        (self.windows.replica_refresh.0 + 2 * self.windows.clock_skew.0) * 1000
+    }
+
+    pub fn unhealthy(&mut self, at: i64) {
+        self.healthy_since = Some(at);
+    }
+
+    /// A row was committed.
+    pub fn committed(&mut self, kid: u32, at_once: bool, policy: &Policy, at: i64) {
+        let held_from = if at_once {
+            at + policy.shortest_prepublish().0 * 1000
+        } else {
+            0
+        };
+        let known = Known {
+            absent_at: at,
+            accepted_until: 0,
+            held_from,
+            at_once,
+        };
+        self.known.insert(kid, known);
+        self.figures.rotations += 1;
+    }
+
+    /// I1, first half: which keys are missing from a set that is served at this moment.
+    pub fn observe(&mut self, nodes: &[Node], database: &Database, at: i64, without: Without) -> Option<Violation> {
+        let serving = || nodes.iter().filter(|node| node.is_running() && node.snapshot.is_some());
+        // A balancer fails open when no node is ready. Held to it is an outage for everybody: where each node lost the
+        // database for a reason of its own, the sets that are left may be of any age.
+        let fails_open = database.down_until > at && !serving().any(|node| node.is_ready(at, without));
+        let served: Vec<&Node> = serving()
+            .filter(|node| fails_open || node.is_ready(at, without))
+            .collect();
+        let cache = self.windows.verifier_cache.0 * 1000;
+        let propagation = self.windows.replica_refresh.0 * 2000;
+        for (&kid, known) in &mut self.known {
+            // A node that was cut off cannot know what an emergency inserted, and stays ready for the sake of all others.
+            let excused = |node: &Node| {
+                let loaded_at = node.snapshot.as_ref().map_or(at, |snapshot| snapshot.loaded_at);
+                known.at_once && at - loaded_at > propagation
+            };
+            if served
+                .iter()
+                .any(|node| node.served.binary_search(&kid).is_err() && !excused(node))
+            {
+                known.absent_at = at;
+            }
+            if known.accepted_until <= at || known.held_from > at {
+                continue;
+            }
+            self.figures.verifications += served.len() as u64;
+            if at - known.absent_at <= cache && !database.is_revoked(kid) {
+                return violated(
+                    "I1",
+                    format!(
+                        "a token of key {kid} is accepted for {} ms more, but a set was served without the key {} ms ago",
+                        known.accepted_until - at,
+                        at - known.absent_at
+                    ),
+                );
+            }
+        }
+        None
+    }
+
+    /// A token was signed: I2, the overlap of I3, and the rule that a distrusted half never signs again.
+    pub fn signed(&mut self, signature: &Signature, database: &Database, at: i64, fastest: i64) -> Option<Violation> {
+        let Signature {
+            key,
+            issued_at,
+            lifetime,
+            version,
+        } = signature;
+        let kid = number(&key.kid);
+        let windows = &self.windows;
+        let skew = windows.clock_skew.0 * 1000;
+        let accepted_until = (*issued_at + *lifetime + windows.verifier_leeway).0 * 1000 - fastest + skew;
+        self.figures.tokens += 1;
+        let known = self.known.entry(kid).or_default();
+        known.accepted_until = known.accepted_until.max(accepted_until);
+        if !known.at_once && *issued_at < key.published_at + key.prepublish {
+            return violated(
+                "I2",
+                format!("key {kid} signs at {issued_at}, published at {}", key.published_at),
+            );
+        }
+        if self
+            .distrusted
+            .get(&kid)
+            .is_some_and(|since| since.is_some_and(|since| *version >= since))
+        {
+            return violated(
+                "emergency",
+                format!("key {kid} lay in the store during an emergency, and signs after it"),
+            );
+        }
+        let first = self.first_issued.entry((key.alg, key.generation)).or_insert(*issued_at);
+        *first = (*first).min(*issued_at);
+        let tail = windows.snapshot_max_age + windows.clock_skew;
+        let later = (key.alg, key.generation + 1)..=(key.alg, i64::MAX);
+        let unrevoked = |generation: i64| {
+            let row = database
+                .keys
+                .line(key.alg)
+                .iter()
+                .find(|row| row.generation == generation);
+            row.is_none_or(|row| row.revoked_at.is_none())
+        };
+        let overlapped = self
+            .first_issued
+            .range(later)
+            .find(|((_, generation), first)| **first + tail < *issued_at && unrevoked(*generation));
+        if let Some(((_, generation), first)) = overlapped {
+            return violated(
+                "I3",
+                format!(
+                    "generation {} signs at {issued_at}, {generation} since {first} (true {at})",
+                    key.generation
+                ),
+            );
+        }
+        None
+    }
+
+    /// The rows were read: no revoked key is published, every sane node has a signer.
+    pub fn loaded(&self, node: &Node, database: &Database, at: i64) -> Option<Violation> {
+        if let Some(kid) = node.served.iter().find(|&&kid| database.is_revoked(kid)) {
+            return violated(
+                "revoked",
+                format!("key {kid} is published at {at} though it was revoked"),
+            );
+        }
+        None
+    }
+
+    /// What must hold at every instant: I3, I4 and that rotation goes on.
+    pub fn check(&mut self, nodes: &[Node], database: &Database, at: i64, without: Without) -> Option<Violation> {
+        self.active_everywhere(nodes, at, without)
+            .or_else(|| self.halves_destroyed(nodes, database, at))
+            .or_else(|| self.rotation_goes_on(nodes, database, at))
+    }
+
+    /// I3: a node that may sign has a key for each enabled algorithm.
+    fn active_everywhere(&self, nodes: &[Node], at: i64, without: Without) -> Option<Violation> {
+        for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.is_running()) {
+            let (Some(now), Some(snapshot)) = (node.now(at, without), &node.snapshot) else {
+                continue;
+            };
+            let sane = node.trusted.is_some_and(|trusted| trusted.may_sign());
+            let young = node
+                .snapshot_age(at)
+                .is_some_and(|age| age < self.windows.snapshot_max_age);
+            if !sane || !young {
+                continue;
+            }
+            for &alg in node.policy.algorithms() {
+                let agreed = nodes.iter().all(|other| other.policy.algorithms().contains(&alg));
+                if agreed && self.is_enabled(&snapshot.keys, alg, now) && node.sign(alg, at, without).is_none() {
+                    return violated("I3", format!("node {index} has no active key for {alg} at its {now}"));
+                }
+            }
+        }
+        None
+    }
+
+    /// An algorithm is enabled from the first activation of a key after its last removal.
+    fn is_enabled(&self, keys: &Keys, alg: Algorithm, now: UnixTime) -> bool {
+        let line = keys.line(alg);
+        let after_removal = line.iter().rposition(SigningKey::is_keyless).map_or(0, |last| last + 1);
+        line[after_removal..].iter().any(|key| {
+            let at_once = self.known.get(&number(&key.kid)).is_some_and(|known| known.at_once);
+            let signed = key.revoked_at.is_none_or(|revoked_at| revoked_at >= key.activates_at);
+            signed && (at_once || key.activates_at <= now)
+        })
+    }
+
+    /// I4: a node that could work all the time since the half was due has destroyed it.
+    fn halves_destroyed(&self, nodes: &[Node], database: &Database, at: i64) -> Option<Violation> {
+        let grace = 3 * self.longest_commit() + self.windows.replica_refresh.0 * 1000;
+        let able = nodes.iter().filter_map(|node| node.able_since).min()?;
+        if at - able < grace {
+            return None;
+        }
+        let tail = self.windows.snapshot_max_age + self.windows.clock_skew;
+        for key in database.keys.iter().filter(|key| key.has_private_half) {
+            let later = || {
+                database
+                    .keys
+                    .line(key.alg)
+                    .iter()
+                    .filter(|later| later.generation > key.generation)
+            };
+            let replaced = later().any(|later| later.revoked_at.is_none());
+            let superseded_at = superseded_at(&database.keys, key);
+            let overdue = superseded_at.is_some_and(|superseded_at| {
+                (superseded_at + tail).0 * 1000 + self.windows.clock_skew.0 * 500 + grace < at
+            });
+            if replaced && overdue {
+                return violated(
+                    "I4",
+                    format!("the private half of {} was due since {superseded_at:?}", key.kid),
+                );
+            }
+        }
+        None
+    }
+
+    /// Not one of the six, but what the house is for: while all is well, every key is followed within its period.
+    fn rotation_goes_on(&mut self, nodes: &[Node], database: &Database, at: i64) -> Option<Violation> {
+        let policy = &nodes[0].policy;
+        let well = nodes
+            .iter()
+            .all(|node| node.able_since.is_some() && node.policy == *policy);
+        if !well || database.keys.is_empty() {
+            self.healthy_since = None;
+            return None;
+        }
+        let healthy_since = *self.healthy_since.get_or_insert(at);
+        let period = policy.windows().rotation_period;
+        let slack = policy.propagation() + self.windows.clock_skew * 3 + Seconds(4 * self.longest_commit() / 1000);
+        let patience = self.longest_prepublish + period + slack;
+        if (at - healthy_since) / 1000 < patience.0 {
+            return None;
+        }
+        let now = Database::time(at);
+        for &alg in policy.algorithms() {
+            let age = database.keys.active(alg, now).map(|key| now - key.activates_at);
+            if age.is_none_or(|age| age > period + slack) {
+                return violated(
+                    "rotation",
+                    format!("the key of {alg} is {age:?} old, the period is {period}"),
+                );
+            }
+        }
+        None
+    }
+
+    /// I5, before an insert: a successor comes a period after its predecessor, or outranks one that lay too far ahead.
+    pub fn inserted(&self, keys: &Keys, new: &NewGeneration, without: Without) -> Option<Violation> {
+        let line = keys.line(new.alg);
+        if line.iter().any(|key| key.generation == new.generation) {
+            return violated(
+                "I5",
+                format!("generation {} of {} has two rows", new.generation, new.alg),
+            );
+        }
+        let previous = line.iter().rev().find(|key| key.revoked_at.is_none())?;
+        let gap = new.activates_at - previous.activates_at;
+        // A lead that was shortened on purpose is not what this looks for.
+        let regular = !without.shortens_the_lead();
+        if regular && !previous.is_keyless() && gap > Seconds::ZERO && gap < self.shortest_period {
+            return violated("I5", format!("{new:?} follows its predecessor after {gap}"));
+        }
+        None
+    }
+
+    /// After an insert: the set is what caches hold.
+    pub fn fits(&self, keys: &Keys, policy: &Policy, now: UnixTime) -> Option<Violation> {
+        let set = KeySet::at(keys, policy, now);
+        let (count, bytes) = (set.jwks().len(), set.to_json().len());
+        let (most, longest) = (policy.windows().max_published, policy.windows().max_set_bytes);
+        if count > most || bytes > longest {
+            return violated("size", format!("{count} keys of {most}, {bytes} bytes of {longest}"));
+        }
+        None
+    }
+
+    /// I6, before a destruction: another half of the algorithm can sign, unless the algorithm was removed.
+    pub fn destroying(&self, nodes: &[Node], database: &Database, kid: &Kid) -> Option<Violation> {
+        let key = database.keys.find(kid)?;
+        let line = database.keys.line(key.alg);
+        let removed = line
+            .iter()
+            .any(|later| later.generation > key.generation && later.is_keyless());
+        let configured = nodes.iter().all(|node| node.policy.algorithms().contains(&key.alg));
+        let others = line.iter().any(|other| other.kid != key.kid && other.has_private_half);
+        if configured && !removed && !others {
+            return violated(
+                "I6",
+                format!("the last private half of {}, of key {kid}, is destroyed", key.alg),
+            );
+        }
+        None
+    }
+
+    /// I6, before a purge: no row with a private half.
+    pub fn purging(&self, database: &Database, kid: &Kid) -> Option<Violation> {
+        let key = database.keys.find(kid)?;
+        if key.has_private_half {
+            return violated("I6", format!("key {kid} is purged with its private half"));
+        }
+        let line = database.keys.line(key.alg);
+        let before = line
+            .iter()
+            .find(|other| other.generation < key.generation && other.revoked_at.is_none());
+        if let Some(before) = before {
+            return violated("purge order", format!("key {kid} is purged before {}", before.kid));
+        }
+        None
+    }
+
+    /// Before an emergency: everything that lies in the store.
+    pub fn distrust(&mut self, database: &Database, alg: Algorithm) {
+        let halves = database.keys.line(alg).iter().filter(|key| key.has_private_half);
+        let kids: Vec<u32> = halves.map(|key| number(&key.kid)).collect();
+        for kid in kids {
+            self.distrusted.entry(kid).or_insert(None);
+        }
+    }
+
+    /// The version of the rows that the emergency wrote.
+    pub fn distrusted_from(&mut self, version: u64) {
+        for since in self.distrusted.values_mut().filter(|since| since.is_none()) {
+            *since = Some(version);
+        }
+    }
+
+    /// After an emergency: none of the distrusted halves is left.
+    pub fn after_emergency(&self, database: &Database) -> Option<Violation> {
+        let left = database
+            .keys
+            .iter()
+            .find(|key| key.has_private_half && self.distrusted.contains_key(&number(&key.kid)))?;
+        violated("emergency", format!("the private half of {} is still there", left.kid))
+    }
+
+    /// I3: a first start makes one key per algorithm.
+    pub fn first_started(&mut self, alg: Algorithm) -> Option<Violation> {
+        if self.first_starts.insert(alg) {
+            return None;
+        }
+        violated("I3", format!("a second first key for {alg}"))
+    }
+}
+
+/// As design.md says it, written a second time.
+fn superseded_at(keys: &Keys, key: &SigningKey) -> Option<UnixTime> {
+    let later = keys
+        .line(key.alg)
+        .iter()
+        .filter(|later| later.generation > key.generation);
+    let mut earliest = None;
+    for later in later {
+        let never_active = later
+            .revoked_at
+            .is_some_and(|revoked_at| revoked_at < later.activates_at);
+        let takes_over = later.activates_at.max(later.published_at);
+        if !never_active && earliest.is_none_or(|earliest| takes_over < earliest) {
+            earliest = Some(takes_over);
+        }
+    }
+    earliest
+}

@@ -1,0 +1,299 @@
+//! One server: its clock, its snapshot of the rows, what it publishes, with which key it signs, what it has planned.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use keyround::clock::{Reading, Seconds, UnixTime};
+use keyround::jose::alg::Algorithm;
+use keyround::keys::SigningKey;
+use keyround::keys::lifecycle::{Keys, State};
+use keyround::keys::plan::Step;
+use keyround::keys::policy::Policy;
+use keyround::keys::trusted_time::{Reference, TrustedTime};
+
+use crate::sabotage::Without;
+use crate::store::{Database, number};
+
+/// The rows as they were read once.
+pub struct Snapshot {
+    pub keys: Rc<Keys>,
+    pub version: u64,
+    /// Both hands of its own clock when it was read.
+    pub loaded: Reading,
+    /// True time when it was read, which no node knows.
+    pub loaded_at: i64,
+}
+
+/// Whether the process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Running,
+    /// Stopped with its memory, until this moment.
+    Paused(i64),
+    /// Gone with its memory, until this moment.
+    Down(i64),
+}
+
+/// A step that was planned, and when its transaction reaches the database.
+pub struct InFlight {
+    pub at: i64,
+    pub step: Step,
+}
+
+pub struct Node {
+    pub policy: Policy,
+    pub next_policy: Option<Policy>,
+    /// How far the wall clock is ahead of true time, in milliseconds.
+    pub offset: i64,
+    /// When a person or a time server puts a clock right that left its band.
+    pub clock_right_at: Option<i64>,
+    /// What the monotonic clock missed while the machine was suspended, in milliseconds.
+    pub missed: i64,
+    /// When the connection to the database returns.
+    pub cut_off_until: i64,
+    pub life: Life,
+    pub trusted: Option<TrustedTime>,
+    pub snapshot: Option<Snapshot>,
+    /// The numbers of the kids it publishes, sorted.
+    pub served: Vec<u32>,
+    pub next_load: i64,
+    pub wake_at: UnixTime,
+    pub planned_version: Option<u64>,
+    pub in_flight: VecDeque<InFlight>,
+    /// Since when it could have done all its work without a break.
+    pub able_since: Option<i64>,
+}
+
+/// A signature that was made.
+pub struct Signature {
+    pub key: SigningKey,
+    pub issued_at: UnixTime,
+    pub lifetime: Seconds,
+    pub version: u64,
+}
+
+impl Node {
+    pub fn new(policy: Policy, offset: i64) -> Self {
+        Self {
+            policy,
+            next_policy: None,
+            offset,
+            clock_right_at: None,
+            missed: 0,
+            cut_off_until: 0,
+            life: Life::Running,
+            trusted: None,
+            snapshot: None,
+            served: Vec::new(),
+            next_load: 0,
+            wake_at: UnixTime(0),
+            planned_version: None,
+            in_flight: VecDeque::new(),
+            able_since: None,
+        }
+    }
+
+    pub fn reading(&self, at: i64) -> Reading {
+        Reading {
+            wall: UnixTime((at + self.offset).div_euclid(1000)),
+            monotonic: Duration::from_millis(u64::try_from(at - self.missed).expect("after the start")),
+        }
+    }
+
+    fn skew(&self) -> Seconds {
+        self.policy.windows().clock_skew
+    }
+
+    /// The time it goes by; none before its first look at the clock.
+    pub fn now(&self, at: i64, without: Without) -> Option<UnixTime> {
+        let reading = self.reading(at);
+        if without == Without::JumpDetection {
+            return self.trusted.map(|_| reading.wall);
+        }
+        self.trusted.map(|trusted| trusted.now(reading, self.skew()))
+    }
+
+    /// The time it plans by.
+    pub fn planning_time(&self, at: i64, without: Without) -> Option<UnixTime> {
+        if without == Without::DoubtStopsPlanning {
+            return Some(self.reading(at).wall);
+        }
+        self.now(at, without)
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.life == Life::Running
+    }
+
+    pub fn reaches(&self, database: &Database, at: i64) -> bool {
+        database.down_until <= at && self.cut_off_until <= at
+    }
+
+    pub fn may_plan(&self, without: Without) -> bool {
+        let ignored = matches!(without, Without::DoubtStopsPlanning | Without::JumpDetection);
+        ignored || self.trusted.is_some_and(|trusted| trusted.may_plan())
+    }
+
+    /// What a crash takes with it.
+    pub fn forget(&mut self) {
+        self.trusted = None;
+        self.snapshot = None;
+        self.served.clear();
+        self.in_flight.clear();
+        self.planned_version = None;
+        self.able_since = None;
+        self.next_load = 0;
+    }
+
+    /// Reads the rows and rebuilds the key set, as every `replica_refresh / 2`.
+    pub fn load(&mut self, database: &Database, at: i64, without: Without) {
+        let reading = self.reading(at);
+        let reference = if database.is_shared {
+            Reference::Database(UnixTime(at.div_euclid(1000)))
+        } else {
+            Reference::Monotonic
+        };
+        let mut checked = TrustedTime::check(self.trusted.as_ref(), reading, reference, self.skew());
+        if without == Without::JumpDetection && !database.is_shared {
+            checked = TrustedTime::check(None, reading, reference, self.skew());
+        }
+        self.trusted = Some(checked);
+        let now = checked.now(reading, self.skew());
+        let keys = Rc::clone(&database.keys);
+        let mut served = published(&keys, &self.policy, now, without);
+        if !database.is_shared && !checked.may_plan() {
+            // After a jump nothing is dropped, except what was revoked.
+            let kept = self.served.iter().filter(|&&kid| !database.is_revoked(kid));
+            served.extend(kept.copied());
+            served.sort_unstable();
+            served.dedup();
+        }
+        self.served = served;
+        self.snapshot = Some(Snapshot {
+            keys,
+            version: database.version,
+            loaded: reading,
+            loaded_at: at,
+        });
+    }
+
+    /// What a node does that breaks the rule to publish what it has while it cannot load.
+    pub fn rebuild_without_loading(&mut self, at: i64, without: Without) {
+        if let (Some(snapshot), Some(now)) = (&self.snapshot, self.now(at, without)) {
+            let current = published(&snapshot.keys, &self.policy, now, without);
+            self.served.retain(|kid| current.contains(kid));
+        }
+    }
+
+    /// The age of the snapshot, by the larger of wall and monotonic time. The wall is taken as it reads, believed or not:
+    /// after a suspension it alone knows how long the machine slept.
+    pub fn snapshot_age(&self, at: i64) -> Option<Seconds> {
+        let loaded = self.snapshot.as_ref()?.loaded;
+        let reading = self.reading(at);
+        let monotonic = reading.monotonic.saturating_sub(loaded.monotonic);
+        let by_monotonic = Seconds(i64::try_from(monotonic.as_millis().div_ceil(1000)).expect("small"));
+        Some(by_monotonic.max(reading.wall - loaded.wall))
+    }
+
+    /// Whether a balancer sends verifiers here: the snapshot is not so old that a key it lacks may sign already.
+    pub fn is_ready(&self, at: i64, without: Without) -> bool {
+        let Some(snapshot) = &self.snapshot else {
+            return false;
+        };
+        if without == Without::Readiness {
+            return true;
+        }
+        if self.served.is_empty() {
+            return false;
+        }
+        let newest = Algorithm::ALL
+            .into_iter()
+            .filter_map(|alg| snapshot.keys.line(alg).last());
+        let trusted = newest
+            .map(|key| key.prepublish)
+            .chain([self.policy.windows().prepublish])
+            .min();
+        let windows = self.policy.windows();
+        let mut limit = trusted.unwrap_or(Seconds::ZERO) - windows.verifier_cache - windows.clock_skew;
+        if without != Without::CommitShareInReadiness {
+            limit = limit - self.policy.commit_share();
+        }
+        self.snapshot_age(at).is_some_and(|age| age <= limit)
+    }
+
+    /// Signs a token of the longest lifetime, if the three questions are answered well.
+    pub fn sign(&self, alg: Algorithm, at: i64, without: Without) -> Option<Signature> {
+        let now = self.now(at, without)?;
+        let doubts = !self.trusted.is_some_and(|trusted| trusted.may_sign());
+        if doubts && !matches!(without, Without::DoubtStopsSigning | Without::DoubtStopsPlanning) {
+            return None;
+        }
+        let now = if without == Without::DoubtStopsSigning {
+            self.reading(at).wall
+        } else {
+            now
+        };
+        let young = self.snapshot_age(at)? < self.policy.windows().snapshot_max_age;
+        if !young && without != Without::SnapshotAge {
+            return None;
+        }
+        let snapshot = self.snapshot.as_ref()?;
+        let key = active(&snapshot.keys, alg, now, without)?;
+        let wanted = self.policy.windows().max_token_ttl;
+        let allowed = if without == Without::RowLimitsLifetime {
+            wanted
+        } else {
+            key.max_token_ttl
+        };
+        Some(Signature {
+            key: key.clone(),
+            issued_at: now,
+            lifetime: wanted.min(allowed),
+            version: snapshot.version,
+        })
+    }
+}
+
+/// The key that signs.
+pub fn active(keys: &Keys, alg: Algorithm, now: UnixTime, without: Without) -> Option<&SigningKey> {
+    let found = keys.active(alg, now);
+    match without {
+        Without::FirstKeyWaits => found.or_else(|| {
+            let line = keys.line(alg);
+            line.iter().find(|key| key.has_private_half && key.generation == 1)
+        }),
+        Without::SigningAtOnceOnSlowNodes => found.filter(|key| key.activates_at <= now),
+        _ => found,
+    }
+}
+
+/// The numbers of the published kids, sorted.
+fn published(keys: &Keys, policy: &Policy, now: UnixTime, without: Without) -> Vec<u32> {
+    let windows = policy.windows();
+    let short_by = match without {
+        Without::SnapshotAgeInWindow => windows.snapshot_max_age,
+        Without::TokenLifetimeInWindow => windows.max_token_ttl,
+        Without::LeewayInWindow => windows.verifier_leeway,
+        Without::SkewInWindow => windows.clock_skew,
+        _ => Seconds::ZERO,
+    };
+    let left = |key: &SigningKey| {
+        let expires_at = keys.expires_at(key, policy);
+        expires_at.is_some_and(|expires_at| expires_at - short_by <= now)
+    };
+    let mut numbers: Vec<u32> = keys
+        .published(policy, now)
+        .filter(|(key, state)| short_by == Seconds::ZERO || *state != State::Retired || !left(key))
+        .map(|(key, _)| number(&key.kid))
+        .collect();
+    if without == Without::RevokedLeaves {
+        numbers.extend(
+            keys.iter()
+                .filter(|key| key.revoked_at.is_some())
+                .map(|key| number(&key.kid)),
+        );
+    }
+    numbers.sort_unstable();
+    numbers
+}

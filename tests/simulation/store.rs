@@ -1,0 +1,108 @@
+//! The one database: rows that change only in guarded transactions, as the real store changes them.
+
+use std::rc::Rc;
+
+use keyround::clock::UnixTime;
+use keyround::jose::alg::Algorithm;
+use keyround::jose::jwk::{Kid, Parameters, PublicJwk};
+use keyround::keys::SigningKey;
+use keyround::keys::lifecycle::Keys;
+use keyround::keys::plan::NewGeneration;
+
+pub struct Database {
+    pub keys: Rc<Keys>,
+    pub version: u64,
+    pub down_until: i64,
+    /// One server that all nodes share and whose clock they read, or a file beside a single node.
+    pub is_shared: bool,
+    next_kid: u32,
+    revoked: Vec<u32>,
+}
+
+impl Database {
+    pub fn new(is_shared: bool) -> Self {
+        Self {
+            keys: Rc::default(),
+            version: 0,
+            down_until: 0,
+            is_shared,
+            next_kid: 1,
+            revoked: Vec::new(),
+        }
+    }
+
+    /// Writes, and gives the rows a new version.
+    pub fn change(&mut self, change: impl FnOnce(&mut Vec<SigningKey>)) {
+        let mut rows: Vec<SigningKey> = self.keys.iter().cloned().collect();
+        change(&mut rows);
+        let revoked = rows.iter().filter(|row| row.revoked_at.is_some());
+        self.revoked = revoked.map(|row| number(&row.kid)).collect();
+        self.keys = Rc::new(Keys::new(rows));
+        self.version += 1;
+    }
+
+    pub fn change_row(&mut self, kid: &Kid, change: impl FnOnce(&mut SigningKey)) {
+        self.change(|rows| {
+            if let Some(row) = rows.iter_mut().find(|row| row.kid == *kid) {
+                change(row);
+            }
+        });
+    }
+
+    /// Inserts a generation under a kid of its own, which it answers.
+    pub fn insert(&mut self, new: &NewGeneration, keyless: bool) -> u32 {
+        let number = self.next_kid;
+        self.next_kid += 1;
+        let row = row(new, number, keyless);
+        self.change(|rows| rows.push(row));
+        number
+    }
+
+    pub fn has_generation(&self, alg: Algorithm, generation: i64) -> bool {
+        self.keys.line(alg).iter().any(|key| key.generation == generation)
+    }
+
+    pub fn is_revoked(&self, kid: u32) -> bool {
+        self.revoked.contains(&kid)
+    }
+
+    pub fn time(at: i64) -> UnixTime {
+        UnixTime(at.div_euclid(1000))
+    }
+}
+
+/// A row as the store makes it, with public parameters of the real length.
+pub fn row(new: &NewGeneration, number: u32, keyless: bool) -> SigningKey {
+    let kid: Kid = format!("{number:043}").parse().expect("digits");
+    let parameters = match new.alg {
+        Algorithm::Rs256 => Parameters::Rsa {
+            n: "n".repeat(342),
+            e: "AQAB".to_owned(),
+        },
+        Algorithm::Es256 => Parameters::P256 {
+            x: "x".repeat(43),
+            y: "y".repeat(43),
+        },
+    };
+    SigningKey {
+        kid: kid.clone(),
+        alg: new.alg,
+        generation: new.generation,
+        jwk: (!keyless).then_some(PublicJwk {
+            kid,
+            alg: new.alg,
+            parameters,
+        }),
+        published_at: new.published_at,
+        activates_at: new.activates_at,
+        prepublish: new.prepublish,
+        max_token_ttl: new.max_token_ttl,
+        revoked_at: None,
+        has_private_half: !keyless,
+    }
+}
+
+/// The number that a kid was made of.
+pub fn number(kid: &Kid) -> u32 {
+    kid.as_str().parse().expect("made of a number")
+}

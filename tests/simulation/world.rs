@@ -1,0 +1,378 @@
+//! The world: true time, one database, nodes, and all verifiers at once. It moves in small steps and watches the invariants.
+
+use keyround::clock::{Seconds, UnixTime};
+use keyround::jose::jwk::Kid;
+use keyround::keys::emergency::{self, Response};
+use keyround::keys::plan::{self, NewGeneration, Step};
+use keyround::keys::policy::Policy;
+
+use crate::invariants::{Figures, Violation, Watch};
+use crate::node::{InFlight, Life, Node};
+use crate::random::Random;
+use crate::sabotage::Without;
+use crate::store::{Database, number};
+
+/// When every schedule begins, in milliseconds of true time.
+pub const START: i64 = 1_800_000_000_000;
+
+pub struct World {
+    pub random: Random,
+    /// True time, in milliseconds.
+    pub at: i64,
+    pub database: Database,
+    pub nodes: Vec<Node>,
+    pub without: Without,
+    /// Where the nodes' clocks lie while all is well: milliseconds ahead of true time.
+    pub band: (i64, i64),
+    /// A node takes up a new configuration once in so many steps.
+    pub roll_out_pace: i64,
+    pub watch: Watch,
+    pub trace: Option<Vec<String>>,
+    /// The first violation ends a schedule.
+    pub violation: Option<Violation>,
+}
+
+impl World {
+    pub fn note(&mut self, what: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let line = format!("{:>9.3} {}", Self::since_start(self.at), what(self));
+            self.trace.as_mut().expect("is some").push(line);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+    fn since_start(at: i64) -> f64 {
+        (at - START) as f64 / 1000.0
+    }
+
+    pub fn fail(&mut self, violation: Option<Violation>) {
+        if self.violation.is_none() {
+            self.violation = violation;
+        }
+    }
+
+    pub fn figures(&self) -> &Figures {
+        &self.watch.figures
+    }
+
+    /// One step of time: what was served until now, what each node does now, what is served from now on.
+    pub fn step(&mut self, milliseconds: i64) {
+        self.at += milliseconds;
+        self.settle();
+        self.observe();
+        let first = self.random.index(self.nodes.len());
+        for turn in 0..self.nodes.len() {
+            self.run_node((first + turn) % self.nodes.len());
+        }
+        self.sign();
+        self.observe();
+        self.check();
+    }
+
+    fn observe(&mut self) {
+        let found = self.watch.observe(&self.nodes, &self.database, self.at, self.without);
+        self.fail(found);
+    }
+
+    fn check(&mut self) {
+        let found = self.watch.check(&self.nodes, &self.database, self.at, self.without);
+        self.fail(found);
+    }
+
+    /// What ends by itself: pauses, restarts, wrong clocks.
+    fn settle(&mut self) {
+        for node in &mut self.nodes {
+            if node.clock_right_at.is_some_and(|right_at| right_at <= self.at) {
+                node.clock_right_at = None;
+                node.offset = self.random.between(self.band.0, self.band.1);
+            }
+            match node.life {
+                Life::Paused(until) | Life::Down(until) if until <= self.at => node.life = Life::Running,
+                _ => {}
+            }
+            let restarts = node.life == Life::Running && self.random.once_in(self.roll_out_pace);
+            if let Some(policy) = node.next_policy.take_if(|_| restarts) {
+                self.watch.saw_policy(&policy);
+                node.policy = policy;
+                node.forget();
+                // Without another clock a restart believes the wall: whoever restarts has looked at it.
+                node.clock_right_at = None;
+                node.offset = self.random.between(self.band.0, self.band.1);
+                node.life = Life::Down(self.at + self.random.between(0, 3000));
+            }
+        }
+    }
+
+    fn run_node(&mut self, index: usize) {
+        let at = self.at;
+        let node = &mut self.nodes[index];
+        let reaches = node.reaches(&self.database, at);
+        if !node.is_running() || !reaches {
+            node.able_since = None;
+            if node.is_running() && !node.in_flight.is_empty() {
+                node.in_flight.clear();
+                node.planned_version = None;
+            }
+            if node.is_running() && self.without == Without::PublishingOutlivesSigning {
+                node.rebuild_without_loading(at, self.without);
+            }
+            return;
+        }
+        if node.next_load <= at {
+            node.load(&self.database, at, self.without);
+            let half_refresh = node.policy.windows().replica_refresh.0 * 500;
+            node.next_load = at + self.random.between(half_refresh / 2, half_refresh);
+            if node.may_plan(self.without) {
+                self.plan(index);
+            }
+            let found = self.watch.loaded(&self.nodes[index], &self.database, at);
+            self.fail(found);
+        }
+        if self.nodes[index].may_plan(self.without) {
+            self.nodes[index].able_since.get_or_insert(at);
+        } else {
+            self.nodes[index].able_since = None;
+        }
+        while let Some(due) = self.nodes[index].in_flight.pop_front_if(|step| step.at <= at) {
+            let done = self.apply(index, &due.step);
+            let verdict = if done { "commits" } else { "is refused" };
+            self.note(|_| format!("node {index} {verdict}: {:?}", due.step));
+            if !done {
+                self.nodes[index].planned_version = None;
+            }
+        }
+    }
+
+    fn plan(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let (Some(now), Some(snapshot)) = (node.planning_time(self.at, self.without), &node.snapshot) else {
+            return;
+        };
+        let unchanged = node.planned_version == Some(snapshot.version) && now < node.wake_at;
+        if unchanged || !node.in_flight.is_empty() {
+            return;
+        }
+        let plan = plan::plan(&snapshot.keys, &node.policy, now);
+        let steps = sabotaged(plan.steps, &snapshot.keys, &node.policy, now, self.without);
+        if !plan.too_large.is_empty() {
+            self.watch.unhealthy(self.at);
+        }
+        node.planned_version = Some(snapshot.version);
+        node.wake_at = plan.wake_at;
+        let mut commit_at = self.at;
+        let longest = self.watch.longest_commit();
+        commit_at += match self.random.between(0, 9) {
+            0..=5 => 0,
+            6 | 7 => self.random.between(0, longest / 4),
+            _ => self.random.between(longest / 4, longest),
+        };
+        for step in steps {
+            commit_at += self.random.between(0, 1) * 10;
+            node.in_flight.push_back(InFlight { at: commit_at, step });
+        }
+    }
+
+    /// One transaction: re-reads the rows, decides again, writes. False when it is refused.
+    fn apply(&mut self, index: usize, step: &Step) -> bool {
+        let node = &self.nodes[index];
+        let (Some(now), policy) = (node.planning_time(self.at, self.without), node.policy.clone()) else {
+            return false;
+        };
+        match step {
+            Step::FirstStart(generations) => {
+                if !self.database.keys.is_empty() && self.without != Without::FirstStartGuard {
+                    return false;
+                }
+                for new in generations {
+                    let found = self.watch.first_started(new.alg);
+                    self.fail(found);
+                    self.insert(new, false, &policy, true);
+                }
+                true
+            }
+            Step::Insert(new) => {
+                let room = plan::has_room(&self.database.keys, &policy, new.alg, now);
+                let blind = matches!(self.without, Without::Room | Without::RoomRechecked);
+                if !self.may_insert(index, new, now) || !(room || blind) {
+                    return false;
+                }
+                let found = self.watch.inserted(&self.database.keys, new, self.without);
+                self.fail(found);
+                self.insert(new, false, &policy, false);
+                let found = self.watch.fits(&self.database.keys, &policy, now);
+                self.fail(found);
+                true
+            }
+            Step::Remove(new) => {
+                let may = self.may_insert(index, new, now);
+                if may {
+                    self.insert(new, true, &policy, false);
+                }
+                may
+            }
+            Step::RaiseMaxTokenTtl { .. } | Step::DestroyPrivateHalf { .. } | Step::Purge { .. } => {
+                let again = plan::plan(&self.database.keys, &policy, now).steps;
+                let again = sabotaged(again, &self.database.keys, &policy, now, self.without);
+                let may = again.contains(step);
+                if may {
+                    self.change_row(step);
+                }
+                may
+            }
+        }
+    }
+
+    fn change_row(&mut self, step: &Step) {
+        match step {
+            Step::RaiseMaxTokenTtl { kid, to } => self.database.change_row(kid, |row| row.max_token_ttl = *to),
+            Step::DestroyPrivateHalf { kid } => {
+                let found = self.watch.destroying(&self.nodes, &self.database, kid);
+                self.fail(found);
+                self.database.change_row(kid, |row| row.has_private_half = false);
+            }
+            Step::Purge { kid } => {
+                let found = self.watch.purging(&self.database, kid);
+                self.fail(found);
+                self.database.change(|rows| rows.retain(|row| row.kid != *kid));
+            }
+            _ => {}
+        }
+    }
+
+    /// The guard of an INSERT: the generation is free, and the commit is not late by the database's clock.
+    fn may_insert(&self, index: usize, new: &NewGeneration, now: UnixTime) -> bool {
+        let node = &self.nodes[index];
+        let skew = node.policy.windows().clock_skew;
+        // Beside a file the guard has only the machine's clock. The later of its hands counts: a machine that slept between
+        // plan and commit shows it on the wall.
+        let wall = node.reading(self.at).wall;
+        let clock = if self.database.is_shared {
+            Database::time(self.at)
+        } else {
+            now.max(wall)
+        };
+        let slack = match self.without {
+            Without::CommitGuard => Seconds(i64::MAX / 8),
+            Without::TightCommitGuard => skew,
+            _ => Seconds(skew.0 / 2),
+        };
+        let free = !self.database.has_generation(new.alg, new.generation) || self.without == Without::UniqueGeneration;
+        free && clock <= new.published_at + node.policy.commit_share() + slack
+    }
+
+    fn insert(&mut self, new: &NewGeneration, keyless: bool, policy: &Policy, at_once: bool) {
+        let kid = self.database.insert(new, keyless);
+        self.watch.committed(kid, at_once, policy, self.at);
+    }
+
+    /// What `keys rotate` does on this node.
+    pub fn rotate_early(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        let Some(now) = self.has_good_time(index) else { return };
+        if self.database.keys.is_empty() {
+            return;
+        }
+        let alg = node.policy.algorithms()[self.random.index(node.policy.algorithms().len())];
+        let policy = node.policy.clone();
+        let new = plan::rotate_early(&self.database.keys, &policy, alg, now);
+        let room = plan::has_room(&self.database.keys, &policy, alg, now);
+        if room && self.may_insert(index, &new, now) {
+            self.note(|_| format!("node {index} rotates early: {new:?}"));
+            self.insert(&new, false, &policy, false);
+            let found = self.watch.fits(&self.database.keys, &policy, now);
+            self.fail(found);
+        }
+    }
+
+    fn has_good_time(&self, index: usize) -> Option<UnixTime> {
+        let node = &self.nodes[index];
+        let good = node.is_running() && node.reaches(&self.database, self.at) && node.may_plan(Without::Nothing);
+        node.now(self.at, self.without).filter(|_| good)
+    }
+
+    /// What `keys revoke` does on this node: one transaction.
+    pub fn revoke(&mut self, index: usize, kid: &Kid) {
+        let Some(now) = self.has_good_time(index) else { return };
+        let policy = self.nodes[index].policy.clone();
+        let Ok(Response::Revoke(mut revocation)) = emergency::revoke(&self.database.keys, &policy, kid, now) else {
+            return;
+        };
+        let signed = revocation.replacement.is_some();
+        match self.without {
+            Without::EmergencyRevokesPending => revocation.revoke.retain(|other| other == kid),
+            Without::EmergencyDestroysHalves => revocation.destroy.clear(),
+            Without::EmergencyReplacement => revocation.replacement = None,
+            _ => {}
+        }
+        let taken = revocation.replacement.as_ref();
+        if taken.is_some_and(|new| self.database.has_generation(new.alg, new.generation)) {
+            return;
+        }
+        self.note(|_| format!("node {index} revokes: {revocation:?}"));
+        self.watch.figures.emergencies += 1;
+        self.watch.unhealthy(self.at);
+        if signed {
+            self.watch.distrust(&self.database, revocation.alg);
+        }
+        self.database.change(|rows| {
+            for row in rows.iter_mut() {
+                if revocation.revoke.contains(&row.kid) && row.revoked_at.is_none() {
+                    row.revoked_at = Some(now);
+                    row.has_private_half = false;
+                }
+                if revocation.destroy.contains(&row.kid) {
+                    row.has_private_half = false;
+                }
+            }
+        });
+        if let Some(mut new) = revocation.replacement {
+            backdated(&mut new, self.without);
+            if self.without == Without::EmergencySignsAtOnce {
+                new.activates_at = now + new.prepublish;
+            }
+            self.insert(&new, false, &policy, true);
+        }
+        self.watch.distrusted_from(self.database.version);
+        let found = self.watch.after_emergency(&self.database);
+        self.fail(found);
+    }
+
+    fn sign(&mut self) {
+        for index in 0..self.nodes.len() {
+            let node = &self.nodes[index];
+            if !node.is_running() || self.random.once_in(3) {
+                continue;
+            }
+            for alg in node.policy.algorithms().to_vec() {
+                if let Some(signature) = self.nodes[index].sign(alg, self.at, self.without) {
+                    let found = self.watch.signed(&signature, &self.database, self.at, self.band.1);
+                    if self.violation.is_none() {
+                        self.violation = found;
+                    }
+                    if self.trace.is_some() && self.violation.is_some() {
+                        let kid = number(&signature.key.kid);
+                        self.note(|_| format!("node {index} signs with {kid} at its {}", signature.issued_at));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Changes the activation of keys that sign at once, when their back-dating is taken out.
+fn backdated(new: &mut NewGeneration, without: Without) {
+    if matches!(without, Without::BackDating | Without::SigningAtOnceOnSlowNodes) {
+        new.activates_at = new.published_at;
+    }
+}
+
+/// The steps as a node takes them that lacks a rule.
+fn sabotaged(
+    steps: Vec<Step>,
+    keys: &keyround::keys::lifecycle::Keys,
+    policy: &Policy,
+    now: UnixTime,
+    without: Without,
+) -> Vec<Step> {
+    crate::saboteur::steps(steps, keys, policy, now, without, backdated)
+}
