@@ -3,4 +3,7 @@
 //! `make test` runs it beside a throw-away PostgreSQL, named by `TEST_POSTGRES_URL`; without one these tests fail.
 
 mod helpers;
+mod migrations;
+mod rows;
 mod skeleton;
+mod store;
