@@ -4,6 +4,7 @@
 
 mod helpers;
 mod migrations;
+mod replicas;
 mod rows;
 mod skeleton;
 mod store;

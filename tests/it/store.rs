@@ -41,13 +41,10 @@ async fn row(db: &Db, kid: &Kid) -> Option<StoredKey> {
     stored.rows.into_iter().find(|row| row.key.kid == *kid)
 }
 
-crate::on_both_databases!(a_new_database_has_no_keys_at_version_zero, |database| {
-    let stored = database.open().await.signing_keys().await.unwrap();
-    assert_eq!((stored.version, stored.rows.len()), (0, 0));
-});
-
 crate::on_both_databases!(a_generation_is_read_as_it_was_written, |database| {
     let db = database.open().await;
+    let empty = db.signing_keys().await.unwrap();
+    assert_eq!((empty.version, empty.rows.len()), (0, 0));
     let key = key_pair(Algorithm::Es256);
     let (new, removal) = (generation(Algorithm::Es256, 1), generation(Algorithm::Rs256, 4));
     let mut change = db.change_keys().await.unwrap();
