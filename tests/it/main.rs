@@ -6,6 +6,7 @@ mod crash;
 mod helpers;
 mod migrations;
 mod replicas;
+mod rotation;
 mod rows;
 mod skeleton;
 mod store;
