@@ -250,11 +250,13 @@ impl Snapshot {
             .iter()
             .copied()
             .filter(|&alg| {
-                let enabled = self
-                    .keys
-                    .line(alg)
-                    .iter()
-                    .any(|key| key.activates_at <= now && !key.is_keyless());
+                // One that was removed and added again waits for its first activation like a new one.
+                let enabled = !self.keys.is_removed(alg, now)
+                    && self
+                        .keys
+                        .line(alg)
+                        .iter()
+                        .any(|key| key.activates_at <= now && !key.is_keyless());
                 let signs = self
                     .keys
                     .active(alg, now)

@@ -229,7 +229,8 @@ impl Rotator {
                     revoked: Vec::new(),
                     signs_now,
                     at: key.revoked_at.unwrap_or(now),
-                    version: before.version,
+                    // What stands under the lock; another node may have revoked it since the first look.
+                    version: change.version() - 1,
                 });
             }
             Response::Revoke(revocation) => revocation,

@@ -169,8 +169,8 @@ impl Db {
         }
     }
 
-    /// Brings the schema up to date. PostgreSQL's migrator lets one node at a time; with SQLite a second process that
-    /// starts in the same moment tries again.
+    /// Brings the schema up to date. PostgreSQL's migrator lets one node at a time; with SQLite a process that
+    /// starts in the same moment as others tries again.
     ///
     /// # Errors
     /// When a migration fails, or the schema is newer than this binary knows.
@@ -178,9 +178,14 @@ impl Db {
         match self {
             Self::Postgres(pool) => POSTGRES_MIGRATIONS.run(pool).await?,
             Self::Sqlite { write, .. } => {
-                if SQLITE_MIGRATIONS.run(write).await.is_err() {
-                    SQLITE_MIGRATIONS.run(write).await?;
+                // A lost race means that another process has applied one more of them, so there are no more than these.
+                let mut answer = SQLITE_MIGRATIONS.run(write).await;
+                for _ in SQLITE_MIGRATIONS.iter() {
+                    if answer.is_err() {
+                        answer = SQLITE_MIGRATIONS.run(write).await;
+                    }
                 }
+                answer?;
             }
         }
         Ok(())

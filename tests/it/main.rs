@@ -2,5 +2,11 @@
 //!
 //! `make test` runs it beside a throw-away PostgreSQL, named by `TEST_POSTGRES_URL`; without one these tests fail.
 
+mod crash;
 mod helpers;
+mod migrations;
+mod replicas;
+mod rotation;
+mod rows;
 mod skeleton;
+mod store;
