@@ -93,7 +93,8 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     for path in ["/livez", "/readyz", "/readyz/issue"] {
         assert_eq!(health(&app, path).await, green(), "{path}");
         assert_eq!(
@@ -115,7 +116,8 @@ async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_snapshot_ends_signing_long_before_it_ends_publishing() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &SLOW).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &SLOW).await;
     let secret = app.create_client("billing", None).await;
     app.clock.advance(Seconds(30 * 60 - 1));
     assert_eq!(health(&app, "/readyz/issue").await, green());
@@ -142,7 +144,8 @@ async fn a_stale_snapshot_ends_signing_long_before_it_ends_publishing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_jumps_is_told_and_stops_no_publishing() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &SLOW).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &SLOW).await;
     app.clock.jump(Seconds(600));
     app.running.server.rotation.tick().await.unwrap();
     assert_eq!(health(&app, "/readyz/issue").await, red(&["clock"]));
@@ -155,7 +158,8 @@ async fn a_clock_that_jumps_is_told_and_stops_no_publishing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_that_is_late_is_told() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &SLOW).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &SLOW).await;
     // The next generation should stand in the set since day 29; it is day 30, and nobody rotated.
     app.clock.advance(Seconds(30 * 86_400));
     app.running.server.keyring.refresh().await.unwrap();
@@ -174,12 +178,18 @@ async fn a_private_half_that_does_not_open_is_told() {
     app.running.stop().await;
     let pool = sqlx::SqlitePool::connect(&database.url).await.unwrap();
     // The two rows trade their private halves: under the associated data neither opens.
-    sqlx::query(
-        "UPDATE signing_keys SET sealed = (SELECT other.sealed FROM signing_keys other WHERE other.kid <> signing_keys.kid)",
-    )
-    .execute(&pool)
-    .await
-    .unwrap();
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT kid, sealed FROM signing_keys")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    for (from, to) in [(0, 1), (1, 0)] {
+        sqlx::query("UPDATE signing_keys SET sealed = $1 WHERE kid = $2")
+            .bind(&rows[from].1)
+            .bind(&rows[to].0)
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
     pool.close().await;
     let app = TestApp::start(&database, &SLOW).await;
     let secret = app.create_client("billing", None).await;
@@ -197,7 +207,8 @@ async fn a_private_half_that_does_not_open_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_open_metrics_and_move() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &SLOW).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &SLOW).await;
     let before = samples(&metrics(&app).await);
     for (sample, value) in [
         (r#"keyround_keys{alg="RS256",state="active"}"#, 1.0),
@@ -262,7 +273,8 @@ async fn metrics_are_open_metrics_and_move() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_listener_serves_its_own_and_nothing_else() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     for path in ["/livez", "/readyz", "/readyz/issue", "/metrics"] {
         assert_eq!(
             app.http

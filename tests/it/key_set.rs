@@ -119,7 +119,8 @@ async fn it_holds_public_keys_alone_at_every_moment_of_three_rotations() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_headers_suit_caches_and_pages_of_other_origins() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[("keys.jwks_max_age", "2m")]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[("keys.jwks_max_age", "2m")]).await;
     let answer = get(&app).await;
     assert_eq!(answer.status(), 200);
     let headers = answer.headers();
@@ -138,7 +139,8 @@ async fn its_headers_suit_caches_and_pages_of_other_origins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_who_has_it_is_told_so() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let full = get(&app).await.headers().clone();
     let etag = header(&full, "etag");
     let weak = format!("W/{etag}");
@@ -173,7 +175,8 @@ async fn a_caller_who_has_it_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn head_has_the_headers_of_get_and_no_body() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let mut connection = Connection::open(&app.url);
     connection.send(format!("GET {PATH} HTTP/1.1\r\nHost: a\r\n\r\n"));
     let full = connection.answer().unwrap();
@@ -200,7 +203,8 @@ async fn head_has_the_headers_of_get_and_no_body() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_1_0_and_1_1_get_the_same_document() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let document = get(&app).await.bytes().await.unwrap();
     for request in [
         format!("GET {PATH} HTTP/1.0\r\n\r\n"),
@@ -221,7 +225,8 @@ async fn http_1_0_and_1_1_get_the_same_document() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_may_ask_for_leave_first() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let answer = app
         .http
         .request(Method::OPTIONS, format!("{}{PATH}", app.url))
@@ -244,7 +249,8 @@ async fn a_page_may_ask_for_leave_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_in_the_request_changes_it_and_nothing_redirects() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let document = get(&app).await.bytes().await.unwrap();
     for query in [
         "?",
@@ -277,7 +283,8 @@ async fn nothing_in_the_request_changes_it_and_nothing_redirects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_methods_are_refused_and_refusals_are_not_cached() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECTX", "get"] {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = app.http.request(method.clone(), format!("{}{PATH}", app.url));
@@ -365,7 +372,8 @@ async fn every_node_serves_the_same_bytes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_served_while_the_database_is_away() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let document = get(&app).await.bytes().await.unwrap();
     app.running.server.db.close().await;
     let answer = get(&app).await;

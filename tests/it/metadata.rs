@@ -86,7 +86,8 @@ async fn check_that_everything_exists(app: &TestApp, document: &Value, issuer: &
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_documents_say_what_exists_and_nothing_else() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let first = document(&app, NAMES[0]).await;
     assert_eq!(first, document(&app, NAMES[1]).await);
     check_that_everything_exists(&app, &first, "http://127.0.0.1:8080").await;
@@ -96,7 +97,8 @@ async fn both_documents_say_what_exists_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_issuer_with_a_path_is_found_in_every_form() {
     let issuer = "http://127.0.0.1:8080/tenant";
-    let app = TestApp::start(&TestDatabase::sqlite(), &[("server.issuer", issuer)]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[("server.issuer", issuer)]).await;
     let first = document(&app, "/tenant/.well-known/openid-configuration").await;
     for path in [
         "/tenant/.well-known/oauth-authorization-server",
@@ -135,7 +137,8 @@ async fn an_issuer_with_a_path_is_found_in_every_form() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_issuer_without_a_path_has_no_inserted_forms() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     for name in NAMES {
         for inserted in ["/tenant", "/", "/.."] {
             let mut connection = crate::raw::Connection::open(&app.url);
@@ -149,7 +152,8 @@ async fn an_issuer_without_a_path_has_no_inserted_forms() {
 /// T7, I4.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_request_says_of_hosts_changes_nothing() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[("server.trusted_proxies", "127.0.0.1")]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[("server.trusted_proxies", "127.0.0.1")]).await;
     let secret = app.create_client("billing", None).await;
     for name in NAMES {
         let plain = app.http.get(format!("{}{name}", app.url)).send().await.unwrap();
@@ -181,7 +185,8 @@ async fn what_a_request_says_of_hosts_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_is_all_that_can_be_done() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     for name in NAMES {
         let url = format!("{}{name}", app.url);
         let head = app.http.head(&url).send().await.unwrap();

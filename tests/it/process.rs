@@ -37,6 +37,7 @@ pub struct Serving {
     child: Child,
     lines: Receiver<String>,
     log: Vec<String>,
+    printed: Receiver<String>,
     /// Where the public endpoints are: `http://127.0.0.1:PORT`.
     pub url: String,
     /// Where health and metrics are.
@@ -47,18 +48,13 @@ impl Serving {
     /// Starts `keyround serve` and waits until it says that it serves.
     pub fn start(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         let mut child = keyround(folder, variables, arguments).spawn().unwrap();
-        let (sender, lines) = channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            for line in stderr.split(b'\n') {
-                let Ok(line) = line else { return };
-                let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
-            }
-        });
+        let lines = lines_of(child.stderr.take().unwrap());
+        let printed = lines_of(child.stdout.take().unwrap());
         let mut serving = Self {
             child,
             lines,
             log: Vec::new(),
+            printed,
             url: String::new(),
             admin_url: String::new(),
         };
@@ -91,10 +87,19 @@ impl Serving {
             self.log.push(line);
         }
         let status = self.child.wait().unwrap();
+        let printed: Vec<String> = self.printed.iter().collect();
+        (status, std::mem::take(&mut self.log), printed.join("\n"))
+    }
+
+    /// What it prints, up to the first line that holds this text.
+    pub fn printed_until(&self, text: &str) -> String {
         let mut printed = String::new();
-        let mut stdout = self.child.stdout.take().unwrap();
-        stdout.read_to_string(&mut printed).unwrap();
-        (status, std::mem::take(&mut self.log), printed)
+        while !printed.contains(text) {
+            let line = self.printed.recv_timeout(Duration::from_secs(60));
+            printed.push_str(&line.unwrap_or_else(|_| panic!("'{text}' was never printed: {printed}")));
+            printed.push('\n');
+        }
+        printed
     }
 }
 
@@ -103,6 +108,18 @@ impl Drop for Serving {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The lines of a stream as they come; the channel closes with the stream.
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n') {
+            let Ok(line) = line else { return };
+            let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    lines
 }
 
 fn address_after(line: &str, name: &str) -> String {

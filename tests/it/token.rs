@@ -96,7 +96,8 @@ async fn refused(app: &TestApp, id: &str, secret: &str, form: &[(&str, &str)]) -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_what_rfc_9068_says_and_no_more() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     for alg in [Algorithm::Rs256, Algorithm::Es256] {
         let id = format!("billing-{alg}");
         let secret = app.create_client(&id, Some(alg)).await;
@@ -172,7 +173,8 @@ fn verify(token: &str, set: &Value) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_independent_library_verifies_it_and_two_thousand_have_names_of_their_own() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let set = app.key_set().await;
     let mut jtis = HashSet::new();
     let mut signatures = HashSet::new();
@@ -201,7 +203,8 @@ fn a_million_token_names_are_a_million() {
 /// RFC 6749 section 2.3.1: the id and the secret are form-encoded, then joined, then base64.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_methods_take_any_spelling_of_the_same_credentials() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let id = "billing_1.example~x";
     let secret = "p:%&=+ q\u{fc}\"/";
     let server = &app.running.server;
@@ -249,7 +252,8 @@ async fn both_methods_take_any_spelling_of_the_same_credentials() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scope_is_all_or_less_and_never_more() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let secret = app.create_client("billing", None).await;
     for (asked, given) in [
         ("", "read write"),
@@ -297,7 +301,8 @@ async fn scope_is_all_or_less_and_never_more() {
 /// RFC 8707; I5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn audiences_are_those_the_client_is_registered_for() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let secret = app.create_client("billing", None).await;
     let (api, other) = ("https://api.example.com", "https://other.example.com");
     for parameter in ["resource", "audience"] {
@@ -341,7 +346,8 @@ async fn audiences_are_those_the_client_is_registered_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_or_the_server_chooses_the_algorithm_and_a_request_never_does() {
     for default in ["RS256", "ES256"] {
-        let app = TestApp::start(&TestDatabase::sqlite(), &[("tokens.default_algorithm", default)]).await;
+        let database = TestDatabase::sqlite();
+        let app = TestApp::start(&database, &[("tokens.default_algorithm", default)]).await;
         for (alg, wanted) in [
             (None, default),
             (Some(Algorithm::Rs256), "RS256"),
@@ -366,7 +372,8 @@ async fn the_client_or_the_server_chooses_the_algorithm_and_a_request_never_does
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lifetimes_are_the_clients_within_the_servers_longest() {
     let settings = [("tokens.access_token_ttl", "7m"), ("tokens.max_token_ttl", "30m")];
-    let app = TestApp::start(&TestDatabase::sqlite(), &settings).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &settings).await;
     for (ttl, wanted) in [(None, 420), (Some(60), 60), (Some(1_800), 1_800), (Some(7_200), 1_800)] {
         let mut client = client(&format!("client-{}", ttl.unwrap_or(0)));
         client.token_ttl = ttl.map(Seconds);
@@ -386,7 +393,8 @@ async fn lifetimes_are_the_clients_within_the_servers_longest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_change_both_secrets_hold_and_the_one_before_does_not() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let mut secrets = vec![app.create_client("billing", None).await];
     for _ in 0..2 {
         let secret = random_secret().unwrap().to_string();

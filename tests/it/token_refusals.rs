@@ -50,7 +50,8 @@ async fn check(answer: Response, status: u16, code: &str, what: &str) -> (Header
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_requests_have_one_answer_each() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let secret = app.create_client("billing", None).await;
     let proved = format!("client_id=billing&client_secret={secret}");
     let c = CANARY;
@@ -164,7 +165,8 @@ async fn malformed_requests_have_one_answer_each() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_form_of_at_most_16_kib_by_post_is_read() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let secret = app.create_client("billing", None).await;
     let body = format!("{GRANT}&client_id=billing&client_secret={secret}");
     for content_type in [
@@ -215,7 +217,8 @@ async fn only_a_form_of_at_most_16_kib_by_post_is_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credentials_come_once_and_never_in_a_query_or_a_cookie() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let secret = app.create_client("billing", None).await;
     let endpoint = format!("{}/oauth2/token", app.url);
     let proved = format!("client_id=billing&client_secret={secret}");
@@ -267,7 +270,8 @@ async fn credentials_come_once_and_never_in_a_query_or_a_cookie() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_malformed_authorization_header_is_challenged() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let secret = app.create_client("billing", None).await;
     let encode = |text: &[u8]| format!("Basic {}", STANDARD.encode(text));
     for value in [
@@ -307,7 +311,8 @@ async fn a_malformed_authorization_header_is_challenged() {
 /// O15, O18: whoever guesses learns nothing, whatever is wrong.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_wrong_disabled_and_deleted_look_the_same() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let right = app.create_client("billing", None).await;
     let disabled = app.create_client("disabled", None).await;
     let deleted = app.create_client("deleted", None).await;
@@ -373,7 +378,8 @@ async fn unknown_wrong_disabled_and_deleted_look_the_same() {
 /// O17.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_without_the_grant_is_told_so() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let without = Client {
         grants: Vec::new(),
         ..client("without")
@@ -388,7 +394,8 @@ async fn a_client_without_the_grant_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_is_no_fault_of_the_client() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let secret = app.create_client("billing", None).await;
     app.running.server.db.close().await;
     let answer = app

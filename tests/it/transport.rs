@@ -16,7 +16,8 @@ fn ask(url: &str, request: &str) -> Option<Answer> {
 /// T2. What the HTTP parser itself refuses never reaches the place where these headers are added.
 async fn check_every_answer(issuer: &str, hsts: Option<&str>) {
     let settings = [("server.issuer", issuer), ("server.behind_tls_proxy", "true")];
-    let app = TestApp::start(&TestDatabase::sqlite(), &settings).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &settings).await;
     let long = "x".repeat(20_000);
     let wide = "x".repeat(9_000);
     let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length";
@@ -88,7 +89,8 @@ async fn an_https_issuer_promises_https_for_a_year() {
 /// T3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_beyond_8_kib_or_too_many_are_refused() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let wide = |length: usize| format!("{KEY_SET}X-Wide: {}\r\n\r\n", "x".repeat(length));
     assert_eq!(ask(&app.url, &wide(8_000)).unwrap().status(), 200);
     assert_eq!(ask(&app.url, &wide(8_300)).unwrap().status(), 431);
@@ -105,7 +107,8 @@ async fn headers_beyond_8_kib_or_too_many_are_refused() {
 /// T5: what two readers could take for different requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_and_ambiguous_requests_are_refused() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let post = "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n";
     let smuggled = "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n";
     for request in [
@@ -143,7 +146,8 @@ async fn malformed_and_ambiguous_requests_are_refused() {
 /// T3: a refusal leaves no byte of its request behind for the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_sane_after_a_refusal() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let form = "Host: a\r\nContent-Type: application/x-www-form-urlencoded\r\n";
     let mut connection = Connection::open(&app.url);
     for (request, status) in [
@@ -183,7 +187,8 @@ async fn a_connection_is_sane_after_a_refusal() {
 /// T4: both deadlines are 5 s, and run side by side here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn headers_and_forms_that_never_end_are_cut() {
-    let app = TestApp::start(&TestDatabase::sqlite(), &[]).await;
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
     let cut = |request: &'static str| {
         let url = app.url.clone();
         tokio::task::spawn_blocking(move || {
