@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, dev::ServerHandle, web};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -168,6 +169,7 @@ impl Running {
         let server = web::Data::new(Server {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
+            trusted_proxies: config.server.trusted_proxies.clone(),
             defaults: Defaults {
                 alg: config.tokens.default_algorithm,
                 access_token_ttl: config.tokens.access_token_ttl,
@@ -228,7 +230,8 @@ fn listen(
     let data = server.clone();
     let mut http_server = HttpServer::new(move || {
         App::new()
-            .wrap(http::default_headers())
+            .wrap(from_fn(http::limit_headers))
+            .wrap(http::default_headers(&data.issuer))
             .app_data(data.clone())
             .configure(routes.clone())
     })

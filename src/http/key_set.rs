@@ -10,9 +10,9 @@ pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> HttpResp
     let document = server.keyring.snapshot().document.clone();
     let unchanged = request
         .headers()
-        .get(header::IF_NONE_MATCH)
-        .and_then(|tags| tags.to_str().ok())
-        .is_some_and(|tags| names(tags, &document.etag));
+        .get_all(header::IF_NONE_MATCH)
+        .filter_map(|tags| tags.to_str().ok())
+        .any(|tags| names(tags, &document.etag));
     let mut answer = if unchanged {
         HttpResponse::NotModified()
     } else {

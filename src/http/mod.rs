@@ -1,5 +1,6 @@
 //! The endpoints: one file each, the route table on one screen, one table from errors to answers.
 
+pub mod client_address;
 pub mod error;
 pub mod health;
 pub mod key_set;
@@ -8,11 +9,14 @@ pub mod token;
 
 use std::sync::Arc;
 
-use actix_web::http::header;
-use actix_web::middleware::DefaultHeaders;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::{StatusCode, header};
+use actix_web::middleware::{DefaultHeaders, Next};
 use actix_web::{HttpResponse, Resource, web};
 
 use crate::clock::Clock;
+use crate::config::Network;
 use crate::jose::seal::HashKey;
 use crate::keyring::Keyring;
 use crate::oauth::metadata::{AUTHORIZATION_SERVER, KEY_SET_PATH, OPENID_CONFIGURATION, TOKEN_PATH};
@@ -27,6 +31,8 @@ pub struct Server {
     pub issuer: String,
     /// The path of the issuer; empty when it has none.
     pub issuer_path: String,
+    /// The proxies whose word about a client's address is taken.
+    pub trusted_proxies: Vec<Network>,
     /// What a client gets that has no wish of its own.
     pub defaults: Defaults,
     /// The database.
@@ -88,16 +94,44 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
         .default_service(web::to(|| async { error::not_found() }));
 }
 
-/// The headers of every answer, whatever it is.
+/// The longest header section that is read, names and values together, in bytes.
+const LONGEST_HEADERS: usize = 8 * 1024;
+
+/// The headers of every answer, whatever it is. An issuer with https promises to have it for a year (RFC 6797).
 #[must_use]
-pub fn default_headers() -> DefaultHeaders {
-    DefaultHeaders::new()
+pub fn default_headers(issuer: &str) -> DefaultHeaders {
+    let headers = DefaultHeaders::new()
         .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .add((
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; frame-ancestors 'none'",
         ))
-        .add((header::REFERRER_POLICY, "no-referrer"))
+        .add((header::REFERRER_POLICY, "no-referrer"));
+    if issuer.starts_with("https://") {
+        headers.add((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"))
+    } else {
+        headers
+    }
+}
+
+/// Refuses a request whose headers are longer than any honest client's (RFC 6585 section 5).
+///
+/// # Errors
+/// Whatever the handler behind it fails with.
+pub async fn limit_headers(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let length: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if length > LONGEST_HEADERS {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Ok(request.into_response(error::problem(status, "the headers are longer than 8 KiB")));
+    }
+    Ok(next.call(request).await?.map_into_boxed_body())
 }
 
 /// A document that anybody may read, also a page of another origin (CORS).

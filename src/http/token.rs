@@ -1,17 +1,23 @@
 //! `POST /oauth2/token`: the token endpoint (RFC 6749 section 3.2).
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use tracing::field;
 
+use crate::clock::sleep;
 use crate::jose::jwt::random_jti;
 use crate::keyring::CannotSign;
-use crate::oauth::client::Client;
+use crate::oauth::client::{Client, ClientId};
 use crate::oauth::credentials::Credentials;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::{Granted, Parameters, TokenRequest, grant};
 use crate::store::StoreError;
 
+use super::client_address::client_address;
 use super::{Server, error};
 
 /// The purpose that client secrets are digested for.
@@ -19,6 +25,9 @@ pub const CLIENT_SECRET_PURPOSE: &str = "client-secret";
 
 /// The longest form that is read, in bytes.
 const LONGEST_FORM: usize = 16 * 1024;
+
+/// How long a form may take to arrive; the listener limits only the headers.
+const FORM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The answer of RFC 6749 section 5.1.
 #[derive(Serialize)]
@@ -42,22 +51,41 @@ impl From<OauthError> for Refusal {
     }
 }
 
+/// Who asks, as far as it is known: what the log says of a request.
+struct Caller {
+    address: IpAddr,
+    client: Option<ClientId>,
+}
+
 /// A token for a client that proves itself.
 pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    match issue(&server, &request, payload).await {
+    let mut caller = Caller {
+        address: client_address(&request, &server.trusted_proxies),
+        client: None,
+    };
+    match issue(&server, &request, payload, &mut caller).await {
         Ok(token) => HttpResponse::Ok()
             .insert_header((header::CACHE_CONTROL, "no-store"))
             .insert_header((header::PRAGMA, "no-cache"))
             .json(token),
         Err(Refusal::Oauth(refusal)) => {
-            server.metrics.refused(refusal.code.name());
+            refused(&server, &refusal, &caller);
             error::oauth(&refusal)
         }
         Err(Refusal::WithStatus(refusal, status)) => {
-            server.metrics.refused(refusal.code.name());
+            refused(&server, &refusal, &caller);
             error::oauth_with_status(&refusal, status)
         }
     }
+}
+
+/// Everything that is logged is ours, or has passed the grammar of its type: a request cannot forge a line.
+fn refused(server: &Server, refusal: &OauthError, caller: &Caller) {
+    server.metrics.refused(refusal.code.name());
+    tracing::info!(
+        client.id = caller.client.as_ref().map(field::display), client.ip = %caller.address,
+        reason = refusal.code.name(), detail = refusal.description, "a token was refused"
+    );
 }
 
 /// Any method but POST.
@@ -67,13 +95,19 @@ pub fn method_not_allowed() -> HttpResponse {
     error::oauth_with_status(&refusal, StatusCode::METHOD_NOT_ALLOWED)
 }
 
-async fn issue(server: &Server, request: &HttpRequest, payload: web::Payload) -> Result<TokenResponse, Refusal> {
+async fn issue(
+    server: &Server,
+    request: &HttpRequest,
+    payload: web::Payload,
+    caller: &mut Caller,
+) -> Result<TokenResponse, Refusal> {
     let parameters = form(request, payload).await?;
-    let client = authenticate(server, request, &parameters).await?;
+    let client = authenticate(server, request, &parameters, caller).await?;
     let granted = grant(&client, &TokenRequest::parse(&parameters)?, &server.defaults)?;
     let token = sign(server, &granted)?;
     tracing::info!(
-        client.id = %client.id, key.alg = %granted.alg, token.expires_in = token.expires_in, "a token was granted"
+        client.id = %client.id, client.ip = %caller.address, key.alg = %granted.alg,
+        token.expires_in = token.expires_in, "a token was granted"
     );
     Ok(token)
 }
@@ -91,7 +125,14 @@ async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parameters
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ));
     }
-    let body = payload.to_bytes_limited(LONGEST_FORM).await.map_err(|_| {
+    let body = tokio::select! {
+        body = payload.to_bytes_limited(LONGEST_FORM) => body,
+        () = sleep(FORM_DEADLINE) => return Err(Refusal::WithStatus(
+            OauthError::invalid_request("the form took longer than 5 seconds to arrive"),
+            StatusCode::REQUEST_TIMEOUT,
+        )),
+    };
+    let body = body.map_err(|_| {
         Refusal::WithStatus(
             OauthError::invalid_request("the form is longer than 16 KiB"),
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -102,7 +143,12 @@ async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parameters
     Ok(Parameters::parse(text)?)
 }
 
-async fn authenticate(server: &Server, request: &HttpRequest, parameters: &Parameters) -> Result<Client, Refusal> {
+async fn authenticate(
+    server: &Server,
+    request: &HttpRequest,
+    parameters: &Parameters,
+    caller: &mut Caller,
+) -> Result<Client, Refusal> {
     let mut headers = request.headers().get_all(header::AUTHORIZATION);
     let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
     if headers.next().is_some() {
@@ -113,6 +159,8 @@ async fn authenticate(server: &Server, request: &HttpRequest, parameters: &Param
         Ok(id) => server.db.client(&id).await.map_err(|error| unavailable(&error))?,
         Err(_) => None,
     };
+    // Only a name that we gave: people put secrets into the wrong field.
+    caller.client = stored.as_ref().map(|stored| stored.client.id.clone());
     // An unknown client costs the same digest as a known one.
     let digests: Vec<&str> = stored
         .as_ref()

@@ -89,7 +89,8 @@ impl TokenRequest {
                 })?;
         // RFC 8707 names `resource`; `audience` is what many clients send for the same thing.
         let mut audiences: Vec<Audience> = Vec::new();
-        for value in parameters.all("resource").chain(parameters.all("audience")) {
+        let targets = parameters.all("resource").chain(parameters.all("audience"));
+        for value in targets.filter(|value| !value.is_empty()) {
             let audience: Audience = value.parse().map_err(|_| {
                 OauthError::new(
                     ErrorCode::InvalidTarget,

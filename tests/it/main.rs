@@ -2,11 +2,22 @@
 //!
 //! `make test` runs it beside a throw-away PostgreSQL, named by `TEST_POSTGRES_URL`; without one these tests fail.
 
+mod architecture;
 mod crash;
+mod health;
 mod helpers;
+mod key_set;
+mod logs;
+mod metadata;
 mod migrations;
+mod process;
+mod raw;
 mod replicas;
 mod rotation;
 mod rows;
 mod skeleton;
+mod start;
 mod store;
+mod token;
+mod token_refusals;
+mod transport;

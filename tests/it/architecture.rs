@@ -1,0 +1,227 @@
+//! Who imports whom, and that the README tells what the code does.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use keyround::config::settings::markdown_table;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Every file below `src`, by its path there, without its comments.
+fn sources() -> Vec<(String, String)> {
+    fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else {
+                into.push(path);
+            }
+        }
+    }
+    let src = root().join("src");
+    let mut files = Vec::new();
+    collect(&src, &mut files);
+    files
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text
+                .lines()
+                .map(|line| if line.trim_start().starts_with("//") { "" } else { line });
+            let name = path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
+            (name, code.collect::<Vec<_>>().join("\n"))
+        })
+        .collect()
+}
+
+/// `http` for `http/token.rs`, `app` for `app.rs`.
+fn module(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// The modules in the order of who may import whom: the table in the crate's documentation is the one list.
+fn order() -> Vec<String> {
+    read("src/lib.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | [`")?.split('`').next().map(str::to_owned))
+        .collect()
+}
+
+/// The names behind `crate::` (or `crate::{...}`, one level deep) and `keyround::`.
+fn imported(code: &str) -> BTreeSet<String> {
+    let word = |text: &str| -> String {
+        text.trim_start()
+            .chars()
+            .take_while(|character| character.is_alphanumeric() || *character == '_')
+            .collect()
+    };
+    let mut names = BTreeSet::new();
+    for start in ["crate::", "keyround::"] {
+        for (at, _) in code.match_indices(start) {
+            let rest = &code[at + start.len()..];
+            let Some(group) = rest.strip_prefix('{') else {
+                names.insert(word(rest));
+                continue;
+            };
+            let mut depth = 0;
+            let mut item = String::new();
+            for character in group.chars() {
+                match character {
+                    '}' if depth == 0 => break,
+                    ',' if depth == 0 => names.extend([word(&std::mem::take(&mut item))]),
+                    _ => {
+                        depth += i32::from(character == '{') - i32::from(character == '}');
+                        item.push(character);
+                    }
+                }
+            }
+            names.insert(word(&item));
+        }
+    }
+    names.remove("");
+    names
+}
+
+/// Whether a crate is named as the start of a path, or after `use`.
+fn names_crate(code: &str, name: &str) -> bool {
+    let is_part = |character: char| character.is_alphanumeric() || character == '_' || character == ':';
+    code.match_indices(name).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = &code[at + name.len()..];
+        before.is_none_or(|character| !is_part(character))
+            && (after.starts_with("::") || (code[..at].ends_with("use ") && after.starts_with([';', ' '])))
+    })
+}
+
+#[test]
+fn the_readers_of_code_see_what_they_should() {
+    let code = "use crate::a::{b, c};\nuse crate::{d::{x, y}, e};\nfn f() { crate::g::h() }";
+    assert_eq!(imported(code), ["a", "d", "e", "g"].map(str::to_owned).into());
+    assert!(names_crate("use sqlx;", "sqlx") && names_crate("x(sqlx::query)", "sqlx"));
+    assert!(names_crate("use rsa as r;", "rsa") && !names_crate("a.rsa_bits; jose::rsa::x; mod rsa", "rsa"));
+}
+
+#[test]
+fn the_map_names_every_module() {
+    let mapped: BTreeSet<String> = order().into_iter().collect();
+    let lib = read("src/lib.rs");
+    let declared = lib.lines().filter_map(|line| {
+        let name = line.trim_start_matches("pub ").strip_prefix("mod ")?;
+        Some(name.trim_end_matches(';').to_owned())
+    });
+    assert_eq!(mapped, declared.collect());
+}
+
+#[test]
+fn a_module_imports_only_from_modules_above_it() {
+    let order = order();
+    let place = |name: &str| order.iter().position(|known| known == name);
+    let mut breaches = Vec::new();
+    for (file, code) in sources() {
+        if matches!(file.as_str(), "lib.rs" | "main.rs") {
+            continue;
+        }
+        let own = module(&file);
+        let own_place = place(own).unwrap_or_else(|| panic!("src/{file} is not on the map in src/lib.rs"));
+        for name in imported(&code) {
+            match place(&name) {
+                Some(other) if other <= own_place => {}
+                _ => breaches.push(format!("src/{file} imports {name}")),
+            }
+        }
+        // A path that climbs could leave its module unseen; in a file of one level `super` is the crate itself.
+        let climbs = if file.contains('/') {
+            "super::super::super::"
+        } else {
+            "use super::super::"
+        };
+        if code.contains(climbs) {
+            breaches.push(format!("src/{file} climbs by {climbs}; write crate::"));
+        }
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
+}
+
+#[test]
+fn foreign_crates_stay_in_their_rooms() {
+    let rooms: [(&str, &[&str]); 6] = [
+        ("actix_web", &["http", "app"]),
+        ("sqlx", &["store"]),
+        ("openssl", &["jose"]),
+        ("josekit", &["jose"]),
+        ("rsa", &["jose"]),
+        ("p256", &["jose"]),
+    ];
+    let sources = sources();
+    for (name, allowed) in rooms {
+        let users: BTreeSet<&str> = sources
+            .iter()
+            .filter(|(_, code)| names_crate(code, name))
+            .map(|(file, _)| module(file))
+            .collect();
+        let strangers: Vec<&&str> = users.iter().filter(|user| !allowed.contains(user)).collect();
+        assert!(
+            strangers.is_empty(),
+            "{name} is named in {strangers:?}, but belongs in {allowed:?}"
+        );
+        assert!(
+            name == "josekit" || !users.is_empty(),
+            "nobody uses {name}: is the reader blind?"
+        );
+    }
+}
+
+/// Every text in the code that is a path on a listener.
+fn routes() -> BTreeSet<String> {
+    ["src/http/mod.rs", "src/oauth/metadata.rs"]
+        .iter()
+        .flat_map(|path| {
+            let text = read(path);
+            let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+            code.lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .flat_map(|line| {
+                    line.split('"')
+                        .skip(1)
+                        .step_by(2)
+                        .map(str::to_owned)
+                        .collect::<Vec<_>>()
+                })
+                .collect::<Vec<_>>()
+        })
+        .filter(|text| text.starts_with('/'))
+        .collect()
+}
+
+#[test]
+fn the_readme_names_every_endpoint() {
+    let routes = routes();
+    assert!(routes.len() >= 8, "{routes:?}");
+    let readme = read("README.md");
+    let missing: Vec<&String> = routes
+        .iter()
+        .filter(|route| !readme.contains(&format!("`{route}`")) && !readme.contains(&format!(" {route}`")))
+        .collect();
+    assert!(missing.is_empty(), "README.md does not name {missing:?}");
+}
+
+#[test]
+fn the_readme_has_the_table_of_settings() {
+    let readme = read("README.md");
+    let between = readme
+        .split_once("<!-- settings -->")
+        .and_then(|(_, rest)| rest.split_once("<!-- /settings -->"))
+        .map(|(table, _)| table.trim());
+    assert_eq!(
+        between,
+        Some(markdown_table().trim()),
+        "between the markers <!-- settings --> and <!-- /settings --> README.md must hold what the code says"
+    );
+}

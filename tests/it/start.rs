@@ -1,0 +1,257 @@
+//! How the real binary starts, and how it refuses to.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::process::{BINARY, PATH, Serving, free_port, run};
+
+// For tests alone.
+const MASTER_KEY: (&str, &str) = (
+    "KEYROUND_KEYS__MASTER_KEY",
+    "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+);
+const ISSUER: (&str, &str) = ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080");
+
+/// Any free port, which the system finds.
+const PORTS: [(&str, &str); 2] = [
+    ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+    ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+];
+
+fn with(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    [&PORTS, more].concat()
+}
+
+/// A refused start: exit code, one sentence, and nothing left behind.
+fn check_refused(folder: &Path, output: &Output, code: i32, sentence: &[&str]) {
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    assert!(!error.contains("serving"), "{error}");
+    for words in sentence {
+        assert!(error.contains(words), "'{words}' is not in: {error}");
+    }
+    assert!(error.lines().last().unwrap().starts_with("keyround: "), "{error}");
+    assert!(output.stdout.is_empty());
+    assert!(!folder.join("data").exists(), "a refused start must touch nothing");
+    assert!(!folder.join("keys").exists(), "a refused start must invent nothing");
+}
+
+#[test]
+fn a_production_start_invents_nothing() {
+    for (variables, arguments, sentence) in [
+        (
+            with(&[ISSUER]),
+            vec!["serve"],
+            vec!["master key", "keyround master-key generate"],
+        ),
+        (with(&[MASTER_KEY]), vec!["serve"], vec!["server.issuer"]),
+        (
+            with(&[ISSUER, ("KEYROUND_KEYS__MASTER_KEY_FILE", "nowhere.key")]),
+            vec!["serve"],
+            vec!["nowhere.key"],
+        ),
+        (
+            with(&[ISSUER, ("KEYROUND_KEYS__MASTER_KEY", "")]),
+            vec!["serve"],
+            vec!["KEYROUND_KEYS__MASTER_KEY"],
+        ),
+        (
+            with(&[MASTER_KEY, ("KEYROUND_SERVER__ISSUER", "http://id.example.com")]),
+            vec!["serve"],
+            vec!["http://id.example.com", "https", "server.behind_tls_proxy"],
+        ),
+        (
+            vec![
+                MASTER_KEY,
+                ("KEYROUND_SERVER__ISSUER", "https://id.example.com"),
+                ("KEYROUND_SERVER__LISTEN", "0.0.0.0:0"),
+            ],
+            vec!["serve"],
+            vec!["server.listen", "0.0.0.0:0", "loopback"],
+        ),
+        (
+            with(&[ISSUER, MASTER_KEY, ("KEYROUND_KEYS__ROTATION_PERIODE", "10s")]),
+            vec!["serve"],
+            vec!["KEYROUND_KEYS__ROTATION_PERIODE", "not a setting"],
+        ),
+        (
+            with(&[ISSUER, MASTER_KEY, ("KEYROUND_KEYS_ROTATION_PERIOD", "10s")]),
+            vec!["serve"],
+            vec!["KEYROUND_KEYS_ROTATION_PERIOD"],
+        ),
+        (
+            with(&[ISSUER, MASTER_KEY, ("KEYROUND_KEYS__PREPUBLISH", "10m")]),
+            vec!["serve"],
+            vec!["keys.prepublish", "10m", "31m"],
+        ),
+        (
+            with(&[ISSUER, MASTER_KEY, ("KEYROUND_KEYS__VERIFY_WINDOW", "1s")]),
+            vec!["config", "check"],
+            vec!["keys.verify_window", "1s"],
+        ),
+        (
+            with(&[ISSUER, MASTER_KEY]),
+            vec!["serve", "--config", "nowhere.toml"],
+            vec!["nowhere.toml"],
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = run(folder.path(), &variables, &arguments);
+        check_refused(folder.path(), &output, 2, &sentence);
+    }
+}
+
+#[test]
+fn a_master_key_that_is_none_or_another_leaves_the_database_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = with(&[ISSUER, ("KEYROUND_KEYS__MASTER_KEY", "c2hvcnQ=")]);
+    let output = run(folder.path(), &short, &["serve"]);
+    check_refused(folder.path(), &output, 1, &["master key"]);
+
+    let (status, _, _) = Serving::start(folder.path(), &with(&[ISSUER, MASTER_KEY]), &["serve"]).stop();
+    assert!(status.success());
+    let database = folder.path().join("data/keyround.db");
+    let rows = || -> String {
+        let dump = run_sql(&database);
+        assert!(dump.contains("RS256"));
+        dump
+    };
+    let before = rows();
+    let other = with(&[
+        ISSUER,
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        ),
+    ]);
+    let output = run(folder.path(), &other, &["serve"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("another master key") && !error.contains("serving"),
+        "{error}"
+    );
+    assert_eq!(rows(), before);
+}
+
+/// The keys as text.
+fn run_sql(database: &Path) -> String {
+    let url = format!("sqlite:{}", database.display());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
+        let rows: Vec<(String, String, String)> =
+            sqlx::query_as("SELECT kid, alg, sealed FROM signing_keys ORDER BY kid")
+                .fetch_all(&pool)
+                .await
+                .unwrap();
+        pool.close().await;
+        format!("{rows:?}")
+    })
+}
+
+/// A development start in this folder, on a port that a person could type.
+fn development(folder: &Path) -> Serving {
+    let listen = format!("127.0.0.1:{}", free_port());
+    let variables = [("KEYROUND_SERVER__LISTEN", listen.as_str()), PORTS[1]];
+    Serving::start(folder, &variables, &["serve", "--dev"])
+}
+
+#[test]
+fn a_first_development_start_prints_three_commands_that_work_and_the_second_prints_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = development(folder.path());
+    let master_key = folder.path().join("keys/master.key");
+    assert_eq!(master_key.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(
+        folder.path().join("data").metadata().unwrap().permissions().mode() & 0o077,
+        0
+    );
+    // The commands are printed once the server serves; it must still be there when they run.
+    let printed = serving.printed_until("token verify");
+    let secret = printed
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("client secret"))
+        .unwrap()
+        .trim()
+        .to_owned();
+    assert!(printed.contains("client id      demo"), "{printed}");
+    assert!(secret.len() >= 43, "256 bits in base64url: {secret}");
+    let commands: Vec<&str> = printed
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("curl ") || line.starts_with(BINARY))
+        .collect();
+    assert_eq!(commands.len(), 3, "{printed}");
+    let outputs: Vec<String> = commands.iter().map(|command| shell(folder.path(), command)).collect();
+    assert!(outputs[0].contains("\"access_token\""), "{outputs:?}");
+    assert!(outputs[1].contains("\"keys\""), "{outputs:?}");
+    assert!(outputs[2].contains("the token is valid"), "{outputs:?}");
+    let (status, log, _) = serving.stop();
+    assert_eq!(status.code(), Some(0), "SIGTERM ends it in good order");
+    assert!(
+        !log.join("\n").contains(&secret),
+        "the secret is for the screen, not for the log"
+    );
+
+    // What is no longer true is refused: the token was for another signature.
+    let token = std::fs::read_to_string(folder.path().join("token.json")).unwrap();
+    let tampered = token.replacen("\"access_token\":\"eyJ", "\"access_token\":\"eyK", 1);
+    assert_ne!(token, tampered);
+    std::fs::write(folder.path().join("token.json"), tampered).unwrap();
+    let refused = run(
+        folder.path(),
+        &[],
+        &["token", "verify", "--key-set", "jwks.json", "token.json"],
+    );
+    assert_eq!(refused.status.code(), Some(1));
+
+    let (status, log, printed) = development(folder.path()).stop();
+    assert!(status.success());
+    assert_eq!(printed, "");
+    assert!(!log.join("\n").contains("demo"), "{log:#?}");
+}
+
+fn shell(folder: &Path, command: &str) -> String {
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .current_dir(folder)
+        .env_clear()
+        .env("PATH", PATH)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_database_without_its_master_key_is_refused_in_development_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (status, _, _) = development(folder.path()).stop();
+    assert!(status.success());
+    std::fs::remove_file(folder.path().join("keys/master.key")).unwrap();
+    let before = run_sql(&folder.path().join("data/keyround.db"));
+    let output = run(folder.path(), &PORTS[1..], &["serve", "--dev"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("master key") && error.contains("keyround.db"), "{error}");
+    assert!(!folder.path().join("keys/master.key").exists());
+    assert_eq!(run_sql(&folder.path().join("data/keyround.db")), before);
+}
+
+#[test]
+fn a_master_key_that_others_can_read_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("master.key");
+    std::fs::write(&file, MASTER_KEY.1).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let variables = with(&[ISSUER, ("KEYROUND_KEYS__MASTER_KEY_FILE", "master.key")]);
+    let output = run(folder.path(), &variables, &["serve"]);
+    check_refused(folder.path(), &output, 2, &["master.key", "0640", "chmod 600"]);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(Serving::start(folder.path(), &variables, &["serve"]).stop().0.success());
+}

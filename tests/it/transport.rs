@@ -1,0 +1,207 @@
+//! What holds for every answer, and for requests that are none.
+
+use std::time::Duration;
+
+use crate::helpers::{TestApp, TestDatabase};
+use crate::raw::{Answer, Connection};
+
+const KEY_SET: &str = "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n";
+
+fn ask(url: &str, request: &str) -> Option<Answer> {
+    let mut connection = Connection::open(url);
+    connection.send(request);
+    connection.answer()
+}
+
+/// T2. What the HTTP parser itself refuses never reaches the place where these headers are added.
+async fn check_every_answer(issuer: &str, hsts: Option<&str>) {
+    let settings = [("server.issuer", issuer), ("server.behind_tls_proxy", "true")];
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &settings).await;
+    let long = "x".repeat(20_000);
+    let wide = "x".repeat(9_000);
+    let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length";
+    let public = [
+        (200, "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (304, format!("{KEY_SET}If-None-Match: *\r\n\r\n")),
+        (
+            204,
+            "OPTIONS /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        ),
+        (
+            405,
+            "DELETE /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        ),
+        (
+            200,
+            "GET /.well-known/openid-configuration HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        ),
+        (404, "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (405, "GET /oauth2/token HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (
+            415,
+            "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        ),
+        (
+            401,
+            format!("POST /oauth2/token HTTP/1.1\r\nHost: a\r\n{form}: 0\r\n\r\n"),
+        ),
+        (
+            413,
+            format!("POST /oauth2/token HTTP/1.1\r\nHost: a\r\n{form}: 20000\r\n\r\n{long}"),
+        ),
+        (431, format!("{KEY_SET}X-Wide: {wide}\r\n\r\n")),
+    ];
+    let admin = [
+        (200, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (200, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (405, "POST /metrics HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (404, "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+    ];
+    let all = public
+        .iter()
+        .map(|(status, request)| (&app.url, *status, request))
+        .chain(admin.iter().map(|(status, request)| (&app.admin_url, *status, request)));
+    for (url, status, request) in all {
+        let what = &request[..request.len().min(80)];
+        let answer = ask(url, request).unwrap();
+        assert_eq!(answer.status(), status, "{what}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
+        let csp = "default-src 'none'; frame-ancestors 'none'";
+        assert_eq!(answer.header("content-security-policy"), Some(csp), "{what}");
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"), "{what}");
+        assert_eq!(answer.header("strict-transport-security"), hsts, "{what}");
+        assert_eq!(answer.header("server"), None, "{what}");
+    }
+    app.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_carries_the_protective_headers() {
+    check_every_answer("http://127.0.0.1:8080", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_https_issuer_promises_https_for_a_year() {
+    check_every_answer("https://id.example.com", Some("max-age=31536000")).await;
+}
+
+/// T3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_beyond_8_kib_or_too_many_are_refused() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let wide = |length: usize| format!("{KEY_SET}X-Wide: {}\r\n\r\n", "x".repeat(length));
+    assert_eq!(ask(&app.url, &wide(8_000)).unwrap().status(), 200);
+    assert_eq!(ask(&app.url, &wide(8_300)).unwrap().status(), 431);
+    assert_eq!(ask(&app.url, &wide(200_000)).unwrap().status(), 431);
+    let many = "X-Many: 1\r\n".repeat(200);
+    assert_eq!(ask(&app.url, &format!("{KEY_SET}{many}\r\n")).unwrap().status(), 431);
+    let path = "x".repeat(200_000);
+    let long_line = format!("GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!((400..500).contains(&ask(&app.url, &long_line).unwrap().status()));
+    assert_eq!(ask(&app.url, &format!("{KEY_SET}\r\n")).unwrap().status(), 200);
+    app.running.stop().await;
+}
+
+/// T5: what two readers could take for different requests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_and_ambiguous_requests_are_refused() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let post = "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n";
+    let smuggled = "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n";
+    for request in [
+        "\u{0}\u{1}\u{2}\r\n\r\n".to_owned(),
+        "GET\r\n\r\n".to_owned(),
+        "GET /\r\n\r\n".to_owned(),
+        "GET / HTTP/9.9\r\n\r\n".to_owned(),
+        "GET / HTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "G\u{7f}T / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        format!("{KEY_SET}Broken header\r\n\r\n"),
+        format!("{KEY_SET}Na me: x\r\n\r\n"),
+        format!("{KEY_SET}X: a\u{0}b\r\n\r\n"),
+        format!("{KEY_SET}X: a\r\n folded\r\n\r\n"),
+        format!("{post}Content-Length: 5\r\nContent-Length: 6\r\n\r\nx=1&y{smuggled}"),
+        format!("{post}Content-Length: -1\r\n\r\n"),
+        format!("{post}Content-Length: +5\r\n\r\nx=1&y"),
+        format!("{post}Content-Length: 5 5\r\n\r\nx=1&y"),
+        format!("{post}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{smuggled}"),
+        format!("{post}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"),
+        format!("{post}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n{smuggled}"),
+        format!("{post}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{smuggled}"),
+    ] {
+        let mut connection = Connection::open(&app.url);
+        connection.send(&request);
+        if let Some(answer) = connection.answer() {
+            assert!((400..500).contains(&answer.status()), "{request:?}: {answer:?}");
+            let behind = connection.rest();
+            assert!(!behind.starts_with(b"HTTP/1.1 200"), "{request:?} smuggled a request");
+        }
+    }
+    assert_eq!(ask(&app.url, &format!("{KEY_SET}\r\n")).unwrap().status(), 200);
+    app.running.stop().await;
+}
+
+/// T3: a refusal leaves no byte of its request behind for the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_sane_after_a_refusal() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let form = "Host: a\r\nContent-Type: application/x-www-form-urlencoded\r\n";
+    let mut connection = Connection::open(&app.url);
+    for (request, status) in [
+        ("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 404),
+        (
+            "DELETE /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            405,
+        ),
+        (
+            format!("POST /oauth2/token HTTP/1.1\r\n{form}Content-Length: 3\r\n\r\nx=1"),
+            401,
+        ),
+        (
+            format!("POST /oauth2/token HTTP/1.1\r\n{form}Transfer-Encoding: chunked\r\n\r\n3\r\nx=1\r\n0\r\n\r\n"),
+            401,
+        ),
+        (format!("{KEY_SET}\r\n"), 200),
+    ] {
+        connection.send(&request);
+        assert_eq!(connection.answer().unwrap().status(), status, "{request}");
+    }
+    // A long body that looks like a request must not be taken for one: either it is read to its end, or the connection closes.
+    let disguised = format!("{KEY_SET}\r\n").repeat(1_000);
+    let length = disguised.len();
+    let mut connection = Connection::open(&app.url);
+    connection.send(format!(
+        "POST /oauth2/token HTTP/1.1\r\n{form}Content-Length: {length}\r\n\r\n"
+    ));
+    connection.send(&disguised);
+    assert_eq!(connection.answer().unwrap().status(), 413);
+    connection.send("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(connection.answer().is_none_or(|answer| answer.status() == 404));
+    assert_eq!(ask(&app.url, &format!("{KEY_SET}\r\n")).unwrap().status(), 200);
+    app.running.stop().await;
+}
+
+/// T4: both deadlines are 5 s, and run side by side here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn headers_and_forms_that_never_end_are_cut() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let cut = |request: &'static str| {
+        let url = app.url.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut connection = Connection::open(&url);
+            connection.send(request);
+            connection.answer()
+        })
+    };
+    let form = "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                Content-Length: 100\r\n\r\ngrant_type=";
+    let both = async { tokio::join!(cut("GET /.well-known/jwks.json HTTP/1.1\r\nHost: "), cut(form)) };
+    let (headers, form) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+    assert!(headers.unwrap().is_none_or(|answer| answer.status() == 408));
+    assert_eq!(form.unwrap().unwrap().status(), 408);
+    app.running.stop().await;
+}
