@@ -100,7 +100,7 @@ fn print_welcome(config: &Config, secret: &str) {
     let issuer = config.server.issuer.as_str();
     let program = std::env::args().next().unwrap_or_else(|| "keyround".to_owned());
     output::line(&format!(
-        r#"
+        r"
 Keyround serves on {issuer}. A demo client was made; its secret is shown this once:
 
   client id      {DEMO_CLIENT}
@@ -113,7 +113,7 @@ Paste these into another terminal in the same folder:
   curl -s {issuer}/.well-known/jwks.json | tee jwks.json
 
   {program} token verify --key-set jwks.json token.json
-"#
+"
     ));
 }
 

@@ -132,20 +132,21 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
         .checked_at();
     for alg in keys.algorithms() {
         // Repeated, the command must not revoke the replacements that it made.
-        let replaced = keys
+        let replacement = keys
             .line(alg)
             .iter()
-            .any(|key| !key.is_keyless() && !key.was_prepublished() && key.published_at >= since);
-        if let Some(active) = keys.active(alg, now).filter(|_| !replaced) {
-            done.push(rotator.revoke(&active.kid, ACTOR, &request.reason).await?);
-        } else if replaced && done.iter().all(|revoked| revoked.alg != alg) {
-            done.push(Revoked {
+            .find(|key| !key.is_keyless() && !key.was_prepublished() && key.published_at >= since);
+        let active = keys.active(alg, now);
+        match (replacement, active) {
+            (None, Some(active)) => done.push(rotator.revoke(&active.kid, ACTOR, &request.reason).await?),
+            (Some(replacement), _) if done.iter().all(|revoked| revoked.alg != alg) => done.push(Revoked {
                 alg,
                 revoked: Vec::new(),
-                signs_now: keys.active(alg, now).map(|active| active.kid.clone()),
-                at: since,
+                signs_now: active.map(|active| active.kid.clone()),
+                at: replacement.published_at,
                 version: done[0].version,
-            });
+            }),
+            _ => {}
         }
     }
     Ok(())
