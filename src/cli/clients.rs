@@ -64,8 +64,12 @@ pub struct New {
     /// Its name; a random one when left out.
     #[arg(long)]
     id: Option<ClientId>,
-    /// How it obtains tokens: client_credentials.
-    #[arg(long = "grant", value_name = "GRANT", required = true)]
+    #[arg(
+        long = "grant",
+        value_name = "GRANT",
+        required = true,
+        help = "How it obtains tokens: client_credentials"
+    )]
     grants: Vec<Grant>,
     /// The services it may ask for tokens for; the first is the default.
     #[arg(long = "audience", value_name = "URL", required = true, num_args = 1..)]
@@ -73,11 +77,14 @@ pub struct New {
     /// The widest scope it may have, such as "read write".
     #[arg(long, default_value = "")]
     scope: Scope,
-    /// The algorithm of its tokens; tokens.default_algorithm when left out.
-    #[arg(long)]
+    #[arg(long, help = "The algorithm of its tokens; tokens.default_algorithm when left out")]
     algorithm: Option<Algorithm>,
-    /// How long its tokens live, such as 5m; tokens.access_token_ttl when left out.
-    #[arg(long, value_name = "TTL", value_parser = parse_duration)]
+    #[arg(
+        long,
+        value_name = "TTL",
+        value_parser = parse_duration,
+        help = "How long its tokens live, such as 5m; tokens.access_token_ttl when left out"
+    )]
     token_ttl: Option<Seconds>,
 }
 

@@ -105,11 +105,8 @@ impl View {
     }
 
     fn life(&self, key: &SigningKey) -> Life {
-        let retires_at = self.keys.superseded_at(key);
-        let expires_at = self.keys.expires_at(key, &self.policy);
-        // A revocation ends a life: what would have come after it does not come.
-        let came = |at: &UnixTime| key.revoked_at.is_none_or(|revoked_at| *at <= revoked_at);
-        let retires_at = retires_at.filter(came).filter(|_| !key.was_revoked_before_activation());
+        let retires_at = retires_at(&self.keys, key);
+        let expires_at = expires_at(&self.keys, &self.policy, key);
         Life {
             kid: key.kid.clone(),
             alg: key.alg,
@@ -118,13 +115,34 @@ impl View {
             published_at: key.published_at.rfc3339(),
             activates_at: key.activates_at.rfc3339(),
             retires_at: retires_at.map(UnixTime::rfc3339),
-            expires_at: expires_at
-                .filter(came)
-                .filter(|_| retires_at.is_some())
-                .map(UnixTime::rfc3339),
+            expires_at: expires_at.map(UnixTime::rfc3339),
             revoked_at: key.revoked_at.map(UnixTime::rfc3339),
         }
     }
+}
+
+/// When a key gives way, or gave way, to its successor.
+///
+/// A revocation ends a life, and what would have come after it does not come. The replacement that it brought is no
+/// successor either, though it is stamped active since a moment before.
+pub fn retires_at(keys: &Keys, key: &SigningKey) -> Option<UnixTime> {
+    let Some(revoked_at) = key.revoked_at else {
+        return keys.superseded_at(key);
+    };
+    keys.line(key.alg)
+        .iter()
+        .filter(|later| later.generation > key.generation && !later.was_revoked_before_activation())
+        .filter(|later| later.published_at < revoked_at)
+        .map(|later| later.activates_at)
+        .filter(|&at| at <= revoked_at && !key.was_revoked_before_activation())
+        .min()
+}
+
+/// When a key leaves the set because of its age; none when a revocation took it out before.
+pub fn expires_at(keys: &Keys, policy: &Policy, key: &SigningKey) -> Option<UnixTime> {
+    retires_at(keys, key)
+        .map(|retires_at| retires_at + policy.verify_window(key.max_token_ttl))
+        .filter(|&at| key.revoked_at.is_none_or(|revoked_at| at <= revoked_at))
 }
 
 /// A key as programs read it.
@@ -212,9 +230,7 @@ fn show(context: &Context, view: &View, kid: &Kid) -> Result<(), Failure> {
         return Ok(());
     }
     let time = |at: UnixTime| output::time(at, view.now);
-    let or_dash = |shown: &Option<String>, at: Option<UnixTime>| {
-        at.filter(|_| shown.is_some()).map_or_else(|| "-".to_owned(), time)
-    };
+    let or_dash = |at: Option<UnixTime>| at.map_or_else(|| "-".to_owned(), time);
     for (name, value) in [
         ("kid", key.kid.to_string()),
         ("algorithm", key.alg.to_string()),
@@ -222,12 +238,9 @@ fn show(context: &Context, view: &View, kid: &Kid) -> Result<(), Failure> {
         ("state", output::state(life.state)),
         ("published", time(key.published_at)),
         ("activates", time(key.activates_at)),
-        ("retires", or_dash(&life.retires_at, view.keys.superseded_at(key))),
-        (
-            "expires",
-            or_dash(&life.expires_at, view.keys.expires_at(key, &view.policy)),
-        ),
-        ("revoked", or_dash(&life.revoked_at, key.revoked_at)),
+        ("retires", or_dash(retires_at(&view.keys, key))),
+        ("expires", or_dash(expires_at(&view.keys, &view.policy, key))),
+        ("revoked", or_dash(key.revoked_at)),
         (
             "private half",
             if key.has_private_half {

@@ -10,13 +10,14 @@ use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::next_generation;
 use crate::keys::policy::Policy;
 
+use super::keys::{expires_at, retires_at};
 use super::output::coarse;
 
 const WIDTH: i64 = 1120;
 /// Where the chart begins; the names of the keys stand left of it.
 const LEFT: i64 = 300;
 const RIGHT: i64 = WIDTH - 30;
-const TOP: i64 = 92;
+const TOP: i64 = 98;
 const GROUP: i64 = 30;
 const ROW: i64 = 46;
 const BAR: i64 = 20;
@@ -112,18 +113,13 @@ impl<'a> Life<'a> {
         let activates_at = Some(key.activates_at)
             .filter(came)
             .filter(|_| signs || key.revoked_at.is_some());
-        let retires_at = superseded_at
-            .filter(came)
-            .filter(|_| !key.was_revoked_before_activation());
+        let retires_at = retires_at(keys, key);
         Self {
             key,
             state: keys.state(key, policy, now),
             activates_at,
             retires_at,
-            expires_at: keys
-                .expires_at(key, policy)
-                .filter(came)
-                .filter(|_| retires_at.is_some()),
+            expires_at: expires_at(keys, policy, key),
         }
     }
 

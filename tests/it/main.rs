@@ -2,5 +2,6 @@
 //!
 //! `make test` runs it beside a throw-away PostgreSQL, named by `TEST_POSTGRES_URL`; without one these tests fail.
 
+mod command_line;
 mod helpers;
 mod skeleton;
