@@ -635,7 +635,8 @@ fn transitions(keys: &Keys, key: &SigningKey, now: UnixTime) -> Vec<Entry> {
 }
 
 /// A short digest of the policy, so that nodes that differ can be told apart.
-fn fingerprint(policy: &Policy) -> String {
+#[must_use]
+pub fn fingerprint(policy: &Policy) -> String {
     let mut digest = sha256_base64url(format!("{:?}", policy.windows()).as_bytes());
     digest.truncate(12);
     digest

@@ -3,10 +3,14 @@
 //! Every command that prints data takes `--json`. A refusal is one sentence; bad usage and bad settings exit with 2,
 //! everything else that fails with 1.
 
+mod audit;
+mod clients;
 mod config;
+mod keys;
 mod master_key;
 mod output;
 mod serve;
+mod timeline;
 mod token;
 
 use std::path::PathBuf;
@@ -15,11 +19,15 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::app::{Foundation, StartError};
+use crate::app::{Foundation, StartError, connect};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Sources};
+use crate::config::{Config, ConfigError, Database, Sources};
+use crate::keys::emergency::UnknownKey;
 use crate::rotation::RotationError;
-use crate::store::StoreError;
+use crate::store::{Db, StoreError};
+
+/// Who acts, in the audit log.
+const ACTOR: &str = "command line";
 
 /// An identity server whose signing keys rotate themselves.
 #[derive(Parser)]
@@ -45,6 +53,15 @@ enum Command {
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Command),
+    /// Look at the signing keys, rotate or revoke them.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Register clients and change them.
+    #[command(subcommand)]
+    Clients(clients::Command),
+    /// Look at what happened.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Make a master key.
     #[command(subcommand)]
     MasterKey(master_key::Command),
@@ -81,6 +98,12 @@ impl From<StartError> for Failure {
     }
 }
 
+impl From<UnknownKey> for Failure {
+    fn from(error: UnknownKey) -> Self {
+        Self::Rotation(error.into())
+    }
+}
+
 impl Failure {
     const fn exit_code(&self) -> u8 {
         match self {
@@ -102,8 +125,27 @@ impl Context {
         Ok(Config::load(&self.sources)?)
     }
 
-    async fn foundation(&self) -> Result<Foundation, Failure> {
-        Ok(Foundation::open(&self.config()?, self.clock.clone()).await?)
+    /// The settings and the database alone, for commands that only look: they need no master key. A database that does
+    /// not exist is not made, for a first start makes it together with its keys.
+    async fn database(&self) -> Result<(Config, Db), Failure> {
+        let config = self.config()?;
+        if let Database::Sqlite { path } = &config.database
+            && !path.exists()
+        {
+            return Err(Failure::Refused(format!(
+                "there is no database {} yet; the first 'keyround serve' makes it",
+                path.display()
+            )));
+        }
+        let db = connect(&config.database).await?;
+        Ok((config, db))
+    }
+
+    /// The settings, and all that a command which changes something stands on.
+    async fn foundation(&self) -> Result<(Config, Foundation), Failure> {
+        let config = self.config()?;
+        let foundation = Foundation::open(&config, self.clock.clone()).await?;
+        Ok((config, foundation))
     }
 }
 
@@ -161,6 +203,9 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
         match arguments.command {
             Command::Serve => serve::run(&context).await,
             Command::Config(command) => config::run(&context, &command),
+            Command::Keys(command) => keys::run(&context, command).await,
+            Command::Clients(command) => clients::run(&context, command).await,
+            Command::Audit(command) => audit::run(&context, &command).await,
             Command::MasterKey(command) => master_key::run(&context, &command),
             Command::Token(command) => token::run(&context, &command),
         }

@@ -1,10 +1,11 @@
 //! How results are printed: JSON for programs, aligned tables with absolute and relative times for people.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
 use crate::clock::{Seconds, UnixTime};
+use crate::keys::lifecycle::State;
 
 /// Prints a value as JSON.
 pub fn json(value: &impl Serialize) {
@@ -16,6 +17,27 @@ pub fn json(value: &impl Serialize) {
 /// Prints a line. A reader that went away (`| head`) is no failure.
 pub fn line(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// The state of a key, in colour on a terminal.
+pub fn state(state: State) -> String {
+    let code = match state {
+        State::Pending => 33,
+        State::Active => 32,
+        State::Retired => 36,
+        State::Expired => 90,
+        State::Revoked => 31,
+    };
+    if std::io::stdout().is_terminal() {
+        format!("\u{1b}[{code}m{state}\u{1b}[0m")
+    } else {
+        state.to_string()
+    }
+}
+
+/// A text from outside without control characters, which would move a terminal's cursor.
+pub fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// A time with its distance from now: `2026-11-22T21:00:00Z (in 23h)`.
@@ -34,7 +56,8 @@ pub fn relative(at: UnixTime, now: UnixTime) -> String {
     }
 }
 
-fn coarse(length: Seconds) -> Seconds {
+/// A length in its two largest units.
+pub fn coarse(length: Seconds) -> Seconds {
     let unit = match length.0 {
         86_400.. => 3_600,
         3_600.. => 60,
@@ -47,7 +70,7 @@ fn coarse(length: Seconds) -> Seconds {
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()
-            .map(|row| row[column].chars().count())
+            .map(|row| visible_width(&row[column]))
             .chain([headings[column].len()])
             .max()
             .unwrap_or(0)
@@ -57,13 +80,26 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         let padded: Vec<String> = cells
             .iter()
             .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:width$}"))
+            .map(|(cell, &width)| format!("{cell}{}", " ".repeat(width.saturating_sub(visible_width(cell)))))
             .collect();
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![render(headings.to_vec())];
     lines.extend(rows.iter().map(|row| render(row.iter().map(String::as_str).collect())));
     lines.join("\n")
+}
+
+/// The characters that take a place on the screen; those that set a colour do not.
+fn visible_width(cell: &str) -> usize {
+    let mut escaped = false;
+    cell.chars()
+        .filter(|&character| {
+            let starts = character == '\u{1b}';
+            let hidden = escaped || starts;
+            escaped = hidden && character != 'm';
+            !hidden
+        })
+        .count()
 }
 
 #[cfg(test)]
@@ -88,5 +124,19 @@ mod tests {
     fn columns_line_up() {
         let rows = [vec!["a".into(), "bb".into()], vec!["ccc".into(), "d".into()]];
         assert_eq!(table(&["X", "Y"], &rows), "X    Y\na    bb\nccc  d");
+    }
+
+    #[test]
+    fn colours_take_no_place() {
+        let rows = [
+            vec!["\u{1b}[32mab\u{1b}[0m".into(), "x".into()],
+            vec!["abc".into(), "y".into()],
+        ];
+        assert_eq!(table(&["A", "B"], &rows), "A    B\n\u{1b}[32mab\u{1b}[0m   x\nabc  y");
+    }
+
+    #[test]
+    fn no_text_from_outside_moves_the_cursor() {
+        assert_eq!(printable("a\u{1b}[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
     }
 }

@@ -4,17 +4,16 @@ use std::str::FromStr;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
 
 use crate::app::{Foundation, Running};
 use crate::clock::{Clock, UnixTime};
 use crate::config::{self, Config, Database, MasterKeySource};
-use crate::http::token::CLIENT_SECRET_PURPOSE;
-use crate::jose::seal::{MasterKey, random_secret};
+use crate::jose::seal::MasterKey;
 use crate::oauth::client::{Client, Grant};
-use crate::store::audit::Entry;
 use crate::telemetry::{self, LogFormat};
 
-use super::{Context, Failure, master_key, output};
+use super::{Context, Failure, clients, master_key, output};
 
 /// The client that a first development start makes.
 const DEMO_CLIENT: &str = "demo";
@@ -78,16 +77,9 @@ fn make_development_master_key(config: &Config) -> Result<(), Failure> {
 }
 
 /// Registers the demo client once; answers with its secret when it was made now.
-async fn make_demo_client(foundation: &Foundation, clock: &Clock) -> Result<Option<String>, Failure> {
-    let now = clock.read().wall;
-    let secret = random_secret().map_err(|error| Failure::Refused(error.to_string()))?;
-    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
-    let created = foundation
-        .rotator
-        .db
-        .create_client(&demo_client(now)?, &digest, &created(now))
-        .await?;
-    Ok(created.then(|| secret.to_string()))
+async fn make_demo_client(foundation: &Foundation, clock: &Clock) -> Result<Option<Zeroizing<String>>, Failure> {
+    let client = demo_client(clock.read().wall)?;
+    clients::register(foundation, &client, "development start", "a client to try things with").await
 }
 
 fn demo_client(now: UnixTime) -> Result<Client, Failure> {
@@ -102,18 +94,6 @@ fn demo_client(now: UnixTime) -> Result<Client, Failure> {
         created_at: now,
         disabled_at: None,
     })
-}
-
-fn created(now: UnixTime) -> Entry {
-    Entry {
-        event: "client.created",
-        subject: DEMO_CLIENT.to_owned(),
-        happened_at: now,
-        noted_at: now,
-        actor: "development start".to_owned(),
-        reason: "a client to try things with".to_owned(),
-        once: false,
-    }
 }
 
 fn print_welcome(config: &Config, secret: &str) {

@@ -3,6 +3,7 @@
 //! `make test` runs it beside a throw-away PostgreSQL, named by `TEST_POSTGRES_URL`; without one these tests fail.
 
 mod architecture;
+mod command_line;
 mod crash;
 mod health;
 mod helpers;

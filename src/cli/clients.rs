@@ -1,0 +1,393 @@
+//! `keyround clients`: who may ask for tokens.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::app::Foundation;
+use crate::clock::{Seconds, UnixTime};
+use crate::config::{Config, parse_duration};
+use crate::http::token::CLIENT_SECRET_PURPOSE;
+use crate::jose::alg::Algorithm;
+use crate::jose::seal::random_secret;
+use crate::oauth::client::{Audience, Client, ClientId, Grant};
+use crate::oauth::scope::Scope;
+use crate::store::Db;
+use crate::store::audit::Entry;
+use crate::store::clients::{ClientChange, StoredClient};
+
+use super::{ACTOR, Context, Failure, output};
+
+/// How many clients are read at once.
+const PAGE: u32 = 100;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Register a client; its secret is shown this once.
+    Create(New),
+    /// List every client.
+    List,
+    /// Show one client.
+    Show {
+        /// The client.
+        #[arg(allow_hyphen_values = true)]
+        id: ClientId,
+    },
+    /// Refuse a client from now on.
+    Disable {
+        /// The client.
+        #[arg(allow_hyphen_values = true)]
+        id: ClientId,
+    },
+    /// Let a disabled client act again.
+    Enable {
+        /// The client.
+        #[arg(allow_hyphen_values = true)]
+        id: ClientId,
+    },
+    /// Delete a client.
+    Delete {
+        /// The client.
+        #[arg(allow_hyphen_values = true)]
+        id: ClientId,
+    },
+    /// Give a client a new secret; the one before stays valid beside it until the next change.
+    RotateSecret {
+        /// The client.
+        #[arg(allow_hyphen_values = true)]
+        id: ClientId,
+    },
+}
+
+#[derive(Args)]
+pub struct New {
+    /// Its name; a random one when left out.
+    #[arg(long)]
+    id: Option<ClientId>,
+    #[arg(
+        long = "grant",
+        value_name = "GRANT",
+        required = true,
+        help = "How it obtains tokens: client_credentials"
+    )]
+    grants: Vec<Grant>,
+    /// The services it may ask for tokens for; the first is the default.
+    #[arg(long = "audience", value_name = "URL", required = true, num_args = 1..)]
+    audiences: Vec<Audience>,
+    /// The widest scope it may have, such as "read write".
+    #[arg(long, default_value = "")]
+    scope: Scope,
+    #[arg(long, help = "The algorithm of its tokens; tokens.default_algorithm when left out")]
+    algorithm: Option<Algorithm>,
+    #[arg(
+        long,
+        value_name = "TTL",
+        value_parser = parse_duration,
+        help = "How long its tokens live, such as 5m; tokens.access_token_ttl when left out"
+    )]
+    token_ttl: Option<Seconds>,
+}
+
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(new) => create(context, new).await,
+        Command::List => list(context).await,
+        Command::Show { id } => show(context, &id).await,
+        Command::Disable { id } => {
+            let change = ClientChange::Disable;
+            change_client(
+                context,
+                &id,
+                &change,
+                "client.disabled",
+                ["is disabled", "was disabled already"],
+            )
+            .await
+        }
+        Command::Enable { id } => {
+            let change = ClientChange::Enable;
+            change_client(
+                context,
+                &id,
+                &change,
+                "client.enabled",
+                ["is enabled", "was enabled already"],
+            )
+            .await
+        }
+        Command::Delete { id } => {
+            let change = ClientChange::Delete;
+            change_client(
+                context,
+                &id,
+                &change,
+                "client.deleted",
+                ["is deleted", "was deleted already"],
+            )
+            .await
+        }
+        Command::RotateSecret { id } => rotate_secret(context, &id).await,
+    }
+}
+
+/// Registers a client with a fresh secret; none when its id is taken.
+pub async fn register(
+    foundation: &Foundation,
+    client: &Client,
+    actor: &str,
+    reason: &str,
+) -> Result<Option<Zeroizing<String>>, Failure> {
+    let (secret, digest) = fresh_secret(foundation)?;
+    let entry = entry("client.created", &client.id, client.created_at, actor, reason);
+    let created = foundation.rotator.db.create_client(client, &digest, &entry).await?;
+    Ok(created.then_some(secret))
+}
+
+fn fresh_secret(foundation: &Foundation) -> Result<(Zeroizing<String>, String), Failure> {
+    let secret = random_secret().map_err(|error| Failure::Refused(error.to_string()))?;
+    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+    Ok((secret, digest))
+}
+
+fn entry(event: &'static str, id: &ClientId, now: UnixTime, actor: &str, reason: &str) -> Entry {
+    Entry {
+        event,
+        subject: id.to_string(),
+        happened_at: now,
+        noted_at: now,
+        actor: actor.to_owned(),
+        reason: reason.to_owned(),
+        once: false,
+    }
+}
+
+async fn create(context: &Context, new: New) -> Result<(), Failure> {
+    let config = context.config()?;
+    let client = client(new, &config, context.clock.read().wall)?;
+    let (_, foundation) = context.foundation().await?;
+    let secret = register(&foundation, &client, ACTOR, "registered")
+        .await?
+        .ok_or_else(|| {
+            Failure::Refused(format!(
+                "there is a client '{}' already; choose another id, or delete that one first",
+                client.id
+            ))
+        })?;
+    if context.json {
+        let mut shown = to_json(&client);
+        shown["client_secret"] = json!(secret.as_str());
+        output::json(&shown);
+    } else {
+        output::line(&format!("client id      {}", client.id));
+        output::line(&format!("client secret  {}", secret.as_str()));
+        output::line("The secret is shown this once; keep it where only the client can read it.");
+    }
+    Ok(())
+}
+
+/// Holds what was asked for against the policy: a client that could never have its token is refused now.
+fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
+    let enabled = config.keys.policy.algorithms();
+    if let Some(alg) = new.algorithm.filter(|alg| !enabled.contains(alg)) {
+        let enabled: Vec<&str> = enabled.iter().map(|alg| alg.name()).collect();
+        return Err(Failure::Usage(format!(
+            "{alg} is not among keys.algorithms ({}); choose one of these, or enable it first",
+            enabled.join(", ")
+        )));
+    }
+    let longest = config.tokens.max_token_ttl;
+    match new.token_ttl {
+        Some(ttl) if ttl > longest => {
+            return Err(Failure::Usage(format!(
+                "--token-ttl is {ttl}, but tokens.max_token_ttl is {longest}; choose at most {longest}, or raise that setting"
+            )));
+        }
+        Some(ttl) if ttl < Seconds(1) => {
+            return Err(Failure::Usage(format!(
+                "--token-ttl is {ttl}, but a token must live at least 1s"
+            )));
+        }
+        _ => {}
+    }
+    let random_id = || uuid::Uuid::new_v4().to_string().parse();
+    Ok(Client {
+        id: new
+            .id
+            .map_or_else(random_id, Ok)
+            .map_err(|error| Failure::Refused(error.to_string()))?,
+        grants: distinct(new.grants),
+        scope: new.scope,
+        audiences: distinct(new.audiences),
+        alg: new.algorithm,
+        token_ttl: new.token_ttl,
+        created_at: now,
+        disabled_at: None,
+    })
+}
+
+fn distinct<T: PartialEq>(items: Vec<T>) -> Vec<T> {
+    items.into_iter().fold(Vec::new(), |mut kept, item| {
+        if !kept.contains(&item) {
+            kept.push(item);
+        }
+        kept
+    })
+}
+
+/// A client as programs read it; its secret is not known any more.
+fn to_json(client: &Client) -> Value {
+    json!({
+        "client_id": client.id,
+        "grants": client.grants,
+        "scope": client.scope.to_string(),
+        "audiences": client.audiences,
+        "algorithm": client.alg,
+        "token_ttl": client.token_ttl.map(|ttl| ttl.to_string()),
+        "created_at": client.created_at.rfc3339(),
+        "disabled_at": client.disabled_at.map(UnixTime::rfc3339),
+    })
+}
+
+fn stored_json(stored: &StoredClient) -> Value {
+    let mut shown = to_json(&stored.client);
+    shown["valid_secrets"] = json!(stored.secrets.iter().count());
+    shown
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let (_, db) = context.database().await?;
+    let clients = all(&db).await?;
+    if context.json {
+        output::json(&clients.iter().map(stored_json).collect::<Vec<_>>());
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = clients.iter().map(|stored| row(&stored.client)).collect();
+    let headings = ["CLIENT", "STATE", "ALG", "TTL", "SCOPE", "AUDIENCES"];
+    output::line(&output::table(&headings, &rows));
+    Ok(())
+}
+
+async fn all(db: &Db) -> Result<Vec<StoredClient>, Failure> {
+    let mut clients: Vec<StoredClient> = Vec::new();
+    loop {
+        let after = clients.last().map(|last| last.client.id.clone());
+        let page = db.clients(after.as_ref(), PAGE).await?;
+        if page.is_empty() {
+            return Ok(clients);
+        }
+        clients.extend(page);
+    }
+}
+
+fn row(client: &Client) -> Vec<String> {
+    vec![
+        client.id.to_string(),
+        if client.disabled_at.is_some() {
+            "disabled"
+        } else {
+            "enabled"
+        }
+        .to_owned(),
+        client.alg.map_or_else(|| "default".to_owned(), |alg| alg.to_string()),
+        client
+            .token_ttl
+            .map_or_else(|| "default".to_owned(), |ttl| ttl.to_string()),
+        client.scope.to_string(),
+        words(&client.audiences),
+    ]
+}
+
+fn words<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
+async fn show(context: &Context, id: &ClientId) -> Result<(), Failure> {
+    let (config, db) = context.database().await?;
+    let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
+    if context.json {
+        output::json(&stored_json(&stored));
+        return Ok(());
+    }
+    let now = context.clock.read().wall;
+    let client = &stored.client;
+    let default = |value: String| format!("{value} (the default)");
+    let state = client.disabled_at.map_or_else(
+        || "enabled".to_owned(),
+        |disabled_at| format!("disabled since {}", output::time(disabled_at, now)),
+    );
+    let alg = client.alg.map_or_else(
+        || default(config.tokens.default_algorithm.to_string()),
+        |alg| alg.to_string(),
+    );
+    let ttl = client.token_ttl.map_or_else(
+        || default(config.tokens.access_token_ttl.to_string()),
+        |ttl| ttl.to_string(),
+    );
+    for (name, value) in [
+        ("client id", client.id.to_string()),
+        ("state", state),
+        ("grants", words(&client.grants)),
+        ("audiences", words(&client.audiences)),
+        ("scope", client.scope.to_string()),
+        ("algorithm", alg),
+        ("token ttl", ttl),
+        ("valid secrets", stored.secrets.iter().count().to_string()),
+        ("created", output::time(client.created_at, now)),
+    ] {
+        output::line(format!("{name:<15}{value}").trim_end());
+    }
+    Ok(())
+}
+
+fn unknown(id: &ClientId) -> Failure {
+    Failure::Refused(format!(
+        "no client is called '{id}'; 'keyround clients list' names them all"
+    ))
+}
+
+/// Changes a client; `told` says what is so now, and what was so already.
+async fn change_client(
+    context: &Context,
+    id: &ClientId,
+    change: &ClientChange,
+    event: &'static str,
+    told: [&str; 2],
+) -> Result<(), Failure> {
+    let (_, foundation) = context.foundation().await?;
+    let db = &foundation.rotator.db;
+    let entry = entry(event, id, context.clock.read().wall, ACTOR, "asked for");
+    let changed = db.change_client(id, change, &entry).await?;
+    if !changed && db.client(id).await?.is_none() {
+        return Err(unknown(id));
+    }
+    if context.json {
+        output::json(&json!({ "client_id": id, "changed": changed }));
+    } else {
+        output::line(&format!("client {id} {}", told[usize::from(!changed)]));
+    }
+    Ok(())
+}
+
+async fn rotate_secret(context: &Context, id: &ClientId) -> Result<(), Failure> {
+    let (_, foundation) = context.foundation().await?;
+    let (secret, digest) = fresh_secret(&foundation)?;
+    let entry = entry(
+        "client.secret_changed",
+        id,
+        context.clock.read().wall,
+        ACTOR,
+        "asked for",
+    );
+    let change = ClientChange::ChangeSecret { digest };
+    if !foundation.rotator.db.change_client(id, &change, &entry).await? {
+        return Err(unknown(id));
+    }
+    if context.json {
+        output::json(&json!({ "client_id": id, "client_secret": secret.as_str() }));
+    } else {
+        output::line(&format!("client id      {id}"));
+        output::line(&format!("client secret  {}", secret.as_str()));
+        output::line("The secret is shown this once. The one before stays valid until the secret is changed again.");
+    }
+    Ok(())
+}

@@ -1,0 +1,339 @@
+//! `keyround keys`: look at the signing keys, rotate or revoke them.
+
+mod foresight;
+mod revoke;
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::clock::UnixTime;
+use crate::jose::alg::Algorithm;
+use crate::jose::jwk::Kid;
+use crate::keyring::trusted_time;
+use crate::keys::SigningKey;
+use crate::keys::emergency::UnknownKey;
+use crate::keys::lifecycle::{Keys, State};
+use crate::keys::plan::{NewGeneration, next_generation};
+use crate::keys::policy::Policy;
+use crate::rotation::RotationError;
+
+use super::{ACTOR, Context, Failure, output, timeline};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// List every key with its state and what comes next for it.
+    List,
+    /// Show everything about one key.
+    Show {
+        /// The key.
+        #[arg(allow_hyphen_values = true, value_parser = kid)]
+        kid: Kid,
+    },
+    /// Say what will happen when, and the earliest safe moment of each step.
+    Plan,
+    /// Publish the next key now; it signs as soon as every verifier must know it.
+    Rotate {
+        /// Only this algorithm; all that are enabled when left out.
+        #[arg(long)]
+        algorithm: Option<Algorithm>,
+        /// Why, for the audit log.
+        #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+        reason: String,
+        /// Say what would happen, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// The emergency: take a key out of trust; where it signed, a new one signs at once.
+    Revoke(revoke::Request),
+    /// Draw every key's life as SVG, with now marked.
+    Timeline {
+        /// Where to write it; standard output when left out.
+        file: Option<PathBuf>,
+    },
+}
+
+/// A kid may begin with a hyphen, so clap is told to let hyphens pass; a mistyped flag must still be refused as one.
+fn kid(text: &str) -> Result<Kid, String> {
+    const THUMBPRINT_LENGTH: usize = 43;
+    if text.starts_with("--") && text.len() < THUMBPRINT_LENGTH {
+        return Err("there is no such flag, and it is no kid".to_owned());
+    }
+    text.parse()
+        .map_err(|error: crate::jose::jwk::InvalidKid| error.to_string())
+}
+
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List => list(context, &View::read(context).await?),
+        Command::Show { kid } => show(context, &View::read(context).await?, &kid)?,
+        Command::Plan => foresight::print_plan(context, &View::read(context).await?)?,
+        Command::Rotate {
+            algorithm,
+            dry_run: true,
+            ..
+        } => foresight::print_dry_run(context, &View::read(context).await?, algorithm)?,
+        Command::Rotate { algorithm, reason, .. } => rotate(context, algorithm, &reason).await?,
+        Command::Revoke(request) => revoke::run(context, &request).await?,
+        Command::Timeline { file } => draw(context, &View::read(context).await?, file.as_deref())?,
+    }
+    Ok(())
+}
+
+/// The keys at one moment.
+struct View {
+    keys: Keys,
+    policy: Policy,
+    now: UnixTime,
+}
+
+impl View {
+    async fn read(context: &Context) -> Result<Self, Failure> {
+        let (config, db) = context.database().await?;
+        let policy = config.keys.policy;
+        let keys = db.signing_keys().await?.keys();
+        let now = trusted_time(&db, &policy, &context.clock, None).await?.checked_at();
+        Ok(Self { keys, policy, now })
+    }
+
+    /// Every key; the rows that only mark the removal of an algorithm are none.
+    fn iter(&self) -> impl Iterator<Item = &SigningKey> {
+        self.keys.iter().filter(|key| !key.is_keyless())
+    }
+
+    fn life(&self, key: &SigningKey) -> Life {
+        let retires_at = retires_at(&self.keys, key);
+        let expires_at = expires_at(&self.keys, &self.policy, key);
+        Life {
+            kid: key.kid.clone(),
+            alg: key.alg,
+            generation: key.generation,
+            state: self.keys.state(key, &self.policy, self.now),
+            published_at: key.published_at.rfc3339(),
+            activates_at: key.activates_at.rfc3339(),
+            retires_at: retires_at.map(UnixTime::rfc3339),
+            expires_at: expires_at.map(UnixTime::rfc3339),
+            revoked_at: key.revoked_at.map(UnixTime::rfc3339),
+        }
+    }
+}
+
+/// When a key gives way, or gave way, to its successor.
+///
+/// A revocation ends a life, and what would have come after it does not come. The replacement that it brought is no
+/// successor either, though it is stamped active since a moment before.
+pub fn retires_at(keys: &Keys, key: &SigningKey) -> Option<UnixTime> {
+    let Some(revoked_at) = key.revoked_at else {
+        return keys.superseded_at(key);
+    };
+    keys.line(key.alg)
+        .iter()
+        .filter(|later| later.generation > key.generation && !later.was_revoked_before_activation())
+        .filter(|later| later.published_at < revoked_at)
+        .map(|later| later.activates_at)
+        .filter(|&at| at <= revoked_at && !key.was_revoked_before_activation())
+        .min()
+}
+
+/// When a key leaves the set because of its age; none when a revocation took it out before.
+pub fn expires_at(keys: &Keys, policy: &Policy, key: &SigningKey) -> Option<UnixTime> {
+    retires_at(keys, key)
+        .map(|retires_at| retires_at + policy.verify_window(key.max_token_ttl))
+        .filter(|&at| key.revoked_at.is_none_or(|revoked_at| at <= revoked_at))
+}
+
+/// A key as programs read it.
+#[derive(Serialize)]
+struct Life {
+    kid: Kid,
+    alg: Algorithm,
+    generation: i64,
+    state: State,
+    published_at: String,
+    activates_at: String,
+    retires_at: Option<String>,
+    expires_at: Option<String>,
+    revoked_at: Option<String>,
+}
+
+fn list(context: &Context, view: &View) {
+    if context.json {
+        output::json(&view.iter().map(|key| view.life(key)).collect::<Vec<_>>());
+        return;
+    }
+    let rows: Vec<Vec<String>> = view.iter().map(|key| row(view, key)).collect();
+    if rows.is_empty() {
+        output::line(&RotationError::NoKeys.to_string());
+    } else {
+        output::line(&output::table(&["KID", "ALG", "GEN", "STATE", "SINCE", "NEXT"], &rows));
+    }
+}
+
+fn row(view: &View, key: &SigningKey) -> Vec<String> {
+    let state = view.keys.state(key, &view.policy, view.now);
+    let expires_at = view.keys.expires_at(key, &view.policy);
+    let superseded_at = view.keys.superseded_at(key);
+    let since = match state {
+        State::Pending => Some(key.published_at),
+        State::Active => Some(key.activates_at),
+        State::Retired => superseded_at,
+        State::Expired => expires_at,
+        State::Revoked => key.revoked_at,
+    };
+    let time = |at: UnixTime| output::time(at, view.now);
+    let next = match state {
+        State::Pending => format!("activates {}", time(key.activates_at)),
+        State::Active => superseded_at
+            .or_else(|| planned_end(view, key))
+            .map_or_else(String::new, |at| format!("retires {}", time(at))),
+        State::Retired => expires_at.map_or_else(String::new, |at| format!("expires {}", time(at))),
+        State::Expired | State::Revoked => String::new(),
+    };
+    vec![
+        key.kid.to_string(),
+        key.alg.to_string(),
+        key.generation.to_string(),
+        output::state(state),
+        since.map_or_else(String::new, time),
+        next,
+    ]
+}
+
+/// When the schedule will supersede a key that has no successor yet.
+fn planned_end(view: &View, key: &SigningKey) -> Option<UnixTime> {
+    if !view.policy.algorithms().contains(&key.alg) {
+        return None;
+    }
+    next_generation(&view.keys, &view.policy, key.alg, view.now).map(|next| next.generation.activates_at)
+}
+
+fn show(context: &Context, view: &View, kid: &Kid) -> Result<(), Failure> {
+    let key = view
+        .iter()
+        .find(|key| key.kid == *kid)
+        .ok_or_else(|| UnknownKey(kid.clone()))?;
+    let life = view.life(key);
+    let jwk = key
+        .jwk
+        .as_ref()
+        .map_or_else(String::new, crate::jose::jwk::PublicJwk::to_json);
+    if context.json {
+        let mut shown = serde_json::to_value(&life).unwrap_or_default();
+        shown["prepublish"] = json!(key.prepublish.to_string());
+        shown["max_token_ttl"] = json!(key.max_token_ttl.to_string());
+        shown["has_private_half"] = json!(key.has_private_half);
+        shown["jwk"] = serde_json::from_str(&jwk).unwrap_or_default();
+        output::json(&shown);
+        return Ok(());
+    }
+    let time = |at: UnixTime| output::time(at, view.now);
+    let or_dash = |at: Option<UnixTime>| at.map_or_else(|| "-".to_owned(), time);
+    for (name, value) in [
+        ("kid", key.kid.to_string()),
+        ("algorithm", key.alg.to_string()),
+        ("generation", key.generation.to_string()),
+        ("state", output::state(life.state)),
+        ("published", time(key.published_at)),
+        ("activates", time(key.activates_at)),
+        ("retires", or_dash(retires_at(&view.keys, key))),
+        ("expires", or_dash(expires_at(&view.keys, &view.policy, key))),
+        ("revoked", or_dash(key.revoked_at)),
+        (
+            "private half",
+            if key.has_private_half {
+                "sealed in the database"
+            } else {
+                "destroyed"
+            }
+            .to_owned(),
+        ),
+        ("prepublish", key.prepublish.to_string()),
+        ("max token ttl", key.max_token_ttl.to_string()),
+        ("public half", jwk),
+    ] {
+        output::line(format!("{name:<15}{value}").trim_end());
+    }
+    Ok(())
+}
+
+/// A generation that was inserted, or would be.
+#[derive(Serialize)]
+struct Inserted {
+    kid: Option<Kid>,
+    alg: Algorithm,
+    generation: i64,
+    published_at: String,
+    activates_at: String,
+}
+
+impl Inserted {
+    fn new(kid: Option<Kid>, new: &NewGeneration) -> Self {
+        Self {
+            kid,
+            alg: new.alg,
+            generation: new.generation,
+            published_at: new.published_at.rfc3339(),
+            activates_at: new.activates_at.rfc3339(),
+        }
+    }
+}
+
+/// The algorithms that a rotation is about.
+fn chosen(policy: &Policy, algorithm: Option<Algorithm>) -> Vec<Algorithm> {
+    algorithm.map_or_else(|| policy.algorithms().to_vec(), |alg| vec![alg])
+}
+
+async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -> Result<(), Failure> {
+    let (_, foundation) = context.foundation().await?;
+    let rotator = &foundation.rotator;
+    let mut inserted = Vec::new();
+    let mut outcome = Ok(());
+    for alg in chosen(&rotator.policy, algorithm) {
+        match rotator.rotate(alg, ACTOR, reason).await {
+            Ok((kid, new)) => {
+                if !context.json {
+                    output::line(&format!(
+                        "{alg} key {kid} (generation {}) is published and activates {}",
+                        new.generation,
+                        output::time(new.activates_at, new.published_at)
+                    ));
+                }
+                inserted.push(Inserted::new(Some(kid), &new));
+            }
+            // What was done already is told all the same.
+            Err(error) => {
+                outcome = Err(error.into());
+                break;
+            }
+        }
+    }
+    if context.json && (outcome.is_ok() || !inserted.is_empty()) {
+        output::json(&json!({ "dry_run": false, "keys": inserted }));
+    }
+    outcome
+}
+
+fn draw(context: &Context, view: &View, file: Option<&Path>) -> Result<(), Failure> {
+    let svg = timeline::draw(&view.keys, &view.policy, view.now);
+    match file {
+        Some(path) => {
+            std::fs::write(path, &svg)
+                .map_err(|error| Failure::Refused(format!("cannot write {}: {error}", path.display())))?;
+            if context.json {
+                output::json(&json!({ "file": path }));
+            } else {
+                output::line(&format!(
+                    "wrote the lives of {} keys to {}",
+                    view.iter().count(),
+                    path.display()
+                ));
+            }
+        }
+        None if context.json => output::json(&json!({ "svg": svg })),
+        None => output::line(svg.trim_end()),
+    }
+    Ok(())
+}

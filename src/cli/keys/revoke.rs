@@ -1,0 +1,278 @@
+//! `keys revoke`: the emergency, and what a person must know about it.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use serde_json::{Value, json};
+
+use crate::clock::{Clock, UnixTime, sleep};
+use crate::jose::jwk::Kid;
+use crate::keyring::trusted_time;
+use crate::keys::emergency::{self, Response, accepted_until};
+use crate::keys::lifecycle::Keys;
+use crate::keys::policy::Policy;
+use crate::rotation::{Revoked, Rotator, fingerprint};
+use crate::store::nodes::Heartbeat;
+
+use super::{ACTOR, Context, Failure, output};
+
+/// How long to wait between two looks at the nodes.
+const LOOK: Duration = Duration::from_millis(200);
+
+#[derive(Args)]
+pub struct Request {
+    /// The key.
+    #[arg(allow_hyphen_values = true, value_parser = super::kid)]
+    kid: Kid,
+    /// Why, for the audit log.
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    reason: String,
+    /// Also replace the active key of every algorithm: they all lay in the same store.
+    #[arg(long)]
+    all_algorithms: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+    if !request.yes && !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "nobody can confirm the revocation, because standard input is not a terminal; add --yes to revoke without a question"
+                .to_owned(),
+        ));
+    }
+    let (_, foundation) = context.foundation().await?;
+    let rotator = &foundation.rotator;
+    if !request.yes {
+        confirm(rotator, request).await?;
+    }
+    let (done, outcome) = revoke(rotator, request).await;
+    let Some(version) = done.iter().map(|revoked| revoked.version).max() else {
+        return outcome;
+    };
+    if !context.json {
+        print(request, &done, &rotator.policy, context.clock.read().wall);
+    }
+    let followers = Followers::wait(rotator, version).await;
+    if context.json {
+        output::json(&json!({
+            "revocations": done.iter().map(|revoked| to_json(revoked, &rotator.policy)).collect::<Vec<_>>(),
+            "nodes": followers.as_ref().ok().map(Followers::to_json),
+        }));
+    } else if let Ok(followers) = &followers {
+        followers.print();
+    }
+    outcome.and(followers.map(|_| ()))
+}
+
+/// Asks the person at the terminal; anything but "yes" ends it.
+async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
+    let keys = rotator.db.signing_keys().await?.keys();
+    let now = trusted_time(&rotator.db, &rotator.policy, &rotator.clock, None)
+        .await?
+        .checked_at();
+    let Some(question) = question(&keys, &rotator.policy, request, now)? else {
+        return Ok(());
+    };
+    // On standard error, so that what is printed can go elsewhere.
+    eprint!("{question} Type 'yes' to go on: ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == "yes" {
+        return Ok(());
+    }
+    Err(Failure::Refused(
+        "nothing was revoked, because the answer was not 'yes'".to_owned(),
+    ))
+}
+
+/// What is asked; nothing when there is nothing left to do.
+fn question(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> Result<Option<String>, Failure> {
+    let kid = &request.kid;
+    let about_key = match emergency::revoke(keys, policy, kid, now)? {
+        Response::AlreadyRevoked { .. } if !request.all_algorithms => return Ok(None),
+        Response::AlreadyRevoked { .. } => format!("Key {kid} is revoked already."),
+        Response::Revoke(revocation) if revocation.replacement.is_some() => format!(
+            "Key {kid} signs {} tokens. It and {} pending keys will be revoked, a new key signs at once, and every token that \
+             the old key signed will be refused.",
+            revocation.alg,
+            revocation.revoke.len().saturating_sub(1)
+        ),
+        Response::Revoke(_) => format!("Key {kid} will be revoked, and every token that it signed will be refused."),
+    };
+    let about_others = if request.all_algorithms {
+        " The active key of every algorithm will be replaced in the same way."
+    } else {
+        ""
+    };
+    Ok(Some(format!("{about_key}{about_others} This cannot be undone.")))
+}
+
+/// Revokes the key, and with `--all-algorithms` the active ones. What was done before something failed is told too.
+async fn revoke(rotator: &Rotator, request: &Request) -> (Vec<Revoked>, Result<(), Failure>) {
+    let mut done = Vec::new();
+    let outcome = revoke_into(rotator, request, &mut done).await;
+    (done, outcome)
+}
+
+async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoked>) -> Result<(), Failure> {
+    let first = rotator.revoke(&request.kid, ACTOR, &request.reason).await?;
+    let since = first.at;
+    done.push(first);
+    if !request.all_algorithms {
+        return Ok(());
+    }
+    let keys = rotator.db.signing_keys().await?.keys();
+    let now = trusted_time(&rotator.db, &rotator.policy, &rotator.clock, None)
+        .await?
+        .checked_at();
+    for alg in keys.algorithms() {
+        // Repeated, the command must not revoke the replacements that it made.
+        let replacement = keys
+            .line(alg)
+            .iter()
+            .find(|key| !key.is_keyless() && !key.was_prepublished() && key.published_at >= since);
+        let active = keys.active(alg, now);
+        match (replacement, active) {
+            (None, Some(active)) => done.push(rotator.revoke(&active.kid, ACTOR, &request.reason).await?),
+            (Some(replacement), _) if done.iter().all(|revoked| revoked.alg != alg) => done.push(Revoked {
+                alg,
+                revoked: Vec::new(),
+                signs_now: active.map(|active| active.kid.clone()),
+                at: replacement.published_at,
+                version: done[0].version,
+            }),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn to_json(revoked: &Revoked, policy: &Policy) -> Value {
+    json!({
+        "alg": revoked.alg,
+        "revoked": revoked.revoked,
+        "already_revoked": revoked.revoked.is_empty(),
+        "signs_now": revoked.signs_now,
+        "revoked_at": revoked.at.rfc3339(),
+        "accepted_until": accepted_until(policy, revoked.at).rfc3339(),
+    })
+}
+
+fn print(request: &Request, done: &[Revoked], policy: &Policy, now: UnixTime) {
+    for (place, revoked) in done.iter().enumerate() {
+        let alg = revoked.alg;
+        for kid in &revoked.revoked {
+            output::line(&format!("{alg} key {kid} is revoked"));
+        }
+        if revoked.revoked.is_empty() {
+            let at = output::time(revoked.at, now);
+            let what = if place == 0 {
+                format!("{alg} key {}", request.kid)
+            } else {
+                format!("the {alg} key")
+            };
+            output::line(&format!("{what} was revoked already, {at}"));
+        }
+        output::line(&revoked.signs_now.as_ref().map_or_else(
+            || format!("no {alg} key signs now"),
+            |kid| format!("{alg} key {kid} signs now"),
+        ));
+    }
+    if let Some(last) = done.iter().map(|revoked| revoked.at).max() {
+        let until = accepted_until(policy, last);
+        let may = if until > now {
+            "may still accept"
+        } else {
+            "may have accepted"
+        };
+        output::line(&format!(
+            "\nA verifier that cached the key set {may} a revoked key until {}.\nOne that fetches the set again only when it \
+             meets an unknown kid drops the revoked key when it meets the new one.",
+            output::time(until, now)
+        ));
+    }
+}
+
+/// The servers that are alive, and which of them have followed.
+struct Followers {
+    living: usize,
+    behind: Vec<Heartbeat>,
+    other_policy: Vec<String>,
+    at: UnixTime,
+}
+
+impl Followers {
+    /// Waits until every living node serves this version, at most as long as they may take.
+    async fn wait(rotator: &Rotator, version: i64) -> Result<Self, Failure> {
+        let clock: &Clock = &rotator.clock;
+        let deadline = clock.read().monotonic + rotator.policy.windows().replica_refresh.duration();
+        loop {
+            let followers = Self::look(rotator, version).await?;
+            if followers.behind.is_empty() || clock.read().monotonic >= deadline {
+                return Ok(followers);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn look(rotator: &Rotator, version: i64) -> Result<Self, Failure> {
+        let now = trusted_time(&rotator.db, &rotator.policy, &rotator.clock, None)
+            .await?
+            .checked_at();
+        let nodes = rotator
+            .db
+            .nodes_seen_since(now - rotator.policy.windows().snapshot_max_age)
+            .await?;
+        let own_policy = fingerprint(&rotator.policy);
+        Ok(Self {
+            living: nodes.len(),
+            other_policy: nodes
+                .iter()
+                .filter(|node| node.policy_fingerprint != own_policy)
+                .map(|node| node.node_id.clone())
+                .collect(),
+            behind: nodes.into_iter().filter(|node| node.version < version).collect(),
+            at: now,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let behind = self.behind.iter().map(|node| {
+            json!({ "node_id": node.node_id, "seen_at": UnixTime(node.seen_at).rfc3339(), "version": node.version })
+        });
+        json!({
+            "living": self.living,
+            "unconfirmed": behind.collect::<Vec<_>>(),
+            "other_policy": self.other_policy,
+        })
+    }
+
+    fn print(&self) {
+        match (self.living, self.behind.len()) {
+            (0, _) => output::line("No server is running; each that starts serves the new keys."),
+            (1, 0) => output::line("The one living node has confirmed that it serves the new keys."),
+            (living, 0) => output::line(&format!(
+                "All {living} living nodes have confirmed that they serve the new keys."
+            )),
+            (living, behind) => {
+                output::line(&format!(
+                    "{behind} of {living} living nodes have not confirmed; look at these, and stop those that do not follow:"
+                ));
+                for node in &self.behind {
+                    let seen = output::time(UnixTime(node.seen_at), self.at);
+                    output::line(&format!("  {}  last seen {seen}", node.node_id));
+                }
+            }
+        }
+        for node in &self.other_policy {
+            output::line(&format!(
+                "Node {node} runs with another policy than this command; the times above are by the policy of this command."
+            ));
+        }
+    }
+}
