@@ -189,7 +189,9 @@ impl Drop for Node {
         let _ = self.process.wait();
         if std::thread::panicking() {
             let log = self.log_text();
-            let trouble = log.lines().filter(|line| !line.contains(r#""level":"INFO""#));
+            // Every start warns of verifiers with longer caches than those that are tested here.
+            let expected = |line: &str| line.contains("\"INFO\"") || line.contains("too short for");
+            let trouble = log.lines().filter(|line| !expected(line));
             eprintln!("the server at {} logged:", self.url);
             trouble.for_each(|line| eprintln!("  {line}"));
         }
@@ -205,11 +207,7 @@ async fn database_url(kind: Kind, name: &str, folder: &Path) -> String {
         Kind::Sqlite => format!("sqlite:{}", folder.join("keyround.db").display()),
         Kind::Postgres => {
             let server = postgres_url();
-            let database = format!(
-                "interop_{}_{}",
-                std::process::id(),
-                name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
-            );
+            let database = format!("interop_{}_{}", std::process::id(), name.to_lowercase());
             let pool = sqlx::PgPool::connect(&server).await.unwrap();
             sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")))
                 .execute(&pool)

@@ -51,7 +51,7 @@ async function check(entry) {
 }
 
 async function pass(planned) {
-  lag = performance.now() - planned
+  lag = Math.max(0, performance.now() - planned)
   summary.max_lag_ms = Math.max(summary.max_lag_ms, Math.round(lag))
   live = live.filter((entry) => seconds() < entry.exp - MARGIN)
   if (ended && live.length === 0) {

@@ -77,7 +77,7 @@ class Service:
         say({"event": "refusal", "kid": entry.kid, "alg": entry.alg, "age": age, "lag_ms": lag_ms, "error": why})
 
     def look_again(self, planned):
-        self.lag = time.monotonic() - planned
+        self.lag = max(0, time.monotonic() - planned)
         self.summary["max_lag_ms"] = max(self.summary["max_lag_ms"], round(self.lag * 1000))
         self.live = [entry for entry in self.live if entry.is_live()]
         for entry in self.live:
