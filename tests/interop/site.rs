@@ -1,0 +1,305 @@
+//! Running servers: the binary itself on a fresh database, one node or several, and what a client asks of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
+use keyround::app::Foundation;
+use keyround::clock::{self, Clock, UnixTime};
+use keyround::config::{Config, Sources};
+use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::jose::alg::Algorithm;
+use keyround::jose::seal::random_secret;
+use keyround::oauth::client::{Client, Grant};
+use keyround::store::audit::Entry;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The `iss` of every token. Nobody listens there: verifiers are told where each node's key set is.
+pub const ISSUER: &str = "http://127.0.0.1:8080";
+/// The `aud` of every token.
+pub const AUDIENCE: &str = "https://api.example.com";
+
+/// Where the keys are.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// An SQLite file.
+    Sqlite,
+    /// A database on the throw-away PostgreSQL.
+    Postgres,
+}
+
+/// Servers on one database.
+pub struct Site {
+    /// What the table calls it.
+    pub name: &'static str,
+    nodes: Vec<Node>,
+    secrets: BTreeMap<Algorithm, String>,
+    http: reqwest::Client,
+    _folder: TempDir,
+}
+
+struct Node {
+    process: Child,
+    log: PathBuf,
+    url: String,
+}
+
+/// A token as a client sees it.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Its text.
+    pub text: String,
+    /// Which key signed it.
+    pub kid: String,
+    /// When it expires.
+    pub expires_at: UnixTime,
+}
+
+impl Site {
+    /// Starts `nodes` servers with these settings (`("keys.prepublish", "35s")`), all at once, on a database that holds a
+    /// client per algorithm and no key yet.
+    pub async fn start(name: &'static str, kind: Kind, nodes: usize, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = environment(&database_url(kind, name, folder.path()).await, settings);
+        let secrets = create_clients(&environment).await;
+        let mut started: Vec<Node> = (0..nodes)
+            .map(|node| Node::spawn(&environment, folder.path().join(format!("node{node}.log"))))
+            .collect();
+        for node in &mut started {
+            node.wait_until_it_serves().await;
+        }
+        Self {
+            name,
+            nodes: started,
+            secrets,
+            http: reqwest::Client::builder()
+                .timeout(Duration::from_secs(10))
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .unwrap(),
+            _folder: folder,
+        }
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Where this node's key set is.
+    pub fn key_set_url(&self, node: usize) -> String {
+        format!("{}/.well-known/jwks.json", self.nodes[node].url)
+    }
+
+    /// A token of this algorithm from this node; that it is granted is part of the promise.
+    pub async fn token(&self, node: usize, alg: Algorithm) -> Token {
+        let answer = self
+            .http
+            .post(format!("{}/oauth2/token", self.nodes[node].url))
+            .basic_auth(client_id(alg), Some(&self.secrets[&alg]))
+            .form(&[("grant_type", "client_credentials")])
+            .send()
+            .await
+            .unwrap();
+        let status = answer.status();
+        let body = answer.text().await.unwrap();
+        assert!(status.is_success(), "{} node {node}: {status}: {body}", self.name);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        Token::read(body["access_token"].as_str().unwrap(), alg)
+    }
+
+    /// The kids in the set that this node serves now.
+    pub async fn kids(&self, node: usize) -> BTreeSet<String> {
+        let answer = self.http.get(self.key_set_url(node)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{} node {node}", self.name);
+        let set: Value = answer.json().await.unwrap();
+        let keys = set["keys"].as_array().unwrap();
+        keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Token {
+    fn read(text: &str, alg: Algorithm) -> Self {
+        let part = |index: usize| -> Value {
+            let part = text.split('.').nth(index).unwrap();
+            serde_json::from_slice(&BASE64URL.decode(part).unwrap()).unwrap()
+        };
+        let (header, payload) = (part(0), part(1));
+        assert_eq!(header["alg"], alg.name());
+        Self {
+            text: text.to_owned(),
+            kid: header["kid"].as_str().unwrap().to_owned(),
+            expires_at: UnixTime(payload["exp"].as_i64().unwrap()),
+        }
+    }
+}
+
+impl Node {
+    fn spawn(environment: &BTreeMap<String, String>, log: PathBuf) -> Self {
+        let process = Command::new(env!("CARGO_BIN_EXE_keyround"))
+            .arg("serve")
+            .env_clear()
+            .envs(environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            process,
+            log,
+            url: String::new(),
+        }
+    }
+
+    /// Its port is its own choice; the log says which.
+    async fn wait_until_it_serves(&mut self) {
+        for _ in 0..600 {
+            if let Some(address) = self.serving_at() {
+                self.url = format!("http://{address}");
+                return;
+            }
+            let ended = self.process.try_wait().unwrap();
+            assert!(ended.is_none(), "a server did not start: {}", self.log_text());
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("a server did not start within 30 seconds: {}", self.log_text());
+    }
+
+    fn serving_at(&self) -> Option<String> {
+        self.log_text().lines().find_map(|line| {
+            let entry: Value = serde_json::from_str(line).ok()?;
+            (entry["fields"]["message"] == "serving").then(|| entry["fields"]["public"].as_str().map(str::to_owned))?
+        })
+    }
+
+    fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = self.log_text();
+            // Every start warns of verifiers with longer caches than those that are tested here.
+            let expected = |line: &str| line.contains("\"INFO\"") || line.contains("too short for");
+            let trouble = log.lines().filter(|line| !expected(line));
+            eprintln!("the server at {} logged:", self.url);
+            trouble.for_each(|line| eprintln!("  {line}"));
+        }
+    }
+}
+
+fn client_id(alg: Algorithm) -> String {
+    format!("client-{alg}")
+}
+
+async fn database_url(kind: Kind, name: &str, folder: &Path) -> String {
+    match kind {
+        Kind::Sqlite => format!("sqlite:{}", folder.join("keyround.db").display()),
+        Kind::Postgres => {
+            let server = postgres_url();
+            let database = format!("interop_{}_{}", std::process::id(), name.to_lowercase());
+            let pool = sqlx::PgPool::connect(&server).await.unwrap();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")))
+                .execute(&pool)
+                .await
+                .unwrap();
+            pool.close().await;
+            let mut url = url::Url::parse(&server).unwrap();
+            url.set_path(&database);
+            url.to_string()
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the harness names the server by the environment"
+)]
+fn postgres_url() -> String {
+    std::env::var("TEST_POSTGRES_URL").expect("TEST_POSTGRES_URL is not set: run make test")
+}
+
+/// The whole environment of a server: a port of its own choice, a log that can be read, and what the test adds.
+fn environment(database: &str, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let common = [
+        ("server.issuer", ISSUER),
+        ("server.listen", "127.0.0.1:0"),
+        ("server.admin_listen", "127.0.0.1:0"),
+        ("database.url", database),
+        // For tests alone.
+        ("keys.master_key", "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U="),
+        ("log.format", "json"),
+    ];
+    common
+        .iter()
+        .chain(settings)
+        .map(|(name, value)| {
+            let variable = format!("KEYROUND_{}", name.to_uppercase().replace('.', "__"));
+            (variable, (*value).to_owned())
+        })
+        .collect()
+}
+
+/// A client for each algorithm, registered before any server runs; answers with their secrets.
+async fn create_clients(environment: &BTreeMap<String, String>) -> BTreeMap<Algorithm, String> {
+    let sources = Sources {
+        environment: environment.clone(),
+        ..Sources::default()
+    };
+    let foundation = Foundation::open(&Config::load(&sources).unwrap(), Clock::system())
+        .await
+        .unwrap();
+    let mut secrets = BTreeMap::new();
+    for alg in Algorithm::ALL {
+        let secret = random_secret().unwrap();
+        let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+        let client = client(alg);
+        let entry = created(&client);
+        assert!(
+            foundation
+                .rotator
+                .db
+                .create_client(&client, &digest, &entry)
+                .await
+                .unwrap()
+        );
+        secrets.insert(alg, secret.to_string());
+    }
+    foundation.rotator.db.close().await;
+    secrets
+}
+
+fn client(alg: Algorithm) -> Client {
+    Client {
+        id: client_id(alg).parse().unwrap(),
+        grants: vec![Grant::ClientCredentials],
+        scope: "read write".parse().unwrap(),
+        audiences: vec![AUDIENCE.parse().unwrap()],
+        alg: Some(alg),
+        token_ttl: None,
+        created_at: Clock::system().read().wall,
+        disabled_at: None,
+    }
+}
+
+fn created(client: &Client) -> Entry {
+    Entry {
+        event: "client.created",
+        subject: client.id.to_string(),
+        happened_at: client.created_at,
+        noted_at: client.created_at,
+        actor: "test".to_owned(),
+        reason: "test".to_owned(),
+        once: false,
+    }
+}
