@@ -7,6 +7,8 @@ use keyround::app::Foundation;
 use keyround::clock::Clock;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::Kid;
+use keyround::keyring::trusted_time;
+use keyround::keys::trusted_time::TrustedTime;
 use keyround::rotation::{RotationError, Rotator};
 use keyround::store::StoreError;
 use tokio::sync::Barrier;
@@ -33,7 +35,13 @@ async fn rotators(database: &TestDatabase, count: usize) -> Vec<Rotator> {
 
 async fn apply_due(rotator: &Rotator) -> Result<usize, RotationError> {
     let keys = rotator.db.signing_keys().await.unwrap().keys();
-    rotator.apply_due(&keys, rotator.clock.read().wall, true).await
+    rotator.apply_due(&keys, &look(rotator).await, true).await
+}
+
+async fn look(rotator: &Rotator) -> TrustedTime {
+    trusted_time(&rotator.db, &rotator.policy, &rotator.clock, None)
+        .await
+        .unwrap()
 }
 
 async fn etag(app: &TestApp) -> String {
@@ -98,7 +106,7 @@ async fn rotate_at_once(database: TestDatabase, nodes: usize, rounds: i64) {
     for round in 1..=rounds {
         raw.execute(A_PERIOD_PASSES).await;
         let keys = Arc::new(rotators[0].db.signing_keys().await.unwrap().keys());
-        let now = rotators[0].clock.read().wall;
+        let trusted = look(&rotators[0]).await;
         let together = Arc::new(Barrier::new(nodes));
         let racing: Vec<_> = rotators
             .iter()
@@ -107,7 +115,7 @@ async fn rotate_at_once(database: TestDatabase, nodes: usize, rounds: i64) {
                 let (keys, together) = (Arc::clone(&keys), Arc::clone(&together));
                 tokio::spawn(async move {
                     together.wait().await;
-                    rotator.apply_due(&keys, now, true).await
+                    rotator.apply_due(&keys, &trusted, true).await
                 })
             })
             .collect();

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::clock::{Clock, UnixTime, sleep};
 use crate::jose::jwk::Kid;
-use crate::keyring::trusted_time;
 use crate::keys::emergency::{self, Response, accepted_until};
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
@@ -71,9 +70,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
 /// Asks the person at the terminal; anything but "yes" ends it.
 async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
     let keys = rotator.db.signing_keys().await?.keys();
-    let now = trusted_time(&rotator.db, &rotator.policy, &rotator.clock, None)
-        .await?
-        .checked_at();
+    let now = rotator.now().await?;
     let Some(question) = question(&keys, &rotator.policy, request, now)? else {
         return Ok(());
     };
@@ -127,9 +124,7 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
         return Ok(());
     }
     let keys = rotator.db.signing_keys().await?.keys();
-    let now = trusted_time(&rotator.db, &rotator.policy, &rotator.clock, None)
-        .await?
-        .checked_at();
+    let now = rotator.now().await?;
     for alg in keys.algorithms() {
         // Repeated, the command must not revoke the replacements that it made.
         let replacement = keys
@@ -221,9 +216,7 @@ impl Followers {
     }
 
     async fn look(rotator: &Rotator, version: i64) -> Result<Self, Failure> {
-        let now = trusted_time(&rotator.db, &rotator.policy, &rotator.clock, None)
-            .await?
-            .checked_at();
+        let now = rotator.now().await?;
         let nodes = rotator
             .db
             .nodes_seen_since(now - rotator.policy.windows().snapshot_max_age)

@@ -1,0 +1,305 @@
+//! The scheduled task: load, plan, apply, sleep until the plan's `wake_at` or until told.
+//!
+//! Two loops, so that nothing waits for key generation: one follows the database and publishes, the other makes keys.
+
+mod revocation;
+mod rotator;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use crate::clock::{Seconds, UnixTime, sleep};
+use crate::jose::jwk::sha256_base64url;
+use crate::keyring::{Keyring, Snapshot};
+use crate::keys::SigningKey;
+use crate::keys::lifecycle::Keys;
+use crate::keys::plan::plan;
+use crate::keys::policy::Policy;
+use crate::store::StoreError;
+use crate::store::audit::Entry;
+use crate::store::nodes::Heartbeat;
+
+pub use revocation::Revoked;
+use rotator::once;
+pub use rotator::{GenerationError, RotationError, Rotator};
+
+/// Who acts when nobody does.
+pub const SCHEDULE: &str = "schedule";
+
+/// How rotation has gone lately.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// When what was due was last done.
+    pub last_success: Option<UnixTime>,
+    /// How often it failed since.
+    pub failures: u32,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// The task of one server.
+pub struct Rotation {
+    rotator: Rotator,
+    keyring: Arc<Keyring>,
+    node_id: String,
+    fingerprint: String,
+    noted: Mutex<HashSet<(String, String)>>,
+    progress: Mutex<Progress>,
+    differing: AtomicUsize,
+    doubtful: AtomicBool,
+    followed: Notify,
+}
+
+impl Rotation {
+    /// The task that keeps this keyring.
+    #[must_use]
+    pub fn new(rotator: Rotator, keyring: Arc<Keyring>) -> Self {
+        Self {
+            fingerprint: fingerprint(&rotator.policy),
+            rotator,
+            keyring,
+            node_id: uuid::Uuid::new_v4().to_string(),
+            noted: Mutex::default(),
+            progress: Mutex::default(),
+            differing: AtomicUsize::new(0),
+            doubtful: AtomicBool::new(false),
+            followed: Notify::new(),
+        }
+    }
+
+    /// How rotation has gone lately.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Follows the database, does what is due, and follows once more: everything that the two loops do, once.
+    ///
+    /// # Errors
+    /// When the database does not answer, or what is due could not be done.
+    pub async fn tick(&self) -> Result<(), RotationError> {
+        self.follow().await?;
+        self.rotate().await?;
+        // Also when nothing was done here: another node may have done it in the same moment.
+        self.follow().await?;
+        Ok(())
+    }
+
+    /// Runs until told to stop.
+    pub async fn run(self: Arc<Self>, stop: watch::Receiver<bool>) {
+        let a_day_ago = self.rotator.clock.read().wall - Seconds(86_400);
+        if let Err(error) = self.rotator.db.forget_nodes(a_day_ago).await {
+            tracing::debug!(%error, "old nodes could not be forgotten");
+        }
+        tokio::join!(self.follow_for_ever(stop.clone()), self.rotate_for_ever(stop));
+        if let Err(error) = self.rotator.db.leave(&self.node_id).await {
+            tracing::debug!(%error, "this node could not sign off");
+        }
+    }
+
+    async fn follow_for_ever(&self, mut stop: watch::Receiver<bool>) {
+        // Twice within the bound, so that a change is served within it.
+        let pause = self.rotator.policy.windows().replica_refresh.duration() / 2;
+        while !stopped(&mut stop, pause).await {
+            if let Err(error) = self.follow().await {
+                tracing::warn!(%error, "the keys could not be read; the last ones are served");
+            }
+            self.followed.notify_one();
+        }
+    }
+
+    async fn rotate_for_ever(&self, mut stop: watch::Receiver<bool>) {
+        loop {
+            let pause = match self.rotate().await {
+                Ok(_) => self.until_wake(),
+                Err(error) => {
+                    tracing::error!(%error, "what is due for the keys could not be done; it is tried again");
+                    backoff(self.progress().failures)
+                }
+            };
+            // A look at the snapshot costs little, and a change from elsewhere may have moved what is due.
+            tokio::select! {
+                ended = stopped(&mut stop, pause) => if ended { return },
+                () = self.followed.notified(), if self.progress().failures == 0 => {}
+            }
+        }
+    }
+
+    fn until_wake(&self) -> Duration {
+        let snapshot = self.keyring.snapshot();
+        let now = snapshot.now(self.rotator.clock.read(), &self.rotator.policy);
+        let wake_at = plan(&snapshot.keys, &self.rotator.policy, now).wake_at;
+        (wake_at - now).max(Seconds(1)).min(Seconds(3_600)).duration()
+    }
+
+    /// Reads the keys, notes what time has brought about, and gives a sign of life.
+    async fn follow(&self) -> Result<(), StoreError> {
+        let snapshot = self.keyring.refresh().await?;
+        let now = snapshot.trusted().checked_at();
+        let doubtful = !snapshot.trusted().may_plan();
+        if doubtful != self.doubtful.swap(doubtful, Ordering::Relaxed) {
+            log_doubt(&snapshot);
+        }
+        if !doubtful {
+            self.note_transitions(&snapshot, now).await?;
+        }
+        self.beat(snapshot.version, now).await
+    }
+
+    /// Does what is due by the current snapshot.
+    async fn rotate(&self) -> Result<usize, RotationError> {
+        let snapshot = self.keyring.snapshot();
+        if !snapshot.trusted().may_plan() {
+            return Ok(0);
+        }
+        let now = snapshot.now(self.rotator.clock.read(), &self.rotator.policy);
+        // During a rolling change one half of the nodes would add the algorithm that the other half removes.
+        let removal_agreed = self.differing.load(Ordering::Relaxed) == 0;
+        let taken = match self
+            .rotator
+            .apply_due(&snapshot.keys, snapshot.trusted(), removal_agreed)
+            .await
+        {
+            // Another node did it in the same moment.
+            Err(RotationError::Store(StoreError::Conflict)) => Ok(0),
+            answer => answer,
+        };
+        self.record(&taken, now);
+        if taken.as_ref().is_ok_and(|&taken| taken > 0) {
+            self.keyring.refresh().await?;
+        }
+        taken
+    }
+
+    /// How many living nodes run with another policy.
+    #[must_use]
+    pub fn differing_nodes(&self) -> usize {
+        self.differing.load(Ordering::Relaxed)
+    }
+
+    /// Gives a sign of life, and looks at the others' .
+    async fn beat(&self, version: i64, now: UnixTime) -> Result<(), StoreError> {
+        let db = &self.rotator.db;
+        db.beat(&Heartbeat {
+            node_id: self.node_id.clone(),
+            seen_at: now.0,
+            version,
+            policy_fingerprint: self.fingerprint.clone(),
+            clock_offset: (self.rotator.clock.read().wall - now).0,
+        })
+        .await?;
+        let living = now - self.rotator.policy.windows().snapshot_max_age;
+        let nodes = db.nodes_seen_since(living).await?;
+        let differing = nodes
+            .iter()
+            .filter(|node| node.policy_fingerprint != self.fingerprint)
+            .count();
+        if self.differing.swap(differing, Ordering::Relaxed) != differing {
+            tracing::warn!(differing, "the number of nodes that run with another policy changed");
+        }
+        Ok(())
+    }
+
+    fn record(&self, taken: &Result<usize, RotationError>, now: UnixTime) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken {
+            Ok(_) => {
+                *progress = Progress {
+                    last_success: Some(now),
+                    ..Progress::default()
+                };
+            }
+            Err(error) => {
+                progress.failures += 1;
+                progress.last_error = Some(error.to_string());
+            }
+        }
+    }
+
+    async fn note_transitions(&self, snapshot: &Snapshot, now: UnixTime) -> Result<(), StoreError> {
+        let due: Vec<Entry> = snapshot
+            .keys
+            .iter()
+            .flat_map(|key| transitions(&snapshot.keys, key, now))
+            .collect();
+        let known = |entry: &Entry| {
+            self.noted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&(entry.subject.clone(), entry.event.to_owned()))
+        };
+        if due.iter().all(known) {
+            return Ok(());
+        }
+        let noted: HashSet<(String, String)> = self.rotator.db.noted_once().await?.into_iter().collect();
+        for entry in &due {
+            let name = (entry.subject.clone(), entry.event.to_owned());
+            if !noted.contains(&name) && self.rotator.db.note(entry).await? {
+                tracing::info!(key.kid = %entry.subject, happened_at = %entry.happened_at, "{}", entry.event);
+            }
+        }
+        let now_noted = due.into_iter().map(|entry| (entry.subject, entry.event.to_owned()));
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = noted.into_iter().chain(now_noted).collect();
+        Ok(())
+    }
+}
+
+fn log_doubt(snapshot: &Snapshot) {
+    match snapshot.trusted().doubt() {
+        None => tracing::info!("the clock is believed again"),
+        Some(doubt) => tracing::error!(
+            ?doubt,
+            "the clock is not believed: no key is made, destroyed or dropped; set the clock, or restart this server if the \
+             time is right (a machine that was suspended looks the same)"
+        ),
+    }
+}
+
+/// The transitions of a key that time has brought about by now.
+fn transitions(keys: &Keys, key: &SigningKey, now: UnixTime) -> Vec<Entry> {
+    let superseded_at = keys.superseded_at(key);
+    let was_active = !key.is_keyless()
+        && !key.was_revoked_before_activation()
+        && superseded_at.is_none_or(|superseded_at| superseded_at > key.activates_at);
+    let mut entries = Vec::new();
+    if was_active && key.activates_at <= now {
+        let at = key.activates_at;
+        entries.push(once("key.activated", &key.kid, at, now, SCHEDULE, "its time came"));
+    }
+    if let Some(at) = superseded_at.filter(|&at| at <= now && key.revoked_at.is_none() && !key.is_keyless()) {
+        entries.push(once(
+            "key.retired",
+            &key.kid,
+            at,
+            now,
+            SCHEDULE,
+            "a newer generation took over",
+        ));
+    }
+    entries
+}
+
+/// A short digest of the policy, so that nodes that differ can be told apart.
+#[must_use]
+pub fn fingerprint(policy: &Policy) -> String {
+    let mut digest = sha256_base64url(format!("{:?}", policy.windows()).as_bytes());
+    digest.truncate(12);
+    digest
+}
+
+/// One second, then twice as long each time, up to a minute.
+fn backoff(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.saturating_sub(1).min(6)).min(Duration::from_mins(1))
+}
+
+/// Waits; true when told to stop in the meantime.
+async fn stopped(stop: &mut watch::Receiver<bool>, pause: Duration) -> bool {
+    tokio::select! {
+        () = sleep(pause) => false,
+        _ = stop.wait_for(|&stop| stop) => true,
+    }
+}

@@ -1,0 +1,296 @@
+//! What changes keys: the schedule and the command line use the same, each change in one transaction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::{Clock, Seconds, UnixTime};
+use crate::jose::alg::Algorithm;
+use crate::jose::jwk::Kid;
+use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, UnsupportedRsaBits, self_test};
+use crate::jose::seal::{MasterKey, SealError};
+use crate::keyring::{binding, trusted_time};
+use crate::keys::emergency::UnknownKey;
+use crate::keys::lifecycle::Keys;
+use crate::keys::plan::{self, NewGeneration, Plan, Step, plan};
+use crate::keys::policy::Policy;
+use crate::keys::trusted_time::{Doubt, TrustedTime};
+use crate::store::audit::Entry;
+use crate::store::signing_keys::{KeyChange, SealedKey};
+use crate::store::{Db, StoreError};
+
+use super::SCHEDULE;
+
+/// Why keys were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RotationError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key pair could not be made, or its self-test failed; it was not published.
+    #[error("no {alg} key pair could be made: {reason}")]
+    Generation {
+        /// Its algorithm.
+        alg: Algorithm,
+        /// What went wrong.
+        reason: GenerationError,
+    },
+    /// The clock is not believed.
+    #[error("this machine's clock is off by {0}, more than half of keys.clock_skew; set the clock, then try again")]
+    ClockInDoubt(Seconds),
+    /// One more key would make the set too large for real caches.
+    #[error(
+        "one more {0} key does not fit into keys.max_published or keys.max_set_bytes; wait until a retired key expires \
+         ('keyround keys plan' says when), or raise the limit"
+    )]
+    SetFull(Algorithm),
+    /// The algorithm is not enabled.
+    #[error("{0} is not among keys.algorithms, so it has no key to rotate")]
+    NotEnabled(Algorithm),
+    /// There is nothing to rotate before the first start.
+    #[error("there are no keys yet; the first 'keyround serve' makes them")]
+    NoKeys,
+    /// No such key.
+    #[error(transparent)]
+    UnknownKey(#[from] UnknownKey),
+}
+
+/// Why a key pair was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerationError {
+    /// OpenSSL refused.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The two implementations disagree.
+    #[error("the self-test failed: {0}")]
+    SelfTest(#[from] SelfTestError),
+    /// The size is none that is made.
+    #[error(transparent)]
+    Size(#[from] UnsupportedRsaBits),
+    /// It could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The thread that made it ended early.
+    #[error("the thread that made it ended early")]
+    Interrupted,
+}
+
+/// What changes keys: the schedule and the command line use the same.
+#[derive(Clone)]
+pub struct Rotator {
+    /// The database.
+    pub db: Db,
+    /// What seals private halves.
+    pub master_key: Arc<MasterKey>,
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl Rotator {
+    /// Does what is due by these rows and this look at the clock; answers with the number of steps taken.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; what is due stays due.
+    pub async fn apply_due(
+        &self,
+        keys: &Keys,
+        trusted: &TrustedTime,
+        removal_agreed: bool,
+    ) -> Result<usize, RotationError> {
+        let due = |plan: Plan| -> Vec<Step> {
+            plan.steps
+                .into_iter()
+                .filter(|step| removal_agreed || !matches!(step, Step::Remove(_)))
+                .collect()
+        };
+        let now = trusted.now(self.clock.read(), self.policy.windows().clock_skew);
+        let steps = due(plan(keys, &self.policy, now));
+        if steps.is_empty() {
+            return Ok(0);
+        }
+        // Made before the transaction: a generation that takes long must not hold the lock, nor age its own stamp.
+        let mut made = self.make_for(&steps).await?;
+        let mut change = self.db.change_keys().await?;
+        let now = self.checked_now(Some(trusted)).await?;
+        let steps = due(plan(change.keys(), &self.policy, now));
+        let mut taken = 0;
+        for step in &steps {
+            taken += usize::from(self.take(&mut change, step, &mut made, now).await?);
+        }
+        if !made.is_empty() {
+            tracing::info!("another node has already rotated");
+        }
+        if taken > 0 {
+            change.commit(Some(self.commit_deadline(now)), &self.clock).await?;
+        }
+        Ok(taken)
+    }
+
+    /// Inserts the next generation of an algorithm now, published ahead like any other.
+    ///
+    /// # Errors
+    /// When the algorithm is not enabled, the set is full, or the clock or the database is not in order.
+    pub async fn rotate(
+        &self,
+        alg: Algorithm,
+        actor: &str,
+        reason: &str,
+    ) -> Result<(Kid, NewGeneration), RotationError> {
+        if !self.policy.algorithms().contains(&alg) {
+            return Err(RotationError::NotEnabled(alg));
+        }
+        let key = self.make(alg).await?;
+        let mut change = self.db.change_keys().await?;
+        let now = self.checked_now(None).await?;
+        if change.keys().is_empty() {
+            return Err(RotationError::NoKeys);
+        }
+        if !plan::has_room(change.keys(), &self.policy, alg, now) {
+            return Err(RotationError::SetFull(alg));
+        }
+        let new = plan::rotate_early(change.keys(), &self.policy, alg, now);
+        insert(&mut change, &new, &key, actor, reason).await?;
+        change.commit(Some(self.commit_deadline(now)), &self.clock).await?;
+        Ok((key.jwk.kid, new))
+    }
+
+    /// The time to go by without an earlier look: the database's where this machine's clock is not believed.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn now(&self) -> Result<UnixTime, StoreError> {
+        let trusted = trusted_time(&self.db, &self.policy, &self.clock, None).await?;
+        Ok(trusted.checked_at())
+    }
+
+    /// The time, or a refusal when the clock is not believed.
+    async fn checked_now(&self, previous: Option<&TrustedTime>) -> Result<UnixTime, RotationError> {
+        let trusted = trusted_time(&self.db, &self.policy, &self.clock, previous).await?;
+        match trusted.doubt() {
+            None => Ok(trusted.checked_at()),
+            Some(Doubt::FromDatabase(difference) | Doubt::Jumped(difference)) => {
+                Err(RotationError::ClockInDoubt(difference))
+            }
+        }
+    }
+
+    fn commit_deadline(&self, published_at: UnixTime) -> UnixTime {
+        published_at + self.policy.commit_share() + self.policy.windows().clock_skew
+    }
+
+    async fn make_for(&self, steps: &[Step]) -> Result<HashMap<Algorithm, SealedKey>, RotationError> {
+        let mut made = HashMap::new();
+        for step in steps {
+            let generations = match step {
+                Step::FirstStart(generations) => generations.as_slice(),
+                Step::Insert(generation) => std::slice::from_ref(generation),
+                _ => continue,
+            };
+            for generation in generations {
+                made.insert(generation.alg, self.make(generation.alg).await?);
+            }
+        }
+        Ok(made)
+    }
+
+    /// Makes, tests and seals a key pair on a thread of its own.
+    pub(super) async fn make(&self, alg: Algorithm) -> Result<SealedKey, RotationError> {
+        let master_key = Arc::clone(&self.master_key);
+        let bits = self.policy.windows().rsa_bits;
+        tokio::task::spawn_blocking(move || generate(alg, bits, &master_key))
+            .await
+            .unwrap_or(Err(GenerationError::Interrupted))
+            .map_err(|reason| RotationError::Generation { alg, reason })
+    }
+
+    async fn take(
+        &self,
+        change: &mut KeyChange,
+        step: &Step,
+        made: &mut HashMap<Algorithm, SealedKey>,
+        now: UnixTime,
+    ) -> Result<bool, RotationError> {
+        match step {
+            Step::FirstStart(generations) => {
+                // All or none: an algorithm without a key pair would miss its first start.
+                for new in generations {
+                    let Some(key) = made.remove(&new.alg) else {
+                        return Ok(false);
+                    };
+                    insert(change, new, &key, SCHEDULE, "first start").await?;
+                }
+            }
+            Step::Insert(new) => {
+                let Some(key) = made.remove(&new.alg) else {
+                    return Ok(false);
+                };
+                insert(change, new, &key, SCHEDULE, "next generation").await?;
+            }
+            Step::Remove(new) => {
+                change.insert(new, None).await?;
+                tracing::warn!(key.alg = %new.alg, "the algorithm is no longer configured; its keys are superseded");
+            }
+            Step::RaiseMaxTokenTtl { kid, to } => change.raise_max_token_ttl(kid, *to).await?,
+            Step::DestroyPrivateHalf { kid } => {
+                change.destroy_private_half(kid).await?;
+                let entry = once(
+                    "key.destroyed",
+                    kid,
+                    now,
+                    now,
+                    SCHEDULE,
+                    "no node signs with it any more",
+                );
+                change.note(&entry).await?;
+            }
+            Step::Purge { kid } => change.purge(kid).await?,
+        }
+        Ok(true)
+    }
+}
+
+fn generate(alg: Algorithm, rsa_bits: u32, master_key: &MasterKey) -> Result<SealedKey, GenerationError> {
+    let key = PrivateKey::generate(alg, RsaBits::try_from(rsa_bits)?)?;
+    let jwk = key.public_jwk()?;
+    self_test(&key, &jwk.to_json())?;
+    let sealed = master_key.seal(&binding(&jwk.kid, alg), &key.to_pkcs8_der()?)?;
+    Ok(SealedKey { jwk, sealed })
+}
+
+pub(super) async fn insert(
+    change: &mut KeyChange,
+    new: &NewGeneration,
+    key: &SealedKey,
+    actor: &str,
+    reason: &str,
+) -> Result<(), StoreError> {
+    change.insert(new, Some(key)).await?;
+    let (kid, at) = (&key.jwk.kid, new.published_at);
+    change.note(&once("key.created", kid, at, at, actor, reason)).await?;
+    change.note(&once("key.published", kid, at, at, actor, reason)).await?;
+    tracing::info!(
+        key.kid = %kid, key.alg = %new.alg, key.generation = new.generation, key.activates_at = %new.activates_at,
+        reason, "a key is published"
+    );
+    Ok(())
+}
+
+pub(super) fn once(
+    event: &'static str,
+    kid: &Kid,
+    happened_at: UnixTime,
+    noted_at: UnixTime,
+    actor: &str,
+    reason: &str,
+) -> Entry {
+    Entry {
+        event,
+        subject: kid.to_string(),
+        happened_at,
+        noted_at,
+        actor: actor.to_owned(),
+        reason: reason.to_owned(),
+        once: true,
+    }
+}
