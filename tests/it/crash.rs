@@ -1,5 +1,6 @@
 //! The server as a process: killed at random moments, restarted at once, and told to stop.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -47,7 +48,8 @@ struct Process {
 }
 
 impl Process {
-    /// Starts the server on free ports; everything it needs is in its environment.
+    /// Starts the server on free ports; everything it needs is in its environment. Of two settings
+    /// the later counts; an empty one is left out.
     fn spawn(database: &TestDatabase, name: &str, more: &[(&str, &str)]) -> Self {
         let log = database.folder.path().join(format!("{name}.log"));
         let file = File::create(&log).unwrap();
@@ -59,9 +61,10 @@ impl Process {
             ("log.format", "json"),
             ("database.url", &database.url),
         ];
-        let variables = always
-            .iter()
-            .chain(more)
+        let settings: BTreeMap<_, _> = always.iter().chain(more).copied().collect();
+        let variables = settings
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| (settings::find(name).unwrap().variable(), value));
         let child = Command::new(env!("CARGO_BIN_EXE_keyround"))
             .arg("serve")
@@ -398,4 +401,36 @@ async fn told_to_stop_it_finishes_the_request_under_way_and_exits_with_zero() {
 
     let raw = Raw::open(&database).await;
     assert_eq!(raw.number("SELECT count(*) FROM nodes").await, 0, "it did not sign off");
+}
+
+/// Starts it with this master key; it must end by itself, with a sentence that holds `says`, and without having served.
+async fn refuses_to_start(database: &TestDatabase, master_key: &[(&str, &str)], code: i32, says: &str) {
+    let mut process = Process::spawn(database, "refused", master_key);
+    let status = process.until_it_ends().await;
+    let log = process.log();
+    assert_eq!(status.code(), Some(code), "{log}");
+    assert!(log.contains(says), "{log}");
+    assert_eq!(process.address(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_master_key_it_ends_before_it_serves() {
+    let database = TestDatabase::sqlite();
+    let short = &[("keys.master_key", "c2hvcnQ=")];
+    let file = database.folder.path().join("keyround.db");
+    refuses_to_start(&database, short, 1, "the master key cannot be used").await;
+    assert!(!file.exists(), "a database was made");
+    // Nobody said which.
+    refuses_to_start(&database, &[("keys.master_key", "")], 2, "keys.master_key").await;
+    assert!(!file.exists(), "a database was made");
+
+    register_clients(&database, &[]).await;
+    let mut process = Process::spawn(&database, "first", &[]);
+    process.until_it_serves().await;
+    process.tell_to_stop();
+    assert_eq!(process.until_it_ends().await.code(), Some(0));
+    let before = inspect(&database).await;
+    let other = &[("keys.master_key", "9mYv4p0b8i3Jx6s1Qd2LwZc7RkT5uN0eHgAqVnXyBjo=")];
+    refuses_to_start(&database, other, 1, "another master key").await;
+    assert_eq!(inspect(&database).await, before);
 }

@@ -378,9 +378,13 @@ async fn after_a_jump_of_the_clock_nothing_changes_and_signing_goes_on() {
         let app = TestApp::start(&database, &[]).await;
         let secret = app.create_clients().await;
         let raw = Raw::open(&database).await;
-        app.pass(Seconds(100), Seconds(10)).await;
+        // Ten minutes after a rotation: by the jumped clock the old keys would leave, and the next ones be late.
+        app.pass(PERIOD - SKEW - DAY, HOUR * 6).await;
+        app.pass(DAY, HOUR * 6).await;
+        app.pass(Seconds(600), Seconds(60)).await;
         let good = app.now();
         let (keys, set) = (app.keys().await, app.key_set_bytes().await);
+        assert_eq!(app.served().await.len(), 4);
         let audited = raw.number("SELECT count(*) FROM audit").await;
 
         app.clock.jump(jump);
