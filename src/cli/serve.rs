@@ -33,11 +33,13 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     } else {
         None
     };
+    // Before anybody can know that it serves: a signal that comes at once must find its handler.
+    let told = catch_signals()?;
     let running = Running::start(&config, foundation).await?;
     if let Some(secret) = secret {
         print_welcome(&config, &secret);
     }
-    until_told().await?;
+    told.await;
     tracing::info!("stopping: requests under way are finished");
     running.stop().await;
     Ok(())
@@ -117,13 +119,15 @@ Paste these into another terminal in the same folder:
     ));
 }
 
-async fn until_told() -> Result<(), Failure> {
+/// Catches the signals from now on; what it answers with ends when one has come.
+fn catch_signals() -> Result<impl Future<Output = ()>, Failure> {
     let cannot = |error: std::io::Error| Failure::Refused(format!("signals cannot be caught: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use keyround::app::{Foundation, connect};
 use keyround::clock::Clock;
 use keyround::config::{Config, Sources};
@@ -90,14 +90,14 @@ impl Scene {
                 der.len() - 96..der.len()
             };
             let private = der[range].to_vec();
-            let hexadecimal: String = private.iter().map(|octet| format!("{octet:02x}")).collect();
+            let hexadecimal: Vec<String> = private.iter().map(|octet| format!("{octet:02x}")).collect();
             // Base64 shows the same text whenever the octets before it are a multiple of three.
             for skipped in 0..3 {
                 let piece = STANDARD.encode(&private[skipped..skipped + 24]);
                 pieces.push(piece.clone().into_bytes());
                 pieces.push(piece.replace('+', "-").replace('/', "_").into_bytes());
             }
-            pieces.extend([private[..24].to_vec(), hexadecimal.into_bytes()]);
+            pieces.extend([private[..24].to_vec(), hexadecimal.concat().into_bytes()]);
         }
         db.close().await;
         assert_eq!(pieces.len(), 16);
@@ -266,8 +266,8 @@ async fn no_secret_is_ever_written() {
     }
     assert!(!holds(&written.concat(), b"PRIVATE KEY"));
     // The search itself can see: what may be there is found.
-    assert!(holds(&written.concat(), b"billing\0") || holds(&written.concat(), b"billing client.ip"));
-    assert!(holds(&scene.files(), b"RS256") || holds(&scene.files(), b"billing"));
+    assert!(holds(&written.concat(), b"client.id=billing"));
+    assert!(holds(&scene.files(), b"client.created"));
 }
 
 /// Grants and refusals in JSON: time in UTC, who, from where, what came of it, and why.
@@ -374,7 +374,7 @@ async fn nobody_forges_a_line() {
             assert!(!line.contains(FORGED), "{line}");
             if format == "json" {
                 let event: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
-                assert!(event["fields"]["message"].is_string(), "{line}");
+                assert!(event["fields"].is_object(), "{line}");
                 assert!(event["level"].is_string() && event["timestamp"].is_string());
             } else {
                 // A line of text begins with its time.

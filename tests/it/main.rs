@@ -2,6 +2,12 @@
 //!
 //! `make test` runs it beside a throw-away PostgreSQL, named by `TEST_POSTGRES_URL`; without one these tests fail.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may panic, and so may what it stands on"
+)]
+
 mod architecture;
 mod command_line;
 mod crash;

@@ -32,6 +32,9 @@ pub fn run(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Out
     keyround(folder, variables, arguments).output().unwrap()
 }
 
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A server that runs.
 pub struct Serving {
     child: Child,
@@ -69,7 +72,7 @@ impl Serving {
         loop {
             let line = self
                 .lines
-                .recv_timeout(Duration::from_secs(60))
+                .recv_timeout(PATIENCE)
                 .unwrap_or_else(|_| panic!("the log never said '{text}': {:#?}", self.log));
             self.log.push(line.clone());
             if line.contains(text) {
@@ -78,12 +81,23 @@ impl Serving {
         }
     }
 
-    /// Ends it as an operator does; answers with its status, all its log lines, and what it printed.
-    pub fn stop(mut self) -> (ExitStatus, Vec<String>, String) {
+    /// Tells it to end, as an operator does.
+    pub fn terminate(&self) {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let told = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(told.unwrap().success());
+    }
+
+    /// Ends it; answers with its status, all its log lines, and what it printed.
+    pub fn stop(self) -> (ExitStatus, Vec<String>, String) {
+        self.terminate();
+        self.ended()
+    }
+
+    /// The same, for one that was told to end.
+    pub fn ended(mut self) -> (ExitStatus, Vec<String>, String) {
         // The channel closes when the process has ended.
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(60)) {
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             self.log.push(line);
         }
         let status = self.child.wait().unwrap();
@@ -95,7 +109,7 @@ impl Serving {
     pub fn printed_until(&self, text: &str) -> String {
         let mut printed = String::new();
         while !printed.contains(text) {
-            let line = self.printed.recv_timeout(Duration::from_secs(60));
+            let line = self.printed.recv_timeout(PATIENCE);
             printed.push_str(&line.unwrap_or_else(|_| panic!("'{text}' was never printed: {printed}")));
             printed.push('\n');
         }

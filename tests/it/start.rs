@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::process::{BINARY, PATH, Serving, free_port, run};
+use crate::raw::Connection;
 
 // For tests alone.
 const MASTER_KEY: (&str, &str) = (
@@ -122,7 +123,7 @@ fn a_master_key_that_is_none_or_another_leaves_the_database_alone() {
         ISSUER,
         (
             "KEYROUND_KEYS__MASTER_KEY",
-            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            "YNvlop0HZBpr2XG0YIzgNKnjromBcIdTZs3zehfgeMo=",
         ),
     ]);
     let output = run(folder.path(), &other, &["serve"]);
@@ -254,4 +255,30 @@ fn a_master_key_that_others_can_read_is_refused() {
     check_refused(folder.path(), &output, 2, &["master.key", "0640", "chmod 600"]);
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert!(Serving::start(folder.path(), &variables, &["serve"]).stop().0.success());
+}
+
+/// T8.
+#[test]
+fn a_request_under_way_is_finished_before_the_server_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut serving = Serving::start(folder.path(), &with(&[ISSUER, MASTER_KEY]), &["serve"]);
+    let mut connection = Connection::open(&serving.url);
+    connection.send(
+        "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\n\r\n",
+    );
+    // It waits for the body now.
+    assert_eq!(connection.head().unwrap().status(), 100);
+    serving.terminate();
+    serving.wait_for("stopping");
+    connection.send("x=1");
+    assert_eq!(connection.answer().unwrap().status(), 401);
+    assert!(
+        connection.rest().is_empty(),
+        "the connection is closed behind the answer"
+    );
+    let url = serving.url.clone();
+    assert_eq!(serving.ended().0.code(), Some(0));
+    let gone = std::net::TcpStream::connect(url.trim_start_matches("http://"));
+    assert!(gone.is_err());
 }

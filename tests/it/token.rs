@@ -217,7 +217,10 @@ async fn both_methods_take_any_spelling_of_the_same_credentials() {
             .unwrap()
     );
     let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-    let every_octet = |text: &str| text.bytes().map(|octet| format!("%{octet:02x}")).collect::<String>();
+    let every_octet = |text: &str| {
+        let octets: Vec<String> = text.bytes().map(|octet| format!("%{octet:02x}")).collect();
+        octets.concat()
+    };
     let endpoint = format!("{}/oauth2/token", app.url);
     for pair in [
         format!("{}:{}", encode(id), encode(secret)),
