@@ -94,10 +94,14 @@ fn question(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> R
         Response::AlreadyRevoked { .. } if !request.all_algorithms => return Ok(None),
         Response::AlreadyRevoked { .. } => format!("Key {kid} is revoked already."),
         Response::Revoke(revocation) if revocation.replacement.is_some() => format!(
-            "Key {kid} signs {} tokens. It and {} pending keys will be revoked, a new key signs at once, and every token that \
-             the old key signed will be refused.",
+            "Key {kid} signs {} tokens. It will be revoked{}, a new key signs at once, and every token that the old key \
+             signed will be refused.",
             revocation.alg,
-            revocation.revoke.len().saturating_sub(1)
+            match revocation.revoke.len() {
+                ..=1 => String::new(),
+                2 => " with the pending key".to_owned(),
+                count => format!(" with {} pending keys", count - 1),
+            }
         ),
         Response::Revoke(_) => format!("Key {kid} will be revoked, and every token that it signed will be refused."),
     };
