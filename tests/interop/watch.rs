@@ -90,7 +90,7 @@ impl Watch {
         }
         seen.polls += 1;
         if seen.polls > 1 {
-            seen.longest_gap = seen.longest_gap.max(since_start - seen.last_poll);
+            seen.longest_gap = seen.longest_gap.max(since_start.saturating_sub(seen.last_poll));
         }
         seen.last_poll = since_start;
     }
