@@ -226,7 +226,7 @@ async fn database_url(kind: Kind, name: &str, folder: &Path) -> String {
     reason = "the harness names the server by the environment"
 )]
 fn postgres_url() -> String {
-    std::env::var("TEST_POSTGRES_URL").expect("TEST_POSTGRES_URL is not set: run make test")
+    std::env::var("TEST_POSTGRES_URL").unwrap_or_else(|_| panic!("TEST_POSTGRES_URL is not set: run make test"))
 }
 
 /// The whole environment of a server: a port of its own choice, a log that can be read, and what the test adds.

@@ -127,13 +127,10 @@ enum Line {
 }
 
 impl Report {
-    /// The first few refusals, a line each.
+    /// The first few refusals.
     pub fn first_refusals(&self) -> String {
-        self.refusals
-            .iter()
-            .take(5)
-            .map(|refusal| format!("\n  {refusal}"))
-            .collect()
+        let lines: Vec<String> = self.refusals.iter().take(5).map(Refusal::to_string).collect();
+        lines.join("; ")
     }
 }
 

@@ -18,8 +18,8 @@ pub struct Watch {
 #[derive(Default)]
 struct Seen {
     live: Vec<(String, UnixTime)>,
-    /// When each key was first in the sets of all nodes, in time since the start.
-    published: BTreeMap<String, Duration>,
+    /// When each key was first in the sets of all nodes, in time since the start; unknown for those that were there before.
+    published: BTreeMap<String, Option<Duration>>,
     /// When each key signed the first token, by algorithm.
     signed: BTreeMap<Algorithm, BTreeMap<String, Duration>>,
     outside: Vec<String>,
@@ -44,7 +44,7 @@ pub struct Figures {
     pub largest_set: usize,
     /// The most generations of one algorithm that were published and had not signed yet.
     pub most_pending: usize,
-    /// The shortest time from a key's appearance on all nodes to its first token; first keys sign at once and do not count.
+    /// The shortest time from a key's appearance on all nodes to its first token.
     pub shortest_lead: Duration,
 }
 
@@ -85,12 +85,13 @@ impl Watch {
         }
         let since_start = self.clock.read().monotonic;
         let mut seen = self.seen.lock().unwrap();
+        let came_now = (seen.polls > 0).then_some(since_start);
         for kid in on_all.unwrap_or_default() {
-            seen.published.entry(kid).or_insert(since_start);
+            seen.published.entry(kid).or_insert(came_now);
         }
         seen.polls += 1;
         if seen.polls > 1 {
-            seen.longest_gap = seen.longest_gap.max(since_start - seen.last_poll);
+            seen.longest_gap = seen.longest_gap.max(since_start.saturating_sub(seen.last_poll));
         }
         seen.last_poll = since_start;
     }
@@ -155,13 +156,11 @@ impl Watch {
 }
 
 impl Seen {
-    /// From publication to first signature, for each of these keys but the first.
+    /// From publication to first token, for each of these keys whose publication was seen.
     fn waits(&self, signed: &BTreeMap<String, Duration>) -> Vec<(Duration, Duration)> {
-        let mut spans: Vec<_> = signed
+        signed
             .iter()
-            .map(|(kid, first_token)| (self.published.get(kid).copied().unwrap_or(*first_token), *first_token))
-            .collect();
-        spans.sort_by_key(|(_, first_token)| *first_token);
-        spans.split_off(1.min(spans.len()))
+            .filter_map(|(kid, first_token)| Some(((*self.published.get(kid)?)?, *first_token)))
+            .collect()
     }
 }
