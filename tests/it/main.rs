@@ -8,8 +8,6 @@
     reason = "a test may panic, and so may what it stands on"
 )]
 
-#![expect(clippy::unwrap_used, reason = "a test ends loudly")]
-
 mod architecture;
 mod command_line;
 mod crash;
