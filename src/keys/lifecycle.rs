@@ -218,3 +218,164 @@ fn stand_in(line: &[SigningKey]) -> Option<&SigningKey> {
     let is_first = i64::try_from(never_active).is_ok_and(|count| count == oldest.generation - begins_after - 1);
     (!(oldest.was_prepublished() && is_first)).then_some(oldest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Seconds;
+    use crate::jose::jwk::Parameters;
+    use crate::jose::jwk::PublicJwk;
+    use crate::keys::emergency::{Response, revoke};
+    use crate::keys::plan::{Step, plan};
+    use crate::keys::policy::Windows;
+
+    const NOW: UnixTime = UnixTime(1_000_000);
+
+    /// P 10, C 20, S 4, J 10, L 3, T 30: the shortest lead is 34, a key stays 47 s, its half 14 s.
+    fn policy() -> Policy {
+        Policy::new(Windows {
+            algorithms: vec![Algorithm::Es256],
+            rotation_period: Seconds(100),
+            prepublish: Seconds(40),
+            verifier_cache: Seconds(20),
+            jwks_max_age: Seconds(5),
+            replica_refresh: Seconds(5),
+            snapshot_max_age: Seconds(10),
+            clock_skew: Seconds(4),
+            verifier_leeway: Seconds(3),
+            verify_window: None,
+            max_token_ttl: Seconds(30),
+            max_published: 16,
+            max_set_bytes: 8_192,
+            rsa_bits: 2_048,
+        })
+        .unwrap()
+    }
+
+    fn key(generation: i64, published: i64, activates: i64) -> SigningKey {
+        let kid: Kid = format!("k{generation}").parse().unwrap();
+        SigningKey {
+            kid: kid.clone(),
+            alg: Algorithm::Es256,
+            generation,
+            jwk: Some(PublicJwk {
+                kid,
+                alg: Algorithm::Es256,
+                parameters: Parameters::P256 {
+                    x: "x".repeat(43),
+                    y: "y".repeat(43),
+                },
+            }),
+            published_at: NOW + Seconds(published),
+            activates_at: NOW + Seconds(activates),
+            prepublish: Seconds(40),
+            max_token_ttl: Seconds(30),
+            revoked_at: None,
+            has_private_half: true,
+        }
+    }
+
+    fn states(keys: &Keys, at: i64) -> Vec<State> {
+        keys.iter()
+            .map(|key| keys.state(key, &policy(), NOW + Seconds(at)))
+            .collect()
+    }
+
+    #[test]
+    fn a_rotation_second_by_second() {
+        let keys = Keys::new(vec![key(1, 0, -4), key(2, 56, 96)]);
+        assert_eq!(states(&keys, 95), [State::Active, State::Pending]);
+        assert_eq!(states(&keys, 96), [State::Retired, State::Active]);
+        assert_eq!(states(&keys, 142), [State::Retired, State::Active]);
+        assert_eq!(states(&keys, 143), [State::Expired, State::Active]);
+        assert!(plan(&keys, &policy(), NOW + Seconds(109)).steps.is_empty());
+        let destroyed = plan(&keys, &policy(), NOW + Seconds(110)).steps;
+        assert_eq!(
+            destroyed,
+            [Step::DestroyPrivateHalf {
+                kid: "k1".parse().unwrap()
+            }]
+        );
+    }
+
+    #[test]
+    fn a_clock_that_stepped_back_finds_the_oldest_key_but_never_a_first_one() {
+        let line = Keys::new(vec![key(4, 0, 40), key(5, 100, 140)]);
+        assert_eq!(
+            line.active(Algorithm::Es256, NOW - Seconds(9_999)).unwrap().generation,
+            4
+        );
+        let first = Keys::new(vec![key(1, 0, 40)]);
+        assert_eq!(first.active(Algorithm::Es256, NOW), None);
+        let mut removal = key(5, 0, 14);
+        (removal.jwk, removal.has_private_half) = (None, false);
+        let mut added_and_revoked = key(6, 1, 41);
+        added_and_revoked.revoked_at = Some(NOW + Seconds(2));
+        added_and_revoked.has_private_half = false;
+        let anew = Keys::new(vec![removal, added_and_revoked, key(7, 2, 42)]);
+        assert_eq!(anew.active(Algorithm::Es256, NOW + Seconds(3)), None);
+    }
+
+    #[test]
+    fn an_emergency_takes_what_lay_beside_the_key_and_ends_no_other_early() {
+        let rows = vec![key(1, -200, -104), key(2, -44, -2), key(3, 0, 98)];
+        let keys = Keys::new(rows);
+        let Ok(Response::Revoke(revocation)) = revoke(&keys, &policy(), &"k2".parse().unwrap(), NOW) else {
+            panic!("nothing to revoke");
+        };
+        assert_eq!(
+            revocation.revoke.iter().map(Kid::as_str).collect::<Vec<_>>(),
+            ["k2", "k3"]
+        );
+        assert_eq!(revocation.destroy.iter().map(Kid::as_str).collect::<Vec<_>>(), ["k1"]);
+        let replacement = revocation.replacement.unwrap();
+        assert_eq!(
+            (replacement.generation, replacement.activates_at),
+            (4, NOW - Seconds(4))
+        );
+
+        // k1 was superseded at -2, and the back-dated replacement does not make that -4.
+        let mut rows: Vec<SigningKey> = keys.iter().cloned().collect();
+        rows[1].revoked_at = Some(NOW);
+        rows[2].revoked_at = Some(NOW);
+        rows.push(key(4, 0, -4));
+        let after = Keys::new(rows);
+        assert_eq!(
+            after.superseded_at(&after.line(Algorithm::Es256)[0]),
+            Some(NOW - Seconds(2))
+        );
+    }
+
+    #[test]
+    fn a_key_that_slow_nodes_still_sign_with_is_replaced() {
+        let keys = Keys::new(vec![key(1, -200, -104), key(2, -44, -2)]);
+        let kid: Kid = "k1".parse().unwrap();
+        let replaced = |at: i64| match revoke(&keys, &policy(), &kid, NOW + Seconds(at)) {
+            Ok(Response::Revoke(revocation)) => revocation.replacement.is_some(),
+            other => panic!("{other:?}"),
+        };
+        assert!(replaced(1));
+        assert!(!replaced(2));
+    }
+
+    #[test]
+    fn a_removal_waits_until_it_was_read_and_does_not_fight() {
+        let mut windows = policy().windows().clone();
+        windows.algorithms = vec![Algorithm::Rs256];
+        let without = Policy::new(windows).unwrap();
+        let removals = |keys: &Keys, at: i64| {
+            let steps = plan(keys, &without, NOW + Seconds(at)).steps;
+            steps.into_iter().find_map(|step| match step {
+                Step::Remove(new) => Some(new.activates_at),
+                _ => None,
+            })
+        };
+        let line = vec![key(1, -200, -104)];
+        assert_eq!(removals(&Keys::new(line.clone()), 0), Some(NOW + Seconds(14)));
+        let mut removal = key(2, 0, 14);
+        (removal.jwk, removal.has_private_half) = (None, false);
+        let added_again = [line, vec![removal, key(3, 1, 41)]].concat();
+        assert_eq!(removals(&Keys::new(added_again.clone()), 20), None);
+        assert_eq!(removals(&Keys::new(added_again), 41), Some(NOW + Seconds(55)));
+    }
+}

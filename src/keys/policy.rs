@@ -349,3 +349,85 @@ fn check_ranges(windows: &Windows) -> Result<(), PolicyError> {
         "1 to 100",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> Windows {
+        Windows {
+            algorithms: vec![Algorithm::Es256, Algorithm::Rs256],
+            rotation_period: Seconds(30 * 86_400),
+            prepublish: Seconds(86_400),
+            verifier_cache: Seconds(1_800),
+            jwks_max_age: Seconds(300),
+            replica_refresh: Seconds(5),
+            snapshot_max_age: Seconds(30),
+            clock_skew: Seconds(60),
+            verifier_leeway: Seconds(300),
+            verify_window: None,
+            max_token_ttl: Seconds(3_600),
+            max_published: 16,
+            max_set_bytes: 8_192,
+            rsa_bits: 2_048,
+        }
+    }
+
+    #[test]
+    fn the_default_windows_come_out_as_computed_by_hand() {
+        let policy = Policy::new(defaults()).unwrap();
+        assert_eq!(policy.algorithms(), [Algorithm::Rs256, Algorithm::Es256]);
+        assert_eq!(policy.propagation(), Seconds(10));
+        assert_eq!(policy.shortest_prepublish(), Seconds(10 + 1_800 + 60));
+        assert_eq!(policy.verify_window(Seconds(3_600)), Seconds(30 + 3_600 + 300 + 60));
+        assert_eq!(policy.signing_tail(), Seconds(90));
+        // A day ahead and little over an hour after: never more than the active key and one beside it.
+        assert_eq!(policy.published_per_algorithm(), 2);
+        assert!(policy.short_for().is_empty());
+    }
+
+    #[test]
+    fn a_lead_that_is_too_short_is_refused_with_its_sum() {
+        let refused = Policy::new(Windows {
+            prepublish: Seconds(1_869),
+            ..defaults()
+        });
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "keys.prepublish is 31m9s, but at least 31m10s is needed (propagation 10s + verifier_cache 30m + clock_skew \
+             1m); lengthen keys.prepublish or shorten keys.verifier_cache, keys.replica_refresh or keys.clock_skew"
+        );
+    }
+
+    #[test]
+    fn a_set_that_outgrows_caches_is_refused_with_its_count() {
+        let refused = Policy::new(Windows {
+            rotation_period: Seconds(3_600),
+            ..defaults()
+        });
+        // 86,400 + 3,990 + 10 seconds are 25 whole hours, and two more: 27 keys for each of two algorithms.
+        let sentence = refused.unwrap_err().to_string();
+        assert!(
+            sentence.contains("54 keys") && sentence.contains("keys.max_published is 16"),
+            "{sentence}"
+        );
+    }
+
+    #[test]
+    fn verifiers_that_fetch_too_seldom_are_named_with_their_gap() {
+        let policy = Policy::new(Windows {
+            prepublish: Seconds(1_870),
+            ..defaults()
+        });
+        let short: Vec<_> = policy
+            .unwrap()
+            .short_for()
+            .iter()
+            .map(|short| (short.needs, short.refuses_for))
+            .collect();
+        assert_eq!(
+            short,
+            [(Seconds(7_200), Seconds(5_400)), (Seconds(46_800), Seconds(45_000))]
+        );
+    }
+}

@@ -28,7 +28,7 @@ macro_rules! rules {
     ($($test:ident: $rule:ident violates $($invariant:literal),+;)+) => {
         $(#[test]
         fn $test() {
-            found_within(1_500, Without::$rule, &[$($invariant),+]);
+            found_within(4_000, Without::$rule, &[$($invariant),+]);
         })+
     };
 }

@@ -130,6 +130,11 @@ impl Without {
                 events: &[11],
                 ..usual
             },
+            Self::BackDating => Focus {
+                events: &[8, 10],
+                ..usual
+            },
+            Self::EmergencySignsAtOnce => Focus { events: &[10], ..usual },
             Self::DoubtStopsPlanning => Focus { events: &[7], ..usual },
             Self::SnapshotAge | Self::SnapshotAgeInWindow => Focus {
                 events: &[0, 0, 8, 10],

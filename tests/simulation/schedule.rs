@@ -45,7 +45,7 @@ pub fn run(seed: u64, without: Without, traced: bool) -> Outcome {
         watch: Watch::new(&policy),
         at: START,
         database: Database::new(shared),
-        roll_out_pace: random.pick(&[4, 8, 60]),
+        roll_out_pace: if focus.far_ahead { 60 } else { random.pick(&[4, 8, 60]) },
         nodes,
         without,
         band,
@@ -157,11 +157,15 @@ fn change(random: &mut Random, windows: &mut Windows, focus: Focus) {
     };
     let periods: &[i64] = match focus {
         Focus { shrinking: true, .. } => &[10, 1000],
+        Focus { far_ahead: true, .. } => &[20, 60],
         _ => &[5, 10, 20, 60, 200],
     };
     windows.prepublish = shortest + Seconds(random.pick(leads));
     windows.rotation_period = Seconds(random.pick(periods));
     windows.max_token_ttl = Seconds(random.pick(&[3, 10, 30, 60]));
+    if focus.far_ahead {
+        windows.max_token_ttl = Seconds(random.pick(&[3, 60]));
+    }
     windows.algorithms = algorithms(random);
     (windows.max_published, windows.max_set_bytes) = random.pick(&[(100, 1_000_000), (16, 8_192), (8, 4_000)]);
     if focus.crowded {
