@@ -25,6 +25,7 @@ pub struct Violation {
     pub what: String,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "every caller answers an option")]
 fn violated(invariant: &'static str, what: String) -> Option<Violation> {
     Some(Violation { invariant, what })
 }
@@ -64,6 +65,7 @@ pub struct Watch {
     pub figures: Figures,
 }
 
+#[expect(clippy::unused_self, reason = "all questions go to the one who watches")]
 impl Watch {
     pub fn new(policy: &Policy) -> Self {
         let windows = policy.windows().clone();

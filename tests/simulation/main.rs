@@ -3,6 +3,8 @@
 //!
 //! Nothing here does input or output or real cryptography. A schedule follows from its seed alone.
 
+#![expect(clippy::expect_used, reason = "a simulation stops at what cannot be")]
+
 mod invariants;
 mod node;
 mod properties;

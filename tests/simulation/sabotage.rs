@@ -146,6 +146,10 @@ impl Without {
 }
 
 /// A preference for some schedules.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "preferences are independent of one another"
+)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Focus {
     /// The shortest lead, with clocks that differ by more than a refresh.

@@ -34,9 +34,12 @@ pub struct World {
 
 impl World {
     pub fn note(&mut self, what: impl FnOnce(&Self) -> String) {
-        if self.trace.is_some() {
-            let line = format!("{:>9.3} {}", Self::since_start(self.at), what(self));
-            self.trace.as_mut().expect("is some").push(line);
+        if self.trace.is_none() {
+            return;
+        }
+        let line = format!("{:>9.3} {}", Self::since_start(self.at), what(self));
+        if let Some(trace) = &mut self.trace {
+            trace.push(line);
         }
     }
 
