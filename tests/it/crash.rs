@@ -434,3 +434,68 @@ async fn without_its_master_key_it_ends_before_it_serves() {
     refuses_to_start(&database, other, 1, "another master key").await;
     assert_eq!(inspect(&database).await, before);
 }
+
+/// Counts the rows of the first start.
+async fn assert_one_key_an_algorithm(database: &TestDatabase) {
+    let raw = Raw::open(database).await;
+    let lines = raw
+        .texts("SELECT alg || generation FROM signing_keys ORDER BY alg")
+        .await;
+    assert_eq!(lines, ["ES2561", "RS2561"]);
+    assert_eq!(raw.number("SELECT count(*) FROM secrets").await, 1);
+    raw.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_while_it_makes_its_database_it_starts_the_next_time() {
+    let mut state = Clock::system().read().wall.0.unsigned_abs();
+    println!("seed {state}");
+    for _ in 0..25 {
+        let database = TestDatabase::sqlite();
+        let mut killed = Process::spawn(&database, "killed", &[]);
+        // The moment is what is tested: a migration, the first keys, anything before it serves.
+        sleep(Duration::from_millis(random(&mut state, 150))).await;
+        killed.child.kill().unwrap();
+        killed.child.wait().unwrap();
+        let mut next = Process::spawn(&database, "next", &[]);
+        next.until_it_serves().await;
+        assert_one_key_an_algorithm(&database).await;
+        inspect(&database).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_processes_that_make_one_database_at_once_all_serve() {
+    for _ in 0..5 {
+        let database = TestDatabase::sqlite();
+        let mut started: Vec<Process> = ["one", "two", "three"]
+            .map(|name| Process::spawn(&database, name, &[]))
+            .into();
+        for process in &mut started {
+            process.until_it_serves().await;
+        }
+        assert_one_key_an_algorithm(&database).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_idles_does_not_hold_up_the_end() {
+    let database = TestDatabase::sqlite();
+    let mut process = Process::spawn(&database, "server", &[]);
+    let address = process.until_it_serves().await;
+    let http = reqwest::Client::new();
+    let url = format!("http://{address}/.well-known/jwks.json");
+    let read = http.get(url).send().await.unwrap().bytes().await.unwrap();
+    assert!(!read.is_empty());
+    let clock = Clock::system();
+    let before = clock.read().monotonic;
+    process.tell_to_stop();
+    assert_eq!(process.until_it_ends().await.code(), Some(0), "{}", process.log());
+    let took = clock.read().monotonic.saturating_sub(before);
+    println!("ended after {took:?}");
+    assert!(
+        took < Duration::from_secs(5),
+        "it waited {took:?} for a connection that idles"
+    );
+    drop(http);
+}

@@ -12,6 +12,9 @@ use keyround::keys::plan::plan;
 use keyround::rotation::{RotationError, Rotator};
 use keyround::store::Db;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::helpers::{START, TestApp, TestDatabase, config, master_key};
 use crate::rows::Raw;
@@ -454,6 +457,65 @@ async fn the_key_set_outlives_the_database() {
     until("it can sign again", || app.may_issue()).await;
     app.token("RS256", &secret).await;
     assert_eq!(app.key_set_bytes().await, (200, set));
+    app.running.stop().await;
+}
+
+/// Passes bytes on, while the network is open; a closed one swallows them without a word.
+async fn pass_on(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut open: watch::Receiver<bool>) {
+    let mut bytes = [0; 8_192];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        if open.wait_for(|&open| open).await.is_err() || to.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A network between a server and its PostgreSQL; answers with the URL that leads through it.
+async fn network(url: &str, open: watch::Receiver<bool>) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    let database = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (near_reads, near_writes) = near.into_split();
+            let (far_reads, far_writes) = TcpStream::connect(&database).await.unwrap().into_split();
+            tokio::spawn(pass_on(near_reads, far_writes, open.clone()));
+            tokio::spawn(pass_on(far_reads, near_writes, open.clone()));
+        }
+    });
+    url.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_swallows_everything_holds_nothing_up() {
+    let database = TestDatabase::postgres().await;
+    let (open, is_open) = watch::channel(true);
+    let through = TestDatabase {
+        url: network(&database.url, is_open).await,
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let settings = &[("keys.replica_refresh", "1s"), ("keys.snapshot_max_age", "2s")];
+    let app = TestApp::start_with_clock(&through, settings, Clock::system()).await;
+    let secret = app.create_clients().await;
+    app.token("RS256", &secret).await;
+    let set = app.key_set_bytes().await;
+
+    open.send_replace(false);
+    for _ in 0..2 {
+        let before = app.clock.read().monotonic;
+        assert_eq!(app.asked("RS256", &secret).await.0, 503);
+        let took = app.clock.read().monotonic.saturating_sub(before);
+        assert!(took < std::time::Duration::from_secs(8), "a client waited {took:?}");
+    }
+    until("it says that it cannot sign", || async { !app.may_issue().await }).await;
+    assert_eq!(app.probe("/readyz").await.0, 200);
+    assert_eq!(app.key_set_bytes().await, set);
+
+    // What was under way on the old connections is not waited for: the next ones work.
+    open.send_replace(true);
+    until("it can sign again", || app.may_issue()).await;
+    app.token("RS256", &secret).await;
     app.running.stop().await;
 }
 
