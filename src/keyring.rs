@@ -226,7 +226,7 @@ impl Snapshot {
     }
 
     /// For how long this node may go without reading the keys and still serve every key in time: the shortest lead time
-    /// that counts, less what verifiers and clocks take of it.
+    /// that counts, less what a commit, verifiers and clocks take of it.
     #[must_use]
     pub fn publishing_bound(&self, policy: &Policy) -> Seconds {
         let newest = self
@@ -239,7 +239,7 @@ impl Snapshot {
             .min()
             .unwrap_or(policy.windows().prepublish)
             .min(policy.windows().prepublish);
-        shortest - policy.windows().verifier_cache - policy.windows().clock_skew
+        shortest - policy.commit_share() - policy.windows().verifier_cache - policy.windows().clock_skew
     }
 
     /// The enabled algorithms that cannot sign at this moment.

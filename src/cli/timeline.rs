@@ -425,6 +425,7 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::jose::key::RsaBits;
     use std::path::Path;
 
     use super::*;
@@ -452,7 +453,7 @@ mod tests {
             max_token_ttl: DAY * 8,
             max_published: 16,
             max_set_bytes: 8192,
-            rsa_bits: 2048,
+            rsa_bits: RsaBits::Bits2048,
         })
         .unwrap()
     }

@@ -22,7 +22,8 @@ use zeroize::Zeroizing;
 
 use crate::clock::Seconds;
 use crate::jose::alg::Algorithm;
-use crate::keys::policy::{Policy, Windows};
+use crate::jose::key::RsaBits;
+use crate::keys::policy::{Policy, PolicyError, Windows};
 
 pub use database::{Database, PostgresUrl};
 pub use error::ConfigError;
@@ -311,7 +312,19 @@ fn read_windows(layers: &Layers) -> Result<Windows, ConfigError> {
         max_token_ttl: duration("tokens.max_token_ttl")?,
         max_published: layers.count("keys.max_published")?,
         max_set_bytes: layers.count("keys.max_set_bytes")?,
-        rsa_bits: layers.count("keys.rsa_bits")?,
+        rsa_bits: read_rsa_bits(layers)?,
+    })
+}
+
+fn read_rsa_bits(layers: &Layers) -> Result<RsaBits, ConfigError> {
+    let bits: u32 = layers.count("keys.rsa_bits")?;
+    RsaBits::try_from(bits).map_err(|_| {
+        PolicyError::OutOfRange {
+            setting: "keys.rsa_bits",
+            given: bits.to_string(),
+            needed: "2048, 3072 or 4096".to_owned(),
+        }
+        .into()
     })
 }
 

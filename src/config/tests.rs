@@ -63,7 +63,7 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!(windows.rotation_period, Seconds(30 * 86_400));
     assert_eq!(windows.verify_window, None);
     assert_eq!(
-        (windows.max_published, windows.max_set_bytes, windows.rsa_bits),
+        (windows.max_published, windows.max_set_bytes, windows.rsa_bits.bits()),
         (16, 8192, 2048)
     );
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
@@ -100,7 +100,7 @@ fn each_layer_overrides_the_one_below() {
     .unwrap();
     let windows = config.keys.policy.windows();
     assert_eq!(windows.clock_skew, Seconds(60), "the default");
-    assert_eq!(windows.rsa_bits, 3072, "the file");
+    assert_eq!(windows.rsa_bits, RsaBits::Bits3072, "the file");
     assert_eq!(windows.rotation_period, Seconds(15 * 86_400), "the environment");
     assert_eq!(windows.prepublish, Seconds(10 * 3_600), "the flag");
 }

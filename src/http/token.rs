@@ -104,6 +104,10 @@ async fn issue(
     let parameters = form(request, payload).await?;
     let client = authenticate(server, request, &parameters, caller).await?;
     let granted = grant(&client, &TokenRequest::parse(&parameters)?, &server.defaults)?;
+    if !server.keyring.policy().algorithms().contains(&granted.alg) {
+        let description = "the client is registered for an algorithm that this server does not sign with";
+        return Err(OauthError::new(ErrorCode::UnauthorizedClient, description).into());
+    }
     let token = sign(server, &granted)?;
     tracing::info!(
         client.id = %client.id, client.ip = %caller.address, key.alg = %granted.alg,

@@ -257,6 +257,15 @@ fn decode(member: &'static str, text: &str) -> Result<Vec<u8>, JwkError> {
     BASE64URL.decode(text).map_err(|_| JwkError::Base64(member))
 }
 
+/// The length of a key set whose keys have these lengths, in bytes.
+#[must_use]
+pub fn set_bytes(keys: impl Iterator<Item = usize>) -> usize {
+    let (count, bytes) = keys.fold((0_usize, 0_usize), |(count, bytes), key| {
+        (count + 1, bytes.saturating_add(key))
+    });
+    r#"{"keys":[]}"#.len() + bytes + count.saturating_sub(1)
+}
+
 /// The name a key gives itself: SHA-256 over its required members in lexicographic order (RFC 7638 section 3).
 #[must_use]
 pub fn thumbprint(parameters: &Parameters) -> Kid {

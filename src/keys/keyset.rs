@@ -50,12 +50,3 @@ impl KeySet {
         format!(r#"{{"keys":[{}]}}"#, keys.join(","))
     }
 }
-
-/// The length of a key set whose keys have these lengths, in bytes.
-#[must_use]
-pub fn set_bytes(keys: impl Iterator<Item = usize>) -> usize {
-    let (count, bytes) = keys.fold((0_usize, 0_usize), |(count, bytes), key| {
-        (count + 1, bytes.saturating_add(key))
-    });
-    r#"{"keys":[]}"#.len() + bytes + count.saturating_sub(1)
-}

@@ -225,6 +225,7 @@ mod tests {
     use crate::clock::Seconds;
     use crate::jose::jwk::Parameters;
     use crate::jose::jwk::PublicJwk;
+    use crate::jose::key::RsaBits;
     use crate::keys::emergency::{Response, revoke};
     use crate::keys::plan::{Step, plan};
     use crate::keys::policy::Windows;
@@ -247,7 +248,7 @@ mod tests {
             max_token_ttl: Seconds(30),
             max_published: 16,
             max_set_bytes: 8_192,
-            rsa_bits: 2_048,
+            rsa_bits: RsaBits::Bits2048,
         })
         .unwrap()
     }

@@ -2,10 +2,9 @@
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
-use crate::jose::jwk::Kid;
+use crate::jose::jwk::{Kid, set_bytes};
 
 use super::SigningKey;
-use super::keyset;
 use super::lifecycle::Keys;
 use super::policy::Policy;
 
@@ -340,7 +339,7 @@ impl Room {
             bytes: policy
                 .windows()
                 .max_set_bytes
-                .saturating_sub(keyset::set_bytes(lengths.into_iter())),
+                .saturating_sub(set_bytes(lengths.into_iter())),
         }
     }
 

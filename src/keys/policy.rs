@@ -3,9 +3,8 @@
 
 use crate::clock::Seconds;
 use crate::jose::alg::Algorithm;
-use crate::jose::jwk::{Kid, Parameters, PublicJwk};
-
-use super::keyset;
+use crate::jose::jwk::{Kid, Parameters, PublicJwk, set_bytes};
+use crate::jose::key::RsaBits;
 
 /// The windows as they were written, not yet held against each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +35,8 @@ pub struct Windows {
     pub max_published: usize,
     /// The most bytes the set may have.
     pub max_set_bytes: usize,
-    /// The size of RSA keys, in bits.
-    pub rsa_bits: u32,
+    /// The size of RSA keys.
+    pub rsa_bits: RsaBits,
 }
 
 /// Windows that hold: the only thing that the rest of the core accepts.
@@ -146,6 +145,13 @@ impl Policy {
         self.0.replica_refresh
     }
 
+    /// Half of S: a clock that differs more from the database's is not believed, so that no two believed clocks differ by
+    /// more than S.
+    #[must_use]
+    pub const fn tolerated_difference(&self) -> Seconds {
+        Seconds(self.0.clock_skew.0 / 2)
+    }
+
     /// P: the time from a `published_at` stamp until the slowest node serves the new set.
     #[must_use]
     pub fn propagation(&self) -> Seconds {
@@ -201,7 +207,7 @@ impl Policy {
         let octets = |count: usize| "A".repeat((count * 4).div_ceil(3));
         let parameters = match alg {
             Algorithm::Rs256 => Parameters::Rsa {
-                n: octets(usize::try_from(self.0.rsa_bits / 8).unwrap_or(usize::MAX)),
+                n: octets(usize::try_from(self.0.rsa_bits.bits() / 8).unwrap_or(usize::MAX)),
                 e: "AQAB".to_owned(),
             },
             Algorithm::Es256 => Parameters::P256 {
@@ -284,7 +290,7 @@ impl Policy {
                 rotation_period: windows.rotation_period,
             });
         }
-        let bytes = keyset::set_bytes(
+        let bytes = set_bytes(
             windows
                 .algorithms
                 .iter()
@@ -337,12 +343,6 @@ fn check_ranges(windows: &Windows) -> Result<(), PolicyError> {
         require(given >= least, setting, given.to_string(), &format!("at least {least}"))?;
     }
     require(
-        matches!(windows.rsa_bits, 2048 | 3072 | 4096),
-        "keys.rsa_bits",
-        windows.rsa_bits.to_string(),
-        "2048, 3072 or 4096",
-    )?;
-    require(
         (1..=100).contains(&windows.max_published),
         "keys.max_published",
         windows.max_published.to_string(),
@@ -369,7 +369,7 @@ mod tests {
             max_token_ttl: Seconds(3_600),
             max_published: 16,
             max_set_bytes: 8_192,
-            rsa_bits: 2_048,
+            rsa_bits: RsaBits::Bits2048,
         }
     }
 

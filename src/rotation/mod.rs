@@ -104,9 +104,14 @@ impl Rotation {
     async fn follow_for_ever(&self, mut stop: watch::Receiver<bool>) {
         // Twice within the bound, so that a change is served within it.
         let pause = self.rotator.policy.windows().replica_refresh.duration() / 2;
+        let patience = self.rotator.policy.windows().snapshot_max_age.duration() / 2;
         while !stopped(&mut stop, pause).await {
-            if let Err(error) = self.follow().await {
-                tracing::warn!(%error, "the keys could not be read; the last ones are served");
+            // A database that went silent must not hold the next look, which may find it back.
+            tokio::select! {
+                followed = self.follow() => if let Err(error) = followed {
+                    tracing::warn!(%error, "the keys could not be read; the last ones are served");
+                },
+                () = sleep(patience) => tracing::warn!("the database went silent; the last keys are served"),
             }
             self.followed.notify_one();
         }

@@ -108,7 +108,7 @@ impl Rotator {
                 Some(key.jwk.kid.clone())
             }
         };
-        let version = change.commit(None, &self.clock).await?;
+        let version = change.commit(None, now).await?;
         Ok(Revoked {
             alg: revocation.alg,
             revoked: revocation.revoke,

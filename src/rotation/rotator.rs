@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::clock::{Clock, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
-use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, UnsupportedRsaBits, self_test};
+use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
 use crate::jose::seal::{MasterKey, SealError};
 use crate::keyring::{binding, trusted_time};
 use crate::keys::emergency::UnknownKey;
@@ -63,9 +63,6 @@ pub enum GenerationError {
     /// The two implementations disagree.
     #[error("the self-test failed: {0}")]
     SelfTest(#[from] SelfTestError),
-    /// The size is none that is made.
-    #[error(transparent)]
-    Size(#[from] UnsupportedRsaBits),
     /// It could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -122,7 +119,10 @@ impl Rotator {
             tracing::info!("another node has already rotated");
         }
         if taken > 0 {
-            change.commit(Some(self.commit_deadline(now)), &self.clock).await?;
+            let reading = self.clock.read();
+            // A machine that slept since has a later wall; one whose wall was set back has gone on by monotonic time.
+            let committed_at = reading.wall.max(trusted.now(reading, self.policy.windows().clock_skew));
+            change.commit(Some(self.commit_deadline(now)), committed_at).await?;
         }
         Ok(taken)
     }
@@ -151,7 +151,9 @@ impl Rotator {
         }
         let new = plan::rotate_early(change.keys(), &self.policy, alg, now);
         insert(&mut change, &new, &key, actor, reason).await?;
-        change.commit(Some(self.commit_deadline(now)), &self.clock).await?;
+        change
+            .commit(Some(self.commit_deadline(now)), self.clock.read().wall)
+            .await?;
         Ok((key.jwk.kid, new))
     }
 
@@ -175,8 +177,10 @@ impl Rotator {
         }
     }
 
+    /// The latest moment, by the database's clock, at which a row stamped `published_at` may be committed: its share of P,
+    /// and the difference that a node which plans may have to that clock.
     fn commit_deadline(&self, published_at: UnixTime) -> UnixTime {
-        published_at + self.policy.commit_share() + self.policy.windows().clock_skew
+        published_at + self.policy.commit_share() + self.policy.tolerated_difference()
     }
 
     async fn make_for(&self, steps: &[Step]) -> Result<HashMap<Algorithm, SealedKey>, RotationError> {
@@ -250,8 +254,8 @@ impl Rotator {
     }
 }
 
-fn generate(alg: Algorithm, rsa_bits: u32, master_key: &MasterKey) -> Result<SealedKey, GenerationError> {
-    let key = PrivateKey::generate(alg, RsaBits::try_from(rsa_bits)?)?;
+fn generate(alg: Algorithm, rsa_bits: RsaBits, master_key: &MasterKey) -> Result<SealedKey, GenerationError> {
+    let key = PrivateKey::generate(alg, rsa_bits)?;
     let jwk = key.public_jwk()?;
     self_test(&key, &jwk.to_json())?;
     let sealed = master_key.seal(&binding(&jwk.kid, alg), &key.to_pkcs8_der()?)?;

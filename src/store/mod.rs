@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
-use crate::clock::{Reading, UnixTime};
+use crate::clock::UnixTime;
 use crate::config::Database;
 use crate::keys::trusted_time::Reference;
 
@@ -257,10 +257,10 @@ impl Tx {
         Ok(())
     }
 
-    /// The time by the database's clock, within the transaction; SQLite has none of its own, so the caller's stands.
-    pub(crate) async fn now(&mut self, reading: Reading) -> Result<UnixTime, StoreError> {
+    /// The time by the database's clock, within the transaction; SQLite has none of its own, so `otherwise` stands.
+    pub(crate) async fn now(&mut self, otherwise: UnixTime) -> Result<UnixTime, StoreError> {
         match self {
-            Self::Sqlite(_) => Ok(reading.wall),
+            Self::Sqlite(_) => Ok(otherwise),
             Self::Postgres(tx) => Ok(UnixTime(sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut **tx).await?)),
         }
     }

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use crate::clock::{Clock, Seconds, UnixTime};
+use crate::clock::{Seconds, UnixTime};
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::Keys;
@@ -263,14 +263,14 @@ impl KeyChange {
         audit::insert(&mut self.tx, entry).await
     }
 
-    /// Makes the change true. Past `deadline`, by the database's clock, nothing is written: a row whose publication stamp
-    /// is older than P allows would sign before every verifier knows it.
+    /// Makes the change true. Past `deadline` nothing is written: a row whose publication stamp is older than P allows would
+    /// sign before every verifier knows it. PostgreSQL's clock decides; SQLite has none of its own, so `now` does.
     ///
     /// # Errors
     /// `LateCommit`, or when the database does not answer.
-    pub async fn commit(mut self, deadline: Option<UnixTime>, clock: &Clock) -> Result<i64, StoreError> {
+    pub async fn commit(mut self, deadline: Option<UnixTime>, now: UnixTime) -> Result<i64, StoreError> {
         if let Some(deadline) = deadline {
-            let now = self.tx.now(clock.read()).await?;
+            let now = self.tx.now(now).await?;
             if now > deadline {
                 return Err(StoreError::LateCommit {
                     late_by: now - deadline,

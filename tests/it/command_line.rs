@@ -95,7 +95,8 @@ impl Shell {
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
         };
-        *self.seen.lock().unwrap() += &format!("{}\n{}\n", outcome.out, outcome.err);
+        let mut seen = self.seen.lock().unwrap();
+        seen.extend([outcome.out.as_str(), "\n", outcome.err.as_str(), "\n"]);
         outcome
     }
 
@@ -442,7 +443,7 @@ crate::on_both_databases!(an_emergency_replaces_the_key_and_says_who_has_followe
     let revocation = &answer["revocations"][0];
     let replacement = text(&revocation["signs_now"]);
     assert_eq!(revocation["revoked"], serde_json::json!([active[0], pending[0]]));
-    assert_eq!(shell.kids("RS256", "active").await, [replacement.clone()]);
+    assert_eq!(shell.kids("RS256", "active").await, std::slice::from_ref(&replacement));
     assert_eq!(shell.kids("ES256", "active").await.len(), 1);
     assert_eq!(
         answer["nodes"],

@@ -126,8 +126,8 @@ async fn a_stale_snapshot_ends_signing_long_before_it_ends_publishing() {
     assert_eq!(health(&app, "/readyz/issue").await, red(&["snapshot"]));
     assert_eq!(app.ask("billing", &secret, &GRANT).await.status(), 503);
     assert_eq!(health(&app, "/readyz").await, green());
-    // prepublish 24h - verifier_cache 30m - clock_skew 60s.
-    let bound = Seconds(86_400 - 1_800 - 60);
+    // prepublish 24h - a commit's share (one refresh, 10m) - verifier_cache 30m - clock_skew 60s.
+    let bound = Seconds(86_400 - 600 - 1_800 - 60);
     app.clock.advance(bound - Seconds(30 * 60));
     assert_eq!(health(&app, "/readyz").await, green());
     app.clock.advance(Seconds(1));

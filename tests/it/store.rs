@@ -32,7 +32,7 @@ async fn write(db: &Db, new: &NewGeneration) -> Kid {
     let key = key_pair(new.alg);
     let mut change = db.change_keys().await.unwrap();
     change.insert(new, Some(&key)).await.unwrap();
-    change.commit(None, &Clock::manual(START)).await.unwrap();
+    change.commit(None, START).await.unwrap();
     key.jwk.kid
 }
 
@@ -52,7 +52,7 @@ crate::on_both_databases!(a_generation_is_read_as_it_was_written, |database| {
     assert_eq!(change.version(), 1);
     change.insert(&new, Some(&key)).await.unwrap();
     change.insert(&removal, None).await.unwrap();
-    assert_eq!(change.commit(None, &Clock::manual(START)).await.unwrap(), 1);
+    assert_eq!(change.commit(None, START).await.unwrap(), 1);
 
     let stored = db.signing_keys().await.unwrap();
     assert_eq!(stored.version, 1);
@@ -135,7 +135,7 @@ crate::on_both_databases!(a_late_commit_writes_nothing, |database| {
     change.insert(&new, Some(&key)).await.unwrap();
     change.note(&entry("key.created", "late")).await.unwrap();
     let deadline = db.now().await.unwrap() - Seconds(7);
-    match change.commit(Some(deadline), &clock).await {
+    match change.commit(Some(deadline), clock.read().wall).await {
         Err(StoreError::LateCommit { late_by }) => assert!((7..60).contains(&late_by.0), "{late_by}"),
         other => panic!("a late commit was not refused: {other:?}"),
     }
@@ -147,7 +147,7 @@ crate::on_both_databases!(a_late_commit_writes_nothing, |database| {
     let mut change = db.change_keys().await.unwrap();
     change.insert(&new, Some(&key)).await.unwrap();
     let deadline = db.now().await.unwrap() + Seconds(60);
-    assert_eq!(change.commit(Some(deadline), &clock).await.unwrap(), 1);
+    assert_eq!(change.commit(Some(deadline), clock.read().wall).await.unwrap(), 1);
     assert_eq!(db.signing_keys().await.unwrap().rows.len(), 1);
 });
 
@@ -156,7 +156,9 @@ async fn the_deadline_goes_by_the_clock_of_postgres_and_not_by_ours() {
     let db = TestDatabase::postgres().await.open().await;
     let change = db.change_keys().await.unwrap();
     let behind = Clock::manual(UnixTime(0));
-    let late = change.commit(Some(db.now().await.unwrap() - Seconds(1)), &behind).await;
+    let late = change
+        .commit(Some(db.now().await.unwrap() - Seconds(1)), behind.read().wall)
+        .await;
     assert!(matches!(late, Err(StoreError::LateCommit { .. })), "{late:?}");
 }
 
@@ -174,7 +176,7 @@ crate::on_both_databases!(a_change_waits_for_the_one_before_and_sees_what_it_did
     assert!(!second.is_finished(), "two changes were under way at once");
     // A reader does not wait.
     assert_eq!(db.signing_keys().await.unwrap().rows.len(), 0);
-    first.commit(None, &Clock::manual(START)).await.unwrap();
+    first.commit(None, START).await.unwrap();
     assert_eq!(second.await.unwrap(), (2, 1));
 });
 
@@ -183,7 +185,7 @@ crate::on_both_databases!(every_change_raises_the_version, |database| {
     for expected in 1..=5 {
         let change = db.change_keys().await.unwrap();
         assert_eq!(change.version(), expected);
-        assert_eq!(change.commit(None, &Clock::manual(START)).await.unwrap(), expected);
+        assert_eq!(change.commit(None, START).await.unwrap(), expected);
         assert_eq!(db.signing_keys().await.unwrap().version, expected);
     }
 });
@@ -196,7 +198,7 @@ crate::on_both_databases!(a_private_half_is_destroyed_and_nothing_else, |databas
     let mut change = db.change_keys().await.unwrap();
     change.destroy_private_half(&kid).await.unwrap();
     change.destroy_private_half(&kid).await.unwrap();
-    change.commit(None, &Clock::manual(START)).await.unwrap();
+    change.commit(None, START).await.unwrap();
     let after = row(&db, &kid).await.unwrap();
     assert_eq!(after.sealed, None);
     let mut expected = before;
@@ -212,7 +214,7 @@ crate::on_both_databases!(a_key_is_revoked_once, |database| {
     for at in [START + Seconds(5), START + Seconds(9)] {
         let mut change = db.change_keys().await.unwrap();
         change.revoke(&kid, at).await.unwrap();
-        change.commit(None, &Clock::manual(START)).await.unwrap();
+        change.commit(None, START).await.unwrap();
     }
     let revoked = row(&db, &kid).await.unwrap();
     assert_eq!(revoked.key.revoked_at, Some(START + Seconds(5)));
@@ -227,7 +229,7 @@ crate::on_both_databases!(max_token_ttl_grows_and_never_shrinks, |database| {
     for (to, expected) in [(900, 900), (300, 900), (900, 900), (901, 901)] {
         let mut change = db.change_keys().await.unwrap();
         change.raise_max_token_ttl(&kid, Seconds(to)).await.unwrap();
-        change.commit(None, &Clock::manual(START)).await.unwrap();
+        change.commit(None, START).await.unwrap();
         assert_eq!(row(&db, &kid).await.unwrap().key.max_token_ttl, Seconds(expected));
     }
     assert_eq!(row(&db, &other).await.unwrap().key.max_token_ttl, Seconds(600));
@@ -244,7 +246,7 @@ crate::on_both_databases!(purge_refuses_private_halves_and_revoked_keys, |databa
     for kid in [&alive, &revoked, &done] {
         change.purge(kid).await.unwrap();
     }
-    change.commit(None, &Clock::manual(START)).await.unwrap();
+    change.commit(None, START).await.unwrap();
     assert!(row(&db, &alive).await.is_some(), "a row with a private half was purged");
     assert!(row(&db, &revoked).await.is_some(), "a revoked row was purged");
     assert!(row(&db, &done).await.is_none());
@@ -262,7 +264,7 @@ crate::on_both_databases!(what_happens_once_is_noted_once, |database| {
     let mut change = db.change_keys().await.unwrap();
     assert!(!change.note(&later).await.unwrap());
     assert!(change.note(&entry("key.seen", "kid-1")).await.unwrap());
-    change.commit(None, &Clock::manual(START)).await.unwrap();
+    change.commit(None, START).await.unwrap();
     // Another event, another subject, and what may happen again.
     let (mut retired, mut elsewhere) = (once.clone(), entry("key.activated", "kid-2"));
     retired.event = "key.retired";

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use keyround::clock::{Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
+use keyround::jose::key::RsaBits;
 use keyround::keys::SigningKey;
 use keyround::keys::keyset::KeySet;
 use keyround::keys::lifecycle::{Keys, State};
@@ -34,7 +35,7 @@ fn windows() -> impl Strategy<Value = Windows> {
                 max_token_ttl: Seconds(ttl),
                 max_published: most,
                 max_set_bytes: most * 470,
-                rsa_bits: 2_048,
+                rsa_bits: RsaBits::Bits2048,
             }
         },
     )
@@ -216,7 +217,7 @@ proptest! {
         let now = UnixTime(EPOCH + at);
         let set = KeySet::at(&Keys::new(rows), &policy, now);
         prop_assert_eq!(&set, &KeySet::at(&Keys::new(shuffled), &policy, now));
-        prop_assert_eq!(set.to_json().len(), keyround::keys::keyset::set_bytes(set.jwks().iter().map(|jwk| jwk.to_json().len())));
+        prop_assert_eq!(set.to_json().len(), keyround::jose::jwk::set_bytes(set.jwks().iter().map(|jwk| jwk.to_json().len())));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use keyround::clock::Seconds;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::Kid;
+use keyround::jose::key::RsaBits;
 use keyround::keys::plan;
 use keyround::keys::policy::{Policy, Windows};
 
@@ -105,7 +106,7 @@ fn default_policy() -> Policy {
         max_token_ttl: Seconds(3_600),
         max_published: 16,
         max_set_bytes: 8_192,
-        rsa_bits: 2_048,
+        rsa_bits: RsaBits::Bits2048,
     })
     .expect("the defaults hold")
 }
@@ -136,7 +137,7 @@ fn policy(random: &mut Random, focus: Focus) -> Policy {
         max_token_ttl: Seconds(0),
         max_published: 0,
         max_set_bytes: 0,
-        rsa_bits: 2_048,
+        rsa_bits: RsaBits::Bits2048,
     };
     loop {
         change(random, &mut windows, focus);
