@@ -107,7 +107,7 @@ impl Rotator {
             return Ok(0);
         }
         // Made before the transaction: a generation that takes long must not hold the lock, nor age its own stamp.
-        let mut made = self.make_for(&steps).await?;
+        let (mut made, failed) = self.make_for(&steps).await;
         let mut change = self.db.change_keys().await?;
         let now = self.checked_now(Some(trusted)).await?;
         let steps = due(plan(change.keys(), &self.policy, now));
@@ -124,7 +124,7 @@ impl Rotator {
             let committed_at = reading.wall.max(trusted.now(reading, self.policy.windows().clock_skew));
             change.commit(Some(self.commit_deadline(now)), committed_at).await?;
         }
-        Ok(taken)
+        failed.map_or(Ok(taken), Err)
     }
 
     /// Inserts the next generation of an algorithm now, published ahead like any other.
@@ -183,8 +183,9 @@ impl Rotator {
         published_at + self.policy.commit_share() + self.policy.tolerated_difference()
     }
 
-    async fn make_for(&self, steps: &[Step]) -> Result<HashMap<Algorithm, SealedKey>, RotationError> {
-        let mut made = HashMap::new();
+    /// The key pairs that these steps need. One that could not be made does not hold up what else is due.
+    async fn make_for(&self, steps: &[Step]) -> (HashMap<Algorithm, SealedKey>, Option<RotationError>) {
+        let (mut made, mut failed) = (HashMap::new(), None);
         for step in steps {
             let generations = match step {
                 Step::FirstStart(generations) => generations.as_slice(),
@@ -192,10 +193,13 @@ impl Rotator {
                 _ => continue,
             };
             for generation in generations {
-                made.insert(generation.alg, self.make(generation.alg).await?);
+                match self.make(generation.alg).await {
+                    Ok(key) => drop(made.insert(generation.alg, key)),
+                    Err(error) => failed = Some(error),
+                }
             }
         }
-        Ok(made)
+        (made, failed)
     }
 
     /// Makes, tests and seals a key pair on a thread of its own.
