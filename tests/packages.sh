@@ -19,6 +19,7 @@ check_build() {
     have pkg-config || need pkg-config
     # Without pkg-config nobody can say whether OpenSSL's headers are there.
     { have pkg-config && pkg-config --exists 'openssl >= 1.1.1'; } || need libssl-dev
+    have curl || need curl
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] || [ -e /etc/ssl/cert.pem ] ||
         need ca-certificates
 }
@@ -29,8 +30,10 @@ check_postgres() {
 }
 
 check_node() {
-    have node || need nodejs
     have npm || need npm
+    have node || { need nodejs; return; }
+    node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' ||
+        fail "node is older than 20, which the verifier library needs: install a newer one"
 }
 
 check_python() {
