@@ -131,18 +131,20 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
     let now = rotator.now().await?;
     for alg in keys.algorithms() {
         // Repeated, the command must not revoke the replacements that it made.
-        let replacement = keys
+        let revoked_at = keys
             .line(alg)
             .iter()
-            .find(|key| !key.is_keyless() && !key.was_prepublished() && key.published_at >= since);
+            .filter_map(|key| key.revoked_at)
+            .filter(|&at| at >= since)
+            .max();
         let active = keys.active(alg, now);
-        match (replacement, active) {
+        match (revoked_at, active) {
             (None, Some(active)) => done.push(rotator.revoke(&active.kid, ACTOR, &request.reason).await?),
-            (Some(replacement), _) if done.iter().all(|revoked| revoked.alg != alg) => done.push(Revoked {
+            (Some(at), _) if done.iter().all(|revoked| revoked.alg != alg) => done.push(Revoked {
                 alg,
                 revoked: Vec::new(),
                 signs_now: active.map(|active| active.kid.clone()),
-                at: replacement.published_at,
+                at,
                 version: done[0].version,
             }),
             _ => {}
