@@ -98,6 +98,7 @@ async fn client(foundation: &Foundation, alg: Algorithm) -> String {
         grants: vec![Grant::ClientCredentials],
         scope: "read".parse().unwrap(),
         audiences: vec!["https://api.example.com".parse().unwrap()],
+        serves: Vec::new(),
         alg: Some(alg),
         token_ttl: Some(Seconds(600)),
         created_at: UnixTime(0),
