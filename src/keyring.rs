@@ -13,7 +13,7 @@ use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, sha256_base64url};
 use crate::jose::jws::VerifyingKey;
-use crate::jose::jwt::{AccessTokenClaims, Signer};
+use crate::jose::jwt::{AccessTokenClaims, Signer, random_jti};
 use crate::jose::key::{KeyError, PrivateKey};
 use crate::jose::seal::{Binding, MasterKey, SealError};
 use crate::keys::keyset::KeySet;
@@ -21,6 +21,7 @@ use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Reference, TrustedTime};
 use crate::keys::{SigningKey, plan};
+use crate::oauth::token::Granted;
 use crate::oauth::verification::{self, AccessToken, Expected, Refused, TrustedKey, trusted_row};
 use crate::store::denied_tokens::DeniedToken;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
@@ -235,7 +236,31 @@ impl Keyring {
     }
 }
 
+/// A token that was signed, with what it says.
+pub struct Issued {
+    /// The token.
+    pub token: String,
+    /// Its claims.
+    pub claims: AccessTokenClaims,
+}
+
 impl Keyring {
+    /// Signs the token that was granted.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn issue(&self, granted: &Granted, issuer: &str, reading: Reading) -> Result<Issued, CannotSign> {
+        let signing = self.signing(granted.alg, reading)?;
+        // A policy that was lengthened a moment ago reaches the key with the next refresh.
+        let ttl = granted.ttl.min(signing.max_token_ttl);
+        let jti = random_jti().map_err(|_| CannotSign::Signature)?;
+        let claims = granted
+            .claims(issuer, jti, signing.now, ttl)
+            .map_err(|_| CannotSign::Signature)?;
+        let token = signing.sign(&claims)?;
+        Ok(Issued { token, claims })
+    }
+
     /// Holds a token against the keys and the denied tokens. The answer holds for every revocation that any node made
     /// `replica_refresh` ago or earlier; what is read less often is no answer at all.
     ///

@@ -13,6 +13,8 @@ use crate::keys::SigningKey;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::policy::Policy;
 
+use super::client::Client;
+
 /// The last second of the year 9999; no token is dated later.
 const LATEST_DATE: i64 = 253_402_300_799;
 
@@ -237,6 +239,19 @@ fn check_dates(
         return Err(Refused::Lifetime { lifetime, longest });
     }
     Ok(())
+}
+
+/// Whether the token was given to this client.
+#[must_use]
+pub fn is_client(client: &Client, token: &AccessToken) -> bool {
+    client.id.as_str() == token.client_id
+}
+
+/// Whether this client may know that the token is valid: its own, or one for a resource that it is (RFC 7662 section 4).
+#[must_use]
+pub fn may_introspect(client: &Client, token: &AccessToken) -> bool {
+    let serves = |recipient: &String| client.serves.iter().any(|served| served.as_str() == recipient);
+    is_client(client, token) || token.aud.iter().any(serves)
 }
 
 struct Claims(Map<String, Value>);
