@@ -13,6 +13,8 @@ mod command_line;
 mod crash;
 mod health;
 mod helpers;
+mod hostile_tokens;
+mod introspection;
 mod key_set;
 mod logs;
 mod metadata;
