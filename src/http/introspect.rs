@@ -16,7 +16,7 @@ use super::client_authentication::{Caller, Refusal, authenticate, form};
 
 /// The answer of RFC 7662 section 2.2 for a valid token.
 #[derive(Serialize)]
-struct Active<'a> {
+struct Answer<'a> {
     active: bool,
     iss: &'a str,
     sub: &'a str,
@@ -121,8 +121,8 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
     Ok(stored.is_some_and(|stored| stored.client.disabled_at.is_none()))
 }
 
-fn active(token: &AccessToken) -> Active<'_> {
-    Active {
+fn active(token: &AccessToken) -> Answer<'_> {
+    Answer {
         active: true,
         iss: &token.iss,
         sub: &token.sub,

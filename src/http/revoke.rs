@@ -5,15 +5,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::oauth::error::OauthError;
 use crate::oauth::verification::{AccessToken, is_client};
+use crate::store::StoreError;
 use crate::store::audit::Entry;
-use crate::store::{Db, StoreError};
 
 use super::Server;
 use super::client_authentication::{Caller, Refusal, authenticate, form};
 use super::introspect::verified;
-
-/// How often a denial is tried again that other writers were in the way of.
-const TRIES: usize = 3;
 
 /// 200 once the token is refused everywhere within the bound, and for everything that is no token of this client.
 pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
@@ -42,13 +39,7 @@ async fn revoke(
     let Some(token) = verified(server, token)?.filter(|token| is_client(&client, token)) else {
         return Ok(());
     };
-    let denied = deny(server, &token).await;
-    // At once on this node, within `replica_refresh` on the others.
-    let served = match denied {
-        Ok(_) => server.keyring.refresh().await.map(|_| ()),
-        Err(error) => Err(error),
-    };
-    served.map_err(|error| {
+    deny_and_follow(server, &token).await.map_err(|error| {
         tracing::error!(%error, "a token could not be denied");
         Refusal::unavailable("the token is not revoked yet; try again in a few seconds")
     })?;
@@ -56,7 +47,8 @@ async fn revoke(
     Ok(())
 }
 
-async fn deny(server: &Server, token: &AccessToken) -> Result<bool, StoreError> {
+/// At once on this node, within `replica_refresh` on the others.
+async fn deny_and_follow(server: &Server, token: &AccessToken) -> Result<(), StoreError> {
     let leeway = server.keyring.policy().windows().verifier_leeway;
     let now = server.clock.read().wall;
     let entry = Entry {
@@ -68,21 +60,7 @@ async fn deny(server: &Server, token: &AccessToken) -> Result<bool, StoreError> 
         reason: "revoked by its client".to_owned(),
         once: false,
     };
-    deny_with_patience(&server.db, token, &entry, token.exp + leeway).await
-}
-
-async fn deny_with_patience(
-    db: &Db,
-    token: &AccessToken,
-    entry: &Entry,
-    until: crate::clock::UnixTime,
-) -> Result<bool, StoreError> {
-    let mut answer = db.deny_token(&token.jti, until, entry).await;
-    for _ in 1..TRIES {
-        if !matches!(answer, Err(StoreError::Conflict)) {
-            break;
-        }
-        answer = db.deny_token(&token.jti, until, entry).await;
-    }
-    answer
+    server.db.deny_token(&token.jti, token.exp + leeway, &entry).await?;
+    server.keyring.refresh().await?;
+    Ok(())
 }

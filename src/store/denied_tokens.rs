@@ -13,6 +13,9 @@ const DENY: &str = "INSERT INTO denied_tokens (jti, denied_until, denied_at) VAL
                     WHERE denied_tokens.denied_until < excluded.denied_until";
 const PRUNE: &str = "DELETE FROM denied_tokens WHERE denied_until <= $1";
 
+/// How often a denial is tried that other writers are in the way of.
+const TRIES: usize = 3;
+
 /// A token that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct DeniedToken {
@@ -36,6 +39,17 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn deny_token(&self, jti: &str, until: UnixTime, entry: &Entry) -> Result<bool, StoreError> {
+        let mut denied = Err(StoreError::Conflict);
+        for _ in 0..TRIES {
+            denied = self.try_to_deny_token(jti, until, entry).await;
+            if !matches!(denied, Err(StoreError::Conflict)) {
+                break;
+            }
+        }
+        denied
+    }
+
+    async fn try_to_deny_token(&self, jti: &str, until: UnixTime, entry: &Entry) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let denied = in_tx!(&mut tx, |connection| {
             sqlx::query(DENY)

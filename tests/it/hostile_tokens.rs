@@ -331,7 +331,7 @@ fn corpus(forge: &Forge, bait: &str) -> Vec<(String, String)> {
         forge.with_claim("x", Some(&format!("{}1{}", "[".repeat(500), "]".repeat(500)))),
     );
     for header in [
-        "".to_owned(),
+        String::new(),
         "null".to_owned(),
         format!(r#"["{}","at+jwt","{}"]"#, forge.jwk.alg, forge.jwk.kid),
         format!("{header} "),
@@ -657,7 +657,7 @@ fn mutate(random: &mut Random, tokens: &[String]) -> String {
                 let parts = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
                 let (mut own, theirs) = (parts(&token), parts(other));
                 let at = random.below(own.len());
-                own[at] = theirs[random.below(theirs.len())].clone();
+                own[at].clone_from(&theirs[random.below(theirs.len())]);
                 own.join(".")
             }
             _ => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyround::clock::{Clock, Seconds};
+use keyround::clock::{Clock, Seconds, UnixTime, sleep};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::key::PrivateKey;
 use keyround::keyring::binding;
@@ -240,7 +240,7 @@ async fn a_denial_reaches_the_other_node_within_the_bound() {
                 one.clock.read().monotonic < bound,
                 "the other node did not follow within 2s"
             );
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(20)).await;
         }
     }
     one.running.stop().await;
@@ -377,7 +377,7 @@ async fn a_request_that_is_not_one_is_refused() {
 
 crate::on_both_databases!(a_denial_is_never_shortened_and_is_pruned_on_time, |database| {
     let db = database.open().await;
-    let until = |seconds| keyround::clock::UnixTime(seconds);
+    let until = UnixTime;
     let denied = entry("token.denied", "a");
     assert!(db.deny_token("a", until(100), &denied).await.unwrap());
     assert!(!db.deny_token("a", until(100), &denied).await.unwrap());

@@ -28,5 +28,6 @@ mod skeleton;
 mod start;
 mod store;
 mod token;
+mod token_commands;
 mod token_refusals;
 mod transport;
