@@ -21,6 +21,7 @@ use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::config::{Config, Sources};
 use keyround::http::token::CLIENT_SECRET_PURPOSE;
 use keyround::jose::alg::Algorithm;
+use keyround::jose::jws::VerifyingKey;
 use keyround::jose::key::{PrivateKey, RsaBits};
 use keyround::jose::seal::{MasterKey, random_secret};
 use keyround::oauth::client::{Client, Grant};
@@ -45,6 +46,10 @@ impl Connection {
     }
 
     fn ask(&mut self) {
+        black_box(self.answer());
+    }
+
+    fn answer(&mut self) -> Vec<u8> {
         self.stream.get_mut().write_all(&self.request).unwrap();
         let mut line = String::new();
         self.stream.read_line(&mut line).unwrap();
@@ -62,7 +67,7 @@ impl Connection {
         }
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).unwrap();
-        black_box(body);
+        body
     }
 }
 
@@ -83,9 +88,22 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 fn token_request(id: &str, secret: &str) -> String {
     let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{id}:{secret}"));
-    let body = "grant_type=client_credentials";
+    form_request("/oauth2/token", &credentials, "grant_type=client_credentials")
+}
+
+/// The request that asks about the token which this request got.
+fn introspection_request(tokens: &mut Connection) -> String {
+    let request = String::from_utf8(tokens.request.clone()).unwrap();
+    let (_, rest) = request.split_once("Basic ").unwrap();
+    let (credentials, _) = rest.split_once("\r\n").unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&tokens.answer()).unwrap();
+    let body = format!("token={}", answer["access_token"].as_str().unwrap());
+    form_request("/oauth2/introspect", credentials, &body)
+}
+
+fn form_request(path: &str, credentials: &str, body: &str) -> String {
     format!(
-        "POST /oauth2/token HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {credentials}\r\nContent-Type: \
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {credentials}\r\nContent-Type: \
          application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -98,6 +116,7 @@ async fn client(foundation: &Foundation, alg: Algorithm) -> String {
         grants: vec![Grant::ClientCredentials],
         scope: "read".parse().unwrap(),
         audiences: vec!["https://api.example.com".parse().unwrap()],
+        serves: Vec::new(),
         alg: Some(alg),
         token_ttl: Some(Seconds(600)),
         created_at: UnixTime(0),
@@ -131,6 +150,33 @@ fn empty_server() -> SocketAddr {
     let address = server.addrs()[0];
     tokio::spawn(server.disable_signals().run());
     address
+}
+
+/// The limit of an introspection is an empty handler's answer to the same request plus one bare verification.
+fn introspection(alg: Algorithm, request: &str, public: SocketAddr, empty: SocketAddr) {
+    let key = PrivateKey::generate(alg, RsaBits::Bits2048).unwrap();
+    let verifying = VerifyingKey::new(&key.public_jwk().unwrap()).unwrap();
+    let signature = key.sign(&[7; 300]).unwrap();
+    let mut empty_handler = Connection::new(empty, request.to_owned());
+    let mut introspections = Connection::new(public, request.to_owned());
+    let answer: serde_json::Value = serde_json::from_slice(&introspections.answer()).unwrap();
+    assert_eq!(answer["active"], true);
+    let (mut ratios, mut figures) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+    for _ in 0..ROUNDS {
+        let bare = microseconds(500, || verifying.verify(black_box(&[7; 300]), &signature).unwrap());
+        let handler = microseconds(500, || empty_handler.ask());
+        let introspection = microseconds(500, || introspections.ask());
+        ratios.push((handler + bare) / introspection);
+        for (figure, value) in figures.iter_mut().zip([bare, handler, introspection]) {
+            figure.push(value);
+        }
+    }
+    let [bare, handler, introspection] = figures.map(median);
+    println!("{alg}: verification {bare:.0}, empty handler {handler:.0}, introspection {introspection:.0}");
+    println!(
+        "{alg} introspection to its limit (empty handler + verification): {:.2}",
+        median(ratios)
+    );
 }
 
 fn main() {
@@ -172,11 +218,12 @@ fn main() {
         running.public,
         "GET /.well-known/jwks.json HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
     );
-    let mut key_set_ratios = Vec::new();
+    let (mut key_set_ratios, mut introspections) = (Vec::new(), Vec::new());
     println!("microseconds per answer, one after another; median of {ROUNDS} rounds of ratios below");
     for (alg, request) in requests {
         let key = PrivateKey::generate(alg, RsaBits::Bits2048).unwrap();
         let mut tokens = Connection::new(running.public, request);
+        introspections.push((alg, introspection_request(&mut tokens)));
         let (mut ratios, mut figures) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
         for _ in 0..ROUNDS {
             let bare = microseconds(500, || {
@@ -196,6 +243,9 @@ fn main() {
             "{alg} token to its limit (empty handler + signature): {:.2}",
             median(ratios)
         );
+    }
+    for (alg, request) in introspections {
+        introspection(alg, &request, running.public, empty);
     }
     println!("key set to its limit (empty handler): {:.2}", median(key_set_ratios));
     runtime.block_on(running.stop());

@@ -31,6 +31,13 @@ impl UnixTime {
             |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         )
     }
+
+    /// Reads a time in RFC 3339, of any offset; a fraction of a second is left out.
+    #[must_use]
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+        Some(Self(time.timestamp()))
+    }
 }
 
 impl Seconds {

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, sha256_base64url};
-use crate::jose::jwt::{AccessTokenClaims, Signer};
+use crate::jose::jws::VerifyingKey;
+use crate::jose::jwt::{AccessTokenClaims, Signer, random_jti};
 use crate::jose::key::{KeyError, PrivateKey};
 use crate::jose::seal::{Binding, MasterKey, SealError};
 use crate::keys::keyset::KeySet;
@@ -20,6 +21,9 @@ use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Reference, TrustedTime};
 use crate::keys::{SigningKey, plan};
+use crate::oauth::token::Granted;
+use crate::oauth::verification::{self, AccessToken, Expected, Refused, TrustedKey, trusted_row};
+use crate::store::denied_tokens::DeniedToken;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{Db, StoreError};
 
@@ -39,6 +43,8 @@ pub struct Snapshot {
     /// Rows whose private half does not open under the master key.
     pub unopened: Vec<Kid>,
     signers: HashMap<Kid, Arc<Signer>>,
+    verifying_keys: HashMap<Kid, Arc<VerifyingKey>>,
+    denied: HashMap<String, UnixTime>,
     loaded: Reading,
     trusted: TrustedTime,
 }
@@ -88,6 +94,31 @@ pub enum CannotSign {
     /// The signature itself failed.
     #[error("the signature failed")]
     Signature,
+}
+
+/// Why nothing can be said of a token at this moment: neither that it is valid nor that it is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotVerify {
+    /// A revocation elsewhere may not have been read.
+    #[error("the keys and the denied tokens were last read {age} ago, which is longer than keys.replica_refresh")]
+    Stale {
+        /// Their age.
+        age: Seconds,
+    },
+    /// The clock disagrees with the database's.
+    #[error("this machine's clock differs from the database's by more than half of keys.clock_skew")]
+    ClockInDoubt,
+}
+
+/// What can be said of a token without asking for its client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Inactive {
+    /// It is not valid.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It was denied by name.
+    #[error("it was denied by its jti")]
+    Denied,
 }
 
 /// A key that may sign at one moment, and that moment: the one `now` of a request.
@@ -205,7 +236,88 @@ impl Keyring {
     }
 }
 
+/// A token that was signed, with what it says.
+pub struct Issued {
+    /// The token.
+    pub token: String,
+    /// Its claims.
+    pub claims: AccessTokenClaims,
+}
+
+impl Keyring {
+    /// Signs the token that was granted.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn issue(&self, granted: &Granted, issuer: &str, reading: Reading) -> Result<Issued, CannotSign> {
+        let signing = self.signing(granted.alg, reading)?;
+        // A policy that was lengthened a moment ago reaches the key with the next refresh.
+        let ttl = granted.ttl.min(signing.max_token_ttl);
+        let jti = random_jti().map_err(|_| CannotSign::Signature)?;
+        let claims = granted
+            .claims(issuer, jti, signing.now, ttl)
+            .map_err(|_| CannotSign::Signature)?;
+        let token = signing.sign(&claims)?;
+        Ok(Issued { token, claims })
+    }
+
+    /// Holds a token against the keys and the denied tokens. The answer holds for every revocation that any node made
+    /// `replica_refresh` ago or earlier; what is read less often is no answer at all.
+    ///
+    /// # Errors
+    /// When the snapshot is too old, or the clock is in doubt.
+    pub fn verify(
+        &self,
+        token: &str,
+        issuer: &str,
+        reading: Reading,
+    ) -> Result<Result<AccessToken, Inactive>, CannotVerify> {
+        let snapshot = self.current.load();
+        let windows = self.policy.windows();
+        let age = snapshot.age(reading);
+        if age > windows.replica_refresh {
+            return Err(CannotVerify::Stale { age });
+        }
+        if !snapshot.trusted.may_sign() {
+            return Err(CannotVerify::ClockInDoubt);
+        }
+        let expected = Expected {
+            issuer,
+            now: snapshot.now(reading, &self.policy),
+            clock_skew: windows.clock_skew,
+        };
+        let find = |kid: &Kid| snapshot.trusted_key(&self.policy, expected.now, kid);
+        Ok(match verification::verify(token, &expected, find) {
+            Ok(token) if snapshot.is_denied(&token.jti) => Err(Inactive::Denied),
+            Ok(token) => Ok(token),
+            Err(refused) => Err(refused.into()),
+        })
+    }
+}
+
 impl Snapshot {
+    fn trusted_key(&self, policy: &Policy, now: UnixTime, kid: &Kid) -> Result<TrustedKey<'_>, Refused> {
+        let row = trusted_row(&self.keys, policy, now, kid)?;
+        let key = self.verifying_keys.get(kid).ok_or(Refused::UnknownKey)?;
+        Ok(TrustedKey {
+            key,
+            // A node with a newer policy may have raised the row's a moment ago.
+            max_token_ttl: row.max_token_ttl.max(policy.windows().max_token_ttl),
+        })
+    }
+
+    /// Whether a token of this name was denied. A row stays until nobody accepts its token, so its time need not be asked.
+    #[must_use]
+    pub fn is_denied(&self, jti: &str) -> bool {
+        self.denied.contains_key(jti)
+    }
+
+    /// Whether a denied token may be forgotten at this time.
+    #[must_use]
+    pub fn has_outlived_denials(&self, now: UnixTime) -> bool {
+        self.denied.values().any(|&until| until <= now)
+    }
+
     /// The time to go by at this reading.
     #[must_use]
     pub fn now(&self, reading: Reading, policy: &Policy) -> UnixTime {
@@ -283,8 +395,14 @@ async fn read(
     // The age counts from before the rows were read.
     let loaded = clock.read();
     let stored = db.signing_keys().await?;
+    let denied = db.denied_tokens().await?;
     let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
-    Ok(Snapshot::new(&stored, master_key, policy, loaded, trusted, previous))
+    let mut next = Snapshot::new(&stored, master_key, policy, loaded, trusted, previous);
+    next.denied = denied
+        .into_iter()
+        .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
+        .collect();
+    Ok(next)
 }
 
 /// Holds this machine's clock against its reference.
@@ -356,6 +474,8 @@ impl Snapshot {
         };
         Self {
             version: stored.version,
+            verifying_keys: verifying_keys(&keys, previous),
+            denied: HashMap::new(),
             keys,
             key_set,
             document,
@@ -365,6 +485,23 @@ impl Snapshot {
             trusted,
         }
     }
+}
+
+/// The public halves, parsed once in their life.
+fn verifying_keys(keys: &Keys, previous: Option<&Snapshot>) -> HashMap<Kid, Arc<VerifyingKey>> {
+    let mut parsed = HashMap::new();
+    for row in keys.iter().filter(|row| row.revoked_at.is_none()) {
+        let Some(jwk) = &row.jwk else { continue };
+        // The kid is the thumbprint, or names the same key for ever: a known one has not changed.
+        let known = previous.and_then(|previous| previous.verifying_keys.get(&row.kid));
+        match known.map_or_else(|| VerifyingKey::new(jwk).map(Arc::new), |known| Ok(Arc::clone(known))) {
+            Ok(key) => {
+                parsed.insert(row.kid.clone(), key);
+            }
+            Err(error) => tracing::error!(key.kid = %row.kid, %error, "a public key cannot be used"),
+        }
+    }
+    parsed
 }
 
 /// Why a stored private half cannot be used.

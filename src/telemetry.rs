@@ -10,7 +10,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
+use crate::clock::UnixTime;
 use crate::jose::alg::Algorithm;
+use crate::jose::jwk::Kid;
 
 /// Label of everything that is told per algorithm.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,6 +41,12 @@ pub struct StatusLabel {
     status: u16,
 }
 
+/// Label of everything that is told per key: only names of our own keys, so there are not many.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KeyLabel {
+    kid: String,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Every metric. Counters are counted where things happen; gauges are set when somebody asks.
@@ -48,6 +56,8 @@ pub struct Metrics {
     signing_duration: Family<AlgorithmLabel, Histogram>,
     refusals: Family<ReasonLabel, Counter>,
     key_set_answers: Family<StatusLabel, Counter>,
+    verifications: Family<KeyLabel, Counter>,
+    last_verification: Family<KeyLabel, Seconds>,
     /// Keys by algorithm and state.
     pub keys: Family<StateLabels, Gauge>,
     /// Time until the next generation signs; negative when it is late.
@@ -82,6 +92,8 @@ impl Default for Metrics {
             signing_duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(20e-6, 2.0, 14))),
             refusals: Family::default(),
             key_set_answers: Family::default(),
+            verifications: Family::default(),
+            last_verification: Family::default(),
             keys: Family::default(),
             next_activation: Family::default(),
             key_age: Family::default(),
@@ -111,6 +123,17 @@ impl Metrics {
             "key_set_answers",
             "Answers with the key set",
             self.key_set_answers.clone(),
+        );
+        registry.register(
+            "verifications",
+            "Valid tokens seen at this node's endpoints, by the key that signed them",
+            self.verifications.clone(),
+        );
+        registry.register_with_unit(
+            "last_verification_timestamp",
+            "When this node last saw a valid token by this key",
+            Unit::Seconds,
+            self.last_verification.clone(),
         );
         registry.register("keys", "Keys by algorithm and state", self.keys.clone());
         registry.register_with_unit(
@@ -159,6 +182,14 @@ impl Metrics {
         let label = AlgorithmLabel::new(alg);
         self.tokens_signed.get_or_create(&label).inc();
         self.signing_duration.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// A valid token by this key was seen.
+    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit into the 52 bits")]
+    pub fn verified(&self, kid: &Kid, now: UnixTime) {
+        let label = KeyLabel { kid: kid.to_string() };
+        self.verifications.get_or_create(&label).inc();
+        self.last_verification.get_or_create(&label).set(now.0 as f64);
     }
 
     /// A request for a token was refused.

@@ -74,6 +74,9 @@ pub struct New {
     /// The services it may ask for tokens for; the first is the default.
     #[arg(long = "audience", value_name = "URL", required = true, num_args = 1..)]
     audiences: Vec<Audience>,
+    /// The services that it is: it may introspect tokens for them.
+    #[arg(long, value_name = "URL", num_args = 1..)]
+    serves: Vec<Audience>,
     /// The widest scope it may have, such as "read write".
     #[arg(long, default_value = "")]
     scope: Scope,
@@ -218,6 +221,7 @@ fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
         grants: distinct(new.grants),
         scope: new.scope,
         audiences: distinct(new.audiences),
+        serves: distinct(new.serves),
         alg: new.algorithm,
         token_ttl: new.token_ttl,
         created_at: now,
@@ -241,6 +245,7 @@ fn to_json(client: &Client) -> Value {
         "grants": client.grants,
         "scope": client.scope.to_string(),
         "audiences": client.audiences,
+        "serves": client.serves,
         "algorithm": client.alg,
         "token_ttl": client.token_ttl.map(|ttl| ttl.to_string()),
         "created_at": client.created_at.rfc3339(),
@@ -328,6 +333,7 @@ async fn show(context: &Context, id: &ClientId) -> Result<(), Failure> {
         ("state", state),
         ("grants", words(&client.grants)),
         ("audiences", words(&client.audiences)),
+        ("serves", words(&client.serves)),
         ("scope", client.scope.to_string()),
         ("algorithm", alg),
         ("token ttl", ttl),

@@ -65,7 +65,7 @@ enum Command {
     /// Make a master key.
     #[command(subcommand)]
     MasterKey(master_key::Command),
-    /// Check a token against a key set.
+    /// Issue, inspect, verify or deny a token.
     #[command(subcommand)]
     Token(token::Command),
 }
@@ -207,7 +207,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Clients(command) => clients::run(&context, command).await,
             Command::Audit(command) => audit::run(&context, &command).await,
             Command::MasterKey(command) => master_key::run(&context, &command),
-            Command::Token(command) => token::run(&context, &command),
+            Command::Token(command) => token::run(&context, command).await,
         }
     })
 }

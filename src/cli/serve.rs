@@ -91,6 +91,7 @@ fn demo_client(now: UnixTime) -> Result<Client, Failure> {
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().map_err(|_| invalid("scope"))?,
         audiences: vec!["https://api.example.com".parse().map_err(|_| invalid("audience"))?],
+        serves: Vec::new(),
         alg: None,
         token_ttl: None,
         created_at: now,

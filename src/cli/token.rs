@@ -1,5 +1,9 @@
 //! `keyround token`: for people with a terminal and a token.
 
+mod deny;
+mod inspect;
+mod issue;
+
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -21,10 +25,24 @@ pub enum Command {
         /// A file that holds the token, or the token endpoint's whole answer.
         file: PathBuf,
     },
+    /// Refuse one token from now on, wherever introspection is asked.
+    Deny(deny::Request),
+    /// Sign a token for a client, as the token endpoint would.
+    Issue(issue::Request),
+    /// Say step by step whether this server would accept a token, and why not.
+    Inspect(inspect::Request),
 }
 
-pub fn run(context: &Context, command: &Command) -> Result<(), Failure> {
-    let Command::Verify { key_set, file } = command;
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Verify { key_set, file } => verify(context, &key_set, &file),
+        Command::Deny(request) => deny::run(context, &request).await,
+        Command::Issue(request) => issue::run(context, request).await,
+        Command::Inspect(request) => inspect::run(context, &request).await,
+    }
+}
+
+fn verify(context: &Context, key_set: &Path, file: &Path) -> Result<(), Failure> {
     let keys = read_key_set(key_set)?;
     let token = read_token(file)?;
     let claims = verify_access_token_signature(&token, &keys)

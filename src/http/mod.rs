@@ -1,10 +1,13 @@
 //! The endpoints: one file each, the route table on one screen, one table from errors to answers.
 
 pub mod client_address;
+pub mod client_authentication;
 pub mod error;
 pub mod health;
+pub mod introspect;
 pub mod key_set;
 pub mod metadata;
+pub mod revoke;
 pub mod token;
 
 use std::sync::Arc;
@@ -13,13 +16,15 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::{DefaultHeaders, Next};
-use actix_web::{HttpResponse, Resource, web};
+use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::clock::Clock;
 use crate::config::Network;
 use crate::jose::seal::HashKey;
 use crate::keyring::Keyring;
-use crate::oauth::metadata::{AUTHORIZATION_SERVER, KEY_SET_PATH, OPENID_CONFIGURATION, TOKEN_PATH};
+use crate::oauth::metadata::{
+    AUTHORIZATION_SERVER, INTROSPECTION_PATH, KEY_SET_PATH, OPENID_CONFIGURATION, REVOCATION_PATH, TOKEN_PATH,
+};
 use crate::oauth::token::Defaults;
 use crate::rotation::Rotation;
 use crate::store::Db;
@@ -70,18 +75,21 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
         for document in documents {
             routes.service(published(&document, metadata::answer));
         }
-        routes.service(
-            web::resource(format!("{path}{TOKEN_PATH}"))
-                .route(web::post().to(token::answer))
-                .default_service(web::to(|| async { token::method_not_allowed() })),
-        );
+        routes.service(for_clients(
+            &format!("{path}{TOKEN_PATH}"),
+            web::post().to(token::answer),
+        ));
+        let introspection = web::post().to(introspect::answer);
+        routes.service(for_clients(&format!("{path}{INTROSPECTION_PATH}"), introspection));
+        let revocation = web::post().to(revoke::answer);
+        routes.service(for_clients(&format!("{path}{REVOCATION_PATH}"), revocation));
         routes.default_service(web::to(|| async { error::not_found() }));
     }
 }
 
 /// The routes of the admin listener.
 pub fn admin_routes(routes: &mut web::ServiceConfig) {
-    let read_only = |path: &str, route: actix_web::Route| {
+    let read_only = |path: &str, route: Route| {
         web::resource(path.to_owned())
             .route(route)
             .default_service(web::to(|| async { error::method_not_allowed("GET") }))
@@ -132,6 +140,13 @@ pub async fn limit_headers(
         return Ok(request.into_response(error::problem(status, "the headers are longer than 8 KiB")));
     }
     Ok(next.call(request).await?.map_into_boxed_body())
+}
+
+/// An endpoint that a client proves itself at: a form, and nothing else.
+fn for_clients(path: &str, route: Route) -> Resource {
+    web::resource(path.to_owned())
+        .route(route)
+        .default_service(web::to(|| async { client_authentication::method_not_allowed() }))
 }
 
 /// A document that anybody may read, also a page of another origin (CORS).

@@ -12,7 +12,7 @@ use super::jwk::{Kid, PublicJwk};
 use super::key::{KeyError, PrivateKey, VerifyError, verify};
 
 /// The media type of an access token in its header (RFC 9068 section 2.1).
-const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 
 /// The longest token that is read, in octets.
 const LONGEST_TOKEN: usize = 16_384;
@@ -199,8 +199,14 @@ pub fn verify_access_token_signature(token: &str, keys: &[PublicJwk]) -> Result<
     if claims.contains('.') {
         return Err(three_parts);
     }
-    let header: Header = serde_json::from_slice(&decode(header)?)
-        .map_err(|_| TokenError::Malformed("its header must be a JSON object of alg, typ and kid alone"))?;
+    let header = decode(header)?;
+    // Without this a list of the three values would pass.
+    let header: Header = Some(header)
+        .filter(|header| header.first() == Some(&b'{'))
+        .and_then(|header| serde_json::from_slice(&header).ok())
+        .ok_or(TokenError::Malformed(
+            "its header must be a JSON object of alg, typ and kid alone",
+        ))?;
     let key = resolve(&header, keys)?;
     verify(key, message.as_bytes(), &decode(signature)?)?;
     serde_json::from_slice(&decode(claims)?)

@@ -2,6 +2,8 @@
 
 pub mod alg;
 pub mod jwk;
+pub mod jws;
 pub mod jwt;
 pub mod key;
 pub mod seal;
+pub mod strict_json;

@@ -170,6 +170,8 @@ pub struct Client {
     pub scope: Scope,
     /// The resources it may ask for tokens for; the first is the default.
     pub audiences: Vec<Audience>,
+    /// The resources it is: it may introspect tokens for them (RFC 7662 section 4).
+    pub serves: Vec<Audience>,
     /// The algorithm of its tokens; none follows the server's default.
     pub alg: Option<Algorithm>,
     /// The lifetime of its tokens; none follows the server's default.

@@ -10,6 +10,10 @@ use super::client::Grant;
 pub const KEY_SET_PATH: &str = "/.well-known/jwks.json";
 /// The path of the token endpoint below the issuer.
 pub const TOKEN_PATH: &str = "/oauth2/token";
+/// The path of the introspection endpoint below the issuer.
+pub const INTROSPECTION_PATH: &str = "/oauth2/introspect";
+/// The path of the revocation endpoint below the issuer.
+pub const REVOCATION_PATH: &str = "/oauth2/revoke";
 /// The well-known name of OpenID Connect Discovery 1.0 section 4.
 pub const OPENID_CONFIGURATION: &str = "/.well-known/openid-configuration";
 /// The well-known name of RFC 8414 section 3.
@@ -26,6 +30,14 @@ pub struct Metadata {
     pub token_endpoint: String,
     /// How clients prove themselves there.
     pub token_endpoint_auth_methods_supported: Vec<&'static str>,
+    /// Where a token is looked at (RFC 7662).
+    pub introspection_endpoint: String,
+    /// How clients prove themselves there.
+    pub introspection_endpoint_auth_methods_supported: Vec<&'static str>,
+    /// Where a token is given back (RFC 7009).
+    pub revocation_endpoint: String,
+    /// How clients prove themselves there.
+    pub revocation_endpoint_auth_methods_supported: Vec<&'static str>,
     /// The grants.
     pub grant_types_supported: Vec<&'static str>,
     /// Empty while there is no authorization endpoint; the member itself is required (RFC 8414 section 2).
@@ -40,11 +52,16 @@ impl Metadata {
     /// The metadata of this issuer with these algorithms.
     #[must_use]
     pub fn new(issuer: &str, algorithms: &[Algorithm]) -> Self {
+        let methods = || vec!["client_secret_basic", "client_secret_post"];
         Self {
             issuer: issuer.to_owned(),
             jwks_uri: format!("{issuer}{KEY_SET_PATH}"),
             token_endpoint: format!("{issuer}{TOKEN_PATH}"),
-            token_endpoint_auth_methods_supported: vec!["client_secret_basic", "client_secret_post"],
+            token_endpoint_auth_methods_supported: methods(),
+            introspection_endpoint: format!("{issuer}{INTROSPECTION_PATH}"),
+            introspection_endpoint_auth_methods_supported: methods(),
+            revocation_endpoint: format!("{issuer}{REVOCATION_PATH}"),
+            revocation_endpoint_auth_methods_supported: methods(),
             grant_types_supported: Grant::ALL.map(Grant::name).to_vec(),
             response_types_supported: Vec::new(),
             subject_types_supported: vec!["public"],

@@ -6,3 +6,4 @@ pub mod error;
 pub mod metadata;
 pub mod scope;
 pub mod token;
+pub mod verification;

@@ -217,6 +217,7 @@ mod tests {
             audiences: ["https://a.example", "https://b.example"]
                 .map(|audience| audience.parse().unwrap())
                 .to_vec(),
+            serves: Vec::new(),
             alg: None,
             token_ttl: None,
             created_at: UnixTime(0),

@@ -151,6 +151,10 @@ impl Rotation {
         }
         if !doubtful {
             self.note_transitions(&snapshot, now).await?;
+            if snapshot.has_outlived_denials(now) {
+                let pruned = self.rotator.db.prune_denied_tokens(now).await?;
+                tracing::debug!(pruned, "denied tokens that nobody accepts any more are forgotten");
+            }
         }
         self.beat(snapshot.version, now).await
     }

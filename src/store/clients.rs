@@ -9,12 +9,12 @@ use crate::oauth::client::{Client, ClientId, SecretDigests};
 use super::audit::{self, Entry};
 use super::{Db, StoreError, in_tx, on_read};
 
-const FIND: &str = "SELECT client_id, grants, scope, audiences, alg, token_ttl, secret_digest, previous_secret_digest, \
-                    created_at, disabled_at FROM clients WHERE client_id = $1";
-const LIST: &str = "SELECT client_id, grants, scope, audiences, alg, token_ttl, secret_digest, previous_secret_digest, \
-                    created_at, disabled_at FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
-const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, alg, token_ttl, secret_digest, \
-                      created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (client_id) DO NOTHING";
+const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
+                    previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id = $1";
+const LIST: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
+                    previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
+const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, serves, alg, token_ttl, \
+                      secret_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (client_id) DO NOTHING";
 const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
 const ENABLE: &str = "UPDATE clients SET disabled_at = NULL WHERE client_id = $1 AND disabled_at IS NOT NULL";
 const DELETE: &str = "DELETE FROM clients WHERE client_id = $1";
@@ -36,6 +36,7 @@ struct Row {
     grants: String,
     scope: String,
     audiences: String,
+    serves: String,
     alg: Option<String>,
     token_ttl: Option<i64>,
     secret_digest: String,
@@ -62,6 +63,7 @@ impl TryFrom<Row> for StoredClient {
                 grants: words(&row.grants).map_err(|_| corrupt("its grants"))?,
                 scope: row.scope.parse().map_err(|_| corrupt("its scope"))?,
                 audiences: words(&row.audiences).map_err(|_| corrupt("its audiences"))?,
+                serves: words(&row.serves).map_err(|_| corrupt("its served resources"))?,
                 alg: row
                     .alg
                     .as_deref()
@@ -137,6 +139,7 @@ impl Db {
                 .bind(words(&client.grants))
                 .bind(client.scope.to_string())
                 .bind(words(&client.audiences))
+                .bind(words(&client.serves))
                 .bind(client.alg.map(Algorithm::name))
                 .bind(client.token_ttl.map(|ttl| ttl.0))
                 .bind(digest)

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod clients;
+pub mod denied_tokens;
 pub mod nodes;
 pub mod secrets;
 pub mod signing_keys;

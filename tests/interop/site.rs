@@ -285,6 +285,7 @@ fn client(alg: Algorithm) -> Client {
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),
         audiences: vec![AUDIENCE.parse().unwrap()],
+        serves: Vec::new(),
         alg: Some(alg),
         token_ttl: None,
         created_at: Clock::system().read().wall,

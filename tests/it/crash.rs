@@ -138,6 +138,7 @@ async fn register_clients(database: &TestDatabase, settings: &[(&str, &str)]) ->
             grants: vec![Grant::ClientCredentials],
             scope: "read".parse().unwrap(),
             audiences: vec!["https://api.example.com".parse().unwrap()],
+            serves: Vec::new(),
             alg: Some(alg),
             token_ttl: None,
             created_at: UnixTime(0),

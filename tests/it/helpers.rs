@@ -180,6 +180,7 @@ impl TestApp {
             audiences: ["https://api.example.com", "https://other.example.com"]
                 .map(|audience| audience.parse().unwrap())
                 .to_vec(),
+            serves: Vec::new(),
             alg,
             token_ttl: None,
             created_at: self.clock.read().wall,

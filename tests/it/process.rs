@@ -81,6 +81,13 @@ impl Serving {
         }
     }
 
+    /// How much memory it holds, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// Tells it to end, as an operator does.
     pub fn terminate(&self) {
         let id = self.child.id().to_string();

@@ -360,6 +360,7 @@ fn client(id: &str) -> Client {
         audiences: ["https://b.example", "https://a.example?x=1"]
             .map(|audience| audience.parse().unwrap())
             .to_vec(),
+        serves: Vec::new(),
         alg: Some(Algorithm::Es256),
         token_ttl: Some(Seconds(300)),
         created_at: START,

@@ -46,6 +46,7 @@ pub fn client(id: &str) -> Client {
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),
         audiences: vec!["https://api.example.com".parse().unwrap()],
+        serves: Vec::new(),
         alg: None,
         token_ttl: None,
         created_at: START,

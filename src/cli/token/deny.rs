@@ -1,0 +1,74 @@
+//! `keyround token deny`: refuse one token by its name.
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use serde_json::json;
+
+use crate::clock::UnixTime;
+use crate::store::audit::Entry;
+
+use super::super::{ACTOR, Context, Failure, output};
+
+#[derive(Args)]
+pub struct Request {
+    /// The token's jti.
+    #[arg(allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
+    jti: String,
+    /// The token's exp: Unix seconds, or a time such as 2026-11-22T21:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: UnixTime,
+    /// Why, for the audit log.
+    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+    reason: String,
+}
+
+fn time(text: &str) -> Result<UnixTime, String> {
+    let form = "a time is Unix seconds (the token's exp) or RFC 3339, such as 2026-11-22T21:00:00Z";
+    text.parse()
+        .ok()
+        .map(UnixTime)
+        .or_else(|| UnixTime::parse_rfc3339(text))
+        .ok_or_else(|| form.to_owned())
+}
+
+pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+    let (config, db) = context.database().await?;
+    let now = context.clock.read().wall;
+    let windows = config.keys.policy.windows();
+    let until = request.until + windows.verifier_leeway;
+    if until <= now {
+        return Err(Failure::Usage(format!(
+            "--until is {}, and nobody accepts a token that expired then; give the token's exp",
+            output::time(request.until, now)
+        )));
+    }
+    let entry = Entry {
+        event: "token.denied",
+        subject: request.jti.clone(),
+        happened_at: now,
+        noted_at: now,
+        actor: ACTOR.to_owned(),
+        reason: request.reason.clone(),
+        once: false,
+    };
+    let denied = db.deny_token(&request.jti, until, &entry).await?;
+    if context.json {
+        output::json(&json!({ "jti": request.jti, "denied_until": until.rfc3339(), "changed": denied }));
+    } else {
+        let jti = output::printable(&request.jti);
+        let told = if denied {
+            "is denied"
+        } else {
+            "was denied already, for as long or longer,"
+        };
+        output::line(&format!(
+            "token {jti} {told} until {}, which is its exp and keys.verifier_leeway",
+            output::time(until, now)
+        ));
+        output::line(&format!(
+            "Every node's introspection refuses it within {}. Verifiers that do not ask still accept it until it expires.",
+            windows.replica_refresh
+        ));
+    }
+    Ok(())
+}

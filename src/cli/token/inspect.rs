@@ -1,0 +1,163 @@
+//! `keyround token inspect`: in words, step by step, whether the server would accept a token and why not.
+
+use std::io::Read;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::clock::UnixTime;
+use crate::jose::jws::{LONGEST_TOKEN, VerifyingKey};
+use crate::keyring::trusted_time;
+use crate::keys::lifecycle::Keys;
+use crate::keys::policy::Policy;
+use crate::oauth::verification::{AccessToken, Expected, Refused, Step, TrustedKey, trusted_row, verify};
+use crate::store::Db;
+
+use super::super::{Context, Failure, output};
+
+#[derive(Args)]
+pub struct Request {
+    /// The token, or - to read it from standard input, where no other process sees it.
+    token: String,
+}
+
+/// One thing that was looked at.
+struct Finding {
+    step: &'static str,
+    /// None when it was not reached.
+    fault: Option<Result<(), String>>,
+}
+
+pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+    let token = read(&request.token)?;
+    let (config, db) = context.database().await?;
+    let policy = config.keys.policy;
+    let keys = db.signing_keys().await?.keys();
+    let now = trusted_time(&db, &policy, &context.clock, None).await?.checked_at();
+    let verdict = judge(&token, config.server.issuer.as_str(), &keys, &policy, now);
+    let mut findings = steps(verdict.as_ref().err());
+    if let Ok(token) = &verdict {
+        findings.push(denial(&db, token).await?);
+        findings.push(client(&db, token).await?);
+    } else {
+        findings.extend(["denied", "client"].map(|step| Finding { step, fault: None }));
+    }
+    let refused = findings.iter().find_map(|finding| match &finding.fault {
+        Some(Err(fault)) => Some(format!("the token is refused at the step '{}': {fault}", finding.step)),
+        _ => None,
+    });
+    print(context, &token, &findings, refused.as_deref());
+    refused.map_or(Ok(()), |refused| Err(Failure::Refused(refused)))
+}
+
+fn read(token: &str) -> Result<String, Failure> {
+    if token != "-" {
+        return Ok(token.trim().to_owned());
+    }
+    let mut text = String::new();
+    let limit = 2 * LONGEST_TOKEN as u64;
+    std::io::stdin()
+        .take(limit)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::Usage(format!("standard input holds no text: {error}")))?;
+    Ok(text.trim().to_owned())
+}
+
+fn judge(token: &str, issuer: &str, keys: &Keys, policy: &Policy, now: UnixTime) -> Result<AccessToken, Refused> {
+    let parsed: Vec<VerifyingKey> = keys
+        .iter()
+        .filter_map(|row| VerifyingKey::new(row.jwk.as_ref()?).ok())
+        .collect();
+    let expected = Expected {
+        issuer,
+        now,
+        clock_skew: policy.windows().clock_skew,
+    };
+    verify(token, &expected, |kid| {
+        let row = trusted_row(keys, policy, now, kid)?;
+        let key = parsed.iter().find(|key| key.kid() == kid).ok_or(Refused::UnknownKey)?;
+        Ok(TrustedKey {
+            key,
+            max_token_ttl: row.max_token_ttl.max(policy.windows().max_token_ttl),
+        })
+    })
+}
+
+fn steps(refused: Option<&Refused>) -> Vec<Finding> {
+    Step::ALL
+        .into_iter()
+        .map(|step| Finding {
+            step: step.name(),
+            fault: match refused {
+                Some(refused) if refused.step() < step => None,
+                Some(refused) if refused.step() == step => Some(Err(refused.to_string())),
+                _ => Some(Ok(())),
+            },
+        })
+        .collect()
+}
+
+async fn denial(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
+    let denied = db
+        .denied_tokens()
+        .await?
+        .into_iter()
+        .any(|denied| denied.jti == token.jti);
+    let fault = "it was denied by its jti; 'keyround audit' says by whom";
+    Ok(Finding {
+        step: "denied",
+        fault: Some(if denied { Err(fault.to_owned()) } else { Ok(()) }),
+    })
+}
+
+async fn client(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
+    let stored = match token.client_id.parse() {
+        Ok(id) => db.client(&id).await?,
+        Err(_) => None,
+    };
+    let fault = match stored {
+        None => Err("its client does not exist any more".to_owned()),
+        Some(stored) if stored.client.disabled_at.is_some() => Err("its client is disabled".to_owned()),
+        Some(_) => Ok(()),
+    };
+    Ok(Finding {
+        step: "client",
+        fault: Some(fault),
+    })
+}
+
+/// What a part says, whether or not it is true.
+fn said(token: &str, part: usize) -> Option<Value> {
+    let octets = BASE64URL.decode(token.split('.').nth(part)?).ok()?;
+    serde_json::from_slice(&octets).ok()
+}
+
+fn print(context: &Context, token: &str, findings: &[Finding], refused: Option<&str>) {
+    let (header, claims) = (said(token, 0), said(token, 1));
+    let word = |finding: &Finding| match finding.fault {
+        None => "not reached",
+        Some(Ok(())) => "ok",
+        Some(Err(_)) => "refused",
+    };
+    if context.json {
+        let steps: Vec<Value> = findings
+            .iter()
+            .map(|finding| json!({ "step": finding.step, "result": word(finding) }))
+            .collect();
+        let said = json!({ "header": header, "claims": claims });
+        output::json(&json!({ "accepted": refused.is_none(), "reason": refused, "steps": steps, "unverified": said }));
+        return;
+    }
+    for (name, part) in [("header", header), ("claims", claims)] {
+        let text = part.map_or_else(|| "unreadable".to_owned(), |part| part.to_string());
+        output::line(&format!("{name:<11}{}", output::printable(&text)));
+    }
+    for finding in findings {
+        output::line(&format!("{:<11}{}", finding.step, word(finding)));
+    }
+    if refused.is_none() {
+        output::line("the token is accepted");
+    }
+}

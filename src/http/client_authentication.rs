@@ -1,0 +1,180 @@
+//! What the endpoints for clients share: the form, the proof of who asks, and how a refusal is logged and answered.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use tracing::field;
+
+use crate::clock::sleep;
+use crate::oauth::client::{Client, ClientId};
+use crate::oauth::credentials::Credentials;
+use crate::oauth::error::{ErrorCode, OauthError};
+use crate::oauth::token::Parameters;
+use crate::store::StoreError;
+
+use super::client_address::client_address;
+use super::{Server, error};
+
+/// The purpose that client secrets are digested for.
+pub const CLIENT_SECRET_PURPOSE: &str = "client-secret";
+
+/// The longest form that is read, in bytes.
+const LONGEST_FORM: usize = 16 * 1024;
+
+/// How long a form may take to arrive; the listener limits only the headers.
+const FORM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a client does not get what it asks for.
+pub enum Refusal {
+    /// With the status that the code has everywhere.
+    Oauth(OauthError),
+    /// With a status that says more.
+    WithStatus(OauthError, StatusCode),
+}
+
+impl From<OauthError> for Refusal {
+    fn from(error: OauthError) -> Self {
+        Self::Oauth(error)
+    }
+}
+
+impl Refusal {
+    /// Counts and logs the refusal, and answers. Everything that is logged is ours, or has passed the grammar of its type: a
+    /// request cannot forge a line.
+    #[must_use]
+    pub fn answer(self, server: &Server, caller: &Caller, what: &'static str) -> HttpResponse {
+        let (Self::Oauth(refusal) | Self::WithStatus(refusal, _)) = &self;
+        server.metrics.refused(refusal.code.name());
+        tracing::info!(
+            client.id = caller.client.as_ref().map(field::display), client.ip = %caller.address,
+            reason = refusal.code.name(), detail = refusal.description, "{what}"
+        );
+        match &self {
+            Self::Oauth(refusal) => error::oauth(refusal),
+            Self::WithStatus(refusal, status) => error::oauth_with_status(refusal, *status),
+        }
+    }
+
+    /// Something is wrong here: 503, and neither yes nor no.
+    #[must_use]
+    pub fn unavailable(description: &str) -> Self {
+        OauthError::new(ErrorCode::TemporarilyUnavailable, description).into()
+    }
+}
+
+/// Who asks, as far as it is known: what the log says of a request.
+pub struct Caller {
+    /// Where it asks from.
+    pub address: IpAddr,
+    /// The registered client that it claims to be.
+    pub client: Option<ClientId>,
+}
+
+impl Caller {
+    /// Whoever sent this request.
+    #[must_use]
+    pub fn new(server: &Server, request: &HttpRequest) -> Self {
+        Self {
+            address: client_address(request, &server.trusted_proxies),
+            client: None,
+        }
+    }
+}
+
+/// Any method but POST.
+#[must_use]
+pub fn method_not_allowed() -> HttpResponse {
+    let refusal = OauthError::invalid_request("this endpoint takes POST only");
+    error::oauth_with_status(&refusal, StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// The parameters of a form body.
+///
+/// # Errors
+/// When it is no form, is too long, or takes too long.
+pub async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parameters, Refusal> {
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    let essence = content_type.split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(Refusal::WithStatus(
+            OauthError::invalid_request("the body is to be application/x-www-form-urlencoded"),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ));
+    }
+    let body = tokio::select! {
+        body = payload.to_bytes_limited(LONGEST_FORM) => body,
+        () = sleep(FORM_DEADLINE) => return Err(Refusal::WithStatus(
+            OauthError::invalid_request("the form took longer than 5 seconds to arrive"),
+            StatusCode::REQUEST_TIMEOUT,
+        )),
+    };
+    let body = body.map_err(|_| {
+        Refusal::WithStatus(
+            OauthError::invalid_request("the form is longer than 16 KiB"),
+            StatusCode::PAYLOAD_TOO_LARGE,
+        )
+    })?;
+    let body = body.map_err(|_| OauthError::invalid_request("the body ended early"))?;
+    let text = std::str::from_utf8(&body).map_err(|_| OauthError::invalid_request("the form is not UTF-8"))?;
+    Ok(Parameters::parse(text)?)
+}
+
+/// The client that proves itself.
+///
+/// # Errors
+/// When none does, or the database does not answer.
+pub async fn authenticate(
+    server: &Server,
+    request: &HttpRequest,
+    parameters: &Parameters,
+    caller: &mut Caller,
+) -> Result<Client, Refusal> {
+    let mut headers = request.headers().get_all(header::AUTHORIZATION);
+    let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
+    if headers.next().is_some() {
+        return Err(OauthError::invalid_request("there is more than one Authorization header").into());
+    }
+    let credentials = Credentials::find(authorization, parameters)?;
+    let stored = match credentials.client_id.parse() {
+        Ok(id) => server.db.client(&id).await.map_err(|error| unavailable(&error))?,
+        Err(_) => None,
+    };
+    // Only a name that we gave: people put secrets into the wrong field.
+    caller.client = stored.as_ref().map(|stored| stored.client.id.clone());
+    // An unknown client costs the same digest as a known one.
+    let digests: Vec<&str> = stored
+        .as_ref()
+        .map_or_else(|| vec![""], |stored| stored.secrets.iter().collect());
+    let proved = digests
+        .iter()
+        .filter(|digest| {
+            server
+                .hash_key
+                .matches(CLIENT_SECRET_PURPOSE, &credentials.secret, digest)
+        })
+        .count()
+        > 0;
+    stored
+        .map(|stored| stored.client)
+        .filter(|client| proved && client.disabled_at.is_none())
+        .ok_or_else(|| {
+            Refusal::Oauth(OauthError {
+                code: ErrorCode::InvalidClient,
+                description: "the client is unknown or disabled, or its secret is wrong".to_owned(),
+                challenge: credentials.by_header,
+            })
+        })
+}
+
+/// The database failed.
+#[must_use]
+pub fn unavailable(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "a client could not be looked up");
+    Refusal::unavailable("the database does not answer; try again in a few seconds")
+}

@@ -1,0 +1,66 @@
+//! `POST /oauth2/revoke`: a client gives a token back (RFC 7009).
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::oauth::error::OauthError;
+use crate::oauth::verification::{AccessToken, is_client};
+use crate::store::StoreError;
+use crate::store::audit::Entry;
+
+use super::Server;
+use super::client_authentication::{Caller, Refusal, authenticate, form};
+use super::introspect::verified;
+
+/// 200 once the token is refused everywhere within the bound, and for everything that is no token of this client.
+pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let mut caller = Caller::new(&server, &request);
+    match revoke(&server, &request, payload, &mut caller).await {
+        Ok(()) => HttpResponse::Ok()
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .insert_header((header::PRAGMA, "no-cache"))
+            .finish(),
+        Err(refusal) => refusal.answer(&server, &caller, "a revocation was refused"),
+    }
+}
+
+async fn revoke(
+    server: &Server,
+    request: &HttpRequest,
+    payload: web::Payload,
+    caller: &mut Caller,
+) -> Result<(), Refusal> {
+    let parameters = form(request, payload).await?;
+    let client = authenticate(server, request, &parameters, caller).await?;
+    // `token_type_hint` is a hint (RFC 7009 section 2.1), and there is one type of token.
+    let token = parameters
+        .one("token")?
+        .ok_or_else(|| OauthError::invalid_request("token is missing in the form"))?;
+    let Some(token) = verified(server, token)?.filter(|token| is_client(&client, token)) else {
+        return Ok(());
+    };
+    deny_and_follow(server, &token).await.map_err(|error| {
+        tracing::error!(%error, "a token could not be denied");
+        Refusal::unavailable("the token is not revoked yet; try again in a few seconds")
+    })?;
+    tracing::info!(client.id = %client.id, client.ip = %caller.address, token.jti = token.jti, "a token was revoked");
+    Ok(())
+}
+
+/// At once on this node, within `replica_refresh` on the others.
+async fn deny_and_follow(server: &Server, token: &AccessToken) -> Result<(), StoreError> {
+    let leeway = server.keyring.policy().windows().verifier_leeway;
+    let now = server.clock.read().wall;
+    let entry = Entry {
+        event: "token.denied",
+        subject: token.jti.clone(),
+        happened_at: now,
+        noted_at: now,
+        actor: format!("client {}", token.client_id),
+        reason: "revoked by its client".to_owned(),
+        once: false,
+    };
+    server.db.deny_token(&token.jti, token.exp + leeway, &entry).await?;
+    server.keyring.refresh().await?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! JSON objects in which every name stands once: `serde_json` alone keeps the last of two, other readers the first
+//! (RFC 8725 section 2.4).
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+/// Reads one JSON object. The first octet must open it and the last one close it, and no object at any depth may have two
+/// members of one name.
+///
+/// # Errors
+/// What `serde_json` says; it may quote the text, so it is for the eyes of whoever brought it.
+pub fn object(text: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
+    if text.first() != Some(&b'{') || text.last() != Some(&b'}') {
+        return Err(serde_json::Error::custom("it is no JSON object"));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let value = Strict.deserialize(&mut reader)?;
+    reader.end()?;
+    match value {
+        Value::Object(members) => Ok(members),
+        _ => Err(serde_json::Error::custom("it is no JSON object")),
+    }
+}
+
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON in which every name stands once")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = items.next_element_seed(Strict)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut values = Map::new();
+        while let Some(name) = members.next_key::<String>()? {
+            let value = members.next_value_seed(Strict)?;
+            if values.insert(name, value).is_some() {
+                return Err(A::Error::custom("a name stands twice"));
+            }
+        }
+        Ok(Value::Object(values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_every_name_once_is_read_as_it_stands() {
+        let text = r#"{"a":[1,-2,1.5,"x",null,true,{"a":{}}],"b":18446744073709551615}"#;
+        let read = Value::Object(object(text.as_bytes()).unwrap());
+        assert_eq!(read, serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_name_that_stands_twice_is_refused_at_any_depth() {
+        for text in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":1,"\u0061":2}"#,
+            r#"{"a":{"b":1,"b":2}}"#,
+            r#"{"a":[[{"b":1,"c":0,"b":2}]]}"#,
+        ] {
+            assert!(object(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_alone_is_refused() {
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(3_000), "]".repeat(3_000));
+        for text in [
+            "",
+            "{",
+            "[]",
+            "1",
+            "null",
+            " {}",
+            "{} ",
+            "{}{}",
+            "\u{feff}{}",
+            "{\"a\":1e999}",
+            "{\"a\":01}",
+            &deep,
+        ] {
+            assert!(object(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(object(b"{\"\xff\":1}").is_err());
+    }
+}

@@ -1,0 +1,335 @@
+//! Whether a token is one of ours and valid now: the strict check of an access token (RFC 9068 section 4; RFC 8725).
+//!
+//! Pure: a function of the token, the keys and the time. Whether it was denied since, and whether its client still
+//! exists, is known elsewhere.
+
+use serde_json::{Map, Value};
+
+use crate::clock::{Seconds, UnixTime};
+use crate::jose::jwk::Kid;
+use crate::jose::jws::{Malformed, NotVerified, Unverified, VerifyingKey};
+use crate::jose::jwt::ACCESS_TOKEN_TYPE;
+use crate::keys::SigningKey;
+use crate::keys::lifecycle::{Keys, State};
+use crate::keys::policy::Policy;
+
+use super::client::Client;
+
+/// The last second of the year 9999; no token is dated later.
+const LATEST_DATE: i64 = 253_402_300_799;
+
+/// What is checked, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// It is a token in the one form that we write.
+    Form,
+    /// Its `kid` names a key that has signed and is trusted.
+    Key,
+    /// Its `alg` is the key's.
+    Algorithm,
+    /// It is an access token.
+    Type,
+    /// The key made its signature.
+    Signature,
+    /// The claims are there, each of its type.
+    Claims,
+    /// It is by this issuer.
+    Issuer,
+    /// It is valid now, and does not live longer than its key allows.
+    Dates,
+}
+
+impl Step {
+    /// Every step, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Form,
+        Self::Key,
+        Self::Algorithm,
+        Self::Type,
+        Self::Signature,
+        Self::Claims,
+        Self::Issuer,
+        Self::Dates,
+    ];
+
+    /// Its name in one word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Form => "form",
+            Self::Key => "key",
+            Self::Algorithm => "algorithm",
+            Self::Type => "type",
+            Self::Signature => "signature",
+            Self::Claims => "claims",
+            Self::Issuer => "issuer",
+            Self::Dates => "dates",
+        }
+    }
+}
+
+/// Why a token is refused. No variant holds a part of the token but its times.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is not a token in the one form that we write.
+    #[error("the token is malformed: {0}")]
+    Malformed(#[from] Malformed),
+    /// No key of ours has this name.
+    #[error("its kid names no key of this server")]
+    UnknownKey,
+    /// The key was revoked.
+    #[error("its key was revoked at {0}")]
+    RevokedKey(UnixTime),
+    /// The key has never signed.
+    #[error("its key has signed nothing: it was to sign from {0} on, so only a thief can have used it")]
+    PendingKey(UnixTime),
+    /// The key left the set.
+    #[error("its key left the key set, so every token that it signed has expired")]
+    ExpiredKey,
+    /// The header's `alg` is not the one the key is for.
+    #[error("its alg is not the one that its key is for (RFC 8725 section 3.1)")]
+    Algorithm,
+    /// Another kind of token.
+    #[error("its typ must be {ACCESS_TOKEN_TYPE} (RFC 9068 section 4)")]
+    Type,
+    /// The signature is not the key's, or what was signed is no JSON object.
+    #[error("{0}")]
+    NotVerified(#[from] NotVerified),
+    /// A claim is missing or of the wrong type.
+    #[error("its claim '{claim}' must be {form} (RFC 9068 section 2.2)")]
+    Claim {
+        /// The claim.
+        claim: &'static str,
+        /// The right form.
+        form: &'static str,
+    },
+    /// Another issuer.
+    #[error("its iss is not this issuer, byte for byte")]
+    Issuer,
+    /// It has expired.
+    #[error("it expired at {0}")]
+    Expired(UnixTime),
+    /// It is not valid yet.
+    #[error("its {claim} is {at}, further in the future than keys.clock_skew explains")]
+    NotYet {
+        /// The claim.
+        claim: &'static str,
+        /// What it says.
+        at: UnixTime,
+    },
+    /// It lives longer than any token of its key.
+    #[error("it lives {lifetime}, but its key signs tokens of more than 0s and at most {longest}")]
+    Lifetime {
+        /// How long.
+        lifetime: Seconds,
+        /// How long it may.
+        longest: Seconds,
+    },
+}
+
+impl Refused {
+    /// The step that it fell at.
+    #[must_use]
+    pub const fn step(&self) -> Step {
+        match self {
+            Self::Malformed(_) => Step::Form,
+            Self::UnknownKey | Self::RevokedKey(_) | Self::PendingKey(_) | Self::ExpiredKey => Step::Key,
+            Self::Algorithm => Step::Algorithm,
+            Self::Type => Step::Type,
+            Self::NotVerified(NotVerified::Signature(_)) => Step::Signature,
+            Self::NotVerified(_) | Self::Claim { .. } => Step::Claims,
+            Self::Issuer => Step::Issuer,
+            Self::Expired(_) | Self::NotYet { .. } | Self::Lifetime { .. } => Step::Dates,
+        }
+    }
+}
+
+/// What a token is held against.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// The issuer, byte for byte.
+    pub issuer: &'a str,
+    /// The time.
+    pub now: UnixTime,
+    /// How far ahead another node's clock may be.
+    pub clock_skew: Seconds,
+}
+
+/// A key of ours that has signed and is trusted.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustedKey<'k> {
+    /// The public half.
+    pub key: &'k VerifyingKey,
+    /// The longest lifetime of any token that it signs.
+    pub max_token_ttl: Seconds,
+}
+
+/// A valid access token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessToken {
+    /// The key that signed it.
+    pub kid: Kid,
+    /// The issuer.
+    pub iss: String,
+    /// Whom it speaks for.
+    pub sub: String,
+    /// Who may accept it, never none.
+    pub aud: Vec<String>,
+    /// The client it was given to.
+    pub client_id: String,
+    /// When it was issued.
+    pub iat: UnixTime,
+    /// From when on it is refused.
+    pub exp: UnixTime,
+    /// Its unique name.
+    pub jti: String,
+    /// What was granted.
+    pub scope: Option<String>,
+}
+
+/// Holds a token against everything that can be known from the keys and the time; `find` is asked once, for the key that
+/// the header names.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify<'k>(
+    token: &str,
+    expected: &Expected<'_>,
+    find: impl FnOnce(&Kid) -> Result<TrustedKey<'k>, Refused>,
+) -> Result<AccessToken, Refused> {
+    let unverified = Unverified::parse(token)?;
+    let kid: Kid = unverified.kid.parse().map_err(|_| Refused::UnknownKey)?;
+    let trusted = find(&kid)?;
+    if unverified.alg != trusted.key.algorithm().name() {
+        return Err(Refused::Algorithm);
+    }
+    // In its one spelling: every token that can pass was written by us.
+    if unverified.typ != ACCESS_TOKEN_TYPE {
+        return Err(Refused::Type);
+    }
+    let claims = Claims(unverified.verified(trusted.key)?);
+    let not_before = claims.0.contains_key("nbf").then(|| claims.date("nbf")).transpose()?;
+    let token = claims.token(kid)?;
+    if token.iss != expected.issuer {
+        return Err(Refused::Issuer);
+    }
+    check_dates(&token, not_before, expected, trusted.max_token_ttl)?;
+    Ok(token)
+}
+
+fn check_dates(
+    token: &AccessToken,
+    not_before: Option<UnixTime>,
+    expected: &Expected<'_>,
+    longest: Seconds,
+) -> Result<(), Refused> {
+    // No leeway: we know our own time.
+    if token.exp <= expected.now {
+        return Err(Refused::Expired(token.exp));
+    }
+    let latest = expected.now + expected.clock_skew;
+    for (claim, at) in [("iat", Some(token.iat)), ("nbf", not_before)] {
+        if let Some(at) = at.filter(|&at| at > latest) {
+            return Err(Refused::NotYet { claim, at });
+        }
+    }
+    // With `iat` at most S ahead this also bounds how far ahead `exp` may lie.
+    let lifetime = token.exp - token.iat;
+    if lifetime <= Seconds::ZERO || lifetime > longest {
+        return Err(Refused::Lifetime { lifetime, longest });
+    }
+    Ok(())
+}
+
+/// Whether the token was given to this client.
+#[must_use]
+pub fn is_client(client: &Client, token: &AccessToken) -> bool {
+    client.id.as_str() == token.client_id
+}
+
+/// Whether this client may know that the token is valid: its own, or one for a resource that it is (RFC 7662 section 4).
+#[must_use]
+pub fn may_introspect(client: &Client, token: &AccessToken) -> bool {
+    let serves = |recipient: &String| client.serves.iter().any(|served| served.as_str() == recipient);
+    is_client(client, token) || token.aud.iter().any(serves)
+}
+
+struct Claims(Map<String, Value>);
+
+impl Claims {
+    fn token(self, kid: Kid) -> Result<AccessToken, Refused> {
+        Ok(AccessToken {
+            kid,
+            iss: self.text("iss")?,
+            sub: self.text("sub")?,
+            aud: self.audience()?,
+            client_id: self.text("client_id")?,
+            iat: self.date("iat")?,
+            exp: self.date("exp")?,
+            jti: self.text("jti")?,
+            scope: self.0.contains_key("scope").then(|| self.text("scope")).transpose()?,
+        })
+    }
+
+    fn text(&self, claim: &'static str) -> Result<String, Refused> {
+        match self.0.get(claim) {
+            Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+            _ => Err(Refused::Claim {
+                claim,
+                form: "a text that is not empty",
+            }),
+        }
+    }
+
+    fn audience(&self) -> Result<Vec<String>, Refused> {
+        let texts: Option<Vec<String>> = match self.0.get("aud") {
+            Some(Value::String(text)) => Some(vec![text.clone()]),
+            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
+        texts
+            .filter(|texts| !texts.is_empty() && texts.iter().all(|text| !text.is_empty()))
+            .ok_or(Refused::Claim {
+                claim: "aud",
+                form: "a text that is not empty, or a list of such",
+            })
+    }
+
+    fn date(&self, claim: &'static str) -> Result<UnixTime, Refused> {
+        self.0
+            .get(claim)
+            .and_then(Value::as_i64)
+            .filter(|date| (0..=LATEST_DATE).contains(date))
+            .map(UnixTime)
+            .ok_or(Refused::Claim {
+                claim,
+                form: "whole seconds since 1970, not after the year 9999",
+            })
+    }
+}
+
+/// The row of the key that this kid names, when tokens by it can be valid now.
+///
+/// # Errors
+/// Why none can be.
+pub fn trusted_row<'k>(keys: &'k Keys, policy: &Policy, now: UnixTime, kid: &Kid) -> Result<&'k SigningKey, Refused> {
+    let row = keys
+        .find(kid)
+        .filter(|row| !row.is_keyless())
+        .ok_or(Refused::UnknownKey)?;
+    // Another node, whose clock is ahead, may have begun to sign already.
+    let may_have_signed = row.activates_at <= now + policy.windows().clock_skew;
+    match keys.state(row, policy, now) {
+        State::Revoked => Err(Refused::RevokedKey(row.revoked_at.unwrap_or(now))),
+        State::Expired => Err(Refused::ExpiredKey),
+        State::Pending if !may_have_signed => Err(Refused::PendingKey(row.activates_at)),
+        State::Retired if never_active(keys, row) => Err(Refused::PendingKey(row.activates_at)),
+        State::Pending | State::Active | State::Retired => Ok(row),
+    }
+}
+
+/// Outranked before its time came.
+fn never_active(keys: &Keys, row: &SigningKey) -> bool {
+    keys.superseded_at(row)
+        .is_some_and(|superseded_at| superseded_at <= row.activates_at)
+}

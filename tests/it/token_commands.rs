@@ -1,0 +1,187 @@
+//! `keyround token issue|inspect|deny` beside a server on the same database.
+
+use std::process::Output;
+use std::time::Duration;
+
+use keyround::clock::{Clock, sleep};
+use keyround::oauth::client::Client;
+use keyround::store::clients::ClientChange;
+use serde_json::Value;
+
+use crate::helpers::{TestApp, TestDatabase};
+use crate::introspection::ask;
+use crate::process::run;
+use crate::rows::Raw;
+use crate::token::{change, client, register};
+
+fn keyround(database: &TestDatabase, arguments: &[&str]) -> Output {
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        ("KEYROUND_KEYS__REPLICA_REFRESH", "2s"),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ];
+    run(database.folder.path(), &variables, arguments)
+}
+
+/// What a command that must succeed printed.
+fn printed(database: &TestDatabase, arguments: &[&str]) -> String {
+    let output = keyround(database, arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// What a command that must be refused printed, and its sentence.
+fn refused(database: &TestDatabase, code: i32, arguments: &[&str]) -> (String, String) {
+    let output = keyround(database, arguments);
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    let sentence = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(sentence.lines().count(), 1, "{sentence}");
+    (String::from_utf8(output.stdout).unwrap(), sentence)
+}
+
+async fn is_active(app: &TestApp, secret: &str, token: &str) -> bool {
+    let answer = ask(app, "introspect", "billing", secret, token).await;
+    assert_eq!(answer.status(), 200);
+    answer.json::<Value>().await.unwrap()["active"].as_bool().unwrap()
+}
+
+crate::on_both_databases!(a_token_is_issued_inspected_and_denied, |database| {
+    let settings = [("keys.replica_refresh", "2s")];
+    let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+    let secret = register(&app, &client("billing")).await;
+    let raw = Raw::open(&database).await;
+
+    let token = printed(
+        &database,
+        &[
+            "token", "issue", "--client", "billing", "--scope", "read", "--reason", "a test",
+        ],
+    );
+    assert!(is_active(&app, &secret, &token).await, "the server does not accept it");
+    let claims = crate::token::claims(&token);
+    assert_eq!(
+        (claims["scope"].as_str(), claims["sub"].as_str()),
+        (Some("read"), Some("billing"))
+    );
+    let jti = claims["jti"].as_str().unwrap();
+    let noted = "SELECT subject || '|' || actor || '|' || reason FROM audit WHERE event = 'token.issued'";
+    assert_eq!(
+        raw.texts(noted).await,
+        [format!("billing|command line|a test (jti {jti})")]
+    );
+    let answer: Value = serde_json::from_str(&printed(
+        &database,
+        &["--json", "token", "issue", "--client", "billing"],
+    ))
+    .unwrap();
+    assert!(is_active(&app, &secret, answer["access_token"].as_str().unwrap()).await);
+    assert_eq!(answer["expires_in"], 600);
+
+    let accepted = printed(&database, &["token", "inspect", &token]);
+    assert!(
+        accepted.ends_with("the token is accepted") && !accepted.contains("refused"),
+        "{accepted}"
+    );
+
+    let exp = claims["exp"].to_string();
+    let denied = ["token", "deny", jti, "--until", &exp, "--reason", "leaked"];
+    let told = printed(&database, &denied);
+    assert!(told.contains("is denied until") && told.contains("within 2s"), "{told}");
+    assert!(printed(&database, &denied).contains("was denied already"));
+    let bound = app.clock.read().monotonic + Duration::from_secs(2);
+    while is_active(&app, &secret, &token).await {
+        assert!(
+            app.clock.read().monotonic < bound,
+            "the server did not follow within 2s"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+    let noted = "SELECT subject || '|' || actor || '|' || reason FROM audit WHERE event = 'token.denied'";
+    assert_eq!(raw.texts(noted).await, [format!("{jti}|command line|leaked")]);
+    let until = raw.number("SELECT denied_until FROM denied_tokens").await;
+    assert_eq!(until, claims["exp"].as_i64().unwrap() + 300);
+    let (steps, sentence) = refused(&database, 1, &["token", "inspect", &token]);
+    assert!(sentence.contains("denied by its jti"), "{sentence}");
+    assert!(
+        steps.contains("denied     refused") && steps.contains("dates      ok"),
+        "{steps}"
+    );
+    app.running.stop().await;
+});
+
+crate::on_both_databases!(inspect_says_why_a_token_is_refused, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let secret = register(&app, &client("billing")).await;
+    let token = app.token("billing", &secret).await;
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let flipped = if signature.starts_with('A') { "B" } else { "A" };
+    let forged = format!("{message}.{flipped}{}", &signature[1..]);
+    for (token, step, reason) in [
+        ("garbage", "form", "three parts"),
+        (forged.as_str(), "signature", "does not verify"),
+        (
+            "eyJhbGciOiJub25lIiwidHlwIjoiYXQrand0Iiwia2lkIjoieCJ9.e30.AA",
+            "key",
+            "names no key",
+        ),
+    ] {
+        let (steps, sentence) = refused(&database, 1, &["token", "inspect", token]);
+        assert!(
+            sentence.contains(&format!("step '{step}'")) && sentence.contains(reason),
+            "{sentence}"
+        );
+        assert!(steps.contains("refused") && steps.contains("not reached"), "{steps}");
+    }
+    let (json, _) = refused(&database, 1, &["--json", "token", "inspect", &forged]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["accepted"], false);
+    assert_eq!(json["unverified"]["claims"]["sub"], "billing");
+
+    change(&app, "billing", ClientChange::Disable).await;
+    let (_, sentence) = refused(&database, 1, &["token", "inspect", &token]);
+    assert!(sentence.contains("its client is disabled"), "{sentence}");
+    let (_, sentence) = refused(&database, 1, &["token", "issue", "--client", "billing"]);
+    assert!(sentence.contains("is disabled"), "{sentence}");
+    let (_, sentence) = refused(&database, 1, &["token", "issue", "--client", "nobody"]);
+    assert!(sentence.contains("no client is called 'nobody'"), "{sentence}");
+    app.running.stop().await;
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denial_or_a_token_that_makes_no_sense_is_refused() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let narrow = Client {
+        scope: "read".parse().unwrap(),
+        ..client("billing")
+    };
+    register(&app, &narrow).await;
+    for (arguments, reason) in [
+        (&["token", "deny", "a", "--until", "tomorrow"][..], "Unix seconds"),
+        (&["token", "deny", "a"], "--until"),
+        (&["token", "deny", "", "--until", "1"], "value"),
+        (
+            &["token", "deny", "a", "--until", "2020-01-01T00:00:00Z"],
+            "give the token's exp",
+        ),
+    ] {
+        let (_, sentence) = refused(&database, 2, arguments);
+        assert!(sentence.contains(reason), "{sentence}");
+    }
+    let later = printed(
+        &database,
+        &["token", "deny", "-a", "--until", "2999-01-01T00:00:00+01:00"],
+    );
+    assert!(later.contains("2998-12-31T23:05:00Z"), "{later}");
+    let wide = ["token", "issue", "--client", "billing", "--scope", "write"];
+    assert!(refused(&database, 1, &wide).1.contains("scope"));
+    app.running.stop().await;
+
+    let empty = TestDatabase::sqlite();
+    let (_, sentence) = refused(&empty, 1, &["token", "issue", "--client", "billing"]);
+    assert!(sentence.contains("there is no database"), "{sentence}");
+}
