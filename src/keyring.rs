@@ -14,7 +14,7 @@ use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, sha256_base64url};
 use crate::jose::jwt::{AccessTokenClaims, Signer};
 use crate::jose::key::{KeyError, PrivateKey};
-use crate::jose::seal::{Binding, MasterKey, SealError};
+use crate::jose::seal::{Binding, MasterKeys, SealError};
 use crate::keys::keyset::KeySet;
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
@@ -121,7 +121,7 @@ impl Signing {
 /// The current snapshot, and how to read the next one.
 pub struct Keyring {
     db: Db,
-    master_key: Arc<MasterKey>,
+    master_key: Arc<MasterKeys>,
     policy: Arc<Policy>,
     clock: Clock,
     current: ArcSwap<Snapshot>,
@@ -136,7 +136,7 @@ impl Keyring {
     /// When the database does not answer.
     pub async fn load(
         db: Db,
-        master_key: Arc<MasterKey>,
+        master_key: Arc<MasterKeys>,
         policy: Arc<Policy>,
         clock: Clock,
     ) -> Result<Self, StoreError> {
@@ -275,7 +275,7 @@ impl Snapshot {
 
 async fn read(
     db: &Db,
-    master_key: &MasterKey,
+    master_key: &MasterKeys,
     policy: &Policy,
     clock: &Clock,
     previous: Option<&Snapshot>,
@@ -315,7 +315,7 @@ pub async fn trusted_time(
 impl Snapshot {
     fn new(
         stored: &StoredKeys,
-        master_key: &MasterKey,
+        master_key: &MasterKeys,
         policy: &Policy,
         loaded: Reading,
         trusted: TrustedTime,
@@ -376,7 +376,7 @@ enum CannotOpen {
     Key(#[from] KeyError),
 }
 
-fn open(master_key: &MasterKey, row: &StoredKey, sealed: &str) -> Result<Signer, CannotOpen> {
+fn open(master_key: &MasterKeys, row: &StoredKey, sealed: &str) -> Result<Signer, CannotOpen> {
     let der = master_key.open(&binding(&row.key.kid, row.key.alg), sealed)?;
     let key = PrivateKey::from_pkcs8_der(row.key.alg, &der)?;
     Ok(Signer::new(row.key.kid.clone(), key))
@@ -389,5 +389,15 @@ pub fn binding(kid: &Kid, alg: Algorithm) -> Binding<'_> {
         kid: kid.as_str(),
         algorithm: alg.name(),
         purpose: SIGNING_PURPOSE,
+    }
+}
+
+/// What ties a row of `secrets` to its name.
+#[must_use]
+pub const fn secret_binding(name: &str) -> Binding<'_> {
+    Binding {
+        kid: name,
+        algorithm: "HMAC-SHA256",
+        purpose: name,
     }
 }

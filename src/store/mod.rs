@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod clients;
 pub mod nodes;
+pub mod sealed;
 pub mod secrets;
 pub mod signing_keys;
 

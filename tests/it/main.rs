@@ -15,6 +15,7 @@ mod health;
 mod helpers;
 mod key_set;
 mod logs;
+mod master_keys;
 mod metadata;
 mod migrations;
 mod process;
