@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Database};
 use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
-use crate::keyring::{Keyring, secret_binding};
+use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::oauth::token::Defaults;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::store::{Db, StoreError};
@@ -49,6 +49,9 @@ pub enum StartError {
          line, until 'keyround master-key rewrap' has moved every row (no key was made or changed)"
     )]
     MasterKeyNotListed(String),
+    /// The ledger of revoked kids.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -71,6 +74,8 @@ pub struct Foundation {
     pub rotator: Rotator,
     /// What client secrets are digested with.
     pub hash_key: HashKey,
+    /// The revoked kids that this machine remembers, whatever the database says.
+    pub ledger: Option<Arc<Ledger>>,
 }
 
 impl Foundation {
@@ -81,6 +86,7 @@ impl Foundation {
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
         // Before anything else: without a master key nothing is touched.
         let master_key = MasterKeys::parse(&config.master_key_text()?).map_err(StartError::MasterKey)?;
+        let ledger = config.keys.ledger_file.as_deref().map(Ledger::open).transpose()?;
         let db = connect(&config.database).await?;
         refuse_unlisted(&db, &master_key).await?;
         let hash_key = hash_key(&db, &master_key, &clock).await?;
@@ -92,6 +98,7 @@ impl Foundation {
                 clock,
             },
             hash_key,
+            ledger: ledger.map(Arc::new),
         })
     }
 }
@@ -183,12 +190,17 @@ impl Running {
     /// # Errors
     /// The first thing that is not in order.
     pub async fn start(config: &Config, foundation: Foundation) -> Result<Self, StartError> {
-        let Foundation { rotator, hash_key } = foundation;
+        let Foundation {
+            rotator,
+            hash_key,
+            ledger,
+        } = foundation;
         let keyring = Keyring::load(
             rotator.db.clone(),
             Arc::clone(&rotator.master_key),
             Arc::clone(&rotator.policy),
             rotator.clock.clone(),
+            ledger,
         );
         let keyring = Arc::new(keyring.await?);
         let rotation = Arc::new(Rotation::new(rotator.clone(), Arc::clone(&keyring)));

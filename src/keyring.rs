@@ -3,6 +3,9 @@
 //! Publishing outlives signing: a node that cannot reach the database keeps serving the set it has, and never drops a key
 //! by itself; it stops signing once its snapshot is older than J.
 
+mod ledger;
+mod vanished;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -23,6 +26,9 @@ use crate::keys::{SigningKey, plan};
 use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{Db, StoreError};
 
+pub use ledger::{Ledger, LedgerError};
+pub use vanished::Vanished;
+
 /// What a private half is sealed for; part of the associated data.
 pub const SIGNING_PURPOSE: &str = "signing-key";
 
@@ -38,6 +44,10 @@ pub struct Snapshot {
     pub document: Document,
     /// Rows whose private half does not open under the master key.
     pub unopened: Vec<Kid>,
+    /// Keys that the database trusts although the ledger says that they were revoked: an old backup was put in its place.
+    pub distrusted: Vec<Kid>,
+    /// Keys whose rows are gone before their time.
+    pub vanished: Vec<Vanished>,
     signers: HashMap<Kid, Arc<Signer>>,
     loaded: Reading,
     trusted: TrustedTime,
@@ -124,6 +134,7 @@ pub struct Keyring {
     master_key: Arc<MasterKeys>,
     policy: Arc<Policy>,
     clock: Clock,
+    ledger: Option<Arc<Ledger>>,
     current: ArcSwap<Snapshot>,
     /// One load at a time: an older one must not replace a newer one.
     loading: tokio::sync::Mutex<()>,
@@ -139,9 +150,11 @@ impl Keyring {
         master_key: Arc<MasterKeys>,
         policy: Arc<Policy>,
         clock: Clock,
+        ledger: Option<Arc<Ledger>>,
     ) -> Result<Self, StoreError> {
-        let first = read(&db, &master_key, &policy, &clock, None).await?;
+        let first = read(&db, &master_key, &policy, &clock, ledger.as_deref(), None).await?;
         Ok(Self {
+            ledger,
             db,
             master_key,
             policy,
@@ -158,7 +171,16 @@ impl Keyring {
     pub async fn refresh(&self) -> Result<Arc<Snapshot>, StoreError> {
         let _one_at_a_time = self.loading.lock().await;
         let previous = self.current.load_full();
-        let next = read(&self.db, &self.master_key, &self.policy, &self.clock, Some(&previous)).await?;
+        let ledger = self.ledger.as_deref();
+        let next = read(
+            &self.db,
+            &self.master_key,
+            &self.policy,
+            &self.clock,
+            ledger,
+            Some(&previous),
+        )
+        .await?;
         let next = Arc::new(next);
         self.current.store(Arc::clone(&next));
         Ok(next)
@@ -278,13 +300,22 @@ async fn read(
     master_key: &MasterKeys,
     policy: &Policy,
     clock: &Clock,
+    ledger: Option<&Ledger>,
     previous: Option<&Snapshot>,
 ) -> Result<Snapshot, StoreError> {
     // The age counts from before the rows were read.
     let loaded = clock.read();
     let stored = db.signing_keys().await?;
     let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
-    Ok(Snapshot::new(&stored, master_key, policy, loaded, trusted, previous))
+    if let Some(ledger) = ledger {
+        let revoked = stored.rows.iter().filter(|row| row.key.revoked_at.is_some());
+        if let Err(error) = ledger.learn(revoked.map(|row| &row.key.kid)) {
+            tracing::error!(%error, "a revocation could not be written to the ledger; it holds, but only while this server runs");
+        }
+    }
+    Ok(Snapshot::new(
+        &stored, master_key, policy, loaded, trusted, ledger, previous,
+    ))
 }
 
 /// Holds this machine's clock against its reference.
@@ -319,9 +350,20 @@ impl Snapshot {
         policy: &Policy,
         loaded: Reading,
         trusted: TrustedTime,
+        ledger: Option<&Ledger>,
         previous: Option<&Self>,
     ) -> Self {
         let keys = stored.keys();
+        let is_revoked = |kid: &Kid| ledger.is_some_and(|ledger| ledger.names(kid));
+        let distrusted: Vec<Kid> = keys
+            .iter()
+            .filter(|key| key.revoked_at.is_none() && is_revoked(&key.kid))
+            .map(|key| key.kid.clone())
+            .collect();
+        let vanished = previous.map_or_else(Vec::new, |previous| {
+            vanished::vanished(&previous.vanished, &previous.keys, &keys, policy, trusted.checked_at())
+        });
+        log_news(&distrusted, &vanished, previous);
         let mut key_set = KeySet::at(&keys, policy, trusted.checked_at());
         if let Some(previous) = previous.filter(|_| !trusted.may_plan()) {
             // While the clock is in doubt no key leaves, unless it was revoked.
@@ -331,9 +373,13 @@ impl Snapshot {
             });
             key_set = key_set.union(kept.cloned());
         }
+        key_set = key_set
+            .union(vanished.iter().map(|vanished| vanished.jwk.clone()))
+            .without(is_revoked);
         let mut signers = HashMap::new();
         let mut unopened = Vec::new();
-        for row in stored.rows.iter().filter(|row| row.key.revoked_at.is_none()) {
+        let usable = |row: &&StoredKey| row.key.revoked_at.is_none() && !distrusted.contains(&row.key.kid);
+        for row in stored.rows.iter().filter(usable) {
             let Some(sealed) = &row.sealed else { continue };
             let known = previous
                 .and_then(|previous| previous.signers.get(&row.key.kid))
@@ -360,9 +406,29 @@ impl Snapshot {
             key_set,
             document,
             unopened,
+            distrusted,
+            vanished,
             signers,
             loaded,
             trusted,
+        }
+    }
+}
+
+/// Says once what is new: both mean that the database was changed behind our back.
+fn log_news(distrusted: &[Kid], vanished: &[Vanished], previous: Option<&Snapshot>) {
+    for kid in distrusted {
+        if previous.is_none_or(|previous| !previous.distrusted.contains(kid)) {
+            tracing::error!(
+                key.kid = %kid,
+                "the ledger says that this key was revoked, but the database trusts it, as after an old backup; it neither \
+                 signs nor is published here: revoke it again with 'keyround keys revoke'"
+            );
+        }
+    }
+    for Vanished { jwk, until } in vanished {
+        if previous.is_none_or(|previous| previous.vanished.iter().all(|known| known.jwk.kid != jwk.kid)) {
+            tracing::error!(key.kid = %jwk.kid, %until, "a key's row is gone before its time; it stays published");
         }
     }
 }

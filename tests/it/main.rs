@@ -14,6 +14,7 @@ mod crash;
 mod health;
 mod helpers;
 mod key_set;
+mod ledger;
 mod logs;
 mod master_keys;
 mod metadata;
