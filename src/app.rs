@@ -1,5 +1,6 @@
 //! The composition root: from the configuration to a database, a keyring, two listeners and a task.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -14,8 +15,8 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Database};
 use crate::http::{self, Server};
-use crate::jose::seal::{Binding, HashKey, MasterKey, SealError};
-use crate::keyring::Keyring;
+use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
+use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::oauth::token::Defaults;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::store::{Db, StoreError};
@@ -42,6 +43,15 @@ pub enum StartError {
          or changed)"
     )]
     WrongMasterKey,
+    /// Rows lie under master keys that are not listed.
+    #[error(
+        "this database was sealed under another master key that is not listed: {0}; list it after the one that seals, one a \
+         line, until 'keyround master-key rewrap' has moved every row (no key was made or changed)"
+    )]
+    MasterKeyNotListed(String),
+    /// The ledger of revoked kids.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -64,6 +74,8 @@ pub struct Foundation {
     pub rotator: Rotator,
     /// What client secrets are digested with.
     pub hash_key: HashKey,
+    /// The revoked kids that this machine remembers, whatever the database says.
+    pub ledger: Option<Arc<Ledger>>,
 }
 
 impl Foundation {
@@ -73,8 +85,10 @@ impl Foundation {
     /// The first thing that is not in order.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
         // Before anything else: without a master key nothing is touched.
-        let master_key = MasterKey::parse(&config.master_key_text()?).map_err(StartError::MasterKey)?;
+        let master_key = MasterKeys::parse(&config.master_key_text()?).map_err(StartError::MasterKey)?;
+        let ledger = config.keys.ledger_file.as_deref().map(Ledger::open).transpose()?;
         let db = connect(&config.database).await?;
+        refuse_unlisted(&db, &master_key).await?;
         let hash_key = hash_key(&db, &master_key, &clock).await?;
         Ok(Self {
             rotator: Rotator {
@@ -84,6 +98,7 @@ impl Foundation {
                 clock,
             },
             hash_key,
+            ledger: ledger.map(Arc::new),
         })
     }
 }
@@ -104,6 +119,29 @@ pub async fn connect(database: &Database) -> Result<Db, StartError> {
     Ok(db)
 }
 
+/// Refuses to go on without a master key that rows still lie under.
+async fn refuse_unlisted(db: &Db, master_key: &MasterKeys) -> Result<(), StartError> {
+    let mut needed: BTreeMap<MasterKeyId, usize> = BTreeMap::new();
+    for row in db.sealed_rows().await? {
+        if let Some(id) = MasterKeyId::named_in(&row.sealed).filter(|id| !master_key.lists(id)) {
+            *needed.entry(id).or_default() += 1;
+        }
+    }
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let needed: Vec<String> = needed
+        .iter()
+        .map(|(id, rows)| {
+            format!(
+                "{rows} {} the master key {id}",
+                if *rows == 1 { "row needs" } else { "rows need" }
+            )
+        })
+        .collect();
+    Err(StartError::MasterKeyNotListed(needed.join(", ")))
+}
+
 fn make_folder(file: &Path) -> std::io::Result<()> {
     match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder),
@@ -112,12 +150,8 @@ fn make_folder(file: &Path) -> std::io::Result<()> {
 }
 
 /// The key for digests of client secrets; that it opens shows that the master key is the right one.
-async fn hash_key(db: &Db, master_key: &MasterKey, clock: &Clock) -> Result<HashKey, StartError> {
-    let binding = Binding {
-        kid: HASH_KEY,
-        algorithm: "HMAC-SHA256",
-        purpose: HASH_KEY,
-    };
+async fn hash_key(db: &Db, master_key: &MasterKeys, clock: &Clock) -> Result<HashKey, StartError> {
+    let binding = secret_binding(HASH_KEY);
     let sealed = if let Some(sealed) = db.secret(HASH_KEY).await? {
         sealed
     } else {
@@ -156,12 +190,17 @@ impl Running {
     /// # Errors
     /// The first thing that is not in order.
     pub async fn start(config: &Config, foundation: Foundation) -> Result<Self, StartError> {
-        let Foundation { rotator, hash_key } = foundation;
+        let Foundation {
+            rotator,
+            hash_key,
+            ledger,
+        } = foundation;
         let keyring = Keyring::load(
             rotator.db.clone(),
             Arc::clone(&rotator.master_key),
             Arc::clone(&rotator.policy),
             rotator.clock.clone(),
+            ledger,
         );
         let keyring = Arc::new(keyring.await?);
         let rotation = Arc::new(Rotation::new(rotator.clone(), Arc::clone(&keyring)));

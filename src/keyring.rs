@@ -3,6 +3,9 @@
 //! Publishing outlives signing: a node that cannot reach the database keeps serving the set it has, and never drops a key
 //! by itself; it stops signing once its snapshot is older than J.
 
+mod ledger;
+mod vanished;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,7 +18,7 @@ use crate::jose::jwk::{Kid, sha256_base64url};
 use crate::jose::jws::VerifyingKey;
 use crate::jose::jwt::{AccessTokenClaims, Signer, random_jti};
 use crate::jose::key::{KeyError, PrivateKey};
-use crate::jose::seal::{Binding, MasterKey, SealError};
+use crate::jose::seal::{Binding, MasterKeys, SealError};
 use crate::keys::keyset::KeySet;
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
@@ -26,6 +29,9 @@ use crate::oauth::verification::{self, AccessToken, Expected, Refused, TrustedKe
 use crate::store::denied_tokens::DeniedToken;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{Db, StoreError};
+
+pub use ledger::{Ledger, LedgerError};
+pub use vanished::Vanished;
 
 /// What a private half is sealed for; part of the associated data.
 pub const SIGNING_PURPOSE: &str = "signing-key";
@@ -42,6 +48,10 @@ pub struct Snapshot {
     pub document: Document,
     /// Rows whose private half does not open under the master key.
     pub unopened: Vec<Kid>,
+    /// Keys that the database trusts although the ledger says that they were revoked: an old backup was put in its place.
+    pub distrusted: Vec<Kid>,
+    /// Keys whose rows are gone before their time.
+    pub vanished: Vec<Vanished>,
     signers: HashMap<Kid, Arc<Signer>>,
     verifying_keys: HashMap<Kid, Arc<VerifyingKey>>,
     denied: HashMap<String, UnixTime>,
@@ -152,9 +162,10 @@ impl Signing {
 /// The current snapshot, and how to read the next one.
 pub struct Keyring {
     db: Db,
-    master_key: Arc<MasterKey>,
+    master_key: Arc<MasterKeys>,
     policy: Arc<Policy>,
     clock: Clock,
+    ledger: Option<Arc<Ledger>>,
     current: ArcSwap<Snapshot>,
     /// One load at a time: an older one must not replace a newer one.
     loading: tokio::sync::Mutex<()>,
@@ -167,12 +178,14 @@ impl Keyring {
     /// When the database does not answer.
     pub async fn load(
         db: Db,
-        master_key: Arc<MasterKey>,
+        master_key: Arc<MasterKeys>,
         policy: Arc<Policy>,
         clock: Clock,
+        ledger: Option<Arc<Ledger>>,
     ) -> Result<Self, StoreError> {
-        let first = read(&db, &master_key, &policy, &clock, None).await?;
+        let first = read(&db, &master_key, &policy, &clock, ledger.as_deref(), None).await?;
         Ok(Self {
+            ledger,
             db,
             master_key,
             policy,
@@ -189,7 +202,16 @@ impl Keyring {
     pub async fn refresh(&self) -> Result<Arc<Snapshot>, StoreError> {
         let _one_at_a_time = self.loading.lock().await;
         let previous = self.current.load_full();
-        let next = read(&self.db, &self.master_key, &self.policy, &self.clock, Some(&previous)).await?;
+        let ledger = self.ledger.as_deref();
+        let next = read(
+            &self.db,
+            &self.master_key,
+            &self.policy,
+            &self.clock,
+            ledger,
+            Some(&previous),
+        )
+        .await?;
         let next = Arc::new(next);
         self.current.store(Arc::clone(&next));
         Ok(next)
@@ -387,9 +409,10 @@ impl Snapshot {
 
 async fn read(
     db: &Db,
-    master_key: &MasterKey,
+    master_key: &MasterKeys,
     policy: &Policy,
     clock: &Clock,
+    ledger: Option<&Ledger>,
     previous: Option<&Snapshot>,
 ) -> Result<Snapshot, StoreError> {
     // The age counts from before the rows were read.
@@ -397,7 +420,13 @@ async fn read(
     let stored = db.signing_keys().await?;
     let denied = db.denied_tokens().await?;
     let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
-    let mut next = Snapshot::new(&stored, master_key, policy, loaded, trusted, previous);
+    if let Some(ledger) = ledger {
+        let revoked = stored.rows.iter().filter(|row| row.key.revoked_at.is_some());
+        if let Err(error) = ledger.learn(revoked.map(|row| &row.key.kid)) {
+            tracing::error!(%error, "a revocation could not be written to the ledger; it holds, but only while this server runs");
+        }
+    }
+    let mut next = Snapshot::new(&stored, master_key, policy, loaded, trusted, ledger, previous);
     next.denied = denied
         .into_iter()
         .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
@@ -433,13 +462,24 @@ pub async fn trusted_time(
 impl Snapshot {
     fn new(
         stored: &StoredKeys,
-        master_key: &MasterKey,
+        master_key: &MasterKeys,
         policy: &Policy,
         loaded: Reading,
         trusted: TrustedTime,
+        ledger: Option<&Ledger>,
         previous: Option<&Self>,
     ) -> Self {
         let keys = stored.keys();
+        let is_revoked = |kid: &Kid| ledger.is_some_and(|ledger| ledger.names(kid));
+        let distrusted: Vec<Kid> = keys
+            .iter()
+            .filter(|key| key.revoked_at.is_none() && is_revoked(&key.kid))
+            .map(|key| key.kid.clone())
+            .collect();
+        let vanished = previous.map_or_else(Vec::new, |previous| {
+            vanished::vanished(&previous.vanished, &previous.keys, &keys, policy, trusted.checked_at())
+        });
+        log_news(&distrusted, &vanished, previous);
         let mut key_set = KeySet::at(&keys, policy, trusted.checked_at());
         if let Some(previous) = previous.filter(|_| !trusted.may_plan()) {
             // While the clock is in doubt no key leaves, unless it was revoked.
@@ -449,9 +489,13 @@ impl Snapshot {
             });
             key_set = key_set.union(kept.cloned());
         }
+        key_set = key_set
+            .union(vanished.iter().map(|vanished| vanished.jwk.clone()))
+            .without(is_revoked);
         let mut signers = HashMap::new();
         let mut unopened = Vec::new();
-        for row in stored.rows.iter().filter(|row| row.key.revoked_at.is_none()) {
+        let usable = |row: &&StoredKey| row.key.revoked_at.is_none() && !distrusted.contains(&row.key.kid);
+        for row in stored.rows.iter().filter(usable) {
             let Some(sealed) = &row.sealed else { continue };
             let known = previous
                 .and_then(|previous| previous.signers.get(&row.key.kid))
@@ -474,12 +518,14 @@ impl Snapshot {
         };
         Self {
             version: stored.version,
-            verifying_keys: verifying_keys(&keys, previous),
+            verifying_keys: verifying_keys(&key_set, previous),
             denied: HashMap::new(),
             keys,
             key_set,
             document,
             unopened,
+            distrusted,
+            vanished,
             signers,
             loaded,
             trusted,
@@ -487,21 +533,38 @@ impl Snapshot {
     }
 }
 
-/// The public halves, parsed once in their life.
-fn verifying_keys(keys: &Keys, previous: Option<&Snapshot>) -> HashMap<Kid, Arc<VerifyingKey>> {
+/// The public halves of the keys that are served, parsed once in their life.
+fn verifying_keys(key_set: &KeySet, previous: Option<&Snapshot>) -> HashMap<Kid, Arc<VerifyingKey>> {
     let mut parsed = HashMap::new();
-    for row in keys.iter().filter(|row| row.revoked_at.is_none()) {
-        let Some(jwk) = &row.jwk else { continue };
+    for jwk in key_set.jwks() {
         // The kid is the thumbprint, or names the same key for ever: a known one has not changed.
-        let known = previous.and_then(|previous| previous.verifying_keys.get(&row.kid));
+        let known = previous.and_then(|previous| previous.verifying_keys.get(&jwk.kid));
         match known.map_or_else(|| VerifyingKey::new(jwk).map(Arc::new), |known| Ok(Arc::clone(known))) {
             Ok(key) => {
-                parsed.insert(row.kid.clone(), key);
+                parsed.insert(jwk.kid.clone(), key);
             }
-            Err(error) => tracing::error!(key.kid = %row.kid, %error, "a public key cannot be used"),
+            Err(error) => tracing::error!(key.kid = %jwk.kid, %error, "a public key cannot be used"),
         }
     }
     parsed
+}
+
+/// Says once what is new: both mean that the database was changed behind our back.
+fn log_news(distrusted: &[Kid], vanished: &[Vanished], previous: Option<&Snapshot>) {
+    for kid in distrusted {
+        if previous.is_none_or(|previous| !previous.distrusted.contains(kid)) {
+            tracing::error!(
+                key.kid = %kid,
+                "the ledger says that this key was revoked, but the database trusts it, as after an old backup; it neither \
+                 signs nor is published here: revoke it again with 'keyround keys revoke'"
+            );
+        }
+    }
+    for Vanished { jwk, until } in vanished {
+        if previous.is_none_or(|previous| previous.vanished.iter().all(|known| known.jwk.kid != jwk.kid)) {
+            tracing::error!(key.kid = %jwk.kid, %until, "a key's row is gone before its time; it stays published");
+        }
+    }
 }
 
 /// Why a stored private half cannot be used.
@@ -513,7 +576,7 @@ enum CannotOpen {
     Key(#[from] KeyError),
 }
 
-fn open(master_key: &MasterKey, row: &StoredKey, sealed: &str) -> Result<Signer, CannotOpen> {
+fn open(master_key: &MasterKeys, row: &StoredKey, sealed: &str) -> Result<Signer, CannotOpen> {
     let der = master_key.open(&binding(&row.key.kid, row.key.alg), sealed)?;
     let key = PrivateKey::from_pkcs8_der(row.key.alg, &der)?;
     Ok(Signer::new(row.key.kid.clone(), key))
@@ -526,5 +589,15 @@ pub fn binding(kid: &Kid, alg: Algorithm) -> Binding<'_> {
         kid: kid.as_str(),
         algorithm: alg.name(),
         purpose: SIGNING_PURPOSE,
+    }
+}
+
+/// What ties a row of `secrets` to its name.
+#[must_use]
+pub const fn secret_binding(name: &str) -> Binding<'_> {
+    Binding {
+        kid: name,
+        algorithm: "HMAC-SHA256",
+        purpose: name,
     }
 }

@@ -70,6 +70,10 @@ pub struct Metrics {
     pub rotation_failures: Gauge,
     /// Private halves that do not open under the master key.
     pub unopened_keys: Gauge,
+    /// Keys that the ledger says were revoked, though the database trusts them.
+    pub distrusted_keys: Gauge,
+    /// Keys whose rows are gone before their time.
+    pub vanished_keys: Gauge,
     /// Age of the snapshot that is served.
     pub snapshot_age: Seconds,
     /// Living nodes with another policy.
@@ -100,6 +104,8 @@ impl Default for Metrics {
             last_rotation: Seconds::default(),
             rotation_failures: Gauge::default(),
             unopened_keys: Gauge::default(),
+            distrusted_keys: Gauge::default(),
+            vanished_keys: Gauge::default(),
             snapshot_age: Seconds::default(),
             differing_nodes: Gauge::default(),
         };
@@ -163,6 +169,16 @@ impl Metrics {
             "unopened_keys",
             "Private halves that do not open under the master key",
             self.unopened_keys.clone(),
+        );
+        registry.register(
+            "distrusted_keys",
+            "Keys that the ledger says were revoked though the database trusts them",
+            self.distrusted_keys.clone(),
+        );
+        registry.register(
+            "vanished_keys",
+            "Keys whose rows are gone before their time",
+            self.vanished_keys.clone(),
         );
         registry.register_with_unit(
             "snapshot_age",

@@ -1,4 +1,4 @@
-//! `keyround master-key`: make the key that private halves lie under.
+//! `keyround master-key`: make the key that private halves lie under, and change it.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -6,10 +6,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use serde::Serialize;
+use serde_json::json;
 
-use crate::jose::seal::MasterKey;
+use crate::app::StartError;
+use crate::config::Config;
+use crate::jose::seal::{MasterKey, MasterKeys};
+use crate::keyring::trusted_time;
+use crate::rotation::rewrap::{self, Census, Under};
 
-use super::{Context, Failure, output};
+use super::{ACTOR, Context, Failure, output};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -18,25 +24,145 @@ pub enum Command {
         /// Where to write it.
         file: Option<PathBuf>,
     },
+    /// Count the rows under each master key.
+    Status,
+    /// Move every row under the first master key that is listed, while servers run. Killed, it is simply run again.
+    Rewrap,
 }
 
-pub fn run(context: &Context, command: &Command) -> Result<(), Failure> {
-    let Command::Generate { file } = command;
+pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Generate { file } => generate(context, file.as_deref()),
+        Command::Status => status(context).await,
+        Command::Rewrap => move_all(context).await,
+    }
+}
+
+fn generate(context: &Context, file: Option<&Path>) -> Result<(), Failure> {
     let master_key = MasterKey::generate().map_err(|error| Failure::Refused(error.to_string()))?;
     let text = master_key.to_base64();
     match file {
-        None if context.json => output::json(&serde_json::json!({ "master_key": text.as_str() })),
+        None if context.json => output::json(&json!({ "master_key": text.as_str() })),
         None => output::line(&text),
         Some(path) => {
             write(path, &text)?;
             if context.json {
-                output::json(&serde_json::json!({ "file": path }));
+                output::json(&json!({ "file": path, "id": master_key.id().to_string() }));
             } else {
-                output::line(&format!("wrote a new master key to {} (mode 0600)", path.display()));
+                output::line(&format!(
+                    "wrote the new master key {} to {} (mode 0600)",
+                    master_key.id(),
+                    path.display()
+                ));
             }
         }
     }
     Ok(())
+}
+
+async fn status(context: &Context) -> Result<(), Failure> {
+    let (config, db) = context.database().await?;
+    let master_keys = master_keys(&config)?;
+    let census = rewrap::census(&db, &master_keys).await?;
+    if context.json {
+        output::json(&rows(&master_keys, &census));
+    } else {
+        let rows = rows(&master_keys, &census);
+        let cells: Vec<Vec<String>> = rows
+            .iter()
+            .map(|row| vec![row.master_key.clone(), row.role.to_owned(), row.rows.to_string()])
+            .collect();
+        output::line(&output::table(&["MASTER KEY", "ROLE", "ROWS"], &cells));
+    }
+    Ok(())
+}
+
+async fn move_all(context: &Context) -> Result<(), Failure> {
+    let (config, db) = context.database().await?;
+    let master_keys = master_keys(&config)?;
+    let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
+        .await?
+        .checked_at();
+    let rewrapped = rewrap::rewrap(&db, &master_keys, ACTOR, now)
+        .await
+        .map_err(|error| Failure::Refused(error.to_string()))?;
+    let (before, after) = (
+        rows(&master_keys, &rewrapped.before),
+        rows(&master_keys, &rewrapped.after),
+    );
+    if context.json {
+        output::json(&json!({ "moved": rewrapped.moved, "before": before, "after": after }));
+    } else {
+        let cells: Vec<Vec<String>> = names(&before, &after)
+            .into_iter()
+            .map(|(master_key, role)| {
+                let count = |rows: &[Row]| {
+                    let row = rows.iter().find(|row| row.master_key == master_key && row.role == role);
+                    row.map_or(0, |row| row.rows).to_string()
+                };
+                vec![master_key.clone(), role.to_owned(), count(&before), count(&after)]
+            })
+            .collect();
+        output::line(&format!(
+            "moved {} rows under {}",
+            rewrapped.moved,
+            master_keys.sealing_id()
+        ));
+        output::line(&output::table(&["MASTER KEY", "ROLE", "BEFORE", "AFTER"], &cells));
+    }
+    match rewrapped.left(&master_keys) {
+        0 => Ok(()),
+        left => Err(Failure::Refused(format!(
+            "{left} rows could not be moved under {}; list the master key that they need, or see 'keyround db check'",
+            master_keys.sealing_id()
+        ))),
+    }
+}
+
+fn master_keys(config: &Config) -> Result<MasterKeys, Failure> {
+    MasterKeys::parse(&config.master_key_text()?).map_err(|error| Failure::Start(StartError::MasterKey(error)))
+}
+
+/// How many rows lie under one master key.
+#[derive(Serialize)]
+struct Row {
+    master_key: String,
+    role: &'static str,
+    rows: usize,
+}
+
+/// The listed ones in their order, with those that nothing lies under, then what opens under none.
+fn rows(master_keys: &MasterKeys, census: &Census) -> Vec<Row> {
+    let listed = master_keys.ids().enumerate().map(|(index, id)| Row {
+        master_key: id.to_string(),
+        role: if index == 0 { "seals" } else { "opens" },
+        rows: census.get(&Under::Listed(id)).copied().unwrap_or(0),
+    });
+    let others = census.iter().filter_map(|(under, &rows)| match under {
+        Under::Listed(_) => None,
+        Under::NotListed(id) => Some(Row {
+            master_key: id.to_string(),
+            role: "not listed",
+            rows,
+        }),
+        Under::DoesNotOpen => Some(Row {
+            master_key: "-".to_owned(),
+            role: "does not open",
+            rows,
+        }),
+    });
+    listed.chain(others).collect()
+}
+
+fn names(before: &[Row], after: &[Row]) -> Vec<(String, &'static str)> {
+    let mut names: Vec<(String, &'static str)> = Vec::new();
+    for row in before.iter().chain(after) {
+        let name = (row.master_key.clone(), row.role);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// Writes a master key where none is.

@@ -62,7 +62,7 @@ enum Command {
     /// Look at what happened.
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Make a master key.
+    /// Make a master key, see what lies under which, and change it.
     #[command(subcommand)]
     MasterKey(master_key::Command),
     /// Issue, inspect, verify or deny a token.
@@ -206,7 +206,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Keys(command) => keys::run(&context, command).await,
             Command::Clients(command) => clients::run(&context, command).await,
             Command::Audit(command) => audit::run(&context, &command).await,
-            Command::MasterKey(command) => master_key::run(&context, &command),
+            Command::MasterKey(command) => master_key::run(&context, &command).await,
             Command::Token(command) => token::run(&context, command).await,
         }
     })

@@ -35,6 +35,9 @@ use layers::Layers;
 /// Where a development start keeps its master key when nobody says otherwise.
 pub const DEVELOPMENT_MASTER_KEY_FILE: &str = "keys/master.key";
 
+/// The ledger's name beside the master key's file.
+const LEDGER_FILE: &str = "revoked-kids";
+
 /// The settings, validated. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -74,6 +77,8 @@ pub struct Keys {
     pub policy: Policy,
     /// Where the master key comes from.
     pub master_key: MasterKeySource,
+    /// Where this machine remembers revoked kids; none when the master key lies in no file and nothing names one.
+    pub ledger_file: Option<PathBuf>,
 }
 
 /// Where the master key comes from.
@@ -133,6 +138,7 @@ impl Config {
         let policy = Policy::new(read_windows(&layers)?)?;
         let tokens = read_tokens(&layers, &policy)?;
         let master_key = read_master_key_source(&layers)?;
+        let ledger_file = read_ledger_file(&layers, &master_key)?;
         let log = read_log(&layers)?;
         layers.set("database.url", database.to_string());
         if let MasterKeySource::Value(_) = master_key {
@@ -141,7 +147,11 @@ impl Config {
         Ok(Self {
             server,
             database,
-            keys: Keys { policy, master_key },
+            keys: Keys {
+                policy,
+                master_key,
+                ledger_file,
+            },
             tokens,
             log,
             shown: layers.into_values(),
@@ -364,6 +374,17 @@ fn read_master_key_source(layers: &Layers) -> Result<MasterKeySource, ConfigErro
         (None, Some(path)) => Ok(MasterKeySource::File(path)),
         (None, None) => Ok(MasterKeySource::Missing),
     }
+}
+
+/// Beside the master key, for it must not go back in time with the database.
+fn read_ledger_file(layers: &Layers, master_key: &MasterKeySource) -> Result<Option<PathBuf>, ConfigError> {
+    let beside = match master_key {
+        MasterKeySource::File(path) => Some(path.with_file_name(LEDGER_FILE)),
+        MasterKeySource::Missing | MasterKeySource::Value(_) => None,
+    };
+    Ok(layers
+        .text("keys.ledger_file", |path| Ok(PathBuf::from(path)))?
+        .or(beside))
 }
 
 fn read_log(layers: &Layers) -> Result<Log, ConfigError> {

@@ -84,6 +84,17 @@ pub async fn ready_to_issue(server: web::Data<Server>) -> HttpResponse {
                 &snapshot.unopened,
             ),
         ),
+        Check::new(
+            "ledger",
+            snapshot.distrusted.is_empty(),
+            named(
+                "the database trusts no key that was revoked",
+                "these were revoked, but the database trusts them:",
+                &snapshot.distrusted,
+            ),
+        ),
+        // It hinders nobody from signing, so it does not take this node out of service.
+        Check::new("rows", true, gone(&snapshot)),
     ])
 }
 
@@ -115,6 +126,15 @@ fn publishing(server: &Server, snapshot: &Snapshot, reading: Reading) -> Check {
             "{} keys, read {age} ago; up to {bound} is safe",
             snapshot.key_set.jwks().len()
         ),
+    )
+}
+
+fn gone(snapshot: &Snapshot) -> String {
+    let kids: Vec<_> = snapshot.vanished.iter().map(|vanished| &vanished.jwk.kid).collect();
+    named(
+        "none has vanished",
+        "gone before their time, and still published:",
+        &kids,
     )
 }
 
@@ -181,6 +201,8 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
         .set(seconds(progress.last_success.map_or(0, |time| time.0)));
     metrics.rotation_failures.set(i64::from(progress.failures));
     metrics.unopened_keys.set(count_of(snapshot.unopened.len()));
+    metrics.distrusted_keys.set(count_of(snapshot.distrusted.len()));
+    metrics.vanished_keys.set(count_of(snapshot.vanished.len()));
     metrics.snapshot_age.set(seconds(snapshot.age(reading).0));
     metrics.differing_nodes.set(count_of(server.rotation.differing_nodes()));
 }

@@ -13,8 +13,13 @@ use openssl::sha::Sha256;
 use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
 use zeroize::Zeroizing;
 
-/// The version that a sealed text starts with.
-const VERSION: &str = "v1.";
+/// What a sealed text starts with that names its master key.
+const VERSION: &str = "v2.";
+/// What an older one starts with, which names none.
+const UNNAMED: &str = "v1.";
+/// What a master key's public name is made from.
+const ID_PURPOSE: &[u8] = b"keyround master key id";
+const ID_LENGTH: usize = 8;
 const NONCE_OCTETS: usize = 12;
 const TAG_OCTETS: usize = 16;
 
@@ -38,6 +43,15 @@ pub enum SealError {
     /// The master key is a sample, a text or a pattern.
     #[error("the master key is a known sample or a pattern; it must be 32 bytes from a random generator")]
     Sample,
+    /// No master key is listed.
+    #[error("there is no master key; list at least one, 32 random bytes in base64, one a line")]
+    NoneListed,
+    /// A master key is listed twice.
+    #[error("the master key {0} is listed twice; list each once")]
+    ListedTwice(MasterKeyId),
+    /// Sealed under a master key that is not listed.
+    #[error("the sealed text lies under the master key {0}, which is not listed")]
+    NotListed(MasterKeyId),
     /// Not sealed by this key for this purpose, or damaged.
     #[error("the sealed text does not open under this master key")]
     DoesNotOpen,
@@ -57,13 +71,36 @@ pub struct Binding<'a> {
 
 impl Binding<'_> {
     /// Each field after its length, so that no two bindings share an encoding.
-    fn associated_data(&self) -> Vec<u8> {
-        let mut data = VERSION.as_bytes().to_vec();
+    fn associated_data(&self, head: &str) -> Vec<u8> {
+        let mut data = head.as_bytes().to_vec();
         for field in [self.kid, self.algorithm, self.purpose] {
             data.extend((field.len() as u64).to_be_bytes());
             data.extend(field.as_bytes());
         }
         data
+    }
+}
+
+/// The public name of a master key: says which one a text lies under, and nothing about the key itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MasterKeyId(String);
+
+impl fmt::Display for MasterKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl MasterKeyId {
+    /// The master key that a sealed text names; none when it is from before they had names, or no sealed text.
+    #[must_use]
+    pub fn named_in(sealed: &str) -> Option<Self> {
+        let (id, _) = sealed.strip_prefix(VERSION)?.split_once('.')?;
+        let is_id = id.len() == ID_LENGTH
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        is_id.then(|| Self(id.to_owned()))
     }
 }
 
@@ -108,7 +145,15 @@ impl MasterKey {
         Zeroizing::new(STANDARD.encode(*self.0))
     }
 
-    /// Seals `plaintext` for `binding`, as `v1.` and the base64url of nonce, ciphertext and tag.
+    /// Its public name: the beginning of an HMAC under the key, from which the key does not follow.
+    #[must_use]
+    pub fn id(&self) -> MasterKeyId {
+        let mut id = BASE64URL.encode(hmac_sha256(&self.0, [ID_PURPOSE]));
+        id.truncate(ID_LENGTH);
+        MasterKeyId(id)
+    }
+
+    /// Seals `plaintext` for `binding`, as `v2.`, the key's public name, and the base64url of nonce, ciphertext and tag.
     ///
     /// The nonce is 96 random bits. Nonces stay distinct as long as one master key seals fewer than 2^32 texts (NIST SP
     /// 800-38D section 8.3). Keyround seals a few at each rotation of a key: one every second would take 136 years.
@@ -119,7 +164,8 @@ impl MasterKey {
         let mut nonce = [0; NONCE_OCTETS];
         rand_bytes(&mut nonce)?;
         let mut tag = [0; TAG_OCTETS];
-        let data = binding.associated_data();
+        let head = format!("{VERSION}{}.", self.id());
+        let data = binding.associated_data(&head);
         let ciphertext = encrypt_aead(
             Cipher::aes_256_gcm(),
             &*self.0,
@@ -129,22 +175,114 @@ impl MasterKey {
             &mut tag,
         )?;
         let sealed = [&nonce, ciphertext.as_slice(), &tag].concat();
-        Ok(format!("{VERSION}{}", BASE64URL.encode(sealed)))
+        Ok(format!("{head}{}", BASE64URL.encode(sealed)))
     }
 
-    /// Opens what [`Self::seal`] sealed for the same binding.
+    /// Opens what [`Self::seal`] sealed for the same binding, or what was sealed before master keys had names.
     ///
     /// # Errors
     /// [`SealError::DoesNotOpen`], whatever the reason.
     pub fn open(&self, binding: &Binding<'_>, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let text = sealed.strip_prefix(VERSION).ok_or(SealError::DoesNotOpen)?;
+        let named = format!("{VERSION}{}.", self.id());
+        let head = if sealed.starts_with(&named) { &*named } else { UNNAMED };
+        let text = sealed.strip_prefix(head).ok_or(SealError::DoesNotOpen)?;
         let octets = BASE64URL.decode(text).map_err(|_| SealError::DoesNotOpen)?;
         let (nonce, rest) = octets.split_at_checked(NONCE_OCTETS).ok_or(SealError::DoesNotOpen)?;
         let (ciphertext, tag) = rest.split_last_chunk::<TAG_OCTETS>().ok_or(SealError::DoesNotOpen)?;
-        let data = binding.associated_data();
+        let data = binding.associated_data(head);
         decrypt_aead(Cipher::aes_256_gcm(), &*self.0, Some(nonce), &data, ciphertext, tag)
             .map(Zeroizing::new)
             .map_err(|_| SealError::DoesNotOpen)
+    }
+}
+
+/// The master keys that are listed: the first seals, all open.
+#[derive(Debug)]
+pub struct MasterKeys {
+    first: MasterKey,
+    others: Vec<MasterKey>,
+}
+
+impl From<MasterKey> for MasterKeys {
+    fn from(only: MasterKey) -> Self {
+        Self {
+            first: only,
+            others: Vec::new(),
+        }
+    }
+}
+
+impl MasterKeys {
+    /// Reads master keys, one a line; empty lines are passed over.
+    ///
+    /// # Errors
+    /// [`SealError`] when there is none, one is listed twice, or one is refused by [`MasterKey::parse`].
+    pub fn parse(text: &str) -> Result<Self, SealError> {
+        let mut lines = text.lines().filter(|line| !line.trim_ascii().is_empty());
+        let mut keys = Self::from(MasterKey::parse(lines.next().ok_or(SealError::NoneListed)?)?);
+        for line in lines {
+            let key = MasterKey::parse(line)?;
+            if keys.lists(&key.id()) {
+                return Err(SealError::ListedTwice(key.id()));
+            }
+            keys.others.push(key);
+        }
+        Ok(keys)
+    }
+
+    /// The names of all, the one that seals first.
+    pub fn ids(&self) -> impl Iterator<Item = MasterKeyId> {
+        self.iter().map(MasterKey::id)
+    }
+
+    /// The name of the one that seals.
+    #[must_use]
+    pub fn sealing_id(&self) -> MasterKeyId {
+        self.first.id()
+    }
+
+    /// Whether one of this name is listed.
+    #[must_use]
+    pub fn lists(&self, id: &MasterKeyId) -> bool {
+        self.ids().any(|listed| listed == *id)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &MasterKey> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// Seals under the first; see [`MasterKey::seal`].
+    ///
+    /// # Errors
+    /// [`SealError::OpenSsl`] when OpenSSL fails.
+    pub fn seal(&self, binding: &Binding<'_>, plaintext: &[u8]) -> Result<String, SealError> {
+        self.first.seal(binding, plaintext)
+    }
+
+    /// Opens what any of them sealed for the same binding.
+    ///
+    /// # Errors
+    /// [`SealError::NotListed`] when it names a master key that is not listed, else [`SealError::DoesNotOpen`].
+    pub fn open(&self, binding: &Binding<'_>, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.open_and_name(binding, sealed).map(|(_, plaintext)| plaintext)
+    }
+
+    /// Opens, and says which of them did. A text that names none is tried under all.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_and_name(
+        &self,
+        binding: &Binding<'_>,
+        sealed: &str,
+    ) -> Result<(MasterKeyId, Zeroizing<Vec<u8>>), SealError> {
+        match MasterKeyId::named_in(sealed) {
+            Some(id) if !self.lists(&id) => Err(SealError::NotListed(id)),
+            _ => self
+                .iter()
+                .find_map(|key| Some((key.id(), key.open(binding, sealed).ok()?)))
+                .ok_or(SealError::DoesNotOpen),
+        }
     }
 }
 
@@ -258,6 +396,62 @@ mod tests {
         purpose: "signing",
     };
 
+    /// Version, public name, full stop.
+    const HEAD_LENGTH: usize = VERSION.len() + ID_LENGTH + 1;
+
+    /// What an older version sealed.
+    fn seal_unnamed(key: &MasterKey, binding: &Binding<'_>, plaintext: &[u8]) -> String {
+        let (nonce, mut tag) = ([7; NONCE_OCTETS], [0; TAG_OCTETS]);
+        let (cipher, data) = (Cipher::aes_256_gcm(), binding.associated_data(UNNAMED));
+        let ciphertext = encrypt_aead(cipher, &*key.0, Some(&nonce), &data, plaintext, &mut tag).unwrap();
+        format!(
+            "v1.{}",
+            BASE64URL.encode([&nonce, ciphertext.as_slice(), &tag].concat())
+        )
+    }
+
+    #[test]
+    fn the_first_seals_and_all_open_named_or_not() {
+        let texts: Vec<_> = (0..3).map(|_| MasterKey::generate().unwrap().to_base64()).collect();
+        let key = |index: usize| MasterKey::parse(&texts[index]).unwrap();
+        let both = MasterKeys::parse(&format!("{}\n\n {}\r\n", *texts[0], *texts[1])).unwrap();
+        let sealed = both.seal(&BINDING, b"secret").unwrap();
+        assert_eq!(MasterKeyId::named_in(&sealed), Some(key(0).id()));
+        assert_eq!(&*key(0).open(&BINDING, &sealed).unwrap(), b"secret");
+        for index in [0, 1] {
+            for sealed in [
+                key(index).seal(&BINDING, b"x").unwrap(),
+                seal_unnamed(&key(index), &BINDING, b"x"),
+            ] {
+                let (id, opened) = both.open_and_name(&BINDING, &sealed).unwrap();
+                assert_eq!((id, opened.as_slice()), (key(index).id(), &b"x"[..]));
+            }
+        }
+        let foreign = key(2).seal(&BINDING, b"x").unwrap();
+        assert!(matches!(both.open(&BINDING, &foreign), Err(SealError::NotListed(id)) if id == key(2).id()));
+        assert!(is_closed(&both.open(&BINDING, &seal_unnamed(&key(2), &BINDING, b"x"))));
+    }
+
+    #[test]
+    fn a_text_under_one_name_does_not_open_under_another() {
+        let (one, other) = (MasterKey::generate().unwrap(), MasterKey::generate().unwrap());
+        let sealed = one.seal(&BINDING, b"x").unwrap();
+        let renamed = sealed.replace(&one.id().0, &other.id().0);
+        assert!(is_closed(&other.open(&BINDING, &renamed)));
+        assert!(is_closed(
+            &one.open(&BINDING, &format!("v1.{}", &sealed[HEAD_LENGTH..]))
+        ));
+    }
+
+    #[test]
+    fn no_list_and_a_list_with_one_twice_are_refused() {
+        let text = MasterKey::generate().unwrap().to_base64();
+        assert!(matches!(MasterKeys::parse(" \n\n"), Err(SealError::NoneListed)));
+        let twice = format!("{}\n{}", *text, text.trim_end_matches('='));
+        assert!(matches!(MasterKeys::parse(&twice), Err(SealError::ListedTwice(_))));
+        assert!(MasterKeys::parse(&format!("{}\nshort", *text)).is_err());
+    }
+
     fn is_closed(opened: &Result<Zeroizing<Vec<u8>>, SealError>) -> bool {
         matches!(opened, Err(SealError::DoesNotOpen))
     }
@@ -275,10 +469,11 @@ mod tests {
             prop_assert_eq!(&*key.open(&binding, &sealed).unwrap(), &plaintext);
             prop_assert!(is_closed(&MasterKey::generate().unwrap().open(&binding, &sealed)));
 
-            let mut octets = BASE64URL.decode(&sealed[VERSION.len()..]).unwrap();
+            let (head, text) = sealed.split_at(HEAD_LENGTH);
+            let mut octets = BASE64URL.decode(text).unwrap();
             let bit = bit.index(octets.len() * 8);
             octets[bit / 8] ^= 1 << (bit % 8);
-            let flipped = format!("{VERSION}{}", BASE64URL.encode(&octets));
+            let flipped = format!("{head}{}", BASE64URL.encode(&octets));
             prop_assert!(is_closed(&key.open(&binding, &flipped)));
         }
 
@@ -336,13 +531,13 @@ mod tests {
             assert!(is_closed(&key.open(&BINDING, &sealed[..length])), "{length}");
         }
         for damaged in [
-            sealed.replace("v1.", "v2."),
+            sealed.replace("v2.", "v3."),
             format!("{sealed}="),
             format!("{sealed}\n"),
         ] {
             assert!(is_closed(&key.open(&BINDING, &damaged)));
         }
-        let refusal = key.open(&BINDING, "v1.").unwrap_err().to_string();
+        let refusal = key.open(&BINDING, "v2.").unwrap_err().to_string();
         assert_eq!(refusal, "the sealed text does not open under this master key");
     }
 
@@ -350,7 +545,7 @@ mod tests {
     fn one_plaintext_seals_differently_each_time() {
         let key = MasterKey::generate().unwrap();
         let nonces: HashSet<String> = (0..500)
-            .map(|_| key.seal(&BINDING, b"secret").unwrap()[3..19].to_owned())
+            .map(|_| key.seal(&BINDING, b"secret").unwrap()[HEAD_LENGTH..HEAD_LENGTH + 16].to_owned())
             .collect();
         assert_eq!(nonces.len(), 500);
     }

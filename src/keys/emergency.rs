@@ -103,6 +103,34 @@ fn replace_line(keys: &Keys, policy: &Policy, signing: &SigningKey, now: UnixTim
     }
 }
 
+/// What ends the restore of a backup, per enabled algorithm: a new key signs at once, nobody may sign with a private half
+/// from the backup, and the pending keys are revoked. The others only retire, for tokens that they signed are out there.
+#[must_use]
+pub fn renew(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Revocation> {
+    keys.algorithms()
+        .into_iter()
+        .map(|alg| {
+            let unrevoked = || {
+                keys.line(alg)
+                    .iter()
+                    .filter(|key| key.revoked_at.is_none() && !key.is_keyless())
+            };
+            let (revoke, others): (Vec<&SigningKey>, Vec<&SigningKey>) =
+                unrevoked().partition(|key| keys.state(key, policy, now) == State::Pending);
+            let stored = revoke.iter().map(|key| key.prepublish).max().unwrap_or(Seconds::ZERO);
+            let prepublish = stored.max(prepublish_in_force(keys, policy, now));
+            let activates_at = now - policy.windows().clock_skew;
+            let replaced = policy.algorithms().contains(&alg);
+            Revocation {
+                alg,
+                revoke: revoke.into_iter().map(|key| key.kid.clone()).collect(),
+                destroy: others.into_iter().map(|key| key.kid.clone()).collect(),
+                replacement: replaced.then(|| new_generation(keys, policy, alg, now, activates_at, prepublish)),
+            }
+        })
+        .collect()
+}
+
 /// Until when a verifier that cached the set before `now` may still accept a revoked key's tokens: P + C + S, told to the
 /// operator. Verifiers that refetch only at an unknown `kid` keep it until they meet the replacement's.
 #[must_use]

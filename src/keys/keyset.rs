@@ -24,6 +24,13 @@ impl KeySet {
         Self::from_jwks(self.0.into_iter().chain(other))
     }
 
+    /// This set without the keys that are known to be revoked though their rows do not say so.
+    #[must_use]
+    pub fn without(mut self, is_revoked: impl Fn(&Kid) -> bool) -> Self {
+        self.0.retain(|jwk| !is_revoked(&jwk.kid));
+        self
+    }
+
     fn from_jwks(jwks: impl Iterator<Item = PublicJwk>) -> Self {
         let mut jwks: Vec<PublicJwk> = jwks.collect();
         jwks.sort_by(|a, b| (a.alg, &a.kid).cmp(&(b.alg, &b.kid)));

@@ -3,6 +3,7 @@
 //! Two loops, so that nothing waits for key generation: one follows the database and publishes, the other makes keys.
 
 mod revocation;
+pub mod rewrap;
 mod rotator;
 
 use std::collections::HashSet;

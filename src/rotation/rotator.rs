@@ -7,7 +7,7 @@ use crate::clock::{Clock, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
-use crate::jose::seal::{MasterKey, SealError};
+use crate::jose::seal::{MasterKeys, SealError};
 use crate::keyring::{binding, trusted_time};
 use crate::keys::emergency::UnknownKey;
 use crate::keys::lifecycle::Keys;
@@ -77,7 +77,7 @@ pub struct Rotator {
     /// The database.
     pub db: Db,
     /// What seals private halves.
-    pub master_key: Arc<MasterKey>,
+    pub master_key: Arc<MasterKeys>,
     /// The policy.
     pub policy: Arc<Policy>,
     /// The clock.
@@ -258,7 +258,7 @@ impl Rotator {
     }
 }
 
-fn generate(alg: Algorithm, rsa_bits: RsaBits, master_key: &MasterKey) -> Result<SealedKey, GenerationError> {
+fn generate(alg: Algorithm, rsa_bits: RsaBits, master_key: &MasterKeys) -> Result<SealedKey, GenerationError> {
     let key = PrivateKey::generate(alg, rsa_bits)?;
     let jwk = key.public_jwk()?;
     self_test(&key, &jwk.to_json())?;

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod clients;
 pub mod denied_tokens;
 pub mod nodes;
+pub mod sealed;
 pub mod secrets;
 pub mod signing_keys;
 

@@ -49,6 +49,12 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         confirm(rotator, request).await?;
     }
     let (done, outcome) = revoke(rotator, request).await;
+    if let Some(ledger) = &foundation.ledger
+        && let Err(error) = ledger.learn(done.iter().flat_map(|revoked| &revoked.revoked))
+    {
+        // The revocation stands, and every server writes a ledger of its own.
+        eprintln!("keyround: {error}");
+    }
     let Some(version) = done.iter().map(|revoked| revoked.version).max() else {
         return outcome;
     };

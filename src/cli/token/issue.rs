@@ -71,6 +71,7 @@ pub async fn run(context: &Context, request: Request) -> Result<(), Failure> {
         Arc::clone(&rotator.master_key),
         rotator.policy,
         clock,
+        foundation.ledger,
     )
     .await?;
     let issued = keyring

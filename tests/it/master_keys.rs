@@ -1,0 +1,233 @@
+//! A change of the master key under running servers: by the real binary, killed, run twice at once, and run again.
+
+use std::path::Path;
+use std::time::Duration;
+
+use keyround::app::{Foundation, StartError};
+use keyround::clock::{Clock, Seconds, sleep};
+use keyround::jose::alg::Algorithm;
+use keyround::jose::seal::{MasterKey, MasterKeys};
+use keyround::keys::plan::NewGeneration;
+use keyround::rotation::rewrap::{Under, census};
+use keyround::store::Db;
+use serde_json::Value;
+
+use crate::helpers::{START, TestApp, TestDatabase, config, master_key};
+use crate::process::{keyround, run};
+use crate::rows::{Raw, key_pair};
+
+// For tests alone; the first is that of `helpers::config`.
+const OLD: &str = "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=";
+const NEW: &str = "9mYv4p0b8i3Jx6s1Qd2LwZc7RkT5uN0eHgAqVnXyBjo=";
+/// "kept" as an older version sealed it under `OLD` for the secret "old-secret".
+const FROM_BEFORE_NAMES: &str = "v1.BwcHBwcHBwcHBwcHsrG94EdMBQa2vVw7wHUDvFiZbaY";
+
+fn both() -> String {
+    format!("{NEW}\n{OLD}\n")
+}
+
+/// What the real binary finds in its environment.
+fn variables<'a>(database: &'a TestDatabase, master_keys: &'a str) -> [(&'static str, &'a str); 3] {
+    [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", &database.url),
+        ("KEYROUND_KEYS__MASTER_KEY", master_keys),
+    ]
+}
+
+/// Runs a command that must succeed; answers with the JSON that it printed.
+fn json(database: &TestDatabase, master_keys: &str, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--json"]].concat();
+    let output = run(database.folder.path(), &variables(database, master_keys), &arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The sentence of a refusal.
+fn refusal(database: &TestDatabase, master_keys: &str, arguments: &[&str]) -> String {
+    let output = run(database.folder.path(), &variables(database, master_keys), arguments);
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn id(text: &str) -> String {
+    MasterKey::parse(text).unwrap().id().to_string()
+}
+
+/// Superseded keys whose private halves still lie there, far in the past.
+async fn insert_old_keys(db: &Db, count: i64) {
+    let mut change = db.change_keys().await.unwrap();
+    for generation in 1..=count {
+        let at = START - Seconds(10_000_000 - generation);
+        let new = NewGeneration {
+            alg: Algorithm::Es256,
+            generation,
+            published_at: at,
+            activates_at: at,
+            prepublish: Seconds(60),
+            max_token_ttl: Seconds(60),
+        };
+        change.insert(&new, Some(&key_pair(Algorithm::Es256))).await.unwrap();
+    }
+    change.commit(None, START).await.unwrap();
+}
+
+crate::on_both_databases!(
+    servers_sign_on_while_every_row_moves_under_a_new_master_key,
+    |database| {
+        let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+        let secret = app.create_client("service", None).await;
+        let db = app.running.server.db.clone();
+        db.secret_or_insert("old-secret", FROM_BEFORE_NAMES, START)
+            .await
+            .unwrap();
+        let (before, key_set) = (db.signing_keys().await.unwrap(), app.key_set().await);
+
+        let status = json(&database, &both(), &["master-key", "status"]);
+        assert_eq!(status[0]["master_key"], id(NEW));
+        assert_eq!((&status[0]["role"], &status[0]["rows"]), (&"seals".into(), &0.into()));
+        assert_eq!(
+            (&status[1]["master_key"], &status[1]["rows"]),
+            (&id(OLD).into(), &4.into())
+        );
+
+        let done = json(&database, &both(), &["master-key", "rewrap"]);
+        assert_eq!((&done["moved"], &done["before"][1]["rows"]), (&4.into(), &4.into()));
+        assert_eq!(
+            (&done["after"][0]["rows"], &done["after"][1]["rows"]),
+            (&4.into(), &0.into())
+        );
+        // Again it has nothing to do.
+        assert_eq!(json(&database, &both(), &["master-key", "rewrap"])["moved"], 0);
+        let events: Vec<String> = db
+            .audit(None, 2)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|record| record.event)
+            .collect();
+        assert_eq!(events, ["master_key.rewrapped", "master_key.rewrap_started"]);
+
+        // The server that has only the old one goes on with what it has opened.
+        app.running.server.rotation.tick().await.unwrap();
+        app.token("service", &secret).await;
+        assert_eq!(app.key_set().await, key_set);
+        app.running.stop().await;
+
+        // The old one opens nothing any more; the new one alone opens all.
+        let answer = Foundation::open(&config(&database, &[]), Clock::system())
+            .await
+            .map(|_| ());
+        assert!(matches!(answer, Err(StartError::MasterKeyNotListed(_))), "{answer:?}");
+        let sentence = refusal(&database, OLD, &["serve"]);
+        assert!(
+            sentence.contains(&format!("4 rows need the master key {}", id(NEW))),
+            "{sentence}"
+        );
+        let after = TestApp::start_with_clock(&database, &[("keys.master_key", NEW)], Clock::system()).await;
+        after.token("service", &secret).await;
+        assert_eq!(after.key_set().await, key_set);
+        assert!(after.running.server.keyring.snapshot().unopened.is_empty());
+        let kids = |rows: &[keyround::store::signing_keys::StoredKey]| -> Vec<String> {
+            rows.iter().map(|row| row.key.kid.to_string()).collect()
+        };
+        let rows = after.running.server.db.signing_keys().await.unwrap().rows;
+        assert_eq!(kids(&rows), kids(&before.rows));
+        after.running.stop().await;
+    }
+);
+
+crate::on_both_databases!(a_master_key_that_rows_still_need_cannot_be_dropped, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    app.running.stop().await;
+    let sentence = refusal(&database, NEW, &["serve"]);
+    assert!(
+        sentence.contains(&format!("3 rows need the master key {}", id(OLD))),
+        "{sentence}"
+    );
+    assert!(
+        sentence.contains("no key was made or changed") && !sentence.contains("serving"),
+        "{sentence}"
+    );
+    let sentence = refusal(&database, NEW, &["master-key", "rewrap"]);
+    assert!(sentence.contains("3 rows could not be moved"), "{sentence}");
+
+    // A damaged row is no reason not to start where its master key is listed: it is reported, and counted where it lies.
+    let raw = Raw::open(&database).await;
+    raw.execute("UPDATE signing_keys SET sealed = sealed || 'x' WHERE alg = 'ES256'")
+        .await;
+    let sentence = refusal(&database, &both(), &["master-key", "rewrap"]);
+    assert!(sentence.contains("1 rows could not be moved"), "{sentence}");
+    let app = TestApp::start_with_clock(&database, &[("keys.master_key", &both())], Clock::system()).await;
+    assert_eq!(app.running.server.keyring.snapshot().unopened.len(), 1);
+    app.running.stop().await;
+});
+
+/// How many rows open under the new master key; all must open under one of the two.
+async fn moved(db: &Db) -> usize {
+    let master_keys = MasterKeys::parse(&both()).unwrap();
+    let census = census(db, &master_keys).await.unwrap();
+    let (old, new) = (
+        Under::Listed(master_key().id()),
+        Under::Listed(master_keys.sealing_id()),
+    );
+    assert!(census.keys().all(|under| *under == old || *under == new), "{census:?}");
+    census.get(&new).copied().unwrap_or(0)
+}
+
+async fn killed_after(folder: &Path, variables: &[(&str, &str)], wait: Duration) {
+    let mut child = keyround(folder, variables, &["master-key", "rewrap"]).spawn().unwrap();
+    sleep(wait).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+crate::on_both_databases!(killed_at_any_moment_or_run_twice_at_once_it_ends_well, |database| {
+    const ROWS: usize = 200;
+    let db = database.open().await;
+    insert_old_keys(&db, ROWS.try_into().unwrap()).await;
+    let master_keys = both();
+    let variables = variables(&database, &master_keys);
+    // However fast the machine is, some kills must meet it at work.
+    let (mut wait, mut at_work, mut last) = (Duration::from_millis(5), 0, 0);
+    while at_work < 3 && last < ROWS {
+        killed_after(database.folder.path(), &variables, wait).await;
+        let now = moved(&db).await;
+        assert!(now >= last);
+        if now > last && now < ROWS {
+            at_work += 1;
+        } else if now == last {
+            wait += Duration::from_millis(5);
+        }
+        last = now;
+        assert!(wait < Duration::from_secs(5), "it moves nothing");
+    }
+    assert!(at_work > 0, "no kill met it at work");
+
+    let two = [(); 2].map(|()| {
+        let mut command = keyround(database.folder.path(), &variables, &["master-key", "rewrap"]);
+        command.spawn().unwrap()
+    });
+    for child in two {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(moved(&db).await, ROWS);
+});
+
+crate::on_both_databases!(
+    a_private_half_destroyed_in_the_meantime_does_not_come_back,
+    |database| {
+        let db = database.open().await;
+        insert_old_keys(&db, 1).await;
+        let row = db.sealed_rows().await.unwrap().remove(0);
+        let kid = row.name.parse().unwrap();
+        assert!(!db.replace_sealed(&row, "v2.other", |_| false).await.unwrap());
+        assert_eq!(db.sealed_rows().await.unwrap()[0].sealed, row.sealed);
+        let mut change = db.change_keys().await.unwrap();
+        change.destroy_private_half(&kid).await.unwrap();
+        change.commit(None, START).await.unwrap();
+        assert!(!db.replace_sealed(&row, "v2.other", |_| true).await.unwrap());
+        assert!(db.sealed_rows().await.unwrap().is_empty());
+    }
+);
