@@ -163,7 +163,7 @@ fn read_pem(text: &str, passphrase: Passphrase<'_>) -> Result<Imported, ImportEr
         }
         "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => {
             let is_encrypted = label.starts_with("ENCRYPTED") || text.contains("Proc-Type: 4,ENCRYPTED");
-            private(open_pem(text, is_encrypted, passphrase)?)
+            private(&open_pem(text, is_encrypted, passphrase)?)
         }
         "CERTIFICATE" => Err(ImportError::Certificate),
         _ => Err(ImportError::NotAKey),
@@ -185,7 +185,7 @@ fn open_pem(text: &str, is_encrypted: bool, passphrase: Passphrase<'_>) -> Resul
     }
 }
 
-fn private(key: PKey<Private>) -> Result<Imported, ImportError> {
+fn private(key: &PKey<Private>) -> Result<Imported, ImportError> {
     // RSASSA-PSS keys have an id of their own and must not sign PKCS#1 v1.5 (RFC 8017 appendix A.2.3).
     match key.id() {
         Id::RSA => private_rsa(key.rsa()?),

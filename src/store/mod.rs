@@ -7,6 +7,7 @@ pub mod clients;
 pub mod nodes;
 pub mod secrets;
 pub mod signing_keys;
+pub mod verifying_keys;
 
 use std::str::FromStr;
 use std::time::Duration;

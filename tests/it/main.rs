@@ -13,6 +13,7 @@ mod command_line;
 mod crash;
 mod health;
 mod helpers;
+mod imports;
 mod key_set;
 mod logs;
 mod metadata;
