@@ -99,7 +99,6 @@ impl Keys {
     }
 
     /// Every public key that stands in the set at this moment.
-    #[must_use]
     pub fn published_jwks<'a>(&'a self, policy: &'a Policy, now: UnixTime) -> impl Iterator<Item = &'a PublicJwk> + 'a {
         let verifying = self.1.iter().filter(move |key| key.state(policy, now).is_published());
         self.published(policy, now)

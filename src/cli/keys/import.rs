@@ -169,7 +169,9 @@ pub fn export(context: &Context, view: &View, kid: Option<&Kid>, pem: bool) -> R
                 .collect();
             output::json(&keys);
         } else {
-            pems.iter().for_each(|(_, pem)| output::line(pem.trim_end()));
+            for (_, pem) in &pems {
+                output::line(pem.trim_end());
+            }
         }
     } else {
         match (kid, jwks.first()) {
