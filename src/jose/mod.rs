@@ -1,6 +1,7 @@
 //! The JOSE standards: algorithms, keys, tokens, and a private key at rest. No time, no I/O, nothing of Keyround's rules.
 
 pub mod alg;
+pub mod assertion;
 pub mod import;
 pub mod jwk;
 pub mod jwt;

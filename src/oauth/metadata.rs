@@ -26,6 +26,8 @@ pub struct Metadata {
     pub token_endpoint: String,
     /// How clients prove themselves there.
     pub token_endpoint_auth_methods_supported: Vec<&'static str>,
+    /// What clients may sign their assertions with (RFC 8414 section 2).
+    pub token_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     /// The grants.
     pub grant_types_supported: Vec<&'static str>,
     /// Empty while there is no authorization endpoint; the member itself is required (RFC 8414 section 2).
@@ -44,7 +46,8 @@ impl Metadata {
             issuer: issuer.to_owned(),
             jwks_uri: format!("{issuer}{KEY_SET_PATH}"),
             token_endpoint: format!("{issuer}{TOKEN_PATH}"),
-            token_endpoint_auth_methods_supported: vec!["client_secret_basic", "client_secret_post"],
+            token_endpoint_auth_methods_supported: vec!["client_secret_basic", "client_secret_post", "private_key_jwt"],
+            token_endpoint_auth_signing_alg_values_supported: Algorithm::ALL.map(Algorithm::name).to_vec(),
             grant_types_supported: Grant::ALL.map(Grant::name).to_vec(),
             response_types_supported: Vec::new(),
             subject_types_supported: vec!["public"],

@@ -154,6 +154,9 @@ impl Rotation {
         if !doubtful {
             self.note_transitions(&snapshot, now).await?;
         }
+        // Other nodes' clocks may be behind by S.
+        let skew = self.rotator.policy.windows().clock_skew;
+        self.rotator.db.forget_assertions(now - skew).await?;
         self.beat(snapshot.version, now).await
     }
 

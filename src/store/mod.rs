@@ -3,6 +3,7 @@
 //! Columns are 64-bit integers and text. Every statement is a constant and is tested on both databases.
 
 pub mod audit;
+pub mod client_keys;
 pub mod clients;
 pub mod nodes;
 pub mod secrets;

@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod client_assertions;
 mod command_line;
 mod crash;
 mod health;
