@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::{Add, Mul, Sub};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,21 @@ impl UnixTime {
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
         Some(Self(time.timestamp()))
+    }
+}
+
+/// The text is no point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a time is written like 2026-11-22T21:00:00Z (RFC 3339)")]
+pub struct InvalidTime;
+
+impl FromStr for UnixTime {
+    type Err = InvalidTime;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTime> {
+        chrono::DateTime::parse_from_rfc3339(text)
+            .map(|time| Self(time.timestamp()))
+            .map_err(|_| InvalidTime)
     }
 }
 

@@ -21,9 +21,9 @@ use crate::jose::key::{KeyError, PrivateKey};
 use crate::jose::seal::{Binding, MasterKeys, SealError};
 use crate::keys::keyset::KeySet;
 use crate::keys::lifecycle::Keys;
+use crate::keys::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Reference, TrustedTime};
-use crate::keys::{SigningKey, plan};
 use crate::oauth::token::Granted;
 use crate::oauth::verification::{self, AccessToken, Expected, Refused, TrustedKey, trusted_row};
 use crate::store::denied_tokens::DeniedToken;
@@ -483,10 +483,11 @@ impl Snapshot {
         let mut key_set = KeySet::at(&keys, policy, trusted.checked_at());
         if let Some(previous) = previous.filter(|_| !trusted.may_plan()) {
             // While the clock is in doubt no key leaves, unless it was revoked.
-            let kept = previous.key_set.jwks().iter().filter(|jwk| {
-                keys.find(&jwk.kid)
-                    .is_none_or(|key: &SigningKey| key.revoked_at.is_none())
-            });
+            let kept = previous
+                .key_set
+                .jwks()
+                .iter()
+                .filter(|jwk| keys.revoked_at(&jwk.kid).is_none());
             key_set = key_set.union(kept.cloned());
         }
         key_set = key_set

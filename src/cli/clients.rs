@@ -1,5 +1,9 @@
 //! `keyround clients`: who may ask for tokens.
 
+mod keys;
+
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -51,6 +55,15 @@ pub enum Command {
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
     },
+    /// Let a client prove itself with these keys alone (`private_key_jwt`), in place of those it has and of any secret.
+    SetKeys {
+        /// The client.
+        #[arg(allow_hyphen_values = true)]
+        id: ClientId,
+        /// Its public keys, as a JWK set; to change keys, register both, then the new one alone.
+        #[arg(long, value_name = "FILE")]
+        jwks_file: PathBuf,
+    },
     /// Give a client a new secret; the one before stays valid beside it until the next change.
     RotateSecret {
         /// The client.
@@ -89,6 +102,9 @@ pub struct New {
         help = "How long its tokens live, such as 5m; tokens.access_token_ttl when left out"
     )]
     token_ttl: Option<Seconds>,
+    /// Its public keys, as a JWK set: it proves itself by signature (`private_key_jwt`) and has no secret.
+    #[arg(long, value_name = "FILE")]
+    jwks_file: Option<PathBuf>,
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -129,6 +145,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             )
             .await
         }
+        Command::SetKeys { id, jwks_file } => keys::set(context, &id, &jwks_file).await,
         Command::RotateSecret { id } => rotate_secret(context, &id).await,
     }
 }
@@ -164,18 +181,17 @@ fn entry(event: &'static str, id: &ClientId, now: UnixTime, actor: &str, reason:
     }
 }
 
-async fn create(context: &Context, new: New) -> Result<(), Failure> {
+async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
     let config = context.config()?;
+    let jwks_file = new.jwks_file.take();
     let client = client(new, &config, context.clock.read().wall)?;
+    if let Some(file) = jwks_file {
+        return keys::create(context, &client, &file).await;
+    }
     let (_, foundation) = context.foundation().await?;
     let secret = register(&foundation, &client, ACTOR, "registered")
         .await?
-        .ok_or_else(|| {
-            Failure::Refused(format!(
-                "there is a client '{}' already; choose another id, or delete that one first",
-                client.id
-            ))
-        })?;
+        .ok_or_else(|| taken(&client))?;
     if context.json {
         let mut shown = to_json(&client);
         shown["client_secret"] = json!(secret.as_str());
@@ -186,6 +202,13 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
         output::line("The secret is shown this once; keep it where only the client can read it.");
     }
     Ok(())
+}
+
+fn taken(client: &Client) -> Failure {
+    Failure::Refused(format!(
+        "there is a client '{}' already; choose another id, or delete that one first",
+        client.id
+    ))
 }
 
 /// Holds what was asked for against the policy: a client that could never have its token is refused now.
@@ -309,8 +332,12 @@ fn words<T: ToString>(items: &[T]) -> String {
 async fn show(context: &Context, id: &ClientId) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
     let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
+    let keys = db.client_keys(id).await?;
+    let kids: Vec<String> = keys.iter().map(|key| key.kid.to_string()).collect();
     if context.json {
-        output::json(&stored_json(&stored));
+        let mut shown = stored_json(&stored);
+        shown["keys"] = json!(kids);
+        output::json(&shown);
         return Ok(());
     }
     let now = context.clock.read().wall;
@@ -338,6 +365,7 @@ async fn show(context: &Context, id: &ClientId) -> Result<(), Failure> {
         ("algorithm", alg),
         ("token ttl", ttl),
         ("valid secrets", stored.secrets.iter().count().to_string()),
+        ("keys", kids.join(" ")),
         ("created", output::time(client.created_at, now)),
     ] {
         output::line(format!("{name:<15}{value}").trim_end());
@@ -376,6 +404,11 @@ async fn change_client(
 
 async fn rotate_secret(context: &Context, id: &ClientId) -> Result<(), Failure> {
     let (_, foundation) = context.foundation().await?;
+    if !foundation.rotator.db.client_keys(id).await?.is_empty() {
+        return Err(Failure::Refused(format!(
+            "client '{id}' proves itself by its keys and has no secret; change them by 'clients set-keys'"
+        )));
+    }
     let (secret, digest) = fresh_secret(&foundation)?;
     let entry = entry(
         "client.secret_changed",

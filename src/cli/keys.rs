@@ -1,6 +1,7 @@
-//! `keyround keys`: look at the signing keys, rotate or revoke them.
+//! `keyround keys`: look at the signing keys, rotate or revoke them, bring in others.
 
 mod foresight;
+mod import;
 mod revoke;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::keys::emergency::UnknownKey;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::{NewGeneration, next_generation};
 use crate::keys::policy::Policy;
+use crate::keys::verifying::VerifyingKey;
 use crate::rotation::RotationError;
 
 use super::{ACTOR, Context, Failure, output, timeline};
@@ -49,6 +51,17 @@ pub enum Command {
     },
     /// The emergency: take a key out of trust; where it signed, a new one signs at once.
     Revoke(revoke::Request),
+    /// Take in a key from elsewhere: to sign with from its turn on, or only to verify with.
+    Import(import::Import),
+    /// Print public keys: one, or the whole key set.
+    Export {
+        /// The key; the key set when left out.
+        #[arg(allow_hyphen_values = true, value_parser = kid)]
+        kid: Option<Kid>,
+        /// As PEM instead of JWK.
+        #[arg(long)]
+        pem: bool,
+    },
     /// Draw every key's life as SVG, with now marked.
     Timeline {
         /// Where to write it; standard output when left out.
@@ -78,6 +91,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         } => foresight::print_dry_run(context, &View::read(context).await?, algorithm)?,
         Command::Rotate { algorithm, reason, .. } => rotate(context, algorithm, &reason).await?,
         Command::Revoke(request) => revoke::run(context, &request).await?,
+        Command::Import(request) => import::run(context, &request).await?,
+        Command::Export { kid, pem } => import::export(context, &View::read(context).await?, kid.as_ref(), pem)?,
         Command::Timeline { file } => draw(context, &View::read(context).await?, file.as_deref())?,
     }
     Ok(())
@@ -110,12 +125,27 @@ impl View {
         Life {
             kid: key.kid.clone(),
             alg: key.alg,
-            generation: key.generation,
+            generation: Some(key.generation),
             state: self.keys.state(key, &self.policy, self.now),
             published_at: key.published_at.rfc3339(),
-            activates_at: key.activates_at.rfc3339(),
+            activates_at: Some(key.activates_at.rfc3339()),
             retires_at: retires_at.map(UnixTime::rfc3339),
             expires_at: expires_at.map(UnixTime::rfc3339),
+            revoked_at: key.revoked_at.map(UnixTime::rfc3339),
+        }
+    }
+
+    fn verifying_life(&self, key: &VerifyingKey) -> Life {
+        let leaves_at = key.leaves_at(&self.policy);
+        Life {
+            kid: key.jwk.kid.clone(),
+            alg: key.jwk.alg,
+            generation: None,
+            state: key.state(&self.policy, self.now),
+            published_at: key.published_at.rfc3339(),
+            activates_at: None,
+            retires_at: None,
+            expires_at: key.revoked_at.is_none().then(|| leaves_at.rfc3339()),
             revoked_at: key.revoked_at.map(UnixTime::rfc3339),
         }
     }
@@ -150,10 +180,11 @@ pub fn expires_at(keys: &Keys, policy: &Policy, key: &SigningKey) -> Option<Unix
 struct Life {
     kid: Kid,
     alg: Algorithm,
-    generation: i64,
+    /// None for a key that only verifies, which has no activation either.
+    generation: Option<i64>,
     state: State,
     published_at: String,
-    activates_at: String,
+    activates_at: Option<String>,
     retires_at: Option<String>,
     expires_at: Option<String>,
     revoked_at: Option<String>,
@@ -161,10 +192,18 @@ struct Life {
 
 fn list(context: &Context, view: &View) {
     if context.json {
-        output::json(&view.iter().map(|key| view.life(key)).collect::<Vec<_>>());
+        let verifying = view.keys.verifying().iter().map(|key| view.verifying_life(key));
+        output::json(
+            &view
+                .iter()
+                .map(|key| view.life(key))
+                .chain(verifying)
+                .collect::<Vec<_>>(),
+        );
         return;
     }
-    let rows: Vec<Vec<String>> = view.iter().map(|key| row(view, key)).collect();
+    let verifying = view.keys.verifying().iter().map(|key| verifying_row(view, key));
+    let rows: Vec<Vec<String>> = view.iter().map(|key| row(view, key)).chain(verifying).collect();
     if rows.is_empty() {
         output::line(&RotationError::NoKeys.to_string());
     } else {
@@ -202,6 +241,25 @@ fn row(view: &View, key: &SigningKey) -> Vec<String> {
     ]
 }
 
+fn verifying_row(view: &View, key: &VerifyingKey) -> Vec<String> {
+    let state = key.state(&view.policy, view.now);
+    let leaves_at = key.leaves_at(&view.policy);
+    let time = |at: UnixTime| output::time(at, view.now);
+    let (since, next) = match state {
+        State::Revoked => (key.revoked_at.unwrap_or(view.now), String::new()),
+        State::Expired => (leaves_at, String::new()),
+        _ => (key.published_at, format!("expires {}", time(leaves_at))),
+    };
+    vec![
+        key.jwk.kid.to_string(),
+        key.jwk.alg.to_string(),
+        "-".to_owned(),
+        output::state(state),
+        time(since),
+        next,
+    ]
+}
+
 /// When the schedule will supersede a key that has no successor yet.
 fn planned_end(view: &View, key: &SigningKey) -> Option<UnixTime> {
     if !view.policy.algorithms().contains(&key.alg) {
@@ -210,7 +268,40 @@ fn planned_end(view: &View, key: &SigningKey) -> Option<UnixTime> {
     next_generation(&view.keys, &view.policy, key.alg, view.now).map(|next| next.generation.activates_at)
 }
 
+/// A key that only verifies.
+fn show_verifying(context: &Context, view: &View, key: &VerifyingKey) {
+    let life = view.verifying_life(key);
+    let jwk = key.jwk.to_json();
+    if context.json {
+        let mut shown = serde_json::to_value(&life).unwrap_or_default();
+        shown["has_private_half"] = json!(false);
+        shown["until"] = json!(key.expires_at.rfc3339());
+        shown["jwk"] = serde_json::from_str(&jwk).unwrap_or_default();
+        output::json(&shown);
+        return;
+    }
+    let time = |at: UnixTime| output::time(at, view.now);
+    let expires_at = key.revoked_at.is_none().then(|| key.leaves_at(&view.policy));
+    for (name, value) in [
+        ("kid", key.jwk.kid.to_string()),
+        ("algorithm", key.jwk.alg.to_string()),
+        ("generation", "none: it was imported to verify with".to_owned()),
+        ("state", output::state(life.state)),
+        ("published", time(key.published_at)),
+        ("until", time(key.expires_at)),
+        ("expires", expires_at.map_or_else(|| "-".to_owned(), time)),
+        ("revoked", key.revoked_at.map_or_else(|| "-".to_owned(), time)),
+        ("public half", jwk),
+    ] {
+        output::line(&format!("{name:<15}{value}"));
+    }
+}
+
 fn show(context: &Context, view: &View, kid: &Kid) -> Result<(), Failure> {
+    if let Some(key) = view.keys.find_verifying(kid) {
+        show_verifying(context, view, key);
+        return Ok(());
+    }
     let key = view
         .iter()
         .find(|key| key.kid == *kid)
@@ -327,7 +418,7 @@ fn draw(context: &Context, view: &View, file: Option<&Path>) -> Result<(), Failu
             } else {
                 output::line(&format!(
                     "wrote the lives of {} keys to {}",
-                    view.iter().count(),
+                    view.iter().count() + view.keys.verifying().len(),
                     path.display()
                 ));
             }

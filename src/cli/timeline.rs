@@ -9,6 +9,7 @@ use crate::keys::SigningKey;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::next_generation;
 use crate::keys::policy::Policy;
+use crate::keys::verifying::VerifyingKey;
 
 use super::keys::{expires_at, retires_at};
 use super::output::coarse;
@@ -57,6 +58,17 @@ pub fn draw(keys: &Keys, policy: &Policy, now: UnixTime) -> String {
         draw_life(&mut rows, &axis, life, y);
         y += ROW;
     }
+    for (place, key) in keys.verifying().iter().enumerate() {
+        if place == 0 {
+            y += GROUP;
+            put(
+                &mut rows,
+                format_args!(r#"<text class="group" x="16" y="{}">to verify with</text>"#, y - 8),
+            );
+        }
+        draw_verifying(&mut rows, &axis, key, policy, now, y);
+        y += ROW;
+    }
     let height = y + 40;
     let mut svg = String::new();
     put(
@@ -69,7 +81,7 @@ pub fn draw(keys: &Keys, policy: &Policy, now: UnixTime) -> String {
         &mut svg,
         format_args!(
             "<title>The lives of {} signing keys, seen at {now}</title>",
-            lives.len()
+            lives.len() + keys.verifying().len()
         ),
     );
     put(&mut svg, format_args!("<style>{STYLE}</style>"));
@@ -254,6 +266,34 @@ fn draw_life(svg: &mut String, axis: &Axis, life: &Life<'_>, y: i64) {
     svg.push_str("</g>\n");
 }
 
+/// A key that never signs: one bar from its publication to its end.
+fn draw_verifying(svg: &mut String, axis: &Axis, key: &VerifyingKey, policy: &Policy, now: UnixTime, y: i64) {
+    let kid = escape(key.jwk.kid.as_str());
+    let state = key.state(policy, now);
+    let (end, mark) = match key.revoked_at {
+        Some(at) => (at, Mark::Revocation),
+        None => (key.leaves_at(policy), Mark::Expiry),
+    };
+    put(svg, format_args!("<g><title>{kid}: {state}</title>"));
+    put(
+        svg,
+        format_args!(r#"<text class="kid" x="16" y="{}">{kid}</text>"#, y + 8),
+    );
+    put(
+        svg,
+        format_args!(
+            r#"<text class="faint" x="16" y="{}">{}, imported, {state}</text>"#,
+            y + 23,
+            key.jwk.alg
+        ),
+    );
+    draw_part(svg, axis, State::Retired, (key.published_at, Some(end)), y);
+    let middle = y + BAR / 2;
+    Mark::Publication.draw(svg, axis.x(key.published_at), middle);
+    mark.draw(svg, axis.x(end), middle);
+    svg.push_str("</g>\n");
+}
+
 fn draw_part(svg: &mut String, axis: &Axis, state: State, (from, to): (UnixTime, Option<UnixTime>), y: i64) {
     let start = axis.x(from);
     let end = to.map_or(RIGHT, |to| axis.x(to));
@@ -367,8 +407,15 @@ impl Axis {
             .algorithms()
             .iter()
             .filter_map(|&alg| next_generation(keys, policy, alg, now));
-        let ends = ends.flatten().chain(next.map(|next| next.generation.activates_at));
-        let from = starts.flatten().fold(now, UnixTime::min);
+        let verifying_end = |key: &VerifyingKey| key.revoked_at.unwrap_or_else(|| key.leaves_at(policy));
+        let ends = ends
+            .flatten()
+            .chain(next.map(|next| next.generation.activates_at))
+            .chain(keys.verifying().iter().map(verifying_end));
+        let starts = starts
+            .flatten()
+            .chain(keys.verifying().iter().map(|key| key.published_at));
+        let from = starts.fold(now, UnixTime::min);
         let to = ends.fold(now, UnixTime::max);
         let margin = Seconds(((to - from).0 / 40).max(1));
         Self {

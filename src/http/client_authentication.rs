@@ -15,7 +15,7 @@ use crate::oauth::token::Parameters;
 use crate::store::StoreError;
 
 use super::client_address::client_address;
-use super::{Server, error};
+use super::{Server, client_assertion, error};
 
 /// The purpose that client secrets are digested for.
 pub const CLIENT_SECRET_PURPOSE: &str = "client-secret";
@@ -139,6 +139,10 @@ pub async fn authenticate(
     let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
     if headers.next().is_some() {
         return Err(OauthError::invalid_request("there is more than one Authorization header").into());
+    }
+    if let Some(client) = client_assertion::authenticate(server, authorization.is_some(), parameters).await? {
+        caller.client = Some(client.id.clone());
+        return Ok(client);
     }
     let credentials = Credentials::find(authorization, parameters)?;
     let stored = match credentials.client_id.parse() {

@@ -138,7 +138,7 @@ impl PrivateKey {
         }
     }
 
-    fn from_rsa(key: Rsa<Private>) -> Result<Self, KeyError> {
+    pub(super) fn from_rsa(key: Rsa<Private>) -> Result<Self, KeyError> {
         let usual_exponent = *key.e() == *BigNum::from_u32(65_537)?;
         if !usual_exponent || !(2048..=4096).contains(&key.n().num_bits()) {
             return Err(KeyError::DoesNotFit(Algorithm::Rs256));
@@ -149,7 +149,7 @@ impl PrivateKey {
         }))
     }
 
-    fn from_p256(key: EcKey<Private>) -> Result<Self, KeyError> {
+    pub(super) fn from_p256(key: EcKey<Private>) -> Result<Self, KeyError> {
         if key.group().curve_name() != Some(Nid::X9_62_PRIME256V1) || key.check_key().is_err() {
             return Err(KeyError::DoesNotFit(Algorithm::Es256));
         }

@@ -1,6 +1,8 @@
 //! The JOSE standards: algorithms, keys, tokens, and a private key at rest. No time, no I/O, nothing of Keyround's rules.
 
 pub mod alg;
+pub mod assertion;
+pub mod import;
 pub mod jwk;
 pub mod jws;
 pub mod jwt;

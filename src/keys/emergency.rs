@@ -44,6 +44,14 @@ pub struct UnknownKey(pub Kid);
 /// # Errors
 /// When no row has this kid.
 pub fn revoke(keys: &Keys, policy: &Policy, kid: &Kid, now: UnixTime) -> Result<Response, UnknownKey> {
+    if let Some(key) = keys.find_verifying(kid) {
+        return Ok(match key.revoked_at {
+            Some(_) => Response::AlreadyRevoked {
+                signs_now: keys.active(key.jwk.alg, now).map(|active| active.kid.clone()),
+            },
+            None => Response::Revoke(taken_out(key.jwk.alg, kid)),
+        });
+    }
     let key = keys
         .find(kid)
         .filter(|key| !key.is_keyless())
@@ -58,13 +66,18 @@ pub fn revoke(keys: &Keys, policy: &Policy, kid: &Kid, now: UnixTime) -> Result<
             Response::Revoke(replace_line(keys, policy, key, now))
         }
         // Verifiers know a pending key already, and a retired one still: both are only taken out.
-        State::Pending | State::Retired | State::Expired => Response::Revoke(Revocation {
-            alg: key.alg,
-            revoke: vec![kid.clone()],
-            destroy: Vec::new(),
-            replacement: None,
-        }),
+        State::Pending | State::Retired | State::Expired => Response::Revoke(taken_out(key.alg, kid)),
     })
+}
+
+/// A revocation that nothing has to follow.
+fn taken_out(alg: Algorithm, kid: &Kid) -> Revocation {
+    Revocation {
+        alg,
+        revoke: vec![kid.clone()],
+        destroy: Vec::new(),
+        replacement: None,
+    }
 }
 
 fn signs_on_slow_clocks(keys: &Keys, policy: &Policy, key: &SigningKey, now: UnixTime) -> bool {

@@ -14,7 +14,7 @@ impl KeySet {
     /// The keys that stand in the set at `now`.
     #[must_use]
     pub fn at(keys: &Keys, policy: &Policy, now: UnixTime) -> Self {
-        Self::from_jwks(keys.published(policy, now).filter_map(|(key, _)| key.jwk.clone()))
+        Self::from_jwks(keys.published_jwks(policy, now).cloned())
     }
 
     /// This set with the keys of another that it lacks: what a node serves while its clock is in doubt, since then

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use crate::clock::UnixTime;
 use crate::jose::alg::Algorithm;
-use crate::jose::jwk::Kid;
+use crate::jose::jwk::{Kid, PublicJwk};
 
 use super::SigningKey;
 use super::policy::Policy;
+use super::verifying::VerifyingKey;
 
 /// What a key is at a moment. Never stored: it follows from the row, its line, the policy and the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -56,16 +57,53 @@ impl fmt::Display for State {
     }
 }
 
-/// All rows, each algorithm's in the order of its generations.
+/// All rows, each algorithm's in the order of its generations, and the keys that only verify.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys(Vec<SigningKey>);
+pub struct Keys(Vec<SigningKey>, Vec<VerifyingKey>);
 
 impl Keys {
     /// Puts rows in order.
     #[must_use]
     pub fn new(mut rows: Vec<SigningKey>) -> Self {
         rows.sort_by_key(|key| (key.alg, key.generation));
-        Self(rows)
+        Self(rows, Vec::new())
+    }
+
+    /// The same with these keys to verify with.
+    #[must_use]
+    pub fn with_verifying(mut self, mut rows: Vec<VerifyingKey>) -> Self {
+        rows.sort_by(|a, b| (a.jwk.alg, &a.jwk.kid).cmp(&(b.jwk.alg, &b.jwk.kid)));
+        self.1 = rows;
+        self
+    }
+
+    /// The keys that only verify, by algorithm and kid.
+    #[must_use]
+    pub fn verifying(&self) -> &[VerifyingKey] {
+        &self.1
+    }
+
+    /// The key to verify with that has this name.
+    #[must_use]
+    pub fn find_verifying(&self, kid: &Kid) -> Option<&VerifyingKey> {
+        self.1.iter().find(|key| key.jwk.kid == *kid)
+    }
+
+    /// When the key of this name was revoked, of whichever kind it is.
+    #[must_use]
+    pub fn revoked_at(&self, kid: &Kid) -> Option<UnixTime> {
+        match self.find(kid) {
+            Some(key) => key.revoked_at,
+            None => self.find_verifying(kid)?.revoked_at,
+        }
+    }
+
+    /// Every public key that stands in the set at this moment.
+    pub fn published_jwks<'a>(&'a self, policy: &'a Policy, now: UnixTime) -> impl Iterator<Item = &'a PublicJwk> + 'a {
+        let verifying = self.1.iter().filter(move |key| key.state(policy, now).is_published());
+        self.published(policy, now)
+            .filter_map(|(key, _)| key.jwk.as_ref())
+            .chain(verifying.map(|key| &key.jwk))
     }
 
     /// Every row, by algorithm and generation.
@@ -224,7 +262,6 @@ mod tests {
     use super::*;
     use crate::clock::Seconds;
     use crate::jose::jwk::Parameters;
-    use crate::jose::jwk::PublicJwk;
     use crate::jose::key::RsaBits;
     use crate::keys::emergency::{Response, revoke};
     use crate::keys::plan::{Step, plan};

@@ -9,6 +9,7 @@ pub mod lifecycle;
 pub mod plan;
 pub mod policy;
 pub mod trusted_time;
+pub mod verifying;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;

@@ -144,6 +144,33 @@ pub fn has_room(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTime) -> 
     Room::left(keys, policy, now).take(alg, policy)
 }
 
+/// Whether a key that is no longer to be made fits into the set, by its own length in bytes.
+#[must_use]
+pub fn has_room_for(keys: &Keys, policy: &Policy, bytes: usize, now: UnixTime) -> bool {
+    Room::left(keys, policy, now).take_bytes(bytes)
+}
+
+/// Whether a key to verify with fits into the set beside all that the schedule will ever publish at once, so that it
+/// holds up no rotation while it stays.
+#[must_use]
+pub fn has_room_for_verifying(keys: &Keys, policy: &Policy, bytes: usize, now: UnixTime) -> bool {
+    let per_algorithm = policy.published_per_algorithm();
+    let scheduled = policy
+        .algorithms()
+        .iter()
+        .flat_map(|&alg| std::iter::repeat_n(policy.jwk_bytes(alg), per_algorithm));
+    let verifying = keys
+        .verifying()
+        .iter()
+        .filter(|key| key.state(policy, now).is_published())
+        .map(|key| key.jwk.to_json().len());
+    let lengths: Vec<usize> = scheduled.chain(verifying).chain([bytes]).collect();
+    let count = lengths.len();
+    has_room_for(keys, policy, bytes, now)
+        && count <= policy.windows().max_published
+        && set_bytes(lengths.into_iter()) <= policy.windows().max_set_bytes
+}
+
 /// The algorithms whose next row is late by more than an eighth of the lead time: rotation does not work.
 #[must_use]
 pub fn overdue(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
@@ -314,8 +341,14 @@ fn wake_at(keys: &Keys, policy: &Policy, now: UnixTime) -> UnixTime {
             keys.expires_at(key, policy),
         ]
     });
+    let leavings = keys
+        .verifying()
+        .iter()
+        .filter(|key| key.revoked_at.is_none())
+        .map(|key| key.leaves_at(policy));
     inserts
         .chain(changes.flatten())
+        .chain(leavings)
         .filter(|&time| time > now)
         .min()
         .unwrap_or(UnixTime::FAR_FUTURE)
@@ -330,8 +363,7 @@ struct Room {
 impl Room {
     fn left(keys: &Keys, policy: &Policy, now: UnixTime) -> Self {
         let lengths: Vec<usize> = keys
-            .published(policy, now)
-            .filter_map(|(key, _)| key.jwk.as_ref())
+            .published_jwks(policy, now)
             .map(|jwk| jwk.to_json().len())
             .collect();
         Self {
@@ -344,7 +376,11 @@ impl Room {
     }
 
     fn take(&mut self, alg: Algorithm, policy: &Policy) -> bool {
-        let with_comma = policy.jwk_bytes(alg) + 1;
+        self.take_bytes(policy.jwk_bytes(alg))
+    }
+
+    fn take_bytes(&mut self, bytes: usize) -> bool {
+        let with_comma = bytes + 1;
         let fits = self.keys >= 1 && self.bytes >= with_comma;
         if fits {
             self.keys -= 1;

@@ -43,7 +43,7 @@ impl Credentials {
             }),
             _ => Err(OauthError::new(
                 ErrorCode::InvalidClient,
-                "the client did not authenticate; use client_secret_basic or client_secret_post",
+                "the client did not authenticate; use client_secret_basic, client_secret_post or private_key_jwt",
             )),
         }
     }

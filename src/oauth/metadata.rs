@@ -30,14 +30,20 @@ pub struct Metadata {
     pub token_endpoint: String,
     /// How clients prove themselves there.
     pub token_endpoint_auth_methods_supported: Vec<&'static str>,
+    /// What clients may sign their assertions with (RFC 8414 section 2).
+    pub token_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     /// Where a token is looked at (RFC 7662).
     pub introspection_endpoint: String,
     /// How clients prove themselves there.
     pub introspection_endpoint_auth_methods_supported: Vec<&'static str>,
+    /// What they may sign their assertions with there.
+    pub introspection_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     /// Where a token is given back (RFC 7009).
     pub revocation_endpoint: String,
     /// How clients prove themselves there.
     pub revocation_endpoint_auth_methods_supported: Vec<&'static str>,
+    /// What they may sign their assertions with there.
+    pub revocation_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     /// The grants.
     pub grant_types_supported: Vec<&'static str>,
     /// Empty while there is no authorization endpoint; the member itself is required (RFC 8414 section 2).
@@ -52,16 +58,20 @@ impl Metadata {
     /// The metadata of this issuer with these algorithms.
     #[must_use]
     pub fn new(issuer: &str, algorithms: &[Algorithm]) -> Self {
-        let methods = || vec!["client_secret_basic", "client_secret_post"];
+        let methods = || vec!["client_secret_basic", "client_secret_post", "private_key_jwt"];
+        let assertion_algorithms = || Algorithm::ALL.map(Algorithm::name).to_vec();
         Self {
             issuer: issuer.to_owned(),
             jwks_uri: format!("{issuer}{KEY_SET_PATH}"),
             token_endpoint: format!("{issuer}{TOKEN_PATH}"),
             token_endpoint_auth_methods_supported: methods(),
+            token_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             introspection_endpoint: format!("{issuer}{INTROSPECTION_PATH}"),
             introspection_endpoint_auth_methods_supported: methods(),
+            introspection_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             revocation_endpoint: format!("{issuer}{REVOCATION_PATH}"),
             revocation_endpoint_auth_methods_supported: methods(),
+            revocation_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             grant_types_supported: Grant::ALL.map(Grant::name).to_vec(),
             response_types_supported: Vec::new(),
             subject_types_supported: vec!["public"],

@@ -1,5 +1,6 @@
 //! The protocol's rules (RFC 6749, 6750, 8414, 8707, 9068): what is asked, what may be given, how a refusal reads.
 
+pub mod assertion;
 pub mod client;
 pub mod credentials;
 pub mod error;

@@ -2,6 +2,7 @@
 //!
 //! Two loops, so that nothing waits for key generation: one follows the database and publishes, the other makes keys.
 
+mod import;
 mod revocation;
 pub mod rewrap;
 mod rotator;
@@ -17,13 +18,14 @@ use crate::clock::{Seconds, UnixTime, sleep};
 use crate::jose::jwk::sha256_base64url;
 use crate::keyring::{Keyring, Snapshot};
 use crate::keys::SigningKey;
-use crate::keys::lifecycle::Keys;
+use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
 use crate::store::nodes::Heartbeat;
 
+pub use import::ImportedKey;
 pub use revocation::Revoked;
 use rotator::once;
 pub use rotator::{GenerationError, RotationError, Rotator};
@@ -157,6 +159,9 @@ impl Rotation {
                 tracing::debug!(pruned, "denied tokens that nobody accepts any more are forgotten");
             }
         }
+        // Other nodes' clocks may be behind by S.
+        let skew = self.rotator.policy.windows().clock_skew;
+        self.rotator.db.forget_assertions(now - skew).await?;
         self.beat(snapshot.version, now).await
     }
 
@@ -235,6 +240,7 @@ impl Rotation {
             .keys
             .iter()
             .flat_map(|key| transitions(&snapshot.keys, key, now))
+            .chain(expiries(&snapshot.keys, &self.rotator.policy, now))
             .collect();
         let known = |entry: &Entry| {
             self.noted
@@ -291,6 +297,17 @@ fn transitions(keys: &Keys, key: &SigningKey, now: UnixTime) -> Vec<Entry> {
         ));
     }
     entries
+}
+
+/// The keys to verify with whose end has come.
+fn expiries<'a>(keys: &'a Keys, policy: &'a Policy, now: UnixTime) -> impl Iterator<Item = Entry> + 'a {
+    keys.verifying()
+        .iter()
+        .filter(move |key| key.state(policy, now) == State::Expired)
+        .map(move |key| {
+            let at = key.leaves_at(policy);
+            once("key.expired", &key.jwk.kid, at, now, SCHEDULE, "its stated end came")
+        })
 }
 
 /// A short digest of the policy, so that nodes that differ can be told apart.

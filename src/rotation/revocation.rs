@@ -70,12 +70,17 @@ impl Rotator {
         let now = self.now().await?;
         let revocation = match emergency::revoke(change.keys(), &self.policy, kid, now)? {
             Response::AlreadyRevoked { signs_now } => {
-                let key = change.keys().find(kid).ok_or_else(|| UnknownKey(kid.clone()))?;
+                let keys = change.keys();
+                let alg = keys
+                    .find(kid)
+                    .map(|key| key.alg)
+                    .or_else(|| keys.find_verifying(kid).map(|key| key.jwk.alg))
+                    .ok_or_else(|| UnknownKey(kid.clone()))?;
                 return Ok(Revoked {
-                    alg: key.alg,
+                    alg,
                     revoked: Vec::new(),
                     signs_now,
-                    at: key.revoked_at.unwrap_or(now),
+                    at: keys.revoked_at(kid).unwrap_or(now),
                     // What stands under the lock; another node may have revoked it since the first look.
                     version: change.version() - 1,
                 });
@@ -86,6 +91,9 @@ impl Rotator {
         for kid in &revocation.revoke {
             change.revoke(kid, now).await?;
             change.note(&once("key.revoked", kid, now, now, actor, reason)).await?;
+            if change.keys().find(kid).is_none() {
+                continue;
+            }
             change
                 .note(&once("key.destroyed", kid, now, now, actor, reason))
                 .await?;

@@ -52,6 +52,19 @@ pub enum RotationError {
     /// No such key.
     #[error(transparent)]
     UnknownKey(#[from] UnknownKey),
+    /// A kid names one key for ever.
+    #[error(
+        "the kid '{kid}' {use_of_it}; a kid names one key for ever, so import another key or keep the one that is here"
+    )]
+    KidTaken {
+        /// The kid.
+        kid: Kid,
+        /// How it is or was used.
+        use_of_it: &'static str,
+    },
+    /// The stated end has passed.
+    #[error("the stated end {0} is not in the future; a key to verify with must have one that is")]
+    EndPassed(UnixTime),
 }
 
 /// Why a key pair was not made.
@@ -167,7 +180,7 @@ impl Rotator {
     }
 
     /// The time, or a refusal when the clock is not believed.
-    async fn checked_now(&self, previous: Option<&TrustedTime>) -> Result<UnixTime, RotationError> {
+    pub(super) async fn checked_now(&self, previous: Option<&TrustedTime>) -> Result<UnixTime, RotationError> {
         let trusted = trusted_time(&self.db, &self.policy, &self.clock, previous).await?;
         match trusted.doubt() {
             None => Ok(trusted.checked_at()),
@@ -179,7 +192,7 @@ impl Rotator {
 
     /// The latest moment, by the database's clock, at which a row stamped `published_at` may be committed: its share of P,
     /// and the difference that a node which plans may have to that clock.
-    fn commit_deadline(&self, published_at: UnixTime) -> UnixTime {
+    pub(super) fn commit_deadline(&self, published_at: UnixTime) -> UnixTime {
         published_at + self.policy.commit_share() + self.policy.tolerated_difference()
     }
 
@@ -259,10 +272,14 @@ impl Rotator {
 }
 
 fn generate(alg: Algorithm, rsa_bits: RsaBits, master_key: &MasterKeys) -> Result<SealedKey, GenerationError> {
-    let key = PrivateKey::generate(alg, rsa_bits)?;
+    seal(&PrivateKey::generate(alg, rsa_bits)?, master_key)
+}
+
+/// Tests a key pair and seals it.
+pub(super) fn seal(key: &PrivateKey, master_key: &MasterKeys) -> Result<SealedKey, GenerationError> {
     let jwk = key.public_jwk()?;
-    self_test(&key, &jwk.to_json())?;
-    let sealed = master_key.seal(&binding(&jwk.kid, alg), &key.to_pkcs8_der()?)?;
+    self_test(key, &jwk.to_json())?;
+    let sealed = master_key.seal(&binding(&jwk.kid, jwk.alg), &key.to_pkcs8_der()?)?;
     Ok(SealedKey { jwk, sealed })
 }
 

@@ -3,12 +3,14 @@
 //! Columns are 64-bit integers and text. Every statement is a constant and is tested on both databases.
 
 pub mod audit;
+pub mod client_keys;
 pub mod clients;
 pub mod denied_tokens;
 pub mod nodes;
 pub mod sealed;
 pub mod secrets;
 pub mod signing_keys;
+pub mod verifying_keys;
 
 use std::str::FromStr;
 use std::time::Duration;

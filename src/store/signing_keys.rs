@@ -7,8 +7,10 @@ use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan::NewGeneration;
+use crate::keys::verifying::VerifyingKey;
 
 use super::audit::{self, Entry};
+use super::verifying_keys;
 use super::{Db, StoreError, Tx, in_tx, on_read};
 
 const VERSION: &str = "SELECT version FROM key_version WHERE id = 1";
@@ -38,13 +40,15 @@ pub struct StoredKeys {
     pub version: i64,
     /// Every row.
     pub rows: Vec<StoredKey>,
+    /// The keys that only verify.
+    pub verifying: Vec<VerifyingKey>,
 }
 
 impl StoredKeys {
     /// The rows without their private halves.
     #[must_use]
     pub fn keys(&self) -> Keys {
-        Keys::new(self.rows.iter().map(|row| row.key.clone()).collect())
+        Keys::new(self.rows.iter().map(|row| row.key.clone()).collect()).with_verifying(self.verifying.clone())
     }
 }
 
@@ -118,7 +122,8 @@ impl Db {
             // The version first: rows read after it can only be newer.
             let version = sqlx::query_scalar(VERSION).fetch_one(pool).await?;
             let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(pool).await?;
-            stored(version, rows)
+            let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all(pool).await?;
+            stored(version, rows, verifying)
         })
     }
 
@@ -131,7 +136,8 @@ impl Db {
         let before = in_tx!(&mut tx, |connection| {
             let version = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await?;
             let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(&mut *connection).await?;
-            stored(version, rows)
+            let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all(&mut *connection).await?;
+            stored(version, rows, verifying)
         })?;
         Ok(KeyChange {
             tx,
@@ -141,14 +147,22 @@ impl Db {
     }
 }
 
-fn stored(version: i64, rows: Vec<Row>) -> Result<StoredKeys, StoreError> {
+fn stored(version: i64, rows: Vec<Row>, verifying: Vec<verifying_keys::Row>) -> Result<StoredKeys, StoreError> {
     let rows = rows.into_iter().map(StoredKey::try_from).collect::<Result<_, _>>()?;
-    Ok(StoredKeys { version, rows })
+    let verifying = verifying
+        .into_iter()
+        .map(VerifyingKey::try_from)
+        .collect::<Result<_, _>>()?;
+    Ok(StoredKeys {
+        version,
+        rows,
+        verifying,
+    })
 }
 
 /// A change of keys under way; nobody else changes keys until it commits. Dropped, it leaves no trace.
 pub struct KeyChange {
-    tx: Tx,
+    pub(super) tx: Tx,
     keys: Keys,
     version: i64,
 }
@@ -208,18 +222,20 @@ impl KeyChange {
         Ok(())
     }
 
-    /// Revokes a key and destroys its private half.
+    /// Revokes a key of either kind and destroys its private half.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn revoke(&mut self, kid: &Kid, at: UnixTime) -> Result<(), StoreError> {
         in_tx!(&mut self.tx, |connection| {
-            sqlx::query(REVOKE)
-                .bind(kid.as_str())
-                .bind(at.0)
-                .execute(connection)
-                .await
-                .map(|_| ())?;
+            for statement in [REVOKE, verifying_keys::REVOKE] {
+                sqlx::query(statement)
+                    .bind(kid.as_str())
+                    .bind(at.0)
+                    .execute(&mut *connection)
+                    .await
+                    .map(|_| ())?;
+            }
         });
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+mod moving_in;
 mod site;
 mod verifier;
 mod watch;

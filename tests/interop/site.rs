@@ -40,6 +40,7 @@ pub struct Site {
     nodes: Vec<Node>,
     secrets: BTreeMap<Algorithm, String>,
     http: reqwest::Client,
+    environment: BTreeMap<String, String>,
     _folder: TempDir,
 }
 
@@ -82,6 +83,7 @@ impl Site {
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .unwrap(),
+            environment,
             _folder: folder,
         }
     }
@@ -94,6 +96,19 @@ impl Site {
     /// Where this node's key set is.
     pub fn key_set_url(&self, node: usize) -> String {
         format!("{}/.well-known/jwks.json", self.nodes[node].url)
+    }
+
+    /// What the command line prints beside the servers.
+    pub fn keyround(&self, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_keyround"))
+            .args(arguments)
+            .env_clear()
+            .envs(&self.environment)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// A token of this algorithm from this node; that it is granted is part of the promise.

@@ -9,11 +9,13 @@
 )]
 
 mod architecture;
+mod client_assertions;
 mod command_line;
 mod crash;
 mod health;
 mod helpers;
 mod hostile_tokens;
+mod imports;
 mod introspection;
 mod key_set;
 mod ledger;

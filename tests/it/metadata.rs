@@ -37,10 +37,13 @@ async fn check_that_everything_exists(app: &TestApp, document: &Value, issuer: &
         "jwks_uri",
         "token_endpoint",
         "token_endpoint_auth_methods_supported",
+        "token_endpoint_auth_signing_alg_values_supported",
         "introspection_endpoint",
         "introspection_endpoint_auth_methods_supported",
+        "introspection_endpoint_auth_signing_alg_values_supported",
         "revocation_endpoint",
         "revocation_endpoint_auth_methods_supported",
+        "revocation_endpoint_auth_signing_alg_values_supported",
         "grant_types_supported",
         "response_types_supported",
         "subject_types_supported",
@@ -76,6 +79,12 @@ async fn check_that_everything_exists(app: &TestApp, document: &Value, issuer: &
                 "client_secret_basic" => request = request.basic_auth("reader-of-metadata", Some(&secret)),
                 "client_secret_post" => {
                     form.extend([("client_id", "reader-of-metadata"), ("client_secret", secret.as_str())]);
+                }
+                // Shown by the tests of client assertions, with these algorithms.
+                "private_key_jwt" => {
+                    let algorithms = &document["token_endpoint_auth_signing_alg_values_supported"];
+                    assert_eq!(*algorithms, json!(["RS256", "ES256"]));
+                    continue;
                 }
                 other => panic!("{other} is promised"),
             }

@@ -1,0 +1,67 @@
+//! A client that proves itself by `private_key_jwt` (RFC 7523): its keys and what it has signed already are in the database.
+
+use crate::oauth::assertion::{Presented, accept, refused};
+use crate::oauth::client::Client;
+use crate::oauth::error::{ErrorCode, OauthError};
+use crate::oauth::metadata::TOKEN_PATH;
+use crate::oauth::token::Parameters;
+use crate::store::StoreError;
+
+use super::Server;
+
+/// The client that an assertion proves; none when the request presents no assertion.
+///
+/// # Errors
+/// `invalid_client` when it does not prove it, `temporarily_unavailable` when the database does not answer.
+pub async fn authenticate(
+    server: &Server,
+    has_header: bool,
+    parameters: &Parameters,
+) -> Result<Option<Client>, OauthError> {
+    let Some(Presented { client_id, assertion }) = Presented::find(has_header, parameters)? else {
+        return Ok(None);
+    };
+    let stored = server
+        .db
+        .client(&client_id)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    let client = stored
+        .map(|stored| stored.client)
+        .filter(|client| client.disabled_at.is_none())
+        .ok_or_else(|| refused("the client is unknown or disabled, or has no keys"))?;
+    let keys = server
+        .db
+        .client_keys(&client_id)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    if keys.is_empty() {
+        return Err(refused("the client is unknown or disabled, or has no keys"));
+    }
+    let claims = assertion.verify(&keys)?;
+    let now = server
+        .keyring
+        .snapshot()
+        .now(server.clock.read(), server.keyring.policy());
+    let token_endpoint = format!("{}{TOKEN_PATH}", server.issuer);
+    let accepted = accept(claims, &client_id, &[&server.issuer, &token_endpoint], now)?;
+    // Last, so that nothing but a good assertion is written down.
+    let is_first = server
+        .db
+        .use_assertion(&client_id, &accepted.jti, accepted.until)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    if is_first {
+        Ok(Some(client))
+    } else {
+        Err(refused("its jti was used before"))
+    }
+}
+
+fn unavailable(error: &StoreError) -> OauthError {
+    tracing::error!(%error, "a client's keys could not be looked up");
+    OauthError::new(
+        ErrorCode::TemporarilyUnavailable,
+        "the database does not answer; try again in a few seconds",
+    )
+}

@@ -1,0 +1,152 @@
+//! The assertion by which a client proves itself (RFC 7523 section 3): read strictly, verified with the client's own keys.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use serde::{Deserialize, Deserializer};
+
+use super::jwk::PublicJwk;
+use super::key::{VerifyError, verify};
+
+/// The longest assertion that is read, in octets.
+const LONGEST: usize = 8_192;
+
+/// The claims of an assertion. Times are whole seconds; anything but a JSON integer is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct AssertionClaims {
+    /// Who made it.
+    pub iss: String,
+    /// Whom it is about.
+    pub sub: String,
+    /// Whom it is for.
+    aud: Recipients,
+    /// From when on it is refused.
+    pub exp: i64,
+    /// When it was made.
+    #[serde(default, deserialize_with = "integer")]
+    pub iat: Option<i64>,
+    /// Before when it is refused.
+    #[serde(default, deserialize_with = "integer")]
+    pub nbf: Option<i64>,
+    /// Its unique name.
+    pub jti: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum Recipients {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl AssertionClaims {
+    /// The one recipient; none when there are several, each of whom could use the assertion at the others.
+    #[must_use]
+    pub fn recipient(&self) -> Option<&str> {
+        match &self.aud {
+            Recipients::One(one) => Some(one),
+            Recipients::Several(all) => match all.as_slice() {
+                [one] => Some(one),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// A claim that may be missing, but not be null.
+fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    i64::deserialize(deserializer).map(Some)
+}
+
+/// The header, whole: `jwk`, `jku`, `x5u` and `crit` are refused with the rest of the unknown.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    alg: String,
+    typ: Option<String>,
+    kid: Option<String>,
+}
+
+/// Why an assertion is not accepted. No variant holds a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AssertionError {
+    /// Not a JWS in the compact serialization with these claims.
+    #[error("it is malformed: {0}")]
+    Malformed(&'static str),
+    /// Another kind of token.
+    #[error("its typ must be JWT or client-authentication+jwt, or be left out")]
+    Type,
+    /// No key of the client, or more than one, fits the header.
+    #[error("its kid and alg must fit exactly one of the client's keys")]
+    Key,
+    /// The signature does not verify.
+    #[error(transparent)]
+    Signature(#[from] VerifyError),
+}
+
+/// An assertion as it was presented: nothing in it is proved yet.
+pub struct Assertion<'a> {
+    header: Header,
+    claims: AssertionClaims,
+    message: &'a str,
+    signature: Vec<u8>,
+}
+
+impl<'a> Assertion<'a> {
+    /// Reads an assertion.
+    ///
+    /// # Errors
+    /// [`AssertionError::Malformed`] or [`AssertionError::Type`].
+    pub fn parse(text: &'a str) -> Result<Self, AssertionError> {
+        let malformed = AssertionError::Malformed;
+        if text.len() > LONGEST {
+            return Err(malformed("it is longer than 8192 octets"));
+        }
+        let parts = malformed("it must have three parts separated by dots");
+        let (message, signature) = text.rsplit_once('.').ok_or(parts)?;
+        let (header, claims) = message.split_once('.').ok_or(parts)?;
+        let header: Header = serde_json::from_slice(&decode(header)?)
+            .map_err(|_| malformed("its header must be a JSON object of alg, typ and kid alone"))?;
+        let typ = header.typ.as_deref().map(str::to_ascii_lowercase);
+        if !matches!(typ.as_deref(), None | Some("jwt" | "client-authentication+jwt")) {
+            return Err(AssertionError::Type);
+        }
+        let claims = serde_json::from_slice(&decode(claims)?).map_err(|_| {
+            malformed("its claims must be iss, sub, aud, exp and jti, the times as whole numbers, each once")
+        })?;
+        Ok(Self {
+            header,
+            claims,
+            message,
+            signature: decode(signature)?,
+        })
+    }
+
+    /// Who it says that it is about.
+    #[must_use]
+    pub fn claimed_subject(&self) -> &str {
+        &self.claims.sub
+    }
+
+    /// Verifies the signature with the one key that the header names; gives the claims.
+    ///
+    /// # Errors
+    /// [`AssertionError::Key`] or [`AssertionError::Signature`].
+    pub fn verify(&self, keys: &[PublicJwk]) -> Result<&AssertionClaims, AssertionError> {
+        let mut fitting = keys.iter().filter(|key| {
+            let is_named = self.header.kid.as_deref().is_none_or(|kid| kid == key.kid.as_str());
+            is_named && self.header.alg == key.alg.name()
+        });
+        let key = fitting.next().ok_or(AssertionError::Key)?;
+        if fitting.next().is_some() {
+            return Err(AssertionError::Key);
+        }
+        verify(key, self.message.as_bytes(), &self.signature)?;
+        Ok(&self.claims)
+    }
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, AssertionError> {
+    BASE64URL
+        .decode(part)
+        .map_err(|_| AssertionError::Malformed("its parts must be base64url without padding"))
+}

@@ -1,0 +1,100 @@
+//! Tables `client_keys` and `client_assertions`: the public keys of clients, and what they have signed already.
+
+use crate::clock::UnixTime;
+use crate::jose::jwk::PublicJwk;
+use crate::keys::keyset::KeySet;
+use crate::oauth::client::ClientId;
+
+use super::audit::{self, Entry};
+use super::{Db, StoreError, in_tx, on_read, on_write};
+
+const FIND: &str = "SELECT jwks FROM client_keys WHERE client_id = $1";
+const NO_SECRET: &str = "UPDATE clients SET secret_digest = '', previous_secret_digest = NULL WHERE client_id = $1";
+const SET: &str = "INSERT INTO client_keys (client_id, jwks) VALUES ($1, $2) \
+                   ON CONFLICT (client_id) DO UPDATE SET jwks = excluded.jwks";
+const USE: &str = "INSERT INTO client_assertions (client_id, jti, expires_at) VALUES ($1, $2, $3) \
+                   ON CONFLICT (client_id, jti) DO NOTHING";
+const PRUNE: &str = "DELETE FROM client_assertions WHERE expires_at < $1";
+
+impl Db {
+    /// The keys of a client; none for one that has a secret, or is unknown.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the row cannot be read.
+    pub async fn client_keys(&self, id: &ClientId) -> Result<Vec<PublicJwk>, StoreError> {
+        let row: Option<String> = on_read!(self, |pool| sqlx::query_scalar(FIND)
+            .bind(id.as_str())
+            .fetch_optional(pool)
+            .await)?;
+        row.map_or_else(|| Ok(Vec::new()), |jwks| read(id, &jwks))
+    }
+
+    /// Gives a client these keys in place of those it has, and takes its secrets; false when there is no such client.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn set_client_keys(&self, id: &ClientId, keys: &KeySet, entry: &Entry) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let known = in_tx!(&mut tx, |connection| {
+            let known = sqlx::query(NO_SECRET)
+                .bind(id.as_str())
+                .execute(&mut *connection)
+                .await?
+                .rows_affected();
+            if known == 1 {
+                sqlx::query(SET)
+                    .bind(id.as_str())
+                    .bind(keys.to_json())
+                    .execute(&mut *connection)
+                    .await
+                    .map(|_| ())?;
+            }
+            known
+        });
+        if known == 1 {
+            audit::insert(&mut tx, entry).await?;
+            tx.commit().await?;
+        }
+        Ok(known == 1)
+    }
+
+    /// Notes that an assertion was used; false when it was used before, on whichever node.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn use_assertion(&self, id: &ClientId, jti: &str, until: UnixTime) -> Result<bool, StoreError> {
+        let rows = on_write!(self, |pool| sqlx::query(USE)
+            .bind(id.as_str())
+            .bind(jti)
+            .bind(until.0)
+            .execute(pool)
+            .await?
+            .rows_affected());
+        Ok(rows == 1)
+    }
+
+    /// Forgets assertions that are refused for their age by then.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn forget_assertions(&self, before: UnixTime) -> Result<u64, StoreError> {
+        Ok(on_write!(self, |pool| sqlx::query(PRUNE)
+            .bind(before.0)
+            .execute(pool)
+            .await?
+            .rows_affected()))
+    }
+}
+
+fn read(id: &ClientId, jwks: &str) -> Result<Vec<PublicJwk>, StoreError> {
+    let corrupt = |reason: String| StoreError::Corrupt {
+        table: "client_keys",
+        row: id.to_string(),
+        reason,
+    };
+    let set: serde_json::Value = serde_json::from_str(jwks).map_err(|error| corrupt(error.to_string()))?;
+    let keys = set["keys"].as_array().ok_or_else(|| corrupt("no keys".to_owned()))?;
+    keys.iter()
+        .map(|key| PublicJwk::parse(&key.to_string()).map_err(|error| corrupt(error.to_string())))
+        .collect()
+}

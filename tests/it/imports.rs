@@ -1,0 +1,332 @@
+//! Keys move in and out: the real binary on a database where a server runs, in every direction that must be refused too.
+
+use std::path::Path;
+
+use keyround::clock::{Clock, Seconds, UnixTime};
+use keyround::jose::import::{Imported, Passphrase, read};
+use keyround::jose::jwk::{PublicJwk, thumbprint};
+use keyround::keys::lifecycle::State;
+use keyround::rotation::{RotationError, Rotator};
+use serde_json::Value;
+
+use crate::helpers::{START, TestApp, TestDatabase};
+use crate::process::run;
+use crate::rows::Raw;
+
+const FOREIGN_KID: &str = "old-issuer:2024/a=1";
+
+fn fixture(name: &str) -> String {
+    format!("{}/tests/fixtures/keys/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn key(name: &str) -> Imported {
+    read(&std::fs::read(fixture(name)).unwrap(), Passphrase::None).unwrap()
+}
+
+fn own_kid(name: &str) -> String {
+    thumbprint(&key(name).parameters).to_string()
+}
+
+/// A person at a shell beside the server.
+struct Shell<'a>(&'a TestDatabase);
+
+impl Shell<'_> {
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let variables = [
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            (
+                "KEYROUND_KEYS__MASTER_KEY",
+                "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+            ),
+            ("KEYROUND_DATABASE__URL", self.0.url.as_str()),
+        ];
+        let output = run(self.0.folder.path(), &variables, arguments);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    fn prints(&self, arguments: &[&str]) -> String {
+        let (code, out, err) = self.run(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {err}");
+        out
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.prints(&[arguments, &["--json"]].concat())).unwrap()
+    }
+
+    /// Holds that it is refused by one sentence with this reason.
+    fn refused(&self, arguments: &[&str], reason: &str) {
+        let (code, out, err) = self.run(arguments);
+        assert!(code != 0 && out.is_empty(), "{arguments:?}: {out}");
+        assert!(
+            err.contains(reason) && err.trim_end().lines().count() == 1,
+            "{arguments:?}: {err}"
+        );
+    }
+
+    fn listed(&self, kid: &str) -> Value {
+        let keys = self.json(&["keys", "list"]);
+        let found = keys.as_array().unwrap().iter().find(|key| key["kid"] == kid);
+        found.unwrap_or_else(|| panic!("{kid} is not in {keys}")).clone()
+    }
+
+    fn events(&self, kid: &str) -> Vec<String> {
+        let records = self.json(&["audit", "list"]);
+        let of = |record: &&Value| record["subject"] == kid;
+        let name = |record: &Value| record["event"].as_str().unwrap().to_owned();
+        records.as_array().unwrap().iter().filter(of).map(name).collect()
+    }
+}
+
+async fn served(app: &TestApp) -> Vec<String> {
+    app.running.server.rotation.tick().await.unwrap();
+    let set = app.key_set().await;
+    let kid = |key: &Value| key["kid"].as_str().unwrap().to_owned();
+    set["keys"].as_array().unwrap().iter().map(kid).collect()
+}
+
+crate::on_both_databases!(
+    an_imported_key_becomes_the_next_generation_under_its_thumbprint,
+    |database| {
+        let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+        let shell = Shell(&database);
+        let passphrase = database.folder.path().join("passphrase");
+        std::fs::write(&passphrase, "opens-the-fixtures\n").unwrap();
+        let (file, kid) = (fixture("rsa.pkcs1.encrypted.pem"), own_kid("rsa.pkcs8.pem"));
+        let import = [
+            "keys",
+            "import",
+            &file,
+            "--passphrase-file",
+            passphrase.to_str().unwrap(),
+        ];
+
+        shell.refused(&["keys", "import", &file], "give its passphrase");
+        let done = shell.json(&import);
+        assert_eq!(
+            (&done["kid"], &done["generation"], &done["alg"]),
+            (&kid.as_str().into(), &2.into(), &"RS256".into())
+        );
+        assert_eq!(shell.listed(&kid)["state"], "pending");
+        let lead = app.config.keys.policy.windows().prepublish;
+        let time = |name: &str| done[name].as_str().unwrap().parse::<UnixTime>().unwrap();
+        assert_eq!(time("activates_at") - time("published_at"), lead);
+        assert!(served(&app).await.contains(&kid));
+        let row = app.running.server.db.signing_keys().await.unwrap();
+        assert!(
+            row.rows
+                .iter()
+                .any(|row| row.key.kid.as_str() == kid && row.sealed.is_some())
+        );
+
+        shell.refused(&import, "is the name of a signing key");
+        let public = fixture("rsa.spki.pem");
+        let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
+        let verify = [&["keys", "import", &public, "--kid", &kid], &until[..]].concat();
+        shell.refused(&verify, "is the name of a signing key");
+
+        shell.prints(&["keys", "revoke", &kid, "--reason", "test", "--yes"]);
+        assert!(!served(&app).await.contains(&kid));
+        shell.refused(&import, "was revoked");
+        shell.refused(&verify, "was revoked");
+
+        // A row that is long gone leaves its name in the audit log.
+        let raw = Raw::open(&database).await;
+        assert_eq!(
+            raw.execute(&format!("DELETE FROM signing_keys WHERE kid = '{kid}'"))
+                .await,
+            1
+        );
+        shell.refused(&import, "was used before");
+        shell.refused(&verify, "was used before");
+    }
+);
+
+crate::on_both_databases!(a_key_to_verify_with_keeps_its_name_and_never_signs, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let shell = Shell(&database);
+    let before = served(&app).await;
+    let file = fixture("rsa.public.jwk");
+    let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
+    let import = [&["keys", "import", &file], &until[..]].concat();
+
+    shell.refused(&["keys", "import", &file], "add --verify-only");
+    shell.refused(&["keys", "import", &file, "--verify-only"], "--until");
+    shell.refused(&[&import[..], &["--kid", "another"]].concat(), "leave --kid out");
+    let pem = fixture("rsa.spki.pem");
+    shell.refused(&[&["keys", "import", &pem], &until[..]].concat(), "give it with --kid");
+    shell.refused(
+        &[
+            "keys",
+            "import",
+            &file,
+            "--verify-only",
+            "--until",
+            "2020-01-01T00:00:00Z",
+        ],
+        "not in the future",
+    );
+    assert_eq!(served(&app).await, before);
+
+    let done = shell.json(&import);
+    assert_eq!((&done["kid"], &done["generation"]), (&FOREIGN_KID.into(), &Value::Null));
+    assert!(served(&app).await.contains(&FOREIGN_KID.to_owned()));
+    let listed = shell.listed(FOREIGN_KID);
+    assert_eq!(
+        (&listed["state"], &listed["generation"]),
+        (&"retired".into(), &Value::Null)
+    );
+    assert_eq!(
+        listed["expires_at"], "2100-01-01T00:01:00Z",
+        "its end, and the clocks' difference"
+    );
+    assert!(shell.prints(&["keys", "list"]).contains(FOREIGN_KID));
+    assert!(
+        shell
+            .prints(&["keys", "show", FOREIGN_KID])
+            .contains("imported to verify with")
+    );
+    assert!(shell.prints(&["keys", "timeline"]).contains(FOREIGN_KID));
+    shell.prints(&["keys", "plan"]);
+    let shown = shell.json(&["keys", "show", FOREIGN_KID]);
+    assert_eq!(shown["until"], "2100-01-01T00:00:00Z");
+
+    // Out again, as it came in.
+    let exported: Value = serde_json::from_str(&shell.prints(&["keys", "export", FOREIGN_KID])).unwrap();
+    assert_eq!(exported, shown["jwk"]);
+    let pem_text = std::fs::read_to_string(&pem).unwrap();
+    assert_eq!(shell.prints(&["keys", "export", FOREIGN_KID, "--pem"]), pem_text);
+    let set: Value = serde_json::from_str(&shell.prints(&["keys", "export"])).unwrap();
+    assert_eq!(set, app.key_set().await);
+    assert_eq!(
+        shell
+            .prints(&["keys", "export", "--pem"])
+            .matches("BEGIN PUBLIC KEY")
+            .count(),
+        3
+    );
+    shell.refused(&["keys", "export", "nobody"], "no key is called");
+
+    // Two keys for one kid.
+    shell.refused(&import, "is the name of a key to verify with");
+    let other = fixture("p256.spki.pem");
+    let other = [&["keys", "import", &other, "--kid", FOREIGN_KID], &until[..]].concat();
+    shell.refused(&other, "is the name of a key to verify with");
+    let (private, kid) = (fixture("p256.jwk"), own_kid("p256.jwk"));
+    let named_alike = [&["keys", "import", &pem, "--kid", &kid], &until[..]].concat();
+    shell.prints(&named_alike);
+    shell.refused(&["keys", "import", &private], "is the name of a key to verify with");
+
+    assert_eq!(
+        shell.json(&["keys", "revoke", FOREIGN_KID, "--reason", "leaked", "--yes"])["revocations"][0]["revoked"],
+        serde_json::json!([FOREIGN_KID])
+    );
+    let after = served(&app).await;
+    assert!(
+        !after.contains(&FOREIGN_KID.to_owned()) && before.iter().all(|kid| after.contains(kid)),
+        "{after:?}"
+    );
+    assert_eq!(shell.listed(FOREIGN_KID)["state"], "revoked");
+    let again = shell.json(&["keys", "revoke", FOREIGN_KID, "--reason", "leaked", "--yes"]);
+    assert_eq!(again["revocations"][0]["already_revoked"], true);
+    shell.refused(&import, "was revoked");
+    assert_eq!(
+        shell.events(FOREIGN_KID),
+        ["key.revoked", "key.published", "key.created"]
+    );
+});
+
+#[tokio::test]
+async fn a_key_to_verify_with_leaves_at_its_stated_end_and_the_clocks_difference() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let until = START + Seconds(600);
+    let imported = key("p256.public.jwk");
+    let kid = imported.kid.clone().unwrap();
+    rotator(&app)
+        .import_verifying(jwk(imported), until, "test", "test")
+        .await
+        .unwrap();
+    assert!(served(&app).await.contains(&kid.to_string()));
+    let skew = app.config.keys.policy.windows().clock_skew;
+    app.pass(Seconds(600) + skew - Seconds(1), Seconds(30)).await;
+    assert!(
+        served(&app).await.contains(&kid.to_string()),
+        "a verifier whose clock is behind still needs it"
+    );
+    app.pass(Seconds(1), Seconds(1)).await;
+    assert!(!served(&app).await.contains(&kid.to_string()));
+    let keys = app.running.server.db.signing_keys().await.unwrap().keys();
+    let key = keys.find_verifying(&kid).unwrap();
+    assert_eq!(
+        key.state(&app.config.keys.policy, app.clock.read().wall),
+        State::Expired
+    );
+    let records = app.running.server.db.audit(None, 100).await.unwrap();
+    let expired: Vec<i64> = records
+        .iter()
+        .filter(|record| record.event == "key.expired")
+        .map(|record| record.happened_at)
+        .collect();
+    assert_eq!(expired, [(until + skew).0]);
+}
+
+#[tokio::test]
+async fn imported_keys_never_take_the_room_that_rotation_needs() {
+    let database = TestDatabase::sqlite();
+    // Two keys of each algorithm at the most, and one more.
+    let app = TestApp::start(&database, &[("keys.max_published", "5")]).await;
+    let until = START + Seconds(10 * 365 * 86_400);
+    let import = async |name: &str, kid: &str| {
+        let jwk = PublicJwk {
+            kid: kid.parse().unwrap(),
+            ..jwk(key(name))
+        };
+        rotator(&app).import_verifying(jwk, until, "test", "test").await
+    };
+    import("rsa.public.jwk", "first").await.unwrap();
+    let refused = import("p256.public.jwk", "second").await;
+    assert!(matches!(refused, Err(RotationError::SetFull(_))), "{refused:?}");
+    // Through three rotations nothing is held up.
+    for _ in 0..90 * 6 {
+        app.pass(Seconds(4 * 3_600), Seconds(4 * 3_600)).await;
+        assert!(served(&app).await.len() <= 5);
+        let snapshot = app.running.server.keyring.snapshot();
+        let policy = &app.config.keys.policy;
+        assert_eq!(snapshot.overdue(policy, app.clock.read().wall), []);
+    }
+    assert!(served(&app).await.contains(&"first".to_owned()));
+}
+
+fn jwk(imported: Imported) -> PublicJwk {
+    PublicJwk {
+        kid: imported.kid.unwrap_or_else(|| thumbprint(&imported.parameters)),
+        alg: imported.alg,
+        parameters: imported.parameters,
+    }
+}
+
+/// What the command line would use, on the server's clock.
+fn rotator(app: &TestApp) -> Rotator {
+    Rotator {
+        db: app.running.server.db.clone(),
+        master_key: std::sync::Arc::new(crate::helpers::master_key().into()),
+        policy: std::sync::Arc::new(app.config.keys.policy.clone()),
+        clock: app.clock.clone(),
+    }
+}
+
+#[test]
+fn fixtures_are_made_by_the_script_beside_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let script = std::fs::read_to_string(root.join("make.sh")).unwrap();
+    for file in std::fs::read_dir(root.join("keys")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let by_loop = name.replace("rsa.", "${name}.").replace("p256.", "${name}.");
+        assert!(
+            script.contains(&name) || script.contains(&by_loop),
+            "make.sh does not make {name}"
+        );
+    }
+}
