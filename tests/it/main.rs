@@ -22,6 +22,7 @@ mod raw;
 mod replicas;
 mod rotation;
 mod rows;
+mod runbooks;
 mod skeleton;
 mod start;
 mod store;
