@@ -46,7 +46,12 @@ pub fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         ))
     })?;
     print(context, &answer);
-    let failing: Vec<&str> = answer.checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
+    let failing: Vec<&str> = answer
+        .checks
+        .iter()
+        .filter(|check| !check.ok)
+        .map(|check| check.name.as_str())
+        .collect();
     if failing.is_empty() {
         return Ok(());
     }
@@ -81,7 +86,10 @@ fn ask(listener: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&listener, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {listener}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {listener}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut text = String::new();
     stream.take(LONGEST_ANSWER).read_to_string(&mut text)?;
     Ok(text)

@@ -67,7 +67,12 @@ fn steps(page: &str) -> Vec<Step> {
                 code: 0,
                 expected: Vec::new(),
             });
-        } else if let Some(Step::Run { command, code, expected }) = steps.last_mut() {
+        } else if let Some(Step::Run {
+            command,
+            code,
+            expected,
+        }) = steps.last_mut()
+        {
             if let Some(more) = line.strip_prefix("> ") {
                 command.push('\n');
                 command.push_str(more);
@@ -96,10 +101,18 @@ fn fits_words(expected: &str, line: &str) -> bool {
         return line.is_empty();
     }
     if let Some(rest) = expected.strip_prefix('…') {
-        return line.char_indices().map(|(at, _)| at).chain([line.len()]).any(|at| fits_words(rest, &line[at..]));
+        return line
+            .char_indices()
+            .map(|(at, _)| at)
+            .chain([line.len()])
+            .any(|at| fits_words(rest, &line[at..]));
     }
     for (word, length, part) in [
-        ("KID", 43, (|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') as fn(u8) -> bool),
+        (
+            "KID",
+            43,
+            (|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') as fn(u8) -> bool,
+        ),
         ("TIME", 20, |byte| byte.is_ascii_digit() || b"-T:Z".contains(&byte)),
     ] {
         if let Some(rest) = expected.strip_prefix(word)
@@ -189,10 +202,13 @@ impl Drop for Shell {
     }
 }
 
+/// A node: its settings, and its server while it runs.
+type Node = (Vec<(&'static str, String)>, Option<Serving>);
+
 /// The servers that a page is about.
 struct Site {
     database: TestDatabase,
-    nodes: Vec<(Vec<(&'static str, String)>, Option<Serving>)>,
+    nodes: Vec<Node>,
     secret: String,
     raw: Option<Raw>,
 }
@@ -261,7 +277,8 @@ impl Site {
 
     /// Makes every row older, as if this time had passed.
     async fn age(&mut self, seconds: i64) {
-        let statement = "UPDATE signing_keys SET published_at = published_at - SECONDS, activates_at = activates_at - SECONDS";
+        let statement =
+            "UPDATE signing_keys SET published_at = published_at - SECONDS, activates_at = activates_at - SECONDS";
         self.sql(&statement.replace("SECONDS", &seconds.to_string())).await;
     }
 
@@ -298,7 +315,8 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
     }
     let mut site = Site::new(database, if on_postgres { 2 } else { 1 });
     match state {
-        "running" | "database-clock-off" => {}
+        "running" => site.age(3_600).await,
+        "database-clock-off" => {}
         // The successor was published a day ago and signs in some seconds.
         "successor-signs-soon" => {
             site.keyround(&["keys", "rotate", "--reason", "to be watched"]);
@@ -307,7 +325,8 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
             site.start_all();
         }
         "rotation-failing" => {
-            let refuse = "CREATE TRIGGER full BEFORE INSERT ON signing_keys BEGIN SELECT RAISE(FAIL, 'disk is full'); END";
+            let refuse =
+                "CREATE TRIGGER full BEFORE INSERT ON signing_keys BEGIN SELECT RAISE(FAIL, 'disk is full'); END";
             site.sql(refuse).await;
             site.age(29 * A_DAY + 4 * 3_600).await;
         }
@@ -317,7 +336,8 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
         }
         "corrupted-row" => {
             site.stop_all();
-            site.sql("UPDATE signing_keys SET sealed = 'x' || sealed WHERE alg = 'RS256'").await;
+            site.sql("UPDATE signing_keys SET sealed = 'x' || sealed WHERE alg = 'RS256'")
+                .await;
             site.start_all();
         }
         other => panic!("no page may name the state {other}: this test does not know it"),
@@ -329,13 +349,15 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
 async fn move_clock(database: &TestDatabase) {
     let raw = Raw::open(database).await;
     let name = database.url.rsplit('/').next().unwrap();
-    raw.execute("CREATE TABLE off (seconds BIGINT); INSERT INTO off VALUES (0)").await;
+    raw.execute("CREATE TABLE off (seconds BIGINT); INSERT INTO off VALUES (0)")
+        .await;
     raw.execute(
         "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
          $$ SELECT pg_catalog.clock_timestamp() - make_interval(secs => (SELECT seconds FROM public.off)) $$",
     )
     .await;
-    raw.execute(&format!("ALTER DATABASE {name} SET search_path = public, pg_catalog")).await;
+    raw.execute(&format!("ALTER DATABASE {name} SET search_path = public, pg_catalog"))
+        .await;
     raw.close().await;
 }
 
@@ -384,7 +406,10 @@ async fn follow(name: &str, database: TestDatabase) {
 }
 
 fn trimmed(lines: &[String]) -> Vec<String> {
-    let end = lines.iter().rposition(|line| !line.trim().is_empty()).map_or(0, |last| last + 1);
+    let end = lines
+        .iter()
+        .rposition(|line| !line.trim().is_empty())
+        .map_or(0, |last| last + 1);
     lines[..end].to_vec()
 }
 
@@ -430,7 +455,10 @@ fn every_page_is_run_and_linked_and_says_what_it_must() {
         for heading in ["## When", "## Verify", "## How to go back", "## What stays exposed"] {
             assert!(text.contains(heading), "{name}.md has no '{heading}'");
         }
-        assert!(page("README").contains(&format!("({name}.md)")), "README.md does not link {name}.md");
+        assert!(
+            page("README").contains(&format!("({name}.md)")),
+            "README.md does not link {name}.md"
+        );
     }
 }
 
@@ -444,10 +472,17 @@ fn promises_are_read_strictly() {
     };
     assert_eq!(
         steps,
-        [run("one \\\ntwo", 1, &["out"]), run("three", 0, &[]), Step::Then("act".to_owned())]
+        [
+            run("one \\\ntwo", 1, &["out"]),
+            run("three", 0, &[]),
+            Step::Then("act".to_owned())
+        ]
     );
     let kid = "a4EiglXMrLd2y6Yl5qReLSE0vRtIf4NnF0Z8Rr-OIT4";
-    assert!(fits("key KID  is … TIME", &format!("key {kid} is revoked 2026-11-22T22:50:05Z")));
+    assert!(fits(
+        "key KID  is … TIME",
+        &format!("key {kid} is revoked 2026-11-22T22:50:05Z")
+    ));
     for wrong in [
         "key short is revoked 2026-11-22T22:50:05Z".to_owned(),
         format!("key {kid} is revoked yesterday"),
