@@ -33,6 +33,13 @@ pub struct ReasonLabel {
     reason: &'static str,
 }
 
+/// Label of what the health endpoints look at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CheckLabel {
+    /// Its name there.
+    pub check: &'static str,
+}
+
 /// Label of answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StatusLabel {
@@ -48,6 +55,8 @@ pub struct Metrics {
     signing_duration: Family<AlgorithmLabel, Histogram>,
     refusals: Family<ReasonLabel, Counter>,
     key_set_answers: Family<StatusLabel, Counter>,
+    /// What the health endpoints look at: 1 when it is in order, else 0.
+    pub checks: Family<CheckLabel, Gauge>,
     /// Keys by algorithm and state.
     pub keys: Family<StateLabels, Gauge>,
     /// Time until the next generation signs; negative when it is late.
@@ -82,6 +91,7 @@ impl Default for Metrics {
             signing_duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(20e-6, 2.0, 14))),
             refusals: Family::default(),
             key_set_answers: Family::default(),
+            checks: Family::default(),
             keys: Family::default(),
             next_activation: Family::default(),
             key_age: Family::default(),
@@ -111,6 +121,11 @@ impl Metrics {
             "key_set_answers",
             "Answers with the key set",
             self.key_set_answers.clone(),
+        );
+        registry.register(
+            "check",
+            "What the health endpoints look at: 1 when it is in order, else 0",
+            self.checks.clone(),
         );
         registry.register("keys", "Keys by algorithm and state", self.keys.clone());
         registry.register_with_unit(

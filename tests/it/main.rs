@@ -11,6 +11,7 @@
 mod architecture;
 mod command_line;
 mod crash;
+mod deployment;
 mod health;
 mod helpers;
 mod key_set;
