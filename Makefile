@@ -15,7 +15,7 @@ test: $(VENV)/ready $(NODE)/node_modules/ready
 
 .PHONY: packages
 packages:
-	@$(PACKAGES) build postgres node python
+	@$(PACKAGES) build postgres node python tools
 
 $(NODE)/node_modules/ready: $(NODE)/package.json $(NODE)/package-lock.json | packages
 	npm ci --prefix $(NODE) --no-audit --no-fund

@@ -35,6 +35,13 @@ pub struct ReasonLabel {
     reason: &'static str,
 }
 
+/// Label of what the health endpoints look at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CheckLabel {
+    /// Its name there.
+    pub check: &'static str,
+}
+
 /// Label of answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StatusLabel {
@@ -58,6 +65,8 @@ pub struct Metrics {
     key_set_answers: Family<StatusLabel, Counter>,
     verifications: Family<KeyLabel, Counter>,
     last_verification: Family<KeyLabel, Seconds>,
+    /// What the health endpoints look at: 1 when it is in order, else 0.
+    pub checks: Family<CheckLabel, Gauge>,
     /// Keys by algorithm and state.
     pub keys: Family<StateLabels, Gauge>,
     /// Time until the next generation signs; negative when it is late.
@@ -98,6 +107,7 @@ impl Default for Metrics {
             key_set_answers: Family::default(),
             verifications: Family::default(),
             last_verification: Family::default(),
+            checks: Family::default(),
             keys: Family::default(),
             next_activation: Family::default(),
             key_age: Family::default(),
@@ -140,6 +150,11 @@ impl Metrics {
             "When this node last saw a valid token by this key",
             Unit::Seconds,
             self.last_verification.clone(),
+        );
+        registry.register(
+            "check",
+            "What the health endpoints look at: 1 when it is in order, else 0",
+            self.checks.clone(),
         );
         registry.register("keys", "Keys by algorithm and state", self.keys.clone());
         registry.register_with_unit(

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python]
+# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools]
 # Asks for nothing when nothing is missing; says what to install when it cannot.
 set -euo pipefail
 
@@ -43,21 +43,59 @@ check_python() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
 }
 
+check_tools() {
+    have curl || need curl
+    have openssl || need openssl
+    have systemd-analyze || need systemd
+}
+
+# Unpacked into target/tools, not installed: Debian would start each of them as a service.
+unpack() {
+    local program=$1 package=$2
+    if have "$program" || [ -x "/usr/sbin/$program" ] || ls target/tools/usr/*/"$program" >/dev/null 2>&1; then return; fi
+    have apt-get || fail "this machine has no apt-get; install by hand what Debian calls: $package"
+    mkdir -p target/tools
+    if ! (cd target/tools && apt-get download -qq "$package" >&2); then
+        refresh
+        (cd target/tools && apt-get download -qq "$package" >&2) || fail "apt-get could not download: $package"
+    fi
+    dpkg -x target/tools/"$package"_*.deb target/tools
+}
+
+finish() {
+    local part
+    for part in "$@"; do
+        if [ "$part" = tools ]; then
+            unpack promtool prometheus
+            unpack nginx nginx
+        fi
+    done
+    exit 0
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        have sudo || fail "installing needs root, and there is no sudo; as root, run: apt-get install ${missing[*]:-}"
+        sudo "$@"
+    fi
+}
+
+refresh() {
+    as_root apt-get update -qq || echo "Keyround: the package lists could not be refreshed; trying with the old ones" >&2
+}
+
 for part in "$@"; do
     "check_$part"
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+[ ${#missing[@]} -gt 0 ] || finish "$@"
 
 echo "Keyround: installing what is missing: ${missing[*]}" >&2
 have apt-get || fail "this machine has no apt-get; install by hand what Debian calls: ${missing[*]}"
-as_root=()
-if [ "$(id -u)" -ne 0 ]; then
-    have sudo || fail "installing needs root, and there is no sudo; as root, run: apt-get install ${missing[*]}"
-    as_root=(sudo)
-fi
-"${as_root[@]}" apt-get update -qq || echo "Keyround: the package lists could not be refreshed; trying with the old ones" >&2
+refresh
 # Debian would start a database server of its own on installation; the tests start theirs.
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 ||
+as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 ||
     fail "apt-get could not install: ${missing[*]}; install them by hand and try again"
 
 missing=()
@@ -65,3 +103,4 @@ for part in "$@"; do
     "check_$part"
 done
 [ ${#missing[@]} -eq 0 ] || fail "still missing after the installation: ${missing[*]}"
+finish "$@"

@@ -6,6 +6,7 @@
 mod audit;
 mod clients;
 mod config;
+mod healthcheck;
 mod keys;
 mod master_key;
 mod output;
@@ -50,6 +51,8 @@ struct Arguments {
 enum Command {
     /// Serve the key set and tokens, and rotate keys.
     Serve,
+    /// Ask the server of this machine whether it is ready; exits with 1 when it is not.
+    Healthcheck(healthcheck::Request),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Command),
@@ -202,6 +205,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
     runtime.block_on(async {
         match arguments.command {
             Command::Serve => serve::run(&context).await,
+            Command::Healthcheck(request) => healthcheck::run(&context, &request),
             Command::Config(command) => config::run(&context, &command),
             Command::Keys(command) => keys::run(&context, command).await,
             Command::Clients(command) => clients::run(&context, command).await,

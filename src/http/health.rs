@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::clock::{Reading, UnixTime};
 use crate::keyring::Snapshot;
 use crate::keys::lifecycle::State;
-use crate::telemetry::{AlgorithmLabel, StateLabels};
+use crate::telemetry::{AlgorithmLabel, CheckLabel, StateLabels};
 
 use super::Server;
 
@@ -43,6 +43,10 @@ pub async fn ready_to_publish(server: web::Data<Server>) -> HttpResponse {
 /// Whether this node can sign, and rotation works.
 pub async fn ready_to_issue(server: web::Data<Server>) -> HttpResponse {
     let (snapshot, reading, now) = moment(&server);
+    answer(issuing(&server, &snapshot, reading, now))
+}
+
+fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime) -> Vec<Check> {
     let policy = server.keyring.policy();
     let age = snapshot.age(reading);
     let fresh = age < policy.windows().snapshot_max_age;
@@ -50,7 +54,7 @@ pub async fn ready_to_issue(server: web::Data<Server>) -> HttpResponse {
     let without = snapshot.without_signer(policy, now);
     let overdue = snapshot.overdue(policy, now);
     let progress = server.rotation.progress();
-    answer(vec![
+    vec![
         Check::new("snapshot", fresh, format!("the keys were read {age} ago")),
         Check::new(
             "clock",
@@ -94,8 +98,8 @@ pub async fn ready_to_issue(server: web::Data<Server>) -> HttpResponse {
             ),
         ),
         // It hinders nobody from signing, so it does not take this node out of service.
-        Check::new("rows", true, gone(&snapshot)),
-    ])
+        Check::new("rows", true, gone(snapshot)),
+    ]
 }
 
 /// The metrics, in the OpenMetrics text format.
@@ -194,6 +198,11 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
                 .get_or_create(&label)
                 .set(seconds((next - now).0));
         }
+    }
+    let mut checks = issuing(server, snapshot, reading, now);
+    checks.push(publishing(server, snapshot, reading));
+    for Check { name, ok, .. } in checks {
+        metrics.checks.get_or_create(&CheckLabel { check: name }).set(ok.into());
     }
     let progress = server.rotation.progress();
     metrics

@@ -1,0 +1,401 @@
+//! The files in deploy/: alerts, unit, image steps and gateway, each held by the real program that reads it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use keyround::config::settings::{SETTINGS, Setting};
+
+use crate::process::{BINARY, PATH, Serving, free_port, run};
+
+/// Where programs of the system are; those that would be started as a service when installed lie unpacked in target/tools.
+fn programs() -> String {
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr");
+    format!("{PATH}:/usr/sbin:/sbin:{tools}/bin:{tools}/sbin")
+}
+
+fn deploy(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(deploy(name)).unwrap_or_else(|error| panic!("deploy/{name}: {error}"))
+}
+
+/// Runs a program of the system, which `tests/packages.sh tools` installs.
+fn system(program: &str, arguments: &[&str]) -> Output {
+    Command::new("/usr/bin/env")
+        .env_clear()
+        .env("PATH", programs())
+        .arg(program)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn succeed(program: &str, arguments: &[&str]) -> String {
+    let output = system(program, arguments);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    said
+}
+
+/// A server with one client; everything in this folder.
+fn serve(folder: &Path, more: &[(&str, &str)]) -> (Vec<(String, String)>, Serving) {
+    let listen = format!("127.0.0.1:{}", free_port());
+    let admin = format!("127.0.0.1:{}", free_port());
+    let mut variables: Vec<(String, String)> = [
+        ("KEYROUND_SERVER__ISSUER", "https://localhost"),
+        ("KEYROUND_SERVER__LISTEN", listen.as_str()),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", admin.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    variables.extend(
+        more.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
+    let serving = Serving::start(folder, &borrowed(&variables), &["serve"]);
+    (variables, serving)
+}
+
+fn borrowed(variables: &[(String, String)]) -> Vec<(&str, &str)> {
+    variables
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect()
+}
+
+#[test]
+fn the_alerts_are_rules_and_fire_when_they_should() {
+    succeed(
+        "promtool",
+        &["check", "rules", deploy("prometheus-alerts.yaml").to_str().unwrap()],
+    );
+    succeed(
+        "promtool",
+        &["test", "rules", deploy("prometheus-alerts.test.yaml").to_str().unwrap()],
+    );
+}
+
+/// The words after each occurrence of `before`.
+fn names_after<'a>(text: &'a str, before: &'a str) -> BTreeSet<&'a str> {
+    text.split(before)
+        .skip(1)
+        .map(|rest| {
+            rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .next()
+                .unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn every_alert_is_tested_names_a_metric_that_exists_and_has_its_runbook() {
+    let (rules, tests) = (text("prometheus-alerts.yaml"), text("prometheus-alerts.test.yaml"));
+    let alerts = names_after(&rules, "- alert: ");
+    assert!(alerts.len() >= 9, "{alerts:?}");
+    assert_eq!(
+        alerts,
+        names_after(&tests, "  - name: "),
+        "an alert without a test, or the other way round"
+    );
+    for page in rules.lines().filter_map(|line| line.trim().strip_prefix("runbook: ")) {
+        assert!(deploy(page).exists(), "deploy/{page} does not exist");
+    }
+    let pages = std::fs::read_dir(deploy("runbooks")).unwrap();
+    for page in pages.map(|page| std::fs::read_to_string(page.unwrap().path()).unwrap()) {
+        for named in names_after(&page, "`Keyround") {
+            assert!(
+                alerts.contains(format!("Keyround{named}").as_str()),
+                "no alert is called Keyround{named}"
+            );
+        }
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let (_, serving) = serve(folder.path(), &[]);
+    let metrics = succeed("curl", &["-sf", &format!("{}/metrics", serving.admin_url)]);
+    for metric in names_after(&rules, "expr: keyround_") {
+        assert!(
+            metrics.contains(&format!("\nkeyround_{metric}")),
+            "no metric keyround_{metric}: {metrics}"
+        );
+    }
+    let checked: Vec<&str> = rules
+        .split("check=\"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap())
+        .collect();
+    for check in checked {
+        assert!(
+            metrics.contains(&format!("\nkeyround_check{{check=\"{check}\"}} 1")),
+            "no check {check}"
+        );
+    }
+}
+
+#[test]
+fn every_variable_in_the_files_is_a_setting() {
+    let known: BTreeSet<String> = SETTINGS.iter().map(Setting::variable).collect();
+    for file in ["Dockerfile", "compose.yaml", "keyround.service"] {
+        let text = text(file);
+        let named = names_after(&text, "KEYROUND_");
+        assert!(!named.is_empty(), "deploy/{file} sets nothing");
+        for name in named {
+            assert!(
+                known.contains(&format!("KEYROUND_{name}")),
+                "deploy/{file} sets KEYROUND_{name}, which is none"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_health_check_says_how_the_server_of_this_machine_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (variables, serving) = serve(folder.path(), &[]);
+    for (arguments, checks) in [(vec!["healthcheck"], 1), (vec!["healthcheck", "--issue"], 5)] {
+        let answer = run(folder.path(), &borrowed(&variables), &arguments);
+        assert!(answer.status.success());
+        assert_eq!(
+            String::from_utf8(answer.stdout).unwrap().matches(" ok ").count(),
+            checks
+        );
+        let json = run(
+            folder.path(),
+            &borrowed(&variables),
+            &[&arguments[..], &["--json"]].concat(),
+        );
+        let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert_eq!(json["checks"].as_array().unwrap().len(), checks);
+    }
+    serving.stop();
+    let answer = run(folder.path(), &borrowed(&variables), &["healthcheck"]);
+    assert_eq!(answer.status.code(), Some(1));
+    let error = String::from_utf8(answer.stderr).unwrap();
+    assert!(
+        error.starts_with("keyround: no server answers at http://127.0.0.1:"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_steps_of_the_image_leave_a_user_and_folders_of_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+    let dockerfile = text("Dockerfile");
+    for line in [
+        "RUN deploy/build.sh build /out",
+        "build.sh install /",
+        "USER 10001:10001",
+        r#"CMD ["keyround", "healthcheck"]"#,
+    ] {
+        assert!(dockerfile.contains(line), "the Dockerfile has no '{line}'");
+    }
+    let root = tempfile::tempdir().unwrap();
+    let script = deploy("build.sh");
+    let (script, root_path) = (script.to_str().unwrap(), root.path().to_str().unwrap());
+    // Whoever is not root cannot give files away; then the folders are all that can be seen.
+    let is_root = succeed("id", &["-u"]).trim() == "0";
+    for _ in 0..2 {
+        let output = system("sh", &[script, "install", root_path]);
+        assert!(output.status.success() || !is_root, "{output:?}");
+    }
+    let users = std::fs::read_to_string(root.path().join("etc/passwd")).unwrap();
+    assert_eq!(users, "keyround:x:10001:10001::/var/lib/keyround:/usr/sbin/nologin\n");
+    for folder in ["", "data", "keys"] {
+        let made = root.path().join("var/lib/keyround").join(folder).metadata().unwrap();
+        assert_eq!(made.permissions().mode() & 0o777, 0o700);
+    }
+    assert_eq!(system("sh", &[script, "nonsense", root_path]).status.code(), Some(2));
+}
+
+#[test]
+fn the_build_step_of_the_image_makes_the_program() {
+    let out = tempfile::tempdir().unwrap();
+    let built = Command::new("sh")
+        .arg(deploy("build.sh"))
+        .arg("build")
+        .arg(out.path())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        // What the tests were built with, so that nothing is compiled twice.
+        .env("PROFILE", "dev")
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let version = Command::new(out.path().join("keyround"))
+        .arg("--version")
+        .output()
+        .unwrap();
+    assert!(String::from_utf8(version.stdout).unwrap().starts_with("keyround "));
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("keyround.service");
+    std::fs::write(
+        &unit,
+        text("keyround.service").replace("/usr/local/bin/keyround", BINARY),
+    )
+    .unwrap();
+    let said = succeed("systemd-analyze", &["verify", unit.to_str().unwrap()]);
+    assert!(!said.contains("keyround.service"), "{said}");
+    // deploy/README.md tells the figure, 1.2; the threshold is in tenths.
+    #[rustfmt::skip]
+    succeed("systemd-analyze", &["security", "--offline=true", "--threshold=15", "--no-pager", unit.to_str().unwrap()]);
+}
+
+/// nginx in the foreground; ended when dropped.
+struct Nginx(Child);
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-QUIT", &self.0.id().to_string()]).status();
+        let _ = self.0.wait();
+    }
+}
+
+fn start_nginx(folder: &Path, port: u16, backends: &[&str]) -> Nginx {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (key, certificate) = (path("privkey.pem"), path("fullchain.pem"));
+    #[rustfmt::skip]
+    succeed("openssl", &[
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+        "-addext", "subjectAltName=DNS:localhost", "-keyout", &key, "-out", &certificate,
+    ]);
+    let servers: String = backends
+        .iter()
+        .map(|backend| format!("server {backend} max_fails=2 fail_timeout=5s;"))
+        .collect::<Vec<_>>()
+        .concat();
+    let site = text("nginx/keyround.conf");
+    let shipped = "server 127.0.0.1:8080 max_fails=2 fail_timeout=5s;";
+    assert!(site.contains(shipped) && site.contains("listen 443 ssl;"));
+    let site = site
+        .replace(shipped, &servers)
+        .replace("listen 443 ssl;", &format!("listen 127.0.0.1:{port} ssl;"))
+        .replace("id.example.com", "localhost")
+        .replace("/etc/nginx/keyround/fullchain.pem", &certificate)
+        .replace("/etc/nginx/keyround/privkey.pem", &key);
+    std::fs::write(path("site.conf"), site).unwrap();
+    let folders: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {};", path(kind)))
+        .concat();
+    let main = format!(
+        "daemon off; worker_processes 1; pid {}; error_log stderr; events {{}} http {{ access_log off; {folders} include {}; }}",
+        path("nginx.pid"),
+        path("site.conf")
+    );
+    std::fs::write(path("nginx.conf"), main).unwrap();
+    succeed(
+        "nginx",
+        &[
+            "-t",
+            "-q",
+            "-e",
+            "stderr",
+            "-c",
+            &path("nginx.conf"),
+            "-p",
+            folder.to_str().unwrap(),
+        ],
+    );
+    let nginx = Command::new("/usr/bin/env")
+        .env("PATH", programs())
+        .args([
+            "nginx",
+            "-e",
+            "stderr",
+            "-c",
+            &path("nginx.conf"),
+            "-p",
+            folder.to_str().unwrap(),
+        ])
+        .stderr(Stdio::null())
+        .spawn();
+    Nginx(nginx.unwrap())
+}
+
+#[test]
+fn keys_and_tokens_come_through_nginx_also_while_a_node_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let site = format!("https://localhost:{port}");
+    let settings = [
+        ("KEYROUND_SERVER__ISSUER", site.as_str()),
+        ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let (mut variables, serving) = serve(folder.path(), &settings);
+    variables.retain(|(_, value)| value != "https://localhost");
+    let client = "clients create --id billing --grant client_credentials --audience https://api.example.com --json";
+    let client = run(
+        folder.path(),
+        &borrowed(&variables),
+        &client.split(' ').collect::<Vec<_>>(),
+    );
+    let client: serde_json::Value = serde_json::from_slice(&client.stdout).unwrap();
+    let secret = format!("billing:{}", client["client_secret"].as_str().unwrap());
+
+    // The first of the two never answers.
+    let away = format!("127.0.0.1:{}", free_port());
+    let _nginx = start_nginx(folder.path(), port, &[&away, serving.url.trim_start_matches("http://")]);
+    let certificate = folder.path().join("fullchain.pem").to_str().unwrap().to_owned();
+    let retry = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"];
+    let key_set = format!("{site}/.well-known/jwks.json");
+    let ask = |more: &[&str]| {
+        succeed(
+            "curl",
+            &[&["-sSf", "--cacert", &certificate], &retry[..], more].concat(),
+        )
+    };
+    let keys = ask(&["-i", &key_set]);
+    assert!(
+        keys.contains("cache-control: public, max-age=300") && keys.contains("Strict-Transport-Security:"),
+        "{keys}"
+    );
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for _ in 0..5 {
+        ask(&["-o", &at("keys.json"), &key_set]);
+        ask(&[
+            "-o",
+            &at("token.json"),
+            "-u",
+            &secret,
+            "-d",
+            "grant_type=client_credentials",
+            &format!("{site}/oauth2/token"),
+        ]);
+        let verified = run(
+            folder.path(),
+            &[],
+            &["token", "verify", "--key-set", "keys.json", "token.json"],
+        );
+        assert!(
+            verified.status.success(),
+            "{}",
+            String::from_utf8_lossy(&verified.stderr)
+        );
+    }
+    // What a client writes into the header is not believed.
+    ask(&[
+        "-H",
+        "X-Forwarded-For: 203.0.113.9",
+        "-u",
+        &secret,
+        "-d",
+        "grant_type=client_credentials",
+        &format!("{site}/oauth2/token"),
+    ]);
+    let (_, log, _) = serving.stop();
+    let granted: Vec<&String> = log.iter().filter(|line| line.contains("a token was granted")).collect();
+    assert_eq!(granted.len(), 6);
+    assert!(
+        granted.iter().all(|line| line.contains("client.ip=127.0.0.1")),
+        "{granted:#?}"
+    );
+}

@@ -1,0 +1,498 @@
+//! Every command of every page in deploy/runbooks is run here, and what it prints is held against what the page promises.
+//!
+//! deploy/runbooks/README.md says how a page is written. A server is brought into the state that the page names, then
+//! one shell runs the page from top to bottom.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::helpers::TestDatabase;
+use crate::process::{BINARY, PATH, Serving, free_port, run};
+use crate::rows::Raw;
+
+/// What a page tells to be done.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// A command, its exit code, and the lines that it prints.
+    Run {
+        command: String,
+        code: i32,
+        expected: Vec<String>,
+    },
+    /// Something that a person does outside of the shell: `<!-- then: ... -->`.
+    Then(String),
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/runbooks")
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(folder().join(format!("{name}.md"))).unwrap()
+}
+
+fn comment<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.strip_prefix("<!-- ")?
+        .strip_prefix(name)?
+        .strip_prefix(": ")?
+        .strip_suffix(" -->")
+}
+
+fn state(page: &str) -> Option<&str> {
+    page.lines().find_map(|line| comment(line, "state"))
+}
+
+/// What the page does, from top to bottom.
+fn steps(page: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut inside = false;
+    for line in page.lines() {
+        if !inside {
+            inside = line == "```console";
+            assert!(
+                inside || !line.starts_with("```") || line == "```",
+                "only blocks of console are allowed on a page: {line}"
+            );
+            steps.extend(comment(line, "then").map(|what| Step::Then(what.to_owned())));
+            continue;
+        }
+        if line == "```" {
+            inside = false;
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step::Run {
+                command: command.to_owned(),
+                code: 0,
+                expected: Vec::new(),
+            });
+        } else if let Some(Step::Run {
+            command,
+            code,
+            expected,
+        }) = steps.last_mut()
+        {
+            if let Some(more) = line.strip_prefix("> ") {
+                command.push('\n');
+                command.push_str(more);
+            } else if let Some(number) = line.strip_prefix("[exit ").and_then(|rest| rest.strip_suffix(']')) {
+                *code = number.parse().unwrap();
+            } else {
+                expected.push(line.to_owned());
+            }
+        } else {
+            panic!("output before a command: {line}");
+        }
+    }
+    assert!(!inside, "a block is not closed");
+    steps
+}
+
+/// Whether a line is what a page promises: runs of blanks count as one, `…` stands for anything, KID for a key's name, TIME
+/// for a moment.
+fn fits(expected: &str, line: &str) -> bool {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    fits_words(&words(expected), &words(line))
+}
+
+fn fits_words(expected: &str, line: &str) -> bool {
+    if expected.is_empty() {
+        return line.is_empty();
+    }
+    if let Some(rest) = expected.strip_prefix('…') {
+        return line
+            .char_indices()
+            .map(|(at, _)| at)
+            .chain([line.len()])
+            .any(|at| fits_words(rest, &line[at..]));
+    }
+    for (word, length, part) in [
+        (
+            "KID",
+            43,
+            (|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') as fn(u8) -> bool,
+        ),
+        ("TIME", 20, |byte| byte.is_ascii_digit() || b"-T:Z".contains(&byte)),
+    ] {
+        if let Some(rest) = expected.strip_prefix(word)
+            && line.len() >= length
+            && line.as_bytes()[..length].iter().all(|&byte| part(byte))
+            && fits_words(rest, &line[length..])
+        {
+            return true;
+        }
+    }
+    let mut rest = expected.chars();
+    let first = rest.next();
+    let mut line = line.chars();
+    first == line.next() && fits_words(rest.as_str(), line.as_str())
+}
+
+/// The same for all lines; a line that is only `…` stands for any number of lines.
+fn all_fit(expected: &[String], lines: &[String]) -> bool {
+    match expected.split_first() {
+        None => lines.is_empty(),
+        Some((first, rest)) if first.trim() == "…" => (0..=lines.len()).any(|at| all_fit(rest, &lines[at..])),
+        Some((first, rest)) => lines
+            .split_first()
+            .is_some_and(|(line, others)| fits(first, line) && all_fit(rest, others)),
+    }
+}
+
+/// A shell that keeps its variables from one command to the next. All that it started ends with it.
+struct Shell {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Shell {
+    fn start(folder: &Path, variables: &[(&str, String)]) -> Self {
+        let bin = folder.join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::os::unix::fs::symlink(BINARY, bin.join("keyround")).unwrap();
+        // A loop that waits for what never comes must not hold the suite.
+        let mut child = Command::new("timeout")
+            .args(["180", "sh"])
+            .current_dir(folder)
+            .env_clear()
+            .env("PATH", format!("{}:{PATH}", bin.display()))
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, input, output }
+    }
+
+    /// Runs one command; answers with its exit code and what it printed on either stream.
+    fn run(&mut self, command: &str) -> (i32, Vec<String>) {
+        const END: &str = "@@ended with ";
+        writeln!(
+            self.input,
+            "{{ {command}\n}} </dev/null 2>&1\nprintf '\\n{END}%s\\n' $?"
+        )
+        .unwrap();
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let read = self.output.read_line(&mut line).unwrap();
+            assert!(read > 0, "the shell ended at: {command}\n{}", lines.join("\n"));
+            let line = line.trim_end().to_owned();
+            if let Some(code) = line.strip_prefix(END) {
+                while lines.last().is_some_and(String::is_empty) {
+                    lines.pop();
+                }
+                return (code.parse().unwrap(), lines);
+            }
+            lines.push(line);
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// A node: its settings, and its server while it runs.
+type Node = (Vec<(&'static str, String)>, Option<Serving>);
+
+/// The servers that a page is about.
+struct Site {
+    database: TestDatabase,
+    nodes: Vec<Node>,
+    secret: String,
+    raw: Option<Raw>,
+}
+
+impl Site {
+    fn new(database: TestDatabase, count: usize) -> Self {
+        let issuer = "http://127.0.0.1:8080";
+        let nodes = (0..count)
+            .map(|_| {
+                let variables = vec![
+                    ("KEYROUND_SERVER__ISSUER", issuer.to_owned()),
+                    ("KEYROUND_SERVER__LISTEN", format!("127.0.0.1:{}", free_port())),
+                    ("KEYROUND_SERVER__ADMIN_LISTEN", format!("127.0.0.1:{}", free_port())),
+                    ("KEYROUND_KEYS__MASTER_KEY_FILE", "keys/master.key".to_owned()),
+                    ("KEYROUND_DATABASE__URL", database.url.clone()),
+                ];
+                (variables, None)
+            })
+            .collect();
+        let mut site = Self {
+            database,
+            nodes,
+            secret: String::new(),
+            raw: None,
+        };
+        site.keyround(&["master-key", "generate", "keys/master.key"]);
+        site.start_all();
+        let client = "clients create --id billing --grant client_credentials --audience https://api.example.com --json";
+        let made = site.keyround(&client.split(' ').collect::<Vec<_>>());
+        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+        made["client_secret"].as_str().unwrap().clone_into(&mut site.secret);
+        site
+    }
+
+    fn folder(&self) -> &Path {
+        self.database.folder.path()
+    }
+
+    fn keyround(&self, arguments: &[&str]) -> String {
+        let output = run(self.folder(), &borrowed(&self.nodes[0].0), arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn start_all(&mut self) {
+        let folder = self.database.folder.path();
+        for (variables, serving) in &mut self.nodes {
+            *serving = Some(Serving::start(folder, &borrowed(variables), &["serve"]));
+        }
+    }
+
+    fn stop_all(&mut self) {
+        for (_, serving) in &mut self.nodes {
+            if let Some(serving) = serving.take() {
+                assert!(serving.stop().0.success());
+            }
+        }
+    }
+
+    async fn sql(&mut self, statement: &str) {
+        if self.raw.is_none() {
+            self.raw = Some(Raw::open(&self.database).await);
+        }
+        self.raw.as_ref().unwrap().execute(statement).await;
+    }
+
+    /// Makes every row older, as if this time had passed.
+    async fn age(&mut self, seconds: i64) {
+        let statement =
+            "UPDATE signing_keys SET published_at = published_at - SECONDS, activates_at = activates_at - SECONDS";
+        self.sql(&statement.replace("SECONDS", &seconds.to_string())).await;
+    }
+
+    /// What a shell of the operator has in its environment.
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        let listener = |variables: &[(&str, String)], name: &str| {
+            let (_, address) = variables.iter().find(|(variable, _)| variable.ends_with(name)).unwrap();
+            format!("http://{address}")
+        };
+        let every = |name: &str| {
+            let addresses = self.nodes.iter().map(|(variables, _)| listener(variables, name));
+            addresses.collect::<Vec<_>>().join(" ")
+        };
+        let mut variables = self.nodes[0].0.clone();
+        variables.push(("NODES", every("__LISTEN")));
+        variables.push(("ADMIN_NODES", every("__ADMIN_LISTEN")));
+        variables.push(("SITE", listener(&variables, "__LISTEN")));
+        variables.push(("CLIENT", format!("billing:{}", self.secret)));
+        variables
+    }
+}
+
+fn borrowed<'a>(variables: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+const A_DAY: i64 = 86_400;
+
+/// Brings servers into the state that a page names.
+async fn arrange(state: &str, database: TestDatabase) -> Site {
+    let on_postgres = database.url.starts_with("postgres");
+    if state == "database-clock-off" {
+        move_clock(&database).await;
+    }
+    let mut site = Site::new(database, if on_postgres { 2 } else { 1 });
+    match state {
+        "running" => site.age(3_600).await,
+        "database-clock-off" => {}
+        // The successor was published a day ago and signs in some seconds.
+        "successor-signs-soon" => {
+            site.keyround(&["keys", "rotate", "--reason", "to be watched"]);
+            site.stop_all();
+            site.age(A_DAY - 12).await;
+            site.start_all();
+        }
+        "rotation-failing" => {
+            let refuse =
+                "CREATE TRIGGER full BEFORE INSERT ON signing_keys BEGIN SELECT RAISE(FAIL, 'disk is full'); END";
+            site.sql(refuse).await;
+            site.age(29 * A_DAY + 4 * 3_600).await;
+        }
+        "master-key-lost" => {
+            site.stop_all();
+            std::fs::remove_file(site.folder().join("keys/master.key")).unwrap();
+        }
+        "corrupted-row" => {
+            site.stop_all();
+            site.sql("UPDATE signing_keys SET sealed = 'x' || sealed WHERE alg = 'RS256'")
+                .await;
+            site.start_all();
+        }
+        other => panic!("no page may name the state {other}: this test does not know it"),
+    }
+    site
+}
+
+/// Puts a clock in front of the database's own that is ten minutes behind once the table `off` says so.
+async fn move_clock(database: &TestDatabase) {
+    let raw = Raw::open(database).await;
+    let name = database.url.rsplit('/').next().unwrap();
+    raw.execute("CREATE TABLE off (seconds BIGINT); INSERT INTO off VALUES (0)")
+        .await;
+    raw.execute(
+        "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+         $$ SELECT pg_catalog.clock_timestamp() - make_interval(secs => (SELECT seconds FROM public.off)) $$",
+    )
+    .await;
+    raw.execute(&format!("ALTER DATABASE {name} SET search_path = public, pg_catalog"))
+        .await;
+    raw.close().await;
+}
+
+/// What a person does between two commands.
+async fn act(site: &mut Site, what: &str) {
+    match what {
+        "the database's clock goes wrong" => site.sql("UPDATE off SET seconds = 600").await,
+        "the clock is set" => site.sql("UPDATE off SET seconds = 0").await,
+        "there is room on the disk again" => site.sql("DROP TRIGGER full").await,
+        "every node is restarted, one after the other" => {
+            let folder = site.database.folder.path().to_owned();
+            for (variables, serving) in &mut site.nodes {
+                assert!(serving.take().unwrap().stop().0.success());
+                *serving = Some(Serving::start(&folder, &borrowed(variables), &["serve"]));
+            }
+        }
+        other => panic!("no page may say '{other}': this test does not know it"),
+    }
+}
+
+/// Runs a page on this database from top to bottom.
+async fn follow(name: &str, database: TestDatabase) {
+    let page = page(name);
+    let steps = steps(&page);
+    let mut site = arrange(state(&page).unwrap(), database).await;
+    let mut shell = Shell::start(site.folder(), &site.variables());
+    for step in &steps {
+        match step {
+            Step::Then(what) => act(&mut site, what).await,
+            Step::Run {
+                command,
+                code,
+                expected,
+            } => {
+                let (ended, lines) = shell.run(command);
+                let expected: Vec<String> = trimmed(expected);
+                assert!(
+                    ended == *code && all_fit(&expected, &lines),
+                    "{name}.md promises for\n$ {command}\n{}\n[exit {code}]\n\nbut it printed\n{}\n[exit {ended}]",
+                    expected.join("\n"),
+                    lines.join("\n")
+                );
+            }
+        }
+    }
+}
+
+fn trimmed(lines: &[String]) -> Vec<String> {
+    let end = lines
+        .iter()
+        .rposition(|line| !line.trim().is_empty())
+        .map_or(0, |last| last + 1);
+    lines[..end].to_vec()
+}
+
+/// One test a page; a page without one is found below.
+macro_rules! pages {
+    ($($test:ident: $name:literal on $database:expr;)*) => {
+        const TESTED: &[&str] = &[$($name),*];
+
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                follow($name, $database).await;
+            }
+        )*
+    };
+}
+
+pages! {
+    rotation_watched: "rotation-watched" on TestDatabase::sqlite();
+    rotate_early: "rotate-early" on TestDatabase::sqlite();
+    signing_key_compromised: "signing-key-compromised" on TestDatabase::sqlite();
+    signing_key_compromised_with_two_nodes: "signing-key-compromised" on TestDatabase::postgres().await;
+    rotation_overdue: "rotation-overdue" on TestDatabase::sqlite();
+    a_verifier_refuses_tokens: "verifier-refuses-tokens" on TestDatabase::sqlite();
+    clock_fault: "clock-fault" on TestDatabase::postgres().await;
+    upgrade: "upgrade" on TestDatabase::postgres().await;
+    master_key_lost: "master-key-lost" on TestDatabase::sqlite();
+    corrupted_key_row: "corrupted-key-row" on TestDatabase::sqlite();
+}
+
+#[test]
+fn every_page_is_run_and_linked_and_says_what_it_must() {
+    let pages: BTreeSet<String> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .filter(|name| name != "README")
+        .collect();
+    assert_eq!(pages, TESTED.iter().map(|&name| name.to_owned()).collect());
+    for name in &pages {
+        let text = page(name);
+        assert!(state(&text).is_some(), "{name}.md names no state");
+        assert!(!steps(&text).is_empty(), "{name}.md has no command");
+        for heading in ["## When", "## Verify", "## How to go back", "## What stays exposed"] {
+            assert!(text.contains(heading), "{name}.md has no '{heading}'");
+        }
+        assert!(
+            page("README").contains(&format!("({name}.md)")),
+            "README.md does not link {name}.md"
+        );
+    }
+}
+
+#[test]
+fn promises_are_read_strictly() {
+    let steps = steps("text\n```console\n$ one \\\n> two\nout\n[exit 1]\n$ three\n```\n<!-- then: act -->\n");
+    let run = |command: &str, code, expected: &[&str]| Step::Run {
+        command: command.to_owned(),
+        code,
+        expected: expected.iter().map(|&line| line.to_owned()).collect(),
+    };
+    assert_eq!(
+        steps,
+        [
+            run("one \\\ntwo", 1, &["out"]),
+            run("three", 0, &[]),
+            Step::Then("act".to_owned())
+        ]
+    );
+    let kid = "a4EiglXMrLd2y6Yl5qReLSE0vRtIf4NnF0Z8Rr-OIT4";
+    assert!(fits(
+        "key KID  is … TIME",
+        &format!("key {kid} is revoked 2026-11-22T22:50:05Z")
+    ));
+    for wrong in [
+        "key short is revoked 2026-11-22T22:50:05Z".to_owned(),
+        format!("key {kid} is revoked yesterday"),
+        format!("key {kid} was revoked 2026-11-22T22:50:05Z"),
+        format!("key {kid} is revoked 2026-11-22T22:50:05Z and more"),
+    ] {
+        assert!(!fits("key KID is … TIME", &wrong), "{wrong}");
+    }
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert!(all_fit(&lines("a\n…\nd"), &lines("a\nb\nc\nd")));
+    assert!(!all_fit(&lines("a\n…\nd"), &lines("a\nb\nc")));
+    assert!(!all_fit(&lines("a"), &lines("a\nb")) && !all_fit(&lines("a\nb"), &lines("a")));
+}
