@@ -96,6 +96,9 @@ impl Rotation {
             tracing::debug!(%error, "old nodes could not be forgotten");
         }
         tokio::join!(self.follow_for_ever(stop.clone()), self.rotate_for_ever(stop));
+        if let Err(error) = self.keyring.write_uses_down().await {
+            tracing::debug!(%error, "the last uses of keys could not be written down");
+        }
         if let Err(error) = self.rotator.db.leave(&self.node_id).await {
             tracing::debug!(%error, "this node could not sign off");
         }
@@ -156,6 +159,7 @@ impl Rotation {
                 tracing::debug!(pruned, "denied tokens that nobody accepts any more are forgotten");
             }
         }
+        self.keyring.write_uses_down().await?;
         self.beat(snapshot.version, now).await
     }
 

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod clients;
 pub mod denied_tokens;
+pub mod key_uses;
 pub mod nodes;
 pub mod secrets;
 pub mod signing_keys;
