@@ -7,7 +7,7 @@ mod ledger;
 mod vanished;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use crate::keys::trusted_time::{Reference, TrustedTime};
 use crate::oauth::token::Granted;
 use crate::oauth::verification::{self, AccessToken, Expected, Refused, TrustedKey, trusted_row};
 use crate::store::denied_tokens::DeniedToken;
+use crate::store::key_uses::KeyUse;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{Db, StoreError};
 
@@ -167,6 +168,8 @@ pub struct Keyring {
     clock: Clock,
     ledger: Option<Arc<Ledger>>,
     current: ArcSwap<Snapshot>,
+    /// What was verified since it was last written down.
+    uses: Mutex<HashMap<Kid, KeyUse>>,
     /// One load at a time: an older one must not replace a newer one.
     loading: tokio::sync::Mutex<()>,
 }
@@ -191,6 +194,7 @@ impl Keyring {
             policy,
             clock,
             current: ArcSwap::from_pointee(first),
+            uses: Mutex::default(),
             loading: tokio::sync::Mutex::new(()),
         })
     }
@@ -311,9 +315,35 @@ impl Keyring {
         let find = |kid: &Kid| snapshot.trusted_key(&self.policy, expected.now, kid);
         Ok(match verification::verify(token, &expected, find) {
             Ok(token) if snapshot.is_denied(&token.jti) => Err(Inactive::Denied),
-            Ok(token) => Ok(token),
+            Ok(token) => {
+                self.note_use(token.kid.clone(), KeyUse::once(expected.now));
+                Ok(token)
+            }
             Err(refused) => Err(refused.into()),
         })
+    }
+
+    fn note_use(&self, kid: Kid, seen: KeyUse) {
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.entry(kid).and_modify(|sum| *sum = sum.with(seen)).or_insert(seen);
+    }
+
+    /// Adds what was verified here to what all nodes have seen.
+    ///
+    /// # Errors
+    /// When the database does not answer; what is not written down waits for the next time.
+    pub async fn write_uses_down(&self) -> Result<(), StoreError> {
+        let uses = std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut answer = Ok(());
+        for (kid, seen) in uses {
+            if answer.is_ok() {
+                answer = self.db.add_key_use(&kid, seen).await;
+            }
+            if answer.is_err() {
+                self.note_use(kid, seen);
+            }
+        }
+        answer
     }
 }
 

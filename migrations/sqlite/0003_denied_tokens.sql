@@ -8,3 +8,10 @@ CREATE TABLE denied_tokens (
 
 -- The resources that a client is, separated by spaces: it may introspect tokens for them.
 ALTER TABLE clients ADD COLUMN serves TEXT NOT NULL DEFAULT '';
+
+-- How often tokens by a key were found valid, over all nodes; so that one can see who still uses a key before it goes.
+CREATE TABLE key_uses (
+    kid TEXT NOT NULL PRIMARY KEY,
+    verifications BIGINT NOT NULL,
+    last_verified_at BIGINT NOT NULL
+);

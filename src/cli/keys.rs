@@ -82,7 +82,7 @@ fn kid(text: &str) -> Result<Kid, String> {
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::List => list(context, &View::read(context).await?),
-        Command::Show { kid } => show(context, &View::read(context).await?, &kid)?,
+        Command::Show { kid } => show(context, &kid).await?,
         Command::Plan => foresight::print_plan(context, &View::read(context).await?)?,
         Command::Rotate {
             algorithm,
@@ -297,11 +297,16 @@ fn show_verifying(context: &Context, view: &View, key: &VerifyingKey) {
     }
 }
 
-fn show(context: &Context, view: &View, kid: &Kid) -> Result<(), Failure> {
+async fn show(context: &Context, kid: &Kid) -> Result<(), Failure> {
+    let view = View::read(context).await?;
     if let Some(key) = view.keys.find_verifying(kid) {
-        show_verifying(context, view, key);
+        show_verifying(context, &view, key);
         return Ok(());
     }
+    let (_, db) = context.database().await?;
+    let seen = db.key_use(kid).await?;
+    let last_verified_at = seen.map(|seen| UnixTime(seen.last_verified_at));
+    let verifications = seen.map_or(0, |seen| seen.verifications);
     let key = view
         .iter()
         .find(|key| key.kid == *kid)
@@ -316,6 +321,8 @@ fn show(context: &Context, view: &View, kid: &Kid) -> Result<(), Failure> {
         shown["prepublish"] = json!(key.prepublish.to_string());
         shown["max_token_ttl"] = json!(key.max_token_ttl.to_string());
         shown["has_private_half"] = json!(key.has_private_half);
+        shown["verifications"] = json!(verifications);
+        shown["last_verified_at"] = json!(last_verified_at.map(UnixTime::rfc3339));
         shown["jwk"] = serde_json::from_str(&jwk).unwrap_or_default();
         output::json(&shown);
         return Ok(());
@@ -343,6 +350,8 @@ fn show(context: &Context, view: &View, kid: &Kid) -> Result<(), Failure> {
         ),
         ("prepublish", key.prepublish.to_string()),
         ("max token ttl", key.max_token_ttl.to_string()),
+        ("verifications", format!("{verifications} by introspection")),
+        ("last verified", or_dash(last_verified_at)),
         ("public half", jwk),
     ] {
         output::line(format!("{name:<15}{value}").trim_end());

@@ -99,6 +99,9 @@ impl Rotation {
             tracing::debug!(%error, "old nodes could not be forgotten");
         }
         tokio::join!(self.follow_for_ever(stop.clone()), self.rotate_for_ever(stop));
+        if let Err(error) = self.keyring.write_uses_down().await {
+            tracing::debug!(%error, "the last uses of keys could not be written down");
+        }
         if let Err(error) = self.rotator.db.leave(&self.node_id).await {
             tracing::debug!(%error, "this node could not sign off");
         }
@@ -162,6 +165,7 @@ impl Rotation {
         // Other nodes' clocks may be behind by S.
         let skew = self.rotator.policy.windows().clock_skew;
         self.rotator.db.forget_assertions(now - skew).await?;
+        self.keyring.write_uses_down().await?;
         self.beat(snapshot.version, now).await
     }
 

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod client_keys;
 pub mod clients;
 pub mod denied_tokens;
+pub mod key_uses;
 pub mod nodes;
 pub mod sealed;
 pub mod secrets;

@@ -291,7 +291,7 @@ async fn grants_and_refusals_say_who_whence_and_why() {
     let events: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let about_tokens: Vec<&Value> = events
         .iter()
-        .filter(|event| event["target"] == "keyround::http::token")
+        .filter(|event| event["target"].as_str().unwrap().starts_with("keyround::http::"))
         .collect();
     let seen: Vec<(&str, Option<&str>, &str, Option<&str>)> = about_tokens
         .iter()

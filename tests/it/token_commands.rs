@@ -87,6 +87,17 @@ crate::on_both_databases!(a_token_is_issued_inspected_and_denied, |database| {
         "{accepted}"
     );
 
+    // Two verifications by the server, written down within its next look.
+    let kid = crate::token::header(&token)["kid"].as_str().unwrap().to_owned();
+    let seen = "SELECT CAST(coalesce(sum(verifications), 0) AS BIGINT) FROM key_uses";
+    while raw.number(seen).await < 2 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let shown: Value = serde_json::from_str(&printed(&database, &["--json", "keys", "show", &kid])).unwrap();
+    assert_eq!(shown["verifications"], 2);
+    assert!(shown["last_verified_at"].is_string());
+    assert!(printed(&database, &["keys", "show", &kid]).contains("verifications  2 by introspection"));
+
     let exp = claims["exp"].to_string();
     let denied = ["token", "deny", jti, "--until", &exp, "--reason", "leaked"];
     let told = printed(&database, &denied);
