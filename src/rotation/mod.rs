@@ -2,6 +2,7 @@
 //!
 //! Two loops, so that nothing waits for key generation: one follows the database and publishes, the other makes keys.
 
+mod restore;
 mod revocation;
 pub mod rewrap;
 mod rotator;
@@ -24,6 +25,7 @@ use crate::store::StoreError;
 use crate::store::audit::Entry;
 use crate::store::nodes::Heartbeat;
 
+pub use restore::{CannotRestore, Restored};
 pub use revocation::Revoked;
 use rotator::once;
 pub use rotator::{GenerationError, RotationError, Rotator};

@@ -9,8 +9,10 @@
 )]
 
 mod architecture;
+mod backup;
 mod command_line;
 mod crash;
+mod database;
 mod health;
 mod helpers;
 mod key_set;
