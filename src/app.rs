@@ -108,15 +108,23 @@ impl Foundation {
 /// # Errors
 /// When its folder cannot be made, it does not answer, or a migration fails.
 pub async fn connect(database: &Database) -> Result<Db, StartError> {
+    let db = open_database(database).await?;
+    db.migrate().await?;
+    Ok(db)
+}
+
+/// Opens the database of this configuration with the schema that it has.
+///
+/// # Errors
+/// When its folder cannot be made, or it does not answer.
+pub async fn open_database(database: &Database) -> Result<Db, StartError> {
     if let Database::Sqlite { path } = database {
         make_folder(path).map_err(|source| StartError::Io {
             what: format!("the folder of {} cannot be made", path.display()),
             source,
         })?;
     }
-    let db = Db::connect(database).await?;
-    db.migrate().await?;
-    Ok(db)
+    Ok(Db::connect(database).await?)
 }
 
 /// Refuses to go on without a master key that rows still lie under.

@@ -119,7 +119,8 @@ async fn move_all(context: &Context) -> Result<(), Failure> {
     }
 }
 
-fn master_keys(config: &Config) -> Result<MasterKeys, Failure> {
+/// The master keys of this configuration.
+pub fn master_keys(config: &Config) -> Result<MasterKeys, Failure> {
     MasterKeys::parse(&config.master_key_text()?).map_err(|error| Failure::Start(StartError::MasterKey(error)))
 }
 

@@ -4,8 +4,10 @@
 //! everything else that fails with 1.
 
 mod audit;
+mod backup;
 mod clients;
 mod config;
+mod db;
 mod healthcheck;
 mod keys;
 mod master_key;
@@ -68,6 +70,13 @@ enum Command {
     /// Make a master key, see what lies under which, and change it.
     #[command(subcommand)]
     MasterKey(master_key::Command),
+    /// Look after the database itself.
+    #[command(subcommand)]
+    Db(db::Command),
+    /// Write the whole database into a new file (mode 0600), while servers run; what is sealed stays sealed.
+    Backup(backup::Target),
+    /// Put a backup into an empty database. Its keys verify on, but new ones sign: a backup may lie in other hands.
+    Restore(backup::Target),
     /// Issue, inspect, verify or deny a token.
     #[command(subcommand)]
     Token(token::Command),
@@ -211,6 +220,9 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Clients(command) => clients::run(&context, command).await,
             Command::Audit(command) => audit::run(&context, &command).await,
             Command::MasterKey(command) => master_key::run(&context, &command).await,
+            Command::Db(command) => db::run(&context, &command).await,
+            Command::Backup(target) => backup::backup(&context, &target).await,
+            Command::Restore(target) => backup::restore(&context, &target).await,
             Command::Token(command) => token::run(&context, command).await,
         }
     })

@@ -3,6 +3,7 @@
 //! Two loops, so that nothing waits for key generation: one follows the database and publishes, the other makes keys.
 
 mod import;
+mod restore;
 mod revocation;
 pub mod rewrap;
 mod rotator;
@@ -26,6 +27,7 @@ use crate::store::audit::Entry;
 use crate::store::nodes::Heartbeat;
 
 pub use import::ImportedKey;
+pub use restore::{CannotRestore, Restored};
 pub use revocation::Revoked;
 use rotator::once;
 pub use rotator::{GenerationError, RotationError, Rotator};

@@ -3,9 +3,12 @@
 //! Columns are 64-bit integers and text. Every statement is a constant and is tested on both databases.
 
 pub mod audit;
+pub mod backup;
 pub mod client_keys;
 pub mod clients;
 pub mod denied_tokens;
+pub mod dump;
+mod health;
 pub mod key_uses;
 pub mod nodes;
 pub mod sealed;
@@ -69,9 +72,32 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The schema is from a later version.
+    #[error(
+        "the database has schema {found}, but this version of Keyround knows schemas up to {known}; start a newer version, or \
+         restore a backup that was taken before the upgrade"
+    )]
+    NewerSchema {
+        /// The version of the database.
+        found: i64,
+        /// The newest that this binary knows.
+        known: i64,
+    },
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date: {0}")]
-    Migration(#[from] sqlx::migrate::MigrateError),
+    Migration(#[source] sqlx::migrate::MigrateError),
+}
+
+impl From<sqlx::migrate::MigrateError> for StoreError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        match error {
+            sqlx::migrate::MigrateError::VersionMissing(found) if found > known_schema() => Self::NewerSchema {
+                found,
+                known: known_schema(),
+            },
+            other => Self::Migration(other),
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -129,6 +155,16 @@ pub(crate) use {in_tx, on_read, on_write};
 
 static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
+
+/// The newest version of the schema that this binary knows.
+#[must_use]
+pub fn known_schema() -> i64 {
+    SQLITE_MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
+}
 
 const SQLITE_NOW: &str = "SELECT CAST(strftime('%s', 'now') AS INTEGER)";
 const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";

@@ -60,17 +60,16 @@ impl Db {
             .await)?)
     }
 
-    /// Forgets the nodes that were not seen since then.
+    /// Forgets the nodes that were not seen since then; answers with their number.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn forget_nodes(&self, before: UnixTime) -> Result<(), StoreError> {
-        on_write!(self, |pool| sqlx::query(FORGET)
+    pub async fn forget_nodes(&self, before: UnixTime) -> Result<u64, StoreError> {
+        Ok(on_write!(self, |pool| sqlx::query(FORGET)
             .bind(before.0)
             .execute(pool)
-            .await
-            .map(|_| ())?);
-        Ok(())
+            .await?
+            .rows_affected()))
     }
 
     /// Forgets a node that stops in good order.

@@ -132,18 +132,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or a row cannot be read.
     pub async fn change_keys(&self) -> Result<KeyChange, StoreError> {
-        let mut tx = self.begin().await?;
-        let before = in_tx!(&mut tx, |connection| {
-            let version = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await?;
-            let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(&mut *connection).await?;
-            let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all(&mut *connection).await?;
-            stored(version, rows, verifying)
-        })?;
-        Ok(KeyChange {
-            tx,
-            keys: before.keys(),
-            version: before.version,
-        })
+        KeyChange::within(self.begin().await?).await
     }
 }
 
@@ -168,6 +157,24 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
+    pub(super) async fn within(mut tx: Tx) -> Result<Self, StoreError> {
+        let before = in_tx!(&mut tx, |connection| {
+            let version = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await?;
+            let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(&mut *connection).await?;
+            let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all(&mut *connection).await?;
+            stored(version, rows, verifying)
+        })?;
+        Ok(Self {
+            tx,
+            keys: before.keys(),
+            version: before.version,
+        })
+    }
+
+    pub(super) fn into_tx(self) -> Tx {
+        self.tx
+    }
+
     /// The rows before this change.
     #[must_use]
     pub const fn keys(&self) -> &Keys {

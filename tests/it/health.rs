@@ -109,7 +109,15 @@ async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
     }
     assert_eq!(names_of_checks(&app, "/livez").await, ["process"]);
     assert_eq!(names_of_checks(&app, "/readyz").await, ["key_set"]);
-    let checks = ["snapshot", "clock", "signer", "rotation", "private_halves"];
+    let checks = [
+        "snapshot",
+        "clock",
+        "signer",
+        "rotation",
+        "private_halves",
+        "ledger",
+        "rows",
+    ];
     assert_eq!(names_of_checks(&app, "/readyz/issue").await, checks);
     app.running.stop().await;
 }

@@ -9,9 +9,11 @@
 )]
 
 mod architecture;
+mod backup;
 mod client_assertions;
 mod command_line;
 mod crash;
+mod database;
 mod deployment;
 mod health;
 mod helpers;

@@ -1,0 +1,235 @@
+//! `keyround db`: the database itself: its schema, whether it is in order, and what nobody needs any more.
+
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::app::open_database;
+use crate::clock::{Seconds, UnixTime};
+use crate::config::{Config, Database, MasterKeySource};
+use crate::keyring::trusted_time;
+use crate::keys::lifecycle::{Keys, State};
+use crate::keys::policy::Policy;
+use crate::rotation::rewrap::{Census, Under, census};
+use crate::store::{Db, StoreError, known_schema};
+
+use super::master_key::master_keys;
+use super::{Context, Failure, output};
+
+/// A node that was not seen for this long has gone.
+const GONE: Seconds = Seconds(86_400);
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Bring the schema up to date, as the first server of a new version does at its start.
+    Migrate,
+    /// See whether everything is in order, and change nothing; fails when it is not.
+    Check,
+    /// Delete what nothing depends on: nodes not seen for a day. Expired keys leave by the schedule alone.
+    Prune,
+}
+
+pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+    let config = context.config()?;
+    match command {
+        Command::Migrate => migrate(context, &config).await,
+        Command::Check => check(context, &config).await,
+        Command::Prune => prune(context).await,
+    }
+}
+
+async fn migrate(context: &Context, config: &Config) -> Result<(), Failure> {
+    let db = open_database(&config.database).await?;
+    let from = db.schema_version().await?;
+    db.migrate().await?;
+    let to = db.schema_version().await?;
+    if context.json {
+        output::json(&json!({ "from": from, "to": to }));
+    } else if from == to {
+        output::line(&format!("the schema is up to date: version {to}"));
+    } else {
+        output::line(&format!("the schema was brought from version {from} to version {to}"));
+    }
+    Ok(())
+}
+
+async fn prune(context: &Context) -> Result<(), Failure> {
+    let (config, db) = context.database().await?;
+    let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
+        .await?
+        .checked_at();
+    let nodes = db.forget_nodes(now - GONE).await?;
+    if context.json {
+        output::json(&json!({ "nodes": nodes }));
+    } else {
+        output::line(&format!("forgot {nodes} nodes that were not seen for {GONE}"));
+    }
+    Ok(())
+}
+
+/// One thing that was looked at.
+#[derive(Serialize)]
+struct Finding {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+impl Finding {
+    fn new(name: &'static str, good: &str, problems: &[String]) -> Self {
+        Self {
+            name,
+            ok: problems.is_empty(),
+            detail: if problems.is_empty() {
+                good.to_owned()
+            } else {
+                problems.join("; ")
+            },
+        }
+    }
+
+    fn answer<T>(name: &'static str, good: &str, answer: Result<T, StoreError>) -> Self {
+        let problems: Vec<String> = answer.err().iter().map(ToString::to_string).collect();
+        Self::new(name, good, &problems)
+    }
+}
+
+async fn check(context: &Context, config: &Config) -> Result<(), Failure> {
+    if let Database::Sqlite { path } = &config.database
+        && !path.exists()
+    {
+        return Err(Failure::Refused(format!("there is no database {}", path.display())));
+    }
+    let db = open_database(&config.database).await?;
+    let findings = find(context, config, &db).await?;
+    let failed = findings.iter().filter(|finding| !finding.ok).count();
+    if context.json {
+        output::json(&findings);
+    } else {
+        let cells: Vec<Vec<String>> = findings
+            .iter()
+            .map(|finding| {
+                let verdict = if finding.ok { "ok" } else { "FAILED" };
+                vec![
+                    finding.name.to_owned(),
+                    verdict.to_owned(),
+                    output::printable(&finding.detail),
+                ]
+            })
+            .collect();
+        output::line(&output::table(&["CHECK", "", "DETAIL"], &cells));
+    }
+    if failed > 0 {
+        return Err(Failure::Refused(format!(
+            "{failed} of {} checks failed",
+            findings.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Each look only when those before it found nothing: rows of a damaged file or of another schema would only look broken.
+async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding>, Failure> {
+    let mut findings = vec![Finding::new("integrity", "nothing is damaged", &db.damage().await?)];
+    if findings[0].ok {
+        findings.push(schema(db.schema_version().await?));
+    }
+    if findings.iter().all(|finding| finding.ok) {
+        findings.extend(rows(context, config, db).await?);
+    }
+    Ok(findings)
+}
+
+fn schema(found: i64) -> Finding {
+    let known = known_schema();
+    let problem = match found {
+        _ if found < known => Some(format!(
+            "it has version {found}, and this version of Keyround needs {known}: run 'keyround db migrate'"
+        )),
+        _ if found > known => Some(StoreError::NewerSchema { found, known }.to_string()),
+        _ => None,
+    };
+    Finding::new("schema", &format!("version {found}"), problem.as_slice())
+}
+
+async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding>, Failure> {
+    let policy = &config.keys.policy;
+    let mut findings = vec![Finding::answer(
+        "clients",
+        "every row can be read",
+        all_clients(db).await,
+    )];
+    match db.signing_keys().await {
+        Err(error @ StoreError::Corrupt { .. }) => {
+            findings.push(Finding::new("signing_keys", "", &[error.to_string()]));
+        }
+        stored => {
+            let now = trusted_time(db, policy, &context.clock, None).await?.checked_at();
+            let keys = stored?.keys();
+            findings.push(Finding::new("signing_keys", "every row can be read", &[]));
+            findings.push(Finding::new(
+                "active_keys",
+                "every enabled algorithm has one",
+                &without_active(&keys, policy, now),
+            ));
+            findings.push(Finding::new(
+                "private_halves",
+                "none has outlived its key",
+                &outlived(&keys, policy, now),
+            ));
+        }
+    }
+    findings.push(sealed(config, db).await?);
+    Ok(findings)
+}
+
+async fn all_clients(db: &Db) -> Result<(), StoreError> {
+    let mut page = db.clients(None, 500).await?;
+    while let Some(last) = page.last() {
+        page = db.clients(Some(&last.client.id), 500).await?;
+    }
+    Ok(())
+}
+
+/// The enabled algorithms that should have an active key, and have none; a new one waits for its first activation.
+fn without_active(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<String> {
+    let enabled = policy.algorithms().iter().filter(|&&alg| {
+        let activated = |key: &crate::keys::SigningKey| key.activates_at <= now && !key.is_keyless();
+        !keys.is_removed(alg, now) && keys.line(alg).iter().any(activated)
+    });
+    enabled
+        .filter(|&&alg| keys.active(alg, now).is_none())
+        .map(|alg| format!("no {alg} key is active"))
+        .collect()
+}
+
+/// Private halves of keys that are expired or revoked.
+fn outlived(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<String> {
+    keys.iter()
+        .filter(|key| key.has_private_half)
+        .map(|key| (key, keys.state(key, policy, now)))
+        .filter(|(_, state)| matches!(state, State::Expired | State::Revoked))
+        .map(|(key, state)| format!("key {} is {state} and still has its private half", key.kid))
+        .collect()
+}
+
+async fn sealed(config: &Config, db: &Db) -> Result<Finding, Failure> {
+    if config.keys.master_key == MasterKeySource::Missing {
+        return Ok(Finding::new(
+            "sealed_rows",
+            "not looked at, for no master key is set",
+            &[],
+        ));
+    }
+    let census: Census = census(db, &master_keys(config)?).await?;
+    let problems: Vec<String> = census
+        .iter()
+        .filter_map(|(under, count)| match under {
+            Under::Listed(_) => None,
+            Under::NotListed(id) => Some(format!("{count} lie under the master key {id}, which is not listed")),
+            Under::DoesNotOpen => Some(format!("{count} open under no master key that is listed")),
+        })
+        .collect();
+    let good = format!("all {} open", census.values().sum::<usize>());
+    Ok(Finding::new("sealed_rows", &good, &problems))
+}

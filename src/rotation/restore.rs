@@ -1,0 +1,145 @@
+//! The restore of a backup, which ends in an emergency rotation: all of it is one transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::clock::UnixTime;
+use crate::jose::jwk::Kid;
+use crate::jose::seal::SealError;
+use crate::keyring::{Ledger, secret_binding};
+use crate::keys::emergency;
+use crate::keys::lifecycle::Keys;
+use crate::store::StoreError;
+use crate::store::audit::Entry;
+use crate::store::backup::RestoreError;
+use crate::store::dump::Dump;
+
+use super::rotator::{RotationError, Rotator, insert, once};
+
+/// Why a backup was not restored. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotRestore {
+    /// The backup or the database.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// The new keys.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
+    /// Clients could not use their secrets.
+    #[error("the backup's secret '{name}' does not open: {source}; list the master key that it was made with")]
+    Secret {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: SealError,
+    },
+}
+
+impl From<StoreError> for CannotRestore {
+    fn from(error: StoreError) -> Self {
+        Self::Rotation(error.into())
+    }
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// How many rows each table got.
+    pub rows: BTreeMap<String, usize>,
+    /// The keys that sign from now on.
+    pub signs_now: Vec<Kid>,
+    /// The pending keys, and those that the ledger names.
+    pub revoked: Vec<Kid>,
+    /// When it was done.
+    pub at: UnixTime,
+}
+
+impl Rotator {
+    /// Restores a backup into an empty database. Its keys verify on, but none of them signs: new ones do at once.
+    ///
+    /// # Errors
+    /// When the backup does not fit, its secrets do not open, or the database is not empty or not in order.
+    pub async fn restore(&self, dump: &Dump, ledger: Option<&Ledger>, actor: &str) -> Result<Restored, CannotRestore> {
+        self.check_secrets(dump)?;
+        let lines: BTreeSet<&str> = dump.table("signing_keys").filter_map(|row| row.text("alg")).collect();
+        let mut made = BTreeMap::new();
+        for &alg in self.policy.algorithms() {
+            if lines.contains(alg.name()) {
+                made.insert(alg, self.make(alg).await?);
+            }
+        }
+        // An emergency goes by the database's clock even when this machine's is wrong.
+        let now = self.now().await?;
+        let mut change = self.db.begin_restore(dump).await?;
+        let reason = "restored from a backup";
+        let mut revoked = Vec::new();
+        let keys = as_the_ledger_says(change.keys(), ledger, now, &mut revoked);
+        let renewals = emergency::renew(&keys, &self.policy, now);
+        revoked.extend(renewals.iter().flat_map(|renewal| renewal.revoke.iter().cloned()));
+        for kid in &revoked {
+            change.revoke(kid, now).await?;
+            change.note(&once("key.revoked", kid, now, now, actor, reason)).await?;
+        }
+        for row in dump.table("signing_keys").filter(|row| row.text("sealed").is_some()) {
+            if let Some(kid) = row.text("kid").and_then(|kid| kid.parse().ok()) {
+                change
+                    .note(&once("key.destroyed", &kid, now, now, actor, reason))
+                    .await?;
+            }
+        }
+        let mut signs_now = Vec::new();
+        for new in renewals.iter().filter_map(|renewal| renewal.replacement.as_ref()) {
+            let key = made.get(&new.alg).ok_or(StoreError::Conflict)?;
+            insert(&mut change, new, key, actor, reason).await?;
+            signs_now.push(key.jwk.kid.clone());
+        }
+        change.note(&note(dump, now, actor)).await?;
+        change.commit(None, now).await?;
+        let mut rows = BTreeMap::new();
+        for row in &dump.rows {
+            *rows.entry(row.table.clone()).or_default() += 1;
+        }
+        Ok(Restored {
+            rows,
+            signs_now,
+            revoked,
+            at: now,
+        })
+    }
+
+    fn check_secrets(&self, dump: &Dump) -> Result<(), CannotRestore> {
+        for row in dump.table("secrets") {
+            let (Some(name), Some(sealed)) = (row.text("name"), row.text("sealed")) else {
+                continue;
+            };
+            if let Err(source) = self.master_key.open(&secret_binding(name), sealed) {
+                let name = name.to_owned();
+                return Err(CannotRestore::Secret { name, source });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows with what the ledger knows of them; `revoked` gets the kids that the rows did not know of.
+fn as_the_ledger_says(keys: &Keys, ledger: Option<&Ledger>, now: UnixTime, revoked: &mut Vec<Kid>) -> Keys {
+    let mut rows: Vec<_> = keys.iter().cloned().collect();
+    for key in &mut rows {
+        if key.revoked_at.is_none() && ledger.is_some_and(|ledger| ledger.names(&key.kid)) {
+            key.revoked_at = Some(now);
+            revoked.push(key.kid.clone());
+        }
+    }
+    Keys::new(rows)
+}
+
+fn note(dump: &Dump, now: UnixTime, actor: &str) -> Entry {
+    Entry {
+        event: "database.restored",
+        subject: "database".to_owned(),
+        happened_at: now,
+        noted_at: now,
+        actor: actor.to_owned(),
+        reason: format!("from the backup of {}", dump.taken_at),
+        once: false,
+    }
+}

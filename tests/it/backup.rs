@@ -1,0 +1,204 @@
+//! A backup taken while a server runs, restored into a new database of either kind.
+
+use std::os::unix::fs::PermissionsExt;
+
+use keyround::clock::Clock;
+use keyround::jose::jwk::PublicJwk;
+use keyround::jose::jwt::verify_access_token_signature;
+use serde_json::Value;
+
+use crate::helpers::{START, TestApp, TestDatabase};
+use crate::process::run;
+use crate::rows::Raw;
+
+// For tests alone; the first is that of `helpers::config`.
+const MASTER_KEY: &str = "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=";
+const ANOTHER: &str = "9mYv4p0b8i3Jx6s1Qd2LwZc7RkT5uN0eHgAqVnXyBjo=";
+
+/// A person at a shell, with the ledger that lies in this folder.
+struct Person<'a> {
+    home: &'a TestDatabase,
+    ledger: String,
+    database: &'a str,
+    master_key: &'a str,
+}
+
+impl<'a> Person<'a> {
+    fn new(home: &'a TestDatabase, database: &'a TestDatabase) -> Self {
+        Self {
+            home,
+            ledger: home.folder.path().join("revoked-kids").display().to_string(),
+            database: &database.url,
+            master_key: MASTER_KEY,
+        }
+    }
+
+    fn output(&self, arguments: &[&str]) -> std::process::Output {
+        let variables = [
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_DATABASE__URL", self.database),
+            ("KEYROUND_KEYS__MASTER_KEY", self.master_key),
+            ("KEYROUND_KEYS__LEDGER_FILE", &self.ledger),
+        ];
+        run(self.home.folder.path(), &variables, arguments)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.output(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn refusal(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+fn kids(keys: &Value) -> Vec<String> {
+    let keys = keys.as_array().unwrap();
+    keys.iter()
+        .map(|key| key.as_str().or(key["kid"].as_str()).unwrap().to_owned())
+        .collect()
+}
+
+/// The kids of one state, as the command line lists them.
+fn in_state(person: &Person<'_>, state: &str) -> Vec<String> {
+    let mut keys = person.json(&["keys", "list"]);
+    keys.as_array_mut().unwrap().retain(|key| key["state"] == state);
+    kids(&keys)
+}
+
+fn kid_of(token: &str) -> String {
+    let header = token.split('.').next().unwrap();
+    let header = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, header).unwrap();
+    let header: Value = serde_json::from_slice(&header).unwrap();
+    header["kid"].as_str().unwrap().to_owned()
+}
+
+/// Whether the token verifies by a key of this set.
+fn verifies(token: &str, key_set: &Value) -> bool {
+    let kid = kid_of(token);
+    key_set["keys"].as_array().unwrap().iter().any(|key| {
+        let key = PublicJwk::parse(&key.to_string()).unwrap();
+        key.kid.as_str() == kid && verify_access_token_signature(token, std::slice::from_ref(&key)).is_ok()
+    })
+}
+
+async fn moves(source: TestDatabase, target: TestDatabase) {
+    let person = Person::new(&source, &source);
+    let settings = [("keys.ledger_file", person.ledger.as_str())];
+    let app = TestApp::start_with_clock(&source, &settings, Clock::system()).await;
+    let secret = app.create_client("service", None).await;
+    let token = app.token("service", &secret).await;
+    person.json(&["keys", "rotate", "--algorithm", "RS256"]);
+    let (pending, active) = (in_state(&person, "pending"), in_state(&person, "active"));
+    assert_eq!((pending.len(), active.len()), (1, 2));
+
+    person.json(&["backup", "backup.jsonl"]);
+    let file = source.folder.path().join("backup.jsonl");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains(&secret) && !text.contains(MASTER_KEY));
+    assert!(person.refusal(&["backup", "backup.jsonl"]).contains("exists"));
+    // Revoked after the backup was taken: only the ledger knows it later.
+    let revoked = active.iter().find(|kid| **kid != kid_of(&token)).unwrap();
+    person.json(&["keys", "revoke", revoked, "--reason", "test", "--yes"]);
+    let restore = ["restore", "backup.jsonl"];
+    assert!(person.refusal(&restore).contains("is not empty"));
+    app.running.stop().await;
+
+    let mut person = Person::new(&source, &target);
+    std::fs::write(&file, text.replacen("RS256", "ES256", 1)).unwrap();
+    assert!(person.refusal(&restore).contains("cut short or changed"));
+    std::fs::write(&file, &text).unwrap();
+    person.master_key = ANOTHER;
+    assert!(person.refusal(&restore).contains("does not open"));
+    person.master_key = MASTER_KEY;
+    let restored = person.json(&restore);
+    let signs_now = kids(&restored["signs_now"]);
+    assert_eq!(signs_now.len(), 2);
+    let mut expected = vec![revoked.clone(), pending[0].clone()];
+    let mut told = kids(&restored["revoked"]);
+    expected.sort();
+    told.sort();
+    assert_eq!(told, expected);
+    assert!(person.refusal(&restore).contains("is not empty"));
+
+    // No private half of the backup is there, and none ever signs.
+    let raw = Raw::open(&target).await;
+    let mut with_half = raw.texts("SELECT kid FROM signing_keys WHERE sealed IS NOT NULL").await;
+    with_half.sort();
+    let mut new = signs_now.clone();
+    new.sort();
+    assert_eq!(with_half, new);
+    let settings = [("keys.ledger_file", person.ledger.as_str())];
+    let app = TestApp::start_with_clock(&target, &settings, Clock::system()).await;
+    let key_set = app.key_set().await;
+    assert!(verifies(&token, &key_set));
+    let fresh = app.token("service", &secret).await;
+    assert!(signs_now.contains(&kid_of(&fresh)) && verifies(&fresh, &key_set));
+    let served = kids(&key_set["keys"]);
+    assert!(!served.contains(revoked) && !served.contains(&pending[0]));
+    assert!(app.running.server.keyring.snapshot().distrusted.is_empty());
+
+    // The log goes on where it was.
+    let events = raw.texts("SELECT event FROM audit ORDER BY seq").await;
+    let at = |event: &str| events.iter().position(|noted| noted == event);
+    assert!(
+        at("client.created").unwrap() < at("database.restored").unwrap(),
+        "{events:?}"
+    );
+    assert!(at("key.destroyed").is_some() && at("key.revoked").is_some());
+    app.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_to_sqlite() {
+    moves(TestDatabase::sqlite(), TestDatabase::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_to_postgres() {
+    moves(TestDatabase::postgres().await, TestDatabase::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_to_postgres() {
+    moves(TestDatabase::sqlite(), TestDatabase::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_to_sqlite() {
+    moves(TestDatabase::postgres().await, TestDatabase::sqlite()).await;
+}
+
+crate::on_both_databases!(every_row_of_every_table_comes_over_as_it_was, |source| {
+    let target = TestDatabase::sqlite();
+    let app = TestApp::start_with_clock(&source, &[], Clock::system()).await;
+    app.create_client("service", None).await;
+    app.running.stop().await;
+    Person::new(&source, &source).json(&["backup", "backup.jsonl"]);
+    Person::new(&source, &target).json(&["restore", "backup.jsonl"]);
+    let (before, after) = (source.open().await, target.open().await);
+    let (before, after) = (before.dump(START).await.unwrap(), after.dump(START).await.unwrap());
+    for table in ["clients", "secrets"] {
+        let rows = |dump: &keyround::store::dump::Dump| -> Vec<_> { dump.table(table).cloned().collect() };
+        assert!(!rows(&before).is_empty());
+        assert_eq!(rows(&before), rows(&after));
+    }
+});
+
+#[tokio::test]
+async fn a_backup_of_a_later_version_is_refused_with_both_versions() {
+    let (source, target) = (TestDatabase::sqlite(), TestDatabase::sqlite());
+    let mut dump = source.open().await.dump(START).await.unwrap();
+    dump.schema = 9999;
+    let answer = target.open().await.begin_restore(&dump).await.map(|_| ());
+    let sentence = answer.unwrap_err().to_string();
+    assert!(
+        sentence.contains("schema 9999") && sentence.contains("up to"),
+        "{sentence}"
+    );
+}

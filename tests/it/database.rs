@@ -1,0 +1,186 @@
+//! `keyround db`: the schema, whether everything is in order, and what nobody needs.
+
+use keyround::clock::{Clock, Seconds};
+use keyround::store::nodes::Heartbeat;
+use serde_json::Value;
+
+use crate::helpers::{TestApp, TestDatabase};
+use crate::process::run;
+use crate::rows::Raw;
+
+fn output(database: &TestDatabase, arguments: &[&str]) -> std::process::Output {
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ];
+    run(database.folder.path(), &variables, &[arguments, &["--json"]].concat())
+}
+
+fn json(database: &TestDatabase, arguments: &[&str]) -> Value {
+    let output = output(database, arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What `db check` holds against the database: the failed checks with their details.
+fn failed_checks(database: &TestDatabase) -> Vec<(String, String)> {
+    let output = output(database, &["db", "check"]);
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let failed: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding["ok"] == false)
+        .map(|finding| {
+            let text = |name: &str| finding[name].as_str().unwrap().to_owned();
+            (text("name"), text("detail"))
+        })
+        .collect();
+    assert_eq!(output.status.code(), Some(i32::from(!failed.is_empty())));
+    failed
+}
+
+crate::on_both_databases!(a_new_database_is_migrated_once, |database| {
+    let sqlite = database.url.starts_with("sqlite:");
+    if !sqlite {
+        assert_eq!(failed_checks(&database)[0].0, "schema");
+    }
+    let first = json(&database, &["db", "migrate"]);
+    assert_eq!(first["from"], 0);
+    assert!(first["to"].as_i64().unwrap() >= 2);
+    let again = json(&database, &["db", "migrate"]);
+    assert_eq!((&again["from"], &again["to"]), (&first["to"], &first["to"]));
+    assert!(failed_checks(&database).is_empty());
+});
+
+crate::on_both_databases!(an_older_binary_names_both_schemas, |database| {
+    database.open().await.close().await;
+    let raw = Raw::open(&database).await;
+    let checksum = if matches!(raw, Raw::Sqlite(_)) {
+        "x'00'"
+    } else {
+        "'\\x00'"
+    };
+    raw.execute(&format!(
+        "INSERT INTO _sqlx_migrations (version, description, installed_on, success, checksum, execution_time) \
+         VALUES (9999, 'later', CURRENT_TIMESTAMP, true, {checksum}, 0)"
+    ))
+    .await;
+    let known = format!("knows schemas up to {}", keyround::store::known_schema());
+    for command in [
+        &["serve"][..],
+        &["db", "migrate"],
+        &["keys", "list"],
+        &["backup", "file"],
+    ] {
+        let output = output(&database, command);
+        let sentence = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{sentence}");
+        assert!(
+            sentence.contains("has schema 9999") && sentence.contains(&known),
+            "{sentence}"
+        );
+    }
+    let failed = failed_checks(&database);
+    assert_eq!(failed[0].0, "schema");
+    assert!(failed[0].1.contains(&known), "{failed:?}");
+});
+
+crate::on_both_databases!(a_check_finds_what_is_not_in_order, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    app.create_client("service", None).await;
+    app.running.stop().await;
+    assert_eq!(failed_checks(&database), []);
+    let raw = Raw::open(&database).await;
+    for (breaks, mends, name, says) in [
+        (
+            "UPDATE clients SET scope = 'a  \"'",
+            "UPDATE clients SET scope = 'read write'",
+            "clients",
+            "its scope",
+        ),
+        (
+            "UPDATE signing_keys SET alg = 'XX1' WHERE alg = 'RS256'",
+            "UPDATE signing_keys SET alg = 'RS256' WHERE alg = 'XX1'",
+            "signing_keys",
+            "algorithm XX1",
+        ),
+        (
+            "UPDATE signing_keys SET revoked_at = 1 WHERE alg = 'RS256'",
+            "UPDATE signing_keys SET revoked_at = NULL",
+            "active_keys",
+            "no RS256 key is active",
+        ),
+        (
+            "UPDATE signing_keys SET revoked_at = 1 WHERE alg = 'RS256'",
+            "UPDATE signing_keys SET revoked_at = NULL",
+            "private_halves",
+            "is revoked and still has its private half",
+        ),
+        (
+            "UPDATE signing_keys SET sealed = sealed || 'x' WHERE alg = 'RS256'",
+            "UPDATE signing_keys SET sealed = substr(sealed, 1, length(sealed) - 1) WHERE alg = 'RS256'",
+            "sealed_rows",
+            "1 open under no master key",
+        ),
+        (
+            "UPDATE secrets SET sealed = replace(sealed, 'v2.', 'v2.AAAAAAAA.')",
+            "UPDATE secrets SET sealed = replace(sealed, 'v2.AAAAAAAA.', 'v2.')",
+            "sealed_rows",
+            "1 lie under the master key AAAAAAAA",
+        ),
+    ] {
+        raw.execute(breaks).await;
+        let failed = failed_checks(&database);
+        let found = failed
+            .iter()
+            .any(|(check, detail)| check == name && detail.contains(says));
+        assert!(found, "{breaks}: {failed:?}");
+        raw.execute(mends).await;
+        assert_eq!(failed_checks(&database), [], "{mends}");
+    }
+});
+
+crate::on_both_databases!(nodes_that_have_gone_are_forgotten, |database| {
+    let db = database.open().await;
+    let now = Clock::system().read().wall;
+    for (node_id, age) in [("lives", 10), ("rests", 86_000), ("has-gone", 86_500)] {
+        let heartbeat = Heartbeat {
+            node_id: node_id.to_owned(),
+            seen_at: (now - Seconds(age)).0,
+            version: 1,
+            policy_fingerprint: String::new(),
+            clock_offset: 0,
+        };
+        db.beat(&heartbeat).await.unwrap();
+    }
+    assert_eq!(json(&database, &["db", "prune"])["nodes"], 1);
+    let raw = Raw::open(&database).await;
+    let left = raw.texts("SELECT node_id FROM nodes ORDER BY node_id").await;
+    assert_eq!(left, ["lives", "rests"]);
+    assert_eq!(json(&database, &["db", "prune"])["nodes"], 0);
+});
+
+#[tokio::test]
+async fn a_damaged_file_is_found() {
+    let database = TestDatabase::sqlite();
+    let db = database.open().await;
+    let raw = Raw::open(&database).await;
+    // Many pages, so that one of them can be hit.
+    for number in 0..200 {
+        let name = format!("secret-{number}-{}", "x".repeat(500));
+        raw.execute(&format!("INSERT INTO secrets VALUES ('{name}', 'v2.x', 1)"))
+            .await;
+    }
+    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    raw.close().await;
+    db.close().await;
+    let file = database.folder.path().join("keyround.db");
+    let mut octets = std::fs::read(&file).unwrap();
+    let middle = octets.len() / 2 / 4096 * 4096;
+    octets[middle..middle + 4096].fill(0xff);
+    std::fs::write(&file, octets).unwrap();
+    assert_eq!(failed_checks(&database)[0].0, "integrity");
+}
