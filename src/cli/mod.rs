@@ -6,6 +6,7 @@
 mod audit;
 mod clients;
 mod config;
+mod documents;
 mod healthcheck;
 mod keys;
 mod master_key;
@@ -71,6 +72,16 @@ enum Command {
     /// Check a token against a key set.
     #[command(subcommand)]
     Token(token::Command),
+    /// Print what a shell needs to complete commands and flags.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command.
+    Man {
+        /// The folder to write them into.
+        folder: PathBuf,
+    },
 }
 
 /// Why a command did not do what it was asked.
@@ -212,6 +223,11 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Audit(command) => audit::run(&context, &command).await,
             Command::MasterKey(command) => master_key::run(&context, &command),
             Command::Token(command) => token::run(&context, &command),
+            Command::Completions { shell } => {
+                documents::completions(shell);
+                Ok(())
+            }
+            Command::Man { folder } => documents::man(&folder),
         }
     })
 }

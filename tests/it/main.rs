@@ -12,6 +12,7 @@ mod architecture;
 mod command_line;
 mod crash;
 mod deployment;
+mod documents;
 mod health;
 mod helpers;
 mod key_set;
