@@ -8,6 +8,7 @@ mod backup;
 mod clients;
 mod config;
 mod db;
+mod documents;
 mod healthcheck;
 mod keys;
 mod master_key;
@@ -80,6 +81,16 @@ enum Command {
     /// Issue, inspect, verify or deny a token.
     #[command(subcommand)]
     Token(token::Command),
+    /// Print what a shell needs to complete commands and flags.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command.
+    Man {
+        /// The folder to write them into.
+        folder: PathBuf,
+    },
 }
 
 /// Why a command did not do what it was asked.
@@ -224,6 +235,11 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Backup(target) => backup::backup(&context, &target).await,
             Command::Restore(target) => backup::restore(&context, &target).await,
             Command::Token(command) => token::run(&context, command).await,
+            Command::Completions { shell } => {
+                documents::completions(shell);
+                Ok(())
+            }
+            Command::Man { folder } => documents::man(&folder),
         }
     })
 }

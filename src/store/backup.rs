@@ -26,6 +26,9 @@ pub(super) const SCHEMA: &str = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_mig
 /// Signs of life, and a counter of this database's own: of no use anywhere else.
 const NOT_KEPT: [&str; 2] = ["nodes", "key_version"];
 
+/// Tables whose rows refer to another table's, and are written after them.
+const REFERRING: [&str; 1] = ["client_keys"];
+
 /// Why a backup was not restored. Nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -101,7 +104,9 @@ impl Db {
                 return Err(RestoreError::NotEmpty(table.clone()));
             }
         }
-        for row in &dump.rows {
+        let refers = |row: &&DumpedRow| REFERRING.contains(&row.table.as_str());
+        let referred_first = dump.rows.iter().filter(|row| !refers(row));
+        for row in referred_first.chain(dump.rows.iter().filter(refers)) {
             write_row(&mut tx, &tables, row).await?;
         }
         Ok(KeyChange::within(tx).await?)

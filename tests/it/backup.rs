@@ -92,6 +92,11 @@ async fn moves(source: TestDatabase, target: TestDatabase) {
     let app = TestApp::start_with_clock(&source, &settings, Clock::system()).await;
     let secret = app.create_client("service", None).await;
     let token = app.token("service", &secret).await;
+    app.create_client("keyed", None).await;
+    let raw = Raw::open(&source).await;
+    raw.execute("INSERT INTO client_keys (client_id, jwks) VALUES ('keyed', '{\"keys\":[]}')")
+        .await;
+    raw.close().await;
     person.json(&["keys", "rotate", "--algorithm", "RS256"]);
     let (pending, active) = (in_state(&person, "pending"), in_state(&person, "active"));
     assert_eq!((pending.len(), active.len()), (1, 2));
@@ -118,6 +123,9 @@ async fn moves(source: TestDatabase, target: TestDatabase) {
     person.master_key = MASTER_KEY;
     let restored = person.json(&restore);
     let signs_now = kids(&restored["signs_now"]);
+    let raw = Raw::open(&target).await;
+    assert_eq!(raw.number("SELECT count(*) FROM client_keys").await, 1);
+    raw.close().await;
     assert_eq!(signs_now.len(), 2);
     let mut expected = vec![revoked.clone(), pending[0].clone()];
     let mut told = kids(&restored["revoked"]);

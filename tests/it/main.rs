@@ -15,6 +15,7 @@ mod command_line;
 mod crash;
 mod database;
 mod deployment;
+mod documents;
 mod health;
 mod helpers;
 mod hostile_tokens;

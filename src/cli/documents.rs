@@ -1,0 +1,45 @@
+//! `keyround completions` and `keyround man`: made from the definitions of the commands, so that they never tell anything else.
+
+use std::path::Path;
+
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Arguments, Failure, output};
+
+/// Prints what this shell needs to complete commands and flags.
+pub fn completions(shell: Shell) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "keyround", &mut script);
+    output::line(String::from_utf8_lossy(&script).trim_end());
+}
+
+/// Writes a page for each command into this folder.
+pub fn man(folder: &Path) -> Result<(), Failure> {
+    let mut command = Arguments::command();
+    command.build();
+    std::fs::create_dir_all(folder).map_err(|error| cannot(folder, &error))?;
+    pages(&command, "keyround", folder)
+}
+
+fn pages(command: &Command, name: &str, folder: &Path) -> Result<(), Failure> {
+    let mut page = Vec::new();
+    let path = folder.join(format!("{name}.1"));
+    // The page's name is the file's, and the synopsis the whole command.
+    let command = command.clone().display_name(name.to_owned());
+    clap_mangen::Man::new(command.clone())
+        .render(&mut page)
+        .and_then(|()| std::fs::write(&path, &page))
+        .map_err(|error| cannot(&path, &error))?;
+    let shown = command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set() && inner.get_name() != "help");
+    for inner in shown {
+        pages(inner, &format!("{name}-{}", inner.get_name()), folder)?;
+    }
+    Ok(())
+}
+
+fn cannot(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Refused(format!("cannot write {}: {error}", path.display()))
+}
