@@ -17,6 +17,7 @@ use crate::jose::jwk::Kid;
 use crate::keyring::trusted_time;
 use crate::keys::SigningKey;
 use crate::keys::emergency::UnknownKey;
+use crate::keys::history::{expires_at, retires_at};
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::{NewGeneration, next_generation};
 use crate::keys::policy::Policy;
@@ -149,30 +150,6 @@ impl View {
             revoked_at: key.revoked_at.map(UnixTime::rfc3339),
         }
     }
-}
-
-/// When a key gives way, or gave way, to its successor.
-///
-/// A revocation ends a life, and what would have come after it does not come. The replacement that it brought is no
-/// successor either, though it is stamped active since a moment before.
-pub fn retires_at(keys: &Keys, key: &SigningKey) -> Option<UnixTime> {
-    let Some(revoked_at) = key.revoked_at else {
-        return keys.superseded_at(key);
-    };
-    keys.line(key.alg)
-        .iter()
-        .filter(|later| later.generation > key.generation && !later.was_revoked_before_activation())
-        .filter(|later| later.published_at < revoked_at)
-        .map(|later| later.activates_at)
-        .filter(|&at| at <= revoked_at && !key.was_revoked_before_activation())
-        .min()
-}
-
-/// When a key leaves the set because of its age; none when a revocation took it out before.
-pub fn expires_at(keys: &Keys, policy: &Policy, key: &SigningKey) -> Option<UnixTime> {
-    retires_at(keys, key)
-        .map(|retires_at| retires_at + policy.verify_window(key.max_token_ttl))
-        .filter(|&at| key.revoked_at.is_none_or(|revoked_at| at <= revoked_at))
 }
 
 /// A key as programs read it.

@@ -6,12 +6,12 @@ use std::fmt::Write;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::keys::SigningKey;
+use crate::keys::history::{expires_at, retires_at};
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::next_generation;
 use crate::keys::policy::Policy;
 use crate::keys::verifying::VerifyingKey;
 
-use super::keys::{expires_at, retires_at};
 use super::output::coarse;
 
 const WIDTH: i64 = 1120;

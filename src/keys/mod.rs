@@ -4,6 +4,7 @@
 //! sane clock agrees without talking, and no crash or pause misses a transition.
 
 pub mod emergency;
+pub mod history;
 pub mod keyset;
 pub mod lifecycle;
 pub mod plan;

@@ -1,0 +1,310 @@
+//! The keys at one moment, and all that follows from them: built at every look at the database, never changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock::{Clock, Reading, Seconds, UnixTime};
+use crate::jose::alg::Algorithm;
+use crate::jose::jwk::{Kid, sha256_base64url};
+use crate::jose::jws::VerifyingKey;
+use crate::jose::jwt::Signer;
+use crate::jose::key::{KeyError, PrivateKey};
+use crate::jose::seal::{MasterKeys, SealError};
+use crate::keys::keyset::KeySet;
+use crate::keys::lifecycle::Keys;
+use crate::keys::plan;
+use crate::keys::policy::Policy;
+use crate::keys::trusted_time::TrustedTime;
+use crate::oauth::verification::{Refused, TrustedKey, trusted_row};
+use crate::store::denied_tokens::DeniedToken;
+use crate::store::signing_keys::{StoredKey, StoredKeys};
+use crate::store::{Db, StoreError};
+
+use super::ledger::Ledger;
+use super::vanished::{self, Vanished};
+use super::{binding, trusted_time};
+
+/// The keys at one moment, and all that follows from them.
+pub struct Snapshot {
+    /// The version of the rows.
+    pub version: i64,
+    /// The rows.
+    pub keys: Keys,
+    /// The keys that are served.
+    pub key_set: KeySet,
+    /// The document that is served.
+    pub document: Document,
+    /// Rows whose private half does not open under the master key.
+    pub unopened: Vec<Kid>,
+    /// Keys that the database trusts although the ledger says that they were revoked: an old backup was put in its place.
+    pub distrusted: Vec<Kid>,
+    /// Keys whose rows are gone before their time.
+    pub vanished: Vec<Vanished>,
+    pub(super) signers: HashMap<Kid, Arc<Signer>>,
+    pub(super) verifying_keys: HashMap<Kid, Arc<VerifyingKey>>,
+    pub(super) denied: HashMap<String, UnixTime>,
+    pub(super) loaded: Reading,
+    pub(super) trusted: TrustedTime,
+}
+
+/// The key set as bytes, with their strong entity tag (RFC 9110 section 8.8.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// The JSON.
+    pub body: Bytes,
+    /// The tag, in its quotes.
+    pub etag: String,
+}
+
+impl Document {
+    /// The document of this key set.
+    #[must_use]
+    pub fn new(key_set: &KeySet) -> Self {
+        let body = Bytes::from(key_set.to_json());
+        let etag = format!("\"{}\"", sha256_base64url(&body));
+        Self { body, etag }
+    }
+}
+
+impl Snapshot {
+    pub(super) fn trusted_key(&self, policy: &Policy, now: UnixTime, kid: &Kid) -> Result<TrustedKey<'_>, Refused> {
+        let row = trusted_row(&self.keys, policy, now, kid)?;
+        let key = self.verifying_keys.get(kid).ok_or(Refused::UnknownKey)?;
+        Ok(TrustedKey {
+            key,
+            // A node with a newer policy may have raised the row's a moment ago.
+            max_token_ttl: row.max_token_ttl.max(policy.windows().max_token_ttl),
+        })
+    }
+
+    /// Whether a token of this name was denied. A row stays until nobody accepts its token, so its time need not be asked.
+    #[must_use]
+    pub fn is_denied(&self, jti: &str) -> bool {
+        self.denied.contains_key(jti)
+    }
+
+    /// Whether a denied token may be forgotten at this time.
+    #[must_use]
+    pub fn has_outlived_denials(&self, now: UnixTime) -> bool {
+        self.denied.values().any(|&until| until <= now)
+    }
+
+    /// The time to go by at this reading.
+    #[must_use]
+    pub fn now(&self, reading: Reading, policy: &Policy) -> UnixTime {
+        self.trusted.now(reading, policy.windows().clock_skew)
+    }
+
+    /// How old the rows are, by whichever clock says more.
+    #[must_use]
+    pub fn age(&self, reading: Reading) -> Seconds {
+        let by_monotonic = reading.monotonic.saturating_sub(self.loaded.monotonic).as_secs();
+        (reading.wall - self.loaded.wall).max(Seconds(i64::try_from(by_monotonic).unwrap_or(i64::MAX)))
+    }
+
+    /// Whether the wall clock is believed, and what follows.
+    #[must_use]
+    pub const fn trusted(&self) -> &TrustedTime {
+        &self.trusted
+    }
+
+    /// For how long this node may go without reading the keys and still serve every key in time: the shortest lead time
+    /// that counts, less what a commit, verifiers and clocks take of it.
+    #[must_use]
+    pub fn publishing_bound(&self, policy: &Policy) -> Seconds {
+        let newest = self
+            .keys
+            .algorithms()
+            .into_iter()
+            .filter_map(|alg| self.keys.line(alg).last())
+            .map(|key| key.prepublish);
+        let shortest = newest
+            .min()
+            .unwrap_or(policy.windows().prepublish)
+            .min(policy.windows().prepublish);
+        shortest - policy.commit_share() - policy.windows().verifier_cache - policy.windows().clock_skew
+    }
+
+    /// The enabled algorithms that cannot sign at this moment.
+    #[must_use]
+    pub fn without_signer(&self, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
+        policy
+            .algorithms()
+            .iter()
+            .copied()
+            .filter(|&alg| {
+                // One that was removed and added again waits for its first activation like a new one.
+                let enabled = !self.keys.is_removed(alg, now)
+                    && self
+                        .keys
+                        .line(alg)
+                        .iter()
+                        .any(|key| key.activates_at <= now && !key.is_keyless());
+                let signs = self
+                    .keys
+                    .active(alg, now)
+                    .is_some_and(|key| self.signers.contains_key(&key.kid));
+                enabled && !signs
+            })
+            .collect()
+    }
+
+    /// The algorithms whose rotation is late.
+    #[must_use]
+    pub fn overdue(&self, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
+        plan::overdue(&self.keys, policy, now)
+    }
+}
+
+pub(super) async fn read(
+    db: &Db,
+    master_key: &MasterKeys,
+    policy: &Policy,
+    clock: &Clock,
+    ledger: Option<&Ledger>,
+    previous: Option<&Snapshot>,
+) -> Result<Snapshot, StoreError> {
+    // The age counts from before the rows were read.
+    let loaded = clock.read();
+    let stored = db.signing_keys().await?;
+    let denied = db.denied_tokens().await?;
+    let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
+    if let Some(ledger) = ledger {
+        let revoked = stored.rows.iter().filter(|row| row.key.revoked_at.is_some());
+        if let Err(error) = ledger.learn(revoked.map(|row| &row.key.kid)) {
+            tracing::error!(%error, "a revocation could not be written to the ledger; it holds, but only while this server runs");
+        }
+    }
+    let mut next = Snapshot::new(&stored, master_key, policy, loaded, trusted, ledger, previous);
+    next.denied = denied
+        .into_iter()
+        .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
+        .collect();
+    Ok(next)
+}
+
+impl Snapshot {
+    fn new(
+        stored: &StoredKeys,
+        master_key: &MasterKeys,
+        policy: &Policy,
+        loaded: Reading,
+        trusted: TrustedTime,
+        ledger: Option<&Ledger>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let keys = stored.keys();
+        let is_revoked = |kid: &Kid| ledger.is_some_and(|ledger| ledger.names(kid));
+        let distrusted: Vec<Kid> = keys
+            .iter()
+            .filter(|key| key.revoked_at.is_none() && is_revoked(&key.kid))
+            .map(|key| key.kid.clone())
+            .collect();
+        let vanished = previous.map_or_else(Vec::new, |previous| {
+            vanished::vanished(&previous.vanished, &previous.keys, &keys, policy, trusted.checked_at())
+        });
+        log_news(&distrusted, &vanished, previous);
+        let mut key_set = KeySet::at(&keys, policy, trusted.checked_at());
+        if let Some(previous) = previous.filter(|_| !trusted.may_plan()) {
+            // While the clock is in doubt no key leaves, unless it was revoked.
+            let kept = previous
+                .key_set
+                .jwks()
+                .iter()
+                .filter(|jwk| keys.revoked_at(&jwk.kid).is_none());
+            key_set = key_set.union(kept.cloned());
+        }
+        key_set = key_set
+            .union(vanished.iter().map(|vanished| vanished.jwk.clone()))
+            .without(is_revoked);
+        let mut signers = HashMap::new();
+        let mut unopened = Vec::new();
+        let usable = |row: &&StoredKey| row.key.revoked_at.is_none() && !distrusted.contains(&row.key.kid);
+        for row in stored.rows.iter().filter(usable) {
+            let Some(sealed) = &row.sealed else { continue };
+            let known = previous
+                .and_then(|previous| previous.signers.get(&row.key.kid))
+                .cloned();
+            match known.map_or_else(|| open(master_key, row, sealed).map(Arc::new), Ok) {
+                Ok(signer) => {
+                    signers.insert(row.key.kid.clone(), signer);
+                }
+                Err(error) => {
+                    if previous.is_none_or(|previous| !previous.unopened.contains(&row.key.kid)) {
+                        tracing::error!(key.kid = %row.key.kid, %error, "a private half does not open");
+                    }
+                    unopened.push(row.key.kid.clone());
+                }
+            }
+        }
+        let document = match previous {
+            Some(previous) if previous.key_set == key_set => previous.document.clone(),
+            _ => Document::new(&key_set),
+        };
+        Self {
+            version: stored.version,
+            verifying_keys: verifying_keys(&key_set, previous),
+            denied: HashMap::new(),
+            keys,
+            key_set,
+            document,
+            unopened,
+            distrusted,
+            vanished,
+            signers,
+            loaded,
+            trusted,
+        }
+    }
+}
+
+/// The public halves of the keys that are served, parsed once in their life.
+fn verifying_keys(key_set: &KeySet, previous: Option<&Snapshot>) -> HashMap<Kid, Arc<VerifyingKey>> {
+    let mut parsed = HashMap::new();
+    for jwk in key_set.jwks() {
+        // The kid is the thumbprint, or names the same key for ever: a known one has not changed.
+        let known = previous.and_then(|previous| previous.verifying_keys.get(&jwk.kid));
+        match known.map_or_else(|| VerifyingKey::new(jwk).map(Arc::new), |known| Ok(Arc::clone(known))) {
+            Ok(key) => {
+                parsed.insert(jwk.kid.clone(), key);
+            }
+            Err(error) => tracing::error!(key.kid = %jwk.kid, %error, "a public key cannot be used"),
+        }
+    }
+    parsed
+}
+
+/// Says once what is new: both mean that the database was changed behind our back.
+fn log_news(distrusted: &[Kid], vanished: &[Vanished], previous: Option<&Snapshot>) {
+    for kid in distrusted {
+        if previous.is_none_or(|previous| !previous.distrusted.contains(kid)) {
+            tracing::error!(
+                key.kid = %kid,
+                "the ledger says that this key was revoked, but the database trusts it, as after an old backup; it neither \
+                 signs nor is published here: revoke it again with 'keyround keys revoke'"
+            );
+        }
+    }
+    for Vanished { jwk, until } in vanished {
+        if previous.is_none_or(|previous| previous.vanished.iter().all(|known| known.jwk.kid != jwk.kid)) {
+            tracing::error!(key.kid = %jwk.kid, %until, "a key's row is gone before its time; it stays published");
+        }
+    }
+}
+
+/// Why a stored private half cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum CannotOpen {
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+fn open(master_key: &MasterKeys, row: &StoredKey, sealed: &str) -> Result<Signer, CannotOpen> {
+    let der = master_key.open(&binding(&row.key.kid, row.key.alg), sealed)?;
+    let key = PrivateKey::from_pkcs8_der(row.key.alg, &der)?;
+    Ok(Signer::new(row.key.kid.clone(), key))
+}

@@ -1,0 +1,33 @@
+//! A key's life as it is told to people, revoked ones included.
+
+use crate::clock::UnixTime;
+
+use super::SigningKey;
+use super::lifecycle::Keys;
+use super::policy::Policy;
+
+/// When a key gives way, or gave way, to its successor.
+///
+/// A revocation ends a life, and what would have come after it does not come. The replacement that it brought is no
+/// successor either, though it is stamped active since a moment before.
+#[must_use]
+pub fn retires_at(keys: &Keys, key: &SigningKey) -> Option<UnixTime> {
+    let Some(revoked_at) = key.revoked_at else {
+        return keys.superseded_at(key);
+    };
+    keys.line(key.alg)
+        .iter()
+        .filter(|later| later.generation > key.generation && !later.was_revoked_before_activation())
+        .filter(|later| later.published_at < revoked_at)
+        .map(|later| later.activates_at)
+        .filter(|&at| at <= revoked_at && !key.was_revoked_before_activation())
+        .min()
+}
+
+/// When a key leaves the set because of its age; none when a revocation took it out before.
+#[must_use]
+pub fn expires_at(keys: &Keys, policy: &Policy, key: &SigningKey) -> Option<UnixTime> {
+    retires_at(keys, key)
+        .map(|retires_at| retires_at + policy.verify_window(key.max_token_ttl))
+        .filter(|&at| key.revoked_at.is_none_or(|revoked_at| at <= revoked_at))
+}
