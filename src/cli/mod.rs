@@ -17,6 +17,7 @@ mod serve;
 mod timeline;
 mod token;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::{Foundation, StartError, connect};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Database, Sources};
+use crate::config::{Config, ConfigError, Database, Sources, settings};
 use crate::keys::emergency::UnknownKey;
 use crate::rotation::RotationError;
 use crate::store::{Db, StoreError};
@@ -40,6 +41,9 @@ struct Arguments {
     /// The settings file (TOML); the environment (`KEYROUND_SECTION__FIELD`) goes before it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// One setting, which goes before the environment and the file; may be repeated. Not for secrets.
+    #[arg(long, global = true, value_name = "SETTING=VALUE")]
+    set: Vec<String>,
     /// Development: issuer and master key have defaults (`http://127.0.0.1:8080`, `keys/master.key`).
     #[arg(long, global = true)]
     dev: bool,
@@ -188,6 +192,25 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// What `--set` gives. Whether there is such a setting, and such a value for it, is asked where all settings are. A value
+/// that may be secret is not repeated, so this is no parser of clap's, which would quote it.
+fn flags(set: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut flags = BTreeMap::new();
+    for text in set {
+        let (name, value) = text.split_once('=').ok_or_else(|| {
+            Failure::Usage("--set takes SETTING=VALUE, such as --set keys.rotation_period=10d".to_owned())
+        })?;
+        if settings::find(name).is_some_and(|setting| setting.secret) {
+            return Err(Failure::Usage(format!(
+                "--set {name} may give a secret, which every process of this machine can read; use {name}_file, or the \
+                 environment"
+            )));
+        }
+        flags.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(flags)
+}
+
 /// Help and version as they are; a mistake as its one sentence.
 fn refuse_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -214,7 +237,10 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
 
 fn execute(arguments: Arguments) -> Result<(), Failure> {
     let context = Context {
-        sources: Sources::of_process(arguments.config, arguments.dev)?,
+        sources: Sources {
+            flags: flags(&arguments.set)?,
+            ..Sources::of_process(arguments.config, arguments.dev)?
+        },
         clock: Clock::system(),
         json: arguments.json,
     };

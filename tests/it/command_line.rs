@@ -709,6 +709,19 @@ async fn settings_are_checked_and_shown_without_their_secrets() {
         let shown = good.run(arguments).await;
         assert!(shown.out.contains("rotation_period") && !shown.out.contains(MASTER_KEY));
     }
+    // A flag goes before the environment; it is no place for a secret.
+    let set = good
+        .json(&["config", "show", "--set", "server.issuer=http://127.0.0.1:7070"])
+        .await;
+    assert!(set.to_string().contains("http://127.0.0.1:7070"));
+    let unknown = good.run(&["config", "check", "--set", "keys.period=1d"]).await;
+    assert!(unknown.refused(2).contains("keys.period"));
+    let secret = good
+        .run(&["config", "check", "--set", &format!("keys.master_key={MASTER_KEY}")])
+        .await;
+    let refusal = secret.refused(2);
+    assert!(refusal.contains("keys.master_key_file") && !refusal.contains(MASTER_KEY));
+
     let bad = Shell::new(&[("server.issuer", "http://127.0.0.1:8080"), ("keys.prepublish", "1m")]);
     assert!(
         bad.run(&["config", "check"])
