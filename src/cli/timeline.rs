@@ -239,24 +239,25 @@ impl Mark {
     }
 }
 
-fn draw_life(svg: &mut String, axis: &Axis, life: &Life<'_>, y: i64) {
-    let key = life.key;
-    let kid = escape(key.kid.as_str());
-    let middle = y + BAR / 2;
-    put(svg, format_args!("<g><title>{kid}: {}</title>", life.state));
+/// Opens the group of a row and writes its name and, below it, what it is.
+fn begin_row(svg: &mut String, kid: &str, state: State, what: &str, y: i64) {
+    let kid = escape(kid);
+    put(svg, format_args!("<g><title>{kid}: {state}</title>"));
     put(
         svg,
         format_args!(r#"<text class="kid" x="16" y="{}">{kid}</text>"#, y + 8),
     );
     put(
         svg,
-        format_args!(
-            r#"<text class="faint" x="16" y="{}">generation {}, {}</text>"#,
-            y + 23,
-            key.generation,
-            life.state
-        ),
+        format_args!(r#"<text class="faint" x="16" y="{}">{what}</text>"#, y + 23),
     );
+}
+
+fn draw_life(svg: &mut String, axis: &Axis, life: &Life<'_>, y: i64) {
+    let key = life.key;
+    let middle = y + BAR / 2;
+    let what = format!("generation {}, {}", key.generation, life.state);
+    begin_row(svg, key.kid.as_str(), life.state, &what, y);
     for (state, from, to) in life.parts() {
         draw_part(svg, axis, state, (from, to), y);
     }
@@ -268,24 +269,17 @@ fn draw_life(svg: &mut String, axis: &Axis, life: &Life<'_>, y: i64) {
 
 /// A key that never signs: one bar from its publication to its end.
 fn draw_verifying(svg: &mut String, axis: &Axis, key: &VerifyingKey, policy: &Policy, now: UnixTime, y: i64) {
-    let kid = escape(key.jwk.kid.as_str());
     let state = key.state(policy, now);
     let (end, mark) = match key.revoked_at {
         Some(at) => (at, Mark::Revocation),
         None => (key.leaves_at(policy), Mark::Expiry),
     };
-    put(svg, format_args!("<g><title>{kid}: {state}</title>"));
-    put(
+    begin_row(
         svg,
-        format_args!(r#"<text class="kid" x="16" y="{}">{kid}</text>"#, y + 8),
-    );
-    put(
-        svg,
-        format_args!(
-            r#"<text class="faint" x="16" y="{}">{}, imported, {state}</text>"#,
-            y + 23,
-            key.jwk.alg
-        ),
+        key.jwk.kid.as_str(),
+        state,
+        &format!("{}, imported, {state}", key.jwk.alg),
+        y,
     );
     draw_part(svg, axis, State::Retired, (key.published_at, Some(end)), y);
     let middle = y + BAR / 2;
