@@ -20,7 +20,8 @@ use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::oauth::token::Defaults;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::store::{Db, StoreError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, TlsMetrics};
+use crate::tls::Tls;
 
 /// The name of the key that client secrets are digested with.
 const HASH_KEY: &str = "client-secret-hash-key";
@@ -179,6 +180,20 @@ async fn hash_key(db: &Db, master_key: &MasterKeys, clock: &Clock) -> Result<Has
     Ok(HashKey::from_bytes(bytes))
 }
 
+/// Refuses a certificate or key that could not be served, before anything is touched.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_tls(config: &Config, clock: &Clock) -> Result<(), StartError> {
+    load_tls(config, clock, TlsMetrics::default()).map(drop)
+}
+
+fn load_tls(config: &Config, clock: &Clock, metrics: TlsMetrics) -> Result<Option<Tls>, StartError> {
+    let now = clock.read().wall;
+    let files = config.server.tls.as_ref();
+    Ok(files.map(|files| Tls::load(files, metrics, now)).transpose()?)
+}
+
 /// A server that serves.
 pub struct Running {
     /// Where the public endpoints are.
@@ -203,6 +218,9 @@ impl Running {
             hash_key,
             ledger,
         } = foundation;
+        let metrics = Metrics::default();
+        let tls = load_tls(config, &rotator.clock, metrics.tls.clone())?;
+        let clock = rotator.clock.clone();
         let keyring = Keyring::load(
             rotator.db.clone(),
             Arc::clone(&rotator.master_key),
@@ -227,12 +245,13 @@ impl Running {
             rotation: Arc::clone(&rotation),
             hash_key,
             clock: rotator.clock,
-            metrics: Metrics::default(),
+            metrics,
         });
         let (stop, stopped) = watch::channel(false);
         let public_server = server.clone();
         let (public, public_handle, public_task) = listen(
             config.server.listen,
+            tls.as_ref(),
             None,
             move |routes| {
                 http::public_routes(&public_server)(routes);
@@ -240,8 +259,9 @@ impl Running {
             &server,
         )?;
         let (admin, admin_handle, admin_task) =
-            listen(config.server.admin_listen, Some(1), http::admin_routes, &server)?;
-        let rotation_task = tokio::spawn(rotation.run(stopped));
+            listen(config.server.admin_listen, None, Some(1), http::admin_routes, &server)?;
+        let mut tasks = vec![public_task, admin_task, tokio::spawn(rotation.run(stopped.clone()))];
+        tasks.extend(tls.map(|tls| tokio::spawn(tls.follow(clock, stopped))));
         tracing::info!(%public, %admin, issuer = %config.server.issuer, "serving");
         Ok(Self {
             public,
@@ -249,7 +269,7 @@ impl Running {
             server,
             stop,
             handles: [public_handle, admin_handle],
-            tasks: vec![public_task, admin_task, rotation_task],
+            tasks,
         })
     }
 
@@ -270,6 +290,7 @@ impl Running {
 
 fn listen(
     address: SocketAddr,
+    tls: Option<&Tls>,
     workers: Option<usize>,
     routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
     server: &web::Data<Server>,
@@ -292,7 +313,14 @@ fn listen(
         what: format!("cannot listen on {address}"),
         source,
     };
-    let http_server = http_server.bind(address).map_err(cannot)?;
+    let http_server = match tls {
+        Some(tls) => tls
+            .acceptor()
+            .map_err(std::io::Error::from)
+            .and_then(|acceptor| http_server.bind_openssl(address, acceptor)),
+        None => http_server.bind(address),
+    }
+    .map_err(cannot)?;
     let bound = http_server.addrs().first().copied().unwrap_or(address);
     let running = http_server.run();
     let handle = running.handle();

@@ -15,12 +15,13 @@
 //! | [`store`] | the only SQL, one file a table, one text for SQLite and PostgreSQL |
 //! | [`keyring`] | the shared snapshot that requests sign and publish with |
 //! | [`rotation`] | the scheduled task |
+//! | [`tls`] | TLS of the public listener, and its certificate when it changes |
 //! | [`http`] | the endpoints, one file each |
 //! | [`app`] | the composition root |
 //! | [`cli`] | the command line, one file a command group |
 //!
 //! A module imports only from modules above it; a test holds that. `actix_web` is named in [`http`] and [`app`] alone,
-//! `sqlx` in [`store`], and `openssl`, `josekit`, `rsa` and `p256` in [`jose`].
+//! `sqlx` in [`store`], `openssl` in [`jose`] and [`tls`], and `josekit`, `rsa` and `p256` in [`jose`].
 
 pub mod app;
 pub mod cli;
@@ -34,3 +35,4 @@ pub mod oauth;
 pub mod rotation;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

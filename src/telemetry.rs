@@ -56,6 +56,27 @@ pub struct KeyLabel {
 
 type Seconds = Gauge<f64, AtomicU64>;
 
+/// What TLS of the public listener tells; clones count together.
+#[derive(Clone, Default)]
+pub struct TlsMetrics {
+    expiry: Seconds,
+    refused: Gauge,
+}
+
+impl TlsMetrics {
+    /// A certificate is served that expires then.
+    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit into the 52 bits")]
+    pub fn served(&self, expires_at: UnixTime) {
+        self.expiry.set(expires_at.0 as f64);
+        self.refused.set(0);
+    }
+
+    /// What the files hold now is refused.
+    pub fn refused(&self) {
+        self.refused.set(1);
+    }
+}
+
 /// Every metric. Counters are counted where things happen; gauges are set when somebody asks.
 pub struct Metrics {
     registry: Registry,
@@ -87,6 +108,8 @@ pub struct Metrics {
     pub snapshot_age: Seconds,
     /// Living nodes with another policy.
     pub differing_nodes: Gauge,
+    /// TLS of the public listener.
+    pub tls: TlsMetrics,
 }
 
 impl AlgorithmLabel {
@@ -118,6 +141,7 @@ impl Default for Metrics {
             vanished_keys: Gauge::default(),
             snapshot_age: Seconds::default(),
             differing_nodes: Gauge::default(),
+            tls: TlsMetrics::default(),
         };
         metrics.register();
         metrics
@@ -205,6 +229,17 @@ impl Metrics {
             "differing_nodes",
             "Living nodes that run with another policy",
             self.differing_nodes.clone(),
+        );
+        registry.register_with_unit(
+            "tls_certificate_expiry_timestamp",
+            "When the certificate of the public listener expires; 0 without TLS",
+            Unit::Seconds,
+            self.tls.expiry.clone(),
+        );
+        registry.register(
+            "tls_certificate_refused",
+            "1 while the certificate or key in the files is refused and the one before is served, else 0",
+            self.tls.refused.clone(),
         );
     }
 

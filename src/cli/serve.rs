@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-use crate::app::{Foundation, Running};
+use crate::app::{Foundation, Running, check_tls};
 use crate::clock::{Clock, UnixTime};
 use crate::config::{self, Config, Database, MasterKeySource};
 use crate::jose::seal::MasterKey;
@@ -24,6 +24,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    check_tls(&config, &context.clock)?;
     if context.sources.development {
         make_development_master_key(&config)?;
     }

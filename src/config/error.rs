@@ -149,10 +149,40 @@ pub enum ConfigError {
         /// The issuer.
         issuer: Issuer,
     },
+    /// TLS for an issuer that nobody asks by TLS.
+    #[error(
+        "server.issuer is {issuer}, but server.tls_certificate_file makes server.listen speak TLS; write the issuer as an https \
+         URL, or take server.tls_certificate_file and server.tls_key_file out"
+    )]
+    TlsForPlainIssuer {
+        /// The issuer.
+        issuer: Issuer,
+    },
+    /// Half a pair.
+    #[error(
+        "{given} is set, but {missing} is not; TLS needs server.tls_certificate_file and server.tls_key_file, plain http neither"
+    )]
+    HalfTls {
+        /// The setting that is there.
+        given: &'static str,
+        /// The setting that is not.
+        missing: &'static str,
+    },
+    /// A certificate or a key that cannot be served.
+    #[error("{path}, which {setting} names, {why}", path = path.display())]
+    TlsRefused {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A listener without TLS that others can reach.
     #[error(
-        "{setting} is {address}, which is plain http beyond loopback; listen on a loopback address, or set \
-         server.behind_tls_proxy = true if a proxy ends TLS in front"
+        "{setting} is {address}, which is plain http beyond loopback; listen on a loopback address, set \
+         server.behind_tls_proxy = true if a proxy ends TLS in front, or give server.listen a certificate by \
+         server.tls_certificate_file and server.tls_key_file"
     )]
     PlainListener {
         /// The listener's name.

@@ -64,10 +64,45 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Where health and metrics are served.
     pub admin_listen: SocketAddr,
+    /// Where the pair for TLS on the public listener lies; none for plain http.
+    pub tls: Option<TlsFiles>,
     /// Whether a proxy ends TLS in front.
     pub behind_tls_proxy: bool,
     /// The proxies whose word about a client's address is taken.
     pub trusted_proxies: Vec<Network>,
+}
+
+/// Where a certificate and its key lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `server.tls_certificate_file`: the certificate, then its chain.
+    pub certificate: PathBuf,
+    /// `server.tls_key_file`: the private key.
+    pub key: PathBuf,
+}
+
+/// What lies there.
+pub struct TlsTexts {
+    /// Certificates, not parsed.
+    pub certificate: Vec<u8>,
+    /// The key, not parsed.
+    pub key: Zeroizing<String>,
+}
+
+impl TlsFiles {
+    /// Reads both.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a key that is empty or open to group or others.
+    pub fn read(&self) -> Result<TlsTexts, ConfigError> {
+        let certificate = std::fs::read(&self.certificate).map_err(|source| ConfigError::SecretUnreadable {
+            setting: "server.tls_certificate_file",
+            path: self.certificate.clone(),
+            source,
+        })?;
+        let key = secret_file::read("server.tls_key_file", &self.key)?;
+        Ok(TlsTexts { certificate, key })
+    }
 }
 
 /// Section `keys`.
@@ -191,11 +226,17 @@ impl Config {
 }
 
 impl Server {
-    /// Refuses plain http towards others. Keyround itself speaks plain http only, so:
+    /// Refuses plain http towards others:
     ///
     /// - an issuer that is not https must be on loopback, or behind a proxy that ends TLS;
-    /// - a listener beyond loopback needs the same. An https issuer alone is no excuse, for nobody would end TLS.
+    /// - a listener beyond loopback needs the same, or a certificate, which only the public one can have. An https issuer
+    ///   alone is no excuse, for nobody would end TLS.
     fn check_transport(&self) -> Result<(), ConfigError> {
+        if self.tls.is_some() && !self.issuer.is_https() {
+            return Err(ConfigError::TlsForPlainIssuer {
+                issuer: self.issuer.clone(),
+            });
+        }
         if self.behind_tls_proxy || self.issuer.is_loopback() {
             return Ok(());
         }
@@ -204,19 +245,17 @@ impl Server {
                 issuer: self.issuer.clone(),
             });
         }
-        match self.open_listeners().next() {
+        match self.open_plain_listeners().next() {
             Some((setting, address)) => Err(ConfigError::PlainListener { setting, address }),
             None => Ok(()),
         }
     }
 
-    fn open_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-        let listeners = [
-            ("server.listen", self.listen),
-            ("server.admin_listen", self.admin_listen),
-        ];
-        listeners
+    fn open_plain_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let public = self.tls.is_none().then_some(("server.listen", self.listen));
+        public
             .into_iter()
+            .chain([("server.admin_listen", self.admin_listen)])
             .filter(|(_, address)| !address.ip().to_canonical().is_loopback())
     }
 
@@ -230,7 +269,7 @@ impl Server {
             ));
         }
         if !self.behind_tls_proxy {
-            warnings.extend(self.open_listeners().map(|(setting, address)| {
+            warnings.extend(self.open_plain_listeners().map(|(setting, address)| {
                 format!(
                     "{setting} is {address}: secrets and tokens cross the network in plain http; listen on loopback"
                 )
@@ -244,7 +283,12 @@ impl Server {
 fn add_development_defaults(layers: &mut Layers) -> Result<(), ConfigError> {
     if !layers.is_given("server.issuer") {
         let listen = layers.required("server.listen", address)?;
-        layers.set("server.issuer", format!("http://{}", reachable(listen)));
+        let scheme = if layers.is_given("server.tls_certificate_file") {
+            "https"
+        } else {
+            "http"
+        };
+        layers.set("server.issuer", format!("{scheme}://{}", reachable(listen)));
     }
     if !layers.is_given("keys.master_key") && !layers.is_given("keys.master_key_file") {
         layers.set("keys.master_key_file", DEVELOPMENT_MASTER_KEY_FILE);
@@ -278,6 +322,7 @@ fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
         issuer: layers.required("server.issuer", str::parse)?,
         listen: layers.required("server.listen", address)?,
         admin_listen: layers.required("server.admin_listen", address)?,
+        tls: read_tls_files(layers)?,
         behind_tls_proxy: layers.flag("server.behind_tls_proxy"),
         trusted_proxies: layers.list("server.trusted_proxies", str::parse)?,
     };
@@ -286,6 +331,18 @@ fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
     }
     server.check_transport()?;
     Ok(server)
+}
+
+fn read_tls_files(layers: &Layers) -> Result<Option<TlsFiles>, ConfigError> {
+    let (certificate, key) = ("server.tls_certificate_file", "server.tls_key_file");
+    let file = |name| layers.text(name, |path| Ok(PathBuf::from(path)));
+    let half = |given, missing| Err(ConfigError::HalfTls { given, missing });
+    match (file(certificate)?, file(key)?) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+        (Some(_), None) => half(certificate, key),
+        (None, Some(_)) => half(key, certificate),
+        (None, None) => Ok(None),
+    }
 }
 
 fn read_database(layers: &mut Layers) -> Result<Database, ConfigError> {

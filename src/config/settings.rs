@@ -153,8 +153,10 @@ use Preset::{Default, Unset};
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
     row("server", "issuer", Unset(r#""https://id.example.com""#), Kind::Issuer, false, "The `iss` of every token and the base of every URL: what verifiers are set up with, byte for byte. Required."),
-    row("server", "listen", Default(r#""127.0.0.1:8080""#), Kind::Address, false, "Where the public endpoints are served, in plain HTTP."),
-    row("server", "admin_listen", Default(r#""127.0.0.1:9090""#), Kind::Address, false, "Where health and metrics are served; not for the public."),
+    row("server", "listen", Default(r#""127.0.0.1:8080""#), Kind::Address, false, "Where the public endpoints are served: in plain HTTP, or in HTTPS with `server.tls_certificate_file`."),
+    row("server", "admin_listen", Default(r#""127.0.0.1:9090""#), Kind::Address, false, "Where health and metrics are served, always in plain HTTP; not for the public."),
+    row("server", "tls_certificate_file", Unset(r#""/etc/keyround/tls/fullchain.pem""#), Kind::File, false, "The certificate of `server.listen` and its chain, in PEM; taken anew when the file changes. With `server.tls_key_file`."),
+    row("server", "tls_key_file", Unset(r#""/etc/keyround/tls/privkey.pem""#), Kind::File, false, "The certificate's private key (mode 0600), in PEM and not encrypted."),
     row("server", "behind_tls_proxy", Default("false"), Kind::Flag, false, "Says that a proxy ends TLS in front: only then may plain HTTP be served beyond loopback."),
     row("server", "trusted_proxies", Default("[]"), Kind::Networks, false, "The proxies whose word about a client's address is taken."),
     row("database", "url", Default(r#""sqlite:data/keyround.db""#), Kind::Database, true, "Where keys and clients are kept: a file for one node, PostgreSQL for several."),

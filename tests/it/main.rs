@@ -36,6 +36,7 @@ mod runbooks;
 mod skeleton;
 mod start;
 mod store;
+mod tls;
 mod token;
 mod token_commands;
 mod token_refusals;

@@ -1,0 +1,207 @@
+//! TLS of the public listener: OpenSSL's settings, and a certificate that is taken anew when its files change.
+//!
+//! The files are read again every [`LOOK_EVERY`] and compared by their contents, so that it does not matter how they were
+//! changed: written over, renamed, or reached through a symbolic link that was turned. New handshakes get the new pair;
+//! connections that stand keep theirs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use openssl::asn1::Asn1Time;
+use openssl::error::ErrorStack;
+use openssl::pkey::{PKey, Private};
+use openssl::sha::Sha256;
+use openssl::ssl::{
+    AlpnError, ClientHelloResponse, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod, SslOptions,
+    SslSessionCacheMode, SslVersion, select_next_proto,
+};
+use openssl::x509::X509;
+use tokio::sync::watch;
+
+use crate::clock::{Clock, UnixTime, sleep};
+use crate::config::{ConfigError, TlsFiles, TlsTexts};
+use crate::telemetry::TlsMetrics;
+
+/// How often the files are looked at.
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The only protocol that is offered (RFC 7301), in its wire form.
+const HTTP_1_1: &[u8] = b"\x08http/1.1";
+
+/// The pair of certificate and key that new handshakes get.
+pub struct Tls {
+    files: TlsFiles,
+    current: Arc<ArcSwap<SslContext>>,
+    /// Digest of what the last look saw, be it good or bad: each change is judged and told once.
+    seen: Mutex<[u8; 32]>,
+    metrics: TlsMetrics,
+}
+
+/// A pair that can be served.
+struct Pair {
+    context: SslContext,
+    expires_at: UnixTime,
+}
+
+impl Tls {
+    /// Reads the pair, and judges it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a pair that cannot be served; see [`Tls::look`].
+    pub fn load(files: &TlsFiles, metrics: TlsMetrics, now: UnixTime) -> Result<Self, ConfigError> {
+        let texts = files.read()?;
+        let pair = judge(files, &texts, now)?;
+        metrics.served(pair.expires_at);
+        Ok(Self {
+            files: files.clone(),
+            current: Arc::new(ArcSwap::from_pointee(pair.context)),
+            seen: Mutex::new(digest(&Ok(texts))),
+            metrics,
+        })
+    }
+
+    /// What a listener accepts connections with; each handshake gets the pair of its moment.
+    ///
+    /// # Errors
+    /// When OpenSSL has no memory.
+    pub fn acceptor(&self) -> Result<SslAcceptorBuilder, ErrorStack> {
+        let current = Arc::clone(&self.current);
+        let mut acceptor = settings()?;
+        acceptor.set_client_hello_callback(move |ssl, _| {
+            ssl.set_ssl_context(&current.load())?;
+            Ok(ClientHelloResponse::SUCCESS)
+        });
+        Ok(acceptor)
+    }
+
+    /// Looks at the files until told to stop.
+    pub async fn follow(self, clock: Clock, mut stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => self.look(clock.read().wall),
+                _ = stop.wait_for(|&stop| stop) => return,
+            }
+        }
+    }
+
+    /// Takes the pair in the files if it changed. One that cannot be read, does not match, is encrypted, too weak for
+    /// OpenSSL's security level or expired is refused, and the one before stays.
+    pub fn look(&self, now: UnixTime) {
+        let texts = self.files.read();
+        let digest = digest(&texts);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *seen, digest) == digest {
+            return;
+        }
+        match texts.and_then(|texts| judge(&self.files, &texts, now)) {
+            Ok(pair) => {
+                self.current.store(Arc::new(pair.context));
+                self.metrics.served(pair.expires_at);
+                tracing::info!(expires_at = %pair.expires_at, "new connections get the new TLS certificate");
+            }
+            Err(error) => {
+                self.metrics.refused();
+                tracing::error!(%error, "the new TLS certificate is refused; the one before is served on");
+            }
+        }
+    }
+}
+
+/// Tells contents apart, and reasons why there are none.
+fn digest(texts: &Result<TlsTexts, ConfigError>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    match texts {
+        Ok(texts) => {
+            digest.update(&texts.certificate);
+            // No PEM text holds it.
+            digest.update(&[0]);
+            digest.update(texts.key.as_bytes());
+        }
+        Err(error) => digest.update(error.to_string().as_bytes()),
+    }
+    digest.finish()
+}
+
+/// Whether a pair can be served; the file that is to blame is named.
+fn judge(files: &TlsFiles, texts: &TlsTexts, now: UnixTime) -> Result<Pair, ConfigError> {
+    let refuse = |setting, path: &std::path::PathBuf, why: String| ConfigError::TlsRefused {
+        setting,
+        path: path.clone(),
+        why,
+    };
+    let bad_certificate = |why: String| refuse("server.tls_certificate_file", &files.certificate, why);
+    let bad_key = |why: String| refuse("server.tls_key_file", &files.key, why);
+
+    let chain = X509::stack_from_pem(&texts.certificate)
+        .map_err(|error| bad_certificate(format!("does not hold certificates in PEM: {}", reason(&error))))?;
+    let Some((certificate, issuers)) = chain.split_first() else {
+        return Err(bad_certificate("holds no certificate in PEM".to_owned()));
+    };
+    let expires_at = expiry(certificate).map_err(|error| bad_certificate(reason(&error)))?;
+    if expires_at <= now {
+        return Err(bad_certificate(format!("expired at {expires_at}; renew it")));
+    }
+    let key = private_key(&texts.key).map_err(|error| {
+        bad_key(format!(
+            "does not hold an unencrypted private key in PEM: {}",
+            reason(&error)
+        ))
+    })?;
+    if !certificate.public_key().is_ok_and(|public| public.public_eq(&key)) {
+        return Err(bad_key(format!(
+            "does not belong to the first certificate in {}",
+            files.certificate.display()
+        )));
+    }
+    let context = context(certificate, issuers, &key)
+        .map_err(|error| bad_certificate(format!("cannot be served: {}", reason(&error))))?;
+    Ok(Pair { context, expires_at })
+}
+
+/// The key; never asks a terminal for a password.
+fn private_key(text: &str) -> Result<PKey<Private>, ErrorStack> {
+    PKey::private_key_from_pem_callback(text.as_bytes(), |_| Ok(0))
+}
+
+fn context(certificate: &X509, issuers: &[X509], key: &PKey<Private>) -> Result<SslContext, ErrorStack> {
+    let mut builder = settings()?;
+    builder.set_certificate(certificate)?;
+    for issuer in issuers {
+        builder.add_extra_chain_cert(issuer.clone())?;
+    }
+    builder.set_private_key(key)?;
+    builder.check_private_key()?;
+    Ok(builder.build().into_context())
+}
+
+/// Mozilla's "intermediate" settings, version 5: TLS 1.2 and 1.3, forward secrecy and authenticated encryption alone.
+///
+/// No session is resumed: every handshake shows the certificate of its moment, and no ticket key lives as long as the
+/// process. A client that offers protocols without HTTP/1.1 is refused (RFC 7301 section 3.2).
+fn settings() -> Result<SslAcceptorBuilder, ErrorStack> {
+    let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+    builder.set_options(SslOptions::NO_TICKET | SslOptions::NO_RENEGOTIATION);
+    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+    builder.set_num_tickets(0)?;
+    builder.set_alpn_select_callback(|_, offered| {
+        select_next_proto(HTTP_1_1, offered)
+            .and_then(|_| HTTP_1_1.get(1..))
+            .ok_or(AlpnError::ALERT_FATAL)
+    });
+    Ok(builder)
+}
+
+fn expiry(certificate: &X509) -> Result<UnixTime, ErrorStack> {
+    let from_epoch = Asn1Time::from_unix(0)?.diff(certificate.not_after())?;
+    Ok(UnixTime(
+        i64::from(from_epoch.days) * 86_400 + i64::from(from_epoch.secs),
+    ))
+}
+
+/// The first thing that OpenSSL names, in few words.
+fn reason(error: &ErrorStack) -> String {
+    let first = error.errors().first().and_then(openssl::error::Error::reason);
+    first.unwrap_or("OpenSSL does not say why").to_owned()
+}
