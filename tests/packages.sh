@@ -68,6 +68,7 @@ finish() {
         if [ "$part" = tools ]; then
             unpack promtool prometheus
             unpack nginx nginx
+            unpack sslscan sslscan
         fi
     done
     exit 0

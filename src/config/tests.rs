@@ -402,6 +402,30 @@ fn plain_http_stays_on_loopback_or_behind_a_proxy() {
 }
 
 #[test]
+fn a_certificate_lets_the_public_listener_out() {
+    let (certificate, key) = ("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "KEYROUND_SERVER__TLS_KEY_FILE");
+    let open = ("KEYROUND_SERVER__LISTEN", "0.0.0.0:443");
+    let pair = [(certificate, "a.pem"), (key, "a.key")];
+    let config = load(&[pair[0], pair[1], open]).unwrap();
+    let files = config.server.tls.as_ref().unwrap();
+    assert_eq!(
+        (files.certificate.to_str(), files.key.to_str()),
+        (Some("a.pem"), Some("a.key"))
+    );
+    assert_eq!(config.warnings(), Vec::<String>::new());
+    let admin = [pair[0], pair[1], ("KEYROUND_SERVER__ADMIN_LISTEN", "0.0.0.0:90")];
+    assert!(refusal(&admin).starts_with("server.admin_listen is 0.0.0.0:90, which is plain http"));
+    assert_eq!(
+        refusal(&pair[..1]),
+        "server.tls_certificate_file is set, but server.tls_key_file is not; TLS needs server.tls_certificate_file and \
+         server.tls_key_file, plain http neither"
+    );
+    assert!(refusal(&pair[1..]).starts_with("server.tls_key_file is set, but server.tls_certificate_file is not"));
+    let plain = [pair[0], pair[1], ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1")];
+    assert!(refusal(&plain).starts_with("server.issuer is http://127.0.0.1, but server.tls_certificate_file makes"));
+}
+
+#[test]
 fn plain_http_that_is_allowed_is_warned_of() {
     let open = load(&[
         ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1"),

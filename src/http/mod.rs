@@ -106,7 +106,10 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
 /// The longest header section that is read, names and values together, in bytes.
 const LONGEST_HEADERS: usize = 8 * 1024;
 
-/// The headers of every answer, whatever it is. An issuer with https promises to have it for a year (RFC 6797).
+/// The headers of every answer that the application makes. An issuer with https promises to have it for a year (RFC 6797).
+///
+/// What actix's parser refuses by itself (400, 408, and 431 for a head that it does not even hold) never becomes a request:
+/// its connection loop writes an answer without a body or a header of ours, and has no hook to add one.
 #[must_use]
 pub fn default_headers(issuer: &str) -> DefaultHeaders {
     let headers = DefaultHeaders::new()

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::process::{PATH, Serving, free_port, run};
 
@@ -168,18 +168,19 @@ impl Site {
     }
 }
 
-/// The value of a metric, once it is this one.
+/// Waits until a line is among the metrics.
 async fn wait_for_metric(serving: &Serving, line: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        let url = format!("{}/metrics", serving.admin_url);
-        let metrics = reqwest::get(url).await.unwrap().text().await.unwrap();
-        if metrics.lines().any(|known| known == line) {
-            return;
+    let url = format!("{}/metrics", serving.admin_url);
+    let seen = async {
+        loop {
+            let metrics = reqwest::get(&url).await.unwrap().text().await.unwrap();
+            if metrics.lines().any(|known| known == line) {
+                return;
+            }
         }
-        assert!(Instant::now() < deadline, "'{line}' was never in: {metrics}");
-        tokio::task::yield_now().await;
-    }
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(30), seen).await;
+    assert!(seen.is_ok(), "'{line}' was never among the metrics");
 }
 
 /// A connection that stays open: `openssl s_client`, and the request that it sends each time.
@@ -258,6 +259,11 @@ fn only_tls_1_2_and_1_3_with_strong_ciphers_are_spoken() {
         assert!(connected && said.contains(says), "{flags}: {said}");
         assert!(!said.contains("TLS session ticket:"), "nothing is resumed: {said}");
     }
+    let (connected, said) = site.handshake("-tls1_2 -reconnect");
+    assert!(
+        connected && said.contains("New, TLSv1.2") && !said.contains("Reused"),
+        "{said}"
+    );
     for flags in [
         format!("-tls1 {weak}"),
         format!("-tls1_1 {weak}"),
@@ -279,6 +285,50 @@ fn only_tls_1_2_and_1_3_with_strong_ciphers_are_spoken() {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1"));
+}
+
+/// T1, as a scanner sees it.
+#[test]
+fn a_scanner_finds_nothing_weak() {
+    let site = Site::new();
+    let _serving = site.start();
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/bin");
+    let scan = Command::new("/usr/bin/env")
+        .env_clear()
+        .env("PATH", format!("{PATH}:{tools}"))
+        .args(["sslscan", "--no-colour", &format!("localhost:{}", site.port)])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(scan.stdout).unwrap();
+    let words: Vec<String> = said
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    for line in [
+        "SSLv2 disabled",
+        "SSLv3 disabled",
+        "TLSv1.0 disabled",
+        "TLSv1.1 disabled",
+        "TLSv1.2 enabled",
+        "TLSv1.3 enabled",
+        "TLSv1.2 not vulnerable to heartbleed",
+        "TLSv1.3 not vulnerable to heartbleed",
+    ] {
+        assert!(words.iter().any(|known| known == line), "no '{line}' in: {said}");
+    }
+    let accepted: Vec<&String> = words
+        .iter()
+        .filter(|line| line.starts_with("Preferred ") || line.starts_with("Accepted "))
+        .collect();
+    assert!(accepted.len() >= 4, "{said}");
+    assert!(
+        !said.contains("ffdhe"),
+        "large fields let strangers spend our time: {said}"
+    );
+    for cipher in accepted {
+        assert!(cipher.contains("GCM") || cipher.contains("CHACHA20"), "{cipher}");
+        assert!(cipher.contains("TLSv1.3") || cipher.contains("ECDHE-"), "{cipher}");
+    }
 }
 
 /// T4: a client that never begins its handshake does not keep its connection.
