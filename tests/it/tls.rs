@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::process::{PATH, Serving, free_port, run};
+use crate::process::{BINARY, PATH, Serving, free_port, run};
 
 /// An authority, and servers' pairs that it signs, in a folder.
 struct Authority(PathBuf);
@@ -128,7 +128,16 @@ impl Site {
     }
 
     fn refused(&self, words: &[&str]) {
-        let output = run(self.folder.path(), &self.variables(), &["serve"]);
+        // A server that starts after all must not hold the test for ever.
+        let output = Command::new("timeout")
+            .args(["30", BINARY, "serve"])
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", PATH)
+            .envs(self.variables())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{words:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
