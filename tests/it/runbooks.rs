@@ -9,6 +9,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use keyround::clock::Clock;
+use keyround::jose::import::{self, Passphrase};
+use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, random_jti};
+
 use crate::helpers::TestDatabase;
 use crate::process::{BINARY, PATH, Serving, free_port, run};
 use crate::rows::Raw;
@@ -275,6 +279,19 @@ impl Site {
         self.raw.as_ref().unwrap().execute(statement).await;
     }
 
+    async fn lose_database(&mut self) {
+        if let Some(raw) = self.raw.take() {
+            raw.close().await;
+        }
+        if let Some(file) = self.database.url.strip_prefix("sqlite:") {
+            for ending in ["", "-wal", "-shm"] {
+                let _ = std::fs::remove_file(self.folder().join(format!("{file}{ending}")));
+            }
+        } else {
+            self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await;
+        }
+    }
+
     /// Makes every row older, as if this time had passed.
     async fn age(&mut self, seconds: i64) {
         let statement =
@@ -340,9 +357,39 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
                 .await;
             site.start_all();
         }
+        "moving-in" => {
+            site.age(3_600).await;
+            bring_old_keys(&site);
+        }
         other => panic!("no page may name the state {other}: this test does not know it"),
     }
     site
+}
+
+/// The keys of another server, and a token of it.
+fn bring_old_keys(site: &Site) {
+    let folder = site.folder().join("old");
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/keys");
+    for (from, to) in [("rsa.public.jwk", "public.jwk"), ("p256.pkcs8.pem", "signing.pem")] {
+        std::fs::copy(fixtures.join(from), folder.join(to)).unwrap();
+    }
+    let read = |name: &str| import::read(&std::fs::read(fixtures.join(name)).unwrap(), Passphrase::None).unwrap();
+    let kid = read("rsa.public.jwk").kid.unwrap();
+    let signer = Signer::new(kid, read("rsa.pkcs8.pem").private.unwrap());
+    let now = Clock::system().read().wall;
+    let claims = AccessTokenClaims {
+        iss: "http://127.0.0.1:8080".to_owned(),
+        sub: "billing".to_owned(),
+        aud: Audience::one("https://api.example.com"),
+        client_id: "billing".to_owned(),
+        iat: now.0,
+        exp: now.0 + 3_600,
+        jti: random_jti().unwrap(),
+        scope: None,
+    };
+    let token = signer.sign_access_token(&claims).unwrap();
+    std::fs::write(folder.join("token.json"), token).unwrap();
 }
 
 /// Puts a clock in front of the database's own that is ten minutes behind once the table `off` says so.
@@ -374,6 +421,15 @@ async fn act(site: &mut Site, what: &str) {
                 *serving = Some(Serving::start(&folder, &borrowed(variables), &["serve"]));
             }
         }
+        "the stated end has come" => {
+            let earlier = "UPDATE verifying_keys SET expires_at = expires_at - 7300";
+            site.sql(earlier).await;
+        }
+        "the database is lost, and an empty one is in its place" => {
+            site.stop_all();
+            site.lose_database().await;
+        }
+        "every node is started" => site.start_all(),
         other => panic!("no page may say '{other}': this test does not know it"),
     }
 }
@@ -436,6 +492,14 @@ pages! {
     a_verifier_refuses_tokens: "verifier-refuses-tokens" on TestDatabase::sqlite();
     clock_fault: "clock-fault" on TestDatabase::postgres().await;
     upgrade: "upgrade" on TestDatabase::postgres().await;
+    master_key_changed: "master-key-changed" on TestDatabase::sqlite();
+    master_key_changed_with_two_nodes: "master-key-changed" on TestDatabase::postgres().await;
+    master_key_compromised: "master-key-compromised" on TestDatabase::sqlite();
+    master_key_compromised_with_two_nodes: "master-key-compromised" on TestDatabase::postgres().await;
+    moving_in: "moving-in" on TestDatabase::sqlite();
+    moving_in_with_two_nodes: "moving-in" on TestDatabase::postgres().await;
+    restore_from_backup: "restore-from-backup" on TestDatabase::sqlite();
+    restore_from_backup_with_two_nodes: "restore-from-backup" on TestDatabase::postgres().await;
     master_key_lost: "master-key-lost" on TestDatabase::sqlite();
     corrupted_key_row: "corrupted-key-row" on TestDatabase::sqlite();
 }
