@@ -265,7 +265,15 @@ impl Rotator {
                 );
                 change.note(&entry).await?;
             }
-            Step::Purge { kid } => change.purge(kid).await?,
+            Step::Purge { kid } => {
+                // A server that was away when its end came has not noted it yet, and the row will not be there to say so.
+                let left_at = change.keys().find_verifying(kid).map(|key| key.leaves_at(&self.policy));
+                if let Some(at) = left_at {
+                    let entry = once("key.expired", kid, at, now, SCHEDULE, "its stated end came");
+                    change.note(&entry).await?;
+                }
+                change.purge(kid).await?;
+            }
         }
         Ok(true)
     }
