@@ -90,6 +90,8 @@ pub struct Metrics {
     pub checks: Family<CheckLabel, Gauge>,
     /// Keys by algorithm and state.
     pub keys: Family<StateLabels, Gauge>,
+    /// Published keys that only verify, by algorithm.
+    pub imported_keys: Family<AlgorithmLabel, Gauge>,
     /// Time until the next generation signs; negative when it is late.
     pub next_activation: Family<AlgorithmLabel, Seconds>,
     /// Time since the active key began to sign.
@@ -132,6 +134,7 @@ impl Default for Metrics {
             last_verification: Family::default(),
             checks: Family::default(),
             keys: Family::default(),
+            imported_keys: Family::default(),
             next_activation: Family::default(),
             key_age: Family::default(),
             last_rotation: Seconds::default(),
@@ -181,6 +184,11 @@ impl Metrics {
             self.checks.clone(),
         );
         registry.register("keys", "Keys by algorithm and state", self.keys.clone());
+        registry.register(
+            "imported_keys",
+            "Published keys that only verify, by algorithm",
+            self.imported_keys.clone(),
+        );
         registry.register_with_unit(
             "next_activation",
             "Time until the next generation signs; negative when it is late",

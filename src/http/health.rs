@@ -5,6 +5,7 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
 use crate::clock::{Reading, UnixTime};
+use crate::jose::alg::Algorithm;
 use crate::keyring::Snapshot;
 use crate::keys::lifecycle::State;
 use crate::telemetry::{AlgorithmLabel, CheckLabel, StateLabels};
@@ -173,6 +174,16 @@ fn answer(checks: Vec<Check>) -> HttpResponse {
 
 fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime) {
     let (metrics, policy) = (&server.metrics, server.keyring.policy());
+    for alg in Algorithm::ALL {
+        let published = snapshot.keys.verifying().iter();
+        let count = published
+            .filter(|key| key.jwk.alg == alg && key.state(policy, now).is_published())
+            .count();
+        metrics
+            .imported_keys
+            .get_or_create(&AlgorithmLabel::new(alg))
+            .set(count_of(count));
+    }
     for alg in snapshot.keys.algorithms() {
         for state in State::ALL {
             let count = snapshot

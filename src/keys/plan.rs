@@ -46,7 +46,7 @@ pub enum Step {
         /// The key.
         kid: Kid,
     },
-    /// Nothing depends on the row any more.
+    /// Nothing depends on the row any more, be it a signing key's or one to verify with. Its name stays in the audit log.
     Purge {
         /// The key.
         kid: Kid,
@@ -324,8 +324,17 @@ fn purges(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
                 .filter(|key| key.revoked_at.is_none())
                 .take_while(expired)
         })
-        .map(|key| Step::Purge { kid: key.kid.clone() })
+        .map(|key| &key.kid)
+        .chain(verifying_purges(keys, policy, now))
+        .map(|kid| Step::Purge { kid: kid.clone() })
         .collect()
+}
+
+fn verifying_purges<'a>(keys: &'a Keys, policy: &'a Policy, now: UnixTime) -> impl Iterator<Item = &'a Kid> {
+    keys.verifying()
+        .iter()
+        .filter(move |key| key.revoked_at.is_none() && key.purged_at(policy) <= now)
+        .map(|key| &key.jwk.kid)
 }
 
 fn wake_at(keys: &Keys, policy: &Policy, now: UnixTime) -> UnixTime {
@@ -345,7 +354,7 @@ fn wake_at(keys: &Keys, policy: &Policy, now: UnixTime) -> UnixTime {
         .verifying()
         .iter()
         .filter(|key| key.revoked_at.is_none())
-        .map(|key| key.leaves_at(policy));
+        .flat_map(|key| [key.leaves_at(policy), key.purged_at(policy)]);
     inserts
         .chain(changes.flatten())
         .chain(leavings)

@@ -6,7 +6,8 @@ use crate::jose::jwk::PublicJwk;
 use super::lifecycle::State;
 use super::policy::Policy;
 
-/// One row of `verifying_keys`. Written once; afterwards only `revoked_at` changes, from unset to set.
+/// One row of `verifying_keys`. Written once; afterwards only `revoked_at` changes, from unset to set. Deleted after its end,
+/// unless it is revoked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyingKey {
     /// The public half, under the name that its tokens carry.
@@ -24,6 +25,12 @@ impl VerifyingKey {
     #[must_use]
     pub fn leaves_at(&self, policy: &Policy) -> UnixTime {
         self.expires_at + policy.windows().clock_skew
+    }
+
+    /// When its row may go. A node whose clock is behind by S still publishes it when the others do not.
+    #[must_use]
+    pub fn purged_at(&self, policy: &Policy) -> UnixTime {
+        self.leaves_at(policy) + policy.windows().clock_skew
     }
 
     /// What it is at this moment: retired, since it never signs here, until it is expired or revoked.

@@ -336,3 +336,14 @@ async fn stopped(stop: &mut watch::Receiver<bool>, pause: Duration) -> bool {
         _ = stop.wait_for(|&stop| stop) => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_up_to_a_minute_and_stays_there() {
+        let pauses = [1, 2, 3, 4, 5, 6, 7, 8, 100, u32::MAX].map(|failures| backoff(failures).as_secs());
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
+    }
+}

@@ -120,7 +120,11 @@ impl Rotator {
             return Ok(0);
         }
         // Made before the transaction: a generation that takes long must not hold the lock, nor age its own stamp.
-        let (mut made, failed) = self.make_for(&steps).await;
+        let mut answers = Vec::new();
+        for alg in needed(&steps) {
+            answers.push((alg, self.make(alg).await));
+        }
+        let (mut made, failed) = apart(answers);
         let mut change = self.db.change_keys().await?;
         let now = self.checked_now(Some(trusted)).await?;
         let steps = due(plan(change.keys(), &self.policy, now));
@@ -196,25 +200,6 @@ impl Rotator {
         published_at + self.policy.commit_share() + self.policy.tolerated_difference()
     }
 
-    /// The key pairs that these steps need. One that could not be made does not hold up what else is due.
-    async fn make_for(&self, steps: &[Step]) -> (HashMap<Algorithm, SealedKey>, Option<RotationError>) {
-        let (mut made, mut failed) = (HashMap::new(), None);
-        for step in steps {
-            let generations = match step {
-                Step::FirstStart(generations) => generations.as_slice(),
-                Step::Insert(generation) => std::slice::from_ref(generation),
-                _ => continue,
-            };
-            for generation in generations {
-                match self.make(generation.alg).await {
-                    Ok(key) => drop(made.insert(generation.alg, key)),
-                    Err(error) => failed = Some(error),
-                }
-            }
-        }
-        (made, failed)
-    }
-
     /// Makes, tests and seals a key pair on a thread of its own.
     pub(super) async fn make(&self, alg: Algorithm) -> Result<SealedKey, RotationError> {
         let master_key = Arc::clone(&self.master_key);
@@ -265,10 +250,42 @@ impl Rotator {
                 );
                 change.note(&entry).await?;
             }
-            Step::Purge { kid } => change.purge(kid).await?,
+            Step::Purge { kid } => {
+                // A server that was away when its end came has not noted it yet, and the row will not be there to say so.
+                let left_at = change.keys().find_verifying(kid).map(|key| key.leaves_at(&self.policy));
+                if let Some(at) = left_at {
+                    let entry = once("key.expired", kid, at, now, SCHEDULE, "its stated end came");
+                    change.note(&entry).await?;
+                }
+                change.purge(kid).await?;
+            }
         }
         Ok(true)
     }
+}
+
+/// The algorithms that these steps need a key pair of.
+fn needed(steps: &[Step]) -> impl Iterator<Item = Algorithm> {
+    let generations = steps.iter().flat_map(|step| match step {
+        Step::FirstStart(generations) => generations.as_slice(),
+        Step::Insert(generation) => std::slice::from_ref(generation),
+        _ => &[],
+    });
+    generations.map(|generation| generation.alg)
+}
+
+/// What could be made, and the last thing that went wrong: one that could not be made does not hold up the others.
+fn apart(
+    answers: Vec<(Algorithm, Result<SealedKey, RotationError>)>,
+) -> (HashMap<Algorithm, SealedKey>, Option<RotationError>) {
+    let (mut made, mut failed) = (HashMap::new(), None);
+    for (alg, answer) in answers {
+        match answer {
+            Ok(key) => drop(made.insert(alg, key)),
+            Err(error) => failed = Some(error),
+        }
+    }
+    (made, failed)
 }
 
 fn generate(alg: Algorithm, rsa_bits: RsaBits, master_key: &MasterKeys) -> Result<SealedKey, GenerationError> {
@@ -317,5 +334,37 @@ pub(super) fn once(
         actor: actor.to_owned(),
         reason: reason.to_owned(),
         once: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::jose::seal::MasterKey;
+
+    use super::*;
+
+    #[test]
+    fn a_key_pair_that_cannot_be_made_holds_up_no_other() {
+        let master_keys = MasterKeys::from(MasterKey::generate().unwrap());
+        let new = |alg| NewGeneration {
+            alg,
+            generation: 2,
+            published_at: UnixTime(0),
+            activates_at: UnixTime(60),
+            prepublish: Seconds(60),
+            max_token_ttl: Seconds(60),
+        };
+        let steps = [Algorithm::Rs256, Algorithm::Es256].map(|alg| Step::Insert(new(alg)));
+        let answers = needed(&steps).map(|alg| {
+            let answer = match alg {
+                Algorithm::Rs256 => Err(GenerationError::Interrupted),
+                _ => generate(alg, RsaBits::Bits2048, &master_keys),
+            };
+            (alg, answer.map_err(|reason| RotationError::Generation { alg, reason }))
+        });
+        let (made, failed) = apart(answers.collect());
+        assert_eq!(made.keys().collect::<Vec<_>>(), [&Algorithm::Es256]);
+        let failed = failed.unwrap().to_string();
+        assert!(failed.contains("no RS256 key pair could be made"), "{failed}");
     }
 }

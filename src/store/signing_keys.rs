@@ -263,17 +263,19 @@ impl KeyChange {
         Ok(())
     }
 
-    /// Deletes a row that nothing depends on any more; one with a private half, or revoked, stays whatever is asked.
+    /// Deletes a row of either kind that nothing depends on any more; one with a private half, or revoked, stays whatever is asked.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn purge(&mut self, kid: &Kid) -> Result<(), StoreError> {
         in_tx!(&mut self.tx, |connection| {
-            sqlx::query(PURGE)
-                .bind(kid.as_str())
-                .execute(connection)
-                .await
-                .map(|_| ())?;
+            for statement in [PURGE, verifying_keys::PURGE] {
+                sqlx::query(statement)
+                    .bind(kid.as_str())
+                    .execute(&mut *connection)
+                    .await
+                    .map(|_| ())?;
+            }
         });
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::{StoreError, in_tx};
 pub(super) const ROWS: &str =
     "SELECT kid, alg, jwk, published_at, expires_at, revoked_at FROM verifying_keys ORDER BY alg, kid";
 pub(super) const REVOKE: &str = "UPDATE verifying_keys SET revoked_at = $2 WHERE kid = $1 AND revoked_at IS NULL";
+pub(super) const PURGE: &str = "DELETE FROM verifying_keys WHERE kid = $1 AND revoked_at IS NULL";
 const INSERT: &str = "INSERT INTO verifying_keys (kid, alg, jwk, published_at, expires_at) VALUES ($1, $2, $3, $4, $5)";
 const EVER_USED: &str = "SELECT count(*) FROM audit WHERE subject = $1 AND once IN ('key.created', 'key.published')";
 

@@ -223,6 +223,7 @@ async fn metrics_are_open_metrics_and_move() {
         (r#"keyround_keys{alg="ES256",state="active"}"#, 1.0),
         (r#"keyround_keys{alg="ES256",state="pending"}"#, 0.0),
         (r#"keyround_keys{alg="RS256",state="retired"}"#, 0.0),
+        (r#"keyround_imported_keys{alg="RS256"}"#, 0.0),
         // A first key has carried its time since clock_skew ago.
         (r#"keyround_key_age_seconds{alg="RS256"}"#, 60.0),
         (

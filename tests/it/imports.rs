@@ -188,7 +188,17 @@ crate::on_both_databases!(a_key_to_verify_with_keeps_its_name_and_never_signs, |
             .contains("imported to verify with")
     );
     assert!(shell.prints(&["keys", "timeline"]).contains(FOREIGN_KID));
-    shell.prints(&["keys", "plan"]);
+    let plan = shell.json(&["keys", "plan"]);
+    let planned = plan["events"].as_array().unwrap().iter();
+    let of_it: Vec<&Value> = planned.filter(|event| event["kid"] == FOREIGN_KID).collect();
+    assert_eq!(of_it.len(), 1, "{plan}");
+    assert_eq!(
+        (&of_it[0]["event"], &of_it[0]["at"], &of_it[0]["generation"]),
+        (&"expire".into(), &"2100-01-01T00:01:00Z".into(), &Value::Null)
+    );
+    assert!(shell.prints(&["keys", "plan"]).contains(FOREIGN_KID));
+    let dry_run = shell.prints(&["keys", "rotate", "--dry-run"]);
+    assert!(!dry_run.contains(FOREIGN_KID), "no rotation moves it");
     let shown = shell.json(&["keys", "show", FOREIGN_KID]);
     assert_eq!(shown["until"], "2100-01-01T00:00:00Z");
 
@@ -271,6 +281,71 @@ async fn a_key_to_verify_with_leaves_at_its_stated_end_and_the_clocks_difference
         .collect();
     assert_eq!(expired, [(until + skew).0]);
 }
+
+crate::on_both_databases!(an_ended_key_is_purged_and_its_name_stays_taken, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let raw = Raw::open(&database).await;
+    let until = Clock::system().read().wall + Seconds(3_600);
+    let rotator = Rotator {
+        clock: Clock::system(),
+        ..rotator(&app)
+    };
+    let import = async |name: &str, kid: &str| {
+        let jwk = PublicJwk {
+            kid: kid.parse().unwrap(),
+            ..jwk(key(name))
+        };
+        rotator.import_verifying(jwk, until, "test", "test").await
+    };
+    let rows = async || {
+        let keys = app.running.server.db.signing_keys().await.unwrap().keys();
+        let kids = keys.verifying().iter().map(|key| key.jwk.kid.to_string());
+        kids.collect::<Vec<_>>()
+    };
+    import("rsa.public.jwk", "ends").await.unwrap();
+    import("p256.public.jwk", "revoked").await.unwrap();
+    let revoked = "revoked".parse().unwrap();
+    rotator.revoke(&revoked, "test", "test").await.unwrap();
+    let signing = app.running.server.db.signing_keys().await.unwrap().rows.len();
+    let skew = app.config.keys.policy.windows().clock_skew;
+
+    let earlier = async |seconds: i64| {
+        raw.execute(&format!(
+            "UPDATE verifying_keys SET expires_at = expires_at - {seconds}"
+        ))
+        .await;
+        served(&app).await
+    };
+
+    let set = earlier(3_600 + skew.0 + skew.0 / 2).await;
+    assert!(!set.contains(&"ends".to_owned()));
+    assert_eq!(
+        rows().await,
+        ["ends", "revoked"],
+        "a node whose clock is behind still serves it"
+    );
+    earlier(skew.0).await;
+    assert_eq!(rows().await, ["revoked"], "a revoked row stays");
+    assert_eq!(app.running.server.db.signing_keys().await.unwrap().rows.len(), signing);
+    assert!(app.running.server.keyring.snapshot().vanished.is_empty());
+
+    let later = until + Seconds(86_400);
+    for (name, kid, why) in [
+        ("rsa.public.jwk", "ends", "was used before"),
+        ("p256.public.jwk", "ends", "was used before"),
+        ("p256.public.jwk", "revoked", "was revoked"),
+    ] {
+        let jwk = PublicJwk {
+            kid: kid.parse().unwrap(),
+            ..jwk(key(name))
+        };
+        let refused = rotator.import_verifying(jwk, later, "test", "test").await;
+        assert!(refused.unwrap_err().to_string().contains(why), "{kid}");
+    }
+    let records = app.running.server.db.audit(None, 100).await.unwrap();
+    let expired = records.iter().filter(|record| record.event == "key.expired").count();
+    assert_eq!(expired, 1);
+});
 
 #[tokio::test]
 async fn imported_keys_never_take_the_room_that_rotation_needs() {

@@ -8,6 +8,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keyround::clock::Clock;
+use keyround::jose::import::{self, Passphrase};
+use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, random_jti};
 
 use crate::helpers::TestDatabase;
 use crate::process::{BINARY, PATH, Serving, free_port, run};
@@ -43,6 +48,12 @@ fn comment<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 
 fn state(page: &str) -> Option<&str> {
     page.lines().find_map(|line| comment(line, "state"))
+}
+
+/// What stands below a heading, up to the next.
+fn section<'a>(page: &'a str, heading: &str) -> Option<&'a str> {
+    let (_, rest) = page.split_once(&format!("\n## {heading}\n"))?;
+    rest.split("\n## ").next()
 }
 
 /// What the page does, from top to bottom.
@@ -275,6 +286,28 @@ impl Site {
         self.raw.as_ref().unwrap().execute(statement).await;
     }
 
+    /// Waits until a query answers with this number.
+    async fn until(&mut self, query: &str, number: i64) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while self.raw.as_ref().unwrap().number(query).await != number {
+            assert!(Instant::now() < deadline, "never {number}: {query}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn lose_database(&mut self) {
+        if let Some(raw) = self.raw.take() {
+            raw.close().await;
+        }
+        if let Some(file) = self.database.url.strip_prefix("sqlite:") {
+            for ending in ["", "-wal", "-shm"] {
+                let _ = std::fs::remove_file(self.folder().join(format!("{file}{ending}")));
+            }
+        } else {
+            self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await;
+        }
+    }
+
     /// Makes every row older, as if this time had passed.
     async fn age(&mut self, seconds: i64) {
         let statement =
@@ -340,9 +373,48 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
                 .await;
             site.start_all();
         }
+        // Superseded ten minutes ago: still published, its private half destroyed.
+        "key-retired" => {
+            site.keyround(&["keys", "rotate", "--algorithm", "RS256"]);
+            site.stop_all();
+            site.age(A_DAY + 600).await;
+            site.start_all();
+            site.until("SELECT count(*) FROM signing_keys WHERE sealed IS NOT NULL", 2)
+                .await;
+        }
+        "moving-in" => {
+            site.age(3_600).await;
+            bring_old_keys(&site);
+        }
         other => panic!("no page may name the state {other}: this test does not know it"),
     }
     site
+}
+
+/// The keys of another server, and a token of it.
+fn bring_old_keys(site: &Site) {
+    let folder = site.folder().join("old");
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/keys");
+    for (from, to) in [("rsa.public.jwk", "public.jwk"), ("p256.pkcs8.pem", "signing.pem")] {
+        std::fs::copy(fixtures.join(from), folder.join(to)).unwrap();
+    }
+    let read = |name: &str| import::read(&std::fs::read(fixtures.join(name)).unwrap(), Passphrase::None).unwrap();
+    let kid = read("rsa.public.jwk").kid.unwrap();
+    let signer = Signer::new(kid, read("rsa.pkcs8.pem").private.unwrap());
+    let now = Clock::system().read().wall;
+    let claims = AccessTokenClaims {
+        iss: "http://127.0.0.1:8080".to_owned(),
+        sub: "billing".to_owned(),
+        aud: Audience::one("https://api.example.com"),
+        client_id: "billing".to_owned(),
+        iat: now.0,
+        exp: now.0 + 3_600,
+        jti: random_jti().unwrap(),
+        scope: None,
+    };
+    let token = signer.sign_access_token(&claims).unwrap();
+    std::fs::write(folder.join("token.json"), token).unwrap();
 }
 
 /// Puts a clock in front of the database's own that is ten minutes behind once the table `off` says so.
@@ -374,6 +446,27 @@ async fn act(site: &mut Site, what: &str) {
                 *serving = Some(Serving::start(&folder, &borrowed(variables), &["serve"]));
             }
         }
+        "the stated end has come" => {
+            let earlier = "UPDATE verifying_keys SET expires_at = expires_at - 7330";
+            site.sql(earlier).await;
+        }
+        "the new version has brought a schema that the old one does not know" => {
+            let checksum = if site.database.url.starts_with("postgres") {
+                "'\\x00'"
+            } else {
+                "x'00'"
+            };
+            let columns = "version, description, installed_on, success, checksum, execution_time";
+            let values = format!("9999, 'later', CURRENT_TIMESTAMP, true, {checksum}, 0");
+            site.sql(&format!("INSERT INTO _sqlx_migrations ({columns}) VALUES ({values})"))
+                .await;
+        }
+        "the database is lost, and an empty one is in its place"
+        | "every node is stopped, and an empty database is in place of the old one" => {
+            site.stop_all();
+            site.lose_database().await;
+        }
+        "every node is started" => site.start_all(),
         other => panic!("no page may say '{other}': this test does not know it"),
     }
 }
@@ -435,7 +528,16 @@ pages! {
     rotation_overdue: "rotation-overdue" on TestDatabase::sqlite();
     a_verifier_refuses_tokens: "verifier-refuses-tokens" on TestDatabase::sqlite();
     clock_fault: "clock-fault" on TestDatabase::postgres().await;
-    upgrade: "upgrade" on TestDatabase::postgres().await;
+    upgrade: "upgrade" on TestDatabase::sqlite();
+    upgrade_with_two_nodes: "upgrade" on TestDatabase::postgres().await;
+    master_key_changed: "master-key-changed" on TestDatabase::sqlite();
+    master_key_changed_with_two_nodes: "master-key-changed" on TestDatabase::postgres().await;
+    master_key_compromised: "master-key-compromised" on TestDatabase::sqlite();
+    master_key_compromised_with_two_nodes: "master-key-compromised" on TestDatabase::postgres().await;
+    moving_in: "moving-in" on TestDatabase::sqlite();
+    moving_in_with_two_nodes: "moving-in" on TestDatabase::postgres().await;
+    restore_from_backup: "restore-from-backup" on TestDatabase::sqlite();
+    restore_from_backup_with_two_nodes: "restore-from-backup" on TestDatabase::postgres().await;
     master_key_lost: "master-key-lost" on TestDatabase::sqlite();
     corrupted_key_row: "corrupted-key-row" on TestDatabase::sqlite();
 }
@@ -452,8 +554,9 @@ fn every_page_is_run_and_linked_and_says_what_it_must() {
         let text = page(name);
         assert!(state(&text).is_some(), "{name}.md names no state");
         assert!(!steps(&text).is_empty(), "{name}.md has no command");
-        for heading in ["## When", "## Verify", "## How to go back", "## What stays exposed"] {
-            assert!(text.contains(heading), "{name}.md has no '{heading}'");
+        for heading in ["When", "Verify", "How to go back", "What stays exposed"] {
+            let told = section(&text, heading).is_some_and(|body| !body.trim().is_empty());
+            assert!(told, "{name}.md says nothing below '## {heading}'");
         }
         assert!(
             page("README").contains(&format!("({name}.md)")),

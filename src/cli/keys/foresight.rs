@@ -42,7 +42,8 @@ impl What {
 struct Event {
     at: UnixTime,
     alg: Algorithm,
-    generation: i64,
+    /// None for a key that only verifies.
+    generation: Option<i64>,
     /// None for a key that is yet to be made.
     kid: Option<Kid>,
     what: What,
@@ -52,7 +53,7 @@ struct Event {
 struct ShownEvent {
     at: String,
     alg: Algorithm,
-    generation: i64,
+    generation: Option<i64>,
     kid: Option<Kid>,
     event: What,
 }
@@ -141,7 +142,7 @@ pub fn print_dry_run(context: &Context, view: &View, algorithm: Option<Algorithm
         inserts.push(rotate_early(&view.keys, &view.policy, alg, view.now));
     }
     let mut events = events(view, &inserts);
-    events.retain(|event| chosen.contains(&event.alg));
+    events.retain(|event| event.generation.is_some() && chosen.contains(&event.alg));
     if context.json {
         let keys: Vec<Inserted> = inserts.iter().map(|new| Inserted::new(None, new)).collect();
         let events: Vec<ShownEvent> = events.iter().map(ShownEvent::from).collect();
@@ -169,9 +170,24 @@ fn events(view: &View, coming: &[NewGeneration]) -> Vec<Event> {
         .iter()
         .filter(|key| key.revoked_at.is_none())
         .flat_map(|key| events_of(view, &keys, key))
+        .chain(verifying_events(view))
         .collect();
     events.sort_by_key(|event| (event.at, event.alg, event.generation, event.what));
     events
+}
+
+/// The ends of the keys that only verify.
+fn verifying_events(view: &View) -> impl Iterator<Item = Event> {
+    let published = view.keys.verifying().iter();
+    published
+        .filter(|key| key.state(&view.policy, view.now).is_published())
+        .map(|key| Event {
+            at: key.leaves_at(&view.policy),
+            alg: key.jwk.alg,
+            generation: None,
+            kid: Some(key.jwk.kid.clone()),
+            what: What::Expire,
+        })
 }
 
 fn events_of(view: &View, keys: &Keys, key: &SigningKey) -> Vec<Event> {
@@ -199,7 +215,7 @@ fn events_of(view: &View, keys: &Keys, key: &SigningKey) -> Vec<Event> {
         Some(Event {
             at: at?,
             alg: key.alg,
-            generation: key.generation,
+            generation: Some(key.generation),
             kid: is_known.then(|| key.kid.clone()),
             what,
         })
@@ -260,7 +276,9 @@ fn table(events: &[Event], now: UnixTime) -> String {
         vec![
             output::time(event.at, now),
             event.alg.to_string(),
-            event.generation.to_string(),
+            event
+                .generation
+                .map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
             event
                 .kid
                 .as_ref()
