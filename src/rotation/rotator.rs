@@ -358,7 +358,7 @@ mod tests {
         let answers = needed(&steps).map(|alg| {
             let answer = match alg {
                 Algorithm::Rs256 => Err(GenerationError::Interrupted),
-                _ => generate(alg, RsaBits::Bits2048, &master_keys),
+                Algorithm::Es256 => generate(alg, RsaBits::Bits2048, &master_keys),
             };
             (alg, answer.map_err(|reason| RotationError::Generation { alg, reason }))
         });
