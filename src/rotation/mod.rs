@@ -192,6 +192,7 @@ impl Rotation {
         self.record(&taken, now);
         if taken.as_ref().is_ok_and(|&taken| taken > 0) {
             self.keyring.refresh().await?;
+            tracing::debug!("what was done for the keys is served");
         }
         taken
     }

@@ -1,0 +1,40 @@
+//! What must hold when everything around it fails: real servers, killed, cut off, with a database that hangs and clocks that
+//! lie. A binary of its own, because its tests measure: nothing else runs beside them.
+//!
+//! `make test` runs it beside a throw-away PostgreSQL, named by `TEST_POSTGRES_URL`; without one these tests fail.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may panic, and so may what it stands on"
+)]
+
+#[path = "../it/child.rs"]
+#[allow(dead_code, reason = "the other binary uses the rest")]
+mod child;
+#[path = "../it/helpers.rs"]
+#[allow(dead_code, unused_macros, reason = "the other binary uses the rest")]
+mod helpers;
+#[path = "../it/network.rs"]
+mod network;
+#[path = "../it/rows.rs"]
+#[allow(dead_code, reason = "the other binary uses the rest")]
+mod rows;
+
+mod random_kills;
+mod verifier;
+
+use std::time::Duration;
+
+use keyround::clock::sleep;
+
+/// Waits for a condition, for at most a minute.
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    for _ in 0..1_200 {
+        if holds().await {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not within a minute: {what}");
+}
