@@ -26,6 +26,9 @@ pub enum RotationError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database went silent in the middle.
+    #[error("the database did not answer within {0}; nothing is known of what was under way")]
+    Silent(Seconds),
     /// A key pair could not be made, or its self-test failed; it was not published.
     #[error("no {alg} key pair could be made: {reason}")]
     Generation {

@@ -21,6 +21,8 @@ mod network;
 #[allow(dead_code, reason = "the other binary uses the rest")]
 mod rows;
 
+mod cut_off;
+
 mod random_kills;
 mod verifier;
 
