@@ -22,7 +22,8 @@ mod network;
 mod rows;
 
 mod cut_off;
-
+mod hangs;
+mod named_steps;
 mod random_kills;
 mod verifier;
 
