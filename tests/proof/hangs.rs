@@ -216,7 +216,7 @@ async fn an_sqlite_file_that_nobody_can_read() {
     outlive(&database, 1, "SQLite locked", || Locks::take(&file)).await;
 }
 
-crate::on_both_databases!(a_table_of_keys_that_is_gone, |database| {
+on_both_databases_at_once!(a_table_of_keys_that_is_gone, |database| {
     // Clients are found, so it is J alone that ends signing.
     let mut verifier = Verifier::new(register_clients(&database, POLICY).await);
     let started = verifier.clock.read().monotonic;

@@ -21,9 +21,28 @@ mod network;
 #[allow(dead_code, reason = "the other binary uses the rest")]
 mod rows;
 
+/// Runs one body on an SQLite database and beside it on a PostgreSQL one: most of the time both only wait.
+macro_rules! on_both_databases_at_once {
+    ($name:ident, |$database:ident| $body:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn $name() {
+            async fn body($database: $crate::helpers::TestDatabase) {
+                $body
+            }
+            let sqlite = tokio::spawn(body($crate::helpers::TestDatabase::sqlite()));
+            let postgres = tokio::spawn(body($crate::helpers::TestDatabase::postgres().await));
+            sqlite.await.unwrap();
+            postgres.await.unwrap();
+        }
+    };
+}
+
+mod clocks;
 mod cut_off;
 mod hangs;
+mod lifetimes;
 mod named_steps;
+mod overdue;
 mod random_kills;
 mod verifier;
 

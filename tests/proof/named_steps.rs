@@ -56,7 +56,12 @@ fn kill_at(process: &mut Process, step: &str, nth: usize, clock: &Clock) -> Opti
     last_step(&process.log())
 }
 
-async fn kill(database: TestDatabase, name: &str) {
+async fn kill(database: TestDatabase) {
+    let name = if database.url.starts_with("sqlite:") {
+        "SQLite"
+    } else {
+        "PostgreSQL"
+    };
     let mut verifier = Verifier::new(register_clients(&database, ACCELERATED).await);
     let raw = Raw::open(&database).await;
     let mut state = verifier.clock.read().wall.0.unsigned_abs();
@@ -131,12 +136,5 @@ async fn kill(database: TestDatabase, name: &str) {
     assert!(verifier.refused.is_empty(), "{:#?}", verifier.refused);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite() {
-    kill(TestDatabase::sqlite(), "SQLite").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres() {
-    kill(TestDatabase::postgres().await, "PostgreSQL").await;
-}
+on_both_databases_at_once!(a_server_killed_at_every_step_loses_nothing, |database| kill(database)
+    .await);
