@@ -7,8 +7,8 @@ use keyround::clock::sleep;
 use keyround::jose::alg::Algorithm;
 
 use crate::child::{Process, register_clients};
+use crate::crashes::until_ready;
 use crate::helpers::TestDatabase;
-use crate::random_kills::until_ready;
 use crate::rows::Raw;
 use crate::until;
 use crate::verifier::{Verifier, kid_of, time_of};

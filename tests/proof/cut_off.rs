@@ -8,9 +8,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::child::{Process, register_clients};
+use crate::crashes::until_ready;
 use crate::helpers::TestDatabase;
 use crate::network::{Network, network};
-use crate::random_kills::until_ready;
 use crate::rows::Raw;
 use crate::until;
 use crate::verifier::{Verifier, kid_of};

@@ -38,12 +38,12 @@ macro_rules! on_both_databases_at_once {
 }
 
 mod clocks;
+mod crashes;
 mod cut_off;
 mod hangs;
 mod lifetimes;
 mod named_steps;
 mod overdue;
-mod random_kills;
 mod verifier;
 
 use std::time::Duration;

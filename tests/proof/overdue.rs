@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyround::clock::sleep;
 
 use crate::child::{Process, register_clients};
-use crate::random_kills::until_ready;
+use crate::crashes::until_ready;
 use crate::rows::Raw;
 use crate::verifier::Verifier;
 
