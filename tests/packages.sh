@@ -51,8 +51,11 @@ check_tools() {
 
 # Unpacked into target/tools, not installed: Debian would start each of them as a service.
 unpack() {
-    local program=$1 package=$2
-    if have "$program" || [ -x "/usr/sbin/$program" ] || ls target/tools/usr/*/"$program" >/dev/null 2>&1; then return; fi
+    local program=$1 package=$2 found
+    if have "$program" || [ -x "/usr/sbin/$program" ]; then return; fi
+    for found in target/tools/usr/*/"$program" {target/tools,}/usr/lib/*/"$program"; do
+        if [ -e "$found" ]; then return; fi
+    done
     have apt-get || fail "this machine has no apt-get; install by hand what Debian calls: $package"
     mkdir -p target/tools
     if ! (cd target/tools && apt-get download -qq "$package" >&2); then
@@ -69,6 +72,7 @@ finish() {
             unpack promtool prometheus
             unpack nginx nginx
             unpack sslscan sslscan
+            unpack faketime/libfaketime.so.1 libfaketime
         fi
     done
     exit 0

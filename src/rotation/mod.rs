@@ -35,6 +35,10 @@ pub use rotator::{GenerationError, RotationError, Rotator};
 /// Who acts when nobody does.
 pub const SCHEDULE: &str = "schedule";
 
+/// How long what is due may take before it is given up and tried again: longer than the largest key takes to make. Without an
+/// end, a connection that died without a word would be waited for, and this node would never rotate again.
+const PATIENCE: Seconds = Seconds(30);
+
 /// How rotation has gone lately.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -127,7 +131,11 @@ impl Rotation {
 
     async fn rotate_for_ever(&self, mut stop: watch::Receiver<bool>) {
         loop {
-            let pause = match self.rotate().await {
+            let done = tokio::select! {
+                done = self.rotate() => done,
+                () = sleep(PATIENCE.duration()) => self.given_up(),
+            };
+            let pause = match done {
                 Ok(_) => self.until_wake(),
                 Err(error) => {
                     tracing::error!(%error, "what is due for the keys could not be done; it is tried again");
@@ -192,8 +200,15 @@ impl Rotation {
         self.record(&taken, now);
         if taken.as_ref().is_ok_and(|&taken| taken > 0) {
             self.keyring.refresh().await?;
+            tracing::debug!("what was done for the keys is served");
         }
         taken
+    }
+
+    fn given_up(&self) -> Result<usize, RotationError> {
+        let given_up = Err(RotationError::Silent(PATIENCE));
+        self.record(&given_up, self.rotator.clock.read().wall);
+        given_up
     }
 
     /// How many living nodes run with another policy.

@@ -26,6 +26,9 @@ pub enum RotationError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database went silent in the middle.
+    #[error("the database did not answer within {0}; nothing is known of what was under way")]
+    Silent(Seconds),
     /// A key pair could not be made, or its self-test failed; it was not published.
     #[error("no {alg} key pair could be made: {reason}")]
     Generation {
@@ -126,6 +129,7 @@ impl Rotator {
         }
         let (mut made, failed) = apart(answers);
         let mut change = self.db.change_keys().await?;
+        tracing::debug!("the rows are locked and read anew");
         let now = self.checked_now(Some(trusted)).await?;
         let steps = due(plan(change.keys(), &self.policy, now));
         let mut taken = 0;
@@ -139,7 +143,9 @@ impl Rotator {
             let reading = self.clock.read();
             // A machine that slept since has a later wall; one whose wall was set back has gone on by monotonic time.
             let committed_at = reading.wall.max(trusted.now(reading, self.policy.windows().clock_skew));
+            tracing::debug!(taken, "the steps are about to be committed");
             change.commit(Some(self.commit_deadline(now)), committed_at).await?;
+            tracing::debug!(taken, "the steps are committed");
         }
         failed.map_or(Ok(taken), Err)
     }
@@ -237,7 +243,10 @@ impl Rotator {
                 change.insert(new, None).await?;
                 tracing::warn!(key.alg = %new.alg, "the algorithm is no longer configured; its keys are superseded");
             }
-            Step::RaiseMaxTokenTtl { kid, to } => change.raise_max_token_ttl(kid, *to).await?,
+            Step::RaiseMaxTokenTtl { kid, to } => {
+                change.raise_max_token_ttl(kid, *to).await?;
+                tracing::debug!(key.kid = %kid, %to, "a key may sign longer tokens");
+            }
             Step::DestroyPrivateHalf { kid } => {
                 change.destroy_private_half(kid).await?;
                 let entry = once(
@@ -249,6 +258,7 @@ impl Rotator {
                     "no node signs with it any more",
                 );
                 change.note(&entry).await?;
+                tracing::debug!(key.kid = %kid, "a private half is destroyed");
             }
             Step::Purge { kid } => {
                 // A server that was away when its end came has not noted it yet, and the row will not be there to say so.
@@ -258,6 +268,7 @@ impl Rotator {
                     change.note(&entry).await?;
                 }
                 change.purge(kid).await?;
+                tracing::debug!(key.kid = %kid, "an expired row is purged");
             }
         }
         Ok(true)
@@ -289,14 +300,19 @@ fn apart(
 }
 
 fn generate(alg: Algorithm, rsa_bits: RsaBits, master_key: &MasterKeys) -> Result<SealedKey, GenerationError> {
-    seal(&PrivateKey::generate(alg, rsa_bits)?, master_key)
+    tracing::debug!(key.alg = %alg, "a key pair is about to be made");
+    let key = PrivateKey::generate(alg, rsa_bits)?;
+    tracing::debug!(key.alg = %alg, "a key pair is made");
+    seal(&key, master_key)
 }
 
 /// Tests a key pair and seals it.
 pub(super) fn seal(key: &PrivateKey, master_key: &MasterKeys) -> Result<SealedKey, GenerationError> {
     let jwk = key.public_jwk()?;
     self_test(key, &jwk.to_json())?;
+    tracing::debug!(key.kid = %jwk.kid, "a key pair passed its self-test");
     let sealed = master_key.seal(&binding(&jwk.kid, jwk.alg), &key.to_pkcs8_der()?)?;
+    tracing::debug!(key.kid = %jwk.kid, "a private half is sealed");
     Ok(SealedKey { jwk, sealed })
 }
 

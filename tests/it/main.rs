@@ -10,6 +10,8 @@
 
 mod architecture;
 mod backup;
+#[allow(dead_code, reason = "tests/proof uses the rest")]
+mod child;
 mod client_assertions;
 mod command_line;
 mod crash;
@@ -27,10 +29,12 @@ mod logs;
 mod master_keys;
 mod metadata;
 mod migrations;
+mod network;
 mod process;
 mod raw;
 mod replicas;
 mod rotation;
+#[allow(dead_code, reason = "tests/proof uses the rest")]
 mod rows;
 mod runbooks;
 mod skeleton;

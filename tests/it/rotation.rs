@@ -12,11 +12,10 @@ use keyround::keys::plan::plan;
 use keyround::rotation::{RotationError, Rotator};
 use keyround::store::Db;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::helpers::{START, TestApp, TestDatabase, config, master_key};
+use crate::network::{Network, network};
 use crate::rows::Raw;
 
 const HOUR: Seconds = Seconds(3_600);
@@ -463,37 +462,10 @@ async fn the_key_set_outlives_the_database() {
     app.running.stop().await;
 }
 
-/// Passes bytes on, while the network is open; a closed one swallows them without a word.
-async fn pass_on(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut open: watch::Receiver<bool>) {
-    let mut bytes = [0; 8_192];
-    while let Ok(length @ 1..) = from.read(&mut bytes).await {
-        if open.wait_for(|&open| open).await.is_err() || to.write_all(&bytes[..length]).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// A network between a server and its PostgreSQL; answers with the URL that leads through it.
-async fn network(url: &str, open: watch::Receiver<bool>) -> String {
-    let mut url = url::Url::parse(url).unwrap();
-    let database = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
-    tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            let (near_reads, near_writes) = near.into_split();
-            let (far_reads, far_writes) = TcpStream::connect(&database).await.unwrap().into_split();
-            tokio::spawn(pass_on(near_reads, far_writes, open.clone()));
-            tokio::spawn(pass_on(far_reads, near_writes, open.clone()));
-        }
-    });
-    url.to_string()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_swallows_everything_holds_nothing_up() {
     let database = TestDatabase::postgres().await;
-    let (open, is_open) = watch::channel(true);
+    let (open, is_open) = watch::channel(Network::Open { era: 0 });
     let through = TestDatabase {
         url: network(&database.url, is_open).await,
         folder: tempfile::tempdir().unwrap(),
@@ -504,7 +476,7 @@ async fn a_network_that_swallows_everything_holds_nothing_up() {
     app.token("RS256", &secret).await;
     let set = app.key_set_bytes().await;
 
-    open.send_replace(false);
+    open.send_replace(Network::Closed);
     for _ in 0..2 {
         let before = app.clock.read().monotonic;
         assert_eq!(app.asked("RS256", &secret).await.0, 503);
@@ -516,7 +488,7 @@ async fn a_network_that_swallows_everything_holds_nothing_up() {
     assert_eq!(app.key_set_bytes().await, set);
 
     // What was under way on the old connections is not waited for: the next ones work.
-    open.send_replace(true);
+    open.send_replace(Network::Open { era: 0 });
     until("it can sign again", || app.may_issue()).await;
     app.token("RS256", &secret).await;
     app.running.stop().await;

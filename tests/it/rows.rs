@@ -16,6 +16,24 @@ pub enum Raw {
     Postgres(PgPool),
 }
 
+/// A transaction that is open.
+pub enum Held {
+    /// Of SQLite: it keeps every other writer out.
+    Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
+    /// Of PostgreSQL.
+    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
+}
+
+impl Held {
+    /// Gives the locks back.
+    pub async fn let_go(self) {
+        match self {
+            Self::Sqlite(held) => held.rollback().await.unwrap(),
+            Self::Postgres(held) => held.rollback().await.unwrap(),
+        }
+    }
+}
+
 /// One body on either pool.
 macro_rules! on_raw {
     ($raw:expr, |$pool:ident| $body:expr) => {
@@ -56,6 +74,23 @@ impl Raw {
     pub async fn texts(&self, sql: &str) -> Vec<String> {
         let sql = AssertSqlSafe(sql.to_owned());
         on_raw!(self, |pool| sqlx::query_scalar(sql).fetch_all(pool).await.unwrap())
+    }
+
+    /// Runs one statement in a transaction that stays open, with its locks, until the answer is dropped.
+    pub async fn hold(&self, sql: &str) -> Held {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match self {
+            Self::Sqlite(pool) => {
+                let mut held = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+                sqlx::raw_sql(sql).execute(&mut *held).await.unwrap();
+                Held::Sqlite(held)
+            }
+            Self::Postgres(pool) => {
+                let mut held = pool.begin().await.unwrap();
+                sqlx::raw_sql(sql).execute(&mut *held).await.unwrap();
+                Held::Postgres(held)
+            }
+        }
     }
 
     /// Ends the connection.

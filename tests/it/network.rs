@@ -1,0 +1,62 @@
+//! A network between a server and its PostgreSQL, which a test can close.
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What becomes of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// They are passed on, for connections that began in this era; all others are dead and nobody says so, as behind a firewall
+    /// that forgot them.
+    Open {
+        /// Its number.
+        era: u32,
+    },
+    /// They wait without a word.
+    Closed,
+}
+
+async fn pass_on(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    began: u32,
+    mut network: watch::Receiver<Network>,
+) {
+    let mut bytes = [0; 8_192];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        let open = network
+            .wait_for(|&network| network == Network::Open { era: began })
+            .await
+            .is_ok();
+        if !open || to.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Begins to pass on what is meant for the PostgreSQL of this URL; answers with the URL that leads through it.
+pub async fn network(url: &str, network: watch::Receiver<Network>) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    let database = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (database, mut network) = (database.clone(), network.clone());
+            tokio::spawn(async move {
+                let open = network.wait_for(|&network| network != Network::Closed).await;
+                let Ok(Network::Open { era }) = open.map(|open| *open) else {
+                    return;
+                };
+                let (near_reads, near_writes) = near.into_split();
+                let (far_reads, far_writes) = TcpStream::connect(&database).await.unwrap().into_split();
+                tokio::join!(
+                    pass_on(near_reads, far_writes, era, network.clone()),
+                    pass_on(far_reads, near_writes, era, network)
+                );
+            });
+        }
+    });
+    url.to_string()
+}

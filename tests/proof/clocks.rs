@@ -1,0 +1,195 @@
+//! Clocks that are wrong, by libfaketime: the wall alone moves, and the server is the real one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keyround::clock::sleep;
+use keyround::jose::alg::Algorithm;
+
+use crate::child::{Process, register_clients};
+use crate::crashes::until_ready;
+use crate::helpers::TestDatabase;
+use crate::rows::Raw;
+use crate::until;
+use crate::verifier::{Verifier, kid_of, time_of};
+
+/// S: half of it is the most that a clock that is believed may be off.
+const SKEW: i64 = 12;
+/// How long a clock stays where it jumped to.
+const JUMPED_FOR: Duration = Duration::from_secs(5);
+const HOUR: i64 = 3_600;
+const YEAR: i64 = 31_536_000;
+
+/// A new key every four seconds, published 16 s ahead: at any moment some are between publication and activation.
+const POLICY: &[(&str, &str)] = &[
+    ("keys.rotation_period", "4s"),
+    ("keys.prepublish", "16s"),
+    ("keys.verifier_cache", "1s"),
+    ("keys.jwks_max_age", "0s"),
+    ("keys.replica_refresh", "1s"),
+    ("keys.snapshot_max_age", "3s"),
+    ("keys.clock_skew", "12s"),
+    ("keys.verifier_leeway", "0s"),
+    ("keys.max_published", "100"),
+    ("keys.max_set_bytes", "65536"),
+    ("tokens.access_token_ttl", "30s"),
+    ("tokens.max_token_ttl", "30s"),
+];
+
+/// The library, where `tests/packages.sh` or Debian put it.
+fn library() -> PathBuf {
+    let roots = [concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/lib"), "/usr/lib"];
+    roots
+        .iter()
+        .filter_map(|root| std::fs::read_dir(root).ok())
+        .flatten()
+        .map(|folder| folder.unwrap().path().join("faketime/libfaketimeMT.so.1"))
+        .find(|path| path.exists())
+        .expect("libfaketime is missing: run tests/packages.sh tools")
+}
+
+/// A wall clock that is off by as much as its file says.
+struct Wall(PathBuf);
+
+impl Wall {
+    fn new(database: &TestDatabase, name: &str, off_by: i64) -> Self {
+        let wall = Self(database.folder.path().join(format!("{name}.clock")));
+        wall.set(off_by);
+        wall
+    }
+
+    /// Sets it, at once for everybody who reads it.
+    fn set(&self, off_by: i64) {
+        let next = self.0.with_extension("next");
+        std::fs::write(&next, format!("{off_by:+}\n")).unwrap();
+        std::fs::rename(next, &self.0).unwrap();
+    }
+
+    fn spawn(&self, database: &TestDatabase, name: &str) -> Process {
+        let library = library();
+        let variables = [
+            ("LD_PRELOAD", library.to_str().unwrap()),
+            ("FAKETIME_TIMESTAMP_FILE", self.0.to_str().unwrap()),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("FAKETIME_DISABLE_SHM", "1"),
+        ];
+        Process::spawn_in(database, name, POLICY, &variables)
+    }
+}
+
+/// Takes a token, if there is one, and holds it against the true time: its key was not used early, nor was it written late.
+async fn take_in_time(verifier: &mut Verifier, process: &Process, raw: &Raw) -> Option<String> {
+    let token = verifier.take_one(process.address().unwrap(), Algorithm::Es256).await?;
+    let now = verifier.clock.read().wall.0;
+    let kid = kid_of(&token);
+    let activates_at = raw
+        .number(&format!("SELECT activates_at FROM signing_keys WHERE kid = '{kid}'"))
+        .await;
+    let early = activates_at - now;
+    assert!(early <= SKEW / 2, "{kid} signed {early} s before its time");
+    let off_by = time_of(&token, "iat") - now;
+    assert!(off_by.abs() <= SKEW / 2 + 1, "a token was stamped {off_by} s off");
+    Some(token)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_is_5_seconds_off_and_one_60() {
+    let database = TestDatabase::postgres().await;
+    let mut verifier = Verifier::new(register_clients(&database, POLICY).await);
+    let raw = Raw::open(&database).await;
+    let mut nodes = Vec::new();
+    for (name, off_by) in [("right", 0), ("fast", 5), ("slow", -5), ("wrong", 60)] {
+        let wall = Wall::new(&database, name, off_by);
+        let mut process = wall.spawn(&database, name);
+        process.until_it_serves().await;
+        nodes.push(process);
+    }
+    let wrong = nodes.pop().unwrap();
+    let (mut refusals, mut kids) = (0, std::collections::BTreeSet::new());
+    let began = verifier.clock.read().monotonic;
+    while verifier.clock.read().monotonic.saturating_sub(began) < Duration::from_secs(25) {
+        for node in &nodes {
+            let token = take_in_time(&mut verifier, node, &raw).await;
+            kids.extend(token.map(|token| kid_of(&token)));
+        }
+        assert!(
+            take_in_time(&mut verifier, &wrong, &raw).await.is_none(),
+            "it is a minute off, and signs"
+        );
+        refusals += 1;
+        // Every token verifies everywhere, also where the clock is a minute off.
+        for node in nodes.iter().chain([&wrong]) {
+            verifier.verify_all(node.address().unwrap()).await;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let failing = verifier.failing_checks(wrong.admin_address().unwrap()).await;
+    assert_eq!(failing, ["clock"]);
+    println!(
+        "clocks 0, +5, -5, +60 s: {} keys signed, {refusals} refusals of the last; {}",
+        kids.len(),
+        verifier.figures()
+    );
+    assert!(verifier.refused.is_empty(), "{:#?}", verifier.refused);
+    assert_eq!(verifier.unavailable, refusals, "one that was nearly right did not sign");
+    assert!(kids.len() >= 3, "too few rotations were seen: {kids:?}");
+}
+
+on_both_databases_at_once!(a_clock_that_jumps_an_hour_or_a_year_and_comes_back, |database| {
+    let sqlite = database.url.starts_with("sqlite:");
+    let mut verifier = Verifier::new(register_clients(&database, POLICY).await);
+    let raw = Raw::open(&database).await;
+    let wall = Wall::new(&database, "node", 0);
+    let mut process = wall.spawn(&database, "node");
+    let started = verifier.clock.read().monotonic;
+    until_ready(&mut process, &verifier, started).await;
+    let address = process.address().unwrap();
+    for jump in [HOUR, -HOUR, YEAR, -YEAR] {
+        // A key is pending for the next seconds, and another one retires.
+        let now = verifier.clock.read().wall.0;
+        let pending = format!("SELECT count(*) FROM signing_keys WHERE activates_at > {now}");
+        assert!(raw.number(&pending).await >= 2);
+        take_in_time(&mut verifier, &process, &raw).await.unwrap();
+        let rows = raw.texts("SELECT kid FROM signing_keys ORDER BY kid").await;
+        let before = verifier.key_set(address).await;
+        let taken = verifier.taken;
+
+        wall.set(jump);
+        let jumped = verifier.clock.read().monotonic;
+        while verifier.clock.read().monotonic.saturating_sub(jumped) < JUMPED_FOR {
+            take_in_time(&mut verifier, &process, &raw).await;
+            verifier.verify_all(address).await;
+            let served = verifier.key_set(address).await;
+            let lost = before.iter().find(|jwk| !served.contains(jwk));
+            assert!(lost.is_none(), "{lost:?} left the set after a jump of {jump} s");
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(
+            raw.texts("SELECT kid FROM signing_keys ORDER BY kid").await,
+            rows,
+            "a row came or went after a jump of {jump} s"
+        );
+        let failing = verifier.failing_checks(process.admin_address().unwrap()).await;
+        assert!(failing.contains(&"clock".to_owned()), "{failing:?}");
+        // Beside a file it goes by the last good time; one that disagrees with PostgreSQL does not sign.
+        let went_on = verifier.taken[1] - taken[1] >= 10;
+        assert_eq!(went_on, sqlite, "{:?} after {taken:?}", verifier.taken);
+
+        wall.set(0);
+        let returned = verifier.clock.read().monotonic;
+        until_ready(&mut process, &verifier, returned).await;
+        take_in_time(&mut verifier, &process, &raw).await.unwrap();
+        verifier.verify_all(address).await;
+        until("rotation goes on", || async {
+            raw.texts("SELECT kid FROM signing_keys ORDER BY kid").await != rows
+        })
+        .await;
+    }
+    println!(
+        "jumps on {}: {}",
+        if sqlite { "SQLite" } else { "PostgreSQL" },
+        verifier.figures()
+    );
+    assert!(verifier.refused.is_empty(), "{:#?}", verifier.refused);
+});

@@ -1,0 +1,62 @@
+//! What must hold when everything around it fails: real servers, killed, cut off, with a database that hangs and clocks that
+//! lie. A binary of its own, because its tests measure: nothing else runs beside them.
+//!
+//! `make test` runs it beside a throw-away PostgreSQL, named by `TEST_POSTGRES_URL`; without one these tests fail.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may panic, and so may what it stands on"
+)]
+
+#[path = "../it/child.rs"]
+#[allow(dead_code, reason = "the other binary uses the rest")]
+mod child;
+#[path = "../it/helpers.rs"]
+#[allow(dead_code, unused_macros, reason = "the other binary uses the rest")]
+mod helpers;
+#[path = "../it/network.rs"]
+mod network;
+#[path = "../it/rows.rs"]
+#[allow(dead_code, reason = "the other binary uses the rest")]
+mod rows;
+
+/// Runs one body on an SQLite database and beside it on a PostgreSQL one: most of the time both only wait.
+macro_rules! on_both_databases_at_once {
+    ($name:ident, |$database:ident| $body:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn $name() {
+            async fn body($database: $crate::helpers::TestDatabase) {
+                $body
+            }
+            let sqlite = tokio::spawn(body($crate::helpers::TestDatabase::sqlite()));
+            let postgres = tokio::spawn(body($crate::helpers::TestDatabase::postgres().await));
+            sqlite.await.unwrap();
+            postgres.await.unwrap();
+        }
+    };
+}
+
+mod clocks;
+mod crashes;
+mod cut_off;
+mod hangs;
+mod lifetimes;
+mod named_steps;
+mod overdue;
+mod verifier;
+
+use std::time::Duration;
+
+use keyround::clock::sleep;
+
+/// Waits for a condition, for at most a minute.
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    for _ in 0..1_200 {
+        if holds().await {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not within a minute: {what}");
+}
