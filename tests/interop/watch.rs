@@ -103,6 +103,17 @@ impl Watch {
         Algorithm::ALL.into_iter().map(rotations).min().unwrap_or(0)
     }
 
+    /// The keys whose successor has signed.
+    pub fn superseded(&self) -> BTreeSet<String> {
+        let seen = self.seen.lock().unwrap();
+        let but_newest = |kids: &BTreeMap<String, Duration>| {
+            let newest = kids.values().max().copied();
+            let older = kids.iter().filter(move |(_, since)| Some(**since) < newest);
+            older.map(|(kid, _)| kid.clone()).collect::<Vec<_>>()
+        };
+        seen.signed.values().flat_map(but_newest).collect()
+    }
+
     /// Whether any token that was added is still valid.
     pub fn is_any_alive(&self) -> bool {
         !self.live().is_empty()
