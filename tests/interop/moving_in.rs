@@ -16,7 +16,9 @@ const OLD: [(&str, &str); 2] = [("rsa", "old-issuer:2024/a=1"), ("p256", "old.is
 /// Those that hold back longest from a fetch.
 const VERIFIERS: [&str; 2] = ["jose", "PyJWT"];
 /// How long the old issuer's last token lives after the move.
-const OLD_TOKENS_LIVE: Seconds = Seconds(12);
+const OLD_TOKENS_LIVE: Seconds = Seconds(20);
+/// Long enough that a busy machine starts three programs within it.
+const LATE_TOKENS_LIVE: Seconds = Seconds(15);
 const SKEW: Seconds = Seconds(2);
 
 const SETTINGS: [(&str, &str); 9] = [
@@ -97,7 +99,10 @@ async fn move_in(name: &'static str, kind: Kind, nodes: usize) {
         assert_eq!(site.kids(node).await.len(), 2, "ours stay");
     }
     // Whoever still has the old private keys can make no token that a service takes.
-    let late: Vec<String> = OLD.iter().map(|(key, _)| old_token(key, now() + Seconds(6))).collect();
+    let late: Vec<String> = OLD
+        .iter()
+        .map(|(key, _)| old_token(key, now() + LATE_TOKENS_LIVE))
+        .collect();
     let mut verifier = Verifier::start(Library::named("jose"), 0, &site.key_set_url(0));
     for token in &late {
         verifier.hand(token);

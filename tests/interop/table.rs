@@ -53,9 +53,10 @@ fn row(library: &Library, outcomes: &[Outcome]) -> String {
             continue;
         }
         told.push(setup.name);
-        let comma = if rotations.is_empty() { "" } else { ", " };
+        let comma = if rotations.is_empty() { "" } else { "; " };
         let fewest = outcome.figures.rotations.values().min().unwrap();
-        write!(rotations, "{comma}{} {fewest}", setup.kind).unwrap();
+        let period = outcome.figures.mean_period.as_secs_f64();
+        write!(rotations, "{comma}{} {fewest}, one in {period:.1} s", setup.kind).unwrap();
     }
     format!(
         "| {what} | {version} | {cache} | {rotations} | {}, in all {} times | {} |\n",
@@ -103,10 +104,11 @@ fn print_verifiers<'a>(outcomes: impl Iterator<Item = &'a Outcome>) {
 
 fn print_key_sets<'a>(outcomes: impl Iterator<Item = &'a Outcome>) {
     println!(
-        "\n{:<15} {:>11} {:>11} {:>7} {:>7} {:>12} {:>13} {:>6} {:>11}",
+        "\n{:<15} {:>11} {:>11} {:>11} {:>7} {:>7} {:>12} {:>13} {:>6} {:>11}",
         "server",
         "RS256 turns",
         "ES256 turns",
+        "mean period",
         "outside",
         "pending",
         "largest set",
@@ -118,10 +120,11 @@ fn print_key_sets<'a>(outcomes: impl Iterator<Item = &'a Outcome>) {
         let figures = &outcome.figures;
         let rotations = |alg| figures.rotations.get(&alg).copied().unwrap_or(0);
         println!(
-            "{:<15} {:>11} {:>11} {:>7} {:>7} {:>7} keys {:>11.1} s {:>6} {:>8} ms",
+            "{:<15} {:>11} {:>11} {:>9.1} s {:>7} {:>7} {:>7} keys {:>11.1} s {:>6} {:>8} ms",
             outcome.setup.name,
             rotations(Algorithm::Rs256),
             rotations(Algorithm::Es256),
+            figures.mean_period.as_secs_f64(),
             figures.outside.len(),
             figures.most_pending,
             figures.largest_set,
