@@ -68,7 +68,7 @@ const SUITS_FETCHING_AT_ONCE: [(&str, &str); 6] = [
     ("tokens.max_token_ttl", "10s"),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn the_libraries_verify_every_token_through_real_rotations() {
     let slow = Setup {
         name: "SQLite",
@@ -92,26 +92,28 @@ async fn the_libraries_verify_every_token_through_real_rotations() {
         nodes: 2,
         ..setup
     };
-    let (sqlite, postgres, sqlite_fast, postgres_fast, no_lead, forgetful) = tokio::join!(
-        slow.run(),
-        on_postgres(slow, "PostgreSQL").run(),
-        fast.run(),
-        on_postgres(fast, "PostgreSQL fast").run(),
-        Setup {
-            name: "no lead",
-            policy: &SUITS_NO_CACHE,
-            rotations: ROTATIONS_OF_CONTROLS,
-            ..slow
-        }
-        .run(),
-        Setup {
-            name: "forgetful",
-            keys: Keys::WithoutSuperseded,
-            rotations: ROTATIONS_OF_CONTROLS,
-            ..fast
-        }
-        .run(),
-    );
+    let no_lead = Setup {
+        name: "no lead",
+        policy: &SUITS_NO_CACHE,
+        rotations: ROTATIONS_OF_CONTROLS,
+        ..slow
+    };
+    let forgetful = Setup {
+        name: "forgetful",
+        keys: Keys::WithoutSuperseded,
+        rotations: ROTATIONS_OF_CONTROLS,
+        ..fast
+    };
+    // Each a task of its own: starting a process blocks, and a request of another set-up that waits for it is given up.
+    let (sqlite, postgres, sqlite_fast, postgres_fast, no_lead, forgetful) = tokio::try_join!(
+        tokio::spawn(slow.run()),
+        tokio::spawn(on_postgres(slow, "PostgreSQL").run()),
+        tokio::spawn(fast.run()),
+        tokio::spawn(on_postgres(fast, "PostgreSQL fast").run()),
+        tokio::spawn(no_lead.run()),
+        tokio::spawn(forgetful.run()),
+    )
+    .unwrap();
     let sound = [sqlite, postgres, sqlite_fast, postgres_fast];
     let controls = [no_lead, forgetful];
     table::print(sound.iter().chain(&controls));

@@ -91,8 +91,6 @@ impl Site {
             http: reqwest::Client::builder()
                 .timeout(Duration::from_secs(10))
                 .redirect(reqwest::redirect::Policy::none())
-                // A connection that is kept and never used gets a 408 from the server, and the next request meets it.
-                .pool_max_idle_per_host(0)
                 .build()
                 .unwrap(),
             environment,
