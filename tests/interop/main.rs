@@ -6,7 +6,7 @@
 //! superseded keys; there the same harness must see hundreds of refusals, or it is blind.
 //!
 //! Time is in whole seconds, and a key is published anew only when the plan has run, so that what comes of a period of 1 s is a
-//! new key of each algorithm every 1 to 2 s; the tables say how often it was. Both algorithms rotate everywhere:
+//! new key of each algorithm every 1.5 to 2.6 s; the tables say how often it was. Both algorithms rotate everywhere:
 //! the making of an RSA key takes a tenth of a second, which leaves two cores to the verifiers.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
