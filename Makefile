@@ -1,17 +1,28 @@
 # The two commands: `make run` serves, `make test` proves. Both install what is missing on a Debian-like machine.
-.PHONY: run test
+# `make soak` proves at length: see the README.
+.PHONY: run test soak
 
 PACKAGES := tests/packages.sh
-VENV := target/interop/python
+INTEROP := target/interop
+VENV := $(INTEROP)/python
 NODE := tests/interop/javascript
+GO := tests/interop/go
+JAVA := tests/interop/java
+RUST := tests/interop/rust
+VERIFIERS := $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready $(INTEROP)/rust/verifier
 
 run:
 	@$(PACKAGES) build
 	cargo build --release --locked
 	./target/release/keyround serve --dev
 
-test: $(VENV)/ready $(NODE)/node_modules/ready
+test: $(VERIFIERS)
 	tests/postgres.sh cargo test --locked
+
+# Its table goes into the README.
+soak: $(VERIFIERS)
+	TEST_ROTATIONS=$${TEST_ROTATIONS:-500} tests/postgres.sh cargo test --locked --test interop -- --nocapture every_token
+	sed -i -e '/^<!-- soak -->/,/^<!-- \/soak -->/{//!d}' -e '/^<!-- soak -->/r $(INTEROP)/soak.md' README.md
 
 .PHONY: packages
 packages:
@@ -25,3 +36,14 @@ $(VENV)/ready: tests/interop/python/requirements.txt | packages
 	python3 -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/interop/python/requirements.txt
 	@touch $@
+
+$(INTEROP)/rust/verifier: $(RUST)/Cargo.toml $(RUST)/Cargo.lock $(wildcard $(RUST)/src/*.rs) | packages
+	cargo build --locked --manifest-path $(RUST)/Cargo.toml --target-dir $(INTEROP)/rust
+	@cp $(INTEROP)/rust/debug/verifier $@
+
+# Not every machine can have the two toolchains: a run that does without one says so.
+$(INTEROP)/go/verifier: $(GO)/go.mod $(GO)/go.sum $(GO)/verifier.go | packages
+	{ $(PACKAGES) go && cd $(GO) && go build -mod=readonly -o $(CURDIR)/$@ .; } || tests/interop/lacking.sh go-oidc
+
+$(INTEROP)/java/ready: $(wildcard $(JAVA)/*) | packages
+	{ $(PACKAGES) java && $(JAVA)/build.sh $(INTEROP)/java; } || tests/interop/lacking.sh nimbus-jose-jwt

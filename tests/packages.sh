@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools]
+# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools] [go] [java]
 # Asks for nothing when nothing is missing; says what to install when it cannot.
 set -euo pipefail
 
@@ -32,8 +32,8 @@ check_postgres() {
 check_node() {
     have npm || need npm
     have node || { need nodejs; return; }
-    node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' ||
-        fail "node is older than 20, which the verifier library needs: install a newer one"
+    node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major * 100 + +minor < 2019 ? 1 : 0)' ||
+        fail "node is older than 20.19, which the verifier libraries need: install a newer one"
 }
 
 check_python() {
@@ -41,6 +41,21 @@ check_python() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python3 is older than 3.10: install a newer one"
     # Debian packs these two apart; a venv without pip helps nobody.
     python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
+}
+
+check_go() {
+    have go || { need golang-go; return; }
+    # From 1.21 on, Go fetches the newer release of itself that go.mod asks for.
+    local minor
+    minor=$(go env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+    [ "${minor:-99}" -ge 21 ] || fail "$(go env GOVERSION) is too old for the verifier library: install go1.25 or newer"
+}
+
+check_java() {
+    have mvn || need maven
+    have javac || { need default-jdk-headless; return; }
+    [ "$(javac -version 2>&1 | sed 's/^javac \([0-9]*\).*/\1/')" -ge 17 ] ||
+        fail "javac is older than 17, which the verifier needs: install a newer JDK"
 }
 
 check_tools() {

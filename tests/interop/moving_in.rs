@@ -13,8 +13,12 @@ use crate::verifier::{Library, Report, Verifier};
 
 /// The old issuer's keys, with the kids in their JWKs.
 const OLD: [(&str, &str); 2] = [("rsa", "old-issuer:2024/a=1"), ("p256", "old.issuer.2")];
+/// Those that hold back longest from a fetch.
+const VERIFIERS: [&str; 2] = ["jose", "PyJWT"];
 /// How long the old issuer's last token lives after the move.
-const OLD_TOKENS_LIVE: Seconds = Seconds(12);
+const OLD_TOKENS_LIVE: Seconds = Seconds(20);
+/// Long enough that a busy machine starts three programs within it.
+const LATE_TOKENS_LIVE: Seconds = Seconds(15);
 const SKEW: Seconds = Seconds(2);
 
 const SETTINGS: [(&str, &str); 9] = [
@@ -29,12 +33,14 @@ const SETTINGS: [(&str, &str); 9] = [
     ("tokens.access_token_ttl", "10s"),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_tokens_of_the_old_issuer_stay_valid_through_the_move() {
-    tokio::join!(
-        move_in("moving_sqlite", Kind::Sqlite, 1),
-        move_in("moving_postgres", Kind::Postgres, 2)
-    );
+    // Each a task of its own: running a command blocks, and a request of the other that waits for it is given up.
+    tokio::try_join!(
+        tokio::spawn(move_in("moving_sqlite", Kind::Sqlite, 1)),
+        tokio::spawn(move_in("moving_postgres", Kind::Postgres, 2))
+    )
+    .unwrap();
 }
 
 async fn move_in(name: &'static str, kind: Kind, nodes: usize) {
@@ -56,7 +62,7 @@ async fn move_in(name: &'static str, kind: Kind, nodes: usize) {
 
     // Services are pointed at the new key set: the old issuer's tokens and ours, again and again until they expire.
     let mut verifiers: Vec<Verifier> = (0..nodes)
-        .flat_map(|node| Library::ALL.map(|library| Verifier::start(library, node, &site.key_set_url(node))))
+        .flat_map(|node| VERIFIERS.map(|name| Verifier::start(Library::named(name), node, &site.key_set_url(node))))
         .collect();
     let mut handed = old_tokens.len();
     for verifier in &mut verifiers {
@@ -95,8 +101,11 @@ async fn move_in(name: &'static str, kind: Kind, nodes: usize) {
         assert_eq!(site.kids(node).await.len(), 2, "ours stay");
     }
     // Whoever still has the old private keys can make no token that a service takes.
-    let late: Vec<String> = OLD.iter().map(|(key, _)| old_token(key, now() + Seconds(6))).collect();
-    let mut verifier = Verifier::start(Library::Jose, 0, &site.key_set_url(0));
+    let late: Vec<String> = OLD
+        .iter()
+        .map(|(key, _)| old_token(key, now() + LATE_TOKENS_LIVE))
+        .collect();
+    let mut verifier = Verifier::start(Library::named("jose"), 0, &site.key_set_url(0));
     for token in &late {
         verifier.hand(token);
     }

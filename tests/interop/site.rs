@@ -1,6 +1,7 @@
 //! Running servers: the binary itself on a fresh database, one node or several, and what a client asks of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -31,6 +32,15 @@ pub enum Kind {
     Sqlite,
     /// A database on the throw-away PostgreSQL.
     Postgres,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        })
+    }
 }
 
 /// Servers on one database.
@@ -128,11 +138,16 @@ impl Site {
         Token::read(body["access_token"].as_str().unwrap(), alg)
     }
 
-    /// The kids in the set that this node serves now.
-    pub async fn kids(&self, node: usize) -> BTreeSet<String> {
+    /// The set that this node serves now.
+    pub async fn key_set(&self, node: usize) -> Value {
         let answer = self.http.get(self.key_set_url(node)).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{} node {node}", self.name);
-        let set: Value = answer.json().await.unwrap();
+        answer.json().await.unwrap()
+    }
+
+    /// The kids in the set that this node serves now.
+    pub async fn kids(&self, node: usize) -> BTreeSet<String> {
+        let set = self.key_set(node).await;
         let keys = set["keys"].as_array().unwrap();
         keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
     }
@@ -222,7 +237,11 @@ async fn database_url(kind: Kind, name: &str, folder: &Path) -> String {
         Kind::Sqlite => format!("sqlite:{}", folder.join("keyround.db").display()),
         Kind::Postgres => {
             let server = postgres_url();
-            let database = format!("interop_{}_{}", std::process::id(), name.to_lowercase());
+            let database = format!(
+                "interop_{}_{}",
+                std::process::id(),
+                name.to_lowercase().replace(' ', "_")
+            );
             let pool = sqlx::PgPool::connect(&server).await.unwrap();
             sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")))
                 .execute(&pool)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
@@ -11,53 +11,161 @@ use serde_json::json;
 
 use crate::site::{AUDIENCE, ISSUER};
 
-/// A library that verifies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Library {
-    /// npm `jose`, `createRemoteJWKSet`.
-    Jose,
-    /// `PyPI` `PyJWT`, `PyJWKClient`.
-    PyJwt,
+/// A library that verifies, one row of [`LIBRARIES`]. Its program takes the issuer, the audience and the key set's URL, is
+/// handed a line of JSON a token, and answers with [`Line`]s.
+#[derive(Debug)]
+pub struct Library {
+    /// Its name, also in `TEST_WITHOUT_VERIFIERS`.
+    pub name: &'static str,
+    /// Where it comes from and what of it is used, for readers of the table.
+    pub what: &'static str,
+    /// What it keeps by default.
+    pub cache: &'static str,
+    /// When it fetches a set that lacks a kid.
+    pub fetches: Fetches,
+    /// What it says of a kid that it does not find, any of these.
+    pub unknown_key: &'static [&'static str],
+    /// The file that `make test` leaves when it is installed.
+    installed: &'static str,
+    /// The program and its first arguments; those with a slash are files of the repository.
+    command: &'static [&'static str],
 }
 
-impl Library {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Jose, Self::PyJwt];
+/// What a library does about an unknown kid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetches {
+    /// Fetches, unless it did so less than 30 s ago.
+    AfterHoldingBack,
+    /// Fetches, every time.
+    AtOnce,
+}
 
-    fn command(self) -> Command {
+/// Every library that Keyround is held against.
+pub static LIBRARIES: [Library; 6] = [
+    Library {
+        name: "jose",
+        what: "npm `jose`, `createRemoteJWKSet`",
+        cache: "the set, 10 min; none fetched within 30 s",
+        fetches: Fetches::AfterHoldingBack,
+        unknown_key: &["ERR_JWKS_NO_MATCHING_KEY"],
+        installed: "tests/interop/javascript/node_modules/ready",
+        command: &["node", "tests/interop/javascript/verifier.mjs", "jose"],
+    },
+    Library {
+        name: "PyJWT",
+        what: "PyPI `PyJWT`, `PyJWKClient`",
+        cache: "the set, 5 min; none fetched within 30 s",
+        fetches: Fetches::AfterHoldingBack,
+        unknown_key: &["Unable to find a signing key"],
+        installed: "target/interop/python/ready",
+        command: &["target/interop/python/bin/python", "tests/interop/python/verifier.py"],
+    },
+    Library {
+        name: "nimbus-jose-jwt",
+        what: "Java `nimbus-jose-jwt`, `JWKSourceBuilder`",
+        cache: "the set, 5 min; at most two fetched within 30 s",
+        fetches: Fetches::AfterHoldingBack,
+        unknown_key: &["no matching key(s) found", "RateLimitReachedException"],
+        installed: "target/interop/java/ready",
+        command: &[
+            "java",
+            // Less to start for a process that lives minutes.
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+            concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/target/interop/java/classes:",
+                env!("CARGO_MANIFEST_DIR"),
+                "/target/interop/java/lib/*"
+            ),
+            "Verifier",
+        ],
+    },
+    Library {
+        name: "jwks-rsa",
+        what: "npm `jwks-rsa` with `jsonwebtoken`",
+        cache: "five keys by kid, 10 min",
+        fetches: Fetches::AtOnce,
+        unknown_key: &["Unable to find a signing key"],
+        installed: "tests/interop/javascript/node_modules/ready",
+        command: &["node", "tests/interop/javascript/verifier.mjs", "jwks-rsa"],
+    },
+    Library {
+        name: "go-oidc",
+        what: "Go `coreos/go-oidc`, `NewRemoteKeySet`",
+        cache: "the set, until a kid is missing",
+        fetches: Fetches::AtOnce,
+        unknown_key: &["failed to verify id token signature"],
+        installed: "target/interop/go/verifier",
+        command: &["target/interop/go/verifier"],
+    },
+    Library {
+        name: "jsonwebtoken",
+        what: "Rust `jsonwebtoken` with a plain fetch",
+        cache: "the set, until a kid is missing",
+        fetches: Fetches::AtOnce,
+        unknown_key: &["in the set"],
+        installed: "target/interop/rust/verifier",
+        command: &["target/interop/rust/verifier"],
+    },
+];
+
+impl Library {
+    /// The one of this name.
+    pub fn named(name: &str) -> &'static Self {
+        LIBRARIES.iter().find(|library| library.name == name).unwrap()
+    }
+
+    /// Whether the run was told to go on without it.
+    pub fn is_left_out(&self) -> bool {
+        without().iter().any(|name| name == self.name)
+    }
+
+    fn command(&self) -> Command {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (ready, program, script) = match self {
-            Self::Jose => (
-                root.join("tests/interop/javascript/node_modules/ready"),
-                "node".into(),
-                "tests/interop/javascript/verifier.mjs",
-            ),
-            Self::PyJwt => (
-                root.join("target/interop/python/ready"),
-                root.join("target/interop/python/bin/python"),
-                "tests/interop/python/verifier.py",
-            ),
-        };
-        assert!(ready.exists(), "{self} is not installed: run make test");
-        let mut command = Command::new(program);
-        command.arg(root.join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
+        assert!(
+            root.join(self.installed).exists(),
+            "the verifier {self} is not installed: run make test, or set TEST_WITHOUT_VERIFIERS={self} to go on without it"
+        );
+        let mut parts = self.command.iter().map(|part| {
+            let file = part.starts_with("target/") || part.starts_with("tests/");
+            if file { root.join(part) } else { PathBuf::from(part) }
+        });
+        let mut command = Command::new(parts.next().unwrap());
+        command.args(parts).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the person who runs the tests says so by the environment"
+)]
+fn without() -> Vec<String> {
+    let names = std::env::var("TEST_WITHOUT_VERIFIERS").unwrap_or_default();
+    let names: Vec<String> = names
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    for name in &names {
+        let known = LIBRARIES.iter().any(|library| library.name == name);
+        assert!(known, "TEST_WITHOUT_VERIFIERS names no verifier of the tests: {name}");
+    }
+    names
+}
+
 impl fmt::Display for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Jose => "jose",
-            Self::PyJwt => "PyJWT",
-        })
+        f.pad(self.name)
     }
 }
 
 /// One running verifier.
 pub struct Verifier {
     /// The library.
-    pub library: Library,
+    pub library: &'static Library,
     /// The node whose key set it fetches.
     pub node: usize,
     process: Child,
@@ -96,6 +204,8 @@ impl fmt::Display for Refusal {
 /// What a verifier did.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Summary {
+    /// The library's version, as it says itself.
+    pub version: String,
     /// Tokens it was handed.
     pub tokens: usize,
     /// Tokens it refused at least once.
@@ -136,7 +246,7 @@ impl Report {
 
 impl Verifier {
     /// Starts one that fetches its keys from this address.
-    pub fn start(library: Library, node: usize, key_set_url: &str) -> Self {
+    pub fn start(library: &'static Library, node: usize, key_set_url: &str) -> Self {
         let mut process = library
             .command()
             .args([ISSUER, AUDIENCE, key_set_url])

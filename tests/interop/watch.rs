@@ -34,6 +34,8 @@ struct Seen {
 pub struct Figures {
     /// How often the signing key changed, by algorithm.
     pub rotations: BTreeMap<Algorithm, usize>,
+    /// The mean time from one rotation to the next, where it was longest.
+    pub mean_period: Duration,
     /// Tokens whose kid was missing from the set that a node served while they lived, each time it was.
     pub outside: Vec<String>,
     /// How often the sets of all nodes were looked at.
@@ -103,6 +105,17 @@ impl Watch {
         Algorithm::ALL.into_iter().map(rotations).min().unwrap_or(0)
     }
 
+    /// The keys whose successor has signed.
+    pub fn superseded(&self) -> BTreeSet<String> {
+        let seen = self.seen.lock().unwrap();
+        let but_newest = |kids: &BTreeMap<String, Duration>| {
+            let newest = kids.values().max().copied();
+            let older = kids.iter().filter(move |(_, since)| Some(**since) < newest);
+            older.map(|(kid, _)| kid.clone()).collect::<Vec<_>>()
+        };
+        seen.signed.values().flat_map(but_newest).collect()
+    }
+
     /// Whether any token that was added is still valid.
     pub fn is_any_alive(&self) -> bool {
         !self.live().is_empty()
@@ -120,6 +133,7 @@ impl Watch {
             .max();
         Figures {
             rotations: seen.signed.iter().map(|(alg, kids)| (*alg, kids.len() - 1)).collect(),
+            mean_period: seen.signed.values().filter_map(mean_period).max().unwrap_or_default(),
             outside: seen.outside.clone(),
             polls: seen.polls,
             longest_gap: seen.longest_gap,
@@ -163,4 +177,10 @@ impl Seen {
             .filter_map(|(kid, first_token)| Some(((*self.published.get(kid)?)?, *first_token)))
             .collect()
     }
+}
+
+/// Between the first tokens of two keys, one after the other.
+fn mean_period(signed: &BTreeMap<String, Duration>) -> Option<Duration> {
+    let span = signed.values().max()?.saturating_sub(*signed.values().min()?);
+    span.checked_div(u32::try_from(signed.len()).ok()?.checked_sub(1)?)
 }

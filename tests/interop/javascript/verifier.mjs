@@ -1,22 +1,28 @@
 // A service that verifies every token it is handed at once, and again and again until it expires.
 //
-//   node verifier.mjs ISSUER AUDIENCE KEY_SET_URL
+//   node verifier.mjs LIBRARY ISSUER AUDIENCE KEY_SET_URL     LIBRARY is jose or jwks-rsa
 //
 // Standard input: a line {"token"} each. Standard output: a line {"event":"refusal",...} each, and {"event":"summary",...}
 // when the input has ended and the last token has expired.
 
+import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
-import { verifier } from './snippet.mjs'
+
+const SNIPPETS = { jose: './snippet.mjs', 'jwks-rsa': './jwks-rsa.mjs' }
 
 // Milliseconds between two looks at the same token.
 const PASS = 1500
 // Seconds before its expiry from which a token is left alone, so that a slow machine makes no refusal.
 const MARGIN = 1
 
-const [issuer, audience, keySet] = process.argv.slice(2)
+const [library, issuer, audience, keySet] = process.argv.slice(2)
+const { verifier } = await import(SNIPPETS[library])
+const manifest = new URL(`./node_modules/${library}/package.json`, import.meta.url)
+const { version } = JSON.parse(readFileSync(manifest, 'utf8'))
 const verify = verifier(issuer, audience, keySet)
 
-const summary = { event: 'summary', tokens: 0, refused_tokens: 0, verifications: 0, refusals: 0, late: 0, max_lag_ms: 0 }
+const counts = { tokens: 0, refused_tokens: 0, verifications: 0, refusals: 0, late: 0, max_lag_ms: 0 }
+const summary = { event: 'summary', version, ...counts }
 let live = []
 let ended = false
 let lag = 0
@@ -46,7 +52,7 @@ async function check(entry) {
     if (!entry.refused) summary.refused_tokens += 1
     entry.refused = true
     const { kid, alg } = entry
-    say({ event: 'refusal', kid, alg, age, lag_ms: Math.round(lag), error: `${error.code}: ${error.message}` })
+    say({ event: 'refusal', kid, alg, age, lag_ms: Math.round(lag), error: `${error.code ?? error.name}: ${error.message}` })
   }
 }
 

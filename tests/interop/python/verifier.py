@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+import jwt
 from snippet import Verifier
 
 # Seconds between two looks at the same token.
@@ -46,7 +47,7 @@ class Service:
         self.live = []
         self.lag = 0.0
         names = ["tokens", "refused_tokens", "verifications", "refusals", "late", "max_lag_ms"]
-        self.summary = {"event": "summary", **dict.fromkeys(names, 0)}
+        self.summary = {"event": "summary", "version": jwt.__version__, **dict.fromkeys(names, 0)}
 
     def take(self, token):
         entry = Entry(token)
