@@ -18,6 +18,7 @@ use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::oauth::token::Defaults;
+use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::store::{Db, StoreError};
 use crate::telemetry::{Metrics, TlsMetrics};
@@ -240,6 +241,7 @@ impl Running {
                 access_token_ttl: config.tokens.access_token_ttl,
                 max_token_ttl: config.tokens.max_token_ttl,
             },
+            registry: Registry::new(rotator.db.clone(), rotator.clock.clone()),
             db: rotator.db,
             keyring,
             rotation: Arc::clone(&rotation),

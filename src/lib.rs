@@ -13,6 +13,7 @@
 //! | [`telemetry`] | logs and metrics |
 //! | [`oauth`] | the protocol's rules: clients, scopes, grants, metadata, refusals |
 //! | [`store`] | the only SQL, one file a table, one text for SQLite and PostgreSQL |
+//! | [`registry`] | the clients as last read |
 //! | [`keyring`] | the shared snapshot that requests sign and publish with |
 //! | [`rotation`] | the scheduled task |
 //! | [`tls`] | TLS of the public listener, and its certificate when it changes |
@@ -32,6 +33,7 @@ pub mod jose;
 pub mod keyring;
 pub mod keys;
 pub mod oauth;
+pub mod registry;
 pub mod rotation;
 pub mod store;
 pub mod telemetry;

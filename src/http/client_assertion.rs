@@ -1,11 +1,13 @@
 //! A client that proves itself by `private_key_jwt` (RFC 7523): its keys and what it has signed already are in the database.
 
+use std::sync::Arc;
+
 use crate::oauth::assertion::{Presented, accept, refused};
-use crate::oauth::client::Client;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::metadata::TOKEN_PATH;
 use crate::oauth::token::Parameters;
 use crate::store::StoreError;
+use crate::store::clients::StoredClient;
 
 use super::Server;
 
@@ -17,18 +19,14 @@ pub async fn authenticate(
     server: &Server,
     has_header: bool,
     parameters: &Parameters,
-) -> Result<Option<Client>, OauthError> {
+) -> Result<Option<Arc<StoredClient>>, OauthError> {
     let Some(Presented { client_id, assertion }) = Presented::find(has_header, parameters)? else {
         return Ok(None);
     };
-    let stored = server
-        .db
-        .client(&client_id)
-        .await
-        .map_err(|error| unavailable(&error))?;
+    let stored = server.registry.find(&client_id).await;
     let client = stored
-        .map(|stored| stored.client)
-        .filter(|client| client.disabled_at.is_none())
+        .map_err(|error| unavailable(&error))?
+        .filter(|stored| stored.client.disabled_at.is_none())
         .ok_or_else(|| refused("the client is unknown or disabled, or has no keys"))?;
     let keys = server
         .db

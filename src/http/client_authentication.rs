@@ -1,6 +1,7 @@
 //! What the endpoints for clients share: the form, the proof of who asks, and how a refusal is logged and answered.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
@@ -8,11 +9,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use tracing::field;
 
 use crate::clock::sleep;
-use crate::oauth::client::{Client, ClientId};
+use crate::oauth::client::ClientId;
 use crate::oauth::credentials::Credentials;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 use crate::store::StoreError;
+use crate::store::clients::StoredClient;
 
 use super::client_address::client_address;
 use super::{Server, client_assertion, error};
@@ -134,19 +136,19 @@ pub async fn authenticate(
     request: &HttpRequest,
     parameters: &Parameters,
     caller: &mut Caller,
-) -> Result<Client, Refusal> {
+) -> Result<Arc<StoredClient>, Refusal> {
     let mut headers = request.headers().get_all(header::AUTHORIZATION);
     let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
     if headers.next().is_some() {
         return Err(OauthError::invalid_request("there is more than one Authorization header").into());
     }
     if let Some(client) = client_assertion::authenticate(server, authorization.is_some(), parameters).await? {
-        caller.client = Some(client.id.clone());
+        caller.client = Some(client.client.id.clone());
         return Ok(client);
     }
     let credentials = Credentials::find(authorization, parameters)?;
     let stored = match credentials.client_id.parse() {
-        Ok(id) => server.db.client(&id).await.map_err(|error| unavailable(&error))?,
+        Ok(id) => server.registry.find(&id).await.map_err(|error| unavailable(&error))?,
         Err(_) => None,
     };
     // Only a name that we gave: people put secrets into the wrong field.
@@ -165,8 +167,7 @@ pub async fn authenticate(
         .count()
         > 0;
     stored
-        .map(|stored| stored.client)
-        .filter(|client| proved && client.disabled_at.is_none())
+        .filter(|stored| proved && stored.client.disabled_at.is_none())
         .ok_or_else(|| {
             Refusal::Oauth(OauthError {
                 code: ErrorCode::InvalidClient,

@@ -27,6 +27,7 @@ use crate::oauth::metadata::{
     AUTHORIZATION_SERVER, INTROSPECTION_PATH, KEY_SET_PATH, OPENID_CONFIGURATION, REVOCATION_PATH, TOKEN_PATH,
 };
 use crate::oauth::token::Defaults;
+use crate::registry::Registry;
 use crate::rotation::Rotation;
 use crate::store::Db;
 use crate::telemetry::Metrics;
@@ -43,6 +44,8 @@ pub struct Server {
     pub defaults: Defaults,
     /// The database.
     pub db: Db,
+    /// The clients.
+    pub registry: Registry,
     /// The keys.
     pub keyring: Arc<Keyring>,
     /// The schedule.

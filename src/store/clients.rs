@@ -13,6 +13,7 @@ const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, tok
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id = $1";
 const LIST: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
+const CHANGES: &str = "SELECT changes FROM client_changes";
 const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, serves, alg, token_ttl, \
                       secret_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (client_id) DO NOTHING";
 const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
@@ -109,6 +110,14 @@ impl Db {
             .fetch_optional(pool)
             .await)?;
         row.map(StoredClient::try_from).transpose()
+    }
+
+    /// How often any client was registered, changed or deleted; the database counts by itself.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn client_changes(&self) -> Result<i64, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_scalar(CHANGES).fetch_one(pool).await)?)
     }
 
     /// Clients by id, from the one after `after`; at most `limit`.
