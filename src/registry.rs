@@ -1,8 +1,9 @@
 //! The registered clients as last read: a request finds its client without asking the database for the row.
 //!
 //! The database counts every change of `clients` by itself. A row that was read here holds as long as that count stands, and
-//! the count is asked for again once it is [`BELIEVED`] old: a client that was disabled, deleted or given another secret, by
-//! whichever hand, is known as such that much later at most, on every node.
+//! the count is asked for again once it is [`BELIEVED`] old: what a client may no longer do, by whichever hand, is known that
+//! much later at most, on every node. What it may do from now on is known at once: before a client is refused, its row is
+//! read anew.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -54,12 +55,35 @@ impl Registry {
         }
     }
 
-    /// The client of this id, as it was at most [`BELIEVED`] ago.
+    /// The client of this id, as it was at most [`BELIEVED`] ago; one that is unknown or disabled, as it is now.
     ///
     /// # Errors
     /// When the database does not answer, or the row cannot be read.
     pub async fn find(&self, id: &ClientId) -> Result<Option<Arc<StoredClient>>, StoreError> {
-        let changes = self.changes().await?;
+        let now = self.clock.read().monotonic;
+        let believed = |confirmed: &Confirmed| now.saturating_sub(confirmed.at) < BELIEVED;
+        match self.confirmed.load().as_deref().copied().filter(believed) {
+            Some(confirmed) => self.read(id, confirmed.changes).await,
+            None => self.find_anew(id).await,
+        }
+    }
+
+    /// The client of this id as it is now.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the row cannot be read.
+    pub async fn find_anew(&self, id: &ClientId) -> Result<Option<Arc<StoredClient>>, StoreError> {
+        let at = self.clock.read().monotonic;
+        let changes = self.db.client_changes().await?;
+        // Whoever asked later knows better, whoever is answered first.
+        self.confirmed.rcu(|known| match known {
+            Some(known) if known.at > at => Some(Arc::clone(known)),
+            _ => Some(Arc::new(Confirmed { changes, at })),
+        });
+        self.read(id, changes).await
+    }
+
+    async fn read(&self, id: &ClientId, changes: i64) -> Result<Option<Arc<StoredClient>>, StoreError> {
         if let Some(client) = self.kept(id, changes) {
             return Ok(Some(client));
         }
@@ -83,25 +107,7 @@ impl Registry {
     fn kept(&self, id: &ClientId, changes: i64) -> Option<Arc<StoredClient>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let row = known.get(id).filter(|row| row.changes == changes)?;
-        Some(Arc::clone(&row.client))
-    }
-
-    async fn changes(&self) -> Result<i64, StoreError> {
-        let now = self.clock.read().monotonic;
-        if let Some(confirmed) = &*self.confirmed.load()
-            && now.saturating_sub(confirmed.at) < BELIEVED
-        {
-            return Ok(confirmed.changes);
-        }
-        let asked = Confirmed {
-            at: now,
-            changes: self.db.client_changes().await?,
-        };
-        // Whoever asked later knows better, whoever is answered first.
-        self.confirmed.rcu(|known| match known {
-            Some(known) if known.at > asked.at => Some(Arc::clone(known)),
-            _ => Some(Arc::new(asked)),
-        });
-        Ok(asked.changes)
+        let is_enabled = row.client.client.disabled_at.is_none();
+        is_enabled.then(|| Arc::clone(&row.client))
     }
 }

@@ -147,25 +147,14 @@ pub async fn authenticate(
         return Ok(client);
     }
     let credentials = Credentials::find(authorization, parameters)?;
-    let stored = match credentials.client_id.parse() {
-        Ok(id) => server.registry.find(&id).await.map_err(|error| unavailable(&error))?,
-        Err(_) => None,
+    let (stored, proved) = match credentials.client_id.parse() {
+        Ok(id) => look_up(server, &id, &credentials.secret)
+            .await
+            .map_err(|error| unavailable(&error))?,
+        Err(_) => (None, proves(server, None, &credentials.secret)),
     };
     // Only a name that we gave: people put secrets into the wrong field.
     caller.client = stored.as_ref().map(|stored| stored.client.id.clone());
-    // An unknown client costs the same digest as a known one.
-    let digests: Vec<&str> = stored
-        .as_ref()
-        .map_or_else(|| vec![""], |stored| stored.secrets.iter().collect());
-    let proved = digests
-        .iter()
-        .filter(|digest| {
-            server
-                .hash_key
-                .matches(CLIENT_SECRET_PURPOSE, &credentials.secret, digest)
-        })
-        .count()
-        > 0;
     stored
         .filter(|stored| proved && stored.client.disabled_at.is_none())
         .ok_or_else(|| {
@@ -175,6 +164,30 @@ pub async fn authenticate(
                 challenge: credentials.by_header,
             })
         })
+}
+
+/// The client of this id, and whether the secret is one of its own. What is kept in memory refuses nobody: a secret may have
+/// been given a moment ago.
+async fn look_up(
+    server: &Server,
+    id: &ClientId,
+    secret: &str,
+) -> Result<(Option<Arc<StoredClient>>, bool), StoreError> {
+    let kept = server.registry.find(id).await?;
+    let proved = proves(server, kept.as_deref(), secret);
+    if proved || kept.is_none() {
+        return Ok((kept, proved));
+    }
+    let stored = server.registry.find_anew(id).await?;
+    let proved = proves(server, stored.as_deref(), secret);
+    Ok((stored, proved))
+}
+
+/// An unknown client costs the same digest as a known one.
+fn proves(server: &Server, stored: Option<&StoredClient>, secret: &str) -> bool {
+    let digests: Vec<&str> = stored.map_or_else(|| vec![""], |stored| stored.secrets.iter().collect());
+    let matches = |digest: &&&str| server.hash_key.matches(CLIENT_SECRET_PURPOSE, secret, digest);
+    digests.iter().filter(matches).count() > 0
 }
 
 /// The database failed.

@@ -117,7 +117,9 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn client_changes(&self) -> Result<i64, StoreError> {
-        Ok(on_read!(self, |pool| sqlx::query_scalar(CHANGES).fetch_one(pool).await)?)
+        Ok(on_read!(self, |pool| sqlx::query_scalar(CHANGES)
+            .fetch_one(pool)
+            .await)?)
     }
 
     /// Clients by id, from the one after `after`; at most `limit`.

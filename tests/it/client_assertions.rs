@@ -206,8 +206,10 @@ crate::on_both_databases!(a_good_assertion_proves_its_client_once_on_every_node,
 
     let assertion = pairs[1].assertion(&app, |_, _| {});
     keyround(&database, &["clients", "disable", "billing"]);
+    app.until_clients_are_read_anew().await;
     refused(&app, &assertion, "unknown or disabled").await;
     keyround(&database, &["clients", "delete", "billing"]);
+    app.until_clients_are_read_anew().await;
     refused(&app, &assertion, "unknown or disabled").await;
     let raw = Raw::open(&database).await;
     assert_eq!(raw.number("SELECT count(*) FROM client_keys").await, 0);
@@ -347,6 +349,7 @@ crate::on_both_databases!(a_client_changes_its_keys_without_a_lapse, |database| 
     );
     refused(&app, &old.assertion(&app, |_, _| {}), "has no keys").await;
     set_keys(&database, &[&old]);
+    app.until_clients_are_read_anew().await;
     assert_eq!(
         app.ask("billing", &secret, &[("grant_type", "client_credentials")])
             .await

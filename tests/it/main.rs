@@ -32,6 +32,7 @@ mod migrations;
 mod network;
 mod process;
 mod raw;
+mod registry;
 mod replicas;
 mod rotation;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
