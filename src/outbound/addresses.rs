@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::config::Network;
 
 /// Networks that are not the public Internet's, IPv4: `(address, prefix)`.
-const RESERVED_V4: [(Ipv4Addr, u32); 16] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+const RESERVED_V4: [(Ipv4Addr, u32); 15] = [
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
@@ -21,7 +21,6 @@ const RESERVED_V4: [(Ipv4Addr, u32); 16] = [
     (Ipv4Addr::new(203, 0, 113, 0), 24),
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
-    (Ipv4Addr::new(255, 255, 255, 255), 32),
 ];
 
 /// Whether a connection may be made to this address.
@@ -43,22 +42,19 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     })
 }
 
-/// Global unicast is 2000::/3 alone; within it, and outside, addresses that carry an IPv4 one lead where that one leads.
+/// Global unicast is `2000::/3` alone; within it, and outside, addresses that carry an IPv4 one lead where that one leads.
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let embedded = |high: u16, low: u16| {
-        let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
-        Ipv4Addr::new(a, b, c, d)
-    };
-    match (a, b) {
+    let segments = address.segments();
+    let embedded = |at: usize| Ipv4Addr::from_bits(u32::from(segments[at]) << 16 | u32::from(segments[at + 1]));
+    match (segments[0], segments[1]) {
         // Mapped, and the well-known prefix of NAT64 (RFC 6052).
-        (0, 0) if (c, d, e, f) == (0, 0, 0, 0xffff) => is_public_v4(embedded(g, h)),
-        (0x64, 0xff9b) if (c, d, e, f) == (0, 0, 0, 0) => is_public_v4(embedded(g, h)),
+        (0, 0) if segments[2..6] == [0, 0, 0, 0xffff] => is_public_v4(embedded(6)),
+        (0x64, 0xff9b) if segments[2..6] == [0; 4] => is_public_v4(embedded(6)),
         // 6to4.
-        (0x2002, _) => is_public_v4(embedded(b, c)),
+        (0x2002, _) => is_public_v4(embedded(1)),
         // Teredo, benchmarking, ORCHID and the rest of the protocol assignments; documentation.
         (0x2001, 0..=0x1ff | 0xdb8) | (0x3fff, 0..=0xfff) => false,
-        _ => a & 0xe000 == 0x2000,
+        (first, _) => first & 0xe000 == 0x2000,
     }
 }
 
