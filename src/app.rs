@@ -18,6 +18,9 @@ use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::oauth::token::Defaults;
+use crate::outbound::key_sets::RemoteKeySets;
+use crate::outbound::{Outbound, OutboundError};
+use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::store::{Db, StoreError};
 use crate::telemetry::{Metrics, TlsMetrics};
@@ -53,6 +56,9 @@ pub enum StartError {
     /// The ledger of revoked kids.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The outbound HTTP client.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -240,6 +246,8 @@ impl Running {
                 access_token_ttl: config.tokens.access_token_ttl,
                 max_token_ttl: config.tokens.max_token_ttl,
             },
+            remote_key_sets: RemoteKeySets::new(Outbound::new(&config.outbound)?),
+            registry: Registry::new(rotator.db.clone(), rotator.clock.clone()),
             db: rotator.db,
             keyring,
             rotation: Arc::clone(&rotation),

@@ -13,6 +13,8 @@
 //! | [`telemetry`] | logs and metrics |
 //! | [`oauth`] | the protocol's rules: clients, scopes, grants, metadata, refusals |
 //! | [`store`] | the only SQL, one file a table, one text for SQLite and PostgreSQL |
+//! | [`outbound`] | the one HTTP client, and what clients publish |
+//! | [`registry`] | the clients as last read |
 //! | [`keyring`] | the shared snapshot that requests sign and publish with |
 //! | [`rotation`] | the scheduled task |
 //! | [`tls`] | TLS of the public listener, and its certificate when it changes |
@@ -21,7 +23,7 @@
 //! | [`cli`] | the command line, one file a command group |
 //!
 //! A module imports only from modules above it; a test holds that. `actix_web` is named in [`http`] and [`app`] alone,
-//! `sqlx` in [`store`], `openssl` in [`jose`] and [`tls`], and `josekit`, `rsa` and `p256` in [`jose`].
+//! `sqlx` in [`store`], `reqwest` in [`outbound`], `openssl` in [`jose`] and [`tls`], and `josekit`, `rsa` and `p256` in [`jose`].
 
 pub mod app;
 pub mod cli;
@@ -32,6 +34,8 @@ pub mod jose;
 pub mod keyring;
 pub mod keys;
 pub mod oauth;
+pub mod outbound;
+pub mod registry;
 pub mod rotation;
 pub mod store;
 pub mod telemetry;

@@ -2,8 +2,6 @@
 
 mod keys;
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -60,9 +58,8 @@ pub enum Command {
         /// The client.
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
-        /// Its public keys, as a JWK set; to change keys, register both, then the new one alone.
-        #[arg(long, value_name = "FILE")]
-        jwks_file: PathBuf,
+        #[command(flatten)]
+        keys: keys::Source,
     },
     /// Give a client a new secret; the one before stays valid beside it until the next change.
     RotateSecret {
@@ -102,9 +99,8 @@ pub struct New {
         help = "How long its tokens live, such as 5m; tokens.access_token_ttl when left out"
     )]
     token_ttl: Option<Seconds>,
-    /// Its public keys, as a JWK set: it proves itself by signature (`private_key_jwt`) and has no secret.
-    #[arg(long, value_name = "FILE")]
-    jwks_file: Option<PathBuf>,
+    #[command(flatten)]
+    keys: Option<keys::Source>,
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -145,7 +141,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             )
             .await
         }
-        Command::SetKeys { id, jwks_file } => keys::set(context, &id, &jwks_file).await,
+        Command::SetKeys { id, keys } => keys::set(context, &id, keys).await,
         Command::RotateSecret { id } => rotate_secret(context, &id).await,
     }
 }
@@ -183,10 +179,10 @@ fn entry(event: &'static str, id: &ClientId, now: UnixTime, actor: &str, reason:
 
 async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
     let config = context.config()?;
-    let jwks_file = new.jwks_file.take();
+    let keys = new.keys.take();
     let client = client(new, &config, context.clock.read().wall)?;
-    if let Some(file) = jwks_file {
-        return keys::create(context, &client, &file).await;
+    if let Some(keys) = keys {
+        return keys::create(context, &client, keys).await;
     }
     let (_, foundation) = context.foundation().await?;
     let secret = register(&foundation, &client, ACTOR, "registered")
@@ -333,10 +329,9 @@ async fn show(context: &Context, id: &ClientId) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
     let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
     let keys = db.client_keys(id).await?;
-    let kids: Vec<String> = keys.iter().map(|key| key.kid.to_string()).collect();
     if context.json {
         let mut shown = stored_json(&stored);
-        shown["keys"] = json!(kids);
+        keys::show(&mut shown, keys.as_ref());
         output::json(&shown);
         return Ok(());
     }
@@ -365,7 +360,7 @@ async fn show(context: &Context, id: &ClientId) -> Result<(), Failure> {
         ("algorithm", alg),
         ("token ttl", ttl),
         ("valid secrets", stored.secrets.iter().count().to_string()),
-        ("keys", kids.join(" ")),
+        ("keys", keys.as_ref().map(keys::told).unwrap_or_default()),
         ("created", output::time(client.created_at, now)),
     ] {
         output::line(format!("{name:<15}{value}").trim_end());
@@ -404,11 +399,6 @@ async fn change_client(
 
 async fn rotate_secret(context: &Context, id: &ClientId) -> Result<(), Failure> {
     let (_, foundation) = context.foundation().await?;
-    if !foundation.rotator.db.client_keys(id).await?.is_empty() {
-        return Err(Failure::Refused(format!(
-            "client '{id}' proves itself by its keys and has no secret; change them by 'clients set-keys'"
-        )));
-    }
     let (secret, digest) = fresh_secret(&foundation)?;
     let entry = entry(
         "client.secret_changed",
@@ -418,8 +408,14 @@ async fn rotate_secret(context: &Context, id: &ClientId) -> Result<(), Failure> 
         "asked for",
     );
     let change = ClientChange::ChangeSecret { digest };
-    if !foundation.rotator.db.change_client(id, &change, &entry).await? {
-        return Err(unknown(id));
+    let db = &foundation.rotator.db;
+    if !db.change_client(id, &change, &entry).await? {
+        return Err(match db.client_keys(id).await? {
+            None => unknown(id),
+            Some(_) => Failure::Refused(format!(
+                "client '{id}' proves itself by its keys and has no secret; change them by 'clients set-keys'"
+            )),
+        });
     }
     if context.json {
         output::json(&json!({ "client_id": id, "client_secret": secret.as_str() }));

@@ -43,6 +43,8 @@ const LEDGER_FILE: &str = "revoked-kids";
 pub struct Config {
     /// Who the server is, and where it listens.
     pub server: Server,
+    /// What the server fetches.
+    pub outbound: Outbound,
     /// Where rows are kept.
     pub database: Database,
     /// The life of keys.
@@ -103,6 +105,15 @@ impl TlsFiles {
         let key = secret_file::read("server.tls_key_file", &self.key)?;
         Ok(TlsTexts { certificate, key })
     }
+}
+
+/// Section `outbound`.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// Private networks that may be fetched from.
+    pub allowed_networks: Vec<Network>,
+    /// Certificates that are believed beside the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Section `keys`.
@@ -169,6 +180,10 @@ impl Config {
             add_development_defaults(&mut layers)?;
         }
         let server = read_server(&layers)?;
+        let outbound = Outbound {
+            allowed_networks: layers.list("outbound.allowed_networks", str::parse)?,
+            ca_file: layers.text("outbound.ca_file", |path| Ok(PathBuf::from(path)))?,
+        };
         let database = read_database(&mut layers)?;
         let policy = Policy::new(read_windows(&layers)?)?;
         let tokens = read_tokens(&layers, &policy)?;
@@ -181,6 +196,7 @@ impl Config {
         }
         Ok(Self {
             server,
+            outbound,
             database,
             keys: Keys {
                 policy,

@@ -159,6 +159,8 @@ pub const SETTINGS: &[Setting] = &[
     row("server", "tls_key_file", Unset(r#""/etc/keyround/tls/privkey.pem""#), Kind::File, false, "The certificate's private key (mode 0600), in PEM and not encrypted."),
     row("server", "behind_tls_proxy", Default("false"), Kind::Flag, false, "Says that a proxy ends TLS in front: only then may plain HTTP be served beyond loopback."),
     row("server", "trusted_proxies", Default("[]"), Kind::Networks, false, "The proxies whose word about a client's address is taken."),
+    row("outbound", "allowed_networks", Default("[]"), Kind::Networks, false, "Private networks that the key sets of clients (`jwks_uri`) may be fetched from; without, only public addresses are."),
+    row("outbound", "ca_file", Unset(r#""/etc/keyround/private-ca.pem""#), Kind::File, false, "Certificates in PEM that are believed beside the system's when a key set is fetched."),
     row("database", "url", Default(r#""sqlite:data/keyround.db""#), Kind::Database, true, "Where keys and clients are kept: a file for one node, PostgreSQL for several."),
     row("database", "url_file", Unset(r#""/run/secrets/keyround_database_url""#), Kind::File, false, "A file (mode 0600) with the URL, instead of `database.url`: for a URL with a password."),
     row("keys", "algorithms", Default(r#"["RS256", "ES256"]"#), Kind::Algorithms, false, "The algorithms that are enabled, each with its own line of keys."),

@@ -1,11 +1,17 @@
 //! A client that proves itself by `private_key_jwt` (RFC 7523): its keys and what it has signed already are in the database.
 
+use std::sync::Arc;
+
+use crate::jose::assertion::Assertion;
+use crate::jose::jwk::PublicJwk;
 use crate::oauth::assertion::{Presented, accept, refused};
-use crate::oauth::client::Client;
+use crate::oauth::client::JwksUri;
+use crate::oauth::client_keys::ClientKeys;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::metadata::TOKEN_PATH;
 use crate::oauth::token::Parameters;
 use crate::store::StoreError;
+use crate::store::clients::StoredClient;
 
 use super::Server;
 
@@ -17,27 +23,21 @@ pub async fn authenticate(
     server: &Server,
     has_header: bool,
     parameters: &Parameters,
-) -> Result<Option<Client>, OauthError> {
+) -> Result<Option<Arc<StoredClient>>, OauthError> {
     let Some(Presented { client_id, assertion }) = Presented::find(has_header, parameters)? else {
         return Ok(None);
     };
-    let stored = server
-        .db
-        .client(&client_id)
-        .await
-        .map_err(|error| unavailable(&error))?;
+    let stored = server.registry.find(&client_id).await;
     let client = stored
-        .map(|stored| stored.client)
-        .filter(|client| client.disabled_at.is_none())
+        .map_err(|error| unavailable(&error))?
+        .filter(|stored| stored.client.disabled_at.is_none())
         .ok_or_else(|| refused("the client is unknown or disabled, or has no keys"))?;
-    let keys = server
-        .db
-        .client_keys(&client_id)
-        .await
-        .map_err(|error| unavailable(&error))?;
-    if keys.is_empty() {
-        return Err(refused("the client is unknown or disabled, or has no keys"));
-    }
+    let keys = server.db.client_keys(&client_id).await;
+    let keys = match keys.map_err(|error| unavailable(&error))? {
+        Some(ClientKeys::Registered(keys)) => keys.jwks().into(),
+        Some(ClientKeys::Published(uri)) => published(server, &uri, &assertion).await?,
+        None => return Err(refused("the client is unknown or disabled, or has no keys")),
+    };
     let claims = assertion.verify(&keys)?;
     let now = server
         .keyring
@@ -56,6 +56,14 @@ pub async fn authenticate(
     } else {
         Err(refused("its jti was used before"))
     }
+}
+
+/// The keys that a client publishes itself. One that does not reach us is the client's affair, and holds up nobody else.
+async fn published(server: &Server, uri: &JwksUri, assertion: &Assertion<'_>) -> Result<Arc<[PublicJwk]>, OauthError> {
+    let fits = |keys: &[PublicJwk]| keys.iter().any(|key| assertion.fits(key));
+    let now = server.clock.read().monotonic;
+    let keys = server.remote_key_sets.keys(uri, now, fits).await;
+    keys.map_err(|error| refused(&error.to_string()))
 }
 
 fn unavailable(error: &StoreError) -> OauthError {

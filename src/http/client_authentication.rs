@@ -1,6 +1,7 @@
 //! What the endpoints for clients share: the form, the proof of who asks, and how a refusal is logged and answered.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
@@ -8,11 +9,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use tracing::field;
 
 use crate::clock::sleep;
-use crate::oauth::client::{Client, ClientId};
+use crate::oauth::client::ClientId;
 use crate::oauth::credentials::Credentials;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 use crate::store::StoreError;
+use crate::store::clients::StoredClient;
 
 use super::client_address::client_address;
 use super::{Server, client_assertion, error};
@@ -134,39 +136,27 @@ pub async fn authenticate(
     request: &HttpRequest,
     parameters: &Parameters,
     caller: &mut Caller,
-) -> Result<Client, Refusal> {
+) -> Result<Arc<StoredClient>, Refusal> {
     let mut headers = request.headers().get_all(header::AUTHORIZATION);
     let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
     if headers.next().is_some() {
         return Err(OauthError::invalid_request("there is more than one Authorization header").into());
     }
     if let Some(client) = client_assertion::authenticate(server, authorization.is_some(), parameters).await? {
-        caller.client = Some(client.id.clone());
+        caller.client = Some(client.client.id.clone());
         return Ok(client);
     }
     let credentials = Credentials::find(authorization, parameters)?;
-    let stored = match credentials.client_id.parse() {
-        Ok(id) => server.db.client(&id).await.map_err(|error| unavailable(&error))?,
-        Err(_) => None,
+    let (stored, proved) = match credentials.client_id.parse() {
+        Ok(id) => look_up(server, &id, &credentials.secret)
+            .await
+            .map_err(|error| unavailable(&error))?,
+        Err(_) => (None, proves(server, None, &credentials.secret)),
     };
     // Only a name that we gave: people put secrets into the wrong field.
     caller.client = stored.as_ref().map(|stored| stored.client.id.clone());
-    // An unknown client costs the same digest as a known one.
-    let digests: Vec<&str> = stored
-        .as_ref()
-        .map_or_else(|| vec![""], |stored| stored.secrets.iter().collect());
-    let proved = digests
-        .iter()
-        .filter(|digest| {
-            server
-                .hash_key
-                .matches(CLIENT_SECRET_PURPOSE, &credentials.secret, digest)
-        })
-        .count()
-        > 0;
     stored
-        .map(|stored| stored.client)
-        .filter(|client| proved && client.disabled_at.is_none())
+        .filter(|stored| proved && stored.client.disabled_at.is_none())
         .ok_or_else(|| {
             Refusal::Oauth(OauthError {
                 code: ErrorCode::InvalidClient,
@@ -174,6 +164,30 @@ pub async fn authenticate(
                 challenge: credentials.by_header,
             })
         })
+}
+
+/// The client of this id, and whether the secret is one of its own. What is kept in memory refuses nobody: a secret may have
+/// been given a moment ago.
+async fn look_up(
+    server: &Server,
+    id: &ClientId,
+    secret: &str,
+) -> Result<(Option<Arc<StoredClient>>, bool), StoreError> {
+    let kept = server.registry.find(id).await?;
+    let proved = proves(server, kept.as_deref(), secret);
+    if proved || kept.is_none() {
+        return Ok((kept, proved));
+    }
+    let stored = server.registry.find_anew(id).await?;
+    let proved = proves(server, stored.as_deref(), secret);
+    Ok((stored, proved))
+}
+
+/// An unknown client costs the same digest as a known one.
+fn proves(server: &Server, stored: Option<&StoredClient>, secret: &str) -> bool {
+    let digests: Vec<&str> = stored.map_or_else(|| vec![""], |stored| stored.secrets.iter().collect());
+    let matches = |digest: &&&str| server.hash_key.matches(CLIENT_SECRET_PURPOSE, secret, digest);
+    digests.iter().filter(matches).count() > 0
 }
 
 /// The database failed.

@@ -64,7 +64,8 @@ async fn introspect(
     caller: &mut Caller,
 ) -> Result<Option<AccessToken>, Refusal> {
     let parameters = form(request, payload).await?;
-    let client = authenticate(server, request, &parameters, caller).await?;
+    let stored = authenticate(server, request, &parameters, caller).await?;
+    let client = &stored.client;
     // Only from the body: an address is logged everywhere. The hint is not needed, for there is one type of token.
     let token = parameters
         .one("token")?
@@ -72,7 +73,7 @@ async fn introspect(
     let Some(token) = verified(server, token)? else {
         return Ok(None);
     };
-    if !may_introspect(&client, &token) || !has_client(server, &client, &token).await? {
+    if !may_introspect(client, &token) || !has_client(server, client, &token).await? {
         return Ok(None);
     }
     Ok(Some(token))
@@ -114,7 +115,7 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
     let Ok(id) = token.client_id.parse() else {
         return Ok(false);
     };
-    let stored = server.db.client(&id).await.map_err(|error: StoreError| {
+    let stored = server.registry.find(&id).await.map_err(|error: StoreError| {
         tracing::error!(%error, "the client of a token could not be looked up");
         Refusal::unavailable("the database does not answer; try again in a few seconds")
     })?;

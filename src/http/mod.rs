@@ -27,6 +27,8 @@ use crate::oauth::metadata::{
     AUTHORIZATION_SERVER, INTROSPECTION_PATH, KEY_SET_PATH, OPENID_CONFIGURATION, REVOCATION_PATH, TOKEN_PATH,
 };
 use crate::oauth::token::Defaults;
+use crate::outbound::key_sets::RemoteKeySets;
+use crate::registry::Registry;
 use crate::rotation::Rotation;
 use crate::store::Db;
 use crate::telemetry::Metrics;
@@ -43,6 +45,10 @@ pub struct Server {
     pub defaults: Defaults,
     /// The database.
     pub db: Db,
+    /// The keys that clients publish themselves.
+    pub remote_key_sets: RemoteKeySets,
+    /// The clients.
+    pub registry: Registry,
     /// The keys.
     pub keyring: Arc<Keyring>,
     /// The schedule.

@@ -31,12 +31,13 @@ async fn revoke(
     caller: &mut Caller,
 ) -> Result<(), Refusal> {
     let parameters = form(request, payload).await?;
-    let client = authenticate(server, request, &parameters, caller).await?;
+    let stored = authenticate(server, request, &parameters, caller).await?;
+    let client = &stored.client;
     // `token_type_hint` is a hint (RFC 7009 section 2.1), and there is one type of token.
     let token = parameters
         .one("token")?
         .ok_or_else(|| OauthError::invalid_request("token is missing in the form"))?;
-    let Some(token) = verified(server, token)?.filter(|token| is_client(&client, token)) else {
+    let Some(token) = verified(server, token)?.filter(|token| is_client(client, token)) else {
         return Ok(());
     };
     deny_and_follow(server, &token).await.map_err(|error| {

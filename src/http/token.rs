@@ -41,8 +41,9 @@ async fn issue(
     caller: &mut Caller,
 ) -> Result<TokenResponse, Refusal> {
     let parameters = form(request, payload).await?;
-    let client = authenticate(server, request, &parameters, caller).await?;
-    let granted = grant(&client, &TokenRequest::parse(&parameters)?, &server.defaults)?;
+    let stored = authenticate(server, request, &parameters, caller).await?;
+    let client = &stored.client;
+    let granted = grant(client, &TokenRequest::parse(&parameters)?, &server.defaults)?;
     if !server.keyring.policy().algorithms().contains(&granted.alg) {
         let description = "the client is registered for an algorithm that this server does not sign with";
         return Err(OauthError::new(ErrorCode::UnauthorizedClient, description).into());

@@ -127,15 +127,19 @@ impl<'a> Assertion<'a> {
         &self.claims.sub
     }
 
+    /// Whether the header may mean this key.
+    #[must_use]
+    pub fn fits(&self, key: &PublicJwk) -> bool {
+        let is_named = self.header.kid.as_deref().is_none_or(|kid| kid == key.kid.as_str());
+        is_named && self.header.alg == key.alg.name()
+    }
+
     /// Verifies the signature with the one key that the header names; gives the claims.
     ///
     /// # Errors
     /// [`AssertionError::Key`] or [`AssertionError::Signature`].
     pub fn verify(&self, keys: &[PublicJwk]) -> Result<&AssertionClaims, AssertionError> {
-        let mut fitting = keys.iter().filter(|key| {
-            let is_named = self.header.kid.as_deref().is_none_or(|kid| kid == key.kid.as_str());
-            is_named && self.header.alg == key.alg.name()
-        });
+        let mut fitting = keys.iter().filter(|key| self.fits(key));
         let key = fitting.next().ok_or(AssertionError::Key)?;
         if fitting.next().is_some() {
             return Err(AssertionError::Key);

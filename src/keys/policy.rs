@@ -99,10 +99,10 @@ pub struct ShortForVerifier {
 }
 
 /// How long a key must be published before first use so that each verifier, with its default cache, meets no unknown
-/// `kid`. Measured or read in the sources of the named versions: jose 6.2.17, `PyJWT` 2.15.1, oauth4webapi 3.8, keyfunc
+/// `kid`. Measured or read in the sources of the named versions: jose 6.2.17, `PyJWT` 2.15.1, Nimbus 10.9.1, oauth4webapi 3.8, keyfunc
 /// 3.7, Envoy 1.40.0, jwx v3, Istio, the AWS documentation, Microsoft.IdentityModel 8.
 const VERIFIERS: [(&str, Seconds); 8] = [
-    ("npm jose and PyJWT", Seconds(30)),
+    ("npm jose, PyJWT and Nimbus JOSE+JWT", Seconds(30)),
     ("openid-client and oauth4webapi", Seconds(60)),
     ("Go keyfunc, Apigee, Azure API Management", Seconds(300)),
     ("Envoy and Rust jwt-authorizer", Seconds(600)),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
@@ -113,6 +114,43 @@ impl From<Audience> for String {
 impl fmt::Display for Audience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// Where a client publishes its keys (RFC 7591 section 2, `jwks_uri`): an https URL of at most 2,048 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct JwksUri(Url);
+
+/// The text cannot be a `jwks_uri`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a jwks_uri is an https URL without a user and a fragment, such as https://billing.example.com/jwks.json")]
+pub struct InvalidJwksUri;
+
+impl JwksUri {
+    /// The URL in its normal form.
+    #[must_use]
+    pub const fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl FromStr for JwksUri {
+    type Err = InvalidJwksUri;
+
+    fn from_str(text: &str) -> Result<Self, InvalidJwksUri> {
+        let printable = text.len() <= 2_048 && text.bytes().all(|byte| byte.is_ascii_graphic());
+        Url::parse(text)
+            .ok()
+            .filter(|url| printable && url.scheme() == "https" && url.fragment().is_none())
+            .filter(|url| url.username().is_empty() && url.password().is_none())
+            .map(Self)
+            .ok_or(InvalidJwksUri)
+    }
+}
+
+impl fmt::Display for JwksUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.as_str())
     }
 }
 
@@ -229,6 +267,29 @@ mod tests {
             "https://api\n.example",
         ] {
             assert_eq!(bad.parse::<Audience>(), Err(InvalidAudience), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_jwks_uri_is_an_https_url_and_nothing_else() {
+        assert!(
+            "https://billing.example.com:8443/jwks.json?v=1"
+                .parse::<JwksUri>()
+                .is_ok()
+        );
+        for bad in [
+            "",
+            "/jwks.json",
+            "http://billing.example.com/jwks.json",
+            "https://",
+            "https://user@billing.example.com/",
+            "https://:password@billing.example.com/",
+            "https://billing.example.com/#keys",
+            "https://billing.example.com/ ",
+            "file:///etc/passwd",
+            &format!("https://billing.example.com/{}", "a".repeat(2_048)),
+        ] {
+            assert_eq!(bad.parse::<JwksUri>(), Err(InvalidJwksUri), "{bad:?}");
         }
     }
 

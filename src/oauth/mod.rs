@@ -2,6 +2,7 @@
 
 pub mod assertion;
 pub mod client;
+pub mod client_keys;
 pub mod credentials;
 pub mod error;
 pub mod metadata;

@@ -24,7 +24,7 @@ const POSTGRES_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 pub(super) const SCHEMA: &str = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success";
 
 /// Signs of life, and a counter of this database's own: of no use anywhere else.
-const NOT_KEPT: [&str; 2] = ["nodes", "key_version"];
+const NOT_KEPT: [&str; 3] = ["nodes", "key_version", "client_changes"];
 
 /// Tables whose rows refer to another table's, and are written after them.
 const REFERRING: [&str; 1] = ["client_keys"];

@@ -3,15 +3,16 @@
 use crate::clock::UnixTime;
 use crate::jose::jwk::PublicJwk;
 use crate::keys::keyset::KeySet;
-use crate::oauth::client::ClientId;
+use crate::oauth::client::{Client, ClientId};
+use crate::oauth::client_keys::ClientKeys;
 
 use super::audit::{self, Entry};
-use super::{Db, StoreError, in_tx, on_read, on_write};
+use super::{Db, StoreError, Tx, clients, in_tx, on_read, on_write};
 
-const FIND: &str = "SELECT jwks FROM client_keys WHERE client_id = $1";
+const FIND: &str = "SELECT jwks, jwks_uri FROM client_keys WHERE client_id = $1";
 const NO_SECRET: &str = "UPDATE clients SET secret_digest = '', previous_secret_digest = NULL WHERE client_id = $1";
-const SET: &str = "INSERT INTO client_keys (client_id, jwks) VALUES ($1, $2) \
-                   ON CONFLICT (client_id) DO UPDATE SET jwks = excluded.jwks";
+const SET: &str = "INSERT INTO client_keys (client_id, jwks, jwks_uri) VALUES ($1, $2, $3) \
+                   ON CONFLICT (client_id) DO UPDATE SET jwks = excluded.jwks, jwks_uri = excluded.jwks_uri";
 const USE: &str = "INSERT INTO client_assertions (client_id, jti, expires_at) VALUES ($1, $2, $3) \
                    ON CONFLICT (client_id, jti) DO NOTHING";
 const PRUNE: &str = "DELETE FROM client_assertions WHERE expires_at < $1";
@@ -21,37 +22,51 @@ impl Db {
     ///
     /// # Errors
     /// When the database does not answer, or the row cannot be read.
-    pub async fn client_keys(&self, id: &ClientId) -> Result<Vec<PublicJwk>, StoreError> {
-        let row: Option<String> = on_read!(self, |pool| sqlx::query_scalar(FIND)
+    pub async fn client_keys(&self, id: &ClientId) -> Result<Option<ClientKeys>, StoreError> {
+        let row: Option<(String, Option<String>)> = on_read!(self, |pool| sqlx::query_as(FIND)
             .bind(id.as_str())
             .fetch_optional(pool)
             .await)?;
-        row.map_or_else(|| Ok(Vec::new()), |jwks| read(id, &jwks))
+        row.map(|(jwks, jwks_uri)| read(id, &jwks, jwks_uri.as_deref()))
+            .transpose()
+    }
+
+    /// Registers a client that proves itself with these keys; false when its id is taken.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn create_client_with_keys(
+        &self,
+        client: &Client,
+        keys: &ClientKeys,
+        entries: [&Entry; 2],
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        // No secret has the empty digest.
+        if !clients::insert(&mut tx, client, "").await? {
+            return Ok(false);
+        }
+        set(&mut tx, &client.id, keys).await?;
+        for entry in entries {
+            audit::insert(&mut tx, entry).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Gives a client these keys in place of those it has, and takes its secrets; false when there is no such client.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn set_client_keys(&self, id: &ClientId, keys: &KeySet, entry: &Entry) -> Result<bool, StoreError> {
+    pub async fn set_client_keys(&self, id: &ClientId, keys: &ClientKeys, entry: &Entry) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let known = in_tx!(&mut tx, |connection| {
-            let known = sqlx::query(NO_SECRET)
-                .bind(id.as_str())
-                .execute(&mut *connection)
-                .await?
-                .rows_affected();
-            if known == 1 {
-                sqlx::query(SET)
-                    .bind(id.as_str())
-                    .bind(keys.to_json())
-                    .execute(&mut *connection)
-                    .await
-                    .map(|_| ())?;
-            }
-            known
-        });
+        let known = in_tx!(&mut tx, |connection| sqlx::query(NO_SECRET)
+            .bind(id.as_str())
+            .execute(connection)
+            .await?
+            .rows_affected());
         if known == 1 {
+            set(&mut tx, id, keys).await?;
             audit::insert(&mut tx, entry).await?;
             tx.commit().await?;
         }
@@ -86,15 +101,36 @@ impl Db {
     }
 }
 
-fn read(id: &ClientId, jwks: &str) -> Result<Vec<PublicJwk>, StoreError> {
+async fn set(tx: &mut Tx, id: &ClientId, keys: &ClientKeys) -> Result<(), StoreError> {
+    let (jwks, jwks_uri) = match keys {
+        ClientKeys::Registered(keys) => (keys.to_json(), None),
+        ClientKeys::Published(uri) => (KeySet::default().to_json(), Some(uri.to_string())),
+    };
+    let _one = in_tx!(tx, |connection| sqlx::query(SET)
+        .bind(id.as_str())
+        .bind(jwks)
+        .bind(jwks_uri)
+        .execute(connection)
+        .await?
+        .rows_affected());
+    Ok(())
+}
+
+fn read(id: &ClientId, jwks: &str, jwks_uri: Option<&str>) -> Result<ClientKeys, StoreError> {
     let corrupt = |reason: String| StoreError::Corrupt {
         table: "client_keys",
         row: id.to_string(),
         reason,
     };
+    if let Some(uri) = jwks_uri {
+        let uri = uri.parse().map_err(|_| corrupt("its jwks_uri".to_owned()))?;
+        return Ok(ClientKeys::Published(uri));
+    }
     let set: serde_json::Value = serde_json::from_str(jwks).map_err(|error| corrupt(error.to_string()))?;
     let keys = set["keys"].as_array().ok_or_else(|| corrupt("no keys".to_owned()))?;
-    keys.iter()
+    let jwks: Vec<PublicJwk> = keys
+        .iter()
         .map(|key| PublicJwk::parse(&key.to_string()).map_err(|error| corrupt(error.to_string())))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    Ok(ClientKeys::Registered(KeySet::default().union(jwks)))
 }

@@ -7,19 +7,20 @@ use crate::jose::alg::Algorithm;
 use crate::oauth::client::{Client, ClientId, SecretDigests};
 
 use super::audit::{self, Entry};
-use super::{Db, StoreError, in_tx, on_read};
+use super::{Db, StoreError, Tx, in_tx, on_read};
 
 const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id = $1";
 const LIST: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
+const CHANGES: &str = "SELECT changes FROM client_changes";
 const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, serves, alg, token_ttl, \
                       secret_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (client_id) DO NOTHING";
 const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
 const ENABLE: &str = "UPDATE clients SET disabled_at = NULL WHERE client_id = $1 AND disabled_at IS NOT NULL";
 const DELETE: &str = "DELETE FROM clients WHERE client_id = $1";
 const CHANGE_SECRET: &str = "UPDATE clients SET previous_secret_digest = secret_digest, secret_digest = $2 \
-                             WHERE client_id = $1";
+                             WHERE client_id = $1 AND NOT EXISTS (SELECT 1 FROM client_keys k WHERE k.client_id = $1)";
 
 /// A client with the digests of its secrets.
 #[derive(Clone, Debug)]
@@ -91,7 +92,8 @@ pub enum ClientChange {
     Enable,
     /// It is gone.
     Delete,
-    /// A new secret; the one before stays valid beside it, an older one does not.
+    /// A new secret; the one before stays valid beside it, an older one does not. A client that proves itself with keys gets
+    /// none.
     ChangeSecret {
         /// The digest of the new secret.
         digest: String,
@@ -109,6 +111,16 @@ impl Db {
             .fetch_optional(pool)
             .await)?;
         row.map(StoredClient::try_from).transpose()
+    }
+
+    /// How often any client was registered, changed or deleted; the database counts by itself.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn client_changes(&self) -> Result<i64, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_scalar(CHANGES)
+            .fetch_one(pool)
+            .await)?)
     }
 
     /// Clients by id, from the one after `after`; at most `limit`.
@@ -129,30 +141,13 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn create_client(&self, client: &Client, digest: &str, entry: &Entry) -> Result<bool, StoreError> {
-        fn words<T: ToString>(items: &[T]) -> String {
-            items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
-        }
         let mut tx = self.begin().await?;
-        let inserted = in_tx!(&mut tx, |connection| {
-            sqlx::query(INSERT)
-                .bind(client.id.as_str())
-                .bind(words(&client.grants))
-                .bind(client.scope.to_string())
-                .bind(words(&client.audiences))
-                .bind(words(&client.serves))
-                .bind(client.alg.map(Algorithm::name))
-                .bind(client.token_ttl.map(|ttl| ttl.0))
-                .bind(digest)
-                .bind(client.created_at.0)
-                .execute(connection)
-                .await?
-                .rows_affected()
-        });
-        if inserted == 1 {
+        let inserted = insert(&mut tx, client, digest).await?;
+        if inserted {
             audit::insert(&mut tx, entry).await?;
             tx.commit().await?;
         }
-        Ok(inserted == 1)
+        Ok(inserted)
     }
 
     /// Changes a client; false when there is none of this id, or nothing to change.
@@ -176,4 +171,25 @@ impl Db {
         }
         Ok(changed == 1)
     }
+}
+
+/// False when the id is taken.
+pub(super) async fn insert(tx: &mut Tx, client: &Client, digest: &str) -> Result<bool, StoreError> {
+    fn words<T: ToString>(items: &[T]) -> String {
+        items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+    }
+    let inserted = in_tx!(tx, |connection| sqlx::query(INSERT)
+        .bind(client.id.as_str())
+        .bind(words(&client.grants))
+        .bind(client.scope.to_string())
+        .bind(words(&client.audiences))
+        .bind(words(&client.serves))
+        .bind(client.alg.map(Algorithm::name))
+        .bind(client.token_ttl.map(|ttl| ttl.0))
+        .bind(digest)
+        .bind(client.created_at.0)
+        .execute(connection)
+        .await?
+        .rows_affected());
+    Ok(inserted == 1)
 }

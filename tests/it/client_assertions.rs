@@ -18,13 +18,15 @@ const ISSUER: &str = "http://127.0.0.1:8080";
 const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A client's own key pair.
-struct Pair {
+pub struct Pair {
     key: PrivateKey,
-    jwk: PublicJwk,
+    /// Its public half.
+    pub jwk: PublicJwk,
 }
 
 impl Pair {
-    fn new(alg: Algorithm, kid: &str) -> Self {
+    /// A fresh pair of this name.
+    pub fn new(alg: Algorithm, kid: &str) -> Self {
         let key = PrivateKey::generate(alg, RsaBits::Bits2048).unwrap();
         let jwk = PublicJwk {
             kid: kid.parse().unwrap(),
@@ -44,7 +46,7 @@ impl Pair {
     }
 
     /// A good assertion of `billing`, changed as the test wants.
-    fn assertion(&self, app: &TestApp, change: impl FnOnce(&mut Value, &mut Value)) -> String {
+    pub fn assertion(&self, app: &TestApp, change: impl FnOnce(&mut Value, &mut Value)) -> String {
         let (mut header, mut claims) = (self.header(), claims(app));
         change(&mut header, &mut claims);
         self.sign(&header.to_string(), &claims.to_string())
@@ -59,7 +61,8 @@ fn claims(app: &TestApp) -> Value {
     })
 }
 
-fn keyround(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
+/// Runs the program on this database: its exit code, what it printed, and what it complained of.
+pub fn keyround(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
     let variables = [
         ("KEYROUND_SERVER__ISSUER", ISSUER),
         (
@@ -123,12 +126,12 @@ async fn send(app: &TestApp, form: &[(&str, &str)]) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-async fn present(app: &TestApp, assertion: &str) -> (u16, Value) {
+pub async fn present(app: &TestApp, assertion: &str) -> (u16, Value) {
     send(app, &[("client_assertion_type", TYPE), ("client_assertion", assertion)]).await
 }
 
 /// Holds that the assertion is refused as `invalid_client` for this reason.
-async fn refused(app: &TestApp, assertion: &str, reason: &str) {
+pub async fn refused(app: &TestApp, assertion: &str, reason: &str) {
     let (status, body) = present(app, assertion).await;
     let description = body["error_description"].as_str().unwrap_or("granted");
     assert_eq!(
@@ -206,8 +209,10 @@ crate::on_both_databases!(a_good_assertion_proves_its_client_once_on_every_node,
 
     let assertion = pairs[1].assertion(&app, |_, _| {});
     keyround(&database, &["clients", "disable", "billing"]);
+    app.until_clients_are_read_anew().await;
     refused(&app, &assertion, "unknown or disabled").await;
     keyround(&database, &["clients", "delete", "billing"]);
+    app.until_clients_are_read_anew().await;
     refused(&app, &assertion, "unknown or disabled").await;
     let raw = Raw::open(&database).await;
     assert_eq!(raw.number("SELECT count(*) FROM client_keys").await, 0);
@@ -347,6 +352,7 @@ crate::on_both_databases!(a_client_changes_its_keys_without_a_lapse, |database| 
     );
     refused(&app, &old.assertion(&app, |_, _| {}), "has no keys").await;
     set_keys(&database, &[&old]);
+    app.until_clients_are_read_anew().await;
     assert_eq!(
         app.ask("billing", &secret, &[("grant_type", "client_credentials")])
             .await

@@ -203,6 +203,7 @@ crate::on_both_databases!(clients_are_registered_and_changed_while_a_server_runs
 
     for (command, status) in [("disable", 401), ("disable", 401), ("enable", 200), ("enable", 200)] {
         assert_eq!(shell.run(&["clients", command, "billing"]).await.code, 0);
+        app.until_clients_are_read_anew().await;
         let answer = app
             .ask("billing", &first, &[("grant_type", "client_credentials")])
             .await;
@@ -213,6 +214,7 @@ crate::on_both_databases!(clients_are_registered_and_changed_while_a_server_runs
     app.token("billing", &first).await;
     app.token("billing", &second).await;
     let third = text(&shell.json(&["clients", "rotate-secret", "billing"]).await["client_secret"]);
+    app.until_clients_are_read_anew().await;
     let answer = app
         .ask("billing", &first, &[("grant_type", "client_credentials")])
         .await;

@@ -209,6 +209,12 @@ impl TestApp {
             .unwrap()
     }
 
+    /// Lets so much time pass that a node asks the database for its clients again.
+    pub async fn until_clients_are_read_anew(&self) {
+        self.clock.advance(Seconds(1));
+        keyround::clock::sleep(keyround::registry::BELIEVED).await;
+    }
+
     /// A token that must be granted.
     pub async fn token(&self, id: &str, secret: &str) -> String {
         let answer = self.ask(id, secret, &[("grant_type", "client_credentials")]).await;

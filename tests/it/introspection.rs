@@ -158,6 +158,7 @@ crate::on_both_databases!(without_the_database_there_is_neither_a_yes_nor_a_no, 
     let billing = register(&app, &client("billing")).await;
     let token = app.token("billing", &billing).await;
     app.running.server.db.close().await;
+    app.until_clients_are_read_anew().await;
     for path in ["introspect", "revoke"] {
         for token in [token.as_str(), "garbage"] {
             let answer = ask(&app, path, "billing", &billing, token).await;

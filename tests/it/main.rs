@@ -32,6 +32,8 @@ mod migrations;
 mod network;
 mod process;
 mod raw;
+mod registry;
+mod remote_key_sets;
 mod replicas;
 mod rotation;
 #[allow(dead_code, reason = "tests/proof uses the rest")]

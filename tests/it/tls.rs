@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::process::{BINARY, PATH, Serving, free_port, run};
 
 /// An authority, and servers' pairs that it signs, in a folder.
-struct Authority(PathBuf);
+pub struct Authority(pub PathBuf);
 
 fn openssl(folder: &Path, arguments: &[&str]) -> Output {
     Command::new("openssl")
@@ -29,7 +29,8 @@ fn made(folder: &Path, arguments: &str) {
 }
 
 impl Authority {
-    fn new(folder: &Path) -> Self {
+    /// An authority in a new folder below this one.
+    pub fn new(folder: &Path) -> Self {
         let folder = folder.join("authority");
         std::fs::create_dir(&folder).unwrap();
         made(
@@ -45,7 +46,7 @@ impl Authority {
     }
 
     /// The texts of a certificate with this serial number, valid for this many days, and of its key.
-    fn pair(&self, serial: u32, days: i32) -> (String, String) {
+    pub fn pair(&self, serial: u32, days: i32) -> (String, String) {
         made(
             &self.0,
             "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr",

@@ -72,6 +72,7 @@ pub async fn change(app: &TestApp, id: &str, change: ClientChange) {
             .await
             .unwrap()
     );
+    app.until_clients_are_read_anew().await;
 }
 
 async fn granted(app: &TestApp, id: &str, secret: &str, form: &[(&str, &str)]) -> Value {

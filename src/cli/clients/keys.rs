@@ -1,51 +1,62 @@
-//! Clients that prove themselves by signature: their public keys, from a JWK set in a file.
+//! Clients that prove themselves by signature: their public keys, from a JWK set in a file or from where they publish it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde_json::{Value, json};
 
-use crate::jose::import::{self, Imported, Passphrase};
-use crate::jose::jwk::{PublicJwk, thumbprint};
 use crate::keys::keyset::KeySet;
-use crate::oauth::client::{Client, ClientId};
+use crate::oauth::client::{Client, ClientId, JwksUri};
+use crate::oauth::client_keys::{self, ClientKeys};
 
 use super::{ACTOR, Context, Failure, entry, output, to_json, unknown};
 
-/// A client changes its keys with both in the set; more than a few are a mistake.
-const MOST_KEYS: usize = 10;
+/// Where the keys come from: with one of these, a client has no secret (`private_key_jwt`).
+#[derive(Args)]
+#[group(required = false, multiple = false)]
+pub struct Source {
+    /// Its public keys, as a JWK set; to change keys, register both, then the new one alone.
+    #[arg(long, value_name = "FILE", required_unless_present = "jwks_uri")]
+    jwks_file: Option<PathBuf>,
+    /// Where it publishes its public keys as a JWK set; to change keys, it publishes both for a while.
+    #[arg(long, value_name = "URL")]
+    jwks_uri: Option<JwksUri>,
+}
+
+impl Source {
+    fn read(self) -> Result<ClientKeys, Failure> {
+        match (self.jwks_uri, self.jwks_file) {
+            (Some(uri), _) => Ok(ClientKeys::Published(uri)),
+            (None, Some(file)) => read(&file).map(ClientKeys::Registered),
+            (None, None) => Err(Failure::Usage("give --jwks-file or --jwks-uri".to_owned())),
+        }
+    }
+}
 
 /// Registers a client with keys and without a secret.
-pub async fn create(context: &Context, client: &Client, file: &Path) -> Result<(), Failure> {
-    let keys = read(file)?;
+pub async fn create(context: &Context, client: &Client, source: Source) -> Result<(), Failure> {
+    let keys = source.read()?;
     let (_, foundation) = context.foundation().await?;
+    let entries = ["client.created", "client.keys_changed"]
+        .map(|event| entry(event, &client.id, client.created_at, ACTOR, "registered"));
     let db = &foundation.rotator.db;
-    let created = entry("client.created", &client.id, client.created_at, ACTOR, "registered");
-    // No secret has the empty digest.
-    if !db.create_client(client, "", &created).await? {
+    if !db.create_client_with_keys(client, &keys, entries.each_ref()).await? {
         return Err(super::taken(client));
     }
-    let changed = entry(
-        "client.keys_changed",
-        &client.id,
-        client.created_at,
-        ACTOR,
-        "registered",
-    );
-    db.set_client_keys(&client.id, &keys, &changed).await?;
     if context.json {
         let mut shown = to_json(client);
-        shown["keys"] = json!(kids(&keys));
+        show(&mut shown, Some(&keys));
         output::json(&shown);
     } else {
         output::line(&format!("client id      {}", client.id));
-        output::line(&format!("keys           {}", kids(&keys).join(" ")));
+        output::line(&format!("keys           {}", told(&keys)));
     }
     Ok(())
 }
 
 /// Gives a client other keys; its secrets, if it has any, are refused from then on.
-pub async fn set(context: &Context, id: &ClientId, file: &Path) -> Result<(), Failure> {
-    let keys = read(file)?;
+pub async fn set(context: &Context, id: &ClientId, source: Source) -> Result<(), Failure> {
+    let keys = source.read()?;
     let (_, foundation) = context.foundation().await?;
     let now = context.clock.read().wall;
     let entry = entry("client.keys_changed", id, now, ACTOR, "asked for");
@@ -53,11 +64,32 @@ pub async fn set(context: &Context, id: &ClientId, file: &Path) -> Result<(), Fa
         return Err(unknown(id));
     }
     if context.json {
-        output::json(&json!({ "client_id": id, "keys": kids(&keys) }));
+        let mut shown = json!({ "client_id": id });
+        show(&mut shown, Some(&keys));
+        output::json(&shown);
     } else {
-        output::line(&format!("client {id} proves itself with {}", kids(&keys).join(" ")));
+        output::line(&format!("client {id} proves itself with {}", told(&keys)));
     }
     Ok(())
+}
+
+/// Adds the keys to what is shown of a client.
+pub fn show(shown: &mut Value, keys: Option<&ClientKeys>) {
+    shown["keys"] = match keys {
+        Some(ClientKeys::Registered(keys)) => json!(kids(keys)),
+        _ => json!([]),
+    };
+    if let Some(ClientKeys::Published(uri)) = keys {
+        shown["jwks_uri"] = json!(uri.to_string());
+    }
+}
+
+/// The keys in one line.
+pub fn told(keys: &ClientKeys) -> String {
+    match keys {
+        ClientKeys::Registered(keys) => kids(keys).join(" "),
+        ClientKeys::Published(uri) => format!("those at {uri}"),
+    }
 }
 
 fn kids(keys: &KeySet) -> Vec<String> {
@@ -65,39 +97,7 @@ fn kids(keys: &KeySet) -> Vec<String> {
 }
 
 fn read(path: &Path) -> Result<KeySet, Failure> {
-    let refused = |why: String| Failure::Usage(format!("{} cannot be registered: {why}", path.display()));
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
-    // What the parser says could quote a private key.
-    let set: Value = serde_json::from_str(&text).map_err(|_| refused("it is not JSON".to_owned()))?;
-    let keys = set["keys"]
-        .as_array()
-        .filter(|keys| (1..=MOST_KEYS).contains(&keys.len()))
-        .ok_or_else(|| refused(format!("a JWK set has an array 'keys', here of 1 to {MOST_KEYS} keys")))?;
-    let jwks: Vec<PublicJwk> = keys
-        .iter()
-        .map(|key| {
-            let key = import::read(key.to_string().as_bytes(), Passphrase::None).map_err(|error| error.to_string())?;
-            public(key)
-        })
-        .collect::<Result<_, String>>()
-        .map_err(refused)?;
-    let set = KeySet::default().union(jwks);
-    if set.jwks().len() < keys.len() {
-        return Err(refused(
-            "two of its keys have one kid; each must have its own".to_owned(),
-        ));
-    }
-    Ok(set)
-}
-
-fn public(key: Imported) -> Result<PublicJwk, String> {
-    if key.private.is_some() {
-        return Err("it holds a private key, which only the client may have; register the public half".to_owned());
-    }
-    Ok(PublicJwk {
-        kid: key.kid.unwrap_or_else(|| thumbprint(&key.parameters)),
-        alg: key.alg,
-        parameters: key.parameters,
-    })
+    client_keys::read(&text).map_err(|why| Failure::Usage(format!("{} cannot be registered: {why}", path.display())))
 }

@@ -1,0 +1,171 @@
+//! The one HTTP client: whatever this server fetches, it fetches through here.
+//!
+//! The addresses come from others, so that none of them may lead into the operator's own network: https alone, no redirect,
+//! no proxy from the environment, and only addresses that are everybody's, looked at after the name was resolved; the
+//! connection goes to the very addresses that were looked at.
+
+mod addresses;
+pub mod key_sets;
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, Response, StatusCode};
+use url::{Host, Url};
+
+use crate::config::{Network, Outbound as Settings};
+
+use addresses::is_allowed;
+
+/// The longest document that is read, in bytes.
+const LONGEST: usize = 64 * 1024;
+/// How long a connection may take to be made.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long all of it may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The client.
+#[derive(Clone)]
+pub struct Outbound {
+    client: Client,
+    allowed: Arc<[Network]>,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    /// `outbound.ca_file` holds something else.
+    #[error("outbound.ca_file {0} holds no certificate in PEM")]
+    Authority(String),
+    /// The TLS library.
+    #[error("the outbound HTTP client cannot be made: {0}")]
+    Client(String),
+}
+
+/// Why a document was not fetched. No variant holds anything that came from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// It lies in a network that is not everybody's.
+    #[error("its host has an address in a private or reserved network")]
+    AddressNotAllowed,
+    /// No connection, no valid certificate, or an answer that broke off.
+    #[error("it cannot be reached over https")]
+    Unreachable,
+    /// It took too long.
+    #[error("it took longer than 5 seconds")]
+    TooSlow,
+    /// It answered with something else.
+    #[error("it answered with a status that is not 200; redirects are not followed")]
+    Status,
+    /// It is too long.
+    #[error("it is longer than 64 KiB")]
+    TooLong,
+}
+
+impl Outbound {
+    /// The client of these settings.
+    ///
+    /// # Errors
+    /// When `outbound.ca_file` holds no certificate.
+    pub fn new(settings: &Settings) -> Result<Self, OutboundError> {
+        let allowed: Arc<[Network]> = settings.allowed_networks.clone().into();
+        let mut client = Client::builder()
+            .https_only(true)
+            .no_proxy()
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT_WITHIN)
+            .timeout(ANSWER_WITHIN)
+            .user_agent("Keyround")
+            .dns_resolver(Arc::new(Guard(Arc::clone(&allowed))));
+        if let Some(file) = &settings.ca_file {
+            let refused = || OutboundError::Authority(file.display().to_string());
+            let text = std::fs::read(file).map_err(|_| refused())?;
+            let authorities = Certificate::from_pem_bundle(&text).map_err(|_| refused())?;
+            if authorities.is_empty() {
+                return Err(refused());
+            }
+            client = client.tls_certs_merge(authorities);
+        }
+        let client = client
+            .build()
+            .map_err(|error| OutboundError::Client(error.to_string()))?;
+        Ok(Self { client, allowed })
+    }
+
+    /// The document at this address, as it is: at most 64 KiB, within 5 seconds.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub async fn document(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
+        // No name is resolved for a literal address, so that the guard never sees it.
+        let literal = match url.host() {
+            Some(Host::Ipv4(address)) => Some(address.into()),
+            Some(Host::Ipv6(address)) => Some(address.into()),
+            _ => None,
+        };
+        if literal.is_some_and(|address| !is_allowed(address, &self.allowed)) {
+            return Err(FetchError::AddressNotAllowed);
+        }
+        let answer = self
+            .client
+            .get(url.clone())
+            .send()
+            .await
+            .map_err(|error| reason(&error))?;
+        if answer.status() != StatusCode::OK {
+            return Err(FetchError::Status);
+        }
+        body(answer).await
+    }
+}
+
+async fn body(mut answer: Response) -> Result<Vec<u8>, FetchError> {
+    let mut body = Vec::new();
+    while let Some(part) = answer.chunk().await.map_err(|error| reason(&error))? {
+        if body.len() + part.len() > LONGEST {
+            return Err(FetchError::TooLong);
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body)
+}
+
+fn reason(error: &reqwest::Error) -> FetchError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if current.is::<NotAllowed>() {
+            return FetchError::AddressNotAllowed;
+        }
+        cause = current.source();
+    }
+    if error.is_timeout() {
+        FetchError::TooSlow
+    } else {
+        FetchError::Unreachable
+    }
+}
+
+/// Resolves names, and lets none through that leads where it must not.
+struct Guard(Arc<[Network]>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("an address in a private or reserved network")]
+struct NotAllowed;
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let allowed = Arc::clone(&self.0);
+        Box::pin(async move {
+            // The port is the URL's; the client puts it in.
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            if !found.iter().all(|address| is_allowed(address.ip(), &allowed)) {
+                return Err(NotAllowed.into());
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}

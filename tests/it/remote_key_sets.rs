@@ -1,0 +1,385 @@
+//! Clients that publish their keys (`jwks_uri`), at a real server with TLS whose answers the test changes.
+
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use keyround::clock::{Clock, sleep};
+use keyround::config::Outbound as Settings;
+use keyround::jose::alg::Algorithm;
+use keyround::outbound::key_sets::{COOLDOWN, FRESH, LONGEST, NoKeys, RemoteKeySets};
+use keyround::outbound::{FetchError, Outbound};
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
+use serde_json::{Value, json};
+
+use crate::client_assertions::{Pair, keyround, present, refused};
+use crate::helpers::{TestApp, TestDatabase};
+use crate::tls::Authority;
+
+/// What is answered.
+enum Reply {
+    Text(String),
+    Redirect,
+    Status(u16),
+    Never,
+}
+
+struct State {
+    reply: Mutex<Reply>,
+    asked: AtomicUsize,
+}
+
+/// A client's own server.
+struct Publisher {
+    port: u16,
+    ca_file: std::path::PathBuf,
+    state: web::Data<State>,
+    _folder: tempfile::TempDir,
+    handle: actix_web::dev::ServerHandle,
+}
+
+async fn answer(state: web::Data<State>) -> HttpResponse {
+    state.asked.fetch_add(1, Ordering::SeqCst);
+    let never = {
+        match &*state.reply.lock().unwrap() {
+            Reply::Text(text) => return HttpResponse::Ok().body(text.clone()),
+            Reply::Redirect => return HttpResponse::Found().insert_header(("Location", "/other")).finish(),
+            Reply::Status(status) => {
+                return HttpResponse::build((*status).try_into().unwrap()).body(set(&[]));
+            }
+            Reply::Never => Duration::from_mins(1),
+        }
+    };
+    sleep(never).await;
+    HttpResponse::Ok().finish()
+}
+
+fn set(pairs: &[&Pair]) -> String {
+    let keys: Vec<String> = pairs.iter().map(|pair| pair.jwk.to_json()).collect();
+    format!(r#"{{"keys":[{}]}}"#, keys.join(","))
+}
+
+impl Publisher {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new(folder.path());
+        authority.pair(1, 30);
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+        acceptor
+            .set_private_key_file(authority.0.join("server.key"), SslFiletype::PEM)
+            .unwrap();
+        acceptor
+            .set_certificate_chain_file(authority.0.join("server.pem"))
+            .unwrap();
+        let state = web::Data::new(State {
+            reply: Mutex::new(Reply::Text(set(&[]))),
+            asked: AtomicUsize::new(0),
+        });
+        let data = state.clone();
+        let server = HttpServer::new(move || App::new().app_data(data.clone()).default_service(web::to(answer)))
+            .workers(1)
+            .disable_signals()
+            .bind_openssl("127.0.0.1:0", acceptor)
+            .unwrap();
+        let port = server.addrs()[0].port();
+        let running = server.run();
+        let handle = running.handle();
+        tokio::spawn(running);
+        Self {
+            port,
+            ca_file: authority.0.join("ca.pem"),
+            state,
+            _folder: folder,
+            handle,
+        }
+    }
+
+    fn reply(&self, reply: Reply) {
+        *self.state.reply.lock().unwrap() = reply;
+    }
+
+    fn publish(&self, pairs: &[&Pair]) {
+        self.reply(Reply::Text(set(pairs)));
+    }
+
+    fn asked(&self) -> usize {
+        self.state.asked.load(Ordering::SeqCst)
+    }
+
+    fn uri(&self) -> String {
+        format!("https://localhost:{}/jwks.json", self.port)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            allowed_networks: ["127.0.0.0/8", "::1"].map(|network| network.parse().unwrap()).to_vec(),
+            ca_file: Some(self.ca_file.clone()),
+        }
+    }
+
+    fn sets(&self) -> RemoteKeySets {
+        RemoteKeySets::new(Outbound::new(&self.settings()).unwrap())
+    }
+}
+
+// O14 to O18 for a client that publishes its keys: on two nodes, and none of its own changes is noticed.
+crate::on_both_databases!(
+    a_client_publishes_its_keys_and_changes_them_without_a_lapse,
+    |database| {
+        let publisher = Publisher::new();
+        let ca_file = publisher.ca_file.to_str().unwrap();
+        let settings = [
+            ("outbound.ca_file", ca_file),
+            ("outbound.allowed_networks", "127.0.0.0/8,::1"),
+        ];
+        let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+        let other = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+        let (first, second) = (
+            Pair::new(Algorithm::Es256, "first"),
+            Pair::new(Algorithm::Rs256, "second"),
+        );
+        let uri = publisher.uri();
+        let create = [
+            "clients",
+            "create",
+            "--id",
+            "billing",
+            "--grant",
+            "client_credentials",
+            "--audience",
+        ];
+        let source = ["https://api.example.com", "--jwks-uri", &uri, "--json"];
+        let (code, created, err) = keyround(&database, &[create.as_slice(), source.as_slice()].concat());
+        assert_eq!(code, 0, "{err}");
+        let created: Value = serde_json::from_str(&created).unwrap();
+        assert_eq!((&created["jwks_uri"], &created["keys"]), (&json!(uri), &json!([])));
+
+        publisher.publish(&[&first]);
+        for node in [&app, &other] {
+            for _ in 0..3 {
+                let assertion = first.assertion(node, |_, _| {});
+                let (status, body) = present(node, &assertion).await;
+                assert_eq!(status, 200, "{body}");
+            }
+            refused(
+                node,
+                &first.assertion(node, |header, _| header["kid"] = "none".into()),
+                "its kid and alg",
+            )
+            .await;
+        }
+        publisher.publish(&[&first, &second]);
+        sleep(COOLDOWN).await;
+        for pair in [&second, &first, &second] {
+            for node in [&app, &other] {
+                let (status, body) = present(node, &pair.assertion(node, |_, _| {})).await;
+                assert_eq!(status, 200, "{body}");
+            }
+        }
+
+        let (code, _, err) = keyround(&database, &["clients", "rotate-secret", "billing"]);
+        assert!(code == 1 && err.contains("has no secret"), "{err}");
+        let (_, shown, _) = keyround(&database, &["clients", "show", "billing"]);
+        assert!(shown.contains(&format!("those at {uri}")), "{shown}");
+        // With keys of its own the published ones count no more, and the other way round.
+        let file = database.folder.path().join("jwks.json");
+        std::fs::write(&file, set(&[&first])).unwrap();
+        let set_keys = |source: &[&str]| {
+            let (code, _, err) = keyround(&database, &[&["clients", "set-keys", "billing"], source].concat());
+            assert_eq!(code, 0, "{err}");
+        };
+        set_keys(&["--jwks-file", file.to_str().unwrap()]);
+        refused(&app, &second.assertion(&app, |_, _| {}), "its kid and alg").await;
+        set_keys(&["--jwks-uri", &uri]);
+        assert_eq!(present(&app, &second.assertion(&app, |_, _| {})).await.0, 200);
+        app.running.stop().await;
+        other.running.stop().await;
+        publisher.handle.stop(false).await;
+    }
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_is_kept_as_long_as_it_says_and_asked_for_seldom() {
+    let publisher = Publisher::new();
+    let sets = publisher.sets();
+    let uri = publisher.uri().parse().unwrap();
+    let (old, new) = (Pair::new(Algorithm::Es256, "old"), Pair::new(Algorithm::Es256, "new"));
+    let kids = async |at: Duration, kid: &str| {
+        let fits = |keys: &[keyround::jose::jwk::PublicJwk]| keys.iter().any(|key| key.kid.as_str() == kid);
+        let keys = sets.keys(&uri, at, fits).await?;
+        Ok(keys.iter().map(|key| key.kid.to_string()).collect::<Vec<_>>())
+    };
+    publisher.publish(&[&old]);
+    assert_eq!(kids(Duration::ZERO, "old").await, Ok(vec!["old".to_owned()]));
+    assert_eq!(kids(FRESH - COOLDOWN, "old").await, Ok(vec!["old".to_owned()]));
+    assert_eq!(publisher.asked(), 1);
+
+    // A flood of names that nobody has, from many at once.
+    let flood = (0..200).map(|number: u32| {
+        let kids = &kids;
+        async move { kids(COOLDOWN + Duration::from_millis(number.into()), &number.to_string()).await }
+    });
+    for answer in join_all(flood).await {
+        assert_eq!(answer, Ok(vec!["old".to_owned()]));
+    }
+    assert_eq!(publisher.asked(), 2, "each unknown name is fetched for");
+
+    // A new key is there when it is needed; an old one goes when the set is renewed.
+    let start = Duration::from_secs(10);
+    publisher.publish(&[&new]);
+    assert_eq!(kids(start, "old").await, Ok(vec!["old".to_owned()]));
+    assert_eq!(kids(start, "new").await, Ok(vec!["new".to_owned()]));
+    assert_eq!(kids(start + FRESH - COOLDOWN, "new").await, Ok(vec!["new".to_owned()]));
+    assert_eq!(publisher.asked(), 3);
+
+    // While it fails, what is known is used, but not for ever.
+    for broken in [
+        Reply::Status(500),
+        Reply::Text("{}".to_owned()),
+        Reply::Text("<html>".to_owned()),
+    ] {
+        publisher.reply(broken);
+        assert_eq!(kids(start + FRESH + COOLDOWN, "new").await, Ok(vec!["new".to_owned()]));
+    }
+    assert_eq!(
+        kids(start + LONGEST - COOLDOWN, "new").await,
+        Ok(vec!["new".to_owned()])
+    );
+    assert_eq!(kids(start + LONGEST, "new").await, Err(NoKeys::NoKeySet));
+    publisher.publish(&[&new]);
+    assert_eq!(
+        kids(start + LONGEST + COOLDOWN, "new").await,
+        Ok(vec!["new".to_owned()])
+    );
+    publisher.handle.stop(false).await;
+}
+
+/// All answers, asked for at once.
+async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = futures.map(Box::pin).collect();
+    let mut answers = Vec::new();
+    std::future::poll_fn(|context| {
+        waiting.retain_mut(|future| match future.as_mut().poll(context) {
+            std::task::Poll::Ready(answer) => {
+                answers.push(answer);
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if waiting.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_short_and_quick_document_behind_a_good_certificate_is_read() {
+    let publisher = Publisher::new();
+    let outbound = Outbound::new(&publisher.settings()).unwrap();
+    let url = publisher.uri().parse().unwrap();
+    let full = "x".repeat(64 * 1024);
+    publisher.reply(Reply::Text(full.clone()));
+    assert_eq!(outbound.document(&url).await.map(|text| text.len()), Ok(64 * 1024));
+    for (reply, refusal) in [
+        (Reply::Text(full + "x"), FetchError::TooLong),
+        (Reply::Redirect, FetchError::Status),
+        (Reply::Status(404), FetchError::Status),
+        (Reply::Status(204), FetchError::Status),
+        (Reply::Never, FetchError::TooSlow),
+    ] {
+        publisher.reply(reply);
+        let asked = publisher.asked();
+        assert_eq!(outbound.document(&url).await, Err(refusal));
+        assert_eq!(publisher.asked(), asked + 1, "a redirect was followed");
+    }
+    publisher.publish(&[]);
+    let plain = format!("http://localhost:{}/", publisher.port).parse().unwrap();
+    assert_eq!(outbound.document(&plain).await, Err(FetchError::Unreachable));
+    let asked = publisher.asked();
+    let without_authority = Settings {
+        ca_file: None,
+        ..publisher.settings()
+    };
+    let outbound = Outbound::new(&without_authority).unwrap();
+    assert_eq!(outbound.document(&url).await, Err(FetchError::Unreachable));
+    assert_eq!(publisher.asked(), asked);
+    publisher.handle.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connection_is_made_to_an_address_that_is_not_everybodys() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let nothing_allowed = Settings {
+        allowed_networks: Vec::new(),
+        ca_file: None,
+    };
+    let outbound = Outbound::new(&nothing_allowed).unwrap();
+    for host in [
+        "localhost",
+        "127.0.0.1",
+        "127.1",
+        "0x7f000001",
+        "2130706433",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "0.0.0.0",
+        "[::]",
+        "169.254.169.254",
+        "10.0.0.1",
+    ] {
+        let url = format!("https://{host}:{port}/").parse().unwrap();
+        assert_eq!(
+            outbound.document(&url).await,
+            Err(FetchError::AddressNotAllowed),
+            "{host}"
+        );
+    }
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    // The listener would have seen it.
+    let allowed = Settings {
+        allowed_networks: vec!["127.0.0.1".parse().unwrap()],
+        ca_file: None,
+    };
+    let url = format!("https://127.0.0.1:{port}/").parse().unwrap();
+    let outbound = Outbound::new(&allowed).unwrap();
+    let fetch = tokio::spawn(async move { outbound.document(&url).await });
+    while listener.accept().is_err() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(fetch.await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_cannot_be_right_is_refused_at_registration() {
+    let database = TestDatabase::sqlite();
+    for (uri, words) in [
+        ("http://billing.example.com/jwks.json", "is an https URL"),
+        ("https://user@billing.example.com/", "is an https URL"),
+        ("billing", "is an https URL"),
+    ] {
+        let create = ["clients", "create", "--grant", "client_credentials", "--audience"];
+        let source = ["https://api.example.com", "--jwks-uri", uri];
+        let (code, _, err) = keyround(&database, &[create.as_slice(), source.as_slice()].concat());
+        assert!(code == 2 && err.contains(words), "{code} {err}");
+    }
+    let both = ["--jwks-uri", "https://billing.example.com/", "--jwks-file", "x"];
+    for sources in [&both[..], &[]] {
+        let (code, _, err) = keyround(&database, &[&["clients", "set-keys", "billing"], sources].concat());
+        assert!(code == 2 && err.contains("--jwks-"), "{code} {err}");
+    }
+    let wrong = Settings {
+        allowed_networks: Vec::new(),
+        ca_file: Some("Cargo.toml".into()),
+    };
+    let refusal = Outbound::new(&wrong).err().unwrap().to_string();
+    assert_eq!(refusal, "outbound.ca_file Cargo.toml holds no certificate in PEM");
+}
