@@ -16,7 +16,7 @@ use super::{ACTOR, Context, Failure, entry, output, to_json, unknown};
 #[group(required = false, multiple = false)]
 pub struct Source {
     /// Its public keys, as a JWK set; to change keys, register both, then the new one alone.
-    #[arg(long, value_name = "FILE", required_unless_present = "jwks_uri")]
+    #[arg(long, value_name = "FILE")]
     jwks_file: Option<PathBuf>,
     /// Where it publishes its public keys as a JWK set; to change keys, it publishes both for a while.
     #[arg(long, value_name = "URL")]
