@@ -441,6 +441,7 @@ async fn the_key_set_outlives_the_database() {
         ))
         .await;
 
+    app.until_clients_are_read_anew().await;
     let answer = app.ask("RS256", &secret, &[("grant_type", "client_credentials")]).await;
     assert_eq!(answer.status(), 503);
     assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u32>().is_ok());
@@ -477,6 +478,7 @@ async fn a_network_that_swallows_everything_holds_nothing_up() {
     let set = app.key_set_bytes().await;
 
     open.send_replace(Network::Closed);
+    app.until_clients_are_read_anew().await;
     for _ in 0..2 {
         let before = app.clock.read().monotonic;
         assert_eq!(app.asked("RS256", &secret).await.0, 503);
