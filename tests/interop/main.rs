@@ -12,6 +12,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
 mod forgetful;
+mod gateway;
 mod moving_in;
 mod setup;
 mod site;
