@@ -8,14 +8,16 @@ mod snapshot;
 mod vanished;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::accounts::session::SessionId;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
-use crate::jose::jwt::{AccessTokenClaims, Signer, random_jti};
+use crate::jose::jwt::{AccessTokenClaims, SessionClaims, Signer, random_jti};
 use crate::jose::key::KeyError;
 use crate::jose::seal::{Binding, MasterKeys};
 use crate::keys::policy::Policy;
@@ -84,6 +86,9 @@ pub enum Inactive {
     /// It was denied by name.
     #[error("it was denied by its jti")]
     Denied,
+    /// Its session has ended.
+    #[error("its session has ended")]
+    Ended,
 }
 
 /// A key that may sign at one moment, and that moment: the one `now` of a request.
@@ -124,6 +129,8 @@ pub struct Keyring {
     current: ArcSwap<Snapshot>,
     /// What was verified since it was last written down.
     uses: Mutex<HashMap<Kid, KeyUse>>,
+    /// The sessions that ended on this node, each with the moment, until every snapshot knows of them.
+    ended_here: RwLock<HashMap<String, Duration>>,
     /// One load at a time: an older one must not replace a newer one.
     loading: tokio::sync::Mutex<()>,
 }
@@ -149,6 +156,7 @@ impl Keyring {
             clock,
             current: ArcSwap::from_pointee(first),
             uses: Mutex::default(),
+            ended_here: RwLock::default(),
             loading: tokio::sync::Mutex::new(()),
         })
     }
@@ -172,6 +180,7 @@ impl Keyring {
         .await?;
         let next = Arc::new(next);
         self.current.store(Arc::clone(&next));
+        self.forget_sessions_ended_before(next.loaded.monotonic);
         Ok(next)
     }
 
@@ -269,12 +278,38 @@ impl Keyring {
         let find = |kid: &Kid| snapshot.trusted_key(&self.policy, expected.now, kid);
         Ok(match verification::verify(token, &expected, find) {
             Ok(token) if snapshot.is_denied(&token.jti) => Err(Inactive::Denied),
+            Ok(token) if self.has_ended(&snapshot, token.session.as_ref()) => Err(Inactive::Ended),
             Ok(token) => {
                 self.note_use(token.kid.clone(), KeyUse::once(expected.now));
                 Ok(token)
             }
             Err(refused) => Err(refused.into()),
         })
+    }
+
+    fn has_ended(&self, snapshot: &Snapshot, session: Option<&SessionClaims>) -> bool {
+        session.is_some_and(|session| {
+            snapshot.has_ended(session)
+                || self
+                    .ended_here
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains_key(&session.sid)
+        })
+    }
+
+    /// Refuses the access tokens of these sessions from now on, on this node; the others read it from the database. The commit
+    /// that ended them comes first.
+    pub fn sessions_ended(&self, sids: impl IntoIterator<Item = SessionId>) {
+        let now = self.clock.read().monotonic;
+        let mut ended = self.ended_here.write().unwrap_or_else(PoisonError::into_inner);
+        ended.extend(sids.into_iter().map(|sid| (sid.to_string(), now)));
+    }
+
+    /// Whatever was committed before a snapshot was read stands in it.
+    fn forget_sessions_ended_before(&self, moment: Duration) {
+        let mut ended = self.ended_here.write().unwrap_or_else(PoisonError::into_inner);
+        ended.retain(|_, at| *at >= moment);
     }
 
     fn note_use(&self, kid: Kid, seen: KeyUse) {

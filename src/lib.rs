@@ -9,6 +9,7 @@
 //! | [`clock`] | the types of time, and the only code that reads it |
 //! | [`jose`] | the standards: algorithms, keys, tokens, a private key at rest |
 //! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
+//! | [`accounts`] | people and their sessions: the rules |
 //! | [`config`] | what was written, then what was validated |
 //! | [`telemetry`] | logs and metrics |
 //! | [`oauth`] | the protocol's rules: clients, scopes, grants, metadata, refusals |
@@ -25,6 +26,7 @@
 //! A module imports only from modules above it; a test holds that. `actix_web` is named in [`http`] and [`app`] alone,
 //! `sqlx` in [`store`], `reqwest` in [`outbound`], `openssl` in [`jose`] and [`tls`], and `josekit`, `rsa` and `p256` in [`jose`].
 
+pub mod accounts;
 pub mod app;
 pub mod cli;
 pub mod clock;

@@ -217,6 +217,22 @@ pub enum ConfigError {
         /// What is enabled.
         enabled: String,
     },
+    /// An account setting out of its range.
+    #[error("{setting} is {given}, but must be {needed}")]
+    AccountsOutOfRange {
+        /// The setting.
+        setting: &'static str,
+        /// What was written.
+        given: String,
+        /// What would be right.
+        needed: String,
+    },
+    /// Cookies without protection where others could read them.
+    #[error(
+        "accounts.plain_http_cookies is true, but it is only for development on this very machine: server.issuer must be http on a \
+         loopback host, and server.listen a loopback address; take it out"
+    )]
+    PlainHttpCookies,
     /// Windows that break the promise.
     #[error(transparent)]
     Policy(#[from] PolicyError),

@@ -3,6 +3,7 @@
 //! A name that is unknown is refused wherever it stands. In the environment `keys.rotation_period` is written
 //! `KEYROUND_KEYS__ROTATION_PERIOD`, and lists are comma separated. [`settings::SETTINGS`] is the one table of them.
 
+mod accounts;
 mod database;
 mod error;
 mod layers;
@@ -25,6 +26,7 @@ use crate::jose::alg::Algorithm;
 use crate::jose::key::RsaBits;
 use crate::keys::policy::{Policy, PolicyError, Windows};
 
+pub use accounts::{Accounts, CookieName, Origin, PasswordFunction, Registration};
 pub use database::{Database, PostgresUrl};
 pub use error::ConfigError;
 pub use layers::Sources;
@@ -51,6 +53,8 @@ pub struct Config {
     pub keys: Keys,
     /// The life of tokens.
     pub tokens: Tokens,
+    /// People and their sessions.
+    pub accounts: Accounts,
     /// What is logged.
     pub log: Log,
     /// The effective values as they may be shown.
@@ -187,6 +191,7 @@ impl Config {
         let database = read_database(&mut layers)?;
         let policy = Policy::new(read_windows(&layers)?)?;
         let tokens = read_tokens(&layers, &policy)?;
+        let accounts = Accounts::read(&layers, &server, tokens.max_token_ttl)?;
         let master_key = read_master_key_source(&layers)?;
         let ledger_file = read_ledger_file(&layers, &master_key)?;
         let log = read_log(&layers)?;
@@ -204,6 +209,7 @@ impl Config {
                 ledger_file,
             },
             tokens,
+            accounts,
             log,
             shown: layers.into_values(),
         })
@@ -237,7 +243,13 @@ impl Config {
                 prepublish + short.refuses_for
             )
         });
-        self.server.warnings().into_iter().chain(short).collect()
+        let accounts = self.accounts.warnings();
+        self.server
+            .warnings()
+            .into_iter()
+            .chain(accounts)
+            .chain(short)
+            .collect()
     }
 }
 
@@ -308,6 +320,12 @@ fn add_development_defaults(layers: &mut Layers) -> Result<(), ConfigError> {
     }
     if !layers.is_given("keys.master_key") && !layers.is_given("keys.master_key_file") {
         layers.set("keys.master_key_file", DEVELOPMENT_MASTER_KEY_FILE);
+    }
+    if !layers.is_given("accounts.plain_http_cookies") {
+        let issuer: Issuer = layers.required("server.issuer", str::parse)?;
+        let listen = layers.required("server.listen", address)?;
+        let is_possible = accounts::may_use_plain_http_cookies(&issuer, listen);
+        layers.set("accounts.plain_http_cookies", is_possible);
     }
     Ok(())
 }

@@ -54,6 +54,16 @@ pub enum Kind {
     Duration,
     /// A whole number.
     Count,
+    /// The name of a client.
+    ClientId,
+    /// The URI of a resource.
+    Resource,
+    /// The origins of web pages.
+    Origins,
+    /// The name of a cookie, without a prefix.
+    Cookie,
+    /// The function that passwords are hashed with.
+    PasswordFunction,
     /// The form of a log line.
     LogFormat,
     /// Which log lines are written.
@@ -89,6 +99,11 @@ impl Kind {
             Self::Algorithm => "RS256 or ES256",
             Self::Duration => "a length of time such as \"30d\", \"24h\", \"5m\", \"10s\" or \"1h30m\"",
             Self::Count => "a whole number",
+            Self::ClientId => "letters, digits and -._~, such as \"first-party\"",
+            Self::Resource => "an absolute URI without a fragment, such as \"https://api.example.com\"",
+            Self::Origins => "a list of origins, such as [\"https://app.example.com\"]",
+            Self::Cookie => "letters, digits, - and _, such as \"keyround-refresh\"",
+            Self::PasswordFunction => "\"bcrypt\" or \"argon2id\"",
             Self::LogFormat => "\"text\" or \"json\"",
             Self::LogFilter => "a filter such as \"info\" or \"info,keyround=debug\"",
         }
@@ -100,7 +115,7 @@ impl Kind {
         match self {
             Self::Flag => Shape::Flag,
             Self::Count => Shape::Count,
-            Self::Networks | Self::Algorithms => Shape::List,
+            Self::Networks | Self::Algorithms | Self::Origins => Shape::List,
             _ => Shape::Text,
         }
     }
@@ -182,6 +197,23 @@ pub const SETTINGS: &[Setting] = &[
     row("tokens", "access_token_ttl", Default(r#""10m""#), Kind::Duration, false, "How long an access token lives when its client says nothing else."),
     row("tokens", "max_token_ttl", Default(r#""1h""#), Kind::Duration, false, "The longest that any client may ask for; superseded keys stay published at least this long."),
     row("tokens", "default_algorithm", Default(r#""RS256""#), Kind::Algorithm, false, "For clients without an algorithm of their own; RS256, because some gateways take nothing else."),
+    row("accounts", "enabled", Default("true"), Kind::Flag, false, "Whether people have accounts here: the endpoints below `/auth`, and refresh tokens."),
+    row("accounts", "client_id", Default(r#""first-party""#), Kind::ClientId, false, "The `client_id` in the tokens of people who log in at `/auth`; no registered client may have it."),
+    row("accounts", "audience", Unset(r#""https://api.example.com""#), Kind::Resource, false, "The `aud` of those tokens; the issuer when unset."),
+    row("accounts", "access_token_ttl", Default(r#""10m""#), Kind::Duration, false, "How long their access tokens live, at most 15m: that long a service that verifies offline believes a session that has ended."),
+    row("accounts", "session_idle", Default(r#""7d""#), Kind::Duration, false, "A session that was not refreshed for this long has ended."),
+    row("accounts", "session_absolute", Default(r#""7d""#), Kind::Duration, false, "A session ends this long after its login, however often it is refreshed; at most 90d."),
+    row("accounts", "refresh_grace", Default(r#""30s""#), Kind::Duration, false, "How long a refresh token may come again after its first use, for a lost answer or a second tab; at most 60s. Later it counts as stolen."),
+    row("accounts", "registration", Default("true"), Kind::Flag, false, "Whether people may register by themselves; without, `keyround users create` makes accounts."),
+    row("accounts", "reveal_taken_email", Default("false"), Kind::Flag, false, "Whether registration says that an e-mail address is taken. Kinder to who forgot the account, and tells everybody who has one."),
+    row("accounts", "password_min_length", Default("8"), Kind::Count, false, "The least characters of a new password, from 8 to 64; 15 where nothing else protects an account."),
+    row("accounts", "password_hash", Default(r#""bcrypt""#), Kind::PasswordFunction, false, "What new passwords are hashed with; one that is hashed otherwise is hashed anew at its next login."),
+    row("accounts", "bcrypt_cost", Default("12"), Kind::Count, false, "The cost of bcrypt, from 4 to 15; each step doubles the time of a login. When it rises, each password follows at its next login."),
+    row("accounts", "hashing_queue", Default("100"), Kind::Count, false, "How many logins may wait for a core; more are told to come again later."),
+    row("accounts", "allowed_origins", Default("[]"), Kind::Origins, false, "Web pages of other origins that may call `/auth` with cookies (CORS), each written out; a page must also be of the same site."),
+    row("accounts", "refresh_cookie", Default(r#""keyround-refresh""#), Kind::Cookie, false, "The name of the cookie with the refresh token, behind its prefix `__Secure-`."),
+    row("accounts", "csrf_cookie", Default(r#""keyround-csrf""#), Kind::Cookie, false, "The name of the cookie against forged requests, behind its prefix `__Host-`."),
+    row("accounts", "plain_http_cookies", Default("false"), Kind::Flag, false, "For development: cookies without prefixes and without `Secure`. Only where issuer and listener are plain HTTP on loopback; `--dev` sets it there."),
     row("log", "format", Default(r#""text""#), Kind::LogFormat, false, "`text` for people, `json` for collectors."),
     row("log", "filter", Default(r#""info,actix_server=warn""#), Kind::LogFilter, false, "Which lines are written: a level, or levels by module as in `info,keyround=debug`."),
 ];

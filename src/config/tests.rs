@@ -66,6 +66,17 @@ fn the_defaults_are_those_of_the_table() {
         (windows.max_published, windows.max_set_bytes, windows.rsa_bits.bits()),
         (16, 8192, 2048)
     );
+    let accounts = &config.accounts;
+    assert_eq!(accounts.session_idle, Seconds(7 * 86_400));
+    assert_eq!(
+        (accounts.access_token_ttl, accounts.refresh_grace),
+        (Seconds(600), Seconds(30))
+    );
+    assert_eq!(
+        (accounts.client_id.as_str(), accounts.audience.as_str()),
+        ("first-party", ISSUER.1)
+    );
+    assert_eq!((accounts.password_min_length, accounts.bcrypt_cost), (8, 12));
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.server.admin_listen.to_string(), "127.0.0.1:9090");
     assert_eq!(config.database.to_string(), "sqlite:data/keyround.db");
@@ -608,4 +619,59 @@ fn show_is_toml_that_loads_again_and_json_with_every_setting() {
     for setting in settings::SETTINGS {
         assert!(json[setting.section].get(setting.field).is_some(), "{}", setting.name());
     }
+}
+
+#[test]
+fn account_settings_have_bounds_and_defaults_give_way() {
+    let with = |name: &str, value: &str| refusal(&[(name, value)]);
+    for (name, value, needed) in [
+        ("KEYROUND_ACCOUNTS__ACCESS_TOKEN_TTL", "16m", "from 1s to 15m"),
+        ("KEYROUND_ACCOUNTS__SESSION_ABSOLUTE", "91d", "from 1s to 90d"),
+        ("KEYROUND_ACCOUNTS__SESSION_IDLE", "8d", "from 1s to 7d"),
+        ("KEYROUND_ACCOUNTS__REFRESH_GRACE", "61s", "from 0s to 1m"),
+        ("KEYROUND_ACCOUNTS__PASSWORD_MIN_LENGTH", "7", "from 8 to 64"),
+        ("KEYROUND_ACCOUNTS__BCRYPT_COST", "16", "from 4 to 15"),
+        ("KEYROUND_ACCOUNTS__PASSWORD_HASH", "md5", "bcrypt or argon2id"),
+        (
+            "KEYROUND_ACCOUNTS__ALLOWED_ORIGINS",
+            "https://a.example/",
+            "https://a.example; write that",
+        ),
+    ] {
+        assert!(with(name, value).contains(needed), "{name}: {}", with(name, value));
+    }
+    let config = load(&[
+        ("KEYROUND_TOKENS__MAX_TOKEN_TTL", "5m"),
+        ("KEYROUND_TOKENS__ACCESS_TOKEN_TTL", "5m"),
+    ])
+    .unwrap();
+    assert_eq!(config.accounts.access_token_ttl, Seconds(300));
+    let config = load(&[("KEYROUND_ACCOUNTS__SESSION_ABSOLUTE", "1d")]).unwrap();
+    assert_eq!(config.accounts.session_idle, Seconds(86_400));
+}
+
+#[test]
+fn unprotected_cookies_stay_on_loopback() {
+    let refused = refusal(&[("KEYROUND_ACCOUNTS__PLAIN_HTTP_COOKIES", "true")]);
+    assert!(
+        refused.starts_with("accounts.plain_http_cookies is true, but"),
+        "{refused}"
+    );
+    let development = |variables: &[(&str, &str)]| {
+        Config::load(&Sources {
+            environment: map(variables),
+            development: true,
+            ..Sources::default()
+        })
+        .unwrap()
+    };
+    let config = development(&[]);
+    assert!(config.accounts.plain_http_cookies);
+    assert!(
+        config
+            .warnings()
+            .iter()
+            .any(|warning| warning.contains("no Secure attribute"))
+    );
+    assert!(!development(&[ISSUER]).accounts.plain_http_cookies);
 }

@@ -81,6 +81,22 @@ pub struct AccessTokenClaims {
     /// What was granted, separated by spaces (RFC 8693 section 4.2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// What the token of a user's session says besides.
+    #[serde(flatten)]
+    pub session: Option<SessionClaims>,
+}
+
+/// The claims of a token that belongs to a user's session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionClaims {
+    /// From when on it is valid; `iat`.
+    pub nbf: i64,
+    /// The session (OpenID Connect Front-Channel Logout 1.0 section 3).
+    pub sid: String,
+    /// The tenant of the user.
+    pub tid: String,
+    /// What the user is, coarsely (RFC 9068 section 2.2.3.1).
+    pub roles: Vec<String>,
 }
 
 /// A private key with the header of all its tokens, ready for the next request.
@@ -266,6 +282,7 @@ mod tests {
             exp: 1_700_000_300,
             jti: "name".to_owned(),
             scope: None,
+            session: None,
         }
     }
 

@@ -1,15 +1,16 @@
 //! The keys at one moment, and all that follows from them: built at every look at the database, never changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, sha256_base64url};
 use crate::jose::jws::VerifyingKey;
-use crate::jose::jwt::Signer;
+use crate::jose::jwt::{SessionClaims, Signer};
 use crate::jose::key::{KeyError, PrivateKey};
 use crate::jose::seal::{MasterKeys, SealError};
 use crate::keys::keyset::KeySet;
@@ -45,6 +46,9 @@ pub struct Snapshot {
     pub(super) signers: HashMap<Kid, Arc<Signer>>,
     pub(super) verifying_keys: HashMap<Kid, Arc<VerifyingKey>>,
     pub(super) denied: HashMap<String, UnixTime>,
+    /// The sessions that ended while access tokens of theirs may still live.
+    pub(super) ended: HashSet<String>,
+    pub(super) disabled_tenants: HashSet<String>,
     pub(super) loaded: Reading,
     pub(super) trusted: TrustedTime,
 }
@@ -83,6 +87,12 @@ impl Snapshot {
     #[must_use]
     pub fn is_denied(&self, jti: &str) -> bool {
         self.denied.contains_key(jti)
+    }
+
+    /// Whether the session has ended, or its tenant was disabled.
+    #[must_use]
+    pub fn has_ended(&self, session: &SessionClaims) -> bool {
+        self.ended.contains(&session.sid) || self.disabled_tenants.contains(&session.tid)
     }
 
     /// Whether a denied token may be forgotten at this time.
@@ -170,6 +180,10 @@ pub(super) async fn read(
     let loaded = clock.read();
     let stored = db.signing_keys().await?;
     let denied = db.denied_tokens().await?;
+    // Twice S: the row was stamped by another clock, and is held against a third.
+    let since = loaded.wall - LONGEST_ACCESS_TOKEN - policy.windows().clock_skew * 2;
+    let ended = db.ended_sessions(since).await?;
+    let disabled_tenants = db.disabled_tenants().await?;
     let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
     if let Some(ledger) = ledger {
         let revoked = stored.rows.iter().filter(|row| row.key.revoked_at.is_some());
@@ -182,6 +196,8 @@ pub(super) async fn read(
         .into_iter()
         .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
         .collect();
+    next.ended = ended.into_iter().collect();
+    next.disabled_tenants = disabled_tenants.into_iter().collect();
     Ok(next)
 }
 
@@ -247,6 +263,8 @@ impl Snapshot {
             version: stored.version,
             verifying_keys: verifying_keys(&key_set, previous),
             denied: HashMap::new(),
+            ended: HashSet::new(),
+            disabled_tenants: HashSet::new(),
             keys,
             key_set,
             document,

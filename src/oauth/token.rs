@@ -123,7 +123,9 @@ pub struct Defaults {
 /// What a client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
-    /// Who it is.
+    /// Whom the token speaks for: a user, or the client itself.
+    pub sub: String,
+    /// The client that it is given to.
     pub client_id: String,
     /// For whom.
     pub audiences: Vec<Audience>,
@@ -133,6 +135,19 @@ pub struct Granted {
     pub alg: Algorithm,
     /// How long it lasts.
     pub ttl: Seconds,
+    /// The session that it belongs to; none where the client acts for itself.
+    pub session: Option<GrantedSession>,
+}
+
+/// The session of a token, and what it says of its user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantedSession {
+    /// The session's id.
+    pub sid: String,
+    /// The user's tenant.
+    pub tid: String,
+    /// The user's roles.
+    pub roles: Vec<String>,
 }
 
 /// Holds a request against what its client may have.
@@ -169,6 +184,7 @@ pub fn grant(client: &Client, request: &TokenRequest, defaults: &Defaults) -> Re
         request.audiences.clone()
     };
     Ok(Granted {
+        sub: client.id.to_string(),
         client_id: client.id.to_string(),
         audiences,
         scope,
@@ -177,6 +193,7 @@ pub fn grant(client: &Client, request: &TokenRequest, defaults: &Defaults) -> Re
             .token_ttl
             .unwrap_or(defaults.access_token_ttl)
             .min(defaults.max_token_ttl),
+        session: None,
     })
 }
 
@@ -194,13 +211,22 @@ impl Granted {
     ) -> Result<AccessTokenClaims, jwt::EmptyAudience> {
         Ok(AccessTokenClaims {
             iss: issuer.to_owned(),
-            sub: self.client_id.clone(),
+            sub: self.sub.clone(),
             aud: jwt::Audience::try_from(self.audiences.iter().map(ToString::to_string).collect::<Vec<_>>())?,
             client_id: self.client_id.clone(),
             iat: now.0,
             exp: (now + ttl).0,
             jti,
             scope: (!self.scope.is_empty()).then(|| self.scope.to_string()),
+            session: self
+                .session
+                .clone()
+                .map(|GrantedSession { sid, tid, roles }| jwt::SessionClaims {
+                    nbf: now.0,
+                    sid,
+                    tid,
+                    roles,
+                }),
         })
     }
 }

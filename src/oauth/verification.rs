@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::jwk::Kid;
 use crate::jose::jws::{Malformed, NotVerified, Unverified, VerifyingKey};
-use crate::jose::jwt::ACCESS_TOKEN_TYPE;
+use crate::jose::jwt::{ACCESS_TOKEN_TYPE, SessionClaims};
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::policy::Policy;
@@ -185,6 +185,8 @@ pub struct AccessToken {
     pub jti: String,
     /// What was granted.
     pub scope: Option<String>,
+    /// The session of the user whom it speaks for; none where a client acts for itself.
+    pub session: Option<SessionClaims>,
 }
 
 /// Holds a token against everything that can be known from the keys and the time; `find` is asked once, for the key that
@@ -268,6 +270,23 @@ impl Claims {
             exp: self.date("exp")?,
             jti: self.text("jti")?,
             scope: self.0.contains_key("scope").then(|| self.text("scope")).transpose()?,
+            session: self.0.contains_key("sid").then(|| self.session()).transpose()?,
+        })
+    }
+
+    fn session(&self) -> Result<SessionClaims, Refused> {
+        let roles = match self.0.get("roles") {
+            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
+        Ok(SessionClaims {
+            nbf: self.date("nbf")?.0,
+            sid: self.text("sid")?,
+            tid: self.text("tid")?,
+            roles: roles.ok_or(Refused::Claim {
+                claim: "roles",
+                form: "a list of texts",
+            })?,
         })
     }
 

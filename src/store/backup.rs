@@ -23,11 +23,19 @@ const POSTGRES_COLUMNS: &str = "SELECT CAST(table_name AS TEXT) AS of_table, CAS
 const POSTGRES_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 pub(super) const SCHEMA: &str = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success";
 
-/// Signs of life, and a counter of this database's own: of no use anywhere else.
-const NOT_KEPT: [&str; 3] = ["nodes", "key_version", "client_changes"];
+/// Signs of life, and a counter of this database's own: of no use anywhere else. Nor logins: one that was ended since the backup
+/// was taken must not come back with it, so that people log in anew.
+const NOT_KEPT: [&str; 6] = [
+    "nodes",
+    "key_version",
+    "client_changes",
+    "sessions",
+    "limits",
+    "federated_logins",
+];
 
 /// Tables whose rows refer to another table's, and are written after them.
-const REFERRING: [&str; 1] = ["client_keys"];
+const REFERRING: [&str; 2] = ["client_keys", "users"];
 
 /// Why a backup was not restored. Nothing was written.
 #[derive(Debug, thiserror::Error)]

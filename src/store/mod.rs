@@ -13,7 +13,10 @@ pub mod key_uses;
 pub mod nodes;
 pub mod sealed;
 pub mod secrets;
+pub mod sessions;
 pub mod signing_keys;
+pub mod tenants;
+pub mod users;
 pub mod verifying_keys;
 
 use std::str::FromStr;

@@ -414,6 +414,7 @@ fn bring_old_keys(site: &Site) {
         exp: now.0 + 3_600,
         jti: random_jti().unwrap(),
         scope: None,
+        session: None,
     };
     let token = signer.sign_access_token(&claims).unwrap();
     std::fs::write(folder.join("token.json"), token).unwrap();

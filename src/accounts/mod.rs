@@ -1,0 +1,6 @@
+//! People and their sessions: the rules, pure where they can be. No clock, no database, nothing that waits.
+
+pub mod email;
+pub mod session;
+pub mod tenant;
+pub mod user;

@@ -1,0 +1,188 @@
+//! Users: who an account belongs to.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+use unicode_normalization::UnicodeNormalization;
+use uuid::{NoContext, Timestamp, Uuid};
+
+use crate::clock::UnixTime;
+
+use super::email::Email;
+use super::tenant::TenantId;
+
+/// `sub` of a user's tokens (RFC 7519 section 4.1.2): a `UUIDv7` (RFC 9562), never given to anybody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(Uuid);
+
+/// The text names no user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a user's id is a UUID such as 019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b")]
+pub struct InvalidUserId;
+
+impl UserId {
+    /// An id that nobody has, made at this time.
+    #[must_use]
+    pub fn generate(now: UnixTime) -> Self {
+        Self(uuid_at(now))
+    }
+}
+
+/// A `UUIDv7` of this time; 74 bits of it are random.
+pub(super) fn uuid_at(now: UnixTime) -> Uuid {
+    Uuid::new_v7(Timestamp::from_unix(NoContext, u64::try_from(now.0).unwrap_or(0), 0))
+}
+
+/// A UUID in its one spelling: lower case, with hyphens.
+pub(super) fn parse_uuid(text: &str) -> Option<Uuid> {
+    Uuid::parse_str(text).ok().filter(|uuid| uuid.to_string() == text)
+}
+
+impl FromStr for UserId {
+    type Err = InvalidUserId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUserId> {
+        parse_uuid(text).map(Self).ok_or(InvalidUserId)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Serialize for UserId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What somebody is called: 1 to 200 characters, NFKC, none of them a control character. It is shown to people and never
+/// compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+/// The text is no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name has 1 to 200 characters, none of them a control character")]
+pub struct InvalidName;
+
+impl Name {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if text.len() > 4_096 {
+            return Err(InvalidName);
+        }
+        let name: String = text.nfkc().collect();
+        let name = name.trim();
+        let length = name.chars().count();
+        if !(1..=200).contains(&length) || name.chars().any(char::is_control) {
+            return Err(InvalidName);
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A coarse role, as it stands in tokens: 1 to 64 letters, digits and `-_.:`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Role(String);
+
+/// The text is no role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a role has 1 to 64 letters, digits and -_.: such as billing-admin")]
+pub struct InvalidRole;
+
+impl Role {
+    /// The role.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Role {
+    type Err = InvalidRole;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRole> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+        if text.is_empty() || text.len() > 64 || !text.bytes().all(is_plain) {
+            return Err(InvalidRole);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// The tenant that it belongs to.
+    pub tenant: TenantId,
+    /// Its name at logins, unique over all tenants.
+    pub email: Email,
+    /// Since when the address is known to be the user's.
+    pub email_verified_at: Option<UnixTime>,
+    /// What the user is called.
+    pub name: Name,
+    /// What the user is, to the services.
+    pub roles: Vec<Role>,
+    /// When the account was made.
+    pub created_at: UnixTime,
+    /// Since when it may do nothing.
+    pub suspended_at: Option<UnixTime>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_of_version_7_and_differ() {
+        let now = UnixTime(1_800_000_000);
+        let (one, other) = (UserId::generate(now), UserId::generate(now));
+        assert_ne!(one, other);
+        assert_eq!(one.0.get_version_num(), 7);
+        assert!(UserId::generate(now + crate::clock::Seconds(1)) > one);
+        assert_eq!(one.to_string().parse(), Ok(one));
+        assert!(one.to_string().to_uppercase().parse::<UserId>().is_err());
+        assert!("admin".parse::<UserId>().is_err());
+    }
+
+    #[test]
+    fn names_and_roles_have_their_forms() {
+        assert_eq!(" Ada Lovelace ".parse::<Name>().unwrap().as_str(), "Ada Lovelace");
+        for bad in ["", "  ", "a\nb", &"a".repeat(201)] {
+            assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+        }
+        assert!("billing-admin".parse::<Role>().is_ok());
+        for bad in ["", "a b", "ä", &"a".repeat(65)] {
+            assert!(bad.parse::<Role>().is_err(), "{bad:?}");
+        }
+    }
+}

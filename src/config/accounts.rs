@@ -1,0 +1,327 @@
+//! Section `accounts`: people, their passwords, sessions and cookies.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use url::Url;
+
+use crate::accounts::session::LONGEST_ACCESS_TOKEN;
+use crate::clock::Seconds;
+
+use super::layers::Layers;
+use super::values::{Issuer, Refusal, parse_duration, refuse};
+use super::{ConfigError, Server};
+
+/// No session lasts longer.
+const LONGEST_SESSION: Seconds = Seconds(90 * 86_400);
+/// The longest grace of a refresh token.
+const LONGEST_GRACE: Seconds = Seconds(60);
+
+/// Section `accounts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accounts {
+    /// Whether people have accounts here.
+    pub enabled: bool,
+    /// The `client_id` of first-party logins.
+    pub client_id: String,
+    /// The `aud` of their tokens.
+    pub audience: String,
+    /// The lifetime of their access tokens.
+    pub access_token_ttl: Seconds,
+    /// A session that was not refreshed for this long has ended.
+    pub session_idle: Seconds,
+    /// A session ends this long after its login.
+    pub session_absolute: Seconds,
+    /// How long a refresh token may come again after its first use.
+    pub refresh_grace: Seconds,
+    /// Whether people may register by themselves.
+    pub registration: Registration,
+    /// The least characters of a new password.
+    pub password_min_length: usize,
+    /// What new passwords are hashed with.
+    pub password_hash: PasswordFunction,
+    /// The cost of bcrypt.
+    pub bcrypt_cost: u32,
+    /// How many logins may wait for a core.
+    pub hashing_queue: usize,
+    /// Pages of other origins that may call with cookies.
+    pub allowed_origins: Vec<Origin>,
+    /// The cookie with the refresh token, without its prefix.
+    pub refresh_cookie: CookieName,
+    /// The cookie against forged requests, without its prefix.
+    pub csrf_cookie: CookieName,
+    /// Cookies without prefixes and without `Secure`; only on loopback.
+    pub plain_http_cookies: bool,
+}
+
+/// Whether people may register by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// An operator makes accounts.
+    Closed,
+    /// They may; the answer is the same when the address is taken.
+    Open,
+    /// They may, and are told when the address is taken, as is everybody who asks.
+    OpenAndRevealing,
+}
+
+/// What passwords are hashed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PasswordFunction {
+    /// bcrypt, at `accounts.bcrypt_cost`.
+    Bcrypt,
+    /// Argon2id (RFC 9106), at 19 MiB and two passes.
+    Argon2id,
+}
+
+/// The name of a cookie, without a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieName(String);
+
+impl CookieName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CookieName {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        // A prefix would promise what only the server may promise.
+        if text.is_empty() || text.len() > 64 || !text.bytes().all(is_plain) || text.starts_with("__") {
+            return refuse(
+                "is not a cookie's name of 1 to 64 letters, digits, - and _ without a prefix; write one such as \
+                           keyround-refresh",
+            );
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The origin of a web page (RFC 6454), as browsers write it: scheme, host, and a port that is not the usual one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(String);
+
+impl Origin {
+    /// The origin, byte for byte as browsers send it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The origin of a server at this URL.
+    #[must_use]
+    pub fn of(url: &Url) -> Self {
+        Self(url.origin().ascii_serialization())
+    }
+}
+
+impl FromStr for Origin {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let origin = Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "https" | "http"))
+            .map(|url| Self::of(&url));
+        match origin {
+            Some(origin) if origin.0 == text => Ok(origin),
+            Some(origin) => refuse(format!(
+                "holds '{}', whose origin is {origin}; write that",
+                text.escape_debug()
+            )),
+            None => refuse(format!(
+                "holds '{}', which is no origin; write one such as https://app.example.com",
+                text.escape_debug()
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether cookies may do without protection: nobody but this machine sees them.
+pub(super) fn may_use_plain_http_cookies(issuer: &Issuer, listen: SocketAddr) -> bool {
+    !issuer.is_https() && issuer.is_loopback() && listen.ip().to_canonical().is_loopback()
+}
+
+impl Accounts {
+    pub(super) fn read(layers: &Layers, server: &Server, max_token_ttl: Seconds) -> Result<Self, ConfigError> {
+        let duration = |name| layers.required(name, parse_duration);
+        // A default gives way to what somebody wrote.
+        let up_to = |name, limit: Seconds| {
+            let length = duration(name)?;
+            Ok::<_, ConfigError>(if layers.is_given(name) {
+                length
+            } else {
+                length.min(limit)
+            })
+        };
+        let session_absolute = duration("accounts.session_absolute")?;
+        let accounts = Self {
+            enabled: layers.flag("accounts.enabled"),
+            client_id: layers.required("accounts.client_id", client_id)?,
+            audience: layers
+                .text("accounts.audience", resource)?
+                .unwrap_or_else(|| server.issuer.as_str().to_owned()),
+            access_token_ttl: up_to("accounts.access_token_ttl", max_token_ttl)?,
+            session_idle: up_to("accounts.session_idle", session_absolute)?,
+            session_absolute,
+            refresh_grace: duration("accounts.refresh_grace")?,
+            registration: match (
+                layers.flag("accounts.registration"),
+                layers.flag("accounts.reveal_taken_email"),
+            ) {
+                (false, _) => Registration::Closed,
+                (true, false) => Registration::Open,
+                (true, true) => Registration::OpenAndRevealing,
+            },
+            password_min_length: layers.count("accounts.password_min_length")?,
+            password_hash: layers.required("accounts.password_hash", function)?,
+            bcrypt_cost: layers.count("accounts.bcrypt_cost")?,
+            hashing_queue: layers.count("accounts.hashing_queue")?,
+            allowed_origins: layers.list("accounts.allowed_origins", str::parse)?,
+            refresh_cookie: layers.required("accounts.refresh_cookie", str::parse)?,
+            csrf_cookie: layers.required("accounts.csrf_cookie", str::parse)?,
+            plain_http_cookies: layers.flag("accounts.plain_http_cookies"),
+        };
+        accounts.check(server, max_token_ttl)?;
+        Ok(accounts)
+    }
+
+    fn check(&self, server: &Server, max_token_ttl: Seconds) -> Result<(), ConfigError> {
+        let second = Seconds(1);
+        let longest_token = LONGEST_ACCESS_TOKEN.min(max_token_ttl);
+        within(
+            "accounts.access_token_ttl",
+            self.access_token_ttl,
+            second,
+            longest_token,
+        )?;
+        within(
+            "accounts.session_absolute",
+            self.session_absolute,
+            second,
+            LONGEST_SESSION,
+        )?;
+        within(
+            "accounts.session_idle",
+            self.session_idle,
+            second,
+            self.session_absolute,
+        )?;
+        within(
+            "accounts.refresh_grace",
+            self.refresh_grace,
+            Seconds::ZERO,
+            LONGEST_GRACE,
+        )?;
+        within("accounts.password_min_length", self.password_min_length, 8, 64)?;
+        within("accounts.bcrypt_cost", self.bcrypt_cost, 4, 15)?;
+        within("accounts.hashing_queue", self.hashing_queue, 1, 100_000)?;
+        if self.plain_http_cookies && !may_use_plain_http_cookies(&server.issuer, server.listen) {
+            return Err(ConfigError::PlainHttpCookies);
+        }
+        Ok(())
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.enabled && self.plain_http_cookies {
+            warnings.push(
+                "accounts.plain_http_cookies is true: cookies have no prefix and no Secure attribute; this is for development on \
+                 this machine alone"
+                    .to_owned(),
+            );
+        }
+        if self.enabled && self.password_hash == PasswordFunction::Bcrypt && self.bcrypt_cost < 10 {
+            warnings.push(format!(
+                "accounts.bcrypt_cost is {}: stolen hashes are guessed quickly; write 12 or more",
+                self.bcrypt_cost
+            ));
+        }
+        warnings
+    }
+}
+
+fn within<T: Copy + PartialOrd + fmt::Display>(
+    setting: &'static str,
+    given: T,
+    least: T,
+    most: T,
+) -> Result<(), ConfigError> {
+    if given < least || given > most {
+        return Err(ConfigError::AccountsOutOfRange {
+            setting,
+            given: given.to_string(),
+            needed: format!("from {least} to {most}"),
+        });
+    }
+    Ok(())
+}
+
+fn client_id(text: &str) -> Result<String, Refusal> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    if text.len() > 128 || !text.bytes().all(is_plain) {
+        return refuse("is not a client's name of 1 to 128 letters, digits and -._~; write one such as first-party");
+    }
+    Ok(text.to_owned())
+}
+
+fn resource(text: &str) -> Result<String, Refusal> {
+    let is_absolute = Url::parse(text).is_ok_and(|url| url.fragment().is_none());
+    if !is_absolute || text.len() > 2_048 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return refuse("is not an absolute URI without a fragment; write one such as https://api.example.com");
+    }
+    Ok(text.to_owned())
+}
+
+fn function(text: &str) -> Result<PasswordFunction, Refusal> {
+    match text {
+        "bcrypt" => Ok(PasswordFunction::Bcrypt),
+        "argon2id" => Ok(PasswordFunction::Argon2id),
+        _ => refuse("is not a function for passwords; write bcrypt or argon2id"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_written_as_browsers_send_it() {
+        for good in ["https://app.example.com", "http://127.0.0.1:3000", "https://[::1]:8443"] {
+            assert_eq!(good.parse::<Origin>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "null",
+            "*",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://app.example.com:443",
+            "https://APP.example.com",
+            "https://*.example.com/a",
+            "ftp://a.example",
+        ] {
+            assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_has_a_plain_name() {
+        assert!("keyround-refresh".parse::<CookieName>().is_ok());
+        for bad in ["", "__Host-a", "a b", "a=b", "ä", &"a".repeat(65)] {
+            assert!(bad.parse::<CookieName>().is_err(), "{bad}");
+        }
+    }
+}

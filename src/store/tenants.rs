@@ -1,0 +1,114 @@
+//! Table `tenants`.
+
+use sqlx::FromRow;
+
+use crate::accounts::tenant::{Tenant, TenantId};
+use crate::clock::UnixTime;
+
+use super::audit::{self, Entry};
+use super::{Db, StoreError, in_tx, on_read, on_write};
+
+const FIND: &str = "SELECT tenant_id, name, created_at, disabled_at FROM tenants WHERE tenant_id = $1";
+const LIST: &str =
+    "SELECT tenant_id, name, created_at, disabled_at FROM tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2";
+const DISABLED: &str = "SELECT tenant_id FROM tenants WHERE disabled_at IS NOT NULL";
+const INSERT: &str =
+    "INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT (tenant_id) DO NOTHING";
+
+#[derive(FromRow)]
+struct Row {
+    tenant_id: String,
+    name: String,
+    created_at: i64,
+    disabled_at: Option<i64>,
+}
+
+impl TryFrom<Row> for Tenant {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let id = row.tenant_id.parse().map_err(|_| StoreError::Corrupt {
+            table: "tenants",
+            row: row.tenant_id.clone(),
+            reason: "its id".to_owned(),
+        })?;
+        Ok(Self {
+            id,
+            name: row.name,
+            created_at: UnixTime(row.created_at),
+            disabled_at: row.disabled_at.map(UnixTime),
+        })
+    }
+}
+
+impl Db {
+    /// The tenant of this id.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the row cannot be read.
+    pub async fn tenant(&self, id: &TenantId) -> Result<Option<Tenant>, StoreError> {
+        let row: Option<Row> = on_read!(self, |pool| sqlx::query_as(FIND)
+            .bind(id.as_str())
+            .fetch_optional(pool)
+            .await)?;
+        row.map(Tenant::try_from).transpose()
+    }
+
+    /// Tenants by id, from the one after `after`; at most `limit`.
+    ///
+    /// # Errors
+    /// When the database does not answer, or a row cannot be read.
+    pub async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<Tenant>, StoreError> {
+        let rows: Vec<Row> = on_read!(self, |pool| sqlx::query_as(LIST)
+            .bind(after.map_or("", TenantId::as_str))
+            .bind(i64::from(limit))
+            .fetch_all(pool)
+            .await)?;
+        rows.into_iter().map(Tenant::try_from).collect()
+    }
+
+    /// The ids of the tenants that are disabled, in no order.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn disabled_tenants(&self) -> Result<Vec<String>, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_scalar(DISABLED)
+            .fetch_all(pool)
+            .await)?)
+    }
+
+    /// Makes a tenant; false when its id is taken.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn create_tenant(&self, tenant: &Tenant, entry: &Entry) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let inserted = in_tx!(&mut tx, |connection| sqlx::query(INSERT)
+            .bind(tenant.id.as_str())
+            .bind(&tenant.name)
+            .bind(tenant.created_at.0)
+            .execute(connection)
+            .await?
+            .rows_affected());
+        if inserted == 1 {
+            audit::insert(&mut tx, entry).await?;
+            tx.commit().await?;
+        }
+        Ok(inserted == 1)
+    }
+
+    /// Sees to it that the tenant is there which everybody who registers belongs to.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn ensure_default_tenant(&self, now: UnixTime) -> Result<(), StoreError> {
+        on_write!(self, |pool| sqlx::query(INSERT)
+            .bind(TenantId::DEFAULT)
+            .bind("Default")
+            .bind(now.0)
+            .execute(pool)
+            .await?
+            .rows_affected());
+        Ok(())
+    }
+}
