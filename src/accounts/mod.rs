@@ -1,6 +1,8 @@
 //! People and their sessions: the rules, pure where they can be. No clock, no database, nothing that waits.
 
 pub mod email;
+pub mod refresh;
+pub mod refresh_token;
 pub mod session;
 pub mod tenant;
 pub mod user;

@@ -1,6 +1,7 @@
 //! Sessions: one login, one refresh family, one row.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::Serialize;
@@ -122,6 +123,30 @@ impl FromStr for EndedBy {
 
     fn from_str(name: &str) -> Result<Self, ()> {
         Self::ALL.into_iter().find(|reason| reason.name() == name).ok_or(())
+    }
+}
+
+/// What a session is used from, as it is shown to its user: never trusted, and never compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// The address of the client.
+    pub address: String,
+    /// What the client says it is: at most 400 characters, none of them a control character.
+    pub user_agent: String,
+}
+
+impl Device {
+    /// The device at this address, with its `User-Agent`.
+    #[must_use]
+    pub fn new(address: IpAddr, user_agent: &str) -> Self {
+        Self {
+            address: address.to_string(),
+            user_agent: user_agent
+                .chars()
+                .filter(|character| !character.is_control())
+                .take(400)
+                .collect(),
+        }
     }
 }
 

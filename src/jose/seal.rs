@@ -332,9 +332,22 @@ impl HashKey {
     /// The digest of a secret: HMAC-SHA256 over the purpose with its length, then the secret, in base64url.
     #[must_use]
     pub fn digest(&self, purpose: &str, secret: &str) -> String {
+        BASE64URL.encode(self.mac(purpose, secret.as_bytes()))
+    }
+
+    /// HMAC-SHA256 over the purpose with its length, then the message.
+    #[must_use]
+    pub fn mac(&self, purpose: &str, message: &[u8]) -> [u8; 32] {
         let length = (purpose.len() as u64).to_be_bytes();
-        let mac = hmac_sha256(&self.0, [&length, purpose.as_bytes(), secret.as_bytes()]);
-        BASE64URL.encode(mac)
+        hmac_sha256(&self.0, [&length, purpose.as_bytes(), message])
+    }
+
+    /// Whether `mac` is that of the message for `purpose`, in a time that does not depend on where they differ.
+    #[must_use]
+    pub fn verifies(&self, purpose: &str, message: &[u8], mac: &[u8]) -> bool {
+        let expected = self.mac(purpose, message);
+        // `memcmp::eq` panics on different lengths.
+        expected.len() == mac.len() && memcmp::eq(&expected, mac)
     }
 
     /// Whether `digest` is the digest of `secret` for `purpose`, in a time that does not depend on where they differ.
@@ -373,7 +386,11 @@ pub fn random_secret() -> Result<Zeroizing<String>, SealError> {
     Ok(Zeroizing::new(BASE64URL.encode(*random_key()?)))
 }
 
-fn random_key() -> Result<Zeroizing<[u8; 32]>, SealError> {
+/// 256 random bits.
+///
+/// # Errors
+/// [`SealError::OpenSsl`] when there is no randomness.
+pub fn random_key() -> Result<Zeroizing<[u8; 32]>, SealError> {
     let mut bytes = Zeroizing::new([0; 32]);
     rand_priv_bytes(&mut *bytes)?;
     Ok(bytes)
