@@ -5,13 +5,26 @@ use sqlx::FromRow;
 
 use crate::clock::UnixTime;
 
-use super::{Db, StoreError, Tx, in_tx, on_read};
+use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
 const INSERT: &str = "INSERT INTO audit (event, subject, happened_at, noted_at, actor, reason, once) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (subject, once) DO NOTHING";
 const NEWEST: &str = "SELECT seq, event, subject, happened_at, noted_at, actor, reason FROM audit \
                       WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
-const NOTED: &str = "SELECT subject, once FROM audit WHERE once IS NOT NULL";
+const NOTED: &str = "SELECT subject, once FROM audit WHERE once = event";
+
+macro_rules! bound {
+    ($entry:expr, $once:expr) => {
+        sqlx::query(INSERT)
+            .bind($entry.event)
+            .bind(&$entry.subject)
+            .bind($entry.happened_at.0)
+            .bind($entry.noted_at.0)
+            .bind(&$entry.actor)
+            .bind(&$entry.reason)
+            .bind($once)
+    };
+}
 
 /// What is to be written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,21 +97,25 @@ impl Db {
         tx.commit().await?;
         Ok(noted)
     }
+
+    /// Writes one record of what happens once to its subject under this name; false when it was noted before.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn note_once(&self, entry: &Entry, name: &str) -> Result<bool, StoreError> {
+        let rows = on_write!(self, |pool| bound!(entry, Some(name))
+            .execute(pool)
+            .await?
+            .rows_affected());
+        Ok(rows == 1)
+    }
 }
 
 pub(super) async fn insert(tx: &mut Tx, entry: &Entry) -> Result<bool, StoreError> {
-    let rows = in_tx!(tx, |connection| {
-        sqlx::query(INSERT)
-            .bind(entry.event)
-            .bind(&entry.subject)
-            .bind(entry.happened_at.0)
-            .bind(entry.noted_at.0)
-            .bind(&entry.actor)
-            .bind(&entry.reason)
-            .bind(entry.once.then_some(entry.event))
-            .execute(connection)
-            .await?
-            .rows_affected()
-    });
+    let once = entry.once.then_some(entry.event);
+    let rows = in_tx!(tx, |connection| bound!(entry, once)
+        .execute(connection)
+        .await?
+        .rows_affected());
     Ok(rows == 1)
 }

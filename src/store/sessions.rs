@@ -1,12 +1,305 @@
 //! Table `sessions`: one row a login, however often it refreshes.
+//!
+//! Whoever ends a session sets `revoked_at` on the row that a refresh claims, so that of the two one comes first. A login holds the
+//! rows of its user and tenant until it is committed, so that whoever suspends the user afterwards finds its session.
 
-use crate::clock::UnixTime;
+use sqlx::FromRow;
 
-use super::{Db, StoreError, on_read};
+use crate::accounts::refresh::Family;
+use crate::accounts::session::{Device, EndedBy, Session, SessionId};
+use crate::accounts::user::{Role, UserId};
+use crate::clock::{Seconds, UnixTime};
+
+use super::audit::{self, Entry};
+use super::users::StoredUser;
+use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
+
+/// Time by PostgreSQL's clock, in the statement that needs it.
+macro_rules! postgres_now {
+    () => {
+        "CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)"
+    };
+}
+
+/// A login of a user who may have one, with the password that was checked.
+macro_rules! begin {
+    ($lock:expr) => {
+        concat!(
+            "INSERT INTO sessions (sid, user_id, tenant_id, client_id, audience, generation, current_hash, salt, created_at, \
+             rotated_at, expires_at, address, user_agent) \
+             SELECT $1, users.user_id, users.tenant_id, $2, $3, 1, $4, $5, $6, $6, $7, $8, $9 \
+             FROM users JOIN tenants ON tenants.tenant_id = users.tenant_id \
+             WHERE users.user_id = $10 AND users.suspended_at IS NULL AND tenants.disabled_at IS NULL \
+             AND users.password_hash IS NOT DISTINCT FROM $11",
+            $lock
+        )
+    };
+}
+// SQLite has one writer, who needs no lock.
+const SQLITE_BEGIN: &str = begin!("");
+const POSTGRES_BEGIN: &str = begin!(" FOR SHARE");
+
+macro_rules! family {
+    ($now:expr) => {
+        concat!(
+            "SELECT sid, sessions.user_id, sessions.tenant_id, client_id, audience, generation, current_hash, previous_hash, salt, \
+             sessions.created_at, rotated_at, expires_at, revoked_at, revoked_for, address, user_agent, roles, suspended_at, \
+             disabled_at, ",
+            $now,
+            " AS now FROM sessions JOIN users ON users.user_id = sessions.user_id \
+             JOIN tenants ON tenants.tenant_id = sessions.tenant_id WHERE sid = $1"
+        )
+    };
+}
+const SQLITE_FAMILY: &str = family!("$2");
+const POSTGRES_FAMILY: &str = family!(postgres_now!());
+
+macro_rules! claim {
+    ($now:expr) => {
+        concat!(
+            "UPDATE sessions SET generation = generation + 1, previous_hash = current_hash, current_hash = $3, salt = $4, \
+             address = $5, user_agent = $6, rotated_at = ",
+            $now,
+            " WHERE sid = $1 AND generation = $2 AND revoked_at IS NULL"
+        )
+    };
+}
+const SQLITE_CLAIM: &str = claim!("$7");
+const POSTGRES_CLAIM: &str = claim!(postgres_now!());
 
 const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
+const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
+                   WHERE sid = $1 AND user_id = COALESCE($4, user_id) AND revoked_at IS NULL";
+const END_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
+                           WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL RETURNING sid";
+const LIVE: &str = "SELECT sid, user_id, tenant_id, client_id, audience, created_at, rotated_at, expires_at, revoked_at, revoked_for, \
+                    address, user_agent FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 \
+                    AND rotated_at > $3 ORDER BY rotated_at DESC, sid";
+const PRUNE: &str = "DELETE FROM sessions WHERE sid IN \
+                     (SELECT sid FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
+
+/// How often a change is tried that other writers are in the way of.
+const TRIES: usize = 3;
+
+/// A login that is to be written down.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSession<'a> {
+    /// Its id.
+    pub sid: SessionId,
+    /// The client.
+    pub client_id: &'a str,
+    /// The `aud` of its access tokens.
+    pub audience: &'a str,
+    /// The digest of the first secret.
+    pub current_hash: &'a str,
+    /// The first salt.
+    pub salt: &'a str,
+    /// How long it may last.
+    pub absolute: Seconds,
+    /// Where the user logs in from.
+    pub device: &'a Device,
+}
+
+/// The next generation of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The session.
+    pub sid: SessionId,
+    /// The generation that was presented.
+    pub generation: i64,
+    /// The digest of the successor's secret.
+    pub successor_hash: &'a str,
+    /// What the successor was made with.
+    pub salt: &'a str,
+    /// Where it is refreshed from.
+    pub device: &'a Device,
+}
+
+#[derive(FromRow)]
+struct SessionRow {
+    sid: String,
+    user_id: String,
+    tenant_id: String,
+    client_id: String,
+    audience: String,
+    created_at: i64,
+    rotated_at: i64,
+    expires_at: i64,
+    revoked_at: Option<i64>,
+    revoked_for: Option<String>,
+    address: String,
+    user_agent: String,
+}
+
+#[derive(FromRow)]
+struct FamilyRow {
+    #[sqlx(flatten)]
+    session: SessionRow,
+    generation: i64,
+    current_hash: String,
+    previous_hash: Option<String>,
+    salt: String,
+    roles: String,
+    suspended_at: Option<i64>,
+    disabled_at: Option<i64>,
+    now: i64,
+}
+
+fn corrupt(sid: &str, reason: &str) -> StoreError {
+    StoreError::Corrupt {
+        table: "sessions",
+        row: sid.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn parse_sid(sid: &str) -> Result<SessionId, StoreError> {
+    sid.parse().map_err(|_| corrupt(sid, "its id"))
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = StoreError;
+
+    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        let corrupt = |reason| corrupt(&row.sid, reason);
+        let ended = match (row.revoked_at, row.revoked_for.as_deref()) {
+            (None, _) => None,
+            (Some(at), reason) => {
+                let by: Option<EndedBy> = reason.and_then(|reason| reason.parse().ok());
+                Some((UnixTime(at), by.ok_or_else(|| corrupt("why it has ended"))?))
+            }
+        };
+        Ok(Self {
+            sid: parse_sid(&row.sid)?,
+            user: row.user_id.parse().map_err(|_| corrupt("its user"))?,
+            tenant: row.tenant_id.parse().map_err(|_| corrupt("its tenant"))?,
+            client_id: row.client_id,
+            audience: row.audience,
+            created_at: UnixTime(row.created_at),
+            rotated_at: UnixTime(row.rotated_at),
+            expires_at: UnixTime(row.expires_at),
+            ended,
+            address: row.address,
+            user_agent: row.user_agent,
+        })
+    }
+}
+
+impl TryFrom<FamilyRow> for (Family, UnixTime) {
+    type Error = StoreError;
+
+    fn try_from(row: FamilyRow) -> Result<Self, StoreError> {
+        let roles: Result<Vec<Role>, _> = row.roles.split_ascii_whitespace().map(str::parse).collect();
+        let roles = roles.map_err(|_| corrupt(&row.session.sid, "the roles of its user"))?;
+        let family = Family {
+            session: row.session.try_into()?,
+            generation: row.generation,
+            current_hash: row.current_hash,
+            previous_hash: row.previous_hash,
+            salt: row.salt,
+            roles,
+            suspended_at: row.suspended_at.map(UnixTime),
+            tenant_disabled_at: row.disabled_at.map(UnixTime),
+        };
+        Ok((family, UnixTime(row.now)))
+    }
+}
 
 impl Db {
+    /// Begins a session, as long as its user and tenant may act and the password is the one that was checked; answers with when it
+    /// began and when it will end, or with nothing. PostgreSQL goes by its own clock, SQLite by `now`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn begin_session(
+        &self,
+        new: &NewSession<'_>,
+        user: &StoredUser,
+        now: UnixTime,
+        entry: &Entry,
+    ) -> Result<Option<(UnixTime, UnixTime)>, StoreError> {
+        retry(async || self.try_to_begin_session(new, user, now, entry).await).await
+    }
+
+    async fn try_to_begin_session(
+        &self,
+        new: &NewSession<'_>,
+        user: &StoredUser,
+        now: UnixTime,
+        entry: &Entry,
+    ) -> Result<Option<(UnixTime, UnixTime)>, StoreError> {
+        let mut tx = self.begin().await?;
+        let now = tx.now(now).await?;
+        let expires_at = now + new.absolute;
+        let text = match tx {
+            Tx::Sqlite(_) => SQLITE_BEGIN,
+            Tx::Postgres(_) => POSTGRES_BEGIN,
+        };
+        let inserted = in_tx!(&mut tx, |connection| sqlx::query(text)
+            .bind(new.sid.to_string())
+            .bind(new.client_id)
+            .bind(new.audience)
+            .bind(new.current_hash)
+            .bind(new.salt)
+            .bind(now.0)
+            .bind(expires_at.0)
+            .bind(&new.device.address)
+            .bind(&new.device.user_agent)
+            .bind(user.user.id.to_string())
+            .bind(user.password_hash.as_deref())
+            .execute(connection)
+            .await?
+            .rows_affected());
+        if inserted == 0 {
+            return Ok(None);
+        }
+        note(&mut tx, entry, now).await?;
+        tx.commit().await?;
+        Ok(Some((now, expires_at)))
+    }
+
+    /// A session with its chain, its user and its tenant, and the time: PostgreSQL's own, or `now`.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the row cannot be read.
+    pub async fn family(&self, sid: SessionId, now: UnixTime) -> Result<Option<(Family, UnixTime)>, StoreError> {
+        let sid = sid.to_string();
+        let row: Option<FamilyRow> = match self {
+            Self::Sqlite { read, .. } => {
+                sqlx::query_as(SQLITE_FAMILY)
+                    .bind(sid)
+                    .bind(now.0)
+                    .fetch_optional(read)
+                    .await?
+            }
+            Self::Postgres(pool) => sqlx::query_as(POSTGRES_FAMILY).bind(sid).fetch_optional(pool).await?,
+        };
+        row.map(TryInto::try_into).transpose()
+    }
+
+    /// Puts the next generation in the place of the presented one; false when somebody was faster, or the session has ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn claim_generation(&self, claim: &Claim<'_>, now: UnixTime) -> Result<bool, StoreError> {
+        macro_rules! bound {
+            ($text:expr) => {
+                sqlx::query($text)
+                    .bind(claim.sid.to_string())
+                    .bind(claim.generation)
+                    .bind(claim.successor_hash)
+                    .bind(claim.salt)
+                    .bind(&claim.device.address)
+                    .bind(&claim.device.user_agent)
+            };
+        }
+        let claimed = match self {
+            Self::Sqlite { write, .. } => bound!(SQLITE_CLAIM).bind(now.0).execute(write).await?.rows_affected(),
+            Self::Postgres(pool) => bound!(POSTGRES_CLAIM).execute(pool).await?.rows_affected(),
+        };
+        Ok(claimed == 1)
+    }
+
     /// The ids of the sessions that were ended at this time or later, in no order.
     ///
     /// # Errors
@@ -17,4 +310,138 @@ impl Db {
             .fetch_all(pool)
             .await)?)
     }
+
+    /// Ends a session, of this user when one is given; false when there is none that has not ended, and then nothing is noted.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_session(
+        &self,
+        sid: SessionId,
+        of: Option<UserId>,
+        by: EndedBy,
+        entry: &Entry,
+    ) -> Result<bool, StoreError> {
+        retry(async || self.try_to_end_session(sid, of, by, entry).await).await
+    }
+
+    async fn try_to_end_session(
+        &self,
+        sid: SessionId,
+        of: Option<UserId>,
+        by: EndedBy,
+        entry: &Entry,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let now = tx.now(entry.happened_at).await?;
+        let ended = in_tx!(&mut tx, |connection| sqlx::query(END)
+            .bind(sid.to_string())
+            .bind(now.0)
+            .bind(by.name())
+            .bind(of.map(|user| user.to_string()))
+            .execute(connection)
+            .await?
+            .rows_affected());
+        if ended == 1 {
+            note(&mut tx, entry, now).await?;
+            tx.commit().await?;
+        }
+        Ok(ended == 1)
+    }
+
+    /// Ends every session of a user, but this one when one is given; answers with those that had not ended. The entry is noted for
+    /// each.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_sessions_of(
+        &self,
+        user: UserId,
+        except: Option<SessionId>,
+        by: EndedBy,
+        entry: &Entry,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        retry(async || {
+            let mut tx = self.begin().await?;
+            let now = tx.now(entry.happened_at).await?;
+            let ended = end_of_user(&mut tx, user, except, now, by).await?;
+            for sid in &ended {
+                let entry = Entry {
+                    subject: sid.to_string(),
+                    ..entry.clone()
+                };
+                note(&mut tx, &entry, now).await?;
+            }
+            tx.commit().await?;
+            Ok(ended)
+        })
+        .await
+    }
+
+    /// The sessions of a user that have neither ended nor run out, the last used first.
+    ///
+    /// # Errors
+    /// When the database does not answer, or a row cannot be read.
+    pub async fn live_sessions(&self, user: UserId, now: UnixTime, idle: Seconds) -> Result<Vec<Session>, StoreError> {
+        let rows: Vec<SessionRow> = on_read!(self, |pool| sqlx::query_as(LIVE)
+            .bind(user.to_string())
+            .bind(now.0)
+            .bind((now - idle).0)
+            .fetch_all(pool)
+            .await)?;
+        rows.into_iter().map(Session::try_from).collect()
+    }
+
+    /// Forgets at most `limit` of the sessions that expired at this time or earlier, the oldest first; answers with their number.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn prune_sessions(&self, expired: UnixTime, limit: u32) -> Result<u64, StoreError> {
+        Ok(on_write!(self, |pool| sqlx::query(PRUNE)
+            .bind(expired.0)
+            .bind(i64::from(limit))
+            .execute(pool)
+            .await?
+            .rows_affected()))
+    }
+}
+
+/// Ends every session of a user, but this one when one is given; answers with those that had not ended. One that has run out is
+/// among them: the last of its access tokens may still live. The user's row is changed first, in the same transaction.
+pub(super) async fn end_of_user(
+    tx: &mut Tx,
+    user: UserId,
+    except: Option<SessionId>,
+    at: UnixTime,
+    by: EndedBy,
+) -> Result<Vec<SessionId>, StoreError> {
+    let sids: Vec<String> = in_tx!(tx, |connection| sqlx::query_scalar(END_OF_USER)
+        .bind(user.to_string())
+        .bind(at.0)
+        .bind(by.name())
+        .bind(except.map(|sid| sid.to_string()).unwrap_or_default())
+        .fetch_all(connection)
+        .await?);
+    sids.iter().map(|sid| parse_sid(sid)).collect()
+}
+
+/// The whole of a change again, when other writers were in its way.
+async fn retry<T>(mut change: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut answer = Err(StoreError::Conflict);
+    for _ in 0..TRIES {
+        answer = change().await;
+        if !matches!(answer, Err(StoreError::Conflict)) {
+            break;
+        }
+    }
+    answer
+}
+
+/// It took effect by the database's clock.
+async fn note(tx: &mut Tx, entry: &Entry, at: UnixTime) -> Result<(), StoreError> {
+    let entry = Entry {
+        happened_at: at,
+        ..entry.clone()
+    };
+    audit::insert(tx, &entry).await.map(drop)
 }
