@@ -22,6 +22,7 @@ use crate::outbound::key_sets::RemoteKeySets;
 use crate::outbound::{Outbound, OutboundError};
 use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
+use crate::sessions::Sessions;
 use crate::store::{Db, StoreError};
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
@@ -237,6 +238,17 @@ impl Running {
         let keyring = Arc::new(keyring.await?);
         let rotation = Arc::new(Rotation::new(rotator.clone(), Arc::clone(&keyring)));
         rotation.tick().await?;
+        let hash_key = Arc::new(hash_key);
+        let sessions = Arc::new(Sessions {
+            db: rotator.db.clone(),
+            keyring: Arc::clone(&keyring),
+            hash_key: Arc::clone(&hash_key),
+            clock: rotator.clock.clone(),
+            issuer: config.server.issuer.as_str().to_owned(),
+            alg: config.tokens.default_algorithm,
+            settings: config.accounts.clone(),
+            metrics: metrics.sessions.clone(),
+        });
         let server = web::Data::new(Server {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
@@ -251,6 +263,7 @@ impl Running {
             db: rotator.db,
             keyring,
             rotation: Arc::clone(&rotation),
+            sessions: Arc::clone(&sessions),
             hash_key,
             clock: rotator.clock,
             metrics,
@@ -268,7 +281,12 @@ impl Running {
         )?;
         let (admin, admin_handle, admin_task) =
             listen(config.server.admin_listen, None, Some(1), http::admin_routes, &server)?;
-        let mut tasks = vec![public_task, admin_task, tokio::spawn(rotation.run(stopped.clone()))];
+        let mut tasks = vec![
+            public_task,
+            admin_task,
+            tokio::spawn(rotation.run(stopped.clone())),
+            tokio::spawn(sessions.run(stopped.clone())),
+        ];
         tasks.extend(tls.map(|tls| tokio::spawn(tls.follow(clock, stopped))));
         tracing::info!(%public, %admin, issuer = %config.server.issuer, "serving");
         Ok(Self {

@@ -18,6 +18,7 @@
 //! | [`registry`] | the clients as last read |
 //! | [`keyring`] | the shared snapshot that requests sign and publish with |
 //! | [`rotation`] | the scheduled task |
+//! | [`sessions`] | the logins of people: begun, refreshed, ended |
 //! | [`tls`] | TLS of the public listener, and its certificate when it changes |
 //! | [`http`] | the endpoints, one file each |
 //! | [`app`] | the composition root |
@@ -39,6 +40,7 @@ pub mod oauth;
 pub mod outbound;
 pub mod registry;
 pub mod rotation;
+pub mod sessions;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -35,6 +35,12 @@ pub struct ReasonLabel {
     reason: &'static str,
 }
 
+/// Label of refreshes that went well.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    outcome: &'static str,
+}
+
 /// Label of what the health endpoints look at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CheckLabel {
@@ -77,6 +83,96 @@ impl TlsMetrics {
     }
 }
 
+/// What sessions tell; clones count together.
+#[derive(Clone, Default)]
+pub struct SessionMetrics {
+    started: Counter,
+    refreshes: Family<OutcomeLabel, Counter>,
+    refused: Family<ReasonLabel, Counter>,
+    ended: Family<ReasonLabel, Counter>,
+    reused: Counter,
+    rolled_back: Counter,
+    pruned: Counter,
+}
+
+impl SessionMetrics {
+    /// Somebody logged in.
+    pub fn started(&self) {
+        self.started.inc();
+    }
+
+    /// A refresh token got its successor, for the first time.
+    pub fn rotated(&self) {
+        self.refreshes.get_or_create(&OutcomeLabel { outcome: "rotated" }).inc();
+    }
+
+    /// A refresh token got its successor once more.
+    pub fn replayed(&self) {
+        self.refreshes
+            .get_or_create(&OutcomeLabel { outcome: "replayed" })
+            .inc();
+    }
+
+    /// A refresh token got nothing.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// So many sessions were ended on this node.
+    pub fn ended(&self, reason: &'static str, count: u64) {
+        self.ended.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+
+    /// A used refresh token came again: it may be stolen.
+    pub fn reused(&self) {
+        self.reused.inc();
+    }
+
+    /// A refresh token was newer than the database.
+    pub fn rolled_back(&self) {
+        self.rolled_back.inc();
+    }
+
+    /// So many expired sessions were forgotten by this node.
+    pub fn pruned(&self, count: u64) {
+        self.pruned.inc_by(count);
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("sessions_started", "Logins", self.started.clone());
+        registry.register(
+            "refreshes",
+            "Refresh tokens that got their successor, for the first time or once more",
+            self.refreshes.clone(),
+        );
+        registry.register(
+            "refreshes_refused",
+            "Refresh tokens that got nothing",
+            self.refused.clone(),
+        );
+        registry.register(
+            "sessions_ended",
+            "Sessions that were ended before their time, by the reason",
+            self.ended.clone(),
+        );
+        registry.register(
+            "refresh_tokens_reused",
+            "Used refresh tokens that came again and may be stolen; each ended its session",
+            self.reused.clone(),
+        );
+        registry.register(
+            "refresh_tokens_rolled_back",
+            "Refresh tokens newer than the database: an older one was put in its place; each ended its session",
+            self.rolled_back.clone(),
+        );
+        registry.register(
+            "sessions_pruned",
+            "Expired sessions that were forgotten",
+            self.pruned.clone(),
+        );
+    }
+}
+
 /// Every metric. Counters are counted where things happen; gauges are set when somebody asks.
 pub struct Metrics {
     registry: Registry,
@@ -112,6 +208,8 @@ pub struct Metrics {
     pub differing_nodes: Gauge,
     /// TLS of the public listener.
     pub tls: TlsMetrics,
+    /// Sessions.
+    pub sessions: SessionMetrics,
 }
 
 impl AlgorithmLabel {
@@ -145,6 +243,7 @@ impl Default for Metrics {
             snapshot_age: Seconds::default(),
             differing_nodes: Gauge::default(),
             tls: TlsMetrics::default(),
+            sessions: SessionMetrics::default(),
         };
         metrics.register();
         metrics
@@ -249,6 +348,7 @@ impl Metrics {
             "1 while the certificate or key in the files is refused and the one before is served, else 0",
             self.tls.refused.clone(),
         );
+        self.sessions.register(registry);
     }
 
     /// A token was signed, in this time.

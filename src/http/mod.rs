@@ -30,6 +30,7 @@ use crate::oauth::token::Defaults;
 use crate::outbound::key_sets::RemoteKeySets;
 use crate::registry::Registry;
 use crate::rotation::Rotation;
+use crate::sessions::Sessions;
 use crate::store::Db;
 use crate::telemetry::Metrics;
 
@@ -53,8 +54,10 @@ pub struct Server {
     pub keyring: Arc<Keyring>,
     /// The schedule.
     pub rotation: Arc<Rotation>,
+    /// The logins of people.
+    pub sessions: Arc<Sessions>,
     /// What client secrets are digested with.
-    pub hash_key: HashKey,
+    pub hash_key: Arc<HashKey>,
     /// The clock.
     pub clock: Clock,
     /// What is counted.

@@ -39,6 +39,7 @@ mod rotation;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod rows;
 mod runbooks;
+mod sessions;
 mod skeleton;
 mod start;
 mod store;

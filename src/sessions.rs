@@ -1,0 +1,482 @@
+//! Sessions: begun by a login, refreshed without races, and ended for good.
+//!
+//! Whether the signer is ready is asked before anything changes, and the access token is signed afterwards: what was committed and
+//! never answered is found again by the client's next try.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::accounts::refresh::{Family, Limits, Presented, Refused, Verdict, judge};
+use crate::accounts::refresh_token::{RefreshToken, new_salt};
+use crate::accounts::session::{Device, EndedBy, Session, SessionId};
+use crate::accounts::tenant::TenantId;
+use crate::accounts::user::{Role, UserId};
+use crate::clock::{Clock, Seconds, UnixTime, sleep};
+use crate::config::Accounts;
+use crate::jose::alg::Algorithm;
+use crate::jose::seal::{HashKey, SealError};
+use crate::keyring::{CannotSign, Keyring};
+use crate::oauth::client::Audience;
+use crate::oauth::scope::Scope;
+use crate::oauth::token::{Granted, GrantedSession};
+use crate::store::audit::Entry;
+use crate::store::sessions::{Claim, NewSession};
+use crate::store::users::StoredUser;
+use crate::store::{Db, StoreError};
+use crate::telemetry::SessionMetrics;
+
+/// How often a claim is tried that other writers are in the way of.
+const TRIES: usize = 5;
+
+/// How many expired sessions one statement deletes: so few that no refresh waits for it.
+const PRUNED_AT_ONCE: u32 = 200;
+
+/// How often the task looks for expired sessions.
+const PRUNE_PERIOD: Seconds = Seconds(60);
+
+/// What begins, refreshes and ends sessions.
+pub struct Sessions {
+    /// The database.
+    pub db: Db,
+    /// What signs access tokens, and is told which sessions have ended.
+    pub keyring: Arc<Keyring>,
+    /// What refresh tokens are made and digested with.
+    pub hash_key: Arc<HashKey>,
+    /// The clock.
+    pub clock: Clock,
+    /// The issuer of access tokens.
+    pub issuer: String,
+    /// What access tokens are signed with.
+    pub alg: Algorithm,
+    /// The limits.
+    pub settings: Accounts,
+    /// What is counted.
+    pub metrics: SessionMetrics,
+}
+
+/// What a client gets for a login or a refresh.
+pub struct SessionTokens {
+    /// The session.
+    pub sid: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// The access token.
+    pub access_token: String,
+    /// How long it is valid.
+    pub expires_in: Seconds,
+    /// What gets the next one.
+    pub refresh_token: Zeroizing<String>,
+    /// How long that is of use, unless it is used.
+    pub refresh_expires_in: Seconds,
+}
+
+/// Why no session was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotBegin {
+    /// The account was suspended, or its password or tenant changed, since it was looked at.
+    #[error("the account has changed in this moment")]
+    AccountChanged,
+    /// Nothing can be signed; nothing was changed.
+    #[error(transparent)]
+    CannotSign(#[from] CannotSign),
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no randomness.
+    #[error(transparent)]
+    Randomness(#[from] SealError),
+}
+
+/// Why a session was not refreshed.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotRefresh {
+    /// The token gets nothing: `invalid_grant` (RFC 6749 section 5.2).
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Nothing can be signed; the token is as good as before.
+    #[error(transparent)]
+    CannotSign(#[from] CannotSign),
+    /// The database does not answer; the token is as good as before, or may come again within the grace.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no randomness; the token is as good as before.
+    #[error(transparent)]
+    Randomness(#[from] SealError),
+}
+
+/// A refresh token as a client presents it.
+#[derive(Clone, Copy)]
+pub struct RefreshRequest<'a> {
+    /// The token.
+    pub token: &'a str,
+    /// The client that presents it.
+    pub client_id: &'a str,
+    /// The resources that are asked for; none asks for the session's own.
+    pub audiences: &'a [String],
+    /// Where it is presented from.
+    pub device: &'a Device,
+}
+
+impl Sessions {
+    /// Begins a session of a user who has just proved to be the one, with the client and audience of first-party logins. `user` is
+    /// what was read when the password was checked: when it has changed since, there is no session.
+    ///
+    /// # Errors
+    /// When the account has changed, nothing can be signed, or the database does not answer.
+    pub async fn begin(&self, user: &StoredUser, device: &Device) -> Result<SessionTokens, CannotBegin> {
+        self.keyring.signing(self.alg, self.clock.read())?;
+        let now = self.now();
+        let token = RefreshToken::first(SessionId::generate(now))?;
+        let new = NewSession {
+            sid: token.sid,
+            client_id: &self.settings.client_id,
+            audience: &self.settings.audience,
+            current_hash: &token.digest(&self.hash_key),
+            salt: &new_salt()?,
+            absolute: self.settings.session_absolute,
+            device,
+        };
+        let whose = format!("user {}", user.user.id);
+        let entry = self.entry("session.started", token.sid, &whose, &whose);
+        let (began, expires_at) = self
+            .db
+            .begin_session(&new, user, now, &entry)
+            .await?
+            .ok_or(CannotBegin::AccountChanged)?;
+        self.metrics.started();
+        tracing::info!(session.sid = %token.sid, user.id = %user.user.id, client.ip = device.address, "a session has begun");
+        let owner = Owner {
+            user: user.user.id,
+            tenant: &user.user.tenant,
+            roles: &user.user.roles,
+            client_id: &self.settings.client_id,
+            audience: &self.settings.audience,
+            rest: expires_at - began,
+        };
+        Ok(self.tokens(&token, &owner)?)
+    }
+
+    /// Gives a refresh token its successor, and a fresh access token.
+    ///
+    /// # Errors
+    /// When it gets nothing, nothing can be signed, or the database does not answer.
+    pub async fn refresh(&self, request: &RefreshRequest<'_>) -> Result<SessionTokens, CannotRefresh> {
+        let answer = self.try_to_refresh(request).await;
+        if let Err(CannotRefresh::Refused(refused)) = &answer {
+            self.metrics.refused(refused.name());
+        }
+        answer
+    }
+
+    async fn try_to_refresh(&self, request: &RefreshRequest<'_>) -> Result<SessionTokens, CannotRefresh> {
+        let token = self.open(request.token)?;
+        self.keyring.signing(self.alg, self.clock.read())?;
+        for _ in 0..TRIES {
+            let Some((family, now)) = self.db.family(token.sid, self.now()).await? else {
+                return Err(Refused::Unknown.into());
+            };
+            let presented = Presented {
+                token: &token,
+                client_id: request.client_id,
+                audiences: request.audiences,
+            };
+            let successor = match judge(&family, &presented, &self.hash_key, now, &self.limits()) {
+                Verdict::Refuse(refused) => return Err(refused.into()),
+                Verdict::Reuse => return Err(self.kill(&family, EndedBy::Reuse, request.device).await?.into()),
+                Verdict::Rollback => return Err(self.kill(&family, EndedBy::Rollback, request.device).await?.into()),
+                Verdict::Replay => self.replay(&family, &token, request.device).await?,
+                Verdict::Rotate => match self.claim(&token, request.device).await? {
+                    Some(successor) => successor,
+                    // Somebody was faster: what the row says now decides.
+                    None => continue,
+                },
+            };
+            return Ok(self.tokens(&successor, &Owner::of(&family, now))?);
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    /// The successor, when this call was the one that put it in its predecessor's place.
+    async fn claim(&self, token: &RefreshToken, device: &Device) -> Result<Option<RefreshToken>, CannotRefresh> {
+        let salt = new_salt()?;
+        let successor = token.successor(&self.hash_key, &salt);
+        let claim = Claim {
+            sid: token.sid,
+            generation: token.generation,
+            successor_hash: &successor.digest(&self.hash_key),
+            salt: &salt,
+            device,
+        };
+        match self.db.claim_generation(&claim, self.now()).await {
+            Ok(true) => {
+                self.metrics.rotated();
+                Ok(Some(successor))
+            }
+            Ok(false) | Err(StoreError::Conflict) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn replay(
+        &self,
+        family: &Family,
+        token: &RefreshToken,
+        device: &Device,
+    ) -> Result<RefreshToken, CannotRefresh> {
+        let sid = family.session.sid;
+        let successor = token.successor(&self.hash_key, &family.salt);
+        let entry = self.entry(
+            "session.replayed",
+            sid,
+            &format!("user {}", family.session.user),
+            &format!("generation {} came again within the grace", token.generation),
+        );
+        self.db
+            .note_once(&entry, &format!("session.replayed {}", token.generation))
+            .await?;
+        self.metrics.replayed();
+        tracing::debug!(session.sid = %sid, client.ip = device.address, "a refresh token came again within the grace");
+        Ok(successor)
+    }
+
+    /// Ends a session for what a refresh token gives away.
+    async fn kill(&self, family: &Family, by: EndedBy, device: &Device) -> Result<Refused, StoreError> {
+        let session = &family.session;
+        let (event, refused) = if by == EndedBy::Rollback {
+            ("session.rollback_detected", Refused::RolledBack)
+        } else {
+            ("session.reuse_detected", Refused::Reused)
+        };
+        let from = format!("client {} at {}", session.client_id, device.address);
+        let reason = format!("{refused} (user {})", session.user);
+        let entry = self.entry(event, session.sid, &from, &reason);
+        let ended = self.db.end_session(session.sid, None, by, &entry).await?;
+        // Also when another call ended it a moment ago: this node may not know yet.
+        self.keyring.sessions_ended([session.sid]);
+        if by == EndedBy::Rollback {
+            self.metrics.rolled_back();
+        } else {
+            self.metrics.reused();
+        }
+        if ended {
+            self.metrics.ended(by.name(), 1);
+        }
+        tracing::warn!(
+            session.sid = %session.sid, user.id = %session.user, client.ip = device.address,
+            "{event}: {refused}"
+        );
+        Ok(refused)
+    }
+
+    /// Ends the session of a refresh token of this client, whatever its generation (RFC 7009 section 2.1); what is no token of this
+    /// client changes nothing. Answers with the session when there was one that had not ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_by_token(
+        &self,
+        token: &str,
+        client_id: &str,
+        by: EndedBy,
+    ) -> Result<Option<SessionId>, StoreError> {
+        let Ok(token) = self.open(token) else {
+            return Ok(None);
+        };
+        let Some((family, _)) = self.db.family(token.sid, self.now()).await? else {
+            return Ok(None);
+        };
+        if family.session.client_id != client_id {
+            return Ok(None);
+        }
+        let user = family.session.user;
+        let ended = self.end(token.sid, Some(user), by, &format!("user {user}")).await?;
+        Ok(ended.then_some(token.sid))
+    }
+
+    /// Ends a session, of this user when one is given; false when there is none that has not ended. From its return on this node
+    /// accepts nothing of it, and the others within `keys.replica_refresh`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end(&self, sid: SessionId, of: Option<UserId>, by: EndedBy, actor: &str) -> Result<bool, StoreError> {
+        let entry = self.entry("session.ended", sid, actor, by.name());
+        let ended = self.db.end_session(sid, of, by, &entry).await?;
+        if ended {
+            self.have_ended(&[sid], by);
+        }
+        Ok(ended)
+    }
+
+    /// Ends every session of a user, but this one when one is given; answers with those that had not ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_all(
+        &self,
+        user: UserId,
+        except: Option<SessionId>,
+        by: EndedBy,
+        actor: &str,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let entry = self.entry_about(String::new(), "session.ended", actor, by.name());
+        let ended = self.db.end_sessions_of(user, except, by, &entry).await?;
+        self.have_ended(&ended, by);
+        Ok(ended)
+    }
+
+    /// Refuses the access tokens of sessions whose end was committed a moment ago, by whichever statement.
+    pub fn have_ended(&self, sids: &[SessionId], by: EndedBy) {
+        self.keyring.sessions_ended(sids.iter().copied());
+        self.metrics.ended(by.name(), sids.len() as u64);
+    }
+
+    /// The sessions of a user that have neither ended nor run out, the last used first.
+    ///
+    /// # Errors
+    /// When the database does not answer, or a row cannot be read.
+    pub async fn list(&self, user: UserId) -> Result<Vec<Session>, StoreError> {
+        self.db
+            .live_sessions(user, self.now(), self.settings.session_idle)
+            .await
+    }
+
+    /// The session that a refresh token of ours names, whether it is of use or not.
+    #[must_use]
+    pub fn named_in(&self, token: &str) -> Option<SessionId> {
+        self.open(token).ok().map(|token| token.sid)
+    }
+
+    /// Forgets the sessions that have expired, a few at a time; answers with their number.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn prune(&self) -> Result<u64, StoreError> {
+        // No access token outlives its session; a clock that is ahead of another must not make it forgotten before that.
+        let skew = self.keyring.policy().windows().clock_skew;
+        let pruned = prune(&self.db, self.now() - skew * 2, &self.clock).await?;
+        self.metrics.pruned(pruned);
+        Ok(pruned)
+    }
+
+    /// Forgets expired sessions until told to stop.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            if self.keyring.snapshot().trusted().may_plan()
+                && let Err(error) = self.prune().await
+            {
+                tracing::warn!(%error, "expired sessions could not be forgotten; it is tried again");
+            }
+            tokio::select! {
+                _ = stop.wait_for(|stopped| *stopped) => return,
+                () = sleep(PRUNE_PERIOD.duration()) => {}
+            }
+        }
+    }
+
+    fn open(&self, token: &str) -> Result<RefreshToken, Refused> {
+        RefreshToken::open(token, &self.hash_key).map_err(|_| Refused::NotOurs)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            idle: self.settings.session_idle,
+            grace: self.settings.refresh_grace,
+        }
+    }
+
+    /// The time that SQLite goes by: as far as it is believed.
+    fn now(&self) -> UnixTime {
+        self.keyring.snapshot().now(self.clock.read(), self.keyring.policy())
+    }
+
+    fn tokens(&self, refresh_token: &RefreshToken, owner: &Owner<'_>) -> Result<SessionTokens, CannotSign> {
+        let granted = Granted {
+            sub: owner.user.to_string(),
+            client_id: owner.client_id.to_owned(),
+            audiences: vec![audience(owner.audience)?],
+            scope: Scope::default(),
+            alg: self.alg,
+            ttl: self.settings.access_token_ttl.min(owner.rest),
+            session: Some(GrantedSession {
+                sid: refresh_token.sid.to_string(),
+                tid: owner.tenant.to_string(),
+                roles: owner.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+            }),
+        };
+        let issued = self.keyring.issue(&granted, &self.issuer, self.clock.read())?;
+        Ok(SessionTokens {
+            sid: refresh_token.sid,
+            user: owner.user,
+            access_token: issued.token,
+            expires_in: Seconds(issued.claims.exp - issued.claims.iat),
+            refresh_token: refresh_token.write(&self.hash_key),
+            refresh_expires_in: self.settings.session_idle.min(owner.rest),
+        })
+    }
+
+    fn entry(&self, event: &'static str, sid: SessionId, actor: &str, reason: &str) -> Entry {
+        self.entry_about(sid.to_string(), event, actor, reason)
+    }
+
+    fn entry_about(&self, subject: String, event: &'static str, actor: &str, reason: &str) -> Entry {
+        let now = self.now();
+        Entry {
+            event,
+            subject,
+            happened_at: now,
+            noted_at: now,
+            actor: actor.to_owned(),
+            reason: reason.to_owned(),
+            once: false,
+        }
+    }
+}
+
+/// Forgets the sessions that expired at this time or earlier, a few at a time, with pauses as long as the work, so that whoever
+/// refreshes meanwhile finds the database free; answers with their number.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn prune(db: &Db, expired: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
+    let mut pruned = 0;
+    loop {
+        let before = clock.read().monotonic;
+        let batch = db.prune_sessions(expired, PRUNED_AT_ONCE).await?;
+        pruned += batch;
+        if batch < u64::from(PRUNED_AT_ONCE) {
+            return Ok(pruned);
+        }
+        sleep(clock.read().monotonic.saturating_sub(before)).await;
+    }
+}
+
+/// What an access token says of its session.
+struct Owner<'a> {
+    user: UserId,
+    tenant: &'a TenantId,
+    roles: &'a [Role],
+    client_id: &'a str,
+    audience: &'a str,
+    rest: Seconds,
+}
+
+impl<'a> Owner<'a> {
+    fn of(family: &'a Family, now: UnixTime) -> Self {
+        let session = &family.session;
+        Self {
+            user: session.user,
+            tenant: &session.tenant,
+            roles: &family.roles,
+            client_id: &session.client_id,
+            audience: &session.audience,
+            rest: session.expires_at - now,
+        }
+    }
+}
+
+/// The configuration and the row hold no other.
+fn audience(text: &str) -> Result<Audience, CannotSign> {
+    text.parse().map_err(|_| CannotSign::Signature)
+}
