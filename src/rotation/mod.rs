@@ -56,7 +56,7 @@ pub struct Rotation {
     keyring: Arc<Keyring>,
     node_id: String,
     fingerprint: String,
-    noted: Mutex<HashSet<(String, String)>>,
+    noted: Mutex<HashSet<(String, &'static str)>>,
     progress: Mutex<Progress>,
     differing: AtomicUsize,
     doubtful: AtomicBool,
@@ -263,24 +263,18 @@ impl Rotation {
             .flat_map(|key| transitions(&snapshot.keys, key, now))
             .chain(expiries(&snapshot.keys, &self.rotator.policy, now))
             .collect();
-        let known = |entry: &Entry| {
-            self.noted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(&(entry.subject.clone(), entry.event.to_owned()))
+        let name = |entry: &Entry| (entry.subject.clone(), entry.event);
+        let is_noted = |entry: &&Entry| {
+            let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            noted.contains(&name(entry))
         };
-        if due.iter().all(known) {
-            return Ok(());
-        }
-        let noted: HashSet<(String, String)> = self.rotator.db.noted_once().await?.into_iter().collect();
-        for entry in &due {
-            let name = (entry.subject.clone(), entry.event.to_owned());
-            if !noted.contains(&name) && self.rotator.db.note(entry).await? {
+        // Whether another node was faster, or this one before its restart, the table itself knows: it is long, and never read.
+        for entry in due.iter().filter(|entry| !is_noted(entry)) {
+            if self.rotator.db.note(entry).await? {
                 tracing::info!(key.kid = %entry.subject, happened_at = %entry.happened_at, "{}", entry.event);
             }
         }
-        let now_noted = due.into_iter().map(|entry| (entry.subject, entry.event.to_owned()));
-        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = noted.into_iter().chain(now_noted).collect();
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = due.iter().map(name).collect();
         Ok(())
     }
 }

@@ -11,7 +11,6 @@ const INSERT: &str = "INSERT INTO audit (event, subject, happened_at, noted_at, 
                       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (subject, once) DO NOTHING";
 const NEWEST: &str = "SELECT seq, event, subject, happened_at, noted_at, actor, reason FROM audit \
                       WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
-const NOTED: &str = "SELECT subject, once FROM audit WHERE once = event";
 
 macro_rules! bound {
     ($entry:expr, $once:expr) => {
@@ -77,14 +76,6 @@ impl Db {
                 .fetch_all(pool)
                 .await
         })?)
-    }
-
-    /// The events that happen once, with their subjects, as far as they are noted.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn noted_once(&self) -> Result<Vec<(String, String)>, StoreError> {
-        Ok(on_read!(self, |pool| sqlx::query_as(NOTED).fetch_all(pool).await)?)
     }
 
     /// Writes one record; false when it happens once and was noted before.
