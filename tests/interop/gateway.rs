@@ -38,7 +38,8 @@ const SEEN_WHEN_BROKEN: usize = 50;
 /// No run takes longer, even on a loaded machine.
 const PATIENCE: Seconds = Seconds(360);
 
-struct Envoy {
+/// A running Envoy in front of a service that answers 200.
+pub struct Envoy {
     process: Child,
     url: String,
     http: reqwest::Client,
@@ -117,7 +118,8 @@ fn configuration(site: &Site, port: u16, ahead: bool) -> Value {
 }
 
 impl Envoy {
-    async fn start(site: &Site, ahead: bool) -> Self {
+    /// Starts one that keeps the key set for ten seconds: fetched ahead of time, or on a request.
+    pub async fn start(site: &Site, ahead: bool) -> Self {
         // Free a moment ago; Envoy cannot choose one by itself.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new(program())
@@ -147,7 +149,8 @@ impl Envoy {
         panic!("Envoy does not answer");
     }
 
-    async fn status(&self, token: &str) -> u16 {
+    /// What a request with this token gets.
+    pub async fn status(&self, token: &str) -> u16 {
         let answer = self.http.get(&self.url).bearer_auth(token).send().await.unwrap();
         answer.status().as_u16()
     }

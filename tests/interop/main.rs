@@ -11,6 +11,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+mod emergency;
 mod forgetful;
 mod gateway;
 mod moving_in;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use serde::Deserialize;
@@ -12,8 +13,9 @@ use serde_json::json;
 use crate::gateway;
 use crate::site::{AUDIENCE, ISSUER};
 
-/// A library that verifies, one row of [`LIBRARIES`]. Its program takes the issuer, the audience and the key set's URL, is
-/// handed a line of JSON a token, and answers with [`Line`]s.
+/// A library that verifies, one row of [`LIBRARIES`]. Its program takes the issuer, the audience and the key set's URL, and where
+/// the library can be told so the seconds for which it keeps the keys; it is handed a line of JSON a token, and answers with
+/// [`Line`]s.
 #[derive(Debug)]
 pub struct Library {
     /// Its name, also in `TEST_WITHOUT_VERIFIERS`.
@@ -176,7 +178,8 @@ pub struct Verifier {
     pub node: usize,
     process: Child,
     input: Option<ChildStdin>,
-    reader: Option<JoinHandle<Report>>,
+    said: Arc<Mutex<Report>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 /// A token that was not accepted.
@@ -251,22 +254,34 @@ impl Report {
 }
 
 impl Verifier {
-    /// Starts one that fetches its keys from this address.
+    /// Starts one that fetches its keys from this address and keeps them as the library does by default.
     pub fn start(library: &'static Library, node: usize, key_set_url: &str) -> Self {
+        Self::spawn(library, node, &[ISSUER, AUDIENCE, key_set_url])
+    }
+
+    /// The same with a library whose cache is set to this many seconds.
+    pub fn start_with_cache(library: &'static Library, node: usize, key_set_url: &str, seconds: u32) -> Self {
+        Self::spawn(library, node, &[ISSUER, AUDIENCE, key_set_url, &seconds.to_string()])
+    }
+
+    fn spawn(library: &'static Library, node: usize, arguments: &[&str]) -> Self {
         let mut process = library
             .command()
-            .args([ISSUER, AUDIENCE, key_set_url])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let output = process.stdout.take().unwrap();
+        let said = Arc::new(Mutex::new(Report::default()));
+        let report = Arc::clone(&said);
         Self {
             library,
             node,
             input: process.stdin.take(),
             process,
-            reader: Some(std::thread::spawn(move || read(output))),
+            said,
+            reader: Some(std::thread::spawn(move || read(output, &report))),
         }
     }
 
@@ -287,9 +302,15 @@ impl Verifier {
         self.reader.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
+    /// Its refusals so far, in their order.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.said.lock().unwrap().refusals.clone()
+    }
+
     /// Everything it said; waits until it is done.
     pub fn report(&mut self) -> Report {
-        self.reader.take().unwrap().join().unwrap()
+        self.reader.take().unwrap().join().unwrap();
+        self.said.lock().unwrap().clone()
     }
 }
 
@@ -300,13 +321,13 @@ impl Drop for Verifier {
     }
 }
 
-fn read(output: ChildStdout) -> Report {
-    let mut report = Report::default();
+fn read(output: ChildStdout, report: &Mutex<Report>) {
     for line in BufReader::new(output).lines() {
-        match serde_json::from_str(&line.unwrap()).unwrap() {
+        let line = serde_json::from_str(&line.unwrap()).unwrap();
+        let mut report = report.lock().unwrap();
+        match line {
             Line::Refusal(refusal) => report.refusals.push(refusal),
             Line::Summary(summary) => report.summary = Some(summary),
         }
     }
-    report
 }

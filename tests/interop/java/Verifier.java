@@ -15,7 +15,7 @@ import java.util.concurrent.TimeUnit;
 /**
  * A service that verifies every token it is handed at once, and again and again until it expires.
  *
- * <p>{@code java Verifier ISSUER AUDIENCE KEY_SET_URL}
+ * <p>{@code java Verifier ISSUER AUDIENCE KEY_SET_URL [CACHE_SECONDS]}
  *
  * <p>Standard input: a line {"token"} each. Standard output: a line {"event":"refusal",...} each, and
  * {"event":"summary",...} when the input has ended and the last token has expired.
@@ -158,7 +158,8 @@ public final class Verifier {
     }
 
     public static void main(String[] arguments) throws Exception {
-        var service = new Verifier(new Keys(arguments[0], arguments[1], arguments[2]));
+        var cache = arguments.length > 3 ? Long.valueOf(arguments[3]) : null;
+        var service = new Verifier(new Keys(arguments[0], arguments[1], arguments[2], cache));
         var lines = new LinkedBlockingQueue<String>();
         var reader = new Thread(() -> readLines(lines));
         reader.setDaemon(true);

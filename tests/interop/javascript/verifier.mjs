@@ -1,6 +1,6 @@
 // A service that verifies every token it is handed at once, and again and again until it expires.
 //
-//   node verifier.mjs LIBRARY ISSUER AUDIENCE KEY_SET_URL     LIBRARY is jose or jwks-rsa
+//   node verifier.mjs LIBRARY ISSUER AUDIENCE KEY_SET_URL [CACHE_SECONDS]     LIBRARY is jose or jwks-rsa
 //
 // Standard input: a line {"token"} each. Standard output: a line {"event":"refusal",...} each, and {"event":"summary",...}
 // when the input has ended and the last token has expired.
@@ -9,17 +9,18 @@ import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 
 const SNIPPETS = { jose: './snippet.mjs', 'jwks-rsa': './jwks-rsa.mjs' }
+const SNIPPETS_WITH_CACHE = { jose: './jose-cache.mjs', 'jwks-rsa': './jwks-rsa.mjs' }
 
 // Milliseconds between two looks at the same token.
 const PASS = 1500
 // Seconds before its expiry from which a token is left alone, so that a slow machine makes no refusal.
 const MARGIN = 1
 
-const [library, issuer, audience, keySet] = process.argv.slice(2)
-const { verifier } = await import(SNIPPETS[library])
+const [library, issuer, audience, keySet, cache] = process.argv.slice(2)
+const { verifier } = await import((cache ? SNIPPETS_WITH_CACHE : SNIPPETS)[library])
 const manifest = new URL(`./node_modules/${library}/package.json`, import.meta.url)
 const { version } = JSON.parse(readFileSync(manifest, 'utf8'))
-const verify = verifier(issuer, audience, keySet)
+const verify = verifier(issuer, audience, keySet, cache && Number(cache) * 1000)
 
 const counts = { tokens: 0, refused_tokens: 0, verifications: 0, refusals: 0, late: 0, max_lag_ms: 0 }
 const summary = { event: 'summary', version, ...counts }

@@ -1,6 +1,6 @@
 """A service that verifies every token it is handed at once, and again and again until it expires.
 
-    python verifier.py ISSUER AUDIENCE KEY_SET_URL
+    python verifier.py ISSUER AUDIENCE KEY_SET_URL [CACHE_SECONDS]
 
 Standard input: a line {"token"} each. Standard output: a line {"event":"refusal",...} each, and {"event":"summary",...}
 when the input has ended and the last token has expired.
@@ -42,8 +42,10 @@ def say(line):
 
 
 class Service:
-    def __init__(self, issuer, audience, key_set):
+    def __init__(self, issuer, audience, key_set, cache=None):
         self.verifier = Verifier(issuer, audience, key_set)
+        if cache:
+            self.verifier.keys = jwt.PyJWKClient(key_set, lifespan=int(cache))
         self.live = []
         self.lag = 0.0
         names = ["tokens", "refused_tokens", "verifications", "refusals", "late", "max_lag_ms"]
@@ -92,7 +94,7 @@ def read_lines(lines):
 
 
 def main():
-    service = Service(*sys.argv[1:4])
+    service = Service(*sys.argv[1:5])
     lines = queue.Queue()
     threading.Thread(target=read_lines, args=(lines,), daemon=True).start()
     ended, planned = False, time.monotonic()
