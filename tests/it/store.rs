@@ -494,6 +494,24 @@ crate::on_both_databases!(a_key_that_cannot_be_read_is_told_and_not_passed_over,
     }
 });
 
+crate::on_both_databases!(used_assertions_are_forgotten_when_they_are_due, |database| {
+    let db = database.open().await;
+    let raw = Raw::open(&database).await;
+    let id: ClientId = "billing".parse().unwrap();
+    db.create_client(&client("billing"), "one", &entry("client.created", "billing"))
+        .await
+        .unwrap();
+    assert!(db.use_assertion(&id, "early", UnixTime(100)).await.unwrap());
+    assert!(!db.use_assertion(&id, "early", UnixTime(100)).await.unwrap());
+    assert!(db.use_assertion(&id, "late", UnixTime(200)).await.unwrap());
+    // While none is due, a look at them waits for no other writer.
+    let held = raw.hold("UPDATE clients SET scope = scope").await;
+    assert_eq!(db.forget_assertions(UnixTime(100)).await.unwrap(), 0);
+    held.let_go().await;
+    assert_eq!(db.forget_assertions(UnixTime(101)).await.unwrap(), 1);
+    assert_eq!(raw.texts("SELECT jti FROM client_assertions").await, ["late"]);
+});
+
 crate::on_both_databases!(a_client_that_cannot_be_read_is_told, |database| {
     let db = database.open().await;
     let raw = Raw::open(&database).await;
