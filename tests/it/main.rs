@@ -43,6 +43,7 @@ mod sessions;
 mod skeleton;
 mod start;
 mod store;
+mod terminal;
 mod tls;
 mod token;
 mod token_commands;
