@@ -44,6 +44,7 @@ mod hangs;
 mod lifetimes;
 mod named_steps;
 mod overdue;
+mod set_back;
 mod verifier;
 
 use std::time::Duration;
