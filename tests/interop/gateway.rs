@@ -248,3 +248,34 @@ fn the_configuration_for_production_is_one_that_envoy_takes() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// What `keyround config check` says with this lead.
+fn check(prepublish: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_keyround"))
+        .args(["config", "check"])
+        .env_clear()
+        .env("KEYROUND_SERVER__ISSUER", ISSUER)
+        .env("KEYROUND_KEYS__VERIFIER_CACHE", "5m")
+        .env("KEYROUND_KEYS__PREPUBLISH", prepublish)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_check_of_the_settings_says_that_the_lead_must_cover_envoys_cache() {
+    let configuration =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/envoy/envoy.yaml")).unwrap();
+    assert!(configuration.contains("cache_duration: 600s") && configuration.contains("async_fetch:"));
+    // Ten minutes, two refreshes and the clocks' difference.
+    let (short, long) = (check("10m"), check("11m10s"));
+    let warning = short.lines().find(|line| line.contains("Envoy")).unwrap_or(&short);
+    assert_eq!(
+        warning,
+        "warning: keys.prepublish is 10m, too short for Envoy and Rust jwt-authorizer with default caching: a key must be visible \
+         for 10m before it signs, so after each rotation valid tokens may be refused for up to 1m10s; lengthen keys.prepublish to \
+         11m10s if you have such verifiers"
+    );
+    assert!(!long.contains("Envoy"), "{long}");
+}
