@@ -342,6 +342,13 @@ fn borrowed<'a>(variables: &'a [(&'static str, String)]) -> Vec<(&'static str, &
 
 const A_DAY: i64 = 86_400;
 
+/// A database that takes no more keys.
+const FULL_ON_SQLITE: &str =
+    "CREATE TRIGGER no_room BEFORE INSERT ON signing_keys BEGIN SELECT RAISE(FAIL, 'disk is full'); END";
+const FULL_ON_POSTGRES: &str = "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS \
+    $$ BEGIN RAISE EXCEPTION 'disk is full'; END $$; \
+    CREATE TRIGGER no_room BEFORE INSERT ON signing_keys FOR EACH ROW EXECUTE FUNCTION no_room()";
+
 /// Brings servers into the state that a page names.
 async fn arrange(state: &str, database: TestDatabase) -> Site {
     let on_postgres = database.url.starts_with("postgres");
@@ -360,9 +367,8 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
             site.start_all();
         }
         "rotation-failing" => {
-            let refuse =
-                "CREATE TRIGGER full BEFORE INSERT ON signing_keys BEGIN SELECT RAISE(FAIL, 'disk is full'); END";
-            site.sql(refuse).await;
+            site.sql(if on_postgres { FULL_ON_POSTGRES } else { FULL_ON_SQLITE })
+                .await;
             site.age(29 * A_DAY + 4 * 3_600).await;
         }
         "master-key-lost" => {
@@ -441,7 +447,10 @@ async fn act(site: &mut Site, what: &str) {
     match what {
         "the database's clock goes wrong" => site.sql("UPDATE off SET seconds = 600").await,
         "the clock is set" => site.sql("UPDATE off SET seconds = 0").await,
-        "there is room on the disk again" => site.sql("DROP TRIGGER full").await,
+        "there is room on the disk again" if site.database.url.starts_with("postgres") => {
+            site.sql("DROP TRIGGER no_room ON signing_keys").await;
+        }
+        "there is room on the disk again" => site.sql("DROP TRIGGER no_room").await,
         "every node is restarted, one after the other" => {
             let folder = site.database.folder.path().to_owned();
             for (variables, serving) in &mut site.nodes {
@@ -525,11 +534,15 @@ macro_rules! pages {
 
 pages! {
     rotation_watched: "rotation-watched" on TestDatabase::sqlite();
+    rotation_watched_with_two_nodes: "rotation-watched" on TestDatabase::postgres().await;
     rotate_early: "rotate-early" on TestDatabase::sqlite();
+    rotate_early_with_two_nodes: "rotate-early" on TestDatabase::postgres().await;
     signing_key_compromised: "signing-key-compromised" on TestDatabase::sqlite();
     signing_key_compromised_with_two_nodes: "signing-key-compromised" on TestDatabase::postgres().await;
     rotation_overdue: "rotation-overdue" on TestDatabase::sqlite();
+    rotation_overdue_with_two_nodes: "rotation-overdue" on TestDatabase::postgres().await;
     a_verifier_refuses_tokens: "verifier-refuses-tokens" on TestDatabase::sqlite();
+    a_verifier_refuses_tokens_of_two_nodes: "verifier-refuses-tokens" on TestDatabase::postgres().await;
     clock_fault: "clock-fault" on TestDatabase::postgres().await;
     upgrade: "upgrade" on TestDatabase::sqlite();
     upgrade_with_two_nodes: "upgrade" on TestDatabase::postgres().await;
@@ -542,7 +555,9 @@ pages! {
     restore_from_backup: "restore-from-backup" on TestDatabase::sqlite();
     restore_from_backup_with_two_nodes: "restore-from-backup" on TestDatabase::postgres().await;
     master_key_lost: "master-key-lost" on TestDatabase::sqlite();
+    master_key_lost_with_two_nodes: "master-key-lost" on TestDatabase::postgres().await;
     corrupted_key_row: "corrupted-key-row" on TestDatabase::sqlite();
+    corrupted_key_row_with_two_nodes: "corrupted-key-row" on TestDatabase::postgres().await;
 }
 
 #[test]
