@@ -97,6 +97,7 @@ pub struct Signing {
     pub now: UnixTime,
     /// The longest lifetime that the key may give.
     pub max_token_ttl: Seconds,
+    kid: Kid,
     signer: Arc<Signer>,
 }
 
@@ -220,6 +221,7 @@ impl Keyring {
         Ok(Signing {
             now,
             max_token_ttl: active.max_token_ttl,
+            kid: active.kid.clone(),
             signer: Arc::clone(signer),
         })
     }
@@ -229,6 +231,8 @@ impl Keyring {
 pub struct Issued {
     /// The token.
     pub token: String,
+    /// The key that signed it.
+    pub kid: Kid,
     /// Its claims.
     pub claims: AccessTokenClaims,
 }
@@ -247,7 +251,11 @@ impl Keyring {
             .claims(issuer, jti, signing.now, ttl)
             .map_err(|_| CannotSign::Signature)?;
         let token = signing.sign(&claims)?;
-        Ok(Issued { token, claims })
+        Ok(Issued {
+            token,
+            kid: signing.kid,
+            claims,
+        })
     }
 
     /// Holds a token against the keys and the denied tokens. The answer holds for every revocation that any node made

@@ -4,7 +4,7 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
-use crate::keyring::CannotSign;
+use crate::keyring::{CannotSign, Issued};
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::{Granted, TokenRequest, grant};
 
@@ -48,15 +48,22 @@ async fn issue(
         let description = "the client is registered for an algorithm that this server does not sign with";
         return Err(OauthError::new(ErrorCode::UnauthorizedClient, description).into());
     }
-    let token = sign(server, &granted)?;
+    let issued = sign(server, &granted)?;
+    let expires_in = issued.claims.exp - issued.claims.iat;
+    // What a forged token cannot have: with its key and its name the line shows which tokens are ours.
     tracing::info!(
-        client.id = %client.id, client.ip = %caller.address, key.alg = %granted.alg,
-        token.expires_in = token.expires_in, "a token was granted"
+        client.id = %client.id, client.ip = %caller.address, key.alg = %granted.alg, key.kid = %issued.kid,
+        token.jti = %issued.claims.jti, token.expires_in = expires_in, "a token was granted"
     );
-    Ok(token)
+    Ok(TokenResponse {
+        access_token: issued.token,
+        token_type: "Bearer",
+        expires_in,
+        scope: issued.claims.scope,
+    })
 }
 
-fn sign(server: &Server, granted: &Granted) -> Result<TokenResponse, Refusal> {
+fn sign(server: &Server, granted: &Granted) -> Result<Issued, Refusal> {
     let reading = server.clock.read();
     let issued = server
         .keyring
@@ -64,12 +71,7 @@ fn sign(server: &Server, granted: &Granted) -> Result<TokenResponse, Refusal> {
         .map_err(|error| cannot_sign(&error))?;
     let took = server.clock.read().monotonic.saturating_sub(reading.monotonic);
     server.metrics.signed(granted.alg, took);
-    Ok(TokenResponse {
-        access_token: issued.token,
-        token_type: "Bearer",
-        expires_in: issued.claims.exp - issued.claims.iat,
-        scope: issued.claims.scope,
-    })
+    Ok(issued)
 }
 
 fn cannot_sign(error: &CannotSign) -> Refusal {

@@ -278,6 +278,7 @@ async fn grants_and_refusals_say_who_whence_and_why() {
     let http = reqwest::Client::new();
     let endpoint = format!("{}/oauth2/token", serving.url);
     let grant = ("grant_type", "client_credentials");
+    let mut tokens = Vec::new();
     for (id, secret, form, forwarded) in [
         ("billing", scene.secret.as_str(), vec![grant], "198.51.100.1"),
         ("billing", "wrong", vec![grant], "203.0.113.9, 198.51.100.2"),
@@ -285,8 +286,13 @@ async fn grants_and_refusals_say_who_whence_and_why() {
         ("billing", scene.secret.as_str(), vec![grant, ("scope", "admin")], ""),
     ] {
         let request = http.post(&endpoint).basic_auth(id, Some(secret)).form(&form);
-        request.header("x-forwarded-for", forwarded).send().await.unwrap();
+        let answer = request.header("x-forwarded-for", forwarded).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        tokens.extend(answer["access_token"].as_str().map(str::to_owned));
     }
+    let [token] = tokens.as_slice() else {
+        panic!("{tokens:?}")
+    };
     let (_, log, _) = serving.stop();
     let events: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let about_tokens: Vec<&Value> = events
@@ -336,10 +342,18 @@ async fn grants_and_refusals_say_who_whence_and_why() {
                 .keys()
                 .map(String::as_str)
                 .collect();
-            assert_eq!(
-                names,
-                ["message", "client.id", "client.ip", "key.alg", "token.expires_in"].into()
-            );
+            let expected = [
+                "message",
+                "client.id",
+                "client.ip",
+                "key.alg",
+                "key.kid",
+                "token.jti",
+                "token.expires_in",
+            ];
+            assert_eq!(names, expected.into());
+            assert_eq!(event["fields"]["key.kid"], crate::token::header(token)["kid"]);
+            assert_eq!(event["fields"]["token.jti"], crate::token::claims(token)["jti"]);
         }
     }
     assert!(
