@@ -777,10 +777,8 @@ impl Site {
     }
 }
 
-/// V3, V4, V22: over the network, against the process, with its memory in view.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_answers_hostile_tokens_and_stays_small() {
-    let database = TestDatabase::sqlite();
+// V3, V4, V22: over the network, against the process, with its memory in view.
+crate::on_both_databases!(the_server_answers_hostile_tokens_and_stays_small, |database| {
     let site = Site::start(&database).await;
     let bait = TcpListener::bind("127.0.0.1:0").unwrap();
     bait.set_nonblocking(true).unwrap();
@@ -832,4 +830,4 @@ async fn the_server_answers_hostile_tokens_and_stays_small() {
             "a token is in the log"
         );
     }
-}
+});
