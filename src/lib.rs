@@ -18,6 +18,7 @@
 //! | [`registry`] | the clients as last read |
 //! | [`keyring`] | the shared snapshot that requests sign and publish with |
 //! | [`rotation`] | the scheduled task |
+//! | [`hashing`] | password hashing off the workers, behind a bounded queue |
 //! | [`sessions`] | the logins of people: begun, refreshed, ended |
 //! | [`tls`] | TLS of the public listener, and its certificate when it changes |
 //! | [`http`] | the endpoints, one file each |
@@ -32,6 +33,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod hashing;
 pub mod http;
 pub mod jose;
 pub mod keyring;

@@ -1,7 +1,11 @@
 //! People and their sessions: the rules, pure where they can be. No clock, no database, nothing that waits.
 
 pub mod email;
+pub mod limits;
+pub mod password;
+pub mod password_hash;
 pub mod refresh;
+pub mod refresh_limits;
 pub mod refresh_token;
 pub mod session;
 pub mod tenant;

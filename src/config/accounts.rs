@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use url::Url;
 
+use crate::accounts::limits::{AttemptRates, Rate};
+use crate::accounts::password_hash::{BCRYPT_COSTS, HashParameters};
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::Seconds;
 
@@ -45,6 +47,12 @@ pub struct Accounts {
     pub bcrypt_cost: u32,
     /// How many logins may wait for a core.
     pub hashing_queue: usize,
+    /// How often a password may be tried.
+    pub attempts: AttemptRates,
+    /// How often one session may be refreshed at one node.
+    pub refreshes_of_session: Rate,
+    /// How often sessions may be refreshed from one address at one node.
+    pub refreshes_from_address: Rate,
     /// Pages of other origins that may call with cookies.
     pub allowed_origins: Vec<Origin>,
     /// The cookie with the refresh token, without its prefix.
@@ -189,6 +197,13 @@ impl Accounts {
             password_hash: layers.required("accounts.password_hash", function)?,
             bcrypt_cost: layers.count("accounts.bcrypt_cost")?,
             hashing_queue: layers.count("accounts.hashing_queue")?,
+            attempts: AttemptRates {
+                address: layers.required("accounts.limit_address", |text| rate(text, 1))?,
+                account: layers.required("accounts.limit_account", |text| rate(text, 1))?,
+                address_and_account: layers.required("accounts.limit_address_and_account", |text| rate(text, 1))?,
+            },
+            refreshes_of_session: layers.required("accounts.refresh_limit_session", |text| rate(text, 1_000))?,
+            refreshes_from_address: layers.required("accounts.refresh_limit_address", |text| rate(text, 1_000))?,
             allowed_origins: layers.list("accounts.allowed_origins", str::parse)?,
             refresh_cookie: layers.required("accounts.refresh_cookie", str::parse)?,
             csrf_cookie: layers.required("accounts.csrf_cookie", str::parse)?,
@@ -226,12 +241,22 @@ impl Accounts {
             LONGEST_GRACE,
         )?;
         within("accounts.password_min_length", self.password_min_length, 8, 64)?;
-        within("accounts.bcrypt_cost", self.bcrypt_cost, 4, 15)?;
+        let (cheapest, dearest) = BCRYPT_COSTS.into_inner();
+        within("accounts.bcrypt_cost", self.bcrypt_cost, cheapest, dearest)?;
         within("accounts.hashing_queue", self.hashing_queue, 1, 100_000)?;
         if self.plain_http_cookies && !may_use_plain_http_cookies(&server.issuer, server.listen) {
             return Err(ConfigError::PlainHttpCookies);
         }
         Ok(())
+    }
+
+    /// How new passwords are hashed.
+    #[must_use]
+    pub const fn hash_parameters(&self) -> HashParameters {
+        match self.password_hash {
+            PasswordFunction::Bcrypt => HashParameters::Bcrypt { cost: self.bcrypt_cost },
+            PasswordFunction::Argon2id => HashParameters::ARGON2ID,
+        }
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {
@@ -285,6 +310,18 @@ fn resource(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
+/// Reads `20/1h`: 20 at once, and 20 more in each hour, at most `most` in a second.
+fn rate(text: &str, most: i64) -> Result<Rate, Refusal> {
+    let form = "is not a number and a length of time; write such as 20/1h";
+    let (burst, period) = text.split_once('/').ok_or_else(|| Refusal(form.to_owned()))?;
+    let burst: u32 = burst.parse().map_err(|_| Refusal(form.to_owned()))?;
+    let period = parse_duration(period)?;
+    if burst == 0 || period.0.saturating_mul(most) < i64::from(burst) {
+        return refuse(format!("is none, or more than {most} in a second; write such as 20/1h"));
+    }
+    Ok(Rate { burst, period })
+}
+
 fn function(text: &str) -> Result<PasswordFunction, Refusal> {
     match text {
         "bcrypt" => Ok(PasswordFunction::Bcrypt),
@@ -314,6 +351,27 @@ mod tests {
             "ftp://a.example",
         ] {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_in_a_length_of_time() {
+        let period = Seconds(3_600);
+        assert_eq!(rate("20/1h", 1), Ok(Rate { burst: 20, period }));
+        assert_eq!(rate("3600/1h", 1), Ok(Rate { burst: 3_600, period }));
+        for (bad, most) in [
+            ("", 1),
+            ("20", 1),
+            ("/1h", 1),
+            ("20/", 1),
+            ("20/60", 1),
+            ("-1/1h", 1),
+            ("0/1h", 1),
+            ("3601/1h", 1),
+            ("5/0s", 1),
+            ("1001/1s", 1_000),
+        ] {
+            assert!(rate(bad, most).is_err(), "{bad}");
         }
     }
 

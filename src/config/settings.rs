@@ -64,6 +64,8 @@ pub enum Kind {
     Cookie,
     /// The function that passwords are hashed with.
     PasswordFunction,
+    /// So many at once, and so many more in a length of time.
+    Rate,
     /// The form of a log line.
     LogFormat,
     /// Which log lines are written.
@@ -104,6 +106,7 @@ impl Kind {
             Self::Origins => "a list of origins, such as [\"https://app.example.com\"]",
             Self::Cookie => "letters, digits, - and _, such as \"keyround-refresh\"",
             Self::PasswordFunction => "\"bcrypt\" or \"argon2id\"",
+            Self::Rate => "a number and a length of time, such as \"20/1h\"",
             Self::LogFormat => "\"text\" or \"json\"",
             Self::LogFilter => "a filter such as \"info\" or \"info,keyround=debug\"",
         }
@@ -210,6 +213,11 @@ pub const SETTINGS: &[Setting] = &[
     row("accounts", "password_hash", Default(r#""bcrypt""#), Kind::PasswordFunction, false, "What new passwords are hashed with; one that is hashed otherwise is hashed anew at its next login."),
     row("accounts", "bcrypt_cost", Default("12"), Kind::Count, false, "The cost of bcrypt, from 4 to 15; each step doubles the time of a login. When it rises, each password follows at its next login."),
     row("accounts", "hashing_queue", Default("100"), Kind::Count, false, "How many logins may wait for a core; more are told to come again later."),
+    row("accounts", "limit_address", Default(r#""150/1h""#), Kind::Rate, false, "How many wrong passwords may come from one address (an IPv6 /64), at once and then in each such time; those being checked count too."),
+    row("accounts", "limit_account", Default(r#""20/1h""#), Kind::Rate, false, "How many for one account from all addresses together, except those at which it was logged in to within 30 days."),
+    row("accounts", "limit_address_and_account", Default(r#""5/15m""#), Kind::Rate, false, "How many for one account from one address."),
+    row("accounts", "refresh_limit_session", Default(r#""128/2m""#), Kind::Rate, false, "How often one session may be refreshed at one node; 64 tabs at once are honest."),
+    row("accounts", "refresh_limit_address", Default(r#""6000/1m""#), Kind::Rate, false, "How often sessions may be refreshed from one address at one node; many people may share it."),
     row("accounts", "allowed_origins", Default("[]"), Kind::Origins, false, "Web pages of other origins that may call `/auth` with cookies (CORS), each written out; a page must also be of the same site."),
     row("accounts", "refresh_cookie", Default(r#""keyround-refresh""#), Kind::Cookie, false, "The name of the cookie with the refresh token, behind its prefix `__Secure-`."),
     row("accounts", "csrf_cookie", Default(r#""keyround-csrf""#), Kind::Cookie, false, "The name of the cookie against forged requests, behind its prefix `__Host-`."),

@@ -353,10 +353,15 @@ impl HashKey {
     /// Whether `digest` is the digest of `secret` for `purpose`, in a time that does not depend on where they differ.
     #[must_use]
     pub fn matches(&self, purpose: &str, secret: &str, digest: &str) -> bool {
-        let expected = self.digest(purpose, secret);
-        // `memcmp::eq` panics on different lengths, and the length of a digest is no secret.
-        expected.len() == digest.len() && memcmp::eq(expected.as_bytes(), digest.as_bytes())
+        same_octets(self.digest(purpose, secret).as_bytes(), digest.as_bytes())
     }
+}
+
+/// Whether two digests are the same, in a time that does not depend on where they differ.
+#[must_use]
+pub fn same_octets(one: &[u8], other: &[u8]) -> bool {
+    // `memcmp::eq` panics on different lengths, and the length of a digest is no secret.
+    one.len() == other.len() && memcmp::eq(one, other)
 }
 
 /// HMAC (RFC 2104) on OpenSSL's hash. OpenSSL's own HMAC can fail, and a digest that may fail would make every lookup of
@@ -384,6 +389,16 @@ fn hmac_sha256<const N: usize>(key: &[u8; 32], parts: [&[u8]; N]) -> [u8; 32] {
 /// [`SealError::OpenSsl`] when there is no randomness.
 pub fn random_secret() -> Result<Zeroizing<String>, SealError> {
     Ok(Zeroizing::new(BASE64URL.encode(*random_key()?)))
+}
+
+/// A new salt of 128 random bits, which is no secret.
+///
+/// # Errors
+/// [`SealError::OpenSsl`] when there is no randomness.
+pub fn random_salt() -> Result<[u8; 16], SealError> {
+    let mut salt = [0; 16];
+    rand_bytes(&mut salt)?;
+    Ok(salt)
 }
 
 /// 256 random bits.

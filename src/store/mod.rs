@@ -10,6 +10,7 @@ pub mod denied_tokens;
 pub mod dump;
 mod health;
 pub mod key_uses;
+pub mod limits;
 pub mod nodes;
 pub mod sealed;
 pub mod secrets;

@@ -25,6 +25,7 @@ mod imports;
 mod introspection;
 mod key_set;
 mod ledger;
+mod limits;
 mod logs;
 mod master_keys;
 mod metadata;

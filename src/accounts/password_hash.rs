@@ -1,0 +1,505 @@
+//! The stored form of a password, and what it costs to check one.
+//!
+//! What bcrypt or Argon2id hashes is not the password but its keyed digest: HMAC-SHA-256 of its NFKC form under the server's
+//! hash key, in base64url. bcrypt reads 72 octets at most; the digest has 43, so that no part of a password is ever cut off, and
+//! who reads the database alone, without the master key, can try no guess at all. The stored text says so by its first word:
+//!
+//! | stored | what it is |
+//! |---|---|
+//! | `hmac-sha256$2b$12$…` | ours, by bcrypt |
+//! | `hmac-sha256$argon2id$v=19$m=19456,t=2,p=1$…$…` | ours, by Argon2id (RFC 9106) |
+//! | `$2a$…`, `$2b$…`, `$2y$…` | imported bcrypt, of the password as typed |
+//! | `$argon2id$…`, `$argon2i$…` | imported Argon2, of the password as typed |
+//!
+//! An imported one is replaced by ours at the next login. One that costs more than the bounds below is refused, for each login
+//! would pay that price.
+
+use std::fmt;
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use zeroize::Zeroizing;
+
+use super::password::Password;
+use crate::jose::seal::{HashKey, random_salt, same_octets};
+
+/// What the digest under the server's hash key is for.
+const PURPOSE: &str = "password";
+
+/// The first word of what we store.
+const KEYED: &str = "hmac-sha256";
+
+/// The costs of bcrypt that are computed: the highest takes eight times as long as the default, 12.
+pub const BCRYPT_COSTS: std::ops::RangeInclusive<u32> = 4..=15;
+
+/// The most octets that bcrypt reads.
+const BCRYPT_OCTETS: usize = 72;
+
+/// The most memory that Argon2 is given, in KiB.
+pub const MOST_MEMORY: u32 = 64 * 1024;
+/// The most passes of Argon2 over that memory.
+pub const MOST_PASSES: u32 = 10;
+/// The most lanes of Argon2. They are computed one after another.
+pub const MOST_LANES: u32 = 8;
+const ARGON2_OCTETS: std::ops::RangeInclusive<usize> = 16..=64;
+const ARGON2_SALT_OCTETS: std::ops::RangeInclusive<usize> = 8..=64;
+
+/// How new passwords are hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashParameters {
+    /// bcrypt with this cost: 2^cost rounds.
+    Bcrypt {
+        /// The cost, within [`BCRYPT_COSTS`].
+        cost: u32,
+    },
+    /// Argon2id, version 19.
+    Argon2id {
+        /// Memory in KiB.
+        memory: u32,
+        /// Passes over it.
+        passes: u32,
+        /// Lanes.
+        lanes: u32,
+    },
+}
+
+impl HashParameters {
+    /// Argon2id with 19 MiB, two passes and one lane.
+    pub const ARGON2ID: Self = Self::Argon2id {
+        memory: 19 * 1024,
+        passes: 2,
+        lanes: 1,
+    };
+}
+
+/// A text that is no hash of a password that we check. Says nothing of the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHash {
+    /// It has another form.
+    #[error(
+        "this is no hash of a password; taken are bcrypt ($2a$, $2b$, $2y$) and Argon2 ($argon2id$, $argon2i$, version 19)"
+    )]
+    Form,
+    /// It would take too long to check, or too much memory.
+    #[error(
+        "this hash costs too much to check, or too little: bcrypt has a cost of 4 to 15, Argon2 at most 65536 KiB of memory, 10 \
+         passes and 8 lanes"
+    )]
+    Cost,
+}
+
+/// Why a password could not be hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HashingFailed {
+    /// The system gave no randomness.
+    #[error("there is no randomness for a salt")]
+    Randomness,
+    /// The system gave no memory, or the parameters are out of bounds.
+    #[error("the hash function failed")]
+    Function,
+}
+
+/// The hash of a password as it is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash {
+    text: String,
+    function: Function,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Function {
+    Bcrypt { cost: u32 },
+    Argon2(Box<Argon2Hash>),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Argon2Hash {
+    algorithm: Algorithm,
+    memory: u32,
+    passes: u32,
+    lanes: u32,
+    salt: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(redacted)")
+    }
+}
+
+impl PasswordHash {
+    /// Hashes a password. Takes a large part of a second by design: never on a worker.
+    ///
+    /// # Errors
+    /// [`HashingFailed`].
+    pub fn new(password: &Password, parameters: HashParameters, key: &HashKey) -> Result<Self, HashingFailed> {
+        let salt = random_salt().map_err(|_| HashingFailed::Randomness)?;
+        let digest = keyed(password, key);
+        let function = match parameters {
+            HashParameters::Bcrypt { cost } => {
+                let hashed =
+                    bcrypt::hash_with_salt(digest.as_bytes(), cost, salt).map_err(|_| HashingFailed::Function)?;
+                let text = format!("{KEYED}{}", hashed.format_for_version(bcrypt::Version::TwoB));
+                return Ok(Self {
+                    text,
+                    function: Function::Bcrypt { cost },
+                });
+            }
+            HashParameters::Argon2id { memory, passes, lanes } => {
+                let mut hash = Argon2Hash {
+                    algorithm: Algorithm::Argon2id,
+                    memory,
+                    passes,
+                    lanes,
+                    salt: salt.to_vec(),
+                    output: vec![0; 32],
+                };
+                hash.output = hash.compute(digest.as_bytes())?.to_vec();
+                hash
+            }
+        };
+        Ok(Self {
+            text: format!("{KEYED}{function}"),
+            function: Function::Argon2(Box::new(function)),
+        })
+    }
+
+    /// Reads what is stored, or what another system stored.
+    ///
+    /// # Errors
+    /// [`InvalidHash`] when it is of another form, or out of bounds.
+    pub fn parse(stored: &str) -> Result<Self, InvalidHash> {
+        let modular = stored.strip_prefix(KEYED).unwrap_or(stored);
+        let function = if modular.starts_with("$argon2") {
+            Function::Argon2(Box::new(Argon2Hash::parse(modular)?))
+        } else {
+            Function::Bcrypt {
+                cost: bcrypt_cost(modular)?,
+            }
+        };
+        Ok(Self {
+            text: stored.to_owned(),
+            function,
+        })
+    }
+
+    /// The text to be stored.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether this is the password. Takes as long as [`Self::new`], whatever the answer.
+    ///
+    /// # Errors
+    /// [`HashingFailed::Function`].
+    pub fn matches(&self, password: &Password, key: &HashKey) -> Result<bool, HashingFailed> {
+        let digest;
+        let (hashed, modular) = match self.text.strip_prefix(KEYED) {
+            Some(modular) => {
+                digest = keyed(password, key);
+                (digest.as_str(), modular)
+            }
+            None => (password.as_typed(), &*self.text),
+        };
+        match &self.function {
+            Function::Bcrypt { .. } => {
+                let same = bcrypt::verify(hashed, modular).map_err(|_| HashingFailed::Function)?;
+                // Of an imported hash we cannot know what lay beyond: bcrypt reads 72 octets, and its key repeats after a NUL.
+                Ok(same && hashed.len() <= BCRYPT_OCTETS && !hashed.contains('\0'))
+            }
+            Function::Argon2(hash) => {
+                let output = hash.compute(hashed.as_bytes())?;
+                Ok(same_octets(&output, &hash.output))
+            }
+        }
+    }
+
+    /// Whether a password that matched should be hashed anew: imported, by the other function, or at another cost.
+    #[must_use]
+    pub fn needs_rehash(&self, parameters: HashParameters) -> bool {
+        let stored = match &self.function {
+            Function::Bcrypt { cost } => HashParameters::Bcrypt { cost: *cost },
+            Function::Argon2(hash) => HashParameters::Argon2id {
+                memory: hash.memory,
+                passes: hash.passes,
+                lanes: hash.lanes,
+            },
+        };
+        stored != parameters || !self.text.starts_with(KEYED)
+    }
+}
+
+fn keyed(password: &Password, key: &HashKey) -> Zeroizing<String> {
+    Zeroizing::new(key.digest(PURPOSE, &password.normalized()))
+}
+
+fn bcrypt_cost(text: &str) -> Result<u32, InvalidHash> {
+    let parts: bcrypt::HashParts = text.parse().map_err(|_| InvalidHash::Form)?;
+    // `$2x$` marks hashes of a function that mixed passwords up.
+    let known = ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| text.starts_with(prefix));
+    let cost = parts.get_cost();
+    match known {
+        false => Err(InvalidHash::Form),
+        true if !BCRYPT_COSTS.contains(&cost) => Err(InvalidHash::Cost),
+        true => Ok(cost),
+    }
+}
+
+/// The PHC form, as every implementation writes it.
+impl fmt::Display for Argon2Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (memory, passes, lanes) = (self.memory, self.passes, self.lanes);
+        let [salt, output] = [&self.salt, &self.output].map(|octets| BASE64_STANDARD_NO_PAD.encode(octets));
+        write!(
+            f,
+            "${}$v=19$m={memory},t={passes},p={lanes}${salt}${output}",
+            self.algorithm
+        )
+    }
+}
+
+impl Argon2Hash {
+    fn parse(text: &str) -> Result<Self, InvalidHash> {
+        let Some(["", algorithm, "v=19", parameters, salt, output]) = split::<6>(text, '$') else {
+            return Err(InvalidHash::Form);
+        };
+        let algorithm = match algorithm {
+            "argon2id" => Algorithm::Argon2id,
+            "argon2i" => Algorithm::Argon2i,
+            _ => return Err(InvalidHash::Form),
+        };
+        let parameters = split::<3>(parameters, ',').ok_or(InvalidHash::Form)?;
+        let mut numbers = [0; 3];
+        for ((number, text), name) in numbers.iter_mut().zip(parameters).zip(["m=", "t=", "p="]) {
+            let digits = text.strip_prefix(name).ok_or(InvalidHash::Form)?;
+            *number = digits.parse().map_err(|_| InvalidHash::Form)?;
+        }
+        let [memory, passes, lanes] = numbers;
+        let decode = |text| BASE64_STANDARD_NO_PAD.decode(text).map_err(|_| InvalidHash::Form);
+        let (salt, output) = (decode(salt)?, decode(output)?);
+        let bounded = memory <= MOST_MEMORY && passes <= MOST_PASSES && lanes <= MOST_LANES;
+        let long = ARGON2_SALT_OCTETS.contains(&salt.len()) && ARGON2_OCTETS.contains(&output.len());
+        // `Params` knows the least of each.
+        if !bounded || !long || Params::new(memory, passes, lanes, Some(output.len())).is_err() {
+            return Err(InvalidHash::Cost);
+        }
+        Ok(Self {
+            algorithm,
+            memory,
+            passes,
+            lanes,
+            salt,
+            output,
+        })
+    }
+
+    fn compute(&self, secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, HashingFailed> {
+        let parameters = Params::new(self.memory, self.passes, self.lanes, Some(self.output.len()))
+            .map_err(|_| HashingFailed::Function)?;
+        let mut output = Zeroizing::new(vec![0; self.output.len()]);
+        Argon2::new(self.algorithm, Version::V0x13, parameters)
+            .hash_password_into(secret, &self.salt, &mut output)
+            .map_err(|_| HashingFailed::Function)?;
+        Ok(output)
+    }
+}
+
+/// The parts of a text, if there are exactly so many.
+fn split<const N: usize>(text: &str, by: char) -> Option<[&str; N]> {
+    let parts: Vec<&str> = text.splitn(N + 1, by).collect();
+    parts.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHEAP: HashParameters = HashParameters::Bcrypt { cost: 4 };
+    const CHEAP_ARGON2ID: HashParameters = HashParameters::Argon2id {
+        memory: 64,
+        passes: 1,
+        lanes: 1,
+    };
+
+    /// Made by other implementations, all of this password.
+    const IMPORTED_PASSWORD: &str = "Grüße aus dem 7. Stock";
+    const IMPORTED: [&str; 6] = [
+        "$2a$05$zjQycGSpkkSyNaYgd4GiU.kmrZV.GY5IkLOqG.L4G66W5p3hSoSai",
+        "$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+        "$2y$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+        "$argon2id$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4",
+        "$argon2i$v=19$m=256,t=2,p=2$vjQrIzTywSTBpdwWD+bcyA$BPT2GmMHPkHmqPlV0HyXN1b+ZXvJ6xYDg8G1z1QxkKw",
+        "$argon2id$v=19$m=65536,t=3,p=4$DehtWirJKbMTrzuXAaBh9w$ZUnSQ2glFfZX1WyQUOg9IKKfqBXLxBuxBpVQ0wYTDVA",
+    ];
+    /// bcrypt of 72 times the letter a.
+    const OF_72_OCTETS: &str = "$2b$04$yswNyltAszlnRGWCSavQIe.YF2y5u.Y1M2AMqASjK1gnatj1HrfFi";
+
+    fn key() -> HashKey {
+        HashKey::from_bytes([7; 32])
+    }
+
+    fn password(text: &str) -> Password {
+        Password::try_from(text.to_owned()).unwrap()
+    }
+
+    fn matches(hash: &PasswordHash, text: &str) -> bool {
+        hash.matches(&password(text), &key()).unwrap()
+    }
+
+    #[test]
+    fn what_we_hash_is_read_again_and_only_its_password_matches() {
+        for (parameters, prefix) in [
+            (CHEAP, "hmac-sha256$2b$04$"),
+            (CHEAP_ARGON2ID, "hmac-sha256$argon2id$v=19$m=64,t=1,p=1$"),
+        ] {
+            let hash = PasswordHash::new(&password("one \u{e9}"), parameters, &key()).unwrap();
+            assert!(
+                hash.as_str().starts_with(prefix) && hash.as_str().is_ascii(),
+                "{}",
+                hash.as_str()
+            );
+            let read = PasswordHash::parse(hash.as_str()).unwrap();
+            assert!(read == hash && matches(&read, "one \u{e9}") && matches(&read, "one e\u{301}"));
+            assert!(!matches(&read, "one e") && !matches(&read, ""));
+            let elsewhere = HashKey::from_bytes([8; 32]);
+            assert!(
+                !read.matches(&password("one \u{e9}"), &elsewhere).unwrap(),
+                "the database alone is not enough"
+            );
+            assert!(
+                PasswordHash::new(&password("one \u{e9}"), parameters, &key()).unwrap() != hash,
+                "a salt of its own"
+            );
+            assert_eq!(format!("{hash:?}"), "PasswordHash(redacted)");
+        }
+    }
+
+    /// A3: nothing is cut off.
+    #[test]
+    fn passwords_that_differ_after_72_octets_are_different() {
+        let common = "x".repeat(72);
+        for parameters in [CHEAP, CHEAP_ARGON2ID] {
+            let hash = PasswordHash::new(&password(&format!("{common}a")), parameters, &key()).unwrap();
+            assert!(matches(&hash, &format!("{common}a")));
+            assert!(!matches(&hash, &format!("{common}b")) && !matches(&hash, &common));
+            let with_nul = PasswordHash::new(&password("a\0b"), parameters, &key()).unwrap();
+            assert!(matches(&with_nul, "a\0b") && !matches(&with_nul, "a") && !matches(&with_nul, "a\0b\0a\0b"));
+        }
+        let imported = PasswordHash::parse(OF_72_OCTETS).unwrap();
+        assert!(matches(&imported, &"a".repeat(72)));
+        assert!(!matches(&imported, &"a".repeat(73)) && !matches(&imported, &"a".repeat(71)));
+    }
+
+    #[test]
+    fn imported_hashes_match_their_password_as_typed() {
+        for stored in IMPORTED {
+            let hash = PasswordHash::parse(stored).unwrap();
+            assert!(matches(&hash, IMPORTED_PASSWORD), "{stored}");
+            assert!(!matches(&hash, "Grüße aus dem 8. Stock"), "{stored}");
+            let repeated = format!("{IMPORTED_PASSWORD}\0{IMPORTED_PASSWORD}");
+            assert!(!matches(&hash, &repeated), "{stored}");
+            assert_eq!(hash.as_str(), stored);
+        }
+    }
+
+    #[test]
+    fn a_hash_is_made_anew_when_it_is_imported_or_costs_something_else() {
+        let ours = PasswordHash::new(&password("a"), CHEAP, &key()).unwrap();
+        assert!(!ours.needs_rehash(CHEAP));
+        assert!(ours.needs_rehash(HashParameters::Bcrypt { cost: 5 }) && ours.needs_rehash(CHEAP_ARGON2ID));
+        let argon2 = PasswordHash::new(&password("a"), CHEAP_ARGON2ID, &key()).unwrap();
+        assert!(!argon2.needs_rehash(CHEAP_ARGON2ID));
+        assert!(argon2.needs_rehash(HashParameters::ARGON2ID) && argon2.needs_rehash(CHEAP));
+        let imported = PasswordHash::parse(IMPORTED[1]).unwrap();
+        assert!(imported.needs_rehash(HashParameters::Bcrypt { cost: 5 }));
+    }
+
+    #[test]
+    fn costs_are_bounded() {
+        let bcrypt = |cost: &str| format!("$2b${cost}$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy");
+        let argon2 = |parameters: &str| {
+            format!("$argon2id$v=19${parameters}$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4")
+        };
+        for taken in [
+            bcrypt("04"),
+            bcrypt("14"),
+            argon2("m=65536,t=10,p=8"),
+            argon2("m=8,t=1,p=1"),
+        ] {
+            assert!(PasswordHash::parse(&taken).is_ok(), "{taken}");
+        }
+        for refused in [
+            bcrypt("03"),
+            bcrypt("16"),
+            bcrypt("31"),
+            argon2("m=65537,t=1,p=1"),
+            argon2("m=8,t=11,p=1"),
+            argon2("m=4294967295,t=4294967295,p=4"),
+            argon2("m=256,t=1,p=9"),
+            argon2("m=8,t=0,p=1"),
+            argon2("m=7,t=1,p=1"),
+            argon2("m=8,t=1,p=0"),
+        ] {
+            assert_eq!(PasswordHash::parse(&refused), Err(InvalidHash::Cost), "{refused}");
+            assert_eq!(
+                PasswordHash::parse(&format!("{KEYED}{refused}")),
+                Err(InvalidHash::Cost),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_hash_is_refused_without_being_shown() {
+        let (bcrypt, argon2) = (IMPORTED[1], IMPORTED[3]);
+        let cases = [
+            String::new(),
+            KEYED.to_owned(),
+            "hunter2".to_owned(),
+            bcrypt.replace("$2b$", "$2x$"),
+            bcrypt.replace("$05$", "$é$"),
+            format!("{}é", &bcrypt[..58]),
+            bcrypt[..59].to_owned(),
+            format!("{bcrypt}a"),
+            bcrypt.replace("o9P", "!9P"),
+            argon2.replace("argon2id", "argon2d"),
+            argon2.replace("v=19", "v=16"),
+            argon2.replace("m=256,", ""),
+            argon2.replace("m=256", "m=99999999999"),
+            argon2.replace("C03v", "C0!v"),
+            format!("{argon2}$"),
+            "$argon2".to_owned(),
+            "$5$rounds=5000$saltstring$5B8vYYiY".to_owned(),
+        ];
+        for stored in cases {
+            let refused = PasswordHash::parse(&stored).unwrap_err();
+            assert_eq!(refused, InvalidHash::Form, "{stored:?}");
+        }
+    }
+
+    proptest! {
+        /// RUSTSEC-2026-0199: whatever stands in the row, nothing panics.
+        #[test]
+        fn a_corrupted_hash_is_refused_or_checked(which in 0..5_usize, at in 0..60_usize, to in any::<char>()) {
+            let mut stored: Vec<char> = IMPORTED[which].chars().collect();
+            stored[at] = to;
+            let stored: String = stored.into_iter().collect();
+            let read = PasswordHash::parse(&stored);
+            prop_assert_eq!(at < 3 && read.is_ok(), at < 3 && stored == IMPORTED[which] || at == 2 && "aby".contains(to) && which < 3);
+            // Before that stand the costs, and some of those that are within the bounds take a second.
+            if let (30.., Ok(hash)) = (at, read) {
+                prop_assert!(hash.matches(&password("a"), &key()).is_ok());
+            }
+        }
+
+        #[test]
+        fn any_text_is_refused_or_read(stored in "\\PC{0,80}") {
+            prop_assert!(PasswordHash::parse(&stored).is_err());
+        }
+    }
+}
