@@ -218,7 +218,7 @@ impl Db {
         now: UnixTime,
         entry: &Entry,
     ) -> Result<Option<(UnixTime, UnixTime)>, StoreError> {
-        retry(async || self.try_to_begin_session(new, user, now, entry).await).await
+        retry(|| self.try_to_begin_session(new, user, now, entry)).await
     }
 
     async fn try_to_begin_session(
@@ -322,7 +322,7 @@ impl Db {
         by: EndedBy,
         entry: &Entry,
     ) -> Result<bool, StoreError> {
-        retry(async || self.try_to_end_session(sid, of, by, entry).await).await
+        retry(|| self.try_to_end_session(sid, of, by, entry)).await
     }
 
     async fn try_to_end_session(
@@ -361,21 +361,28 @@ impl Db {
         by: EndedBy,
         entry: &Entry,
     ) -> Result<Vec<SessionId>, StoreError> {
-        retry(async || {
-            let mut tx = self.begin().await?;
-            let now = tx.now(entry.happened_at).await?;
-            let ended = end_of_user(&mut tx, user, except, now, by).await?;
-            for sid in &ended {
-                let entry = Entry {
-                    subject: sid.to_string(),
-                    ..entry.clone()
-                };
-                note(&mut tx, &entry, now).await?;
-            }
-            tx.commit().await?;
-            Ok(ended)
-        })
-        .await
+        retry(|| self.try_to_end_sessions_of(user, except, by, entry)).await
+    }
+
+    async fn try_to_end_sessions_of(
+        &self,
+        user: UserId,
+        except: Option<SessionId>,
+        by: EndedBy,
+        entry: &Entry,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let mut tx = self.begin().await?;
+        let now = tx.now(entry.happened_at).await?;
+        let ended = end_of_user(&mut tx, user, except, now, by).await?;
+        for sid in &ended {
+            let entry = Entry {
+                subject: sid.to_string(),
+                ..entry.clone()
+            };
+            note(&mut tx, &entry, now).await?;
+        }
+        tx.commit().await?;
+        Ok(ended)
     }
 
     /// The sessions of a user that have neither ended nor run out, the last used first.
@@ -426,7 +433,10 @@ pub(super) async fn end_of_user(
 }
 
 /// The whole of a change again, when other writers were in its way.
-async fn retry<T>(mut change: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+async fn retry<T, F>(mut change: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let mut answer = Err(StoreError::Conflict);
     for _ in 0..TRIES {
         answer = change().await;
