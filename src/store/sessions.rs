@@ -72,6 +72,7 @@ const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                    WHERE sid = $1 AND user_id = COALESCE($4, user_id) AND revoked_at IS NULL";
 const END_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                            WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL RETURNING sid";
+const BLANK: &str = "UPDATE sessions SET address = '', user_agent = '' WHERE user_id = $1";
 const LIVE: &str = "SELECT sid, user_id, tenant_id, client_id, audience, created_at, rotated_at, expires_at, revoked_at, revoked_for, \
                     address, user_agent FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 \
                     AND rotated_at > $3 ORDER BY rotated_at DESC, sid";
@@ -432,8 +433,18 @@ pub(super) async fn end_of_user(
     sids.iter().map(|sid| parse_sid(sid)).collect()
 }
 
+/// Forgets where the sessions of a user were used from. The rows stay until they expire: by them their access tokens are refused.
+pub(super) async fn blank(tx: &mut Tx, user: UserId) -> Result<(), StoreError> {
+    in_tx!(tx, |connection| sqlx::query(BLANK)
+        .bind(user.to_string())
+        .execute(connection)
+        .await?
+        .rows_affected());
+    Ok(())
+}
+
 /// The whole of a change again, when other writers were in its way.
-async fn retry<T, F>(mut change: impl FnMut() -> F) -> Result<T, StoreError>
+pub(super) async fn retry<T, F>(mut change: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -448,7 +459,7 @@ where
 }
 
 /// It took effect by the database's clock.
-async fn note(tx: &mut Tx, entry: &Entry, at: UnixTime) -> Result<(), StoreError> {
+pub(super) async fn note(tx: &mut Tx, entry: &Entry, at: UnixTime) -> Result<(), StoreError> {
     let entry = Entry {
         happened_at: at,
         ..entry.clone()
