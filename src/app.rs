@@ -22,7 +22,7 @@ use crate::outbound::key_sets::RemoteKeySets;
 use crate::outbound::{Outbound, OutboundError};
 use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
-use crate::sessions::Sessions;
+use crate::sessions::{Replays, Sessions};
 use crate::store::{Db, StoreError};
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
@@ -248,6 +248,7 @@ impl Running {
             alg: config.tokens.default_algorithm,
             settings: config.accounts.clone(),
             metrics: metrics.sessions.clone(),
+            replays: Replays::default(),
         });
         let server = web::Data::new(Server {
             issuer: config.server.issuer.as_str().to_owned(),

@@ -3,7 +3,8 @@
 //! Whether the signer is ready is asked before anything changes, and the access token is signed afterwards: what was committed and
 //! never answered is found again by the client's next try.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -36,6 +37,29 @@ const PRUNED_AT_ONCE: u32 = 200;
 /// How often the task looks for expired sessions.
 const PRUNE_PERIOD: Seconds = Seconds(60);
 
+/// How many sessions it is remembered of that a token came again; beyond, all are forgotten.
+const MOST_REPLAYS: usize = 16_384;
+
+/// The generations whose tokens came again on this node. The database notes each once, whoever asks; without this memory sixty
+/// tabs that ask at once would each wait for its one writer.
+#[derive(Default)]
+pub struct Replays(Mutex<HashMap<SessionId, i64>>);
+
+impl Replays {
+    /// Whether this is the first that is heard of it here.
+    fn is_new(&self, sid: SessionId, generation: i64) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_REPLAYS {
+            known.clear();
+        }
+        known.insert(sid, generation) != Some(generation)
+    }
+
+    fn forget(&self, sid: SessionId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&sid);
+    }
+}
+
 /// What begins, refreshes and ends sessions.
 pub struct Sessions {
     /// The database.
@@ -54,6 +78,8 @@ pub struct Sessions {
     pub settings: Accounts,
     /// What is counted.
     pub metrics: SessionMetrics,
+    /// What is noted already.
+    pub replays: Replays,
 }
 
 /// What a client gets for a login or a refresh.
@@ -211,6 +237,7 @@ impl Sessions {
         };
         match self.db.claim_generation(&claim, self.now()).await {
             Ok(true) => {
+                tracing::debug!(session.sid = %token.sid, "a generation is claimed");
                 self.metrics.rotated();
                 Ok(Some(successor))
             }
@@ -227,15 +254,19 @@ impl Sessions {
     ) -> Result<RefreshToken, CannotRefresh> {
         let sid = family.session.sid;
         let successor = token.successor(&self.hash_key, &family.salt);
-        let entry = self.entry(
-            "session.replayed",
-            sid,
-            &format!("user {}", family.session.user),
-            &format!("generation {} came again within the grace", token.generation),
-        );
-        self.db
-            .note_once(&entry, &format!("session.replayed {}", token.generation))
-            .await?;
+        if self.replays.is_new(sid, token.generation) {
+            let entry = self.entry(
+                "session.replayed",
+                sid,
+                &format!("user {}", family.session.user),
+                &format!("generation {} came again within the grace", token.generation),
+            );
+            let once = format!("session.replayed {}", token.generation);
+            if let Err(error) = self.db.note_once(&entry, &once).await {
+                self.replays.forget(sid);
+                return Err(error.into());
+            }
+        }
         self.metrics.replayed();
         tracing::debug!(session.sid = %sid, client.ip = device.address, "a refresh token came again within the grace");
         Ok(successor)

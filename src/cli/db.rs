@@ -11,6 +11,7 @@ use crate::keyring::trusted_time;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::policy::Policy;
 use crate::rotation::rewrap::{Census, Under, census};
+use crate::sessions::prune;
 use crate::store::{Db, StoreError, known_schema};
 
 use super::master_key::master_keys;
@@ -25,7 +26,7 @@ pub enum Command {
     Migrate,
     /// See whether everything is in order, and change nothing; fails when it is not.
     Check,
-    /// Delete what nothing depends on: nodes not seen for a day. Expired keys leave by the schedule alone.
+    /// Delete what nothing depends on: nodes not seen for a day, and expired sessions. Expired keys leave by the schedule alone.
     Prune,
 }
 
@@ -34,7 +35,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Migrate => migrate(context, &config).await,
         Command::Check => check(context, &config).await,
-        Command::Prune => prune(context).await,
+        Command::Prune => forget(context).await,
     }
 }
 
@@ -53,16 +54,19 @@ async fn migrate(context: &Context, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn prune(context: &Context) -> Result<(), Failure> {
+async fn forget(context: &Context) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
     let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
         .await?
         .checked_at();
     let nodes = db.forget_nodes(now - GONE).await?;
+    let skew = config.keys.policy.windows().clock_skew;
+    let sessions = prune(&db, now - skew * 2, &context.clock).await?;
     if context.json {
-        output::json(&json!({ "nodes": nodes }));
+        output::json(&json!({ "nodes": nodes, "sessions": sessions }));
     } else {
         output::line(&format!("forgot {nodes} nodes that were not seen for {GONE}"));
+        output::line(&format!("forgot {sessions} sessions that have expired"));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::jose::jwt::SessionClaims;
 use crate::keyring::{CannotVerify, Inactive};
 use crate::oauth::client::Client;
 use crate::oauth::error::OauthError;
@@ -28,6 +29,8 @@ struct Answer<'a> {
     token_type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<&'a str>,
+    #[serde(flatten)]
+    session: Option<&'a SessionClaims>,
 }
 
 /// One recipient as a text, several as a list, as in the token.
@@ -112,6 +115,10 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
     if is_client(caller, token) {
         return Ok(true);
     }
+    // People's own client is not registered; that the session lives is known already.
+    if token.session.is_some() && server.has_accounts() && token.client_id == server.sessions.settings.client_id {
+        return Ok(true);
+    }
     let Ok(id) = token.client_id.parse() else {
         return Ok(false);
     };
@@ -137,5 +144,6 @@ fn active(token: &AccessToken) -> Answer<'_> {
         jti: &token.jti,
         token_type: "Bearer",
         scope: token.scope.as_deref(),
+        session: token.session.as_ref(),
     }
 }

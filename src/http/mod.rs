@@ -8,6 +8,7 @@ pub mod health;
 pub mod introspect;
 pub mod key_set;
 pub mod metadata;
+pub mod refresh_grant;
 pub mod revoke;
 pub mod token;
 
@@ -62,6 +63,14 @@ pub struct Server {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
+}
+
+impl Server {
+    /// Whether people have accounts here.
+    #[must_use]
+    pub fn has_accounts(&self) -> bool {
+        self.sessions.settings.enabled
+    }
 }
 
 /// The routes of the public listener. Everything lies below the issuer's path; well-known documents also lie where

@@ -3,14 +3,17 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
+use crate::accounts::session::EndedBy;
 use crate::oauth::error::OauthError;
-use crate::oauth::verification::{AccessToken, is_client};
+use crate::oauth::token::Parameters;
+use crate::oauth::verification::AccessToken;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
 
 use super::Server;
 use super::client_authentication::{Caller, Refusal, authenticate, form};
 use super::introspect::verified;
+use super::refresh_grant::public_client;
 
 /// 200 once the token is refused everywhere within the bound, and for everything that is no token of this client.
 pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
@@ -31,21 +34,41 @@ async fn revoke(
     caller: &mut Caller,
 ) -> Result<(), Refusal> {
     let parameters = form(request, payload).await?;
-    let stored = authenticate(server, request, &parameters, caller).await?;
-    let client = &stored.client;
-    // `token_type_hint` is a hint (RFC 7009 section 2.1), and there is one type of token.
+    let client_id = who(server, request, &parameters, caller).await?;
+    // `token_type_hint` is a hint (RFC 7009 section 2.1), and what a token is stands in itself.
     let token = parameters
         .one("token")?
         .ok_or_else(|| OauthError::invalid_request("token is missing in the form"))?;
-    let Some(token) = verified(server, token)?.filter(|token| is_client(client, token)) else {
-        return Ok(());
-    };
-    deny_and_follow(server, &token).await.map_err(|error| {
+    let unavailable = |error: StoreError| {
         tracing::error!(%error, "a token could not be denied");
         Refusal::unavailable("the token is not revoked yet; try again in a few seconds")
-    })?;
-    tracing::info!(client.id = %client.id, client.ip = %caller.address, token.jti = token.jti, "a token was revoked");
+    };
+    let ended = server.sessions.end_by_token(token, &client_id, EndedBy::Revocation);
+    if let Some(sid) = ended.await.map_err(unavailable)? {
+        tracing::info!(client.id = client_id, client.ip = %caller.address, session.sid = %sid, "a session was revoked");
+        return Ok(());
+    }
+    let Some(token) = verified(server, token)?.filter(|token| token.client_id == client_id) else {
+        return Ok(());
+    };
+    deny_and_follow(server, &token).await.map_err(unavailable)?;
+    tracing::info!(client.id = client_id, client.ip = %caller.address, token.jti = token.jti, "a token was revoked");
     Ok(())
+}
+
+/// The client that proves itself, or people's own, which cannot.
+async fn who(
+    server: &Server,
+    request: &HttpRequest,
+    parameters: &Parameters,
+    caller: &mut Caller,
+) -> Result<String, Refusal> {
+    let own = &server.sessions.settings.client_id;
+    if server.has_accounts() && public_client(request, parameters)? == Some(own) {
+        return Ok(own.clone());
+    }
+    let stored = authenticate(server, request, parameters, caller).await?;
+    Ok(stored.client.id.to_string())
 }
 
 /// At once on this node, within `replica_refresh` on the others.

@@ -7,10 +7,12 @@ use serde::Serialize;
 use crate::keyring::{CannotSign, Issued};
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::{Granted, TokenRequest, grant};
+use crate::sessions::SessionTokens;
 
 use super::Server;
 pub use super::client_authentication::CLIENT_SECRET_PURPOSE;
 use super::client_authentication::{Caller, Refusal, authenticate, form};
+use super::refresh_grant;
 
 /// The answer of RFC 6749 section 5.1.
 #[derive(Serialize)]
@@ -20,6 +22,20 @@ struct TokenResponse {
     expires_in: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+}
+
+impl From<SessionTokens> for TokenResponse {
+    fn from(tokens: SessionTokens) -> Self {
+        Self {
+            access_token: tokens.access_token,
+            token_type: "Bearer",
+            expires_in: tokens.expires_in.0,
+            scope: None,
+            refresh_token: Some(tokens.refresh_token.to_string()),
+        }
+    }
 }
 
 /// A token for a client that proves itself.
@@ -41,6 +57,11 @@ async fn issue(
     caller: &mut Caller,
 ) -> Result<TokenResponse, Refusal> {
     let parameters = form(request, payload).await?;
+    if server.has_accounts() && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
+        return Ok(refresh_grant::refresh(server, request, &parameters, caller)
+            .await?
+            .into());
+    }
     let stored = authenticate(server, request, &parameters, caller).await?;
     let client = &stored.client;
     let granted = grant(client, &TokenRequest::parse(&parameters)?, &server.defaults)?;
@@ -60,6 +81,7 @@ async fn issue(
         token_type: "Bearer",
         expires_in,
         scope: issued.claims.scope,
+        refresh_token: None,
     })
 }
 

@@ -10,6 +10,8 @@ pub enum ErrorCode {
     InvalidRequest,
     /// The client is unknown, disabled, or did not prove itself.
     InvalidClient,
+    /// The refresh token gets nothing.
+    InvalidGrant,
     /// The client may not use this grant.
     UnauthorizedClient,
     /// No such grant here.
@@ -29,6 +31,7 @@ impl ErrorCode {
         match self {
             Self::InvalidRequest => "invalid_request",
             Self::InvalidClient => "invalid_client",
+            Self::InvalidGrant => "invalid_grant",
             Self::UnauthorizedClient => "unauthorized_client",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::InvalidScope => "invalid_scope",

@@ -55,24 +55,27 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// The metadata of this issuer with these algorithms.
+    /// The metadata of this issuer with these algorithms, where people have accounts or not.
     #[must_use]
-    pub fn new(issuer: &str, algorithms: &[Algorithm]) -> Self {
+    pub fn new(issuer: &str, algorithms: &[Algorithm], has_accounts: bool) -> Self {
+        // People's own client has no secret.
+        let none = has_accounts.then_some("none");
+        let refresh = has_accounts.then_some("refresh_token");
         let methods = || vec!["client_secret_basic", "client_secret_post", "private_key_jwt"];
         let assertion_algorithms = || Algorithm::ALL.map(Algorithm::name).to_vec();
         Self {
             issuer: issuer.to_owned(),
             jwks_uri: format!("{issuer}{KEY_SET_PATH}"),
             token_endpoint: format!("{issuer}{TOKEN_PATH}"),
-            token_endpoint_auth_methods_supported: methods(),
+            token_endpoint_auth_methods_supported: methods().into_iter().chain(none).collect(),
             token_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             introspection_endpoint: format!("{issuer}{INTROSPECTION_PATH}"),
             introspection_endpoint_auth_methods_supported: methods(),
             introspection_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             revocation_endpoint: format!("{issuer}{REVOCATION_PATH}"),
-            revocation_endpoint_auth_methods_supported: methods(),
+            revocation_endpoint_auth_methods_supported: methods().into_iter().chain(none).collect(),
             revocation_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
-            grant_types_supported: Grant::ALL.map(Grant::name).to_vec(),
+            grant_types_supported: Grant::ALL.map(Grant::name).into_iter().chain(refresh).collect(),
             response_types_supported: Vec::new(),
             subject_types_supported: vec!["public"],
             id_token_signing_alg_values_supported: algorithms.iter().map(|alg| alg.name()).collect(),

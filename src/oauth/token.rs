@@ -76,37 +76,45 @@ impl TokenRequest {
             .map_err(|_| {
                 OauthError::new(
                     ErrorCode::UnsupportedGrantType,
-                    "this server knows the grant client_credentials only",
+                    "this server knows the grant client_credentials, and refresh_token where people have accounts",
                 )
             })?;
-        let scope =
-            parameters
-                .one("scope")?
-                .map(str::parse)
-                .transpose()
-                .map_err(|error: super::scope::InvalidScope| {
-                    OauthError::new(ErrorCode::InvalidScope, &error.to_string())
-                })?;
-        // RFC 8707 names `resource`; `audience` is what many clients send for the same thing.
-        let mut audiences: Vec<Audience> = Vec::new();
-        let targets = parameters.all("resource").chain(parameters.all("audience"));
-        for value in targets.filter(|value| !value.is_empty()) {
-            let audience: Audience = value.parse().map_err(|_| {
-                OauthError::new(
-                    ErrorCode::InvalidTarget,
-                    "resource and audience are absolute URIs without a fragment",
-                )
-            })?;
-            if !audiences.contains(&audience) {
-                audiences.push(audience);
-            }
-        }
         Ok(Self {
             grant,
-            scope,
-            audiences,
+            scope: requested_scope(parameters)?,
+            audiences: requested_audiences(parameters)?,
         })
     }
+}
+
+/// The scope that a request asks for.
+///
+/// # Errors
+/// `invalid_scope` when it is malformed.
+pub fn requested_scope(parameters: &Parameters) -> Result<Option<Scope>, OauthError> {
+    let scope = parameters.one("scope")?.map(str::parse).transpose();
+    scope.map_err(|error: super::scope::InvalidScope| OauthError::new(ErrorCode::InvalidScope, &error.to_string()))
+}
+
+/// The resources that a request asks for. RFC 8707 names `resource`; `audience` is what many clients send for the same thing.
+///
+/// # Errors
+/// `invalid_target` when one is malformed.
+pub fn requested_audiences(parameters: &Parameters) -> Result<Vec<Audience>, OauthError> {
+    let mut audiences: Vec<Audience> = Vec::new();
+    let targets = parameters.all("resource").chain(parameters.all("audience"));
+    for value in targets.filter(|value| !value.is_empty()) {
+        let audience: Audience = value.parse().map_err(|_| {
+            OauthError::new(
+                ErrorCode::InvalidTarget,
+                "resource and audience are absolute URIs without a fragment",
+            )
+        })?;
+        if !audiences.contains(&audience) {
+            audiences.push(audience);
+        }
+    }
+    Ok(audiences)
 }
 
 /// What the server gives where a client has no wish of its own.

@@ -72,6 +72,7 @@ const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                    WHERE sid = $1 AND user_id = COALESCE($4, user_id) AND revoked_at IS NULL";
 const END_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                            WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL RETURNING sid";
+const BLANK: &str = "UPDATE sessions SET address = '', user_agent = '' WHERE user_id = $1";
 const LIVE: &str = "SELECT sid, user_id, tenant_id, client_id, audience, created_at, rotated_at, expires_at, revoked_at, revoked_for, \
                     address, user_agent FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 \
                     AND rotated_at > $3 ORDER BY rotated_at DESC, sid";
@@ -218,7 +219,7 @@ impl Db {
         now: UnixTime,
         entry: &Entry,
     ) -> Result<Option<(UnixTime, UnixTime)>, StoreError> {
-        retry(async || self.try_to_begin_session(new, user, now, entry).await).await
+        retry(|| self.try_to_begin_session(new, user, now, entry)).await
     }
 
     async fn try_to_begin_session(
@@ -322,7 +323,7 @@ impl Db {
         by: EndedBy,
         entry: &Entry,
     ) -> Result<bool, StoreError> {
-        retry(async || self.try_to_end_session(sid, of, by, entry).await).await
+        retry(|| self.try_to_end_session(sid, of, by, entry)).await
     }
 
     async fn try_to_end_session(
@@ -361,21 +362,28 @@ impl Db {
         by: EndedBy,
         entry: &Entry,
     ) -> Result<Vec<SessionId>, StoreError> {
-        retry(async || {
-            let mut tx = self.begin().await?;
-            let now = tx.now(entry.happened_at).await?;
-            let ended = end_of_user(&mut tx, user, except, now, by).await?;
-            for sid in &ended {
-                let entry = Entry {
-                    subject: sid.to_string(),
-                    ..entry.clone()
-                };
-                note(&mut tx, &entry, now).await?;
-            }
-            tx.commit().await?;
-            Ok(ended)
-        })
-        .await
+        retry(|| self.try_to_end_sessions_of(user, except, by, entry)).await
+    }
+
+    async fn try_to_end_sessions_of(
+        &self,
+        user: UserId,
+        except: Option<SessionId>,
+        by: EndedBy,
+        entry: &Entry,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let mut tx = self.begin().await?;
+        let now = tx.now(entry.happened_at).await?;
+        let ended = end_of_user(&mut tx, user, except, now, by).await?;
+        for sid in &ended {
+            let entry = Entry {
+                subject: sid.to_string(),
+                ..entry.clone()
+            };
+            note(&mut tx, &entry, now).await?;
+        }
+        tx.commit().await?;
+        Ok(ended)
     }
 
     /// The sessions of a user that have neither ended nor run out, the last used first.
@@ -425,8 +433,21 @@ pub(super) async fn end_of_user(
     sids.iter().map(|sid| parse_sid(sid)).collect()
 }
 
+/// Forgets where the sessions of a user were used from. The rows stay until they expire: by them their access tokens are refused.
+pub(super) async fn blank(tx: &mut Tx, user: UserId) -> Result<(), StoreError> {
+    in_tx!(tx, |connection| sqlx::query(BLANK)
+        .bind(user.to_string())
+        .execute(connection)
+        .await?
+        .rows_affected());
+    Ok(())
+}
+
 /// The whole of a change again, when other writers were in its way.
-async fn retry<T>(mut change: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+pub(super) async fn retry<T, F>(mut change: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let mut answer = Err(StoreError::Conflict);
     for _ in 0..TRIES {
         answer = change().await;
@@ -438,7 +459,7 @@ async fn retry<T>(mut change: impl AsyncFnMut() -> Result<T, StoreError>) -> Res
 }
 
 /// It took effect by the database's clock.
-async fn note(tx: &mut Tx, entry: &Entry, at: UnixTime) -> Result<(), StoreError> {
+pub(super) async fn note(tx: &mut Tx, entry: &Entry, at: UnixTime) -> Result<(), StoreError> {
     let entry = Entry {
         happened_at: at,
         ..entry.clone()

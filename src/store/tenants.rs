@@ -2,11 +2,12 @@
 
 use sqlx::FromRow;
 
+use crate::accounts::session::EndedBy;
 use crate::accounts::tenant::{Tenant, TenantId};
 use crate::clock::UnixTime;
 
 use super::audit::{self, Entry};
-use super::{Db, StoreError, in_tx, on_read, on_write};
+use super::{Db, StoreError, in_tx, on_read, on_write, sessions};
 
 const FIND: &str = "SELECT tenant_id, name, created_at, disabled_at FROM tenants WHERE tenant_id = $1";
 const LIST: &str =
@@ -14,6 +15,20 @@ const LIST: &str =
 const DISABLED: &str = "SELECT tenant_id FROM tenants WHERE disabled_at IS NOT NULL";
 const INSERT: &str =
     "INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT (tenant_id) DO NOTHING";
+const DISABLE: &str = "UPDATE tenants SET disabled_at = $2 WHERE tenant_id = $1 AND disabled_at IS NULL";
+const ENABLE: &str = "UPDATE tenants SET disabled_at = NULL WHERE tenant_id = $1 AND disabled_at IS NOT NULL";
+// By the users, who have an index: sessions have none by tenant.
+const END_SESSIONS: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
+                            WHERE user_id IN (SELECT user_id FROM users WHERE tenant_id = $1) AND revoked_at IS NULL";
+
+/// A change of a tenant that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TenantChange {
+    /// Nobody of it may do anything from now on, and their sessions have ended.
+    Disable,
+    /// They may log in again; their sessions stay ended.
+    Enable,
+}
 
 #[derive(FromRow)]
 struct Row {
@@ -95,6 +110,51 @@ impl Db {
             tx.commit().await?;
         }
         Ok(inserted == 1)
+    }
+
+    /// Changes a tenant in one transaction; answers with how many sessions it ended, or with nothing when there is no such tenant
+    /// or nothing to change.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn change_tenant(
+        &self,
+        id: &TenantId,
+        change: TenantChange,
+        entry: &Entry,
+    ) -> Result<Option<u64>, StoreError> {
+        sessions::retry(async || self.try_to_change_tenant(id, change, entry).await).await
+    }
+
+    async fn try_to_change_tenant(
+        &self,
+        id: &TenantId,
+        change: TenantChange,
+        entry: &Entry,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut tx = self.begin().await?;
+        let now = tx.now(entry.happened_at).await?;
+        let changed = in_tx!(&mut tx, |connection| {
+            let query = match change {
+                TenantChange::Disable => sqlx::query(DISABLE).bind(id.as_str()).bind(now.0),
+                TenantChange::Enable => sqlx::query(ENABLE).bind(id.as_str()),
+            };
+            query.execute(connection).await?.rows_affected()
+        });
+        if changed != 1 {
+            return Ok(None);
+        }
+        // When it is enabled too: a login that was under way while it was disabled may have left a session that nobody could use.
+        let ended = in_tx!(&mut tx, |connection| sqlx::query(END_SESSIONS)
+            .bind(id.as_str())
+            .bind(now.0)
+            .bind(EndedBy::TenantDisabled.name())
+            .execute(connection)
+            .await?
+            .rows_affected());
+        sessions::note(&mut tx, entry, now).await?;
+        tx.commit().await?;
+        Ok(Some(ended))
     }
 
     /// Sees to it that the tenant is there which everybody who registers belongs to.

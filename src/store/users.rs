@@ -3,11 +3,13 @@
 use sqlx::FromRow;
 
 use crate::accounts::email::Email;
+use crate::accounts::session::{EndedBy, SessionId};
+use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Role, User, UserId};
 use crate::clock::UnixTime;
 
 use super::audit::{self, Entry};
-use super::{Db, StoreError, Tx, in_tx, on_read};
+use super::{Db, StoreError, Tx, in_tx, on_read, sessions};
 
 const BY_ID: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, roles, password_hash, created_at, suspended_at \
                      FROM users WHERE user_id = $1";
@@ -15,6 +17,20 @@ const BY_EMAIL: &str = "SELECT user_id, tenant_id, email, email_verified_at, nam
                         FROM users WHERE email = $1";
 const INSERT: &str = "INSERT INTO users (user_id, tenant_id, email, email_verified_at, name, roles, password_hash, \
                       password_changed_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (email) DO NOTHING";
+const LIST: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, roles, password_hash, created_at, suspended_at \
+                    FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2";
+const LIST_OF_TENANT: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, roles, password_hash, created_at, \
+                              suspended_at FROM users WHERE tenant_id = $3 AND user_id > $1 ORDER BY user_id LIMIT $2";
+const SUSPEND: &str = "UPDATE users SET suspended_at = $2 WHERE user_id = $1 AND suspended_at IS NULL";
+const RESUME: &str = "UPDATE users SET suspended_at = NULL WHERE user_id = $1 AND suspended_at IS NOT NULL";
+const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2, password_changed_at = $3 WHERE user_id = $1";
+const SET_ROLES: &str = "UPDATE users SET roles = $2 WHERE user_id = $1";
+const HOLD: &str = "UPDATE users SET user_id = user_id WHERE user_id = $1";
+const DELETE: &str = "DELETE FROM users WHERE user_id = $1";
+const DELETE_IDENTITIES: &str = "DELETE FROM federated_identities WHERE user_id = $1";
+
+/// The most users that are read at once.
+pub const PAGE: u32 = 100;
 
 /// A user with what the password is held against.
 #[derive(Clone)]
@@ -28,6 +44,39 @@ pub struct StoredUser {
 impl std::fmt::Debug for StoredUser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "StoredUser({}, hidden)", self.user.id)
+    }
+}
+
+/// A change of an account that exists.
+#[derive(Clone, PartialEq, Eq)]
+pub enum UserChange {
+    /// It may do nothing from now on, and its sessions have ended.
+    Suspend,
+    /// It may act again; its sessions stay ended.
+    Resume,
+    /// Another password, by this hash; every session has ended.
+    SetPassword {
+        /// The hash, as it is stored.
+        hash: String,
+    },
+    /// Other roles, in access tokens from the next one on.
+    SetRoles(Vec<Role>),
+    /// Every session has ended.
+    EndSessions,
+    /// It is gone, with every session and every link to another provider. Of the sessions their ids stay until they expire.
+    Delete,
+}
+
+impl UserChange {
+    /// Why it ends the sessions; none when it leaves them alone.
+    const fn ends_sessions(&self) -> Option<EndedBy> {
+        match self {
+            Self::Suspend => Some(EndedBy::Suspension),
+            Self::SetPassword { .. } => Some(EndedBy::PasswordChange),
+            Self::EndSessions => Some(EndedBy::Operator),
+            Self::Delete => Some(EndedBy::Deletion),
+            Self::Resume | Self::SetRoles(_) => None,
+        }
     }
 }
 
@@ -110,16 +159,108 @@ impl Db {
     }
 }
 
+impl Db {
+    /// Users by id, from the one after `after`; of one tenant or of all; at most `limit`, and never more than [`PAGE`].
+    ///
+    /// # Errors
+    /// When the database does not answer, or a row cannot be read.
+    pub async fn users(
+        &self,
+        tenant: Option<&TenantId>,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<Vec<User>, StoreError> {
+        let after = after.map(|id| id.to_string()).unwrap_or_default();
+        let limit = i64::from(limit.min(PAGE));
+        let rows: Vec<Row> = on_read!(self, |pool| match tenant {
+            Some(tenant) =>
+                sqlx::query_as(LIST_OF_TENANT)
+                    .bind(after)
+                    .bind(limit)
+                    .bind(tenant.as_str())
+                    .fetch_all(pool)
+                    .await,
+            None => sqlx::query_as(LIST).bind(after).bind(limit).fetch_all(pool).await,
+        })?;
+        rows.into_iter()
+            .map(|row| StoredUser::try_from(row).map(|stored| stored.user))
+            .collect()
+    }
+
+    /// Changes an account in one transaction; answers with the sessions that it ended, or with nothing when there is no such
+    /// account or nothing to change. By the database's clock: by it the nodes look for what has ended lately.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn change_user(
+        &self,
+        id: UserId,
+        change: &UserChange,
+        entry: &Entry,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        sessions::retry(async || self.try_to_change_user(id, change, entry).await).await
+    }
+
+    async fn try_to_change_user(
+        &self,
+        id: UserId,
+        change: &UserChange,
+        entry: &Entry,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        let mut tx = self.begin().await?;
+        let now = tx.now(entry.happened_at).await?;
+        // The account before its sessions: a login that holds the account is waited for, and its session is seen below.
+        if !apply(&mut tx, id, change, now).await? {
+            return Ok(None);
+        }
+        let ended = match change.ends_sessions() {
+            Some(why) => sessions::end_of_user(&mut tx, id, None, now, why).await?,
+            None => Vec::new(),
+        };
+        if *change == UserChange::Delete {
+            sessions::blank(&mut tx, id).await?;
+            in_tx!(&mut tx, |connection| sqlx::query(DELETE_IDENTITIES)
+                .bind(id.to_string())
+                .execute(connection)
+                .await?
+                .rows_affected());
+        }
+        sessions::note(&mut tx, entry, now).await?;
+        tx.commit().await?;
+        Ok(Some(ended))
+    }
+}
+
+/// False when there is no such account, or nothing to change.
+async fn apply(tx: &mut Tx, id: UserId, change: &UserChange, now: UnixTime) -> Result<bool, StoreError> {
+    let id = id.to_string();
+    let changed = in_tx!(tx, |connection| {
+        let query = match change {
+            UserChange::Suspend => sqlx::query(SUSPEND).bind(id).bind(now.0),
+            UserChange::Resume => sqlx::query(RESUME).bind(id),
+            UserChange::SetPassword { hash } => sqlx::query(SET_PASSWORD).bind(id).bind(hash).bind(now.0),
+            UserChange::SetRoles(roles) => sqlx::query(SET_ROLES).bind(id).bind(words(roles)),
+            UserChange::EndSessions => sqlx::query(HOLD).bind(id),
+            UserChange::Delete => sqlx::query(DELETE).bind(id),
+        };
+        query.execute(connection).await?.rows_affected()
+    });
+    Ok(changed == 1)
+}
+
+fn words(roles: &[Role]) -> String {
+    roles.iter().map(Role::as_str).collect::<Vec<_>>().join(" ")
+}
+
 /// False when the address is taken.
 pub(super) async fn insert(tx: &mut Tx, StoredUser { user, password_hash }: &StoredUser) -> Result<bool, StoreError> {
-    let roles: Vec<&str> = user.roles.iter().map(Role::as_str).collect();
     let inserted = in_tx!(tx, |connection| sqlx::query(INSERT)
         .bind(user.id.to_string())
         .bind(user.tenant.as_str())
         .bind(user.email.as_str())
         .bind(user.email_verified_at.map(|at| at.0))
         .bind(user.name.as_str())
-        .bind(roles.join(" "))
+        .bind(words(&user.roles))
         .bind(password_hash.as_deref())
         .bind(password_hash.as_ref().map(|_| user.created_at.0))
         .bind(user.created_at.0)

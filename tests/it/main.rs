@@ -31,6 +31,7 @@ mod master_keys;
 mod metadata;
 mod migrations;
 mod network;
+mod people;
 mod process;
 mod raw;
 mod registry;

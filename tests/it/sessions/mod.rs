@@ -1,4 +1,8 @@
 //! Sessions on a real database: begun, refreshed without races, and ended for good.
 
+mod crash;
+mod grant;
+mod races;
 mod refresh;
-mod world;
+mod theft;
+pub mod world;

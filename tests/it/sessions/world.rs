@@ -26,11 +26,12 @@ pub struct World {
     pub clock: Clock,
     /// The first server.
     pub app: TestApp,
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 impl World {
     /// A server on this database with these settings besides.
-    pub async fn start(database: TestDatabase, settings: &[(&str, &str)]) -> Self {
+    pub async fn start(database: TestDatabase, settings: &[(&'static str, &'static str)]) -> Self {
         // PostgreSQL's clock is real.
         let clock = if database.url.starts_with("sqlite:") {
             Clock::manual(START)
@@ -38,46 +39,23 @@ impl World {
             Clock::system()
         };
         let app = node(&database, &clock, settings).await;
-        let db = &app.running.server.db;
-        db.ensure_default_tenant(clock.read().wall).await.unwrap();
         Self {
             raw: Raw::open(&database).await,
             database,
             clock,
             app,
+            settings: settings.to_vec(),
         }
     }
 
     /// One more server on the same database.
     pub async fn another(&self) -> TestApp {
-        node(&self.database, &self.clock, &[]).await
+        node(&self.database, &self.clock, &self.settings).await
     }
 
     /// A user who may log in.
     pub async fn user(&self, name: &str) -> StoredUser {
-        let now = self.clock.read().wall;
-        let user = StoredUser {
-            user: User {
-                id: UserId::generate(now),
-                tenant: "default".parse().unwrap(),
-                email: format!("{name}@example.com").parse().unwrap(),
-                email_verified_at: None,
-                name: name.parse().unwrap(),
-                roles: vec!["reader".parse().unwrap(), "billing-admin".parse().unwrap()],
-                created_at: now,
-                suspended_at: None,
-            },
-            password_hash: Some("a hash".to_owned()),
-        };
-        let created = self
-            .app
-            .running
-            .server
-            .db
-            .create_user(&user, &entry("user.created", name))
-            .await;
-        assert!(created.unwrap());
-        user
+        create_user(&self.app, name).await
     }
 
     /// Lets time pass for the sessions: by the manual clock, or by making every row older.
@@ -97,6 +75,12 @@ impl World {
         }
     }
 
+    /// Another server in the place of the first, with nothing in its memory.
+    pub async fn restart(&mut self) {
+        let next = self.another().await;
+        std::mem::replace(&mut self.app, next).running.stop().await;
+    }
+
     /// How often this event was written down.
     pub async fn noted(&self, event: &str) -> i64 {
         self.raw
@@ -108,6 +92,29 @@ impl World {
     pub async fn stop(self) {
         self.app.running.stop().await;
     }
+}
+
+/// A user who may log in.
+pub async fn create_user(app: &TestApp, name: &str) -> StoredUser {
+    let db = &app.running.server.db;
+    let now = app.clock.read().wall;
+    db.ensure_default_tenant(now).await.unwrap();
+    let user = StoredUser {
+        user: User {
+            id: UserId::generate(now),
+            tenant: "default".parse().unwrap(),
+            email: format!("{name}@example.com").parse().unwrap(),
+            email_verified_at: None,
+            name: name.parse().unwrap(),
+            roles: vec!["reader".parse().unwrap(), "billing-admin".parse().unwrap()],
+            created_at: now,
+            suspended_at: None,
+        },
+        password_hash: Some("a hash".to_owned()),
+    };
+    let created = db.create_user(&user, &entry("user.created", name)).await;
+    assert!(created.unwrap());
+    user
 }
 
 async fn node(database: &TestDatabase, clock: &Clock, settings: &[(&str, &str)]) -> TestApp {
