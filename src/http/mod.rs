@@ -10,6 +10,7 @@ pub mod key_set;
 pub mod metadata;
 pub mod revoke;
 pub mod token;
+mod turns;
 
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@ use crate::oauth::token::{Granted, TokenRequest, grant};
 use super::Server;
 pub use super::client_authentication::CLIENT_SECRET_PURPOSE;
 use super::client_authentication::{Caller, Refusal, authenticate, form};
+use super::turns::turn;
 
 /// The answer of RFC 6749 section 5.1.
 #[derive(Serialize)]
@@ -48,7 +49,10 @@ async fn issue(
         let description = "the client is registered for an algorithm that this server does not sign with";
         return Err(OauthError::new(ErrorCode::UnauthorizedClient, description).into());
     }
-    let token = sign(server, &granted)?;
+    let token = {
+        let _turn = turn(granted.alg).await;
+        sign(server, &granted)?
+    };
     tracing::info!(
         client.id = %client.id, client.ip = %caller.address, key.alg = %granted.alg,
         token.expires_in = token.expires_in, "a token was granted"
