@@ -323,10 +323,10 @@ fn listen(
     server: &web::Data<Server>,
 ) -> Result<(SocketAddr, ServerHandle, JoinHandle<()>), StartError> {
     let data = server.clone();
+    let has_https = data.issuer.starts_with("https://");
     let mut http_server = HttpServer::new(move || {
         App::new()
-            .wrap(from_fn(http::limit_headers))
-            .wrap(http::default_headers(&data.issuer))
+            .wrap(from_fn(move |request, next| http::guarded(has_https, request, next)))
             .app_data(data.clone())
             .configure(routes.clone())
     })

@@ -246,9 +246,8 @@ impl Keyring {
         let signing = self.signing(granted.alg, reading)?;
         // A policy that was lengthened a moment ago reaches the key with the next refresh.
         let ttl = granted.ttl.min(signing.max_token_ttl);
-        let jti = random_jti().map_err(|_| CannotSign::Signature)?;
         let claims = granted
-            .claims(issuer, jti, signing.now, ttl)
+            .claims(issuer, random_jti(), signing.now, ttl)
             .map_err(|_| CannotSign::Signature)?;
         let token = signing.sign(&claims)?;
         Ok(Issued {

@@ -19,6 +19,9 @@ use crate::store::{Db, StoreError};
 /// How long the count of changes is believed.
 pub const BELIEVED: Duration = Duration::from_millis(100);
 
+/// From this age on, one request asks for the count while the others still believe it: under load nobody waits for it.
+const RENEWED: Duration = Duration::from_millis(50);
+
 /// How many clients are kept; beyond, all are read anew.
 const MOST: usize = 16_384;
 
@@ -40,6 +43,7 @@ pub struct Registry {
     db: Db,
     clock: Clock,
     confirmed: ArcSwapOption<Confirmed>,
+    renewing: tokio::sync::Mutex<()>,
     known: RwLock<HashMap<ClientId, Known>>,
 }
 
@@ -51,6 +55,7 @@ impl Registry {
             db,
             clock,
             confirmed: ArcSwapOption::empty(),
+            renewing: tokio::sync::Mutex::default(),
             known: RwLock::default(),
         }
     }
@@ -61,10 +66,14 @@ impl Registry {
     /// When the database does not answer, or the row cannot be read.
     pub async fn find(&self, id: &ClientId) -> Result<Option<Arc<StoredClient>>, StoreError> {
         let now = self.clock.read().monotonic;
-        let believed = |confirmed: &Confirmed| now.saturating_sub(confirmed.at) < BELIEVED;
-        match self.confirmed.load().as_deref().copied().filter(believed) {
-            Some(confirmed) => self.read(id, confirmed.changes).await,
-            None => self.find_anew(id).await,
+        let confirmed = self.confirmed.load().as_deref().copied();
+        match confirmed.map(|confirmed| (confirmed, now.saturating_sub(confirmed.at))) {
+            Some((confirmed, age)) if age < RENEWED => self.read(id, confirmed.changes).await,
+            Some((confirmed, age)) if age < BELIEVED => match self.renewing.try_lock() {
+                Ok(_alone) => self.find_anew(id).await,
+                Err(_) => self.read(id, confirmed.changes).await,
+            },
+            _ => self.find_anew(id).await,
         }
     }
 

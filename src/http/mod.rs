@@ -11,13 +11,15 @@ pub mod metadata;
 pub mod refresh_grant;
 pub mod revoke;
 pub mod token;
+mod turns;
 
 use std::sync::Arc;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::HeaderValue;
 use actix_web::http::{StatusCode, header};
-use actix_web::middleware::{DefaultHeaders, Next};
+use actix_web::middleware::Next;
 use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::clock::Clock;
@@ -124,31 +126,17 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
 /// The longest header section that is read, names and values together, in bytes.
 const LONGEST_HEADERS: usize = 8 * 1024;
 
-/// The headers of every answer that the application makes. An issuer with https promises to have it for a year (RFC 6797).
+/// What stands around every handler, in one piece because each layer costs every request: refuses a request whose headers
+/// are longer than any honest client's (RFC 6585 section 5), and adds the headers of every answer. An issuer with https
+/// promises to have it for a year (RFC 6797).
 ///
 /// What actix's parser refuses by itself (400, 408, and 431 for a head that it does not even hold) never becomes a request:
 /// its connection loop writes an answer without a body or a header of ours, and has no hook to add one.
-#[must_use]
-pub fn default_headers(issuer: &str) -> DefaultHeaders {
-    let headers = DefaultHeaders::new()
-        .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .add((
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ))
-        .add((header::REFERRER_POLICY, "no-referrer"));
-    if issuer.starts_with("https://") {
-        headers.add((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"))
-    } else {
-        headers
-    }
-}
-
-/// Refuses a request whose headers are longer than any honest client's (RFC 6585 section 5).
 ///
 /// # Errors
 /// Whatever the handler behind it fails with.
-pub async fn limit_headers(
+pub async fn guarded(
+    has_https: bool,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
@@ -157,11 +145,26 @@ pub async fn limit_headers(
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
-    if length > LONGEST_HEADERS {
+    let mut response = if length > LONGEST_HEADERS {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Ok(request.into_response(error::problem(status, "the headers are longer than 8 KiB")));
+        request.into_response(error::problem(status, "the headers are longer than 8 KiB"))
+    } else {
+        next.call(request).await?.map_into_boxed_body()
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    );
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if has_https {
+        headers.insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static("max-age=31536000"),
+        );
     }
-    Ok(next.call(request).await?.map_into_boxed_body())
+    Ok(response)
 }
 
 /// An endpoint that a client proves itself at: a form, and nothing else.

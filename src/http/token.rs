@@ -13,6 +13,7 @@ use super::Server;
 pub use super::client_authentication::CLIENT_SECRET_PURPOSE;
 use super::client_authentication::{Caller, Refusal, authenticate, form};
 use super::refresh_grant;
+use super::turns::turn;
 
 /// The answer of RFC 6749 section 5.1.
 #[derive(Serialize)]
@@ -69,7 +70,10 @@ async fn issue(
         let description = "the client is registered for an algorithm that this server does not sign with";
         return Err(OauthError::new(ErrorCode::UnauthorizedClient, description).into());
     }
-    let issued = sign(server, &granted)?;
+    let issued = {
+        let _turn = turn(granted.alg).await;
+        sign(server, &granted)?
+    };
     let expires_in = issued.claims.exp - issued.claims.iat;
     // What a forged token cannot have: with its key and its name the line shows which tokens are ours.
     tracing::info!(

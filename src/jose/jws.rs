@@ -9,17 +9,15 @@ use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::ecdsa::EcdsaSig;
 use openssl::error::ErrorStack;
-use openssl::md::Md;
-use openssl::md_ctx::MdCtx;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Public};
 use openssl::rsa::Rsa;
-use openssl::sha::sha256;
 use serde_json::{Map, Value};
 
 use super::alg::Algorithm;
 use super::jwk::{Kid, Parameters, PublicJwk};
-use super::key::VerifyError;
+use super::key::{VerifyError, sha256};
+use super::rsa_contexts::RsaContexts;
 use super::strict_json;
 
 /// The longest token that is looked at, in octets. Keyround's own are under 4 KiB.
@@ -138,7 +136,7 @@ pub struct VerifyingKey {
 
 /// The forms in which verifying costs the least; see the private half in `key`.
 enum Material {
-    Rsa { key: PKey<Public>, digest: Md },
+    Rsa(RsaContexts<Public>),
     P256(EcKey<Public>),
 }
 
@@ -180,7 +178,7 @@ impl VerifyingKey {
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         match self.material {
-            Material::Rsa { .. } => Algorithm::Rs256,
+            Material::Rsa(_) => Algorithm::Rs256,
             Material::P256(_) => Algorithm::Es256,
         }
     }
@@ -192,7 +190,7 @@ impl VerifyingKey {
     /// [`VerifyError::Signature`] when this key did not make it.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), VerifyError> {
         let verified = match &self.material {
-            Material::Rsa { key, digest } => verify_rsa(key, digest, message, signature),
+            Material::Rsa(rsa) => rsa.verify(message, signature),
             Material::P256(key) => verify_p256(key, message, signature),
         };
         // OpenSSL reports some malformed signatures as errors; they stay on its queue, which `ErrorStack` has emptied.
@@ -201,15 +199,6 @@ impl VerifyingKey {
             Ok(false) | Err(_) => Err(VerifyError::Signature),
         }
     }
-}
-
-fn verify_rsa(key: &PKey<Public>, digest: &Md, message: &[u8], signature: &[u8]) -> Result<bool, ErrorStack> {
-    if signature.len() != key.size() {
-        return Ok(false);
-    }
-    let mut context = MdCtx::new()?;
-    context.digest_verify_init(Some(digest), key)?;
-    context.digest_verify(message, signature)
 }
 
 /// OpenSSL refuses R and S that are zero or not below the order.
@@ -223,10 +212,7 @@ fn verify_p256(key: &EcKey<Public>, message: &[u8], signature: &[u8]) -> Result<
 
 fn rsa(n: &str, e: &str) -> Result<Material, ErrorStack> {
     let key = Rsa::from_public_components(number(n)?, number(e)?)?;
-    Ok(Material::Rsa {
-        key: PKey::from_rsa(key)?,
-        digest: Md::fetch(None, "SHA2-256", None)?,
-    })
+    Ok(Material::Rsa(RsaContexts::new(PKey::from_rsa(key)?)?))
 }
 
 fn p256(x: &str, y: &str) -> Result<Material, ErrorStack> {
@@ -261,6 +247,7 @@ mod tests {
                 assert_eq!(prebuilt.verify(b"message", &damaged), Err(VerifyError::Signature));
                 assert_eq!(verify(&jwk, b"message", &damaged), Err(VerifyError::Signature));
             }
+            assert_eq!(prebuilt.verify(b"message", &signature), Ok(()));
             for other in [
                 &signature[1..],
                 &[&signature[..], &[0]].concat(),

@@ -7,5 +7,6 @@ pub mod jwk;
 pub mod jws;
 pub mod jwt;
 pub mod key;
+mod rsa_contexts;
 pub mod seal;
 pub mod strict_json;

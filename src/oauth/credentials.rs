@@ -4,7 +4,7 @@ use base64::Engine;
 use zeroize::Zeroizing;
 
 use super::error::{ErrorCode, OauthError};
-use super::token::Parameters;
+use super::token::{Parameters, form_decode};
 
 /// A name and a secret as they were presented; nothing is proved yet.
 pub struct Credentials {
@@ -67,20 +67,13 @@ impl Credentials {
             .map_err(|_| malformed())?;
         let text = std::str::from_utf8(&decoded).map_err(|_| malformed())?;
         let (id, secret) = text.split_once(':').ok_or_else(malformed)?;
+        // Each is form-encoded before they are joined (RFC 6749 section 2.3.1).
         Ok(Self {
-            client_id: form_decode(id).ok_or_else(malformed)?,
-            secret: Zeroizing::new(form_decode(secret).ok_or_else(malformed)?),
+            client_id: form_decode(id),
+            secret: Zeroizing::new(form_decode(secret)),
             by_header: true,
         })
     }
-}
-
-/// The id and the secret are form-encoded before they are joined (RFC 6749 section 2.3.1).
-fn form_decode(text: &str) -> Option<String> {
-    let pair = format!("v={}", text.replace('&', "%26"));
-    url::form_urlencoded::parse(pair.as_bytes())
-        .next()
-        .map(|(_, value)| value.into_owned())
 }
 
 #[cfg(test)]

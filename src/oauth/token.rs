@@ -18,9 +18,14 @@ impl Parameters {
     /// # Errors
     /// `invalid_request` when it is not a form of UTF-8 text.
     pub fn parse(body: &str) -> Result<Self, OauthError> {
-        let pairs: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+        let pairs = body.split('&').filter(|pair| !pair.is_empty());
+        let pairs: Vec<(String, String)> = pairs
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .map(|(name, value)| (form_decode(name), form_decode(value)))
+            .collect();
         if pairs.iter().any(|(name, value)| {
-            let broken = |text: &str| text.contains(['\0', char::REPLACEMENT_CHARACTER]);
+            // Each alone, because the search for one character is many times faster than for any of two.
+            let broken = |text: &str| text.contains('\0') || text.contains(char::REPLACEMENT_CHARACTER);
             broken(name) || broken(value)
         }) {
             return Err(OauthError::invalid_request(
@@ -50,6 +55,17 @@ impl Parameters {
             .filter(move |(given, _)| given == name)
             .map(|(_, value)| value.as_str())
     }
+}
+
+/// A name or a value as it was before it was form-encoded.
+pub(super) fn form_decode(text: &str) -> String {
+    // Tokens, secrets and ids need no encoding, and to look for it takes a tenth of decoding.
+    if !text.contains('%') && !text.contains('+') {
+        return text.to_owned();
+    }
+    let text = text.replace('&', "%26").replace('=', "%3D");
+    let decoded = url::form_urlencoded::parse(text.as_bytes()).next();
+    decoded.map_or_else(String::new, |(text, _)| text.into_owned())
 }
 
 /// What a request asks for, well-formed; whether the client may have it is another question.
@@ -291,6 +307,28 @@ mod tests {
         .unwrap();
         let audiences: Vec<&str> = granted.audiences.iter().map(Audience::as_str).collect();
         assert_eq!(audiences, ["https://b.example", "https://a.example"]);
+    }
+
+    #[test]
+    fn forms_are_read_as_the_standard_says() {
+        for body in [
+            "a=b&c=d",
+            "a",
+            "a=",
+            "=b",
+            "&&a=b&",
+            "a=b=c",
+            "a+b=c%2Bd",
+            "a%3Db=%26",
+            "%zz=%",
+            "a=%C3%A4",
+            "a=%2",
+            "=",
+            "a==b%3D+",
+        ] {
+            let standard: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+            assert_eq!(Parameters::parse(body).unwrap().0, standard, "{body}");
+        }
     }
 
     #[test]

@@ -209,9 +209,9 @@ pub fn verify<'k>(
     if unverified.typ != ACCESS_TOKEN_TYPE {
         return Err(Refused::Type);
     }
-    let claims = Claims(unverified.verified(trusted.key)?);
-    let not_before = claims.0.contains_key("nbf").then(|| claims.date("nbf")).transpose()?;
-    let token = claims.token(kid)?;
+    let mut claims = Claims(unverified.verified(trusted.key)?);
+    let not_before = claims.optional("nbf", Claims::date)?;
+    let token = claims.token(kid, not_before)?;
     if token.iss != expected.issuer {
         return Err(Refused::Issuer);
     }
@@ -259,7 +259,7 @@ pub fn may_introspect(client: &Client, token: &AccessToken) -> bool {
 struct Claims(Map<String, Value>);
 
 impl Claims {
-    fn token(self, kid: Kid) -> Result<AccessToken, Refused> {
+    fn token(mut self, kid: Kid, not_before: Option<UnixTime>) -> Result<AccessToken, Refused> {
         Ok(AccessToken {
             kid,
             iss: self.text("iss")?,
@@ -269,30 +269,42 @@ impl Claims {
             iat: self.date("iat")?,
             exp: self.date("exp")?,
             jti: self.text("jti")?,
-            scope: self.0.contains_key("scope").then(|| self.text("scope")).transpose()?,
-            session: self.0.contains_key("sid").then(|| self.session()).transpose()?,
+            scope: self.optional("scope", Self::text)?,
+            session: self.optional("sid", |claims, _| claims.session(not_before))?,
         })
     }
 
-    fn session(&self) -> Result<SessionClaims, Refused> {
-        let roles = match self.0.get("roles") {
-            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+    fn session(&mut self, not_before: Option<UnixTime>) -> Result<SessionClaims, Refused> {
+        let missing = |claim, form| Refused::Claim { claim, form };
+        let roles = match self.0.remove("roles") {
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .map(|item| match item {
+                    Value::String(role) => Some(role),
+                    _ => None,
+                })
+                .collect(),
             _ => None,
         };
         Ok(SessionClaims {
-            nbf: self.date("nbf")?.0,
+            nbf: not_before.ok_or(missing("nbf", "there in a token of a session"))?.0,
             sid: self.text("sid")?,
             tid: self.text("tid")?,
-            roles: roles.ok_or(Refused::Claim {
-                claim: "roles",
-                form: "a list of texts",
-            })?,
+            roles: roles.ok_or(missing("roles", "a list of texts"))?,
         })
     }
 
-    fn text(&self, claim: &'static str) -> Result<String, Refused> {
-        match self.0.get(claim) {
-            Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+    fn optional<T>(
+        &mut self,
+        claim: &'static str,
+        read: impl FnOnce(&mut Self, &'static str) -> Result<T, Refused>,
+    ) -> Result<Option<T>, Refused> {
+        self.0.contains_key(claim).then(|| read(self, claim)).transpose()
+    }
+
+    fn text(&mut self, claim: &'static str) -> Result<String, Refused> {
+        match self.0.remove(claim) {
+            Some(Value::String(text)) if !text.is_empty() => Ok(text),
             _ => Err(Refused::Claim {
                 claim,
                 form: "a text that is not empty",
@@ -300,23 +312,26 @@ impl Claims {
         }
     }
 
-    fn audience(&self) -> Result<Vec<String>, Refused> {
-        let texts: Option<Vec<String>> = match self.0.get("aud") {
-            Some(Value::String(text)) => Some(vec![text.clone()]),
-            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+    fn audience(&mut self) -> Result<Vec<String>, Refused> {
+        let text = |item| match item {
+            Value::String(text) if !text.is_empty() => Some(text),
             _ => None,
         };
-        texts
-            .filter(|texts| !texts.is_empty() && texts.iter().all(|text| !text.is_empty()))
-            .ok_or(Refused::Claim {
-                claim: "aud",
-                form: "a text that is not empty, or a list of such",
-            })
+        let texts: Option<Vec<String>> = match self.0.remove("aud") {
+            Some(Value::Array(items)) => items.into_iter().map(text).collect(),
+            Some(item) => text(item).map(|text| vec![text]),
+            None => None,
+        };
+        texts.filter(|texts| !texts.is_empty()).ok_or(Refused::Claim {
+            claim: "aud",
+            form: "a text that is not empty, or a list of such",
+        })
     }
 
-    fn date(&self, claim: &'static str) -> Result<UnixTime, Refused> {
+    fn date(&mut self, claim: &'static str) -> Result<UnixTime, Refused> {
         self.0
-            .get(claim)
+            .remove(claim)
+            .as_ref()
             .and_then(Value::as_i64)
             .filter(|date| (0..=LATEST_DATE).contains(date))
             .map(UnixTime)

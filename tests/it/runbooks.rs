@@ -418,7 +418,7 @@ fn bring_old_keys(site: &Site) {
         client_id: "billing".to_owned(),
         iat: now.0,
         exp: now.0 + 3_600,
-        jti: random_jti().unwrap(),
+        jti: random_jti(),
         scope: None,
         session: None,
     };

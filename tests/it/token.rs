@@ -198,7 +198,7 @@ async fn an_independent_library_verifies_it_and_two_thousand_have_names_of_their
 /// I7, at the figure it names.
 #[test]
 fn a_million_token_names_are_a_million() {
-    let names: HashSet<String> = (0..1_000_000).map(|_| random_jti().unwrap()).collect();
+    let names: HashSet<String> = (0..1_000_000).map(|_| random_jti()).collect();
     assert_eq!(names.len(), 1_000_000);
 }
 
