@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Database};
+use crate::hashing::Hashing;
 use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
+use crate::logins::Logins;
 use crate::oauth::token::Defaults;
 use crate::outbound::key_sets::RemoteKeySets;
 use crate::outbound::{Outbound, OutboundError};
@@ -201,6 +204,15 @@ fn load_tls(config: &Config, clock: &Clock, metrics: TlsMetrics) -> Result<Optio
     Ok(files.map(|files| Tls::load(files, metrics, now)).transpose()?)
 }
 
+/// One thread for each core.
+fn hashing(config: &Config, clock: &Clock) -> Result<Hashing, StartError> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    Hashing::start(threads, config.accounts.hashing_queue, clock.clone()).map_err(|source| StartError::Io {
+        what: "the threads that hash passwords cannot be started".to_owned(),
+        source,
+    })
+}
+
 /// A server that serves.
 pub struct Running {
     /// Where the public endpoints are.
@@ -250,6 +262,15 @@ impl Running {
             metrics: metrics.sessions.clone(),
             replays: Replays::default(),
         });
+        let logins = Logins {
+            db: rotator.db.clone(),
+            sessions: Arc::clone(&sessions),
+            hashing: hashing(config, &rotator.clock)?,
+            hash_key: Arc::clone(&hash_key),
+            settings: config.accounts.clone(),
+            host: config.server.issuer.host().to_owned(),
+            metrics: metrics.logins.clone(),
+        };
         let server = web::Data::new(Server {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
@@ -265,6 +286,7 @@ impl Running {
             keyring,
             rotation: Arc::clone(&rotation),
             sessions: Arc::clone(&sessions),
+            logins,
             hash_key,
             clock: rotator.clock,
             metrics,

@@ -418,7 +418,8 @@ impl Sessions {
     }
 
     /// The time that SQLite goes by: as far as it is believed.
-    fn now(&self) -> UnixTime {
+    #[must_use]
+    pub fn now(&self) -> UnixTime {
         self.keyring.snapshot().now(self.clock.read(), self.keyring.policy())
     }
 

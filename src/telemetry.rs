@@ -83,6 +83,38 @@ impl TlsMetrics {
     }
 }
 
+/// What proofs by a password tell; clones count together.
+#[derive(Clone, Default)]
+pub struct LoginMetrics {
+    attempts: Family<OutcomeLabel, Counter>,
+    unreadable_hashes: Counter,
+}
+
+impl LoginMetrics {
+    /// Somebody tried to prove to be somebody, with this outcome.
+    pub fn tried(&self, outcome: &'static str) {
+        self.attempts.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// What is stored for a user is no hash of a password.
+    pub fn unreadable_hash(&self) {
+        self.unreadable_hashes.inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "password_attempts",
+            "Attempts to log in, register or change a password, by outcome",
+            self.attempts.clone(),
+        );
+        registry.register(
+            "unreadable_password_hashes",
+            "Logins refused because what is stored is no hash of a password",
+            self.unreadable_hashes.clone(),
+        );
+    }
+}
+
 /// What sessions tell; clones count together.
 #[derive(Clone, Default)]
 pub struct SessionMetrics {
@@ -210,6 +242,8 @@ pub struct Metrics {
     pub tls: TlsMetrics,
     /// Sessions.
     pub sessions: SessionMetrics,
+    /// Proofs by a password.
+    pub logins: LoginMetrics,
 }
 
 impl AlgorithmLabel {
@@ -244,6 +278,7 @@ impl Default for Metrics {
             differing_nodes: Gauge::default(),
             tls: TlsMetrics::default(),
             sessions: SessionMetrics::default(),
+            logins: LoginMetrics::default(),
         };
         metrics.register();
         metrics
@@ -349,6 +384,7 @@ impl Metrics {
             self.tls.refused.clone(),
         );
         self.sessions.register(registry);
+        self.logins.register(registry);
     }
 
     /// A token was signed, in this time.

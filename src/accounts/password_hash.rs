@@ -15,6 +15,7 @@
 //! would pay that price.
 
 use std::fmt;
+use std::hint::black_box;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine;
@@ -215,6 +216,24 @@ impl PasswordHash {
                 Ok(same_octets(&output, &hash.output))
             }
         }
+    }
+
+    /// Spends what checking this hash lacks to what checking one with these parameters costs, so that old hashes cannot be told
+    /// by time: 2^n rounds are 2^m, and 2^m, 2^(m+1) and so on up to 2^(n-1). Another function is made up for as a whole.
+    ///
+    /// # Errors
+    /// [`HashingFailed`].
+    pub fn make_up(&self, parameters: HashParameters, password: &Password, key: &HashKey) -> Result<(), HashingFailed> {
+        match (&self.function, parameters) {
+            (Function::Bcrypt { cost: stored }, HashParameters::Bcrypt { cost }) => {
+                for step in *stored..cost {
+                    black_box(Self::new(password, HashParameters::Bcrypt { cost: step }, key)?);
+                }
+            }
+            (Function::Argon2(_), HashParameters::Argon2id { .. }) => {}
+            _ => drop(black_box(Self::new(password, parameters, key)?)),
+        }
+        Ok(())
     }
 
     /// Whether a password that matched should be hashed anew: imported, by the other function, or at another cost.

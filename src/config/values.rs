@@ -77,6 +77,12 @@ impl Issuer {
         self.url.path().trim_end_matches('/')
     }
 
+    /// The host, without a port.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
     /// Whether it is an https URL.
     #[must_use]
     pub fn is_https(&self) -> bool {

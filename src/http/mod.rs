@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::Network;
 use crate::jose::seal::HashKey;
 use crate::keyring::Keyring;
+use crate::logins::Logins;
 use crate::oauth::metadata::{
     AUTHORIZATION_SERVER, INTROSPECTION_PATH, KEY_SET_PATH, OPENID_CONFIGURATION, REVOCATION_PATH, TOKEN_PATH,
 };
@@ -59,6 +60,8 @@ pub struct Server {
     pub rotation: Arc<Rotation>,
     /// The logins of people.
     pub sessions: Arc<Sessions>,
+    /// What proves people by their passwords.
+    pub logins: Logins,
     /// What client secrets are digested with.
     pub hash_key: Arc<HashKey>,
     /// The clock.

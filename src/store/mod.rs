@@ -12,6 +12,7 @@ mod health;
 pub mod key_uses;
 pub mod limits;
 pub mod nodes;
+pub mod passwords;
 pub mod sealed;
 pub mod secrets;
 pub mod sessions;

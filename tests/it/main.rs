@@ -26,6 +26,7 @@ mod introspection;
 mod key_set;
 mod ledger;
 mod limits;
+mod logins;
 mod logs;
 mod master_keys;
 mod metadata;

@@ -53,6 +53,11 @@ impl World {
         node(&self.database, &self.clock, &self.settings).await
     }
 
+    /// One more server on the same database, with these settings besides.
+    pub async fn another_with(&self, settings: &[(&str, &str)]) -> TestApp {
+        node(&self.database, &self.clock, settings).await
+    }
+
     /// A user who may log in.
     pub async fn user(&self, name: &str) -> StoredUser {
         create_user(&self.app, name).await

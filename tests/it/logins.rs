@@ -1,0 +1,436 @@
+//! Who proves to be somebody by a password, on both databases.
+
+use std::net::IpAddr;
+use std::sync::mpsc;
+
+use keyround::accounts::password::{Password, RefusedPassword};
+use keyround::accounts::session::SessionId;
+use keyround::accounts::user::UserId;
+use keyround::hashing::Overflow;
+use keyround::logins::{LoginError, Registered};
+use keyround::sessions::SessionTokens;
+
+use crate::helpers::TestApp;
+use crate::sessions::world::{World, claims, device, is_active, refresh};
+
+const PASSWORD: &str = "seven wet umbrellas";
+/// Cheap hashes, and people who are told what became of their registration.
+const CHEAP: [(&str, &str); 2] = [("accounts.bcrypt_cost", "4"), ("accounts.reveal_taken_email", "true")];
+
+fn home() -> IpAddr {
+    [192, 0, 2, 7].into()
+}
+
+fn password(text: &str) -> Password {
+    text.to_owned().try_into().unwrap()
+}
+
+async fn register(app: &TestApp, email: &str, text: &str) -> Result<Registered, LoginError> {
+    let logins = &app.running.server.logins;
+    // From an address of its own, so that it uses up nothing that a test counts.
+    let address = [198, 51, 100, 1].into();
+    let (email, name) = (email.parse().unwrap(), "Ada Lovelace".parse().unwrap());
+    logins.register(email, password(text), name, address).await
+}
+
+async fn registered(app: &TestApp, email: &str, text: &str) -> UserId {
+    match register(app, email, text).await.unwrap() {
+        Registered::Account(stored) => stored.user.id,
+        Registered::Untold => panic!("it is to be told"),
+    }
+}
+
+async fn log_in_from(app: &TestApp, email: &str, text: &str, address: IpAddr) -> Result<SessionTokens, LoginError> {
+    let logins = &app.running.server.logins;
+    let email = email.parse().unwrap();
+    logins.log_in(&email, password(text), address, &device()).await
+}
+
+async fn log_in(app: &TestApp, email: &str, text: &str) -> Result<SessionTokens, LoginError> {
+    log_in_from(app, email, text, home()).await
+}
+
+/// Why nobody is logged in, as the metrics call it.
+async fn refused(app: &TestApp, email: &str, text: &str) -> &'static str {
+    match log_in(app, email, text).await {
+        Err(error) => error.name(),
+        Ok(_) => "right",
+    }
+}
+
+async fn change(
+    app: &TestApp,
+    user: UserId,
+    current: &str,
+    new: &str,
+    except: Option<SessionId>,
+) -> Result<Vec<SessionId>, LoginError> {
+    let logins = &app.running.server.logins;
+    logins
+        .change_password(user, password(current), password(new), except, home())
+        .await
+}
+
+async fn stored_hash(world: &World, user: UserId) -> String {
+    let sql = format!("SELECT password_hash FROM users WHERE user_id = '{user}'");
+    world.raw.texts(&sql).await.remove(0)
+}
+
+async fn store_hash(world: &World, user: UserId, hash: &str) {
+    let sql = format!("UPDATE users SET password_hash = '{hash}' WHERE user_id = '{user}'");
+    assert_eq!(world.raw.execute(&sql).await, 1);
+}
+
+async fn metric(app: &TestApp, name: &str) -> u64 {
+    let metrics = app.http.get(format!("{}/metrics", app.admin_url)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+/// Keeps every thread that hashes busy until it is dropped.
+struct Jam {
+    _go_on: Vec<mpsc::Sender<()>>,
+}
+
+impl Jam {
+    async fn start(app: &TestApp) -> Self {
+        let hashing = &app.running.server.logins.hashing;
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut senders = Vec::new();
+        for _ in 0..threads {
+            let (go_on, wait) = mpsc::channel::<()>();
+            let (begun, has_begun) = tokio::sync::oneshot::channel();
+            let place = hashing.reserve().unwrap();
+            tokio::spawn(place.run(move || {
+                let _ = begun.send(());
+                let _ = wait.recv();
+            }));
+            has_begun.await.unwrap();
+            senders.push(go_on);
+        }
+        Self { _go_on: senders }
+    }
+}
+
+crate::on_both_databases!(who_registers_logs_in_by_any_spelling_of_the_address, |database| {
+    let world = World::start(database, &CHEAP).await;
+    let app = &world.app;
+    // A3: longer than bcrypt reads, and different only there.
+    let long = format!("{PASSWORD} {}", "long ".repeat(30));
+    let user = registered(app, "Ada@Example.COM", &format!("{long}a")).await;
+    let tokens = log_in(app, " ada@example.com.", &format!("{long}a")).await.unwrap();
+    assert!(is_active(app, &tokens.access_token));
+    assert_eq!(claims(&tokens.access_token)["sub"], user.to_string());
+    assert_eq!(tokens.user, user);
+    refresh(app, &tokens.refresh_token).await.unwrap();
+    assert!(stored_hash(&world, user).await.starts_with("hmac-sha256$2b$04$"));
+    assert_eq!(refused(app, "ada@example.com", &format!("{long}b")).await, "wrong");
+    assert_eq!(refused(app, "ada@example.com", "").await, "wrong");
+    assert_eq!(refused(app, "nobody@example.com", PASSWORD).await, "wrong");
+    assert_eq!(world.noted("user.registered").await, 1);
+    world.stop().await;
+});
+
+// A5: none of them looks different from a wrong password.
+crate::on_both_databases!(who_may_not_log_in_is_told_nothing, |database| {
+    let world = World::start(database, &CHEAP).await;
+    let app = &world.app;
+    for (name, change) in [
+        (
+            "suspended",
+            "UPDATE users SET suspended_at = 1 WHERE email = 'suspended@example.com'",
+        ),
+        (
+            "passwordless",
+            "UPDATE users SET password_hash = NULL WHERE email = 'passwordless@example.com'",
+        ),
+        (
+            "corrupted",
+            "UPDATE users SET password_hash = 'hmac-sha256$2b$04$\u{e9}' WHERE email = 'corrupted@example.com'",
+        ),
+    ] {
+        let email = format!("{name}@example.com");
+        registered(app, &email, PASSWORD).await;
+        log_in(app, &email, PASSWORD).await.unwrap();
+        assert_eq!(world.raw.execute(change).await, 1);
+        assert_eq!(refused(app, &email, PASSWORD).await, "wrong", "{name}");
+    }
+    assert_eq!(metric(app, "keyround_unreadable_password_hashes_total").await, 1);
+    registered(app, "tenant@example.com", PASSWORD).await;
+    world.raw.execute("UPDATE tenants SET disabled_at = 1").await;
+    assert_eq!(refused(app, "tenant@example.com", PASSWORD).await, "wrong");
+    world.stop().await;
+});
+
+// A16: what was decided while the password was being checked stands.
+crate::on_both_databases!(
+    a_login_under_way_does_not_outrun_a_suspension_or_another_password,
+    |database| {
+        let world = World::start(database, &CHEAP).await;
+        let app = &world.app;
+        for (name, change) in [
+            (
+                "suspended",
+                "UPDATE users SET suspended_at = 1 WHERE email = 'suspended@example.com'",
+            ),
+            (
+                "changed",
+                "UPDATE users SET password_hash = 'another' WHERE email = 'changed@example.com'",
+            ),
+            ("disabled", "UPDATE tenants SET disabled_at = 1"),
+        ] {
+            let email = format!("{name}@example.com");
+            registered(app, &email, PASSWORD).await;
+            let jam = Jam::start(app).await;
+            let before = app.running.server.logins.hashing.taken();
+            let login = log_in(app, &email, PASSWORD);
+            let decision = async {
+                // Then it reads the user, and stands in the queue before or after this: it is refused either way.
+                while world
+                    .raw
+                    .number("SELECT count(*) FROM limits WHERE bucket LIKE 'pair:%'")
+                    .await
+                    == 0
+                {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(app.running.server.logins.hashing.taken(), before + 1);
+                world.raw.execute(change).await;
+                drop(jam);
+            };
+            world.raw.execute("DELETE FROM limits").await;
+            let (login, ()) = tokio::join!(login, decision);
+            assert_eq!(login.err().unwrap().name(), "wrong", "{name}");
+        }
+        assert_eq!(world.raw.number("SELECT count(*) FROM sessions").await, 0);
+        world.stop().await;
+    }
+);
+
+// A4: hashes follow the settings, one login at a time.
+crate::on_both_databases!(a_login_brings_the_hash_up_to_date, |database| {
+    let world = World::start(database, &CHEAP).await;
+    let app = &world.app;
+    let user = registered(app, "ada@example.com", PASSWORD).await;
+    let imported = [
+        "$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+        "$argon2id$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4",
+    ];
+    for hash in imported {
+        store_hash(&world, user, hash).await;
+        assert_eq!(refused(app, "ada@example.com", "Grüße aus dem 8. Stock").await, "wrong");
+        assert_eq!(stored_hash(&world, user).await, hash);
+        let tokens = log_in(app, "ada@example.com", "Grüße aus dem 7. Stock").await.unwrap();
+        assert!(is_active(app, &tokens.access_token), "with the new hash");
+        let now = stored_hash(&world, user).await;
+        assert!(now.starts_with("hmac-sha256$2b$04$"), "{now}");
+        log_in(app, "ada@example.com", "Grüße aus dem 7. Stock").await.unwrap();
+        assert_eq!(stored_hash(&world, user).await, now, "and no more");
+    }
+    for (settings, prefix) in [
+        ([("accounts.bcrypt_cost", "6"), CHEAP[1]], "hmac-sha256$2b$06$"),
+        (
+            [("accounts.password_hash", "argon2id"), CHEAP[1]],
+            "hmac-sha256$argon2id$v=19$m=19456,t=2,p=1$",
+        ),
+    ] {
+        let node = world.another_with(&settings).await;
+        log_in(&node, "ada@example.com", "Grüße aus dem 7. Stock")
+            .await
+            .unwrap();
+        let hash = stored_hash(&world, user).await;
+        assert!(hash.starts_with(prefix), "{hash}");
+        node.running.stop().await;
+    }
+    log_in(app, "ada@example.com", "Grüße aus dem 7. Stock").await.unwrap();
+    assert!(stored_hash(&world, user).await.starts_with("hmac-sha256$2b$04$"));
+    world.stop().await;
+});
+
+// A7, A10: counted before they are looked at, on two nodes, on every path.
+crate::on_both_databases!(of_a_hundred_guesses_at_once_five_are_looked_at, |database| {
+    let world = World::start(database, &CHEAP).await;
+    let other = world.another_with(&CHEAP).await;
+    let user = registered(&world.app, "ada@example.com", PASSWORD).await;
+    let guesses = (0..100).map(|guess| {
+        let app = if guess % 2 == 0 { &world.app } else { &other };
+        async move {
+            match guess % 4 {
+                0 | 1 => refused(app, "ada@example.com", &format!("guess {guess}")).await,
+                _ => {
+                    let guessed = format!("guess {guess}");
+                    let changed = change(app, user, &guessed, "another seven umbrellas", None).await;
+                    changed.err().unwrap().name()
+                }
+            }
+        }
+    });
+    let outcomes = futures_of(guesses).await;
+    let of = |name: &str| outcomes.iter().filter(|outcome| **outcome == name).count();
+    assert_eq!((of("wrong"), of("limited")), (5, 95), "{outcomes:?}");
+    assert_eq!(
+        refused(&world.app, "ada@example.com", PASSWORD).await,
+        "limited",
+        "even the right one"
+    );
+    log_in_from(&other, "ada@example.com", PASSWORD, [203, 0, 113, 9].into())
+        .await
+        .unwrap();
+    let Err(LoginError::Limited { retry_after }) = log_in(&world.app, "ada@example.com", PASSWORD).await else {
+        panic!("it is limited")
+    };
+    assert!((1..=180).contains(&retry_after.0), "{retry_after}");
+    for (outcome, count) in [("wrong", 5), ("limited", 97)] {
+        let name = format!("keyround_password_attempts_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(metric(&world.app, &name).await + metric(&other, &name).await, count);
+    }
+    other.running.stop().await;
+    world.stop().await;
+});
+
+crate::on_both_databases!(who_is_right_is_never_limited, |database| {
+    let world = World::start(database, &CHEAP).await;
+    registered(&world.app, "ada@example.com", PASSWORD).await;
+    for _ in 0..4 {
+        assert_eq!(refused(&world.app, "ada@example.com", "a typo").await, "wrong");
+    }
+    for _ in 0..20 {
+        log_in(&world.app, "ada@example.com", PASSWORD).await.unwrap();
+    }
+    assert_eq!(
+        refused(&world.app, "ada@example.com", "a typo").await,
+        "wrong",
+        "the fifth"
+    );
+    assert_eq!(refused(&world.app, "ada@example.com", PASSWORD).await, "limited");
+    world.stop().await;
+});
+
+// A14.
+crate::on_both_databases!(
+    another_password_needs_the_current_one_and_ends_the_other_sessions,
+    |database| {
+        let world = World::start(database, &CHEAP).await;
+        let app = &world.app;
+        let user = registered(app, "ada@example.com", PASSWORD).await;
+        let mut sessions = Vec::new();
+        for _ in 0..3 {
+            sessions.push(log_in(app, "ada@example.com", PASSWORD).await.unwrap());
+        }
+        let [this, others @ ..] = sessions.as_slice() else {
+            panic!()
+        };
+        let new = "eight dry umbrellas";
+        let wrong = change(app, user, "a guess", new, Some(this.sid)).await;
+        assert_eq!(wrong.unwrap_err().name(), "wrong");
+        for (weak, refusal) in [
+            ("short", RefusedPassword::TooShort { least: 8, found: 5 }),
+            ("AdaLovelace", RefusedPassword::Guessable),
+            ("ada@example.com", RefusedPassword::Guessable),
+        ] {
+            match change(app, user, PASSWORD, weak, None).await {
+                Err(LoginError::Password(refused)) => assert_eq!(refused, refusal, "{weak}"),
+                other => panic!("{weak}: {other:?}"),
+            }
+        }
+        assert!(sessions.iter().all(|tokens| is_active(app, &tokens.access_token)));
+
+        let mut ended = change(app, user, PASSWORD, new, Some(this.sid)).await.unwrap();
+        ended.sort_unstable();
+        assert_eq!(ended, others.iter().map(|tokens| tokens.sid).collect::<Vec<_>>());
+        assert!(is_active(app, &this.access_token));
+        assert!(others.iter().all(|tokens| !is_active(app, &tokens.access_token)));
+        for tokens in others {
+            assert!(refresh(app, &tokens.refresh_token).await.is_err());
+        }
+        refresh(app, &this.refresh_token).await.unwrap();
+        assert_eq!(refused(app, "ada@example.com", PASSWORD).await, "wrong");
+        log_in(app, "ada@example.com", new).await.unwrap();
+        assert_eq!(world.noted("user.password_changed").await, 1);
+        assert_eq!(
+            change(app, user, new, PASSWORD, None).await.unwrap().len(),
+            2,
+            "all of them"
+        );
+        world.stop().await;
+    }
+);
+
+// A6.
+crate::on_both_databases!(registration_tells_what_it_is_set_to_tell, |database| {
+    let world = World::start(database, &CHEAP).await;
+    registered(&world.app, "ada@example.com", PASSWORD).await;
+    let taken = register(&world.app, "ADA@example.com", "nine other umbrellas").await;
+    assert_eq!(taken.unwrap_err().name(), "email_taken");
+
+    let silent = world.another_with(&[CHEAP[0]]).await;
+    for email in ["ada@example.com", "grace@example.com"] {
+        let untold = register(&silent, email, "nine other umbrellas").await.unwrap();
+        assert!(matches!(untold, Registered::Untold), "{email}");
+    }
+    assert_eq!(
+        refused(&silent, "ada@example.com", "nine other umbrellas").await,
+        "wrong"
+    );
+    log_in(&silent, "ada@example.com", PASSWORD).await.unwrap();
+    log_in(&silent, "grace@example.com", "nine other umbrellas")
+        .await
+        .unwrap();
+    let weak = register(&silent, "linus@example.com", "password1").await;
+    assert_eq!(weak.unwrap_err().name(), "password_refused");
+
+    let closed = world
+        .another_with(&[CHEAP[0], ("accounts.registration", "false")])
+        .await;
+    let refused = register(&closed, "linus@example.com", PASSWORD).await;
+    assert_eq!(refused.unwrap_err().name(), "registration_closed");
+    assert_eq!(world.raw.number("SELECT count(*) FROM users").await, 2);
+    for node in [silent, closed] {
+        node.running.stop().await;
+    }
+    world.stop().await;
+});
+
+// A22.
+crate::on_both_databases!(who_finds_the_queue_full_is_sent_away_and_charged_nothing, |database| {
+    let settings = [CHEAP[0], CHEAP[1], ("accounts.hashing_queue", "1")];
+    let world = World::start(database, &settings).await;
+    let app = &world.app;
+    registered(app, "ada@example.com", PASSWORD).await;
+    let jam = Jam::start(app).await;
+    let last = app.running.server.logins.hashing.reserve().unwrap();
+    for _ in 0..20 {
+        match log_in(app, "ada@example.com", "a guess").await {
+            Err(LoginError::Busy(Overflow { retry_after })) => assert!(retry_after.0 >= 1),
+            other => panic!("{}", other.err().unwrap()),
+        }
+    }
+    drop((jam, last));
+    log_in(app, "ada@example.com", PASSWORD).await.unwrap();
+    world.stop().await;
+});
+
+/// Everything at once, on this task.
+async fn futures_of<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, answer) in futures.iter_mut().zip(&mut done) {
+            if answer.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *answer = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
