@@ -1,6 +1,6 @@
 # The two commands: `make run` serves, `make test` proves. Both install what is missing on a Debian-like machine.
-# `make soak` proves at length: see the README.
-.PHONY: run test soak
+# `make soak` proves at length, `make bench` measures: see the README.
+.PHONY: run test soak bench
 
 PACKAGES := tests/packages.sh
 INTEROP := target/interop
@@ -9,6 +9,7 @@ NODE := tests/interop/javascript
 GO := tests/interop/go
 JAVA := tests/interop/java
 RUST := tests/interop/rust
+RIVAL := benches/oidc-provider
 ENVOY := tests/interop/envoy/requirements.txt
 VERIFIERS := $(INTEROP)/envoy/ready $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready $(INTEROP)/rust/verifier
 
@@ -25,12 +26,22 @@ soak: $(VERIFIERS)
 	TEST_ROTATIONS=$${TEST_ROTATIONS:-500} tests/postgres.sh cargo test --locked --test interop -- --nocapture every_token
 	sed -i -e '/^<!-- soak -->/,/^<!-- \/soak -->/{//!d}' -e '/^<!-- soak -->/r $(INTEROP)/soak.md' README.md
 
+# Its figures go into benches/, and the README shows them. Nothing else should run on the machine meanwhile.
+bench: $(RIVAL)/node_modules/ready
+	@$(PACKAGES) build bench
+	cargo bench --locked --bench speed
+
 .PHONY: packages
 packages:
 	@$(PACKAGES) build postgres node python tools
 
 $(NODE)/node_modules/ready: $(NODE)/package.json $(NODE)/package-lock.json | packages
 	npm ci --prefix $(NODE) --no-audit --no-fund
+	@touch $@
+
+$(RIVAL)/node_modules/ready: $(RIVAL)/package.json $(RIVAL)/package-lock.json
+	@$(PACKAGES) node
+	npm ci --prefix $(RIVAL) --no-audit --no-fund
 	@touch $@
 
 $(VENV)/ready: tests/interop/python/requirements.txt | packages

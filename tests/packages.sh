@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools] [java]
+# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools] [java] [bench]
 # Asks for nothing when nothing is missing; says what to install when it cannot.
 set -euo pipefail
 
@@ -58,6 +58,11 @@ check_tools() {
     type -P kill >/dev/null || need procps
 }
 
+check_bench() {
+    have wrk || need wrk
+    have taskset || need util-linux
+}
+
 # Unpacked into target/tools, not installed: Debian would start each of them as a service.
 unpack() {
     local program=$1 package=$2 found
@@ -82,6 +87,8 @@ finish() {
             unpack nginx nginx
             unpack sslscan sslscan
             unpack faketime/libfaketime.so.1 libfaketime
+        elif [ "$part" = bench ]; then
+            unpack nginx nginx
         fi
     done
     exit 0

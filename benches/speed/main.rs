@@ -1,0 +1,222 @@
+//! How fast the server is, beside the limit of what it does and beside others: `make bench`.
+//!
+//! The server and its rivals run on one core, one at a time under load, and the load comes from another. Every figure is
+//! the median of runs that alternate, and every ratio is taken within one round: only ratios carry over to another machine.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may end loudly")]
+
+mod figures;
+mod limits;
+mod load;
+mod machine;
+mod picture;
+mod reference;
+mod report;
+mod servers;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use keyround::clock::{Clock, sleep};
+use keyround::jose::alg::Algorithm;
+
+use figures::{Comparison, Rounds, Target};
+use limits::Limits;
+use load::Load;
+use machine::{Cores, pinned};
+use servers::{KEY_SET, Server, Site, get};
+
+const ROUNDS: usize = 5;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("reference") => reference::serve(Path::new(&arguments[2])),
+        Some("limits") => println!("{}", serde_json::to_string(&Limits::measure()).unwrap()),
+        _ => run(),
+    }
+}
+
+fn run() {
+    let cores = Cores::find();
+    pin_to(&cores.load);
+    let before = machine::load_average();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let comparisons = runtime.block_on(async {
+        let mut comparisons = speed(&cores).await;
+        comparisons.extend(isolation(&cores).await);
+        comparisons.extend(growth(&cores).await);
+        comparisons.extend(footprint(&cores).await);
+        comparisons
+    });
+    report::write(&comparisons, ROUNDS, before);
+}
+
+/// This process shares the load's core: the servers' is theirs alone.
+fn pin_to(core: &str) {
+    let process = std::process::id().to_string();
+    let status = Command::new("taskset")
+        .args(["--all-tasks", "--cpu-list", "--pid", core, &process])
+        .output();
+    assert!(status.unwrap().status.success(), "taskset failed");
+}
+
+fn names(algorithms: &[Algorithm]) -> Vec<(String, Algorithm)> {
+    algorithms.iter().map(|&alg| (alg.name().to_lowercase(), alg)).collect()
+}
+
+/// Tokens, key sets and introspections, each beside its limit and its rivals.
+async fn speed(cores: &Cores) -> Vec<Comparison> {
+    let algorithms = Algorithm::ALL;
+    let site = Site::new(&names(&algorithms)).await;
+    let ours = site.serve(cores).await;
+    let key_set = get(&ours.address, KEY_SET).unwrap();
+    let reference = site.reference(cores, &algorithms, &key_set);
+    let nginx = site.nginx(cores, &key_set);
+    let rival = site.oidc_provider(cores, &algorithms);
+    let etag = key_set
+        .headers
+        .iter()
+        .find(|(name, _)| name == "etag")
+        .unwrap()
+        .1
+        .clone();
+
+    let mut loads = vec![
+        ("key set", Load::get(ours.url(KEY_SET))),
+        (
+            "key set, 304",
+            Load::get(ours.url(KEY_SET)).with_header(format!("If-None-Match: {etag}")),
+        ),
+        ("key set, actix", Load::get(reference.url("/key-set"))),
+        ("key set, nginx", Load::get(nginx.url(KEY_SET))),
+        ("key set, rival", Load::get(rival.url("/jwks"))),
+    ];
+    for (client, alg) in algorithms.into_iter().enumerate() {
+        let tokens = site.token_forms(&format!("{alg}.tokens"), [client]);
+        let introspections = [(client, format!("token={}", ours.token(&site, client)))];
+        let introspections = site.forms(&format!("{alg}.introspections"), introspections);
+        let [token, token_reference, token_rival, introspection, empty] = figures::names_of(alg);
+        loads.extend([
+            (token, Load::forms(ours.url("/oauth2/token"), tokens.clone())),
+            (token_reference, Load::forms(reference.url("/token"), tokens.clone())),
+            (token_rival, Load::forms(rival.url("/token"), tokens)),
+            (
+                introspection,
+                Load::forms(ours.url("/oauth2/introspect"), introspections.clone()),
+            ),
+            (empty, Load::forms(reference.url("/"), introspections)),
+        ]);
+    }
+    for (_, load) in &loads {
+        load.clone().for_seconds(1).run(cores);
+    }
+    let mut rounds = Rounds::default();
+    for round in 0..ROUNDS {
+        println!("speed, round {} of {ROUNDS}", round + 1);
+        let output = pinned(&cores.server, std::env::current_exe().unwrap())
+            .arg("limits")
+            .output()
+            .unwrap();
+        rounds.limits.push(serde_json::from_slice(&output.stdout).unwrap());
+        rounds.measure(&loads, round, cores);
+    }
+    figures::speed(&rounds)
+}
+
+/// The key set while every other request is a signature.
+async fn isolation(cores: &Cores) -> Vec<Comparison> {
+    let site = Site::new(&names(&Algorithm::ALL)).await;
+    let server = site.serve(cores).await;
+    let key_set = Load::get(server.url(KEY_SET));
+    let mut comparisons = Vec::new();
+    for (client, alg) in Algorithm::ALL.into_iter().enumerate() {
+        let tokens = Load::forms(server.url("/oauth2/token"), site.token_forms("tokens", [client])).for_seconds(4);
+        let (mut idle, mut busy) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            println!("isolation, {alg}, round {} of {ROUNDS}", round + 1);
+            idle.push(key_set.run(cores).p99);
+            let saturating = tokens.start(cores);
+            sleep(Duration::from_millis(500)).await;
+            busy.push(key_set.run(cores).p99);
+            saturating.finish();
+        }
+        comparisons.push(
+            Comparison::new(
+                format!("key set, p99 while the token endpoint is saturated ({alg})"),
+                busy,
+                "p99 while it is idle",
+                &idle,
+                Target::AtMost(3.0),
+            )
+            .in_microseconds(),
+        );
+    }
+    comparisons
+}
+
+/// What more clients and more keys cost.
+async fn growth(cores: &Cores) -> Vec<Comparison> {
+    let es256 = |count: usize| -> Vec<_> { (0..count).map(|n| (format!("client-{n}"), Algorithm::Es256)).collect() };
+    let [few, many, keys] = [
+        Site::new(&es256(1)).await,
+        Site::new(&es256(10_000)).await,
+        Site::new(&es256(1)).await,
+    ];
+    keys.publish(16).await;
+    let (with_few, with_many, with_keys) = (few.serve(cores).await, many.serve(cores).await, keys.serve(cores).await);
+    let published = get(&with_keys.address, KEY_SET)
+        .unwrap()
+        .body
+        .matches("\"kid\"")
+        .count();
+    assert_eq!(published, 16, "so many keys are published");
+
+    let tokens = |site: &Site, server: &Server, clients: usize| {
+        Load::forms(server.url("/oauth2/token"), site.token_forms("tokens", 0..clients))
+    };
+    let introspections = |site: &Site, server: &Server| {
+        let form = (0, format!("token={}", server.token(site, 0)));
+        Load::forms(server.url("/oauth2/introspect"), site.forms("introspections", [form]))
+    };
+    let loads = [
+        ("token", tokens(&few, &with_few, 1)),
+        ("token, many clients", tokens(&many, &with_many, 10_000)),
+        ("token, many keys", tokens(&keys, &with_keys, 1)),
+        ("introspection", introspections(&few, &with_few)),
+        ("introspection, many keys", introspections(&keys, &with_keys)),
+        ("key set", Load::get(with_few.url(KEY_SET))),
+        ("key set, many keys", Load::get(with_keys.url(KEY_SET))),
+    ];
+    for (_, load) in &loads {
+        load.clone().for_seconds(1).run(cores);
+    }
+    let mut rounds = Rounds::default();
+    for round in 0..ROUNDS {
+        println!("growth, round {} of {ROUNDS}", round + 1);
+        rounds.measure(&loads, round, cores);
+    }
+    figures::growth(&rounds)
+}
+
+/// Memory and start.
+async fn footprint(cores: &Cores) -> Vec<Comparison> {
+    let site = Site::new(&names(&Algorithm::ALL)).await;
+    let clock = Clock::system();
+    let (mut milliseconds, mut megabytes) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        println!("start and memory, round {} of {ROUNDS}", round + 1);
+        milliseconds.push(site.seconds_to_first_answer(cores, &clock).await * 1e3);
+        let server = site.serve(cores).await;
+        sleep(Duration::from_secs(2)).await;
+        megabytes.push(server.process.resident_megabytes());
+    }
+    vec![
+        Comparison::alone("start to first answer, with keys, SQLite", milliseconds, "ms", 200.0),
+        Comparison::alone("resident memory when idle, SQLite", megabytes, "MB", 25.0),
+    ]
+}

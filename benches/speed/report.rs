@@ -1,0 +1,147 @@
+//! Writes what was measured: `benches/RESULTS.md`, the picture, and the README's part.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::figures::{Comparison, Target, median};
+use crate::{machine, picture, servers};
+
+pub fn write(comparisons: &[Comparison], rounds: usize, load_before: f64) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let results = results(comparisons, rounds, load_before);
+    print!("{results}");
+    std::fs::write(root.join("benches/RESULTS.md"), results).unwrap();
+    std::fs::write(root.join("benches/results.svg"), picture::draw(comparisons)).unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let (before, rest) = readme.split_once("<!-- speed -->\n").expect("the README's marker");
+    let (_, after) = rest.split_once("<!-- /speed -->").expect("the README's second marker");
+    let readme = format!("{before}<!-- speed -->\n{}<!-- /speed -->{after}", summary(comparisons));
+    std::fs::write(root.join("README.md"), readme).unwrap();
+}
+
+fn results(comparisons: &[Comparison], rounds: usize, load_before: f64) -> String {
+    let mut text = String::from("# How fast it is\n\nWritten by `make bench`.\n\n");
+    for (name, value) in environment() {
+        writeln!(text, "- {name}: {value}").unwrap();
+    }
+    write!(
+        text,
+        "- load average of the machine before the run: {load_before:.1}; what runs beside the benchmark disturbs it\n\n\
+         {EXPLANATION}\n\n{TABLE_HEAD}\n"
+    )
+    .unwrap();
+    for comparison in comparisons {
+        writeln!(text, "{}", row(comparison)).unwrap();
+    }
+    let missed = comparisons.iter().filter(|comparison| !comparison.is_met()).count();
+    writeln!(
+        text,
+        "\n{} of {} targets are met in this run of {rounds} rounds.",
+        comparisons.len() - missed,
+        comparisons.len()
+    )
+    .unwrap();
+    text
+}
+
+const EXPLANATION: &str = "\
+The server is the release binary with its defaults: clients and keys in SQLite, metrics and logs on (to a file). It and
+everything that it is held against run on one core, one at a time under load; wrk asks from another over 16 kept connections
+for 2 s, in every round once, and the rounds go through the table in one order and then in the other. A ratio is taken within
+its round; the table shows medians, and of the ratios also the least and the greatest.
+
+- *Reference handler*: actix, the same form parsed, the client found in a map, the SHA-256 of its secret compared, the claims
+  by serde, the reply. It contains no code of ours, and no signature. *Signature* and *verification* are OpenSSL's cheapest calls
+  on a digest, keys parsed and contexts used again, measured on the server's core in the same round. The limit is the rate of
+  a handler that takes as long as both together.
+- *The same bytes*: an actix handler with the body and the headers that the server answers with, held in memory.
+- *npm oidc-provider* issues JWT access tokens of the same client, algorithm and lifetime, in memory.
+- *Saturated*: 16 connections ask for tokens while 16 ask for the key set; *idle*: those 16 alone.";
+
+const TABLE_HEAD: &str = "\
+| what | Keyround | beside it | | ratio (least to greatest) | target | met |
+|---|---|---|---|---|---|---|";
+
+fn environment() -> Vec<(String, String)> {
+    let mut lines = machine::description();
+    lines.push(("Keyround".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
+    lines.push((
+        "rivals".to_owned(),
+        format!(
+            "npm oidc-provider {}, {}",
+            rival_version(),
+            machine::said(servers::nginx(), "-v")
+                .unwrap_or_default()
+                .replace("nginx version: ", "")
+        ),
+    ));
+    lines
+}
+
+fn rival_version() -> String {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/oidc-provider/node_modules/oidc-provider/package.json");
+    let package: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    package["version"].as_str().unwrap().to_owned()
+}
+
+fn row(comparison: &Comparison) -> String {
+    let least = comparison.ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let greatest = comparison.ratios.iter().copied().fold(0.0, f64::max);
+    format!(
+        "| {} | {} | {} | {} | {:.2} ({least:.2} to {greatest:.2}) | {} | {} |",
+        comparison.what,
+        figure(median(&comparison.ours), comparison.unit),
+        comparison.other,
+        figure(median(&comparison.others), comparison.unit),
+        comparison.ratio(),
+        match comparison.target {
+            Target::AtLeast(bound) => format!("at least {bound:.2}"),
+            Target::AtMost(bound) => format!("at most {bound:.2}"),
+        },
+        if comparison.is_met() { "yes" } else { "**no**" },
+    )
+}
+
+/// `12,345/s`, `87 µs`, `17.3 MB`.
+pub fn figure(value: f64, unit: &str) -> String {
+    match unit {
+        "/s" => format!("{}/s", thousands(value)),
+        "MB" => format!("{value:.1} MB"),
+        _ => format!("{} {unit}", thousands(value)),
+    }
+}
+
+fn thousands(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// What the README claims: nothing but these figures.
+fn summary(comparisons: &[Comparison]) -> String {
+    let missed: Vec<String> = comparisons
+        .iter()
+        .filter(|comparison| !comparison.is_met())
+        .map(|comparison| {
+            format!(
+                "{} beside {} ({:.2})",
+                comparison.what,
+                comparison.other,
+                comparison.ratio()
+            )
+        })
+        .collect();
+    let verdict = if missed.is_empty() {
+        "Every target was met".to_owned()
+    } else {
+        format!("Targets that were missed: {}", missed.join("; "))
+    };
+    format!("![Rates of one core, beside their limits and others](benches/results.svg)\n\n{verdict}.\n")
+}

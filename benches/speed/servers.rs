@@ -1,0 +1,337 @@
+//! The servers that are measured: Keyround as it is released, with its clients and keys in SQLite, and its rivals.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyround::app::{Foundation, Running};
+use keyround::clock::{Clock, Seconds, UnixTime, sleep};
+use keyround::config::{Config, Sources};
+use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::jose::alg::Algorithm;
+use keyround::jose::seal::{MasterKey, random_secret};
+use keyround::oauth::client::{Client, Grant};
+use keyround::store::audit::Entry;
+
+use crate::machine::{Cores, Process, pinned};
+use crate::reference::{Document, Setup};
+
+/// Where the key set is.
+pub const KEY_SET: &str = "/.well-known/jwks.json";
+
+const TOKEN_FORM: &str = "grant_type=client_credentials&scope=read";
+
+/// A folder with all that a server needs.
+pub struct Site {
+    folder: tempfile::TempDir,
+    settings: BTreeMap<String, String>,
+    clients: Vec<(String, String)>,
+}
+
+impl Site {
+    /// A database with a key for each algorithm and these clients.
+    pub async fn new(names: &[(String, Algorithm)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = [
+            ("server.issuer", "http://127.0.0.1:8080".to_owned()),
+            ("server.listen", "127.0.0.1:0".to_owned()),
+            ("server.admin_listen", "127.0.0.1:0".to_owned()),
+            (
+                "keys.master_key",
+                MasterKey::generate().unwrap().to_base64().to_string(),
+            ),
+            (
+                "database.url",
+                format!("sqlite:{}", folder.path().join("keyround.db").display()),
+            ),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        let mut site = Self {
+            folder,
+            settings,
+            clients: Vec::new(),
+        };
+        let foundation = site.foundation().await;
+        for (name, alg) in names {
+            let secret = random_secret().unwrap().to_string();
+            register(&foundation, name, *alg, &secret).await;
+            site.clients.push((name.clone(), secret));
+        }
+        let running = Running::start(&site.config(), foundation).await.unwrap();
+        running.stop().await;
+        site
+    }
+
+    fn config(&self) -> Config {
+        let flags = self.settings.clone();
+        Config::load(&Sources {
+            flags,
+            ..Sources::default()
+        })
+        .unwrap()
+    }
+
+    async fn foundation(&self) -> Foundation {
+        Foundation::open(&self.config(), Clock::system()).await.unwrap()
+    }
+
+    /// Publishes as many keys as are asked for.
+    pub async fn publish(&self, keys: usize) {
+        let rotator = self.foundation().await.rotator;
+        let published = Algorithm::ALL.len();
+        for (_, alg) in (published..keys).zip(Algorithm::ALL.into_iter().cycle()) {
+            rotator.rotate(alg, "benchmark", "one more key").await.unwrap();
+        }
+        rotator.db.close().await;
+    }
+
+    /// A file in which wrk finds what to ask for: a form for each client.
+    pub fn forms(&self, name: &str, forms: impl IntoIterator<Item = (usize, String)>) -> PathBuf {
+        let path = self.folder.path().join(name);
+        let mut file = File::create(&path).unwrap();
+        for (client, form) in forms {
+            writeln!(file, "{}\t{form}", STANDARD.encode(self.credentials(client))).unwrap();
+        }
+        path
+    }
+
+    /// A file of requests for tokens by all of these clients in turn.
+    pub fn token_forms(&self, name: &str, clients: impl IntoIterator<Item = usize>) -> PathBuf {
+        self.forms(name, clients.into_iter().map(|client| (client, TOKEN_FORM.to_owned())))
+    }
+
+    fn credentials(&self, client: usize) -> String {
+        let (id, secret) = &self.clients[client];
+        format!("{id}:{secret}")
+    }
+
+    /// Starts the released server on the servers' core.
+    pub async fn serve(&self, cores: &Cores) -> Server {
+        let log = self.folder.path().join("log");
+        let process = self.spawn(cores, &log, "127.0.0.1:0");
+        for _ in 0..1_000 {
+            let text = std::fs::read_to_string(&log).unwrap();
+            if let Some((_, rest)) = text.split_once("public=") {
+                let address = rest.split_whitespace().next().unwrap().to_owned();
+                return Server { process, address };
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the server does not serve: {}", std::fs::read_to_string(&log).unwrap());
+    }
+
+    /// The seconds from the start of the process to its first answer.
+    pub async fn seconds_to_first_answer(&self, cores: &Cores, clock: &Clock) -> f64 {
+        let address = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
+        let started = clock.read().monotonic;
+        let _process = self.spawn(cores, &self.folder.path().join("log"), &address);
+        while get(&address, KEY_SET).is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        clock.read().monotonic.saturating_sub(started).as_secs_f64()
+    }
+
+    fn spawn(&self, cores: &Cores, log: &Path, listen: &str) -> Process {
+        let variables = self.settings.iter().map(|(name, value)| {
+            let value = if name == "server.listen" { listen } else { value };
+            (
+                keyround::config::settings::find(name).unwrap().variable(),
+                value.to_owned(),
+            )
+        });
+        let child = pinned(&cores.server, env!("CARGO_BIN_EXE_keyround"))
+            .arg("serve")
+            .current_dir(self.folder.path())
+            .envs(variables)
+            .stdout(Stdio::null())
+            .stderr(File::create(log).unwrap())
+            .spawn();
+        Process(child.unwrap())
+    }
+
+    /// The reference with the same clients, and with the answer that a server of this site gives to who asks for its keys.
+    pub fn reference(&self, cores: &Cores, algorithms: &[Algorithm], key_set: &Answer) -> Server {
+        let clients = self.clients.iter().zip(algorithms);
+        let setup = Setup {
+            clients: clients
+                .map(|((id, secret), alg)| (id.clone(), secret.clone(), alg.name().to_owned()))
+                .collect(),
+            document: Document {
+                headers: key_set.headers.clone(),
+                body: key_set.body.clone(),
+            },
+        };
+        let path = self.folder.path().join("reference.json");
+        std::fs::write(&path, serde_json::to_vec(&setup).unwrap()).unwrap();
+        let mut command = pinned(&cores.server, std::env::current_exe().unwrap());
+        command.arg("reference").arg(path);
+        Server::start(command)
+    }
+
+    /// nginx, serving the key set from a file.
+    pub fn nginx(&self, cores: &Cores, key_set: &Answer) -> Server {
+        let folder = self.folder.path().display();
+        let well_known = self.folder.path().join(".well-known");
+        std::fs::create_dir_all(&well_known).unwrap();
+        std::fs::write(well_known.join("jwks.json"), &key_set.body).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
+        let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {folder}/{kind};"))
+            .concat();
+        let configuration = format!(
+            "user root; daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr; events {{}} http {{ access_log off; \
+             {paths} sendfile on; open_file_cache max=10; keepalive_requests 100000000; default_type application/jwk-set+json; \
+             server {{ listen {address}; root {folder}; }} }}"
+        );
+        let path = self.folder.path().join("nginx.conf");
+        std::fs::write(&path, configuration).unwrap();
+        let mut command = pinned(&cores.server, nginx());
+        command.args(["-e", "stderr", "-c"]).arg(path);
+        let process = Process(command.stderr(Stdio::null()).spawn().unwrap());
+        while get(&address, KEY_SET).is_none() {
+            std::thread::yield_now();
+        }
+        Server { process, address }
+    }
+
+    /// npm `oidc-provider` with the same clients.
+    pub fn oidc_provider(&self, cores: &Cores, algorithms: &[Algorithm]) -> Server {
+        let clients: Vec<[&str; 3]> = self
+            .clients
+            .iter()
+            .zip(algorithms)
+            .map(|((id, secret), alg)| [id.as_str(), secret, alg.name()])
+            .collect();
+        let mut command = pinned(&cores.server, "node");
+        command
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/oidc-provider/server.mjs"))
+            .arg(serde_json::to_string(&clients).unwrap())
+            .env("NODE_ENV", "production")
+            .stderr(Stdio::null());
+        Server::start(command)
+    }
+}
+
+/// A server that serves.
+pub struct Server {
+    /// Its process.
+    pub process: Process,
+    /// Where it serves.
+    pub address: String,
+}
+
+impl Server {
+    fn start(command: Command) -> Self {
+        let (process, address) = Process::start(command);
+        Self { process, address }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A token for this client of a site.
+    pub fn token(&self, site: &Site, client: usize) -> String {
+        let credentials = STANDARD.encode(site.credentials(client));
+        let request = format!(
+            "POST /oauth2/token HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Basic {credentials}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{TOKEN_FORM}",
+            TOKEN_FORM.len()
+        );
+        let answer = ask(&self.address, &request).expect("a token");
+        let answer: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+}
+
+/// An answer with status 200: its headers but those that a framework writes by itself, and its body.
+pub struct Answer {
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+/// Asks once, if somebody is there.
+pub fn get(address: &str, path: &str) -> Option<Answer> {
+    ask(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+    )
+}
+
+fn ask(address: &str, request: &str) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let mut lines = head.lines();
+    assert!(lines.next()?.contains(" 200 "), "{text}");
+    let headers = lines.filter_map(|line| line.split_once(": "));
+    let by_framework = ["content-length", "connection", "date"];
+    Some(Answer {
+        headers: headers
+            .filter(|(name, _)| !by_framework.contains(name))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        body: body.to_owned(),
+    })
+}
+
+/// nginx, installed or unpacked.
+pub fn nginx() -> PathBuf {
+    [
+        "/usr/sbin/nginx",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/sbin/nginx"),
+    ]
+    .into_iter()
+    .map(PathBuf::from)
+    .find(|path| path.exists())
+    .expect("nginx; tests/packages.sh bench unpacks it")
+}
+
+async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &str) {
+    let client = Client {
+        id: name.parse().unwrap(),
+        grants: vec![Grant::ClientCredentials],
+        scope: "read".parse().unwrap(),
+        audiences: vec!["https://api.example.com".parse().unwrap()],
+        serves: Vec::new(),
+        alg: Some(alg),
+        token_ttl: Some(Seconds(600)),
+        created_at: UnixTime(0),
+        disabled_at: None,
+    };
+    let entry = Entry {
+        event: "client.created",
+        subject: name.to_owned(),
+        happened_at: UnixTime(0),
+        noted_at: UnixTime(0),
+        actor: "benchmark".to_owned(),
+        reason: "benchmark".to_owned(),
+        once: false,
+    };
+    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, secret);
+    assert!(
+        foundation
+            .rotator
+            .db
+            .create_client(&client, &digest, &entry)
+            .await
+            .unwrap()
+    );
+}
