@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Database};
 use crate::hashing::Hashing;
+use crate::http::auth::cookies::Cookies;
 use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
@@ -275,6 +276,9 @@ impl Running {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
             trusted_proxies: config.server.trusted_proxies.clone(),
+            origin: config.server.issuer.origin(),
+            cookies: Cookies::new(&config.accounts, config.server.issuer.path()),
+            accounts: config.accounts.clone(),
             defaults: Defaults {
                 alg: config.tokens.default_algorithm,
                 access_token_ttl: config.tokens.access_token_ttl,
