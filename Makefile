@@ -27,7 +27,7 @@ soak: $(VERIFIERS)
 
 .PHONY: packages
 packages:
-	@$(PACKAGES) build postgres node python tools
+	@$(PACKAGES) build postgres node python tools browser
 
 $(NODE)/node_modules/ready: $(NODE)/package.json $(NODE)/package-lock.json | packages
 	npm ci --prefix $(NODE) --no-audit --no-fund

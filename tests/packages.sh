@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools] [java]
+# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools] [browser] [java]
 # Asks for nothing when nothing is missing; says what to install when it cannot.
 set -euo pipefail
 
@@ -56,6 +56,12 @@ check_tools() {
     have systemd-analyze || need systemd
     # The shell has one of its own; the tests need the program.
     type -P kill >/dev/null || need procps
+}
+
+check_browser() {
+    have chromium || need chromium
+    # Of the same release as the browser, because of the same source.
+    have chromedriver || need chromium-driver
 }
 
 # Unpacked into target/tools, not installed: Debian would start each of them as a service.
