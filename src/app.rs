@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix_web::middleware::from_fn;
@@ -13,6 +13,7 @@ use actix_web::{App, HttpServer, dev::ServerHandle, web};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::accounts::refresh_limits::RefreshLimits;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Database};
 use crate::hashing::Hashing;
@@ -102,6 +103,7 @@ impl Foundation {
         let db = connect(&config.database).await?;
         refuse_unlisted(&db, &master_key).await?;
         let hash_key = hash_key(&db, &master_key, &clock).await?;
+        db.ensure_default_tenant(clock.read().wall).await?;
         Ok(Self {
             rotator: Rotator {
                 db,
@@ -290,6 +292,10 @@ impl Running {
             keyring,
             rotation: Arc::clone(&rotation),
             sessions: Arc::clone(&sessions),
+            refresh_limits: Mutex::new(RefreshLimits::new(
+                config.accounts.refreshes_of_session,
+                config.accounts.refreshes_from_address,
+            )),
             logins,
             hash_key,
             clock: rotator.clock,

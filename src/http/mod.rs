@@ -14,7 +14,7 @@ pub mod revoke;
 pub mod token;
 mod turns;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -23,6 +23,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{HttpResponse, Resource, Route, web};
 
+use crate::accounts::refresh_limits::RefreshLimits;
 use crate::clock::Clock;
 use crate::config::{Accounts, Network, Origin};
 use crate::jose::seal::HashKey;
@@ -69,6 +70,8 @@ pub struct Server {
     pub rotation: Arc<Rotation>,
     /// The logins of people.
     pub sessions: Arc<Sessions>,
+    /// How often sessions may be refreshed at this node.
+    pub refresh_limits: Mutex<RefreshLimits>,
     /// What proves people by their passwords.
     pub logins: Logins,
     /// What client secrets are digested with.

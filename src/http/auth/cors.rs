@@ -11,22 +11,19 @@ use super::problem::{Code, Problem};
 /// What a page may read besides the body.
 const EXPOSED: &str = "Retry-After, WWW-Authenticate";
 
-/// The origin of the page that asks, when it is listed.
-fn listed<'r>(server: &Server, request: &'r HeaderMap) -> Option<&'r HeaderValue> {
-    let origin = request.get(header::ORIGIN)?;
-    let is_listed = server
-        .accounts
-        .allowed_origins
+/// Whether the settings list this origin.
+fn is_listed(server: &Server, origin: &HeaderValue) -> bool {
+    let listed = &server.accounts.allowed_origins;
+    listed
         .iter()
-        .any(|allowed| allowed.as_str().as_bytes() == origin.as_bytes());
-    is_listed.then_some(origin)
+        .any(|listed| listed.as_str().as_bytes() == origin.as_bytes())
 }
 
 /// Lets a page of a listed origin read the answer, cookies and all; a cache must keep the origins apart.
-pub fn allow(server: &Server, request: &HeaderMap, answer: &mut HeaderMap) {
+pub fn allow(server: &Server, origin: Option<HeaderValue>, answer: &mut HeaderMap) {
     answer.append(header::VARY, HeaderValue::from_static("Origin"));
-    if let Some(origin) = listed(server, request) {
-        answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    if let Some(origin) = origin.filter(|origin| is_listed(server, origin)) {
+        answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         answer.insert(
             header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
             HeaderValue::from_static("true"),
@@ -44,7 +41,8 @@ pub fn preflight(
     request: &HttpRequest,
     methods: &'static str,
 ) -> Result<HttpResponse, Problem> {
-    if listed(server, request.headers()).is_none() {
+    let origin = request.headers().get(header::ORIGIN);
+    if !origin.is_some_and(|origin| is_listed(server, origin)) {
         return Err(Problem::new(
             Code::CrossSite,
             "pages of this origin may not ask; list it in accounts.allowed_origins",

@@ -62,7 +62,14 @@ pub async fn json_or_nothing<T: DeserializeOwned + Default>(
 
 /// What serde says may hold what was sent, a password perhaps; `what` is ours.
 fn parse<T: DeserializeOwned>(body: &[u8], what: &'static str) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|_| Problem::new(Code::InvalidRequest, what))
+    // Serde would take a list for an object, by the order of its members.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let parsed = if is_object {
+        serde_json::from_slice(body).ok()
+    } else {
+        None
+    };
+    parsed.ok_or_else(|| Problem::new(Code::InvalidRequest, what))
 }
 
 fn content_type(request: &HttpRequest) -> Option<&[u8]> {

@@ -9,10 +9,13 @@ mod cors;
 mod csrf;
 pub mod delivery;
 mod guard;
+mod login;
 mod logout;
 mod me;
+mod password;
 pub mod problem;
 mod refresh;
+mod register;
 mod sessions;
 mod verify;
 
@@ -65,6 +68,9 @@ pub fn routes(path: &str, routes: &mut web::ServiceConfig) {
         }));
         routes.service(resource.wrap(from_fn(around)));
     };
+    endpoint(REGISTER_PATH, "POST", vec![web::post().to(register::answer)]);
+    endpoint(LOGIN_PATH, "POST", vec![web::post().to(login::answer)]);
+    endpoint(PASSWORD_PATH, "POST", vec![web::post().to(password::answer)]);
     endpoint(REFRESH_PATH, "POST", vec![web::post().to(refresh::answer)]);
     endpoint(LOGOUT_PATH, "POST", vec![web::post().to(logout::one)]);
     endpoint(LOGOUT_ALL_PATH, "POST", vec![web::post().to(logout::all)]);
@@ -98,6 +104,7 @@ async fn around(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let server = request.app_data::<web::Data<Server>>().cloned();
+    let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = next.call(request).await?.map_into_boxed_body();
     let Some(server) = server else {
         return Ok(response);
@@ -109,19 +116,23 @@ async fn around(
     {
         log(&server, response.request(), problem);
     }
-    let (request, answer) = (response.request().headers().clone(), response.headers_mut());
+    let answer = response.headers_mut();
     answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
-    cors::allow(&server, &request, answer);
+    cors::allow(&server, origin, answer);
     Ok(response)
 }
 
-/// Everything that is logged is ours: a request cannot forge a line.
+/// Everything that is logged is ours: a request cannot forge a line. That a token is missing or old is no event: a gateway asks about
+/// whoever comes along.
 fn log(server: &Server, request: &HttpRequest, problem: &Problem) {
-    server.metrics.refused(problem.code.name());
-    let pattern = request.match_pattern().unwrap_or_default();
-    tracing::info!(
-        client.ip = %client_address(request, &server.trusted_proxies), endpoint = pattern,
-        reason = problem.code.name(), detail = %problem.detail, "a request was refused"
-    );
+    let (reason, detail) = (problem.code.name(), &problem.detail);
+    server.metrics.refused(reason);
+    let address = client_address(request, &server.trusted_proxies);
+    let endpoint = request.match_pattern().unwrap_or_default();
+    if problem.code.is_about_a_bearer() {
+        tracing::debug!(client.ip = %address, endpoint, reason, %detail, "a request was refused");
+    } else {
+        tracing::info!(client.ip = %address, endpoint, reason, %detail, "a request was refused");
+    }
 }

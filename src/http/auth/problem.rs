@@ -260,6 +260,12 @@ impl Code {
         self.row().status
     }
 
+    /// Whether it is about an access token, or that there is none.
+    #[must_use]
+    pub const fn is_about_a_bearer(self) -> bool {
+        self.challenge().is_some()
+    }
+
     /// What `WWW-Authenticate` calls it (RFC 6750 section 3.1): without a token, nothing; None where no bearer token is in
     /// question.
     const fn challenge(self) -> Option<&'static str> {
@@ -408,18 +414,18 @@ mod tests {
                 header.map(|value| value.to_str().unwrap().to_owned()),
             )
         };
-        let said = |text: &str| Some(text.to_owned());
-        assert_eq!(challenge(Code::TokenMissing), (401, said(r#"Bearer realm="keyround""#)));
-        for code in [Code::TokenExpired, Code::TokenInvalid, Code::SessionEnded] {
-            assert_eq!(
-                challenge(code),
-                (401, said(r#"Bearer realm="keyround", error="invalid_token""#))
-            );
+        let said = |rest: &str| Some(format!(r#"Bearer realm="keyround"{rest}"#));
+        assert_eq!(challenge(Code::TokenMissing), (401, said("")));
+        for (code, description) in [
+            (Code::TokenExpired, "The access token has expired"),
+            (Code::TokenInvalid, "The access token is not valid here"),
+            (Code::SessionEnded, "The session has ended"),
+        ] {
+            let rest = format!(r#", error="invalid_token", error_description="{description}""#);
+            assert_eq!(challenge(code), (401, said(&rest)));
         }
-        assert_eq!(
-            challenge(Code::InsufficientScope),
-            (403, said(r#"Bearer realm="keyround", error="insufficient_scope""#))
-        );
+        let rest = r#", error="insufficient_scope", error_description="The access token does not allow this""#;
+        assert_eq!(challenge(Code::InsufficientScope), (403, said(rest)));
         assert_eq!(challenge(Code::RateLimited), (429, None));
     }
 }

@@ -1,11 +1,14 @@
 //! `POST /auth/refresh`: the next refresh token of a session, and a fresh access token.
 
+use std::sync::PoisonError;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
 use crate::accounts::refresh::Refused;
 use crate::accounts::session::EndedBy;
 use crate::http::Server;
+use crate::http::client_address::client_address;
 use crate::sessions::{CannotRefresh, RefreshRequest};
 
 use super::delivery::{self, Delivery, device};
@@ -42,6 +45,7 @@ pub async fn answer(
             "a refresh token goes back the way it came: leave token_delivery out",
         ));
     }
+    charge(&server, &request, token)?;
     let device = device(&server, &request);
     let presented = RefreshRequest {
         token,
@@ -55,6 +59,24 @@ pub async fn answer(
         .await
         .map_err(|error| refused(&error))?;
     delivery::answer(&server, &tokens, delivery)
+}
+
+/// Counts a refresh against its address and its session, on this node; honest retries, 64 at once, meet no limit.
+///
+/// # Errors
+/// `rate_limited`.
+fn charge(server: &Server, request: &HttpRequest, token: &str) -> Result<(), Problem> {
+    let address = client_address(request, &server.trusted_proxies);
+    let now = server.clock.read().monotonic;
+    let mut limits = server.refresh_limits.lock().unwrap_or_else(PoisonError::into_inner);
+    let charged = limits.charge_address(address, now).and_then(|()| {
+        let session = server.sessions.named_in(token);
+        session.map_or(Ok(()), |sid| limits.charge_family(&sid.to_string(), now))
+    });
+    charged.map_err(|retry_after| {
+        let detail = format!("too many refreshes; try again in {retry_after}");
+        Problem::new(Code::RateLimited, detail).after(retry_after)
+    })
 }
 
 fn refused(error: &CannotRefresh) -> Problem {
