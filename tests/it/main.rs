@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod auth;
 mod backup;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod child;
