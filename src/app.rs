@@ -22,6 +22,7 @@ use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::logins::Logins;
+use crate::oauth::client::ClientId;
 use crate::oauth::token::Defaults;
 use crate::outbound::key_sets::RemoteKeySets;
 use crate::outbound::{Outbound, OutboundError};
@@ -71,6 +72,12 @@ pub enum StartError {
     /// The first look at the keys.
     #[error("the keys are not in order: {0}")]
     Rotation(#[from] RotationError),
+    /// A registered client is called what people log in with.
+    #[error(
+        "there is a client '{0}', but accounts.client_id is the same, so that its tokens would look like people's; write \
+         another name there, or delete that client"
+    )]
+    FirstPartyClient(ClientId),
     /// A folder or a listener.
     #[error("{what}: {source}")]
     Io {
@@ -115,6 +122,17 @@ impl Foundation {
             ledger: ledger.map(Arc::new),
         })
     }
+}
+
+/// Refuses to serve people while a registered client has the name that they log in with.
+async fn refuse_first_party_client(config: &Config, db: &Db) -> Result<(), StartError> {
+    if config.accounts.enabled
+        && let Ok(id) = config.accounts.client_id.parse()
+        && db.client(&id).await?.is_some()
+    {
+        return Err(StartError::FirstPartyClient(id));
+    }
+    Ok(())
 }
 
 /// Opens the database of this configuration and brings its schema up to date.
@@ -240,6 +258,7 @@ impl Running {
             hash_key,
             ledger,
         } = foundation;
+        refuse_first_party_client(config, &rotator.db).await?;
         let metrics = Metrics::default();
         let tls = load_tls(config, &rotator.clock, metrics.tls.clone())?;
         let clock = rotator.clock.clone();

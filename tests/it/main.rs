@@ -53,3 +53,4 @@ mod token;
 mod token_commands;
 mod token_refusals;
 mod transport;
+mod user_commands;

@@ -69,7 +69,7 @@ crate::on_both_databases!(a_person_is_asked_before_a_key_is_revoked, |database| 
         assert_eq!(code, 1, "{shown}");
         assert!(
             shown.contains(&format!("Key {} signs RS256 tokens. It will be revoked", before[0]))
-                && shown.contains("nothing was revoked, because the answer was not 'yes'"),
+                && shown.contains("nothing was changed, because the answer was not 'yes'"),
             "{shown}"
         );
         assert_eq!(served(&app).await, before);
