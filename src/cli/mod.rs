@@ -14,6 +14,7 @@ mod healthcheck;
 mod keys;
 mod master_key;
 mod output;
+mod password;
 mod serve;
 mod tenants;
 mod timeline;

@@ -10,7 +10,6 @@ use crate::accounts::email::Email;
 use crate::accounts::session::SessionId;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, Role, User, UserId};
-use crate::app::Foundation;
 use crate::clock::UnixTime;
 use crate::config::Config;
 use crate::store::Db;
@@ -18,7 +17,7 @@ use crate::store::audit::Entry;
 use crate::store::users::{PAGE, StoredUser, UserChange};
 
 use super::confirm::Confirmation;
-use super::{ACTOR, Context, Failure, output};
+use super::{ACTOR, Context, Failure, output, password};
 
 /// The most roles of a user: they stand in every access token.
 const MOST_ROLES: usize = 16;
@@ -55,6 +54,13 @@ pub enum Command {
     Resume {
         #[command(flatten)]
         target: Target,
+    },
+    /// Give an account another password, and end its sessions.
+    SetPassword {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        password: password::Next,
     },
     /// Give an account other roles; they stand in access tokens from the next one on.
     SetRoles {
@@ -97,6 +103,8 @@ pub struct New {
     /// What it is, for services: a coarse role such as admin.
     #[arg(long = "role", value_name = "ROLE", num_args = 1..)]
     roles: Vec<Role>,
+    #[command(flatten)]
+    password: password::First,
 }
 
 #[derive(Args)]
@@ -155,6 +163,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             let told = ["may log in again", "was not suspended"];
             change(context, &target, UserChange::Resume, "user.resumed", told, None).await
         }
+        Command::SetPassword { target, password } => set_password(context, &target, &password).await,
         Command::SetRoles { target, roles } => {
             let roles = distinct(roles)?;
             let told = ["has other roles from its next access token on", "is gone"];
@@ -216,7 +225,7 @@ fn distinct(roles: Vec<Role>) -> Result<Vec<Role>, Failure> {
 
 async fn create(context: &Context, new: New) -> Result<(), Failure> {
     let roles = distinct(new.roles)?;
-    let (_, foundation) = context.foundation().await?;
+    let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
     if db.tenant(&new.tenant).await?.is_none() {
         return Err(super::tenants::unknown(&new.tenant));
@@ -232,10 +241,8 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
         created_at: now,
         suspended_at: None,
     };
-    let stored = StoredUser {
-        user,
-        password_hash: None,
-    };
+    let password_hash = new.password.hash(&user, &config, &foundation.hash_key)?;
+    let stored = StoredUser { user, password_hash };
     let entry = entry("user.created", stored.user.id, now, "made by an operator");
     if !db.create_user(&stored, &entry).await? {
         return Err(Failure::Refused(format!(
@@ -373,33 +380,47 @@ async fn change(
             user.email, user.id
         ))?;
     }
-    let ended = apply(context, &foundation, &user, &change, event, &target.reason).await?;
-    if context.json {
-        output::json(&json!({
-            "user_id": user.id,
-            "changed": ended.is_some(),
-            "ended_sessions": ended.as_ref().map_or(0, Vec::len),
-        }));
-        return Ok(());
-    }
-    output::line(&format!("user {} {}", user.id, told[usize::from(ended.is_none())]));
-    if let Some(ended) = ended.filter(|ended| !ended.is_empty()) {
-        let now = context.clock.read().wall;
-        output::line(&format!("ended {}; {}", sessions(ended.len()), refusal(&config, now)));
-    }
+    let entry = entry(event, user.id, context.clock.read().wall, &target.reason);
+    let ended = db.change_user(user.id, &change, &entry).await?;
+    tell(context, &config, &user, ended.as_deref(), told);
     Ok(())
 }
 
-async fn apply(
-    context: &Context,
-    foundation: &Foundation,
-    user: &User,
-    change: &UserChange,
-    event: &'static str,
-    reason: &str,
-) -> Result<Option<Vec<SessionId>>, Failure> {
-    let entry = entry(event, user.id, context.clock.read().wall, reason);
-    Ok(foundation.rotator.db.change_user(user.id, change, &entry).await?)
+async fn set_password(context: &Context, target: &Target, password: &password::Next) -> Result<(), Failure> {
+    let (config, foundation) = context.foundation().await?;
+    let db = &foundation.rotator.db;
+    let user = target.user.find(db).await?.user;
+    let hash = password.hash(&user, &config, &foundation.hash_key)?;
+    let entry = entry(
+        "user.password_changed",
+        user.id,
+        context.clock.read().wall,
+        &target.reason,
+    );
+    let change = UserChange::SetPassword { hash };
+    let ended = db.change_user(user.id, &change, &entry).await?;
+    tell(
+        context,
+        &config,
+        &user,
+        ended.as_deref(),
+        ["has another password", "is gone"],
+    );
+    Ok(())
+}
+
+/// Says what was done: nothing, when there are no sessions that it could have ended.
+fn tell(context: &Context, config: &Config, user: &User, ended: Option<&[SessionId]>, told: [&str; 2]) {
+    let count = ended.map_or(0, <[_]>::len);
+    if context.json {
+        output::json(&json!({ "user_id": user.id, "changed": ended.is_some(), "ended_sessions": count }));
+        return;
+    }
+    output::line(&format!("user {} {}", user.id, told[usize::from(ended.is_none())]));
+    if count > 0 {
+        let now = context.clock.read().wall;
+        output::line(&format!("ended {}; {}", sessions(count), refusal(config, now)));
+    }
 }
 
 pub(super) fn sessions(count: usize) -> String {

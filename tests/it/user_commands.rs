@@ -1,9 +1,11 @@
 //! `keyround users` and `keyround tenants` beside servers on the same database.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use keyround::accounts::password::Password;
+use keyround::accounts::password_hash::PasswordHash;
 use keyround::accounts::session::SessionId;
 use keyround::clock::{Clock, sleep};
 use keyround::jose::alg::Algorithm;
@@ -12,8 +14,9 @@ use keyround::keyring::Inactive;
 use serde_json::{Value, json};
 
 use crate::helpers::{START, TestApp, TestDatabase};
-use crate::process::{BINARY, keyround, run};
+use crate::process::{keyround, run};
 use crate::rows::Raw;
+use crate::terminal::at_terminal;
 
 const REFRESH: (&str, &str) = ("keys.replica_refresh", "1s");
 const ISSUER: &str = "http://127.0.0.1:8080";
@@ -60,6 +63,14 @@ impl Person<'_> {
         let sentence = String::from_utf8(output.stderr).unwrap();
         assert_eq!(sentence.lines().count(), 1, "{sentence}");
         sentence
+    }
+
+    /// The same with this on standard input.
+    fn output_with_input(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = keyround(self.0.folder.path(), &self.variables(), arguments);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
     }
 
     /// Makes an account; answers with its id.
@@ -379,28 +390,10 @@ crate::on_both_databases!(what_people_notice_is_asked_first, |database| {
     ] {
         assert!(person.refused(2, arguments).contains("add --yes"), "{arguments:?}");
     }
-    // At a terminal, which `script` pretends to be.
     for (answer, code) in [("no", 1), ("yes", 0)] {
-        let command = format!("{BINARY} users delete {ada}");
-        let mut terminal = keyround(database.folder.path(), &person.variables(), &[]);
-        let variables: Vec<_> = terminal
-            .get_envs()
-            .map(|(name, value)| (name.to_owned(), value.unwrap().to_owned()))
-            .collect();
-        terminal = Command::new("script");
-        let mut child = terminal
-            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-            .current_dir(database.folder.path())
-            .env_clear()
-            .envs(variables)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        writeln!(child.stdin.take().unwrap(), "{answer}").unwrap();
-        let output = child.wait_with_output().unwrap();
-        let seen = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{seen}");
+        let dialogue = [["Type 'yes' to go on: ", answer]];
+        let (ended, seen) = at_terminal(&database, &dialogue, &["users", "delete", &ada]);
+        assert_eq!(ended, code, "{seen}");
         assert!(seen.contains("the deletion of ada@example.com"), "{seen}");
     }
     assert!(person.refused(1, &["users", "show", &ada]).contains("no account"));
@@ -449,4 +442,117 @@ crate::on_both_databases!(a_client_cannot_look_like_a_person, |database| {
     assert_eq!(taken.status.code(), Some(1));
     let sentence = String::from_utf8(taken.stderr).unwrap();
     assert!(sentence.contains("there is a client 'billing'"), "{sentence}");
+});
+
+/// Whether this is the password of the account.
+async fn is_password(app: &TestApp, user: &str, password: &str) -> bool {
+    let stored = app
+        .running
+        .server
+        .db
+        .user(user.parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    let hash = PasswordHash::parse(&stored.password_hash.unwrap()).unwrap();
+    let password = Password::try_from(password.to_owned()).unwrap();
+    hash.matches(&password, &app.running.server.hash_key).unwrap()
+}
+
+crate::on_both_databases!(an_operator_gives_passwords_that_nobody_sees, |database| {
+    let apps = start(&database).await;
+    let app = &apps[0];
+    let person = Person(&database);
+    let raw = Raw::open(&database).await;
+    let file = |name: &str, text: &str| {
+        let path = database.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let first = file("first", "seven green umbrellas\nand a second line\n");
+    let ada = person.create("ada@example.com", &["--password-file", &first]);
+    assert!(is_password(app, &ada, "seven green umbrellas").await);
+    assert_eq!(person.json(&["users", "show", &ada])["has_password"], true);
+    assert!(person.printed(&["users", "show", &ada]).contains("set"));
+
+    // By standard input; it ends the sessions.
+    let token = log_in(app, &raw, &ada, "default").await;
+    let set = [
+        "users",
+        "set-password",
+        "ada@example.com",
+        "--reason",
+        "taken over",
+        "--password-file",
+        "-",
+    ];
+    let output = person.output_with_input(&set, "nine yellow umbrellas");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        printed.contains("has another password") && printed.contains("ended 1 session;"),
+        "{printed}"
+    );
+    assert!(is_password(app, &ada, "nine yellow umbrellas").await);
+    until_refused(&apps, &[&token]).await;
+
+    // At a terminal, twice, and nothing of it is on the screen.
+    let ask = ["users", "set-password", &ada];
+    let dialogue = |first, second| [["New password: ", first], ["The same password again: ", second]];
+    let typed = dialogue("eleven red umbrellas", "eleven red umbrellas");
+    let (code, seen) = at_terminal(&database, &typed, &ask);
+    assert_eq!(code, 0, "{seen}");
+    assert!(
+        !seen.contains("umbrellas") && seen.contains("has another password"),
+        "{seen}"
+    );
+    assert!(is_password(app, &ada, "eleven red umbrellas").await);
+    let typed = dialogue("twelve red umbrellas", "twelve blue umbrellas");
+    let (code, seen) = at_terminal(&database, &typed, &ask);
+    assert_eq!(code, 1, "{seen}");
+    assert!(seen.contains("the two passwords differ"), "{seen}");
+
+    // Without a terminal nobody is asked; the rules hold for operators too.
+    assert!(
+        person
+            .refused(2, &["users", "set-password", &ada])
+            .contains("--password-file FILE")
+    );
+    for (text, why) in [
+        ("short", "at least 8 characters"),
+        ("ada@example.com", "first that are guessed"),
+    ] {
+        let path = file("bad", text);
+        let sentence = person.refused(1, &["users", "set-password", &ada, "--password-file", &path]);
+        assert!(sentence.contains(why) && !sentence.contains(text), "{sentence}");
+    }
+    let long = file("long", &"long umbrella ".repeat(200));
+    assert!(
+        person
+            .refused(1, &["users", "set-password", &ada, "--password-file", &long])
+            .contains("1024")
+    );
+    for path in [file("empty", "\n"), "nowhere".to_owned()] {
+        person.refused(2, &["users", "set-password", &ada, "--password-file", &path]);
+    }
+    assert!(is_password(app, &ada, "eleven red umbrellas").await);
+
+    // What another system hashed.
+    let hash = bcrypt::hash("a password from elsewhere", 4).unwrap();
+    let hash = file("hash", &hash);
+    let bob = person.create("bob@example.com", &["--password-hash-file", &hash]);
+    assert!(is_password(app, &bob, "a password from elsewhere").await);
+    let md5 = file("md5", "$1$abc$def");
+    let create = [
+        "users",
+        "create",
+        "--email",
+        "c@example.com",
+        "--name",
+        "C",
+        "--password-hash-file",
+        &md5,
+    ];
+    assert!(person.refused(2, &create).contains("bcrypt"));
+    raw.close().await;
+    stop(apps).await;
 });
