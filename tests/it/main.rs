@@ -36,6 +36,7 @@ mod network;
 mod people;
 mod process;
 mod raw;
+mod readme;
 mod registry;
 mod remote_key_sets;
 mod replicas;
