@@ -33,6 +33,7 @@ mod master_keys;
 mod metadata;
 mod migrations;
 mod network;
+mod owasp;
 mod people;
 mod process;
 mod raw;
