@@ -33,7 +33,7 @@ bench: $(RIVAL)/node_modules/ready
 
 .PHONY: packages
 packages:
-	@$(PACKAGES) build postgres node python tools
+	@$(PACKAGES) build postgres node python tools browser
 
 $(NODE)/node_modules/ready: $(NODE)/package.json $(NODE)/package-lock.json | packages
 	npm ci --prefix $(NODE) --no-audit --no-fund

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix_web::middleware::from_fn;
@@ -13,13 +13,16 @@ use actix_web::{App, HttpServer, dev::ServerHandle, web};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::accounts::refresh_limits::RefreshLimits;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Database};
 use crate::hashing::Hashing;
+use crate::http::auth::cookies::Cookies;
 use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::logins::Logins;
+use crate::oauth::client::ClientId;
 use crate::oauth::token::Defaults;
 use crate::outbound::key_sets::RemoteKeySets;
 use crate::outbound::{Outbound, OutboundError};
@@ -69,6 +72,12 @@ pub enum StartError {
     /// The first look at the keys.
     #[error("the keys are not in order: {0}")]
     Rotation(#[from] RotationError),
+    /// A registered client is called what people log in with.
+    #[error(
+        "there is a client '{0}', but accounts.client_id is the same, so that its tokens would look like people's; write \
+         another name there, or delete that client"
+    )]
+    FirstPartyClient(ClientId),
     /// A folder or a listener.
     #[error("{what}: {source}")]
     Io {
@@ -101,6 +110,7 @@ impl Foundation {
         let db = connect(&config.database).await?;
         refuse_unlisted(&db, &master_key).await?;
         let hash_key = hash_key(&db, &master_key, &clock).await?;
+        db.ensure_default_tenant(clock.read().wall).await?;
         Ok(Self {
             rotator: Rotator {
                 db,
@@ -112,6 +122,17 @@ impl Foundation {
             ledger: ledger.map(Arc::new),
         })
     }
+}
+
+/// Refuses to serve people while a registered client has the name that they log in with.
+async fn refuse_first_party_client(config: &Config, db: &Db) -> Result<(), StartError> {
+    if config.accounts.enabled
+        && let Ok(id) = config.accounts.client_id.parse()
+        && db.client(&id).await?.is_some()
+    {
+        return Err(StartError::FirstPartyClient(id));
+    }
+    Ok(())
 }
 
 /// Opens the database of this configuration and brings its schema up to date.
@@ -237,6 +258,7 @@ impl Running {
             hash_key,
             ledger,
         } = foundation;
+        refuse_first_party_client(config, &rotator.db).await?;
         let metrics = Metrics::default();
         let tls = load_tls(config, &rotator.clock, metrics.tls.clone())?;
         let clock = rotator.clock.clone();
@@ -275,6 +297,9 @@ impl Running {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
             trusted_proxies: config.server.trusted_proxies.clone(),
+            origin: config.server.issuer.origin(),
+            cookies: Cookies::new(&config.accounts, config.server.issuer.path()),
+            accounts: config.accounts.clone(),
             defaults: Defaults {
                 alg: config.tokens.default_algorithm,
                 access_token_ttl: config.tokens.access_token_ttl,
@@ -286,6 +311,10 @@ impl Running {
             keyring,
             rotation: Arc::clone(&rotation),
             sessions: Arc::clone(&sessions),
+            refresh_limits: Mutex::new(RefreshLimits::new(
+                config.accounts.refreshes_of_session,
+                config.accounts.refreshes_from_address,
+            )),
             logins,
             hash_key,
             clock: rotator.clock,

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the system packages that are missing: tests/packages.sh [build] [postgres] [node] [python] [tools] [java] [bench]
+# Installs the system packages that are missing:
+# tests/packages.sh [build] [postgres] [node] [python] [tools] [browser] [java] [bench]
 # Asks for nothing when nothing is missing; says what to install when it cannot.
 set -euo pipefail
 
@@ -61,6 +62,12 @@ check_tools() {
 check_bench() {
     have wrk || need wrk
     have taskset || need util-linux
+}
+
+check_browser() {
+    have chromium || need chromium
+    # Of the same release as the browser, because of the same source.
+    have chromedriver || need chromium-driver
 }
 
 # Unpacked into target/tools, not installed: Debian would start each of them as a service.

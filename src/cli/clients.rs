@@ -231,7 +231,11 @@ fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
         }
         _ => {}
     }
-    let random_id = || uuid::Uuid::new_v4().to_string().parse();
+    if let Some(id) = &new.id {
+        refuse_id_of_people(id, config)?;
+    }
+    // Never that of a user, which is a bare UUID.
+    let random_id = || format!("client-{}", uuid::Uuid::new_v4()).parse();
     Ok(Client {
         id: new
             .id
@@ -246,6 +250,21 @@ fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
         created_at: now,
         disabled_at: None,
     })
+}
+
+/// A service must not look like a person in its tokens, nor like what people log in with (RFC 9068 section 5).
+fn refuse_id_of_people(id: &ClientId, config: &Config) -> Result<(), Failure> {
+    if uuid::Uuid::parse_str(id.as_str()).is_ok() {
+        return Err(Failure::Usage(format!(
+            "'{id}' looks like the id of a user, who could be taken for this client; choose a name such as billing"
+        )));
+    }
+    if id.as_str() == config.accounts.client_id {
+        return Err(Failure::Usage(format!(
+            "'{id}' is what people log in with (accounts.client_id); choose another id, or change that setting"
+        )));
+    }
+    Ok(())
 }
 
 fn distinct<T: PartialEq>(items: Vec<T>) -> Vec<T> {

@@ -7,15 +7,19 @@ mod audit;
 mod backup;
 mod clients;
 mod config;
+mod confirm;
 mod db;
 mod documents;
 mod healthcheck;
 mod keys;
 mod master_key;
 mod output;
+mod password;
 mod serve;
+mod tenants;
 mod timeline;
 mod token;
+mod users;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -69,6 +73,12 @@ enum Command {
     /// Register clients and change them.
     #[command(subcommand)]
     Clients(clients::Command),
+    /// Make accounts, look at them and change them.
+    #[command(subcommand)]
+    Users(users::Command),
+    /// Make tenants, which users belong to, and disable them.
+    #[command(subcommand)]
+    Tenants(tenants::Command),
     /// Look at what happened.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -255,6 +265,8 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Config(command) => config::run(&context, &command),
             Command::Keys(command) => keys::run(&context, command).await,
             Command::Clients(command) => clients::run(&context, command).await,
+            Command::Users(command) => users::run(&context, command).await,
+            Command::Tenants(command) => tenants::run(&context, command).await,
             Command::Audit(command) => audit::run(&context, &command).await,
             Command::MasterKey(command) => master_key::run(&context, &command).await,
             Command::Db(command) => db::run(&context, &command).await,

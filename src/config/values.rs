@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use super::accounts::Origin;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
@@ -81,6 +82,12 @@ impl Issuer {
     #[must_use]
     pub fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()
+    }
+
+    /// The origin of pages that lie beside the server.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        Origin::of(&self.url)
     }
 
     /// Whether it is an https URL.

@@ -1,5 +1,6 @@
 //! The endpoints: one file each, the route table on one screen, one table from errors to answers.
 
+pub mod auth;
 pub mod client_address;
 mod client_assertion;
 pub mod client_authentication;
@@ -13,7 +14,7 @@ pub mod revoke;
 pub mod token;
 mod turns;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -22,8 +23,9 @@ use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{HttpResponse, Resource, Route, web};
 
+use crate::accounts::refresh_limits::RefreshLimits;
 use crate::clock::Clock;
-use crate::config::Network;
+use crate::config::{Accounts, Network, Origin};
 use crate::jose::seal::HashKey;
 use crate::keyring::Keyring;
 use crate::logins::Logins;
@@ -38,6 +40,8 @@ use crate::sessions::Sessions;
 use crate::store::Db;
 use crate::telemetry::Metrics;
 
+use auth::cookies::Cookies;
+
 /// What the handlers work with.
 pub struct Server {
     /// The issuer, byte for byte as configured.
@@ -46,6 +50,12 @@ pub struct Server {
     pub issuer_path: String,
     /// The proxies whose word about a client's address is taken.
     pub trusted_proxies: Vec<Network>,
+    /// The origin of the issuer: pages of it are ours.
+    pub origin: Origin,
+    /// How people log in.
+    pub accounts: Accounts,
+    /// The cookies of people's browsers.
+    pub cookies: Cookies,
     /// What a client gets that has no wish of its own.
     pub defaults: Defaults,
     /// The database.
@@ -60,6 +70,8 @@ pub struct Server {
     pub rotation: Arc<Rotation>,
     /// The logins of people.
     pub sessions: Arc<Sessions>,
+    /// How often sessions may be refreshed at this node.
+    pub refresh_limits: Mutex<RefreshLimits>,
     /// What proves people by their passwords.
     pub logins: Logins,
     /// What client secrets are digested with.
@@ -82,6 +94,7 @@ impl Server {
 /// RFC 8414 section 3.1 inserts that path.
 pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
     let path = server.issuer_path.clone();
+    let has_accounts = server.accounts.enabled;
     move |routes| {
         let mut key_sets = vec![KEY_SET_PATH.to_owned()];
         let mut documents = vec![
@@ -107,7 +120,21 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
         routes.service(for_clients(&format!("{path}{INTROSPECTION_PATH}"), introspection));
         let revocation = web::post().to(revoke::answer);
         routes.service(for_clients(&format!("{path}{REVOCATION_PATH}"), revocation));
+        if has_accounts {
+            auth::routes(&path, routes);
+        }
         routes.default_service(web::to(|| async { error::not_found() }));
+    }
+}
+
+impl Server {
+    /// Whether pages of this origin may call with cookies.
+    #[must_use]
+    pub fn accepts_origin(&self, origin: &str) -> bool {
+        let listed = self.accounts.allowed_origins.iter();
+        std::iter::once(&self.origin)
+            .chain(listed)
+            .any(|accepted| accepted.as_str() == origin)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use keyround::config::settings::markdown_table;
+use keyround::http::auth::problem;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -182,7 +183,7 @@ fn foreign_crates_stay_in_their_rooms() {
 
 /// Every text in the code that is a path on a listener.
 fn routes() -> BTreeSet<String> {
-    ["src/http/mod.rs", "src/oauth/metadata.rs"]
+    ["src/http/mod.rs", "src/http/auth/mod.rs", "src/oauth/metadata.rs"]
         .iter()
         .flat_map(|path| {
             let text = read(path);
@@ -205,7 +206,7 @@ fn routes() -> BTreeSet<String> {
 #[test]
 fn the_readme_names_every_endpoint() {
     let routes = routes();
-    assert!(routes.len() >= 8, "{routes:?}");
+    assert!(routes.len() >= 19, "{routes:?}");
     let readme = read("README.md");
     let missing: Vec<&String> = routes
         .iter()
@@ -215,15 +216,17 @@ fn the_readme_names_every_endpoint() {
 }
 
 #[test]
-fn the_readme_has_the_table_of_settings() {
+fn the_readme_has_the_tables_of_settings_and_codes() {
     let readme = read("README.md");
-    let between = readme
-        .split_once("<!-- settings -->")
-        .and_then(|(_, rest)| rest.split_once("<!-- /settings -->"))
-        .map(|(table, _)| table.trim());
-    assert_eq!(
-        between,
-        Some(markdown_table().trim()),
-        "between the markers <!-- settings --> and <!-- /settings --> README.md must hold what the code says"
-    );
+    for (name, table) in [("settings", markdown_table()), ("codes", problem::markdown_table())] {
+        let between = readme
+            .split_once(&format!("<!-- {name} -->"))
+            .and_then(|(_, rest)| rest.split_once(&format!("<!-- /{name} -->")))
+            .map(|(table, _)| table.trim());
+        assert_eq!(
+            between,
+            Some(table.trim()),
+            "between the markers <!-- {name} --> and <!-- /{name} --> README.md must hold what the code says"
+        );
+    }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use keyround::config::settings::{SETTINGS, Setting};
 
 use crate::process::{BINARY, PATH, Serving, free_port, run};
@@ -18,7 +20,8 @@ fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }
 
-fn text(name: &str) -> String {
+/// A file in deploy/.
+pub fn text(name: &str) -> String {
     std::fs::read_to_string(deploy(name)).unwrap_or_else(|error| panic!("deploy/{name}: {error}"))
 }
 
@@ -120,7 +123,8 @@ fn every_alert_is_tested_names_a_metric_that_exists_and_has_its_runbook() {
     let folder = tempfile::tempdir().unwrap();
     let (_, serving) = serve(folder.path(), &[]);
     let metrics = succeed("curl", &["-sf", &format!("{}/metrics", serving.admin_url)]);
-    for metric in names_after(&rules, "expr: keyround_") {
+    let expressions: String = rules.lines().filter(|line| line.trim().starts_with("expr: ")).collect();
+    for metric in names_after(&expressions, "keyround_") {
         assert!(
             metrics.contains(&format!("\nkeyround_{metric}")),
             "no metric keyround_{metric}: {metrics}"
@@ -251,7 +255,7 @@ fn the_unit_is_one_that_systemd_takes() {
 }
 
 /// nginx in the foreground; ended when dropped.
-struct Nginx(Child);
+pub struct Nginx(Child);
 
 impl Drop for Nginx {
     fn drop(&mut self) {
@@ -260,7 +264,8 @@ impl Drop for Nginx {
     }
 }
 
-fn start_nginx(folder: &Path, port: u16, backends: &[&str]) -> Nginx {
+/// Makes a key and a certificate of its own for localhost in this folder; answers with their paths.
+pub fn self_signed(folder: &Path) -> (String, String) {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let (key, certificate) = (path("privkey.pem"), path("fullchain.pem"));
     #[rustfmt::skip]
@@ -268,6 +273,21 @@ fn start_nginx(folder: &Path, port: u16, backends: &[&str]) -> Nginx {
         "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost",
         "-addext", "subjectAltName=DNS:localhost", "-keyout", &key, "-out", &certificate,
     ]);
+    (key, certificate)
+}
+
+/// The digest of that key's public half, as browsers are told of a certificate (RFC 7469 section 2.4).
+pub fn key_digest(folder: &Path) -> String {
+    let key = folder.join("privkey.pem");
+    let der = system(
+        "openssl",
+        &["pkey", "-in", key.to_str().unwrap(), "-pubout", "-outform", "DER"],
+    );
+    STANDARD.encode(openssl::sha::sha256(&der.stdout))
+}
+
+fn start_nginx(folder: &Path, port: u16, backends: &[&str]) -> Nginx {
+    let (key, certificate) = self_signed(folder);
     let servers: String = backends
         .iter()
         .map(|backend| format!("server {backend} max_fails=2 fail_timeout=5s;"))
@@ -282,6 +302,12 @@ fn start_nginx(folder: &Path, port: u16, backends: &[&str]) -> Nginx {
         .replace("id.example.com", "localhost")
         .replace("/etc/nginx/keyround/fullchain.pem", &certificate)
         .replace("/etc/nginx/keyround/privkey.pem", &key);
+    start_nginx_with(folder, &site)
+}
+
+/// Starts nginx with this for its sites; everything of it lies in the folder.
+pub fn start_nginx_with(folder: &Path, site: &str) -> Nginx {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     std::fs::write(path("site.conf"), site).unwrap();
     let folders: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {};", path(kind)))

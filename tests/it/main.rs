@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod auth;
 mod backup;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod child;
@@ -32,9 +33,11 @@ mod master_keys;
 mod metadata;
 mod migrations;
 mod network;
+mod owasp;
 mod people;
 mod process;
 mod raw;
+mod readme;
 mod registry;
 mod remote_key_sets;
 mod replicas;
@@ -52,3 +55,4 @@ mod token;
 mod token_commands;
 mod token_refusals;
 mod transport;
+mod user_commands;

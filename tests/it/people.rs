@@ -12,7 +12,7 @@ use crate::helpers::{START, TestDatabase, entry};
 use crate::rows::Raw;
 
 /// An account of this name that nobody has.
-fn user(name: &str, tenant: &TenantId) -> StoredUser {
+pub fn user(name: &str, tenant: &TenantId) -> StoredUser {
     StoredUser {
         user: User {
             id: UserId::generate(START),

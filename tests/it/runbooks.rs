@@ -8,13 +8,20 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use keyround::accounts::session::Device;
+use keyround::app::Foundation;
 use keyround::clock::Clock;
+use keyround::jose::alg::Algorithm;
 use keyround::jose::import::{self, Passphrase};
 use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, random_jti};
+use keyround::keyring::Keyring;
+use keyround::sessions::{RefreshRequest, Replays, SessionTokens, Sessions};
+use keyround::telemetry::SessionMetrics;
 
-use crate::helpers::TestDatabase;
+use crate::helpers::{TestDatabase, config};
 use crate::process::{BINARY, PATH, Serving, free_port, run};
 use crate::rows::Raw;
 
@@ -394,9 +401,67 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
             site.age(3_600).await;
             bring_old_keys(&site);
         }
+        "account-in-use" => use_account(&site, false).await,
+        "refresh-token-reused" => use_account(&site, true).await,
         other => panic!("no page may name the state {other}: this test does not know it"),
     }
     site
+}
+
+/// An account with two sessions, of one of which `thief/` holds an access token. `reused`: a refresh token of that session
+/// comes again that was used long ago.
+async fn use_account(site: &Site, reused: bool) {
+    let email = "ada@example.com";
+    site.keyround(&["users", "create", "--email", email, "--name", "Ada"]);
+    let key = std::fs::read_to_string(site.folder().join("keys/master.key")).unwrap();
+    let config = config(&site.database, &[("keys.master_key", key.trim())]);
+    let foundation = Foundation::open(&config, Clock::system()).await.unwrap();
+    let rotator = foundation.rotator;
+    let keyring = Keyring::load(
+        rotator.db.clone(),
+        Arc::clone(&rotator.master_key),
+        Arc::clone(&rotator.policy),
+        rotator.clock.clone(),
+        None,
+    );
+    let sessions = Sessions {
+        db: rotator.db,
+        keyring: Arc::new(keyring.await.unwrap()),
+        hash_key: Arc::new(foundation.hash_key),
+        clock: rotator.clock,
+        issuer: config.server.issuer.as_str().to_owned(),
+        alg: Algorithm::Es256,
+        settings: config.accounts.clone(),
+        metrics: SessionMetrics::default(),
+        replays: Replays::default(),
+    };
+    let user = sessions
+        .db
+        .user_by_email(&email.parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    let device = |last| Device::new([192, 0, 2, last].into(), "a browser");
+    sessions.begin(&user, &device(7)).await.unwrap();
+    let refresh = async |token: &SessionTokens| {
+        let request = RefreshRequest {
+            token: &token.refresh_token,
+            client_id: &config.accounts.client_id,
+            audiences: &[],
+            device: &device(8),
+        };
+        sessions.refresh(&request).await
+    };
+    let first = sessions.begin(&user, &device(8)).await.unwrap();
+    let second = refresh(&first).await.unwrap();
+    let third = refresh(&second).await.unwrap();
+    if reused {
+        assert!(refresh(&first).await.is_err());
+    }
+    let folder = site.folder().join("thief");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("access-token"), &third.access_token).unwrap();
+    sessions.db.close().await;
 }
 
 /// The keys of another server, and a token of it.
@@ -558,6 +623,10 @@ pages! {
     master_key_lost_with_two_nodes: "master-key-lost" on TestDatabase::postgres().await;
     corrupted_key_row: "corrupted-key-row" on TestDatabase::sqlite();
     corrupted_key_row_with_two_nodes: "corrupted-key-row" on TestDatabase::postgres().await;
+    account_taken_over: "account-taken-over" on TestDatabase::sqlite();
+    account_taken_over_with_two_nodes: "account-taken-over" on TestDatabase::postgres().await;
+    refresh_token_reused: "refresh-token-reused" on TestDatabase::sqlite();
+    refresh_token_reused_with_two_nodes: "refresh-token-reused" on TestDatabase::postgres().await;
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! `keys revoke`: the emergency, and what a person must know about it.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -15,6 +14,7 @@ use crate::keys::policy::Policy;
 use crate::rotation::{Revoked, Rotator, fingerprint};
 use crate::store::nodes::Heartbeat;
 
+use super::super::confirm::Confirmation;
 use super::{ACTOR, Context, Failure, output};
 
 /// How long to wait between two looks at the nodes.
@@ -31,23 +31,15 @@ pub struct Request {
     /// Also replace the active key of every algorithm: they all lay in the same store.
     #[arg(long)]
     all_algorithms: bool,
-    /// Do not ask.
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
-    if !request.yes && !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "nobody can confirm the revocation, because standard input is not a terminal; add --yes to revoke without a question"
-                .to_owned(),
-        ));
-    }
+    request.confirmation.can_be_given("the revocation")?;
     let (_, foundation) = context.foundation().await?;
     let rotator = &foundation.rotator;
-    if !request.yes {
-        confirm(rotator, request).await?;
-    }
+    confirm(rotator, request).await?;
     let (done, outcome) = revoke(rotator, request).await;
     if let Some(ledger) = &foundation.ledger
         && let Err(error) = ledger.learn(done.iter().flat_map(|revoked| &revoked.revoked))
@@ -73,24 +65,14 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     outcome.and(followers.map(|_| ()))
 }
 
-/// Asks the person at the terminal; anything but "yes" ends it.
+/// Asks, unless there is nothing left to do.
 async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
     let keys = rotator.db.signing_keys().await?.keys();
     let now = rotator.now().await?;
     let Some(question) = question(&keys, &rotator.policy, request, now)? else {
         return Ok(());
     };
-    // On standard error, so that what is printed can go elsewhere.
-    eprint!("{question} Type 'yes' to go on: ");
-    let _ = std::io::stderr().flush();
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    if read.is_ok() && answer.trim() == "yes" {
-        return Ok(());
-    }
-    Err(Failure::Refused(
-        "nothing was revoked, because the answer was not 'yes'".to_owned(),
-    ))
+    request.confirmation.ask(&question)
 }
 
 /// What is asked; nothing when there is nothing left to do.

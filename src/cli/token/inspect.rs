@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clock::UnixTime;
 use crate::jose::jws::{LONGEST_TOKEN, VerifyingKey};
+use crate::jose::jwt::SessionClaims;
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
@@ -40,7 +41,10 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     let mut findings = steps(verdict.as_ref().err());
     if let Ok(token) = &verdict {
         findings.push(denial(&db, token).await?);
-        findings.push(client(&db, token).await?);
+        findings.push(client(&db, token, &config.accounts.client_id).await?);
+        if let Some(claims) = &token.session {
+            findings.push(session(&db, claims, now).await?);
+        }
     } else {
         findings.extend(["denied", "client"].map(|step| Finding { step, fault: None }));
     }
@@ -112,7 +116,13 @@ async fn denial(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
     })
 }
 
-async fn client(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
+async fn client(db: &Db, token: &AccessToken, first_party: &str) -> Result<Finding, Failure> {
+    if token.session.is_some() && token.client_id == first_party {
+        return Ok(Finding {
+            step: "client",
+            fault: Some(Ok(())),
+        });
+    }
     let stored = match token.client_id.parse() {
         Ok(id) => db.client(&id).await?,
         Err(_) => None,
@@ -124,6 +134,26 @@ async fn client(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
     };
     Ok(Finding {
         step: "client",
+        fault: Some(fault),
+    })
+}
+
+/// The session that a person's token belongs to.
+async fn session(db: &Db, claims: &SessionClaims, now: UnixTime) -> Result<Finding, Failure> {
+    let family = match claims.sid.parse() {
+        Ok(sid) => db.family(sid, now).await?,
+        Err(_) => None,
+    };
+    let fault = match family {
+        None => Err("its session is gone: it has expired, or its account was deleted".to_owned()),
+        Some((family, _)) => match (family.session.ended, family.tenant_disabled_at) {
+            (Some((at, by)), _) => Err(format!("its session was ended at {at} ({})", by.name())),
+            (None, Some(at)) => Err(format!("its tenant was disabled at {at}")),
+            (None, None) => Ok(()),
+        },
+    };
+    Ok(Finding {
+        step: "session",
         fault: Some(fault),
     })
 }

@@ -1,0 +1,44 @@
+//! Asking before what cannot be undone, or what people notice at once.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use clap::Args;
+
+use super::Failure;
+
+#[derive(Args)]
+pub struct Confirmation {
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Confirmation {
+    /// Refuses at once where nobody could answer; `what` is what would be done, as in "the deletion".
+    pub fn can_be_given(&self, what: &str) -> Result<(), Failure> {
+        if self.yes || std::io::stdin().is_terminal() {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "nobody can confirm {what}, because standard input is not a terminal; add --yes to go on without a question"
+        )))
+    }
+
+    /// Asks the person at the terminal; anything but "yes" ends it.
+    pub fn ask(&self, question: &str) -> Result<(), Failure> {
+        if self.yes {
+            return Ok(());
+        }
+        // On standard error, so that what is printed can go elsewhere.
+        eprint!("{question} Type 'yes' to go on: ");
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        if read.is_ok() && answer.trim() == "yes" {
+            return Ok(());
+        }
+        Err(Failure::Refused(
+            "nothing was changed, because the answer was not 'yes'".to_owned(),
+        ))
+    }
+}

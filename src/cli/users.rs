@@ -1,0 +1,440 @@
+//! `keyround users`: who has an account.
+
+use std::str::FromStr;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::accounts::email::Email;
+use crate::accounts::session::SessionId;
+use crate::accounts::tenant::TenantId;
+use crate::accounts::user::{Name, Role, User, UserId};
+use crate::clock::UnixTime;
+use crate::config::Config;
+use crate::store::Db;
+use crate::store::audit::Entry;
+use crate::store::users::{PAGE, StoredUser, UserChange};
+
+use super::confirm::Confirmation;
+use super::{ACTOR, Context, Failure, output, password};
+
+/// The most roles of a user: they stand in every access token.
+const MOST_ROLES: usize = 16;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make an account.
+    Create(New),
+    /// List accounts by id, a page at a time.
+    List {
+        /// Only those of this tenant.
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<TenantId>,
+        /// Only those after this one: the last id of the page before.
+        #[arg(long, value_name = "USER_ID")]
+        after: Option<UserId>,
+        /// How many at most.
+        #[arg(long, value_name = "N", default_value_t = PAGE, value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE)))]
+        limit: u32,
+    },
+    /// Show one account.
+    Show {
+        /// The account, by its id or its e-mail address.
+        user: Named,
+    },
+    /// Refuse an account from now on, and end its sessions.
+    Suspend {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+    /// Let a suspended account act again; its sessions stay ended.
+    Resume {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Give an account another password, and end its sessions.
+    SetPassword {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        password: password::Next,
+    },
+    /// Give an account other roles; they stand in access tokens from the next one on.
+    SetRoles {
+        #[command(flatten)]
+        target: Target,
+        /// What it is to be, in place of what it was; none when left out.
+        #[arg(long = "role", value_name = "ROLE", num_args = 1..)]
+        roles: Vec<Role>,
+    },
+    /// End every session of an account; it may log in again.
+    EndSessions {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+    /// Delete an account: the person is forgotten, the audit log keeps the id.
+    Delete {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+}
+
+#[derive(Args)]
+pub struct New {
+    /// The address that it logs in with.
+    #[arg(long)]
+    email: Email,
+    /// The address is known to be the person's.
+    #[arg(long)]
+    email_verified: bool,
+    /// What the person is called.
+    #[arg(long)]
+    name: Name,
+    /// The tenant that it belongs to.
+    #[arg(long, default_value = TenantId::DEFAULT)]
+    tenant: TenantId,
+    /// What it is, for services: a coarse role such as admin.
+    #[arg(long = "role", value_name = "ROLE", num_args = 1..)]
+    roles: Vec<Role>,
+    #[command(flatten)]
+    password: password::First,
+}
+
+#[derive(Args)]
+pub struct Target {
+    /// The account, by its id or its e-mail address.
+    user: Named,
+    /// Why, for the audit log, which outlives the account: name no person.
+    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+    reason: String,
+}
+
+/// How an account is named.
+#[derive(Clone)]
+pub enum Named {
+    Id(UserId),
+    Email(Email),
+}
+
+impl FromStr for Named {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = text.parse().map(Self::Id);
+        id.or_else(|_| text.parse().map(Self::Email)).map_err(
+            |_| "an account is named by its e-mail address or its id, such as 019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b",
+        )
+    }
+}
+
+impl Named {
+    async fn find(&self, db: &Db) -> Result<StoredUser, Failure> {
+        let (found, name) = match self {
+            Self::Id(id) => (db.user(*id).await?, id.to_string()),
+            Self::Email(email) => (db.user_by_email(email).await?, email.to_string()),
+        };
+        found.ok_or_else(|| {
+            Failure::Refused(format!(
+                "there is no account '{name}'; 'keyround users list' names them all"
+            ))
+        })
+    }
+}
+
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(new) => create(context, new).await,
+        Command::List { tenant, after, limit } => list(context, tenant.as_ref(), after, limit).await,
+        Command::Show { user } => show(context, &user).await,
+        Command::Suspend { target, confirmation } => {
+            let question = "It can do nothing until it is resumed, and its sessions end.";
+            let asked = Some((&confirmation, "the suspension", question));
+            let told = ["is suspended", "was suspended already"];
+            change(context, &target, UserChange::Suspend, "user.suspended", told, asked).await
+        }
+        Command::Resume { target } => {
+            let told = ["may log in again", "was not suspended"];
+            change(context, &target, UserChange::Resume, "user.resumed", told, None).await
+        }
+        Command::SetPassword { target, password } => set_password(context, &target, &password).await,
+        Command::SetRoles { target, roles } => {
+            let roles = distinct(roles)?;
+            let told = ["has other roles from its next access token on", "is gone"];
+            let new = UserChange::SetRoles(roles);
+            change(context, &target, new, "user.roles_changed", told, None).await
+        }
+        Command::EndSessions { target, confirmation } => {
+            let asked = Some((
+                &confirmation,
+                "the end of all sessions",
+                "Every device must log in again.",
+            ));
+            let told = ["must log in again", "is gone"];
+            change(
+                context,
+                &target,
+                UserChange::EndSessions,
+                "user.sessions_ended",
+                told,
+                asked,
+            )
+            .await
+        }
+        Command::Delete { target, confirmation } => {
+            let asked = Some((&confirmation, "the deletion", "This cannot be undone."));
+            let told = ["is deleted", "is gone"];
+            change(context, &target, UserChange::Delete, "user.deleted", told, asked).await
+        }
+    }
+}
+
+fn entry(event: &'static str, id: UserId, now: UnixTime, reason: &str) -> Entry {
+    Entry {
+        event,
+        subject: id.to_string(),
+        happened_at: now,
+        noted_at: now,
+        actor: ACTOR.to_owned(),
+        reason: reason.to_owned(),
+        once: false,
+    }
+}
+
+fn distinct(roles: Vec<Role>) -> Result<Vec<Role>, Failure> {
+    let mut kept: Vec<Role> = Vec::new();
+    for role in roles {
+        if !kept.contains(&role) {
+            kept.push(role);
+        }
+    }
+    if kept.len() > MOST_ROLES {
+        return Err(Failure::Usage(format!(
+            "{} roles are too many for a token; an account has at most {MOST_ROLES}",
+            kept.len()
+        )));
+    }
+    Ok(kept)
+}
+
+async fn create(context: &Context, new: New) -> Result<(), Failure> {
+    let roles = distinct(new.roles)?;
+    let (config, foundation) = context.foundation().await?;
+    let db = &foundation.rotator.db;
+    if db.tenant(&new.tenant).await?.is_none() {
+        return Err(super::tenants::unknown(&new.tenant));
+    }
+    let now = context.clock.read().wall;
+    let user = User {
+        id: UserId::generate(now),
+        tenant: new.tenant,
+        email: new.email,
+        email_verified_at: new.email_verified.then_some(now),
+        name: new.name,
+        roles,
+        created_at: now,
+        suspended_at: None,
+    };
+    let password_hash = new.password.hash(&user, &config, &foundation.hash_key)?;
+    let stored = StoredUser { user, password_hash };
+    let entry = entry("user.created", stored.user.id, now, "made by an operator");
+    if !db.create_user(&stored, &entry).await? {
+        return Err(Failure::Refused(format!(
+            "there is an account with the address {} already; 'keyround users show' shows it",
+            stored.user.email
+        )));
+    }
+    if context.json {
+        output::json(&stored_json(&stored));
+    } else {
+        output::line(&format!("user id  {}", stored.user.id));
+        output::line(&format!("e-mail   {}", stored.user.email));
+        output::line(&format!("tenant   {}", stored.user.tenant));
+    }
+    Ok(())
+}
+
+/// An account as programs read it.
+fn to_json(user: &User) -> Value {
+    json!({
+        "user_id": user.id,
+        "email": user.email,
+        "email_verified_at": user.email_verified_at.map(UnixTime::rfc3339),
+        "name": user.name,
+        "tenant_id": user.tenant,
+        "roles": user.roles,
+        "created_at": user.created_at.rfc3339(),
+        "suspended_at": user.suspended_at.map(UnixTime::rfc3339),
+    })
+}
+
+fn stored_json(stored: &StoredUser) -> Value {
+    let mut shown = to_json(&stored.user);
+    shown["has_password"] = json!(stored.password_hash.is_some());
+    shown
+}
+
+async fn list(context: &Context, tenant: Option<&TenantId>, after: Option<UserId>, limit: u32) -> Result<(), Failure> {
+    let (_, db) = context.database().await?;
+    if let Some(tenant) = tenant
+        && db.tenant(tenant).await?.is_none()
+    {
+        return Err(super::tenants::unknown(tenant));
+    }
+    let users = db.users(tenant, after, limit).await?;
+    if context.json {
+        output::json(&users.iter().map(to_json).collect::<Vec<_>>());
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = users.iter().map(row).collect();
+    let headings = ["USER", "STATE", "TENANT", "E-MAIL", "ROLES"];
+    output::line(&output::table(&headings, &rows));
+    if let Some(last) = users.last()
+        && users.len() == limit as usize
+    {
+        output::line(&format!("\nThere may be more: --after {}", last.id));
+    }
+    Ok(())
+}
+
+fn row(user: &User) -> Vec<String> {
+    let state = if user.suspended_at.is_some() {
+        "suspended"
+    } else {
+        "active"
+    };
+    vec![
+        user.id.to_string(),
+        state.to_owned(),
+        user.tenant.to_string(),
+        user.email.to_string(),
+        words(&user.roles),
+    ]
+}
+
+fn words(roles: &[Role]) -> String {
+    roles.iter().map(Role::as_str).collect::<Vec<_>>().join(" ")
+}
+
+async fn show(context: &Context, user: &Named) -> Result<(), Failure> {
+    let (_, db) = context.database().await?;
+    let stored = user.find(&db).await?;
+    if context.json {
+        output::json(&stored_json(&stored));
+        return Ok(());
+    }
+    let now = context.clock.read().wall;
+    let user = &stored.user;
+    let time = |at: UnixTime| output::time(at, now);
+    let state = user.suspended_at.map_or_else(
+        || "active".to_owned(),
+        |suspended_at| format!("suspended since {}", time(suspended_at)),
+    );
+    let verified = user
+        .email_verified_at
+        .map_or_else(|| "no".to_owned(), |at| format!("since {}", time(at)));
+    let password = if stored.password_hash.is_some() { "set" } else { "none" };
+    for (name, value) in [
+        ("user id", user.id.to_string()),
+        ("state", state),
+        ("e-mail", user.email.to_string()),
+        ("verified", verified),
+        ("name", output::printable(user.name.as_str())),
+        ("tenant", user.tenant.to_string()),
+        ("roles", words(&user.roles)),
+        ("password", password.to_owned()),
+        ("created", time(user.created_at)),
+    ] {
+        output::line(format!("{name:<15}{value}").trim_end());
+    }
+    Ok(())
+}
+
+/// What is asked before a change: how it is confirmed, what it is called, and what follows from it.
+type Asked<'a> = Option<(&'a Confirmation, &'a str, &'a str)>;
+
+/// Changes an account; `told` says what is so now, and what was so already.
+async fn change(
+    context: &Context,
+    target: &Target,
+    change: UserChange,
+    event: &'static str,
+    told: [&str; 2],
+    asked: Asked<'_>,
+) -> Result<(), Failure> {
+    if let Some((confirmation, what, _)) = asked {
+        confirmation.can_be_given(what)?;
+    }
+    let (config, foundation) = context.foundation().await?;
+    let db = &foundation.rotator.db;
+    let user = target.user.find(db).await?.user;
+    if let Some((confirmation, what, follows)) = asked {
+        confirmation.ask(&format!(
+            "You asked for {what} of {} ({}). {follows}",
+            user.email, user.id
+        ))?;
+    }
+    let entry = entry(event, user.id, context.clock.read().wall, &target.reason);
+    let ended = db.change_user(user.id, &change, &entry).await?;
+    tell(context, &config, &user, ended.as_deref(), told);
+    Ok(())
+}
+
+async fn set_password(context: &Context, target: &Target, password: &password::Next) -> Result<(), Failure> {
+    let (config, foundation) = context.foundation().await?;
+    let db = &foundation.rotator.db;
+    let user = target.user.find(db).await?.user;
+    let hash = password.hash(&user, &config, &foundation.hash_key)?;
+    let entry = entry(
+        "user.password_changed",
+        user.id,
+        context.clock.read().wall,
+        &target.reason,
+    );
+    let change = UserChange::SetPassword { hash };
+    let ended = db.change_user(user.id, &change, &entry).await?;
+    tell(
+        context,
+        &config,
+        &user,
+        ended.as_deref(),
+        ["has another password", "is gone"],
+    );
+    Ok(())
+}
+
+/// Says what was done: nothing, when there are no sessions that it could have ended.
+fn tell(context: &Context, config: &Config, user: &User, ended: Option<&[SessionId]>, told: [&str; 2]) {
+    let count = ended.map_or(0, <[_]>::len);
+    if context.json {
+        output::json(&json!({ "user_id": user.id, "changed": ended.is_some(), "ended_sessions": count }));
+        return;
+    }
+    output::line(&format!("user {} {}", user.id, told[usize::from(ended.is_none())]));
+    if count > 0 {
+        let now = context.clock.read().wall;
+        output::line(&format!("ended {}; {}", sessions(count), refusal(config, now)));
+    }
+}
+
+pub(super) fn sessions(count: usize) -> String {
+    match count {
+        1 => "1 session".to_owned(),
+        count => format!("{count} sessions"),
+    }
+}
+
+/// How fast what has ended is refused.
+pub(super) fn refusal(config: &Config, now: UnixTime) -> String {
+    format!(
+        "every server refuses its tokens within {}, and a service that verifies offline from {} on",
+        config.keys.policy.windows().replica_refresh,
+        output::time(now + config.accounts.access_token_ttl, now)
+    )
+}

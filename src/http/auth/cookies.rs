@@ -1,0 +1,94 @@
+//! The two cookies: each is cleared with the very attributes that it was set with.
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{self, HeaderValue, InvalidHeaderValue};
+
+use crate::clock::Seconds;
+use crate::config::Accounts;
+
+use super::problem::{Code, Problem};
+
+/// A cookie's name and attributes.
+pub struct Cookie {
+    name: String,
+    attributes: String,
+}
+
+impl Cookie {
+    /// Its name, with the prefix.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The header that sets it; without a length it goes when the browser is closed.
+    ///
+    /// # Errors
+    /// When the value holds what no header may.
+    pub fn set(&self, value: &str, length: Option<Seconds>) -> Result<HeaderValue, InvalidHeaderValue> {
+        let length = length.map_or_else(String::new, |length| format!("; Max-Age={}", length.0));
+        HeaderValue::try_from(format!("{}={value}; {}{length}", self.name, self.attributes))
+    }
+
+    /// The header that takes it away.
+    ///
+    /// # Errors
+    /// Never: the name and the attributes are ours.
+    pub fn clear(&self) -> Result<HeaderValue, InvalidHeaderValue> {
+        self.set("", Some(Seconds::ZERO))
+    }
+
+    /// Its value in a request.
+    ///
+    /// # Errors
+    /// `invalid_request` when it comes twice: one of them was planted, and nobody can say which.
+    pub fn read<'r>(&self, request: &'r HttpRequest) -> Result<Option<&'r str>, Problem> {
+        let mut values = request
+            .headers()
+            .get_all(header::COOKIE)
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .filter(|(name, _)| *name == self.name)
+            .map(|(_, value)| value);
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(Problem::new(
+                Code::InvalidRequest,
+                "a cookie of this server comes twice, and one of them may be planted; clear the cookies of this site",
+            ));
+        }
+        Ok(first.filter(|value| !value.is_empty()))
+    }
+}
+
+/// The cookies of this server.
+pub struct Cookies {
+    /// The refresh token: it comes along below `/auth` alone.
+    pub refresh: Cookie,
+    /// The CSRF token.
+    pub csrf: Cookie,
+}
+
+impl Cookies {
+    /// The cookies as they are set up; `issuer_path` is empty or begins with a slash.
+    #[must_use]
+    pub fn new(accounts: &Accounts, issuer_path: &str) -> Self {
+        // Over plain HTTP a browser takes neither a prefix nor `Secure`.
+        let (host, secure_prefix, secure) = if accounts.plain_http_cookies {
+            ("", "", "")
+        } else {
+            ("__Host-", "__Secure-", "; Secure")
+        };
+        Self {
+            refresh: Cookie {
+                name: format!("{secure_prefix}{}", accounts.refresh_cookie.as_str()),
+                attributes: format!("Path={issuer_path}/auth; HttpOnly{secure}; SameSite=Strict"),
+            },
+            csrf: Cookie {
+                name: format!("{host}{}", accounts.csrf_cookie.as_str()),
+                attributes: format!("Path=/; HttpOnly{secure}; SameSite=Strict"),
+            },
+        }
+    }
+}

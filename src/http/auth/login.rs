@@ -1,0 +1,57 @@
+//! `POST /auth/login`: a session for who knows the password.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+
+use crate::http::Server;
+use crate::http::client_address::client_address;
+
+use super::delivery::{self, Delivery, device};
+use super::guard::{cookie_request, json};
+use super::logout::end_by_token;
+use super::password::{email, password, refused};
+use super::problem::Problem;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    email: String,
+    password: String,
+    #[serde(default)]
+    token_delivery: Delivery,
+}
+
+const FORM: &str =
+    r#"the body is to be {"email": "...", "password": "..."}, perhaps with "token_delivery": "cookie" or "body""#;
+
+/// Whether the account is unknown, is suspended or has another password, the answer is the same.
+pub async fn answer(
+    server: web::Data<Server>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let body: Body = json(&request, payload, FORM).await?;
+    if body.token_delivery == Delivery::Cookie {
+        cookie_request(&server, &request)?;
+    }
+    let (email, password) = (email(&body.email)?, password(body.password)?);
+    let (address, device) = (
+        client_address(&request, &server.trusted_proxies),
+        device(&server, &request),
+    );
+    let tokens = server.logins.log_in(&email, password, address, &device).await;
+    let tokens = tokens.map_err(refused)?;
+    end_replaced(&server, &request, body.token_delivery).await?;
+    delivery::answer(&server, &tokens, body.token_delivery)
+}
+
+/// Ends the session whose cookie is overwritten: nobody holds it any more, and nobody could end it.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn end_replaced(server: &Server, request: &HttpRequest, delivery: Delivery) -> Result<(), Problem> {
+    match server.cookies.refresh.read(request)? {
+        Some(replaced) if delivery == Delivery::Cookie => end_by_token(server, replaced).await,
+        _ => Ok(()),
+    }
+}

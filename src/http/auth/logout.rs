@@ -1,0 +1,97 @@
+//! `POST /auth/logout` and `POST /auth/logout-all`: sessions end on the server, and the cookies go.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+
+use crate::accounts::session::EndedBy;
+use crate::http::Server;
+
+use super::authenticated::{Authenticated, authenticate};
+use super::guard::{cookie_request, json_or_nothing};
+use super::problem::Problem;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    refresh_token: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// Ends the session of the refresh token in the body, else of the one in the cookie, else of the access token. A refresh token that
+/// is of no use any more has nothing to end, and that is what was asked for.
+pub async fn one(
+    server: web::Data<Server>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let form = r#"the body is to be {"refresh_token": "..."}, or none with a cookie or an access token"#;
+    let body: Body = json_or_nothing(&request, payload, form).await?;
+    if let Some(token) = &body.refresh_token {
+        end_by_token(&server, token).await?;
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    if let Some(cookie) = server.cookies.refresh.read(&request)? {
+        cookie_request(&server, &request)?;
+        end_by_token(&server, cookie).await?;
+        return without_cookies(&server);
+    }
+    let Authenticated { user, sid } = authenticate(&server, &request)?;
+    server
+        .sessions
+        .end(sid, Some(user), EndedBy::Logout, &format!("user {user}"))
+        .await
+        .map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Ends every session of the person whom the access token speaks for. A refresh token would not do: an old one, long used, may lie in
+/// anybody's hands.
+pub async fn all(
+    server: web::Data<Server>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let Nothing {} = json_or_nothing(&request, payload, "the body is to be empty, or {}").await?;
+    let has_cookie = server.cookies.refresh.read(&request)?.is_some();
+    if has_cookie {
+        cookie_request(&server, &request)?;
+    }
+    let Authenticated { user, .. } = authenticate(&server, &request)?;
+    server
+        .sessions
+        .end_all(user, None, EndedBy::Logout, &format!("user {user}"))
+        .await
+        .map_err(|error| Problem::unavailable(&error, "sessions could not be ended"))?;
+    if has_cookie {
+        without_cookies(&server)
+    } else {
+        Ok(HttpResponse::NoContent().finish())
+    }
+}
+
+/// Ends the session that a refresh token of first-party logins names.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn end_by_token(server: &Server, token: &str) -> Result<(), Problem> {
+    let client_id = &server.accounts.client_id;
+    let ended = server.sessions.end_by_token(token, client_id, EndedBy::Logout).await;
+    ended
+        .map(drop)
+        .map_err(|error| Problem::unavailable(&error, "a session could not be ended"))
+}
+
+fn without_cookies(server: &Server) -> Result<HttpResponse, Problem> {
+    let mut answer = HttpResponse::NoContent();
+    for cookie in [&server.cookies.refresh, &server.cookies.csrf] {
+        let cleared = cookie
+            .clear()
+            .map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))?;
+        answer.append_header((header::SET_COOKIE, cleared));
+    }
+    Ok(answer.finish())
+}

@@ -1,0 +1,78 @@
+//! `POST /auth/password`: another password, for who knows the present one.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+
+use crate::accounts::email::Email;
+use crate::accounts::password::Password;
+use crate::http::Server;
+use crate::http::client_address::client_address;
+use crate::logins::LoginError;
+
+use super::authenticated::Authenticated;
+use super::guard::json;
+use super::problem::{Code, Problem};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    current_password: String,
+    new_password: String,
+}
+
+const FORM: &str = r#"the body is to be {"current_password": "...", "new_password": "..."}"#;
+
+/// Every other session of the account ends with the old password.
+pub async fn answer(
+    server: web::Data<Server>,
+    caller: Authenticated,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let body: Body = json(&request, payload, FORM).await?;
+    let Authenticated { user, sid } = caller;
+    let (current, new) = (password(body.current_password)?, password(body.new_password)?);
+    let address = client_address(&request, &server.trusted_proxies);
+    let changed = server
+        .logins
+        .change_password(user, current, new, Some(sid), address)
+        .await;
+    changed.map_err(refused)?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// The address that was typed.
+///
+/// # Errors
+/// `invalid_email`.
+pub fn email(text: &str) -> Result<Email, Problem> {
+    let email: Result<Email, _> = text.parse();
+    email.map_err(|error| Problem::new(Code::InvalidEmail, error.to_string()))
+}
+
+/// The password that was typed.
+///
+/// # Errors
+/// `password_refused` when nobody can have it.
+pub fn password(text: String) -> Result<Password, Problem> {
+    Password::try_from(text).map_err(|error| Problem::new(Code::PasswordRefused, error.to_string()))
+}
+
+/// What is told of why somebody got nothing for a password.
+#[must_use]
+pub fn refused(error: LoginError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        LoginError::Wrong => Problem::new(Code::LoginFailed, detail),
+        LoginError::Limited { retry_after } => Problem::new(Code::RateLimited, detail).after(retry_after),
+        LoginError::Busy(overflow) => Problem::new(Code::TemporarilyUnavailable, detail).after(overflow.retry_after),
+        LoginError::Password(_) => Problem::new(Code::PasswordRefused, detail),
+        LoginError::RegistrationClosed => Problem::new(Code::RegistrationClosed, detail),
+        LoginError::EmailTaken => Problem::new(Code::EmailTaken, detail),
+        failed @ (LoginError::CannotSign(_)
+        | LoginError::Store(_)
+        | LoginError::Randomness(_)
+        | LoginError::Hashing(_)
+        | LoginError::NoAnswer(_)) => Problem::unavailable(&failed, "a password could not be looked at"),
+    }
+}

@@ -1,0 +1,97 @@
+//! `POST /auth/refresh`: the next refresh token of a session, and a fresh access token.
+
+use std::sync::PoisonError;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+
+use crate::accounts::refresh::Refused;
+use crate::accounts::session::EndedBy;
+use crate::http::Server;
+use crate::http::client_address::client_address;
+use crate::sessions::{CannotRefresh, RefreshRequest};
+
+use super::delivery::{self, Delivery, device};
+use super::guard::{cookie_request, json_or_nothing};
+use super::problem::{Code, Problem};
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    refresh_token: Option<String>,
+    token_delivery: Option<Delivery>,
+}
+
+const FORM: &str = r#"the body is to be {"refresh_token": "..."}, or none with a cookie"#;
+
+/// What came in the body goes back in the body, and what came in a cookie in a cookie: no script may turn the one into the other.
+pub async fn answer(
+    server: web::Data<Server>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let body: Body = json_or_nothing(&request, payload, FORM).await?;
+    let (token, delivery) = if let Some(token) = &body.refresh_token {
+        (token.as_str(), Delivery::Body)
+    } else {
+        let missing = || Problem::new(Code::RefreshMissing, "there is neither a cookie nor a refresh_token");
+        let cookie = server.cookies.refresh.read(&request)?.ok_or_else(missing)?;
+        cookie_request(&server, &request)?;
+        (cookie, Delivery::Cookie)
+    };
+    if body.token_delivery.is_some_and(|asked| asked != delivery) {
+        return Err(Problem::new(
+            Code::InvalidRequest,
+            "a refresh token goes back the way it came: leave token_delivery out",
+        ));
+    }
+    charge(&server, &request, token)?;
+    let device = device(&server, &request);
+    let presented = RefreshRequest {
+        token,
+        client_id: &server.accounts.client_id,
+        audiences: &[],
+        device: &device,
+    };
+    let tokens = server
+        .sessions
+        .refresh(&presented)
+        .await
+        .map_err(|error| refused(&error))?;
+    delivery::answer(&server, &tokens, delivery)
+}
+
+/// Counts a refresh against its address and its session, on this node; honest retries, 64 at once, meet no limit.
+///
+/// # Errors
+/// `rate_limited`.
+fn charge(server: &Server, request: &HttpRequest, token: &str) -> Result<(), Problem> {
+    let address = client_address(request, &server.trusted_proxies);
+    let now = server.clock.read().monotonic;
+    let mut limits = server.refresh_limits.lock().unwrap_or_else(PoisonError::into_inner);
+    let charged = limits.charge_address(address, now).and_then(|()| {
+        let session = server.sessions.named_in(token);
+        session.map_or(Ok(()), |sid| limits.charge_family(&sid.to_string(), now))
+    });
+    charged.map_err(|retry_after| {
+        let detail = format!("too many refreshes; try again in {retry_after}");
+        Problem::new(Code::RateLimited, detail).after(retry_after)
+    })
+}
+
+fn refused(error: &CannotRefresh) -> Problem {
+    let CannotRefresh::Refused(refused) = error else {
+        return Problem::unavailable(error, "a session could not be refreshed");
+    };
+    let code = match refused {
+        Refused::NotOurs | Refused::WrongClient | Refused::WrongAudience => Code::RefreshInvalid,
+        Refused::Expired | Refused::Idle => Code::RefreshExpired,
+        Refused::Reused | Refused::Ended(EndedBy::Reuse) => Code::RefreshReused,
+        Refused::Suspended
+        | Refused::TenantDisabled
+        | Refused::Ended(EndedBy::Suspension | EndedBy::TenantDisabled) => Code::AccountSuspended,
+        Refused::Unknown | Refused::RolledBack | Refused::Ended(_) => Code::SessionEnded,
+        Refused::TooEarly => Code::TemporarilyUnavailable,
+    };
+    Problem::new(code, format!("the refresh token gets nothing: {refused}"))
+}

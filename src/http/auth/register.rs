@@ -1,0 +1,65 @@
+//! `POST /auth/register`: an account.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::accounts::user::Name;
+use crate::http::Server;
+use crate::http::client_address::client_address;
+use crate::logins::Registered;
+use crate::sessions::CannotBegin;
+
+use super::delivery::{self, Delivery, device};
+use super::guard::{cookie_request, json};
+use super::login::end_replaced;
+use super::password::{email, password, refused};
+use super::problem::{Code, Problem};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    email: String,
+    password: String,
+    name: String,
+    #[serde(default)]
+    token_delivery: Delivery,
+}
+
+const FORM: &str = r#"the body is to be {"email": "...", "password": "...", "name": "..."}"#;
+
+/// Where it is not told whether an address is taken, the answer is the same for both and holds no session: the login comes next.
+/// Where it is told, who registers is logged in.
+pub async fn answer(
+    server: web::Data<Server>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let body: Body = json(&request, payload, FORM).await?;
+    if body.token_delivery == Delivery::Cookie {
+        cookie_request(&server, &request)?;
+    }
+    let name: Result<Name, _> = body.name.parse();
+    let name = name.map_err(|error| Problem::new(Code::InvalidName, error.to_string()))?;
+    let (email, password) = (email(&body.email)?, password(body.password)?);
+    let address = client_address(&request, &server.trusted_proxies);
+    match server
+        .logins
+        .register(email, password, name, address)
+        .await
+        .map_err(refused)?
+    {
+        Registered::Untold => Ok(HttpResponse::Accepted().json(json!({ "next": "login" }))),
+        Registered::Account(user) => {
+            let begun = server.sessions.begin(&user, &device(&server, &request)).await;
+            let tokens = begun.map_err(|error| match error {
+                CannotBegin::AccountChanged => {
+                    Problem::new(Code::LoginFailed, "the account has changed in this moment")
+                }
+                error => Problem::unavailable(&error, "a session could not be begun"),
+            })?;
+            end_replaced(&server, &request, body.token_delivery).await?;
+            delivery::answer(&server, &tokens, body.token_delivery)
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A real browser on a small page: it registers, logs in, calls an API, lets the access token expire, refreshes from two tabs at once, and
+//! logs out. Once over plain HTTP on loopback, with a page of another origin; once over HTTPS, where it takes the prefixed cookies.
+
+use std::net::TcpListener;
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use serde_json::Value;
+
+use crate::helpers::TestDatabase;
+use crate::process::free_port;
+
+use super::gateway;
+use super::visitor::{PASSWORD, Site, email, pass};
+use super::web_driver::{Browser, BrowserCookie};
+
+const PAGE: &str = include_str!("page.html");
+
+/// Serves the page at an origin of its own.
+fn serve_page() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let page = || async { HttpResponse::Ok().content_type("text/html").body(PAGE) };
+    let server = HttpServer::new(move || App::new().default_service(web::to(page)))
+        .workers(1)
+        .disable_signals()
+        .listen(listener)
+        .unwrap();
+    tokio::spawn(server.run());
+    port
+}
+
+/// What the page must go through, in the same way for both.
+async fn live(site: &Site, browser: &Browser, page: &str, expected: &Expected<'_>) {
+    browser.open(page).await;
+    let first_tab = browser.tab().await;
+    browser.type_into("email", &email("ada")).await;
+    browser.type_into("password", PASSWORD).await;
+    browser.type_into("name", "Ada").await;
+    let stranger = browser.press("call").await;
+    assert_eq!(stranger["status"], 401, "{stranger}");
+    let registered = browser.press("register").await;
+    assert_eq!(registered["status"], expected.registered, "{registered}");
+    let logged_in = browser.press("login").await;
+    assert_eq!(logged_in["status"], 200, "{logged_in}");
+    assert_eq!(logged_in["cookies"], "", "a page can read a cookie");
+    assert!(logged_in.get("refresh_token").is_none());
+    expected.hold(&browser.cookies().await, true);
+    assert_eq!(browser.press("call").await["status"], 200);
+
+    // The clock of the server is the test's: the token expires now.
+    pass(site, 601).await;
+    let expired = browser.press("call").await;
+    assert_eq!(expired["status"], 401, "{expired}");
+    let challenge = expired["challenge"].as_str().unwrap();
+    assert!(challenge.contains("The access token has expired"), "{challenge}");
+
+    // Two tabs, one cookie: both are answered, and the session lives on.
+    let second_tab = browser.open_tab().await;
+    browser.open(page).await;
+    browser.click("refresh-everywhere").await;
+    let second = browser.outcome("refresh").await;
+    browser.switch_to(&first_tab).await;
+    let first = browser.outcome("refresh").await;
+    for told in [&first, &second] {
+        assert_eq!(told["status"], 200, "{told}");
+        assert_eq!(told["sid"], logged_in["sid"]);
+    }
+    for tab in [&first_tab, &second_tab] {
+        browser.switch_to(tab).await;
+        assert_eq!(browser.press("call").await["status"], 200);
+        assert_eq!(browser.press("refresh").await["status"], 200);
+    }
+    expected.hold(&browser.cookies().await, true);
+
+    // A logout in one tab is one in the other.
+    browser.switch_to(&first_tab).await;
+    let logged_out = browser.press("logout").await;
+    assert_eq!(logged_out["status"], 204, "{logged_out}");
+    expected.hold(&browser.cookies().await, false);
+    browser.switch_to(&second_tab).await;
+    let ended = browser.press("call").await;
+    assert_eq!(ended["status"], 401, "{ended}");
+    assert!(
+        ended["challenge"].as_str().unwrap().contains("The session has ended"),
+        "{ended}"
+    );
+    let refused: Value = browser.press("refresh").await;
+    assert_eq!(
+        (&refused["status"], &refused["code"]),
+        (&401.into(), &"refresh_missing".into()),
+        "{refused}"
+    );
+}
+
+/// How the browser must keep the cookies.
+struct Expected<'a> {
+    refresh: &'a str,
+    csrf: &'a str,
+    secure: bool,
+    registered: u16,
+}
+
+impl Expected<'_> {
+    fn hold(&self, cookies: &[BrowserCookie], logged_in: bool) {
+        let named = |name: &str| cookies.iter().find(|cookie| cookie.name == name);
+        if !logged_in {
+            assert!(
+                named(self.refresh).is_none() && named(self.csrf).is_none(),
+                "{cookies:?}"
+            );
+            return;
+        }
+        assert_eq!(cookies.len(), 2, "{cookies:?}");
+        for (name, path) in [(self.refresh, "/auth"), (self.csrf, "/")] {
+            let cookie = named(name).unwrap_or_else(|| panic!("the browser did not take {name}: {cookies:?}"));
+            assert_eq!(cookie.path, path);
+            assert!(cookie.http_only && cookie.is_for_one_host, "{cookie:?}");
+            assert_eq!(cookie.secure, self.secure, "{cookie:?}");
+            assert_eq!(cookie.same_site, "Strict");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_on_loopback_lives_through_a_session() {
+    let page = serve_page();
+    let origin = format!("http://127.0.0.1:{page}");
+    let listen = format!("127.0.0.1:{}", free_port());
+    let issuer = format!("http://{listen}");
+    let settings = [
+        ("server.issuer", issuer.as_str()),
+        ("server.listen", &listen),
+        ("accounts.plain_http_cookies", "true"),
+        ("accounts.allowed_origins", &origin),
+    ];
+    let site = Site::start(TestDatabase::sqlite(), &settings).await;
+    let browser = Browser::start(None).await;
+    let page = format!("{origin}/?auth={issuer}&api={issuer}/auth/me");
+    let expected = Expected {
+        refresh: "keyround-refresh",
+        csrf: "keyround-csrf",
+        secure: false,
+        registered: 202,
+    };
+    live(&site, &browser, &page, &expected).await;
+    drop(browser);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_over_https_gets_the_prefixed_cookies() {
+    let port = free_port();
+    let issuer = format!("https://localhost:{port}");
+    let settings = [
+        ("server.issuer", issuer.as_str()),
+        ("server.behind_tls_proxy", "true"),
+        ("accounts.audience", "https://api.example.com"),
+    ];
+    let site = Site::start(TestDatabase::sqlite(), &settings).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("page.html"), PAGE).unwrap();
+    // The page and Keyround on one origin, and below /api/ what the shipped configuration guards.
+    let beside = format!(
+        "location = /page.html {{ root {}; types {{ text/html html; }} }}\n\
+         location /auth/ {{ proxy_pass http://keyround; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}\n",
+        folder.path().display()
+    );
+    let service = gateway::start_service();
+    let _nginx = gateway::start(folder.path(), port, &site.app.url, service, &beside);
+    let key_digest = crate::deployment::key_digest(folder.path());
+    let browser = Browser::start(Some(&key_digest)).await;
+    let page = format!("{issuer}/page.html?auth={issuer}&api={issuer}/api/orders");
+    let expected = Expected {
+        refresh: "__Secure-keyround-refresh",
+        csrf: "__Host-keyround-csrf",
+        secure: true,
+        registered: 202,
+    };
+    live(&site, &browser, &page, &expected).await;
+    drop(browser);
+    site.stop().await;
+}

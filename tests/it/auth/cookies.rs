@@ -1,0 +1,252 @@
+//! The cookies and the CSRF token: requirements C1 to C5, C8 and C12.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::visitor::{PASSWORD, Site, Visitor, email, refused, set_cookies, told};
+
+/// A cookie's name and its attributes, sorted, without the value and the length of its life.
+fn attributes(cookie: &str) -> (String, Vec<String>) {
+    let mut parts = cookie.split("; ");
+    let name = parts.next().unwrap().split('=').next().unwrap().to_owned();
+    let mut attributes: Vec<String> = parts
+        .filter(|part| !part.starts_with("Max-Age="))
+        .map(str::to_owned)
+        .collect();
+    attributes.sort();
+    (name, attributes)
+}
+
+const HTTPS: (&str, &str) = ("server.behind_tls_proxy", "true");
+
+crate::on_both_databases!(cookies_are_cleared_as_they_were_set, |database| {
+    for (issuer, path, plain) in [
+        ("https://id.example.com", "/auth", false),
+        ("https://example.com/tenants/acme", "/tenants/acme/auth", false),
+        ("http://127.0.0.1:8080", "/auth", true),
+    ] {
+        let database = if database.url.starts_with("sqlite:") {
+            crate::helpers::TestDatabase::sqlite()
+        } else {
+            crate::helpers::TestDatabase::postgres().await
+        };
+        let plain_setting = ("accounts.plain_http_cookies", if plain { "true" } else { "false" });
+        let settings = [("server.issuer", issuer), HTTPS, plain_setting];
+        let settings = if plain {
+            &[settings[0], settings[2]][..]
+        } else {
+            &settings[..]
+        };
+        let site = Site::start(database, settings).await;
+        let below = path.trim_end_matches("/auth");
+        let at = |path: &str| format!("{below}{path}");
+        let mut ada = site.visitor();
+        let csrf = ada.bare(Method::GET, &at("/auth/csrf")).send().await.unwrap();
+        let csrf_cookie = set_cookies(csrf.headers()).remove(0);
+        ada.keep(csrf.headers());
+        let token = csrf.json::<Value>().await.unwrap()["csrf_token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let body = json!({ "email": email("ada"), "password": PASSWORD, "name": "ada" });
+        let registered = ada
+            .with_cookies(Method::POST, &at("/auth/register"))
+            .header("X-CSRF-Token", &token);
+        assert!(registered.json(&body).send().await.unwrap().status().is_success());
+        let body = json!({ "email": email("ada"), "password": PASSWORD });
+        let login = ada
+            .with_cookies(Method::POST, &at("/auth/login"))
+            .header("X-CSRF-Token", &token);
+        let login = login.json(&body).send().await.unwrap();
+        assert_eq!(login.status(), 200);
+        let refresh_cookie = set_cookies(login.headers()).remove(0);
+        ada.keep(login.headers());
+
+        let (name, set) = attributes(&refresh_cookie);
+        let secure: &[&str] = if plain { &[] } else { &["Secure"] };
+        let path = format!("Path={path}");
+        let expected = [&["HttpOnly", &path, "SameSite=Strict"], secure].concat();
+        assert_eq!(set, expected);
+        assert_eq!(
+            name,
+            if plain {
+                "keyround-refresh"
+            } else {
+                "__Secure-keyround-refresh"
+            }
+        );
+        assert!(refresh_cookie.contains("; Max-Age=604800"), "{refresh_cookie}");
+        let (name, set) = attributes(&csrf_cookie);
+        assert_eq!(set, [&["HttpOnly", "Path=/", "SameSite=Strict"], secure].concat());
+        assert_eq!(name, if plain { "keyround-csrf" } else { "__Host-keyround-csrf" });
+        assert!(!csrf_cookie.contains("Max-Age"), "{csrf_cookie}");
+        for cookie in [&refresh_cookie, &csrf_cookie] {
+            assert!(!cookie.contains("Domain"), "{cookie}");
+            assert!(cookie.split(';').next().unwrap().len() <= 4_096);
+        }
+
+        let csrf = ada.with_cookies(Method::GET, &at("/auth/csrf")).send().await.unwrap();
+        ada.keep(csrf.headers());
+        let token = csrf.json::<Value>().await.unwrap()["csrf_token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let logout = ada
+            .with_cookies(Method::POST, &at("/auth/logout"))
+            .header("X-CSRF-Token", &token);
+        let logout = logout.send().await.unwrap();
+        assert_eq!(logout.status(), 204);
+        let cleared = set_cookies(logout.headers());
+        assert_eq!(cleared.len(), 2, "{cleared:?}");
+        for (set, cleared) in [&refresh_cookie, &csrf_cookie].into_iter().zip(&cleared) {
+            assert_eq!(attributes(set), attributes(cleared));
+            assert!(cleared.contains("; Max-Age=0"), "{cleared}");
+            assert!(cleared.contains("=;"), "{cleared}");
+        }
+        site.stop().await;
+    }
+});
+
+async fn refresh_with(visitor: &Visitor<'_>, header: Option<&str>) -> (u16, String) {
+    let mut request = visitor.with_cookies(Method::POST, "/auth/refresh");
+    if let Some(header) = header {
+        request = request.header("X-CSRF-Token", header);
+    }
+    told(request.send().await.unwrap()).await
+}
+
+crate::on_both_databases!(a_csrf_token_serves_one_session_and_comes_in_the_header, |database| {
+    let site = Site::start(database, &[]).await;
+    site.register("ada").await;
+    let mut ada = site.visitor();
+    let before = ada.csrf().await;
+    // A second tab gets the same, so that neither takes it from the other.
+    assert_eq!(ada.csrf().await, before);
+    let csrf_cookie_before = ada.jar.clone();
+    ada.log_in("ada").await;
+    let forged = refused(403, "csrf_failed");
+    // What was given before the login is of no use after it.
+    ada.jar.extend(csrf_cookie_before);
+    assert_eq!(refresh_with(&ada, Some(&before)).await, forged);
+    let own = ada.csrf().await;
+    assert_ne!(own, before);
+    assert_eq!(refresh_with(&ada, None).await, forged, "cookie only");
+    assert_eq!(refresh_with(&ada, Some("")).await, forged, "empty");
+    let in_query = ada.with_cookies(
+        Method::POST,
+        &format!("/auth/refresh?csrf_token={own}&X-CSRF-Token={own}"),
+    );
+    assert_eq!(told(in_query.send().await.unwrap()).await, forged, "query only");
+    let mut tampered = own.clone();
+    tampered.pop();
+    assert_eq!(refresh_with(&ada, Some(&tampered)).await, forged);
+    // That of another session, with its cookie and all.
+    let mut bob = site.person("bob").await;
+    let strange = bob.csrf().await;
+    let kept = ada.jar.clone();
+    let csrf_cookie = bob.jar.iter().find(|(name, _)| name.contains("csrf")).unwrap();
+    ada.jar.insert(csrf_cookie.0.clone(), csrf_cookie.1.clone());
+    assert_eq!(refresh_with(&ada, Some(&strange)).await, forged);
+    ada.jar = kept;
+    // Without its cookie.
+    let (name, value) = ada.jar.iter().find(|(name, _)| name.contains("csrf")).unwrap();
+    let (name, value) = (name.clone(), value.clone());
+    ada.jar.remove(&name);
+    assert_eq!(refresh_with(&ada, Some(&own)).await, forged);
+    ada.jar.insert(name, value);
+    // None of the attempts has used the refresh token up.
+    assert_eq!(refresh_with(&ada, Some(&own)).await.0, 200);
+    site.stop().await;
+});
+
+crate::on_both_databases!(a_login_begins_anew, |database| {
+    let site = Site::start(database, &[]).await;
+    let mut ada = site.person("ada").await;
+    let (first, old) = (ada.csrf().await, ada.sid.clone());
+    let old_token = ada.access_token.clone();
+    ada.log_in("ada").await;
+    assert_ne!(ada.sid, old);
+    assert_eq!(refresh_with(&ada, Some(&first)).await, refused(403, "csrf_failed"));
+    // Nobody holds the refresh token of the session before, so it has ended.
+    let mut before = site.visitor();
+    before.access_token = old_token;
+    assert_eq!(before.me().await, refused(401, "session_ended"));
+    assert_eq!(ada.me().await.0, 200);
+    site.stop().await;
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_that_uses_or_sets_a_cookie_is_guarded() {
+    let site = Site::start(crate::helpers::TestDatabase::sqlite(), &[]).await;
+    let ada = site.person("ada").await;
+    let login = json!({ "email": email("ada"), "password": PASSWORD });
+    let register = json!({ "email": email("eve"), "password": PASSWORD, "name": "Eve" });
+    for (path, body) in [
+        ("/auth/register", Some(&register)),
+        ("/auth/login", Some(&login)),
+        ("/auth/refresh", None),
+        ("/auth/logout", None),
+        ("/auth/logout-all", None),
+    ] {
+        let mut request = ada.with_cookies(Method::POST, path).bearer_auth(&ada.access_token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        assert_eq!(
+            told(request.send().await.unwrap()).await,
+            refused(403, "csrf_failed"),
+            "{path}"
+        );
+    }
+    // Whoever wants no cookie needs no token: nothing comes along by itself.
+    let mut login = login;
+    login["token_delivery"] = json!("body");
+    let answer = ada.json(Method::POST, "/auth/login", &login).send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers().get("set-cookie")),
+        (200, None)
+    );
+    let tokens: Value = answer.json().await.unwrap();
+    let body = json!({ "refresh_token": tokens["refresh_token"], "token_delivery": "body" });
+    let answer = ada.json(Method::POST, "/auth/refresh", &body).send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers().get("set-cookie")),
+        (200, None)
+    );
+    let tokens: Value = answer.json().await.unwrap();
+    assert!(tokens["refresh_token"].is_string());
+    // No script may turn one way into the other.
+    let into_cookie = json!({ "refresh_token": tokens["refresh_token"], "token_delivery": "cookie" });
+    let answer = ada
+        .json(Method::POST, "/auth/refresh", &into_cookie)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(told(answer).await, refused(400, "invalid_request"));
+    let mut ada = ada;
+    let answer = ada
+        .post("/auth/refresh", Some(json!({ "token_delivery": "body" })))
+        .await;
+    assert_eq!(told(answer).await, refused(400, "invalid_request"));
+    ada.refresh().await;
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cookie_that_comes_twice_is_refused() {
+    let site = Site::start(crate::helpers::TestDatabase::sqlite(), &[]).await;
+    let mut ada = site.person("ada").await;
+    let csrf = ada.csrf().await;
+    for name in ["__Secure-keyround-refresh", "__Host-keyround-csrf"] {
+        let twice = ada
+            .with_cookies(Method::POST, "/auth/refresh")
+            .header("X-CSRF-Token", &csrf)
+            .header("Cookie", format!("{name}=planted"));
+        assert_eq!(
+            told(twice.send().await.unwrap()).await,
+            refused(400, "invalid_request"),
+            "{name}"
+        );
+    }
+    site.stop().await;
+}

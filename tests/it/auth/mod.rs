@@ -1,0 +1,13 @@
+//! Accounts and sessions over HTTP, from the outside.
+
+mod bearer;
+mod browser;
+mod cookies;
+mod failures;
+mod forms;
+mod gateway;
+mod origins;
+mod reading;
+mod registration;
+mod visitor;
+mod web_driver;

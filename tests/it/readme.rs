@@ -1,0 +1,47 @@
+//! What the README tells application developers is what the server does.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use keyround::accounts::session::Device;
+use keyround::accounts::tenant::TenantId;
+use keyround::clock::Clock;
+use serde_json::Value;
+
+use crate::helpers::{TestApp, TestDatabase, entry};
+use crate::people::user;
+
+/// What stands between two comments.
+fn section(name: &str) -> String {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, rest) = readme.split_once(&format!("<!-- {name} -->\n")).unwrap();
+    rest.split_once(&format!("<!-- /{name} -->")).unwrap().0.to_owned()
+}
+
+/// The names in the first column of a table.
+fn first_column(table: &str) -> BTreeSet<String> {
+    let cells = table.lines().skip(2).map(|row| row.split('|').nth(1).unwrap());
+    cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_claims_of_a_session_are_those_of_its_tokens() {
+    let app = TestApp::start_with_clock(&TestDatabase::sqlite(), &[], Clock::system()).await;
+    let ada = user("ada", &TenantId::default());
+    let made = app
+        .running
+        .server
+        .db
+        .create_user(&ada, &entry("user.created", "ada"))
+        .await;
+    assert!(made.unwrap());
+    let device = Device::new([192, 0, 2, 7].into(), "a browser");
+    let tokens = app.running.server.sessions.begin(&ada, &device).await.unwrap();
+    let claims: Value = crate::token::claims(&tokens.access_token);
+    let names: BTreeSet<String> = claims.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(first_column(&section("claims of a session")), names);
+    app.running.stop().await;
+}

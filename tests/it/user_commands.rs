@@ -1,0 +1,558 @@
+//! `keyround users` and `keyround tenants` beside servers on the same database.
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use keyround::accounts::password::Password;
+use keyround::accounts::password_hash::PasswordHash;
+use keyround::accounts::session::SessionId;
+use keyround::clock::{Clock, sleep};
+use keyround::jose::alg::Algorithm;
+use keyround::jose::jwt::{AccessTokenClaims, Audience, SessionClaims, random_jti};
+use keyround::keyring::Inactive;
+use serde_json::{Value, json};
+
+use crate::helpers::{START, TestApp, TestDatabase};
+use crate::process::{keyround, run};
+use crate::rows::Raw;
+use crate::terminal::at_terminal;
+
+const REFRESH: (&str, &str) = ("keys.replica_refresh", "1s");
+const ISSUER: &str = "http://127.0.0.1:8080";
+
+/// A person at a shell on the machine of this database.
+struct Person<'a>(&'a TestDatabase);
+
+impl Person<'_> {
+    fn variables(&self) -> [(&str, &str); 5] {
+        [
+            ("KEYROUND_SERVER__ISSUER", ISSUER),
+            ("KEYROUND_DATABASE__URL", self.0.url.as_str()),
+            ("KEYROUND_KEYS__REPLICA_REFRESH", REFRESH.1),
+            (
+                "KEYROUND_KEYS__MASTER_KEY",
+                "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+            ),
+            ("KEYROUND_ACCOUNTS__BCRYPT_COST", "4"),
+        ]
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        run(self.0.folder.path(), &self.variables(), arguments)
+    }
+
+    /// What a command that must succeed prints for people.
+    fn printed(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The same for programs.
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.printed(&[arguments, &["--json"]].concat())).unwrap()
+    }
+
+    /// The sentence of a command that must be refused.
+    fn refused(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        let sentence = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(sentence.lines().count(), 1, "{sentence}");
+        sentence
+    }
+
+    /// The same with this on standard input.
+    fn output_with_input(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = keyround(self.0.folder.path(), &self.variables(), arguments);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// Makes an account; answers with its id.
+    fn create(&self, email: &str, more: &[&str]) -> String {
+        let create = ["users", "create", "--email", email, "--name", "Ada Lovelace"];
+        let made = self.json(&[&create, more].concat());
+        made["user_id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A session in the database, and an access token of it.
+async fn log_in(app: &TestApp, raw: &Raw, user: &str, tenant: &str) -> String {
+    let sid = SessionId::generate(START);
+    raw.execute(&format!(
+        "INSERT INTO sessions (sid, user_id, tenant_id, client_id, audience, generation, current_hash, salt, created_at, \
+         rotated_at, expires_at, address, user_agent) VALUES ('{sid}', '{user}', '{tenant}', 'first-party', \
+         'https://api.example.com', 1, 'hash of {sid}', 'salt', 1, 1, 4000000000, '192.0.2.7', 'a browser')"
+    ))
+    .await;
+    let signing = app
+        .running
+        .server
+        .keyring
+        .signing(Algorithm::Es256, app.clock.read())
+        .unwrap();
+    signing
+        .sign(&AccessTokenClaims {
+            iss: ISSUER.to_owned(),
+            sub: user.to_owned(),
+            aud: Audience::one("https://api.example.com"),
+            client_id: "first-party".to_owned(),
+            iat: signing.now.0,
+            exp: signing.now.0 + 600,
+            jti: random_jti().unwrap(),
+            scope: None,
+            session: Some(SessionClaims {
+                nbf: signing.now.0,
+                sid: sid.to_string(),
+                tid: tenant.to_owned(),
+                roles: Vec::new(),
+            }),
+        })
+        .unwrap()
+}
+
+fn is_active(app: &TestApp, token: &str) -> bool {
+    match app
+        .running
+        .server
+        .keyring
+        .verify(token, ISSUER, app.clock.read())
+        .unwrap()
+    {
+        Ok(_) => true,
+        Err(Inactive::Ended) => false,
+        Err(other) => panic!("refused for another reason: {other}"),
+    }
+}
+
+/// Waits until every server refuses the tokens; it is given a little more than the time that is promised.
+async fn until_refused(apps: &[TestApp], tokens: &[&String]) {
+    let clock = Clock::system();
+    let begun = clock.read().monotonic;
+    while apps.iter().any(|app| tokens.iter().any(|token| is_active(app, token))) {
+        let waited = clock.read().monotonic.saturating_sub(begun);
+        assert!(waited < Duration::from_secs(3), "still accepted after {waited:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Two nodes on PostgreSQL, one on SQLite.
+async fn start(database: &TestDatabase) -> Vec<TestApp> {
+    let count = if database.url.starts_with("postgres") { 2 } else { 1 };
+    let mut apps = Vec::new();
+    for _ in 0..count {
+        apps.push(TestApp::start_with_clock(database, &[REFRESH], Clock::system()).await);
+    }
+    apps
+}
+
+async fn stop(apps: Vec<TestApp>) {
+    for app in apps {
+        app.running.stop().await;
+    }
+}
+
+crate::on_both_databases!(accounts_are_made_shown_and_listed, |database| {
+    let apps = start(&database).await;
+    let person = Person(&database);
+    let printed = person.printed(&["users", "create", "--email", " Ada@Example.COM ", "--name", "Ada"]);
+    assert!(
+        printed.contains("ada@example.com") && !printed.contains("password"),
+        "{printed}"
+    );
+    person.printed(&["tenants", "create", "acme", "--name", "Acme Ltd"]);
+    let create = [
+        "users",
+        "create",
+        "--email",
+        "bob@example.com",
+        "--name",
+        "Bob",
+        "--tenant",
+        "acme",
+    ];
+    let bob = person.json(
+        &[
+            &create[..],
+            &["--role", "admin", "admin", "billing:read", "--email-verified"],
+        ]
+        .concat(),
+    );
+    let id = bob["user_id"].as_str().unwrap();
+    assert_eq!(bob["roles"], json!(["admin", "billing:read"]));
+    assert_eq!(
+        (&bob["tenant_id"], &bob["has_password"]),
+        (&json!("acme"), &json!(false))
+    );
+    assert!(bob["email_verified_at"].is_string() && bob["suspended_at"].is_null());
+    for name in [id, "bob@example.com", "BOB@example.com"] {
+        assert_eq!(person.json(&["users", "show", name]), bob);
+        assert!(person.printed(&["users", "show", name]).contains("billing:read"));
+    }
+    let listed = |more: &[&str]| -> Vec<Value> {
+        let listed = person.json(&[&["users", "list"], more].concat());
+        listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|user| user["user_id"].clone())
+            .collect()
+    };
+    let all = listed(&[]);
+    assert_eq!(all.len(), 2);
+    assert_eq!(listed(&["--tenant", "acme"]), [id]);
+    assert_eq!(listed(&["--after", all[0].as_str().unwrap()]), all[1..]);
+    assert!(listed(&["--after", all[1].as_str().unwrap()]).is_empty());
+    let first = person.printed(&["users", "list", "--limit", "1"]);
+    assert!(
+        first.contains(&format!("--after {}", all[0].as_str().unwrap())),
+        "{first}"
+    );
+    let roles = person.json(&["users", "set-roles", id, "--role", "reader"]);
+    assert_eq!(roles, json!({ "user_id": id, "changed": true, "ended_sessions": 0 }));
+    assert_eq!(person.json(&["users", "show", id])["roles"], json!(["reader"]));
+
+    assert!(person.refused(1, &create).contains("bob@example.com already"));
+    assert!(
+        person
+            .refused(1, &["tenants", "create", "acme"])
+            .contains("'acme' already")
+    );
+    let elsewhere = [
+        "users",
+        "create",
+        "--email",
+        "c@example.com",
+        "--name",
+        "C",
+        "--tenant",
+        "nowhere",
+    ];
+    assert!(person.refused(1, &elsewhere).contains("no tenant 'nowhere'"));
+    assert!(
+        person
+            .refused(1, &["users", "list", "--tenant", "nowhere"])
+            .contains("no tenant")
+    );
+    assert!(
+        person
+            .refused(1, &["users", "show", "c@example.com"])
+            .contains("no account 'c@example.com'")
+    );
+    assert!(
+        person
+            .refused(2, &["users", "show", "ada"])
+            .contains("named by its e-mail address or its id")
+    );
+    let many: Vec<String> = (0..17).map(|number| format!("role{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let roles = [&["users", "set-roles", id, "--role"], &many[..]].concat();
+    assert!(person.refused(2, &roles).contains("at most 16"));
+    stop(apps).await;
+});
+
+// A15, A17: within R on every node; what ended stays ended.
+crate::on_both_databases!(
+    what_is_ended_by_command_is_refused_by_every_node_and_never_revived,
+    |database| {
+        let apps = start(&database).await;
+        let person = Person(&database);
+        let raw = Raw::open(&database).await;
+        let ada = person.create("ada@example.com", &[]);
+        let bob = person.create("bob@example.com", &[]);
+        let of_bob = log_in(&apps[0], &raw, &bob, "default").await;
+
+        let mut ended = Vec::new();
+        for (arguments, told) in [
+            (vec!["users", "suspend", &ada, "--yes"], "is suspended"),
+            (
+                vec!["users", "end-sessions", "ada@example.com", "--yes"],
+                "must log in again",
+            ),
+            (vec!["users", "delete", &ada, "--yes"], "is deleted"),
+        ] {
+            let tokens = [
+                log_in(&apps[0], &raw, &ada, "default").await,
+                log_in(&apps[0], &raw, &ada, "default").await,
+            ];
+            assert!(apps.iter().all(|app| tokens.iter().all(|token| is_active(app, token))));
+            let printed = person.printed(&arguments);
+            assert!(
+                printed.contains(told) && printed.contains("ended 2 sessions"),
+                "{printed}"
+            );
+            assert!(printed.contains("within 1s"), "{printed}");
+            until_refused(&apps, &tokens.iter().collect::<Vec<_>>()).await;
+            ended.extend(tokens);
+            if told == "is suspended" {
+                assert_eq!(
+                    person.json(&["users", "suspend", &ada, "--yes"]),
+                    json!({ "user_id": ada, "changed": false, "ended_sessions": 0 })
+                );
+                assert!(person.json(&["users", "show", &ada])["suspended_at"].is_string());
+                assert!(person.printed(&["users", "resume", &ada]).contains("may log in again"));
+                assert!(person.printed(&["users", "resume", &ada]).contains("was not suspended"));
+            }
+        }
+        // Time for a snapshot after the last change.
+        for app in &apps {
+            app.running.server.keyring.refresh().await.unwrap();
+            assert!(ended.iter().all(|token| !is_active(app, token)), "one was revived");
+            assert!(is_active(app, &of_bob), "others are left alone");
+        }
+        assert!(person.refused(1, &["users", "show", &ada]).contains("no account"));
+
+        // The log is whole, and the person is out of it.
+        let log = person.json(&["audit", "list"]);
+        let events: Vec<&str> = log
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|record| record["subject"] == ada.as_str())
+            .map(|record| record["event"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            events,
+            [
+                "user.deleted",
+                "user.sessions_ended",
+                "user.resumed",
+                "user.suspended",
+                "user.created"
+            ]
+        );
+        assert!(!log.to_string().contains("example.com") && !log.to_string().contains("Lovelace"));
+        raw.close().await;
+        stop(apps).await;
+    }
+);
+
+crate::on_both_databases!(a_disabled_tenant_is_refused_by_every_node, |database| {
+    let apps = start(&database).await;
+    let person = Person(&database);
+    let raw = Raw::open(&database).await;
+    person.printed(&["tenants", "create", "acme"]);
+    let ada = person.create("ada@example.com", &["--tenant", "acme"]);
+    let bob = person.create("bob@example.com", &[]);
+    let token = log_in(&apps[0], &raw, &ada, "acme").await;
+    let of_bob = log_in(&apps[0], &raw, &bob, "default").await;
+    let printed = person.printed(&["tenants", "disable", "acme", "--reason", "unpaid", "--yes"]);
+    assert!(
+        printed.contains("is disabled") && printed.contains("ended 1 session;"),
+        "{printed}"
+    );
+    until_refused(&apps, &[&token]).await;
+    let tenants = person.json(&["tenants", "list"]);
+    assert!(
+        tenants[0]["disabled_at"].is_string() && tenants[1]["disabled_at"].is_null(),
+        "{tenants}"
+    );
+    assert!(person.printed(&["tenants", "list"]).contains("disabled"));
+    assert!(
+        person
+            .printed(&["tenants", "disable", "acme", "--yes"])
+            .contains("was disabled already")
+    );
+    assert!(person.printed(&["tenants", "enable", "acme"]).contains("is enabled"));
+    for app in &apps {
+        app.running.server.keyring.refresh().await.unwrap();
+        assert!(!is_active(app, &token), "it was revived");
+        assert!(is_active(app, &of_bob));
+    }
+    assert!(
+        person
+            .refused(1, &["tenants", "enable", "nowhere"])
+            .contains("no tenant 'nowhere'")
+    );
+    assert!(
+        person
+            .refused(2, &["tenants", "create", "Not An Id"])
+            .contains("lower-case")
+    );
+    raw.close().await;
+    stop(apps).await;
+});
+
+crate::on_both_databases!(what_people_notice_is_asked_first, |database| {
+    database.open().await;
+    let person = Person(&database);
+    let ada = person.create("ada@example.com", &[]);
+    for arguments in [
+        &["users", "suspend", &ada][..],
+        &["users", "end-sessions", &ada],
+        &["users", "delete", &ada],
+        &["tenants", "disable", "default"],
+    ] {
+        assert!(person.refused(2, arguments).contains("add --yes"), "{arguments:?}");
+    }
+    for (answer, code) in [("no", 1), ("yes", 0)] {
+        let dialogue = [["Type 'yes' to go on: ", answer]];
+        let (ended, seen) = at_terminal(&database, &dialogue, &["users", "delete", &ada]);
+        assert_eq!(ended, code, "{seen}");
+        assert!(seen.contains("the deletion of ada@example.com"), "{seen}");
+    }
+    assert!(person.refused(1, &["users", "show", &ada]).contains("no account"));
+});
+
+// I11: neither in `sub` nor in `client_id` may a service look like a person.
+crate::on_both_databases!(a_client_cannot_look_like_a_person, |database| {
+    let apps = start(&database).await;
+    let person = Person(&database);
+    let ada = person.create("ada@example.com", &[]);
+    let create = |id: &str| {
+        let rest = ["--grant", "client_credentials", "--audience", "https://api.example.com"];
+        person.output(&[&["clients", "create", "--id", id], &rest[..]].concat())
+    };
+    let compact = ada.replace('-', "");
+    for (id, why) in [
+        (ada.as_str(), "id of a user"),
+        (&ada.to_uppercase(), "id of a user"),
+        (&compact, "id of a user"),
+        ("first-party", "accounts.client_id"),
+    ] {
+        let output = create(id);
+        assert_eq!(output.status.code(), Some(2), "{id}: {output:?}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains(why), "{id}");
+    }
+    assert!(create("billing").status.success());
+    let unnamed = person.json(&[
+        "clients",
+        "create",
+        "--grant",
+        "client_credentials",
+        "--audience",
+        "https://api.example.com",
+    ]);
+    assert!(uuid::Uuid::parse_str(unnamed["client_id"].as_str().unwrap()).is_err());
+    stop(apps).await;
+
+    // Nor does a server start when the setting is changed to a client's name.
+    let taken = person.output(&[
+        "serve",
+        "--set",
+        "accounts.client_id=billing",
+        "--set",
+        "server.listen=127.0.0.1:0",
+    ]);
+    assert_eq!(taken.status.code(), Some(1));
+    let sentence = String::from_utf8(taken.stderr).unwrap();
+    assert!(sentence.contains("there is a client 'billing'"), "{sentence}");
+});
+
+/// Whether this is the password of the account.
+async fn is_password(app: &TestApp, user: &str, password: &str) -> bool {
+    let stored = app
+        .running
+        .server
+        .db
+        .user(user.parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    let hash = PasswordHash::parse(&stored.password_hash.unwrap()).unwrap();
+    let password = Password::try_from(password.to_owned()).unwrap();
+    hash.matches(&password, &app.running.server.hash_key).unwrap()
+}
+
+crate::on_both_databases!(an_operator_gives_passwords_that_nobody_sees, |database| {
+    let apps = start(&database).await;
+    let app = &apps[0];
+    let person = Person(&database);
+    let raw = Raw::open(&database).await;
+    let file = |name: &str, text: &str| {
+        let path = database.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let first = file("first", "seven green umbrellas\nand a second line\n");
+    let ada = person.create("ada@example.com", &["--password-file", &first]);
+    assert!(is_password(app, &ada, "seven green umbrellas").await);
+    assert_eq!(person.json(&["users", "show", &ada])["has_password"], true);
+    assert!(person.printed(&["users", "show", &ada]).contains("set"));
+
+    // By standard input; it ends the sessions.
+    let token = log_in(app, &raw, &ada, "default").await;
+    let set = [
+        "users",
+        "set-password",
+        "ada@example.com",
+        "--reason",
+        "taken over",
+        "--password-file",
+        "-",
+    ];
+    let output = person.output_with_input(&set, "nine yellow umbrellas");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        printed.contains("has another password") && printed.contains("ended 1 session;"),
+        "{printed}"
+    );
+    assert!(is_password(app, &ada, "nine yellow umbrellas").await);
+    until_refused(&apps, &[&token]).await;
+
+    // At a terminal, twice, and nothing of it is on the screen.
+    let ask = ["users", "set-password", &ada];
+    let dialogue = |first, second| [["New password: ", first], ["The same password again: ", second]];
+    let typed = dialogue("eleven red umbrellas", "eleven red umbrellas");
+    let (code, seen) = at_terminal(&database, &typed, &ask);
+    assert_eq!(code, 0, "{seen}");
+    assert!(
+        !seen.contains("umbrellas") && seen.contains("has another password"),
+        "{seen}"
+    );
+    assert!(is_password(app, &ada, "eleven red umbrellas").await);
+    let typed = dialogue("twelve red umbrellas", "twelve blue umbrellas");
+    let (code, seen) = at_terminal(&database, &typed, &ask);
+    assert_eq!(code, 1, "{seen}");
+    assert!(seen.contains("the two passwords differ"), "{seen}");
+
+    // Without a terminal nobody is asked; the rules hold for operators too.
+    assert!(
+        person
+            .refused(2, &["users", "set-password", &ada])
+            .contains("--password-file FILE")
+    );
+    for (text, why) in [
+        ("short", "at least 8 characters"),
+        ("ada@example.com", "first that are guessed"),
+    ] {
+        let path = file("bad", text);
+        let sentence = person.refused(1, &["users", "set-password", &ada, "--password-file", &path]);
+        assert!(sentence.contains(why) && !sentence.contains(text), "{sentence}");
+    }
+    let long = file("long", &"long umbrella ".repeat(200));
+    assert!(
+        person
+            .refused(1, &["users", "set-password", &ada, "--password-file", &long])
+            .contains("1024")
+    );
+    for path in [file("empty", "\n"), "nowhere".to_owned()] {
+        person.refused(2, &["users", "set-password", &ada, "--password-file", &path]);
+    }
+    assert!(is_password(app, &ada, "eleven red umbrellas").await);
+
+    // What another system hashed.
+    let hash = bcrypt::hash("a password from elsewhere", 4).unwrap();
+    let hash = file("hash", &hash);
+    let bob = person.create("bob@example.com", &["--password-hash-file", &hash]);
+    assert!(is_password(app, &bob, "a password from elsewhere").await);
+    let md5 = file("md5", "$1$abc$def");
+    let create = [
+        "users",
+        "create",
+        "--email",
+        "c@example.com",
+        "--name",
+        "C",
+        "--password-hash-file",
+        &md5,
+    ];
+    assert!(person.refused(2, &create).contains("bcrypt"));
+    raw.close().await;
+    stop(apps).await;
+});
