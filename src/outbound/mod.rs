@@ -5,6 +5,7 @@
 //! connection goes to the very addresses that were looked at.
 
 mod addresses;
+mod kept;
 pub mod key_sets;
 
 use std::error::Error;
