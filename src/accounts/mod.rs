@@ -1,6 +1,7 @@
 //! People and their sessions: the rules, pure where they can be. No clock, no database, nothing that waits.
 
 pub mod email;
+pub mod federation;
 pub mod limits;
 pub mod password;
 pub mod password_hash;
