@@ -1,0 +1,244 @@
+//! OpenID providers that people log in with: their metadata, their keys, and the exchange of a code for an ID token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use url::form_urlencoded::byte_serialize;
+use zeroize::Zeroizing;
+
+use crate::accounts::federation::metadata::{ClientAuthentication, Metadata, MetadataError};
+use crate::accounts::federation::{ProviderClientId, ProviderIssuer};
+use crate::jose::jwk::PublicJwk;
+use crate::jose::strict_json;
+
+use super::kept::{Kept, Windows};
+use super::key_sets::{NoKeys, RemoteKeySets};
+use super::{FetchError, Outbound};
+
+/// How long metadata is used without asking for newer.
+pub const FRESH: Duration = Duration::from_hours(1);
+/// How long metadata is used when no newer can be had.
+pub const LONGEST: Duration = Duration::from_hours(24);
+/// After an attempt, whatever came of it, none is made for this long: anybody may begin a login.
+pub const COOLDOWN: Duration = Duration::from_secs(1);
+
+/// Why a provider does not do its part. No variant holds anything that came from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    /// It cannot be reached, or answers with errors.
+    #[error("the provider did not answer: {0}")]
+    Fetch(#[from] FetchError),
+    /// Its metadata is none.
+    #[error("the provider is not as it must be: {0}")]
+    Metadata(#[from] MetadataError),
+    /// Its keys are none.
+    #[error("the provider's keys cannot be used: {0}")]
+    Keys(#[from] NoKeys),
+    /// The code, our client secret or our registration there is not in order.
+    #[error("the provider refused the code: {0}")]
+    Refused(&'static str),
+    /// Something else than RFC 6749 section 5 says.
+    #[error("the provider's token endpoint answered with something else than an ID token")]
+    NoIdToken,
+}
+
+/// What we prove ourselves with at a provider.
+pub struct Credentials<'a> {
+    /// Its name for us.
+    pub client_id: &'a ProviderClientId,
+    /// The secret that only we and it know.
+    pub client_secret: &'a str,
+}
+
+/// A code, with all that it was asked for with (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
+pub struct Code<'a> {
+    /// The code.
+    pub code: &'a str,
+    /// Where it was sent to.
+    pub redirect_uri: &'a str,
+    /// What the challenge was made from.
+    pub code_verifier: &'a str,
+}
+
+/// All providers.
+pub struct Providers {
+    outbound: Outbound,
+    metadata: Kept<ProviderIssuer, Arc<Metadata>, ProviderError>,
+    key_sets: RemoteKeySets,
+}
+
+impl Providers {
+    /// Nothing is fetched yet.
+    #[must_use]
+    pub fn new(outbound: Outbound) -> Self {
+        let windows = Windows {
+            fresh: FRESH,
+            longest: LONGEST,
+            cooldown: COOLDOWN,
+        };
+        Self {
+            key_sets: RemoteKeySets::new(outbound.clone()),
+            metadata: Kept::new(windows),
+            outbound,
+        }
+    }
+
+    /// What a provider says of itself. `now` is monotonic.
+    ///
+    /// # Errors
+    /// When nothing can be had that is younger than [`LONGEST`].
+    pub async fn metadata(&self, issuer: &ProviderIssuer, now: Duration) -> Result<Arc<Metadata>, ProviderError> {
+        let fetch = async || self.fetch_metadata(issuer).await;
+        self.metadata.find(issuer, now, |_| true, fetch).await
+    }
+
+    async fn fetch_metadata(&self, issuer: &ProviderIssuer) -> Result<Arc<Metadata>, ProviderError> {
+        let url = issuer.discovery_url().map_err(|_| MetadataError::Issuer)?;
+        let read = async {
+            let document = self.outbound.document(&url).await?;
+            Ok::<_, ProviderError>(Arc::new(Metadata::parse(&document, issuer)?))
+        };
+        let read = read.await;
+        if let Err(failure) = &read {
+            tracing::warn!(provider.issuer = %issuer, %failure, "a provider's metadata was not renewed");
+        }
+        read
+    }
+
+    /// A provider's keys; `fits` says whether what is needed is among them. `now` is monotonic.
+    ///
+    /// # Errors
+    /// When none can be had.
+    pub async fn keys(
+        &self,
+        metadata: &Metadata,
+        now: Duration,
+        fits: impl Fn(&[PublicJwk]) -> bool,
+    ) -> Result<Arc<[PublicJwk]>, ProviderError> {
+        let uri = metadata.jwks_uri.as_str().parse();
+        let uri = uri.map_err(|_| MetadataError::Endpoint("jwks_uri"))?;
+        Ok(self.key_sets.keys(&uri, now, fits).await?)
+    }
+
+    /// The ID token that a code stands for; nothing in it is proved yet.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn exchange(
+        &self,
+        metadata: &Metadata,
+        credentials: &Credentials<'_>,
+        code: &Code<'_>,
+    ) -> Result<Zeroizing<String>, ProviderError> {
+        let mut form = vec![
+            ("grant_type", "authorization_code"),
+            ("code", code.code),
+            ("redirect_uri", code.redirect_uri),
+            ("code_verifier", code.code_verifier),
+        ];
+        let (id, secret) = (credentials.client_id.as_str(), credentials.client_secret);
+        let answer = match metadata.authentication {
+            ClientAuthentication::Basic => {
+                // Both are form-encoded first (RFC 6749 section 2.3.1).
+                let (id, secret) = (form_encoded(id), form_encoded(secret));
+                let credentials = Some((id.as_str(), secret.as_str()));
+                self.outbound.submit(&metadata.token_endpoint, credentials, &form).await
+            }
+            ClientAuthentication::Post => {
+                form.extend([("client_id", id), ("client_secret", secret)]);
+                self.outbound.submit(&metadata.token_endpoint, None, &form).await
+            }
+        };
+        let (status, body) = answer?;
+        id_token(status, &Zeroizing::new(body))
+    }
+}
+
+fn form_encoded(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(byte_serialize(text.as_bytes()).collect())
+}
+
+fn id_token(status: u16, body: &[u8]) -> Result<Zeroizing<String>, ProviderError> {
+    let members = strict_json::object(body.trim_ascii());
+    match status {
+        200 => match members.map_err(|_| ProviderError::NoIdToken)?.remove("id_token") {
+            Some(Value::String(token)) => Ok(Zeroizing::new(token)),
+            _ => Err(ProviderError::NoIdToken),
+        },
+        400 | 401 => {
+            let members = members.map_err(|_| ProviderError::NoIdToken)?;
+            let error = members.get("error").and_then(Value::as_str);
+            Err(error.map_or(ProviderError::NoIdToken, |error| {
+                ProviderError::Refused(registered(error))
+            }))
+        }
+        _ => Err(FetchError::Status.into()),
+    }
+}
+
+/// The registered name of an error (RFC 6749 section 5.2): only such a one is ever logged.
+fn registered(error: &str) -> &'static str {
+    const NAMES: [&str; 6] = [
+        "invalid_request",
+        "invalid_client",
+        "invalid_grant",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+    ];
+    NAMES
+        .into_iter()
+        .find(|name| *name == error)
+        .unwrap_or("an error of its own")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_an_id_token_or_a_reason() {
+        let ok = |status, text: &str| id_token(status, text.as_bytes()).map(|token| token.to_string());
+        assert_eq!(
+            ok(200, r#"{"access_token":"a","id_token":"x.y.z"} "#),
+            Ok("x.y.z".to_owned())
+        );
+        for (status, text, error) in [
+            (200, r#"{"access_token":"a"}"#, ProviderError::NoIdToken),
+            (200, r#"{"id_token":7}"#, ProviderError::NoIdToken),
+            (200, r#"{"id_token":"a","id_token":"b"}"#, ProviderError::NoIdToken),
+            (200, "<html>", ProviderError::NoIdToken),
+            (
+                400,
+                r#"{"error":"invalid_grant"}"#,
+                ProviderError::Refused("invalid_grant"),
+            ),
+            (
+                401,
+                r#"{"error":"invalid_client"}"#,
+                ProviderError::Refused("invalid_client"),
+            ),
+            (
+                400,
+                r#"{"error":"\u001b[31m"}"#,
+                ProviderError::Refused("an error of its own"),
+            ),
+            (400, "", ProviderError::NoIdToken),
+            (302, "", ProviderError::Fetch(FetchError::Status)),
+            (
+                429,
+                r#"{"error":"slow_down"}"#,
+                ProviderError::Fetch(FetchError::Status),
+            ),
+            (500, r#"{"id_token":"x"}"#, ProviderError::Fetch(FetchError::Status)),
+        ] {
+            assert_eq!(ok(status, text), Err(error), "{status} {text}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_form_encoded() {
+        assert_eq!(*form_encoded("a:b c+%ä"), "a%3Ab+c%2B%25%C3%A4");
+    }
+}
