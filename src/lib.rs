@@ -20,6 +20,7 @@
 //! | [`rotation`] | the scheduled task |
 //! | [`hashing`] | password hashing off the workers, behind a bounded queue |
 //! | [`sessions`] | the logins of people: begun, refreshed, ended |
+//! | [`logins`] | whoever comes to log in |
 //! | [`tls`] | TLS of the public listener, and its certificate when it changes |
 //! | [`http`] | the endpoints, one file each |
 //! | [`app`] | the composition root |
@@ -38,6 +39,7 @@ pub mod http;
 pub mod jose;
 pub mod keyring;
 pub mod keys;
+pub mod logins;
 pub mod oauth;
 pub mod outbound;
 pub mod registry;

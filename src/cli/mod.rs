@@ -13,6 +13,7 @@ mod healthcheck;
 mod keys;
 mod master_key;
 mod output;
+mod providers;
 mod serve;
 mod timeline;
 mod token;
@@ -69,6 +70,9 @@ enum Command {
     /// Register clients and change them.
     #[command(subcommand)]
     Clients(clients::Command),
+    /// Register OpenID providers that people may log in with, and change them.
+    #[command(subcommand)]
+    Providers(providers::Command),
     /// Look at what happened.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -255,6 +259,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Config(command) => config::run(&context, &command),
             Command::Keys(command) => keys::run(&context, command).await,
             Command::Clients(command) => clients::run(&context, command).await,
+            Command::Providers(command) => providers::run(&context, command).await,
             Command::Audit(command) => audit::run(&context, &command).await,
             Command::MasterKey(command) => master_key::run(&context, &command).await,
             Command::Db(command) => db::run(&context, &command).await,

@@ -1,0 +1,3 @@
+//! Logins: whoever comes, and who it is.
+
+pub mod federated;
