@@ -104,7 +104,20 @@ impl Outbound {
     /// # Errors
     /// The reason why there is none.
     pub async fn document(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
-        let answer = self.send(self.client.get(url.clone()), url).await?;
+        self.read(self.client.get(url.clone()), url).await
+    }
+
+    /// The document at this address that this token gives access to (RFC 6750 section 2.1), within the same limits.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub async fn protected_document(&self, url: &Url, access_token: &str) -> Result<Vec<u8>, FetchError> {
+        let request = self.client.get(url.clone()).header(ACCEPT, "application/json");
+        self.read(request.bearer_auth(access_token), url).await
+    }
+
+    async fn read(&self, request: RequestBuilder, url: &Url) -> Result<Vec<u8>, FetchError> {
+        let answer = self.send(request, url).await?;
         if answer.status() != StatusCode::OK {
             return Err(FetchError::Status);
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+use url::Url;
 use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
@@ -41,6 +42,9 @@ pub enum ProviderError {
     /// Something else than RFC 6749 section 5 says.
     #[error("the provider's token endpoint answered with something else than an ID token")]
     NoIdToken,
+    /// Something else than OpenID Connect Core section 5.3.2 says.
+    #[error("the provider's userinfo endpoint answered with something else than a JSON object")]
+    NoUserinfo,
 }
 
 /// What we prove ourselves with at a provider.
@@ -59,6 +63,14 @@ pub struct Code<'a> {
     pub redirect_uri: &'a str,
     /// What the challenge was made from.
     pub code_verifier: &'a str,
+}
+
+/// What a code was exchanged for; nothing in it is proved yet.
+pub struct Tokens {
+    /// The ID token.
+    pub id_token: Zeroizing<String>,
+    /// What gives access to the userinfo endpoint, when it is a bearer token.
+    pub access_token: Option<Zeroizing<String>>,
 }
 
 /// All providers.
@@ -121,7 +133,7 @@ impl Providers {
         Ok(self.key_sets.keys(&uri, now, fits).await?)
     }
 
-    /// The ID token that a code stands for; nothing in it is proved yet.
+    /// What a code stands for.
     ///
     /// # Errors
     /// Why there is none.
@@ -130,7 +142,7 @@ impl Providers {
         metadata: &Metadata,
         credentials: &Credentials<'_>,
         code: &Code<'_>,
-    ) -> Result<Zeroizing<String>, ProviderError> {
+    ) -> Result<Tokens, ProviderError> {
         let mut form = vec![
             ("grant_type", "authorization_code"),
             ("code", code.code),
@@ -151,7 +163,16 @@ impl Providers {
             }
         };
         let (status, body) = answer?;
-        id_token(status, &Zeroizing::new(body))
+        tokens(status, &Zeroizing::new(body))
+    }
+
+    /// What the provider says of whom this access token is for.
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    pub async fn userinfo(&self, endpoint: &Url, access_token: &str) -> Result<Map<String, Value>, ProviderError> {
+        let document = self.outbound.protected_document(endpoint, access_token).await?;
+        strict_json::object(document.trim_ascii()).map_err(|_| ProviderError::NoUserinfo)
     }
 }
 
@@ -159,15 +180,21 @@ fn form_encoded(text: &str) -> Zeroizing<String> {
     Zeroizing::new(byte_serialize(text.as_bytes()).collect())
 }
 
-fn id_token(status: u16, body: &[u8]) -> Result<Zeroizing<String>, ProviderError> {
-    let members = strict_json::object(body.trim_ascii());
+fn tokens(status: u16, body: &[u8]) -> Result<Tokens, ProviderError> {
+    let members = strict_json::object(body.trim_ascii()).map_err(|_| ProviderError::NoIdToken);
     match status {
-        200 => match members.map_err(|_| ProviderError::NoIdToken)?.remove("id_token") {
-            Some(Value::String(token)) => Ok(Zeroizing::new(token)),
-            _ => Err(ProviderError::NoIdToken),
-        },
+        200 => {
+            let members = members?;
+            let text = |name| members.get(name).and_then(Value::as_str);
+            let is_bearer = text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("Bearer"));
+            let secret = |text: &str| Zeroizing::new(text.to_owned());
+            Ok(Tokens {
+                id_token: text("id_token").map(secret).ok_or(ProviderError::NoIdToken)?,
+                access_token: text("access_token").filter(|_| is_bearer).map(secret),
+            })
+        }
         400 | 401 => {
-            let members = members.map_err(|_| ProviderError::NoIdToken)?;
+            let members = members?;
             let error = members.get("error").and_then(Value::as_str);
             Err(error.map_or(ProviderError::NoIdToken, |error| {
                 ProviderError::Refused(registered(error))
@@ -199,11 +226,24 @@ mod tests {
 
     #[test]
     fn an_answer_is_an_id_token_or_a_reason() {
-        let ok = |status, text: &str| id_token(status, text.as_bytes()).map(|token| token.to_string());
-        assert_eq!(
-            ok(200, r#"{"access_token":"a","id_token":"x.y.z"} "#),
-            Ok("x.y.z".to_owned())
-        );
+        let read = |status, text: &str| {
+            let tokens = tokens(status, text.as_bytes())?;
+            Ok((
+                tokens.id_token.to_string(),
+                tokens.access_token.map(|token| token.to_string()),
+            ))
+        };
+        for (text, access_token) in [
+            (
+                r#"{"access_token":"a","token_type":"bearer","id_token":"x"} "#,
+                Some("a"),
+            ),
+            (r#"{"access_token":"a","token_type":"DPoP","id_token":"x"}"#, None),
+            (r#"{"id_token":"x"}"#, None),
+        ] {
+            let expected = ("x".to_owned(), access_token.map(str::to_owned));
+            assert_eq!(read(200, text), Ok(expected), "{text}");
+        }
         for (status, text, error) in [
             (200, r#"{"access_token":"a"}"#, ProviderError::NoIdToken),
             (200, r#"{"id_token":7}"#, ProviderError::NoIdToken),
@@ -233,7 +273,7 @@ mod tests {
             ),
             (500, r#"{"id_token":"x"}"#, ProviderError::Fetch(FetchError::Status)),
         ] {
-            assert_eq!(ok(status, text), Err(error), "{status} {text}");
+            assert_eq!(read(status, text), Err(error), "{status} {text}");
         }
     }
 

@@ -62,6 +62,9 @@ pub enum ClaimsError {
     /// The answer to another question.
     #[error("its nonce must be that of this login")]
     Nonce,
+    /// More about somebody else.
+    #[error("the sub at the userinfo endpoint must be that of the ID token")]
+    OtherSubject,
     /// No text.
     #[error("its email and its name must be texts when it has them")]
     Text,
@@ -83,8 +86,30 @@ pub fn identity(claims: &Map<String, Value>, expected: Expected<'_>) -> Result<I
     require(text("nonce") == Some(expected.nonce), ClaimsError::Nonce)?;
     let subject = text("sub").filter(|sub| (1..=255).contains(&sub.len()));
     let subject = subject.filter(|sub| sub.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+    person(subject.ok_or(ClaimsError::Subject)?, claims)
+}
+
+impl Identity {
+    /// This person as the userinfo endpoint tells (OpenID Connect Core section 5.3.2): many providers put no more than the
+    /// subject into an ID token.
+    ///
+    /// # Errors
+    /// [`ClaimsError::OtherSubject`] or [`ClaimsError::Text`].
+    pub fn completed(&self, userinfo: &Map<String, Value>) -> Result<Self, ClaimsError> {
+        if userinfo.get("sub").and_then(Value::as_str) != Some(&self.subject) {
+            return Err(ClaimsError::OtherSubject);
+        }
+        let told = person(&self.subject, userinfo)?;
+        Ok(Self {
+            name: told.name.clone().or_else(|| self.name.clone()),
+            ..told
+        })
+    }
+}
+
+fn person(subject: &str, claims: &Map<String, Value>) -> Result<Identity, ClaimsError> {
     Ok(Identity {
-        subject: subject.ok_or(ClaimsError::Subject)?.to_owned(),
+        subject: subject.to_owned(),
         email: optional_text(claims, "email")?,
         email_verified: claims.get("email_verified") == Some(&Value::Bool(true)),
         name: optional_text(claims, "name")?,
@@ -182,6 +207,30 @@ mod tests {
             );
         }
         assert!(!without("email_verified").unwrap().email_verified);
+    }
+
+    #[test]
+    fn userinfo_completes_the_same_person_alone() {
+        let bare = judged(|claims| {
+            for name in ["email", "email_verified"] {
+                claims.as_object_mut().unwrap().remove(name);
+            }
+        })
+        .unwrap();
+        let userinfo = |change: &dyn Fn(&mut Value)| {
+            let mut claims = json!({ "sub": "248289761001", "email": "jane@example.com", "email_verified": true });
+            change(&mut claims);
+            bare.completed(claims.as_object().unwrap())
+        };
+        let whole = userinfo(&|_| {}).unwrap();
+        assert_eq!(whole, judged(|_| {}).unwrap());
+        let unverified = userinfo(&|claims| claims["email_verified"] = "true".into()).unwrap();
+        assert!(!unverified.email_verified);
+        for other in [json!("248289761002"), json!(248_289_761_001_i64), Value::Null] {
+            let told = userinfo(&|claims| claims["sub"] = other.clone());
+            assert_eq!(told, Err(ClaimsError::OtherSubject), "{other}");
+        }
+        assert_eq!(userinfo(&|claims| claims["email"] = 7.into()), Err(ClaimsError::Text));
     }
 
     #[test]

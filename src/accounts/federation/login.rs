@@ -195,6 +195,7 @@ mod tests {
             authorization_endpoint: "https://id.example/auth?a=b".parse().unwrap(),
             token_endpoint: "https://id.example/token".parse().unwrap(),
             jwks_uri: "https://id.example/jwks".parse().unwrap(),
+            userinfo_endpoint: None,
             authentication: ClientAuthentication::Basic,
             names_issuer: false,
         };

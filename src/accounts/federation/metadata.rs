@@ -25,6 +25,8 @@ pub struct Metadata {
     pub token_endpoint: Url,
     /// Where its keys are.
     pub jwks_uri: Url,
+    /// Where it says more of who has logged in.
+    pub userinfo_endpoint: Option<Url>,
     /// How we prove ourselves there.
     pub authentication: ClientAuthentication,
     /// Whether every answer names its issuer (RFC 9207 section 3).
@@ -66,6 +68,10 @@ impl Metadata {
             authorization_endpoint: endpoint("authorization_endpoint")?,
             token_endpoint: endpoint("token_endpoint")?,
             jwks_uri: endpoint("jwks_uri")?,
+            userinfo_endpoint: match members.get("userinfo_endpoint") {
+                None => None,
+                Some(_) => Some(endpoint("userinfo_endpoint")?),
+            },
             authentication: authentication(&members)?,
             names_issuer: members.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
         })
@@ -112,6 +118,10 @@ mod tests {
         assert_eq!(metadata.authorization_endpoint.as_str(), "https://id.example/auth?a=b");
         assert_eq!(metadata.authentication, ClientAuthentication::Basic);
         assert!(!metadata.names_issuer);
+        assert_eq!(metadata.userinfo_endpoint, None);
+        let userinfo = "https://api.example/userinfo";
+        let metadata = read(|document| document["userinfo_endpoint"] = userinfo.into()).unwrap();
+        assert_eq!(metadata.userinfo_endpoint.unwrap().as_str(), userinfo);
         for (methods, expected) in [
             (json!(["client_secret_post"]), Ok(ClientAuthentication::Post)),
             (
@@ -143,7 +153,12 @@ mod tests {
                 "{issuer}"
             );
         }
-        for name in ["authorization_endpoint", "token_endpoint", "jwks_uri"] {
+        for name in [
+            "authorization_endpoint",
+            "token_endpoint",
+            "jwks_uri",
+            "userinfo_endpoint",
+        ] {
             for value in [
                 json!("http://id.example/"),
                 json!("/auth"),
