@@ -1,11 +1,15 @@
 //! Logging in by another OpenID provider: begin a login, and make of what comes back the account that it is for.
 
+use std::sync::Arc;
+
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::accounts::email::Email;
 use crate::accounts::federation::callback::{Callback, CallbackError, Outcome};
 use crate::accounts::federation::claims::{ClaimsError, Expected, Identity, identity};
 use crate::accounts::federation::login::{LOGIN_LIFETIME, LoginSecrets};
+use crate::accounts::federation::metadata::Metadata;
 use crate::accounts::federation::return_to::{NotAllowed, ReturnTo};
 use crate::accounts::federation::{Provider, ProviderName};
 use crate::accounts::tenant::TenantId;
@@ -15,7 +19,7 @@ use crate::config::{Issuer, Origin, Registration};
 use crate::jose::id_token::{IdToken, IdTokenError};
 use crate::jose::seal::{HashKey, MasterKeys, SealError};
 use crate::keyring::secret_binding;
-use crate::outbound::providers::{Code, Credentials, ProviderError, Providers};
+use crate::outbound::providers::{Code, Credentials, ProviderError, Providers, Tokens};
 use crate::store::audit::Entry;
 use crate::store::federated_identities::FederatedIdentity;
 use crate::store::federated_logins::FederatedLogin;
@@ -94,6 +98,31 @@ pub enum NotLoggedIn {
     Store(#[from] StoreError),
 }
 
+impl NotLoggedIn {
+    /// The stable name by which programs know it.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownProvider => "provider_unknown",
+            Self::ReturnTo(_) => "return_to_not_allowed",
+            Self::Callback(_) => "invalid_request",
+            Self::State => "state_invalid",
+            Self::Denied => "federation_denied",
+            Self::Refused
+            | Self::Issuer
+            | Self::Provider(ProviderError::Refused(_))
+            | Self::IdToken(_)
+            | Self::Claims(_) => "federation_failed",
+            Self::Unavailable | Self::Provider(_) => "provider_unavailable",
+            Self::EmailNotVerified => "email_not_verified",
+            Self::AccountExists => "account_exists",
+            Self::RegistrationClosed => "registration_closed",
+            Self::Suspended => "account_suspended",
+            Self::Secret(_) | Self::NoSecret | Self::Store(_) => "unavailable",
+        }
+    }
+}
+
 /// A login that began.
 pub struct Begun {
     /// Where the browser goes.
@@ -109,6 +138,13 @@ pub struct Confirmed {
     pub user: User,
     /// Where the browser goes.
     pub return_to: ReturnTo,
+}
+
+/// One question to a provider.
+struct Asked {
+    provider: Provider,
+    metadata: Arc<Metadata>,
+    now: Reading,
 }
 
 /// What comes back by a browser.
@@ -130,7 +166,7 @@ pub struct FederatedLogins {
     /// What secrets are digested with.
     pub hash_key: HashKey,
     /// What client secrets lie under.
-    pub master_keys: std::sync::Arc<MasterKeys>,
+    pub master_keys: Arc<MasterKeys>,
     /// Who we are.
     pub issuer: Issuer,
     /// Where a login may lead beside our own origin.
@@ -179,8 +215,14 @@ impl FederatedLogins {
         let login = self.login(&provider, &secrets);
         let return_to = self.db.take_federated_login(&login, now.wall).await?;
         let return_to = return_to.ok_or(NotLoggedIn::State)?;
-        let identity = self.identify(&provider, &callback, &secrets, now).await?;
-        let user = self.account(&provider, &identity, now.wall).await?;
+        let asked = Asked {
+            metadata: self.providers.metadata(&provider.issuer, now.monotonic).await?,
+            provider,
+            now,
+        };
+        let tokens = self.exchange(&asked, &callback, &secrets).await?;
+        let identity = self.identify(&asked, &tokens, &secrets).await?;
+        let user = self.account(&asked, &tokens, &identity).await?;
         Ok(Confirmed { user, return_to })
     }
 
@@ -200,17 +242,16 @@ impl FederatedLogins {
         }
     }
 
-    /// Exchanges the code, and verifies what comes for it.
-    async fn identify(
+    /// Exchanges the code.
+    async fn exchange(
         &self,
-        provider: &Provider,
+        asked: &Asked,
         callback: &Callback,
         secrets: &LoginSecrets,
-        now: Reading,
-    ) -> Result<Identity, NotLoggedIn> {
-        let metadata = self.providers.metadata(&provider.issuer, now.monotonic).await?;
+    ) -> Result<Tokens, NotLoggedIn> {
+        let Asked { provider, metadata, .. } = asked;
         // Before the code goes anywhere: one of another provider must not reach this one (RFC 9700 section 4.4).
-        if !callback.is_from(&provider.issuer, &metadata) {
+        if !callback.is_from(&provider.issuer, metadata) {
             return Err(NotLoggedIn::Issuer);
         }
         let code = match &callback.outcome {
@@ -229,67 +270,117 @@ impl FederatedLogins {
             redirect_uri: &redirect_uri(self.issuer.as_str(), &provider.name),
             code_verifier: &secrets.code_verifier(&self.hash_key),
         };
-        let text = self.providers.exchange(&metadata, &credentials, &code).await?;
-        let token = IdToken::parse(&text)?;
+        Ok(self.providers.exchange(metadata, &credentials, &code).await?)
+    }
+
+    /// Verifies the ID token.
+    async fn identify(&self, asked: &Asked, tokens: &Tokens, secrets: &LoginSecrets) -> Result<Identity, NotLoggedIn> {
+        let token = IdToken::parse(&tokens.id_token)?;
         let fits = |keys: &[_]| keys.iter().any(|key| token.fits(key));
-        let keys = self.providers.keys(&metadata, now.monotonic, fits).await?;
+        let keys = self.providers.keys(&asked.metadata, asked.now.monotonic, fits).await?;
         let expected = Expected {
-            issuer: &provider.issuer,
-            client_id: &provider.client_id,
+            issuer: &asked.provider.issuer,
+            client_id: &asked.provider.client_id,
             nonce: &secrets.nonce(&self.hash_key),
-            now: now.wall,
+            now: asked.now.wall,
         };
         Ok(identity(&token.verified(&keys)?, expected)?)
     }
 
-    async fn client_secret(&self, provider: &Provider) -> Result<zeroize::Zeroizing<String>, NotLoggedIn> {
+    /// What the provider says of a person that is new here: in the ID token, else at its userinfo endpoint.
+    async fn complete(&self, asked: &Asked, tokens: &Tokens, identity: &Identity) -> Result<Identity, NotLoggedIn> {
+        match (&asked.metadata.userinfo_endpoint, &tokens.access_token) {
+            (Some(endpoint), Some(access_token)) if identity.email.is_none() => {
+                let userinfo = self.providers.userinfo(endpoint, access_token).await?;
+                Ok(identity.completed(&userinfo)?)
+            }
+            _ => Ok(identity.clone()),
+        }
+    }
+
+    async fn client_secret(&self, provider: &Provider) -> Result<Zeroizing<String>, NotLoggedIn> {
         let name = provider.name.secret_name();
         let sealed = self.db.secret(&name).await?.ok_or(NotLoggedIn::NoSecret)?;
         let opened = self.master_keys.open(&secret_binding(&name), &sealed)?;
         let text = std::str::from_utf8(&opened).map_err(|_| NotLoggedIn::NoSecret)?;
-        Ok(zeroize::Zeroizing::new(text.to_owned()))
+        Ok(Zeroizing::new(text.to_owned()))
     }
 
     /// The account that somebody at a provider has here; a new one, or one that is linked now, where that is allowed.
-    async fn account(&self, provider: &Provider, identity: &Identity, now: UnixTime) -> Result<User, NotLoggedIn> {
-        let mut found = Err(NotLoggedIn::Store(StoreError::Conflict));
-        for _ in 0..TRIES {
-            found = self.try_account(provider, identity, now).await;
-            if !matches!(found, Err(NotLoggedIn::Store(StoreError::Conflict))) {
-                break;
+    async fn account(&self, asked: &Asked, tokens: &Tokens, identity: &Identity) -> Result<User, NotLoggedIn> {
+        let user = match self.known(&asked.provider, identity).await? {
+            Some(user) => user,
+            None => {
+                let person = self.complete(asked, tokens, identity).await?;
+                self.link_or_register(&asked.provider, &person, asked.now.wall).await?
             }
-        }
-        let user = found?;
+        };
         match user.suspended_at {
             Some(_) => Err(NotLoggedIn::Suspended),
             None => Ok(user),
         }
     }
 
-    async fn try_account(&self, provider: &Provider, identity: &Identity, now: UnixTime) -> Result<User, NotLoggedIn> {
+    async fn known(&self, provider: &Provider, identity: &Identity) -> Result<Option<User>, StoreError> {
         let known = FederatedIdentity {
             provider,
             subject: &identity.subject,
         };
-        if let Some(id) = self.db.federated_user(known).await?
-            && let Some(stored) = self.db.user(id).await?
-        {
-            return Ok(stored.user);
-        }
-        let email: Email = identity
+        let Some(id) = self.db.federated_user(known).await? else {
+            return Ok(None);
+        };
+        Ok(self.db.user(id).await?.map(|stored| stored.user))
+    }
+
+    async fn link_or_register(
+        &self,
+        provider: &Provider,
+        person: &Identity,
+        now: UnixTime,
+    ) -> Result<User, NotLoggedIn> {
+        // An address that could be anybody's is no name of an account.
+        let email: Email = person
             .email
             .as_deref()
-            .filter(|_| identity.email_verified)
+            .filter(|_| person.email_verified)
             .and_then(|email| email.parse().ok())
             .ok_or(NotLoggedIn::EmailNotVerified)?;
-        let Some(existing) = self.db.user_by_email(&email).await? else {
-            return self.register(known, identity.name.as_deref(), email, now).await;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_link_or_register(provider, person, &email, now).await {
+                // The same person came twice in one moment.
+                Err(NotLoggedIn::Store(StoreError::Conflict)) if tries < TRIES => {
+                    if let Some(user) = self.known(provider, person).await? {
+                        return Ok(user);
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_link_or_register(
+        &self,
+        provider: &Provider,
+        person: &Identity,
+        email: &Email,
+        now: UnixTime,
+    ) -> Result<User, NotLoggedIn> {
+        let identity = FederatedIdentity {
+            provider,
+            subject: &person.subject,
         };
-        let linked = entry("user.identity_linked", &existing.user, provider, now);
+        let Some(existing) = self.db.user_by_email(email).await? else {
+            return self
+                .register(identity, person.name.as_deref(), email.clone(), now)
+                .await;
+        };
         if existing.user.suspended_at.is_some() {
             return Err(NotLoggedIn::Suspended);
         }
-        if self.db.link_federated_user(known, &existing, &linked).await? {
+        let linked = entry("user.identity_linked", &existing.user, provider, now);
+        if self.db.link_federated_user(identity, &existing, &linked).await? {
             Ok(existing.user)
         } else {
             Err(NotLoggedIn::AccountExists)
