@@ -6,6 +6,7 @@ PACKAGES := tests/packages.sh
 INTEROP := target/interop
 VENV := $(INTEROP)/python
 NODE := tests/interop/javascript
+PROVIDER := tests/interop/provider
 GO := tests/interop/go
 JAVA := tests/interop/java
 RUST := tests/interop/rust
@@ -17,7 +18,7 @@ run:
 	cargo build --release --locked
 	./target/release/keyround serve --dev
 
-test: $(VERIFIERS)
+test: $(VERIFIERS) $(PROVIDER)/node_modules/ready
 	tests/postgres.sh cargo test --locked
 
 # Its table goes into the README.
@@ -29,8 +30,8 @@ soak: $(VERIFIERS)
 packages:
 	@$(PACKAGES) build postgres node python tools
 
-$(NODE)/node_modules/ready: $(NODE)/package.json $(NODE)/package-lock.json | packages
-	npm ci --prefix $(NODE) --no-audit --no-fund
+$(NODE)/node_modules/ready $(PROVIDER)/node_modules/ready: %/node_modules/ready: %/package.json %/package-lock.json | packages
+	npm ci --prefix $* --no-audit --no-fund
 	@touch $@
 
 $(VENV)/ready: tests/interop/python/requirements.txt | packages
