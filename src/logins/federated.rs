@@ -134,8 +134,8 @@ pub struct Begun {
 /// A login that the provider has confirmed.
 #[derive(Debug)]
 pub struct Confirmed {
-    /// Whose account it is.
-    pub user: User,
+    /// Whose account it is, as it was read a moment ago.
+    pub user: StoredUser,
     /// Where the browser goes.
     pub return_to: ReturnTo,
 }
@@ -164,7 +164,7 @@ pub struct FederatedLogins {
     /// The providers.
     pub providers: Providers,
     /// What secrets are digested with.
-    pub hash_key: HashKey,
+    pub hash_key: Arc<HashKey>,
     /// What client secrets lie under.
     pub master_keys: Arc<MasterKeys>,
     /// Who we are.
@@ -307,29 +307,28 @@ impl FederatedLogins {
     }
 
     /// The account that somebody at a provider has here; a new one, or one that is linked now, where that is allowed.
-    async fn account(&self, asked: &Asked, tokens: &Tokens, identity: &Identity) -> Result<User, NotLoggedIn> {
-        let user = match self.known(&asked.provider, identity).await? {
-            Some(user) => user,
-            None => {
-                let person = self.complete(asked, tokens, identity).await?;
-                self.link_or_register(&asked.provider, &person, asked.now.wall).await?
-            }
+    async fn account(&self, asked: &Asked, tokens: &Tokens, identity: &Identity) -> Result<StoredUser, NotLoggedIn> {
+        let stored = if let Some(stored) = self.known(&asked.provider, identity).await? {
+            stored
+        } else {
+            let person = self.complete(asked, tokens, identity).await?;
+            self.link_or_register(&asked.provider, &person, asked.now.wall).await?
         };
-        match user.suspended_at {
+        match stored.user.suspended_at {
             Some(_) => Err(NotLoggedIn::Suspended),
-            None => Ok(user),
+            None => Ok(stored),
         }
     }
 
-    async fn known(&self, provider: &Provider, identity: &Identity) -> Result<Option<User>, StoreError> {
+    async fn known(&self, provider: &Provider, identity: &Identity) -> Result<Option<StoredUser>, StoreError> {
         let known = FederatedIdentity {
             provider,
             subject: &identity.subject,
         };
-        let Some(id) = self.db.federated_user(known).await? else {
-            return Ok(None);
-        };
-        Ok(self.db.user(id).await?.map(|stored| stored.user))
+        match self.db.federated_user(known).await? {
+            Some(id) => self.db.user(id).await,
+            None => Ok(None),
+        }
     }
 
     async fn link_or_register(
@@ -337,7 +336,7 @@ impl FederatedLogins {
         provider: &Provider,
         person: &Identity,
         now: UnixTime,
-    ) -> Result<User, NotLoggedIn> {
+    ) -> Result<StoredUser, NotLoggedIn> {
         // An address that could be anybody's is no name of an account.
         let email: Email = person
             .email
@@ -351,8 +350,8 @@ impl FederatedLogins {
             match self.try_link_or_register(provider, person, &email, now).await {
                 // The same person came twice in one moment.
                 Err(NotLoggedIn::Store(StoreError::Conflict)) if tries < TRIES => {
-                    if let Some(user) = self.known(provider, person).await? {
-                        return Ok(user);
+                    if let Some(stored) = self.known(provider, person).await? {
+                        return Ok(stored);
                     }
                 }
                 done => return done,
@@ -366,7 +365,7 @@ impl FederatedLogins {
         person: &Identity,
         email: &Email,
         now: UnixTime,
-    ) -> Result<User, NotLoggedIn> {
+    ) -> Result<StoredUser, NotLoggedIn> {
         let identity = FederatedIdentity {
             provider,
             subject: &person.subject,
@@ -381,7 +380,7 @@ impl FederatedLogins {
         }
         let linked = entry("user.identity_linked", &existing.user, provider, now);
         if self.db.link_federated_user(identity, &existing, &linked).await? {
-            Ok(existing.user)
+            Ok(existing)
         } else {
             Err(NotLoggedIn::AccountExists)
         }
@@ -393,7 +392,7 @@ impl FederatedLogins {
         name: Option<&str>,
         email: Email,
         now: UnixTime,
-    ) -> Result<User, NotLoggedIn> {
+    ) -> Result<StoredUser, NotLoggedIn> {
         if self.registration == Registration::Closed {
             return Err(NotLoggedIn::RegistrationClosed);
         }
@@ -421,7 +420,7 @@ impl FederatedLogins {
             .create_federated_user(identity, &stored, entries.each_ref())
             .await?;
         // Somebody took the address in this moment: look again.
-        created.then_some(stored.user).ok_or(StoreError::Conflict.into())
+        created.then_some(stored).ok_or(StoreError::Conflict.into())
     }
 }
 

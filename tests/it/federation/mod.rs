@@ -9,7 +9,9 @@ mod rows;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use keyround::accounts::user::User;
 use keyround::app::Foundation;
 use keyround::clock::{Clock, Reading};
 use keyround::config::Config;
@@ -60,7 +62,7 @@ impl Site {
         let logins = FederatedLogins {
             db: db.clone(),
             providers: Providers::new(Outbound::new(&config.outbound).unwrap()),
-            hash_key: foundation.hash_key,
+            hash_key: Arc::new(foundation.hash_key),
             master_keys: foundation.rotator.master_key,
             issuer: config.server.issuer,
             allowed_origins: config.accounts.allowed_origins,
@@ -98,11 +100,11 @@ impl Site {
         finished.map_err(|error| error.code())
     }
 
-    /// A whole login.
-    async fn login(&self, browser: &mut Browser) -> Result<Confirmed, &'static str> {
+    /// A whole login; answers with whose account it is.
+    async fn login(&self, browser: &mut Browser) -> Result<User, &'static str> {
         let url = self.begin(browser).await?;
         let callback = browser.log_in(url).await;
-        self.finish(browser, &callback).await
+        Ok(self.finish(browser, &callback).await?.user.user)
     }
 
     /// How many accounts there are, and how many people at providers are known.

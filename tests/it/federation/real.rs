@@ -91,23 +91,26 @@ crate::on_both_databases!(somebody_logs_in_and_is_the_same_the_next_time, |datab
     let provider = Provider::start(&json!({}), &json!({}));
     let site = provider.site(database, &[]).await;
     let mut browser = provider.browser("ada");
-    let first = site.login(&mut browser).await.unwrap();
-    assert_eq!(first.return_to.as_str(), "http://127.0.0.1:8080/home");
+    let url = site.begin(&mut browser).await.unwrap();
+    let callback = browser.log_in(url).await;
+    let confirmed = site.finish(&browser, &callback).await.unwrap();
+    assert_eq!(confirmed.return_to.as_str(), "http://127.0.0.1:8080/home");
+    let first = confirmed.user.user;
     assert_eq!(
-        (first.user.email.as_str(), first.user.name.as_str()),
+        (first.email.as_str(), first.name.as_str()),
         ("ada@example.com", "Ada Lovelace")
     );
-    assert!(first.user.email_verified_at.is_some() && first.user.roles.is_empty());
-    let stored = site.db.user(first.user.id).await.unwrap().unwrap();
+    assert!(first.email_verified_at.is_some() && first.roles.is_empty());
+    let stored = site.db.user(first.id).await.unwrap().unwrap();
     assert_eq!(stored.password_hash, None);
     // The same browser, another one, and one in which a second login began meanwhile.
-    assert_eq!(site.login(&mut browser).await.unwrap().user, first.user);
+    assert_eq!(site.login(&mut browser).await.unwrap(), first);
     let mut other = provider.browser("ada");
     let url = site.begin(&mut other).await.unwrap();
     let second_tab = site.begin(&mut other).await.unwrap();
     for url in [url, second_tab] {
         let callback = other.log_in(url).await;
-        assert_eq!(site.finish(&other, &callback).await.unwrap().user, first.user);
+        assert_eq!(site.finish(&other, &callback).await.unwrap().user.user, first);
     }
     assert_eq!(site.counts().await, (1, 1));
     let events: Vec<(String, String)> = site
@@ -118,7 +121,7 @@ crate::on_both_databases!(somebody_logs_in_and_is_the_same_the_next_time, |datab
         .into_iter()
         .map(|record| (record.event, record.subject))
         .collect();
-    let subject = first.user.id.to_string();
+    let subject = first.id.to_string();
     assert_eq!(
         events,
         [
@@ -141,7 +144,7 @@ crate::on_both_databases!(two_first_logins_in_one_moment_make_one_account, |data
     }
     let callbacks = [&one, &other].map(|browser| browser.jar["callback"].parse().unwrap());
     let (first, second) = tokio::join!(site.finish(&one, &callbacks[0]), site.finish(&other, &callbacks[1]));
-    assert_eq!(first.unwrap().user, second.unwrap().user);
+    assert_eq!(first.unwrap().user.user, second.unwrap().user.user);
     assert_eq!(site.counts().await, (1, 1));
 });
 
@@ -161,7 +164,7 @@ async fn providers_of_every_kind_are_understood() {
         let provider = Provider::start(&client, &configuration);
         let site = provider.site(TestDatabase::sqlite(), &[]).await;
         let confirmed = site.login(&mut provider.browser("ada")).await;
-        assert_eq!(confirmed.unwrap().user.email.as_str(), "ada@example.com", "{client}");
+        assert_eq!(confirmed.unwrap().email.as_str(), "ada@example.com", "{client}");
     }
 }
 
@@ -196,10 +199,10 @@ crate::on_both_databases!(
         let site = provider.site(database, &["--link-verified-email"]).await;
         existing_account(&site, "ada@example.com", true).await;
         existing_account(&site, "eve@example.com", true).await;
-        let linked = site.login(&mut provider.browser("ada")).await.unwrap().user;
+        let linked = site.login(&mut provider.browser("ada")).await.unwrap();
         assert_eq!((linked.name.as_str(), linked.roles.len()), ("Countess", 1));
         assert_eq!(site.counts().await, (2, 1));
-        assert_eq!(site.login(&mut provider.browser("ada")).await.unwrap().user, linked);
+        assert_eq!(site.login(&mut provider.browser("ada")).await.unwrap(), linked);
         // The address was given to another person at the provider, and the account is still the first one's.
         assert_eq!(
             site.login(&mut provider.browser("other-ada")).await.unwrap_err(),
