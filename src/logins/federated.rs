@@ -98,31 +98,6 @@ pub enum NotLoggedIn {
     Store(#[from] StoreError),
 }
 
-impl NotLoggedIn {
-    /// The stable name by which programs know it.
-    #[must_use]
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownProvider => "provider_unknown",
-            Self::ReturnTo(_) => "return_to_not_allowed",
-            Self::Callback(_) => "invalid_request",
-            Self::State => "state_invalid",
-            Self::Denied => "federation_denied",
-            Self::Refused
-            | Self::Issuer
-            | Self::Provider(ProviderError::Refused(_))
-            | Self::IdToken(_)
-            | Self::Claims(_) => "federation_failed",
-            Self::Unavailable | Self::Provider(_) => "provider_unavailable",
-            Self::EmailNotVerified => "email_not_verified",
-            Self::AccountExists => "account_exists",
-            Self::RegistrationClosed => "registration_closed",
-            Self::Suspended => "account_suspended",
-            Self::Secret(_) | Self::NoSecret | Self::Store(_) => "unavailable",
-        }
-    }
-}
-
 /// A login that began.
 pub struct Begun {
     /// Where the browser goes.

@@ -47,6 +47,14 @@ pub enum ProviderError {
     NoUserinfo,
 }
 
+impl ProviderError {
+    /// Whether the provider is there and says no, so that to try again would not help.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+}
+
 /// What we prove ourselves with at a provider.
 pub struct Credentials<'a> {
     /// Its name for us.

@@ -15,9 +15,9 @@ use keyround::accounts::user::User;
 use keyround::app::Foundation;
 use keyround::clock::{Clock, Reading};
 use keyround::config::Config;
-use keyround::logins::federated::{Confirmed, FederatedLogins, Returned};
+use keyround::logins::federated::{Confirmed, FederatedLogins, NotLoggedIn, Returned};
 use keyround::outbound::Outbound;
-use keyround::outbound::providers::Providers;
+use keyround::outbound::providers::{ProviderError, Providers};
 use keyround::store::Db;
 use url::Url;
 
@@ -84,7 +84,7 @@ impl Site {
     async fn begin(&self, browser: &mut Browser) -> Result<Url, &'static str> {
         let secret = browser.secret.as_deref();
         let begun = self.logins.begin("acme", Some("/home"), secret, self.now()).await;
-        let begun = begun.map_err(|error| error.code())?;
+        let begun = begun.map_err(|error| code(&error))?;
         browser.secret = Some(begun.secrets.browser.to_string());
         Ok(begun.url)
     }
@@ -97,7 +97,7 @@ impl Site {
             browser: browser.secret.as_deref(),
         };
         let finished = self.logins.finish(&returned, self.now()).await;
-        finished.map_err(|error| error.code())
+        finished.map_err(|error| code(&error))
     }
 
     /// A whole login; answers with whose account it is.
@@ -120,6 +120,27 @@ impl Site {
         let raw = Raw::open(&self.database).await;
         raw.execute(statement).await;
         raw.close().await;
+    }
+}
+
+/// The reason in one word, as it is answered.
+const fn code(error: &NotLoggedIn) -> &'static str {
+    match error {
+        NotLoggedIn::UnknownProvider => "provider_unknown",
+        NotLoggedIn::ReturnTo(_) | NotLoggedIn::Callback(_) => "invalid_request",
+        NotLoggedIn::State => "state_invalid",
+        NotLoggedIn::Denied => "federation_denied",
+        NotLoggedIn::Refused
+        | NotLoggedIn::Issuer
+        | NotLoggedIn::Provider(ProviderError::Refused(_))
+        | NotLoggedIn::IdToken(_)
+        | NotLoggedIn::Claims(_) => "federation_failed",
+        NotLoggedIn::Unavailable | NotLoggedIn::Provider(_) => "provider_unavailable",
+        NotLoggedIn::EmailNotVerified => "email_not_verified",
+        NotLoggedIn::AccountExists => "account_exists",
+        NotLoggedIn::RegistrationClosed => "registration_closed",
+        NotLoggedIn::Suspended => "account_suspended",
+        NotLoggedIn::Secret(_) | NotLoggedIn::NoSecret | NotLoggedIn::Store(_) => "temporarily_unavailable",
     }
 }
 
