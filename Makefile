@@ -6,6 +6,7 @@ PACKAGES := tests/packages.sh
 INTEROP := target/interop
 VENV := $(INTEROP)/python
 NODE := tests/interop/javascript
+PROVIDER := tests/interop/provider
 GO := tests/interop/go
 JAVA := tests/interop/java
 RUST := tests/interop/rust
@@ -18,7 +19,7 @@ run:
 	cargo build --release --locked
 	./target/release/keyround serve --dev
 
-test: $(VERIFIERS)
+test: $(VERIFIERS) $(PROVIDER)/node_modules/ready
 	tests/postgres.sh cargo test --locked
 
 # Its table goes into the README.
@@ -35,8 +36,8 @@ bench: $(RIVAL)/node_modules/ready
 packages:
 	@$(PACKAGES) build postgres node python tools browser
 
-$(NODE)/node_modules/ready: $(NODE)/package.json $(NODE)/package-lock.json | packages
-	npm ci --prefix $(NODE) --no-audit --no-fund
+$(NODE)/node_modules/ready $(PROVIDER)/node_modules/ready: %/node_modules/ready: %/package.json %/package-lock.json | packages
+	npm ci --prefix $* --no-audit --no-fund
 	@touch $@
 
 $(RIVAL)/node_modules/ready: $(RIVAL)/package.json $(RIVAL)/package-lock.json

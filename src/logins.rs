@@ -3,6 +3,8 @@
 //! There is one way for every path that looks at a password, in this order: a place in the queue of hashes, a charge to the limits,
 //! the user's row, the hash. What is unknown, suspended or without a password goes all of it, and is answered like a wrong one.
 
+pub mod federated;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

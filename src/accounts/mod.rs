@@ -2,6 +2,7 @@
 
 pub mod csrf;
 pub mod email;
+pub mod federation;
 pub mod limits;
 pub mod password;
 pub mod password_hash;

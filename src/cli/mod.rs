@@ -15,6 +15,7 @@ mod keys;
 mod master_key;
 mod output;
 mod password;
+mod providers;
 mod serve;
 mod tenants;
 mod timeline;
@@ -79,6 +80,9 @@ enum Command {
     /// Make tenants, which users belong to, and disable them.
     #[command(subcommand)]
     Tenants(tenants::Command),
+    /// Register OpenID providers that people may log in with, and change them.
+    #[command(subcommand)]
+    Providers(providers::Command),
     /// Look at what happened.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -267,6 +271,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Clients(command) => clients::run(&context, command).await,
             Command::Users(command) => users::run(&context, command).await,
             Command::Tenants(command) => tenants::run(&context, command).await,
+            Command::Providers(command) => providers::run(&context, command).await,
             Command::Audit(command) => audit::run(&context, &command).await,
             Command::MasterKey(command) => master_key::run(&context, &command).await,
             Command::Db(command) => db::run(&context, &command).await,

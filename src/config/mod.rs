@@ -30,6 +30,7 @@ pub use accounts::{Accounts, CookieName, Origin, PasswordFunction, Registration}
 pub use database::{Database, PostgresUrl};
 pub use error::ConfigError;
 pub use layers::Sources;
+pub use secret_file::read as read_secret_file;
 pub use values::{Issuer, Network, Refusal, SecretText, parse_duration};
 
 use layers::Layers;

@@ -15,7 +15,7 @@ const LONGEST: u64 = 4096;
 ///
 /// # Errors
 /// A file that cannot be read, that group or others may read, that is empty, or that is longer than 4096 bytes.
-pub(super) fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, ConfigError> {
+pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, ConfigError> {
     let unreadable = |source| ConfigError::SecretUnreadable {
         setting,
         path: path.to_owned(),

@@ -72,6 +72,12 @@ impl Issuer {
         &self.text
     }
 
+    /// The issuer as a URL, to resolve others against.
+    #[must_use]
+    pub const fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// The path, empty when the issuer has none; it begins with a slash and does not end with one.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -43,20 +43,16 @@ pub enum Malformed {
     HeaderMembers,
 }
 
-/// A token that was taken apart. Nothing is proved yet.
-pub struct Unverified<'a> {
-    /// What the header says the algorithm is.
-    pub alg: String,
-    /// What the header says the token is.
-    pub typ: String,
-    /// The key that the header names.
-    pub kid: String,
+/// A JWS in the compact serialization that was taken apart, whoever wrote it. Nothing is proved yet.
+pub struct Compact<'a> {
+    /// The header; every name in it stands once.
+    pub header: Map<String, Value>,
     message: &'a str,
     claims: &'a str,
     signature: Vec<u8>,
 }
 
-impl<'a> Unverified<'a> {
+impl<'a> Compact<'a> {
     /// Takes a token apart.
     ///
     /// # Errors
@@ -74,14 +70,9 @@ impl<'a> Unverified<'a> {
         if header.is_empty() || claims.is_empty() || signature.is_empty() {
             return Err(Malformed::Parts);
         }
-        let message = &token[..header.len() + 1 + claims.len()];
-        let members = strict_json::object(&decode(header)?).map_err(|_| Malformed::Header)?;
-        let [alg, typ, kid] = header_members(members).ok_or(Malformed::HeaderMembers)?;
         Ok(Self {
-            alg,
-            typ,
-            kid,
-            message,
+            header: strict_json::object(&decode(header)?).map_err(|_| Malformed::Header)?,
+            message: &token[..header.len() + 1 + claims.len()],
             claims,
             signature: decode(signature)?,
         })
@@ -95,6 +86,38 @@ impl<'a> Unverified<'a> {
         key.verify(self.message.as_bytes(), &self.signature)?;
         let claims = decode(self.claims).map_err(NotVerified::Malformed)?;
         strict_json::object(&claims).map_err(|_| NotVerified::Claims)
+    }
+}
+
+/// One of our own tokens that was taken apart. Nothing is proved yet.
+pub struct Unverified<'a> {
+    /// What the header says the algorithm is.
+    pub alg: String,
+    /// What the header says the token is.
+    pub typ: String,
+    /// The key that the header names.
+    pub kid: String,
+    token: Compact<'a>,
+}
+
+impl<'a> Unverified<'a> {
+    /// Takes a token apart.
+    ///
+    /// # Errors
+    /// [`Malformed`] says what is wrong.
+    pub fn parse(token: &'a str) -> Result<Self, Malformed> {
+        let mut token = Compact::parse(token)?;
+        let members = std::mem::take(&mut token.header);
+        let [alg, typ, kid] = header_members(members).ok_or(Malformed::HeaderMembers)?;
+        Ok(Self { alg, typ, kid, token })
+    }
+
+    /// The claims, once the signature is found to be this key's.
+    ///
+    /// # Errors
+    /// See [`Compact::verified`].
+    pub fn verified(&self, key: &VerifyingKey) -> Result<Map<String, Value>, NotVerified> {
+        self.token.verified(key)
     }
 }
 

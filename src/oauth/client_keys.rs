@@ -10,6 +10,8 @@ use super::client::JwksUri;
 
 /// A client changes its keys with both in the set; more than a few are a mistake.
 pub const MOST_KEYS: usize = 10;
+/// A published set may be a large provider's, with keys for every region.
+const MOST_PUBLISHED: usize = 64;
 
 /// Where the keys of a client are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub fn usable(document: &[u8]) -> Vec<PublicJwk> {
     keys.iter()
         .filter(signs)
         .filter_map(|key| public(key).ok())
-        .take(MOST_KEYS)
+        .take(MOST_PUBLISHED)
         .collect()
 }
 

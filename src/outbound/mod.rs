@@ -5,7 +5,9 @@
 //! connection goes to the very addresses that were looked at.
 
 mod addresses;
+mod kept;
 pub mod key_sets;
+pub mod providers;
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -13,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::ACCEPT;
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Response, StatusCode};
+use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use url::{Host, Url};
 
 use crate::config::{Network, Outbound as Settings};
@@ -101,6 +104,50 @@ impl Outbound {
     /// # Errors
     /// The reason why there is none.
     pub async fn document(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
+        self.read(self.client.get(url.clone()), url).await
+    }
+
+    /// The document at this address that this token gives access to (RFC 6750 section 2.1), within the same limits.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub async fn protected_document(&self, url: &Url, access_token: &str) -> Result<Vec<u8>, FetchError> {
+        let request = self.client.get(url.clone()).header(ACCEPT, "application/json");
+        self.read(request.bearer_auth(access_token), url).await
+    }
+
+    async fn read(&self, request: RequestBuilder, url: &Url) -> Result<Vec<u8>, FetchError> {
+        let answer = self.send(request, url).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(FetchError::Status);
+        }
+        body(answer).await
+    }
+
+    /// What this address answers to a form: its status and at most 64 KiB, within 5 seconds. `credentials` go into the
+    /// `Authorization` header (RFC 7617). Never sent twice: what a form asks for may be had once.
+    ///
+    /// # Errors
+    /// The reason why there is no answer.
+    pub async fn submit(
+        &self,
+        url: &Url,
+        credentials: Option<(&str, &str)>,
+        form: &[(&str, &str)],
+    ) -> Result<(u16, Vec<u8>), FetchError> {
+        let mut request = self
+            .client
+            .post(url.clone())
+            .header(ACCEPT, "application/json")
+            .form(form);
+        if let Some((user, password)) = credentials {
+            request = request.basic_auth(user, Some(password));
+        }
+        let answer = self.send(request, url).await?;
+        Ok((answer.status().as_u16(), body(answer).await?))
+    }
+
+    async fn send(&self, request: RequestBuilder, url: &Url) -> Result<Response, FetchError> {
         // No name is resolved for a literal address, so that the guard never sees it.
         let literal = match url.host() {
             Some(Host::Ipv4(address)) => Some(address.into()),
@@ -110,16 +157,7 @@ impl Outbound {
         if literal.is_some_and(|address| !is_allowed(address, &self.allowed)) {
             return Err(FetchError::AddressNotAllowed);
         }
-        let answer = self
-            .client
-            .get(url.clone())
-            .send()
-            .await
-            .map_err(|error| reason(&error))?;
-        if answer.status() != StatusCode::OK {
-            return Err(FetchError::Status);
-        }
-        body(answer).await
+        request.send().await.map_err(|error| reason(&error))
     }
 }
 

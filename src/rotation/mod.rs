@@ -175,6 +175,7 @@ impl Rotation {
         // Other nodes' clocks may be behind by S.
         let skew = self.rotator.policy.windows().clock_skew;
         self.rotator.db.forget_assertions(now - skew).await?;
+        self.rotator.db.prune_federated_logins(now - skew).await?;
         self.keyring.write_uses_down().await?;
         self.beat(snapshot.version, now).await
     }

@@ -39,7 +39,8 @@ impl Pair {
         json!({ "alg": self.jwk.alg.name(), "kid": self.jwk.kid })
     }
 
-    fn sign(&self, header: &str, claims: &str) -> String {
+    /// A token of this header and these claims, as they stand.
+    pub fn sign(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", BASE64URL.encode(header), BASE64URL.encode(claims));
         let signature = self.key.sign(message.as_bytes()).unwrap();
         format!("{message}.{}", BASE64URL.encode(signature))

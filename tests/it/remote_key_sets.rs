@@ -11,7 +11,6 @@ use keyround::config::Outbound as Settings;
 use keyround::jose::alg::Algorithm;
 use keyround::outbound::key_sets::{COOLDOWN, FRESH, LONGEST, NoKeys, RemoteKeySets};
 use keyround::outbound::{FetchError, Outbound};
-use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 use serde_json::{Value, json};
 
 use crate::client_assertions::{Pair, keyround, present, refused};
@@ -65,14 +64,6 @@ impl Publisher {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new(folder.path());
-        authority.pair(1, 30);
-        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
-        acceptor
-            .set_private_key_file(authority.0.join("server.key"), SslFiletype::PEM)
-            .unwrap();
-        acceptor
-            .set_certificate_chain_file(authority.0.join("server.pem"))
-            .unwrap();
         let state = web::Data::new(State {
             reply: Mutex::new(Reply::Text(set(&[]))),
             asked: AtomicUsize::new(0),
@@ -81,7 +72,7 @@ impl Publisher {
         let server = HttpServer::new(move || App::new().app_data(data.clone()).default_service(web::to(answer)))
             .workers(1)
             .disable_signals()
-            .bind_openssl("127.0.0.1:0", acceptor)
+            .bind_openssl("127.0.0.1:0", authority.acceptor())
             .unwrap();
         let port = server.addrs()[0].port();
         let running = server.run();

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslFiletype, SslMethod};
+
 use crate::process::{BINARY, PATH, Serving, free_port, run};
 
 /// An authority, and servers' pairs that it signs, in a folder.
@@ -60,6 +62,17 @@ impl Authority {
         );
         let text = |name: &str| std::fs::read_to_string(self.0.join(name)).unwrap();
         (text("server.pem"), text("server.key"))
+    }
+
+    /// What a server in the test's own process speaks TLS with.
+    pub fn acceptor(&self) -> SslAcceptorBuilder {
+        self.pair(1, 30);
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+        acceptor
+            .set_private_key_file(self.0.join("server.key"), SslFiletype::PEM)
+            .unwrap();
+        acceptor.set_certificate_chain_file(self.0.join("server.pem")).unwrap();
+        acceptor
     }
 }
 

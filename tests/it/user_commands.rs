@@ -104,7 +104,7 @@ async fn log_in(app: &TestApp, raw: &Raw, user: &str, tenant: &str) -> String {
             client_id: "first-party".to_owned(),
             iat: signing.now.0,
             exp: signing.now.0 + 600,
-            jti: random_jti().unwrap(),
+            jti: random_jti(),
             scope: None,
             session: Some(SessionClaims {
                 nbf: signing.now.0,

@@ -1,0 +1,189 @@
+//! What a provider says of itself (OpenID Connect Discovery section 3, RFC 8414 section 2).
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::jose::strict_json;
+
+use super::{ProviderIssuer, https_url};
+
+/// How we prove ourselves at its token endpoint (RFC 6749 section 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthentication {
+    /// `client_secret_basic`.
+    Basic,
+    /// `client_secret_post`.
+    Post,
+}
+
+/// The part that a login needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Where people log in.
+    pub authorization_endpoint: Url,
+    /// Where a code becomes an ID token.
+    pub token_endpoint: Url,
+    /// Where its keys are.
+    pub jwks_uri: Url,
+    /// Where it says more of who has logged in.
+    pub userinfo_endpoint: Option<Url>,
+    /// How we prove ourselves there.
+    pub authentication: ClientAuthentication,
+    /// Whether every answer names its issuer (RFC 9207 section 3).
+    pub names_issuer: bool,
+}
+
+/// Why a document is not a provider's metadata. No variant holds a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MetadataError {
+    /// No JSON object.
+    #[error("its metadata must be a JSON object in which every name stands once")]
+    NoObject,
+    /// Another provider's.
+    #[error("its metadata must name the very issuer that was configured, byte for byte")]
+    Issuer,
+    /// A place to go to.
+    #[error("its metadata must have an https URL without a user and a fragment as {0}")]
+    Endpoint(&'static str),
+    /// No way to prove ourselves.
+    #[error("its token endpoint must take client_secret_basic or client_secret_post")]
+    Authentication,
+}
+
+impl Metadata {
+    /// Reads the document that was found at the issuer's discovery URL.
+    ///
+    /// # Errors
+    /// [`MetadataError`] says what is wrong.
+    pub fn parse(document: &[u8], issuer: &ProviderIssuer) -> Result<Self, MetadataError> {
+        let members = strict_json::object(document.trim_ascii()).map_err(|_| MetadataError::NoObject)?;
+        if members.get("issuer").and_then(Value::as_str) != Some(issuer.as_str()) {
+            return Err(MetadataError::Issuer);
+        }
+        let endpoint = |name| {
+            let text = members.get(name).and_then(Value::as_str);
+            text.and_then(https_url).ok_or(MetadataError::Endpoint(name))
+        };
+        Ok(Self {
+            authorization_endpoint: endpoint("authorization_endpoint")?,
+            token_endpoint: endpoint("token_endpoint")?,
+            jwks_uri: endpoint("jwks_uri")?,
+            userinfo_endpoint: match members.get("userinfo_endpoint") {
+                None => None,
+                Some(_) => Some(endpoint("userinfo_endpoint")?),
+            },
+            authentication: authentication(&members)?,
+            names_issuer: members.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
+        })
+    }
+}
+
+/// Basic when nothing is said, and when both are.
+fn authentication(members: &Map<String, Value>) -> Result<ClientAuthentication, MetadataError> {
+    let Some(methods) = members.get("token_endpoint_auth_methods_supported") else {
+        return Ok(ClientAuthentication::Basic);
+    };
+    let methods = methods.as_array().ok_or(MetadataError::Authentication)?;
+    let takes = |name: &str| methods.iter().any(|method| method == name);
+    if takes("client_secret_basic") {
+        Ok(ClientAuthentication::Basic)
+    } else if takes("client_secret_post") {
+        Ok(ClientAuthentication::Post)
+    } else {
+        Err(MetadataError::Authentication)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(change: impl FnOnce(&mut Value)) -> Result<Metadata, MetadataError> {
+        let mut document = json!({
+            "issuer": "https://id.example/", "authorization_endpoint": "https://id.example/auth?a=b",
+            "token_endpoint": "https://api.example/token", "jwks_uri": "https://keys.example/jwks.json",
+        });
+        change(&mut document);
+        Metadata::parse(
+            format!("{document}\n").as_bytes(),
+            &"https://id.example/".parse().unwrap(),
+        )
+    }
+
+    #[test]
+    fn what_a_login_needs_is_read() {
+        let metadata = read(|_| {}).unwrap();
+        assert_eq!(metadata.authorization_endpoint.as_str(), "https://id.example/auth?a=b");
+        assert_eq!(metadata.authentication, ClientAuthentication::Basic);
+        assert!(!metadata.names_issuer);
+        assert_eq!(metadata.userinfo_endpoint, None);
+        let userinfo = "https://api.example/userinfo";
+        let metadata = read(|document| document["userinfo_endpoint"] = userinfo.into()).unwrap();
+        assert_eq!(metadata.userinfo_endpoint.unwrap().as_str(), userinfo);
+        for (methods, expected) in [
+            (json!(["client_secret_post"]), Ok(ClientAuthentication::Post)),
+            (
+                json!(["none", "client_secret_post", "client_secret_basic"]),
+                Ok(ClientAuthentication::Basic),
+            ),
+            (json!(["private_key_jwt"]), Err(MetadataError::Authentication)),
+            (json!([]), Err(MetadataError::Authentication)),
+            (json!("client_secret_basic"), Err(MetadataError::Authentication)),
+        ] {
+            let read = read(|document| document["token_endpoint_auth_methods_supported"] = methods.clone());
+            assert_eq!(read.map(|metadata| metadata.authentication), expected, "{methods}");
+        }
+        let names = read(|document| document["authorization_response_iss_parameter_supported"] = true.into());
+        assert!(names.unwrap().names_issuer);
+    }
+
+    #[test]
+    fn another_providers_metadata_and_places_without_tls_are_refused() {
+        for issuer in [
+            "https://id.example",
+            "https://ID.example/",
+            "https://id.example//",
+            "https://other.example/",
+        ] {
+            assert_eq!(
+                read(|document| document["issuer"] = issuer.into()),
+                Err(MetadataError::Issuer),
+                "{issuer}"
+            );
+        }
+        for name in [
+            "authorization_endpoint",
+            "token_endpoint",
+            "jwks_uri",
+            "userinfo_endpoint",
+        ] {
+            for value in [
+                json!("http://id.example/"),
+                json!("/auth"),
+                json!("https://user:password@id.example/"),
+                json!("https://id.example/#a"),
+                json!("javascript:alert(1)"),
+                json!(["https://id.example/"]),
+                Value::Null,
+            ] {
+                let read = read(|document| document[name] = value.clone());
+                assert_eq!(read, Err(MetadataError::Endpoint(name)), "{value}");
+            }
+        }
+        let issuer = "https://id.example".parse().unwrap();
+        for text in [
+            "",
+            "[]",
+            "<html>",
+            r#"{"issuer":"https://id.example","issuer":"https://id.example"}"#,
+        ] {
+            assert_eq!(
+                Metadata::parse(text.as_bytes(), &issuer),
+                Err(MetadataError::NoObject),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! `keyround providers`: the OpenID providers that people may log in with.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::accounts::federation::{
+    DEFAULT_SCOPE, OpenIdScope, Provider, ProviderClientId, ProviderIssuer, ProviderName,
+};
+use crate::app::Foundation;
+use crate::clock::UnixTime;
+use crate::config::{Config, read_secret_file};
+use crate::keyring::secret_binding;
+use crate::logins::federated::redirect_uri;
+use crate::store::audit::Entry;
+use crate::store::identity_providers::ProviderChange;
+
+use super::{ACTOR, Context, Failure, output};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Register a provider; tells the redirect URI to register there.
+    Create(New),
+    /// List every provider.
+    List,
+    /// Let nobody log in with a provider from now on. Sessions that began with it live on.
+    Disable {
+        /// The provider.
+        name: ProviderName,
+    },
+    /// Let people log in with a disabled provider again.
+    Enable {
+        /// The provider.
+        name: ProviderName,
+    },
+    /// Give a provider another client secret, in place of the one before.
+    SetSecret {
+        /// The provider.
+        name: ProviderName,
+        #[arg(long, value_name = "FILE", help = SECRET_HELP)]
+        client_secret_file: PathBuf,
+    },
+    /// Delete a provider, and with it who its people are here; their accounts stay.
+    Delete {
+        /// The provider.
+        name: ProviderName,
+    },
+}
+
+const SECRET_HELP: &str = "The file with the secret that it gave us, mode 0600";
+
+#[derive(Args)]
+pub struct New {
+    /// Our name for it, as it stands in /auth/federated/NAME.
+    name: ProviderName,
+    /// Its issuer, exactly as it writes it.
+    #[arg(long, value_name = "URL")]
+    issuer: ProviderIssuer,
+    /// Its name for us.
+    #[arg(long, value_name = "ID")]
+    client_id: ProviderClientId,
+    #[arg(long, value_name = "FILE", help = SECRET_HELP)]
+    client_secret_file: PathBuf,
+    /// What is asked for.
+    #[arg(long, default_value = DEFAULT_SCOPE)]
+    scope: OpenIdScope,
+    /// Whoever has an e-mail that this provider and we have verified logs in to the account of that e-mail. Only for a provider
+    /// that is trusted to verify.
+    #[arg(long)]
+    link_verified_email: bool,
+}
+
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(new) => create(context, new).await,
+        Command::List => list(context).await,
+        Command::Disable { name } => {
+            let told = ["is disabled", "was disabled already"];
+            change(context, &name, &ProviderChange::Disable, "provider.disabled", told).await
+        }
+        Command::Enable { name } => {
+            let told = ["is enabled", "was enabled already"];
+            change(context, &name, &ProviderChange::Enable, "provider.enabled", told).await
+        }
+        Command::SetSecret {
+            name,
+            client_secret_file,
+        } => {
+            let (_, foundation) = context.foundation().await?;
+            let sealed = sealed(&foundation, &name, &client_secret_file)?;
+            let told = ["has another client secret", "has this client secret already"];
+            let changed = ProviderChange::ChangeSecret { sealed };
+            change(context, &name, &changed, "provider.secret_changed", told).await
+        }
+        Command::Delete { name } => {
+            let told = ["is deleted", "was deleted already"];
+            change(context, &name, &ProviderChange::Delete, "provider.deleted", told).await
+        }
+    }
+}
+
+fn sealed(foundation: &Foundation, name: &ProviderName, file: &std::path::Path) -> Result<String, Failure> {
+    let secret = read_secret_file("--client-secret-file", file)?;
+    let sealed = foundation
+        .rotator
+        .master_key
+        .seal(&secret_binding(&name.secret_name()), secret.as_bytes());
+    sealed.map_err(|error| Failure::Refused(error.to_string()))
+}
+
+fn entry(event: &'static str, name: &ProviderName, now: UnixTime, reason: &str) -> Entry {
+    Entry {
+        event,
+        subject: name.to_string(),
+        happened_at: now,
+        noted_at: now,
+        actor: ACTOR.to_owned(),
+        reason: reason.to_owned(),
+        once: false,
+    }
+}
+
+async fn create(context: &Context, new: New) -> Result<(), Failure> {
+    let (config, foundation) = context.foundation().await?;
+    let now = context.clock.read().wall;
+    let sealed = sealed(&foundation, &new.name, &new.client_secret_file)?;
+    let provider = Provider {
+        name: new.name,
+        issuer: new.issuer,
+        client_id: new.client_id,
+        scope: new.scope,
+        links_verified_emails_since: new.link_verified_email.then_some(now),
+        created_at: now,
+        disabled_at: None,
+    };
+    let entry = entry("provider.created", &provider.name, now, "registered");
+    let db = &foundation.rotator.db;
+    if !db.create_identity_provider(&provider, &sealed, &entry).await? {
+        return Err(Failure::Refused(format!(
+            "there is a provider '{}' already; choose another name, or delete that one first",
+            provider.name
+        )));
+    }
+    let shown = to_json(&config, &provider);
+    if context.json {
+        output::json(&shown);
+    } else {
+        output::line(&format!("provider       {}", provider.name));
+        output::line(&format!("redirect URI   {}", redirect(&config, &provider)));
+        output::line("Register this redirect URI there. People log in at /auth/federated/NAME below the issuer.");
+    }
+    Ok(())
+}
+
+fn redirect(config: &Config, provider: &Provider) -> String {
+    redirect_uri(config.server.issuer.as_str(), &provider.name)
+}
+
+fn to_json(config: &Config, provider: &Provider) -> Value {
+    json!({
+        "provider": provider.name.as_str(),
+        "issuer": provider.issuer.as_str(),
+        "client_id": provider.client_id.as_str(),
+        "scope": provider.scope.as_str(),
+        "redirect_uri": redirect(config, provider),
+        "link_verified_email": provider.links_verified_emails_since.is_some(),
+        "created_at": provider.created_at.rfc3339(),
+        "disabled_at": provider.disabled_at.map(UnixTime::rfc3339),
+    })
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let (config, db) = context.database().await?;
+    let providers = db.identity_providers().await?;
+    if context.json {
+        let shown: Vec<Value> = providers.iter().map(|provider| to_json(&config, provider)).collect();
+        output::json(&shown);
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = providers.iter().map(row).collect();
+    let headings = ["PROVIDER", "STATE", "LINKS", "ISSUER", "CLIENT ID"];
+    output::line(&output::table(&headings, &rows));
+    Ok(())
+}
+
+fn row(provider: &Provider) -> Vec<String> {
+    let state = if provider.disabled_at.is_some() {
+        "disabled"
+    } else {
+        "enabled"
+    };
+    let links = if provider.links_verified_emails_since.is_some() {
+        "verified e-mails"
+    } else {
+        "nothing"
+    };
+    vec![
+        provider.name.to_string(),
+        state.to_owned(),
+        links.to_owned(),
+        provider.issuer.to_string(),
+        provider.client_id.to_string(),
+    ]
+}
+
+/// Changes a provider; `told` says what is so now, and what was so already.
+async fn change(
+    context: &Context,
+    name: &ProviderName,
+    change: &ProviderChange,
+    event: &'static str,
+    told: [&str; 2],
+) -> Result<(), Failure> {
+    let (_, foundation) = context.foundation().await?;
+    let db = &foundation.rotator.db;
+    let entry = entry(event, name, context.clock.read().wall, "asked for");
+    let changed = db.change_identity_provider(name, change, &entry).await?;
+    if !changed && db.identity_provider(name).await?.is_none() {
+        return Err(Failure::Refused(format!(
+            "no provider is called '{name}'; 'keyround providers list' names them all"
+        )));
+    }
+    if context.json {
+        output::json(&json!({ "provider": name.as_str(), "changed": changed }));
+    } else {
+        output::line(&format!("provider {name} {}", told[usize::from(!changed)]));
+    }
+    Ok(())
+}
