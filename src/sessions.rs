@@ -379,14 +379,17 @@ impl Sessions {
         self.open(token).ok().map(|token| token.sid)
     }
 
-    /// Forgets the sessions that have expired, a few at a time; answers with their number.
+    /// Forgets the sessions that have expired, a few at a time, and the limits that nobody has used up anything of; answers with the
+    /// number of sessions.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn prune(&self) -> Result<u64, StoreError> {
         // No access token outlives its session; a clock that is ahead of another must not make it forgotten before that.
         let skew = self.keyring.policy().windows().clock_skew;
-        let pruned = prune(&self.db, self.now() - skew * 2, &self.clock).await?;
+        let expired = self.now() - skew * 2;
+        let pruned = prune(&self.db, expired, &self.clock).await?;
+        prune_limits(&self.db, expired, &self.clock).await?;
         self.metrics.pruned(pruned);
         Ok(pruned)
     }
@@ -472,10 +475,25 @@ impl Sessions {
 /// # Errors
 /// When the database does not answer.
 pub async fn prune(db: &Db, expired: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
+    in_batches(clock, || db.prune_sessions(expired, PRUNED_AT_ONCE)).await
+}
+
+/// Forgets the limits that nobody has used up anything of since this time, in the same way; answers with their number.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn prune_limits(db: &Db, drained: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
+    in_batches(clock, || db.prune_limits(drained, PRUNED_AT_ONCE)).await
+}
+
+async fn in_batches<F>(clock: &Clock, mut prune: impl FnMut() -> F) -> Result<u64, StoreError>
+where
+    F: Future<Output = Result<u64, StoreError>>,
+{
     let mut pruned = 0;
     loop {
         let before = clock.read().monotonic;
-        let batch = db.prune_sessions(expired, PRUNED_AT_ONCE).await?;
+        let batch = prune().await?;
         pruned += batch;
         if batch < u64::from(PRUNED_AT_ONCE) {
             return Ok(pruned);

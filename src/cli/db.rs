@@ -11,7 +11,7 @@ use crate::keyring::trusted_time;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::policy::Policy;
 use crate::rotation::rewrap::{Census, Under, census};
-use crate::sessions::prune;
+use crate::sessions::{prune, prune_limits};
 use crate::store::{Db, StoreError, known_schema};
 
 use super::master_key::master_keys;
@@ -26,7 +26,7 @@ pub enum Command {
     Migrate,
     /// See whether everything is in order, and change nothing; fails when it is not.
     Check,
-    /// Delete what nothing depends on: nodes not seen for a day, and expired sessions. Expired keys leave by the schedule alone.
+    /// Delete what nothing depends on: nodes not seen for a day, expired sessions and unused limits. Expired keys leave by the schedule alone.
     Prune,
 }
 
@@ -62,11 +62,13 @@ async fn forget(context: &Context) -> Result<(), Failure> {
     let nodes = db.forget_nodes(now - GONE).await?;
     let skew = config.keys.policy.windows().clock_skew;
     let sessions = prune(&db, now - skew * 2, &context.clock).await?;
+    let limits = prune_limits(&db, now - skew * 2, &context.clock).await?;
     if context.json {
-        output::json(&json!({ "nodes": nodes, "sessions": sessions }));
+        output::json(&json!({ "nodes": nodes, "sessions": sessions, "limits": limits }));
     } else {
         output::line(&format!("forgot {nodes} nodes that were not seen for {GONE}"));
         output::line(&format!("forgot {sessions} sessions that have expired"));
+        output::line(&format!("forgot {limits} limits that nobody has used up anything of"));
     }
     Ok(())
 }
