@@ -153,11 +153,11 @@ impl Logins {
         if self.settings.registration == Registration::Closed {
             return Err(LoginError::RegistrationClosed);
         }
-        self.refuse_weak(&password, &email, &name)?;
         let place = self.hashing.reserve()?;
-        // It is not given back: each costs a hash and a row. Whether the address is taken makes no difference.
-        self.charge(&self.attempt(&email, address)).await?;
-        let hash = self.hash(place, password).await?;
+        // It is not given back: each costs a hash and a row.
+        let attempt = Attempt::without_account(address, &self.settings.attempts, &self.hash_key);
+        self.charge(&attempt).await?;
+        let hash = self.hash_new(place, password, &email, &name).await?;
         let now = self.sessions.now();
         let user = User {
             id: UserId::generate(now),
@@ -254,13 +254,13 @@ impl Logins {
         address: IpAddr,
     ) -> Result<Vec<SessionId>, LoginError> {
         let known = self.db.user(user).await?.ok_or(LoginError::Wrong)?.user;
-        self.refuse_weak(&new, &known.email, &known.name)?;
         let proof = self.prove(&known.email, current, address).await?;
         self.accept(&proof).await;
         if proof.user.user.id != user {
             return Err(LoginError::Wrong);
         }
-        let hash = self.hash(self.hashing.reserve()?, new).await?;
+        let place = self.hashing.reserve()?;
+        let hash = self.hash_new(place, new, &known.email, &known.name).await?;
         let entry = self.entry("user.password_changed", &user.to_string());
         let ended = self
             .db
@@ -340,12 +340,22 @@ impl Logins {
         Ok(())
     }
 
-    async fn hash(&self, place: Place, password: Password) -> Result<PasswordHash, LoginError> {
+    /// The hash of a new password, if it may be one.
+    async fn hash_new(
+        &self,
+        place: Place,
+        password: Password,
+        email: &Email,
+        name: &Name,
+    ) -> Result<PasswordHash, LoginError> {
+        let words = AccountWords::new(email.as_str(), name.as_str(), &self.host);
+        let least = self.settings.password_min_length;
         let (parameters, key) = (self.settings.hash_parameters(), Arc::clone(&self.hash_key));
-        let hash = place
-            .run(move || PasswordHash::new(&password, parameters, &key))
-            .await?;
-        Ok(hash?)
+        let work = move || {
+            password.refuse_as_new(least, &words)?;
+            Ok(PasswordHash::new(&password, parameters, &key)?)
+        };
+        place.run(work).await?
     }
 
     /// The attempt was no guess. It is not undone when that cannot be written down.
@@ -364,11 +374,6 @@ impl Logins {
 
     fn attempt(&self, email: &Email, address: IpAddr) -> Attempt {
         Attempt::new(email.as_str(), address, &self.settings.attempts, &self.hash_key)
-    }
-
-    fn refuse_weak(&self, password: &Password, email: &Email, name: &Name) -> Result<(), RefusedPassword> {
-        let words = AccountWords::new(email.as_str(), name.as_str(), &self.host);
-        password.refuse_as_new(self.settings.password_min_length, &words)
     }
 
     fn told<T>(&self, what: &str, address: IpAddr, answer: Result<T, LoginError>) -> Result<T, LoginError> {

@@ -100,13 +100,26 @@ pub struct Charge {
     pub limit: Limit,
 }
 
+fn bucket(class: &str, of: &str, key: &HashKey) -> String {
+    format!("{class}:{}", key.digest(PURPOSE, of))
+}
+
+impl Charge {
+    fn new(class: &str, of: &str, rate: Rate, key: &HashKey) -> Self {
+        Self {
+            bucket: bucket(class, of, key),
+            limit: rate.in_seconds(),
+        }
+    }
+}
+
 /// An attempt to prove a password: what it is counted against.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The account from this address.
-    pub pair: Charge,
-    /// The account from wherever.
-    pub account: Charge,
+    /// The account from this address; none when no account is in question.
+    pub pair: Option<Charge>,
+    /// The account from wherever; none when no account is in question.
+    pub account: Option<Charge>,
     /// The address.
     pub address: Charge,
     /// The name under which it is remembered that the account was logged in to from this address.
@@ -117,18 +130,24 @@ impl Attempt {
     /// An attempt from this address to be the account of this normalised e-mail address, whether it exists or not.
     #[must_use]
     pub fn new(email: &str, address: IpAddr, rates: &AttemptRates, key: &HashKey) -> Self {
-        let network = network(address);
-        let name = |class: &str, of: &str| format!("{class}:{}", key.digest(PURPOSE, of));
-        let both = format!("{network} {email}");
-        let charge = |bucket, rate: Rate| Charge {
-            bucket,
-            limit: rate.in_seconds(),
-        };
+        let both = format!("{} {email}", network(address));
         Self {
-            pair: charge(name("pair", &both), rates.address_and_account),
-            account: charge(name("account", email), rates.account),
-            address: charge(name("address", &network.to_string()), rates.address),
-            known: name("known", &both),
+            pair: Some(Charge::new("pair", &both, rates.address_and_account, key)),
+            account: Some(Charge::new("account", email, rates.account, key)),
+            known: bucket("known", &both, key),
+            ..Self::without_account(address, rates, key)
+        }
+    }
+
+    /// An attempt from this address that concerns no account yet.
+    #[must_use]
+    pub fn without_account(address: IpAddr, rates: &AttemptRates, key: &HashKey) -> Self {
+        let network = network(address).to_string();
+        Self {
+            pair: None,
+            account: None,
+            address: Charge::new("address", &network, rates.address, key),
+            known: String::new(),
         }
     }
 
@@ -139,8 +158,8 @@ impl Attempt {
     pub fn charges(&self, known_until: Option<i64>, now: UnixTime) -> Vec<&Charge> {
         let latest = self.remembered_until(now).0.saturating_add(CLOCK_SLACK.0);
         let is_known = known_until.is_some_and(|until| until > now.0 && until <= latest);
-        let account = (!is_known).then_some(&self.account);
-        [Some(&self.pair), account, Some(&self.address)]
+        let account = self.account.as_ref().filter(|_| !is_known);
+        [self.pair.as_ref(), account, Some(&self.address)]
             .into_iter()
             .flatten()
             .collect()
@@ -297,8 +316,9 @@ mod tests {
     fn the_account_is_not_charged_from_a_known_address() {
         let attempt = attempt("a@example.com", "192.0.2.1");
         let now = UnixTime(1_000);
-        let all = vec![&attempt.pair, &attempt.account, &attempt.address];
-        let spared = vec![&attempt.pair, &attempt.address];
+        let (pair, account) = (attempt.pair.as_ref().unwrap(), attempt.account.as_ref().unwrap());
+        let all = vec![pair, account, &attempt.address];
+        let spared = vec![pair, &attempt.address];
         assert_eq!(attempt.charges(None, now), all);
         assert_eq!(attempt.charges(Some(1_001), now), spared);
         assert_eq!(attempt.charges(Some(1_000), now), all, "forgotten");

@@ -70,8 +70,8 @@ impl Db {
 
     async fn limits_of(&self, attempt: &Attempt) -> Result<Vec<(String, i64)>, StoreError> {
         Ok(on_read!(self, |pool| sqlx::query_as(READ)
-            .bind(&attempt.pair.bucket)
-            .bind(&attempt.account.bucket)
+            .bind(attempt.pair.as_ref().map(|charge| &*charge.bucket))
+            .bind(attempt.account.as_ref().map(|charge| &*charge.bucket))
             .bind(&attempt.address.bucket)
             .bind(&attempt.known)
             .fetch_all(pool)
