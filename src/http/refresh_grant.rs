@@ -48,7 +48,11 @@ pub async fn refresh(
         device: &Device::new(caller.address, user_agent),
     };
     let before = server.clock.read().monotonic;
-    let tokens = server.sessions.refresh(&request).await.map_err(refusal)?;
+    let tokens = server
+        .sessions
+        .refresh(&request)
+        .await
+        .map_err(|error| refusal(&error))?;
     tracing::info!(
         session.sid = %tokens.sid, client.ip = %caller.address, token.expires_in = tokens.expires_in.0,
         duration_ms = (server.clock.read().monotonic.saturating_sub(before)).as_millis(), "a session was refreshed"
@@ -81,7 +85,7 @@ pub fn public_client<'a>(request: &HttpRequest, parameters: &'a Parameters) -> R
     Ok(parameters.one("client_id")?.filter(|_| !proves_itself))
 }
 
-fn refusal(error: CannotRefresh) -> Refusal {
+fn refusal(error: &CannotRefresh) -> Refusal {
     match error {
         CannotRefresh::Refused(Refused::WrongAudience) => {
             OauthError::new(ErrorCode::InvalidTarget, "the session is not for this resource").into()

@@ -177,6 +177,9 @@ pub fn known_schema() -> i64 {
 const SQLITE_NOW: &str = "SELECT CAST(strftime('%s', 'now') AS INTEGER)";
 const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
 
+/// How many connections to PostgreSQL a node has at most: enough to keep its processors busy, and so few that five nodes fit
+/// into the hundred that it takes by default.
+const CONNECTIONS: u32 = 20;
 /// How long a statement may wait for another process that writes to the same SQLite file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may wait for a connection.
@@ -191,7 +194,7 @@ impl Db {
         match database {
             Database::Postgres(url) => {
                 let pool = PgPoolOptions::new()
-                    .max_connections(10)
+                    .max_connections(CONNECTIONS)
                     .acquire_timeout(ACQUIRE_TIMEOUT)
                     .connect_with(PgConnectOptions::from_str(url.reveal())?)
                     .await?;

@@ -52,7 +52,8 @@ macro_rules! family {
     };
 }
 const SQLITE_FAMILY: &str = family!("$2");
-const POSTGRES_FAMILY: &str = family!(postgres_now!());
+/// A session with its chain, its user and its tenant, on PostgreSQL; `$1` is its id.
+pub const POSTGRES_FAMILY: &str = family!(postgres_now!());
 
 macro_rules! claim {
     ($now:expr) => {
@@ -65,7 +66,8 @@ macro_rules! claim {
     };
 }
 const SQLITE_CLAIM: &str = claim!("$7");
-const POSTGRES_CLAIM: &str = claim!(postgres_now!());
+/// The claim of the next generation, on PostgreSQL: session, generation, digest, salt, address, user agent.
+pub const POSTGRES_CLAIM: &str = claim!(postgres_now!());
 
 const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
 const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \

@@ -9,7 +9,7 @@ use keyround::sessions::SessionTokens;
 use super::world::{World, is_active, log_in, refresh};
 
 /// Polls a future this often, and drops it where it stands; what it answers with, if it ends before that.
-async fn dropped_after<T>(polls: u64, future: impl Future<Output = T>) -> Option<T> {
+pub async fn dropped_after<T>(polls: u64, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut left = polls;
     std::future::poll_fn(|context| {

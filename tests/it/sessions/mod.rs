@@ -2,7 +2,9 @@
 
 mod crash;
 mod grant;
+mod prune;
 mod races;
 mod refresh;
+mod schedules;
 mod theft;
 pub mod world;

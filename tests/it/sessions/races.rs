@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keyround::accounts::refresh::Refused;
+use keyround::accounts::session::{EndedBy, SessionId};
 use keyround::clock::Clock;
-use keyround::sessions::{CannotRefresh, SessionTokens};
+use keyround::sessions::{CannotBegin, CannotRefresh, SessionTokens};
+use keyround::store::users::{StoredUser, UserChange};
 use tokio::task::JoinSet;
 
 use super::world::{World, is_active, log_in, log_out, refresh, refused};
 use crate::child::random;
-use crate::helpers::{TestApp, TestDatabase};
+use crate::helpers::{TestApp, TestDatabase, entry};
 
 /// How many refresh one token at once.
 const AT_ONCE: usize = 64;
@@ -106,9 +108,9 @@ crate::on_both_databases!(
         let (mut refreshed, mut gone) = (0, Vec::new());
         for round in 0..1_000 {
             let first = log_in(&world.app, &ada).await.unwrap();
-            let (here, there) = (&nodes[round % 2], &nodes[random(&mut state, 2) as usize]);
+            let (here, there) = (&nodes[round % 2], &nodes[usize::from(random(&mut state, 2) == 0)]);
             let (mut one, mut two) = (state, state.rotate_left(7));
-            let (answer, _) = tokio::join!(
+            let (answer, ()) = tokio::join!(
                 async {
                     dawdle(&mut one).await;
                     refresh(there, &first.refresh_token).await
@@ -150,3 +152,85 @@ crate::on_both_databases!(
         world.stop().await;
     }
 );
+
+crate::on_both_databases!(
+    a_suspension_that_races_logins_leaves_nothing_in_1000_interleavings,
+    |database| {
+        let world = World::start(database, &[]).await;
+        let nodes = two_nodes(&world).await;
+        let ada = world.user("ada").await;
+        let mut state = world.clock.read().wall.0.unsigned_abs();
+        let (mut began, mut gone) = (0, Vec::new());
+        for round in 0..1_000 {
+            let before = log_in(&world.app, &ada).await.unwrap();
+            let (here, there) = (&nodes[round % 2], &nodes[usize::from(random(&mut state, 2) == 0)]);
+            let (mut one, mut two) = (state, state.rotate_left(7));
+            let (answer, ended) = tokio::join!(
+                async {
+                    dawdle(&mut one).await;
+                    log_in(there, &ada).await
+                },
+                async {
+                    dawdle(&mut two).await;
+                    let ended = change(here, &ada, &UserChange::Suspend).await.unwrap();
+                    assert!(!is_active(here, &before.access_token), "round {round}");
+                    ended
+                }
+            );
+            assert!(ended.contains(&before.sid));
+            let mut tokens = vec![before];
+            match answer {
+                Ok(login) => {
+                    began += 1;
+                    assert!(
+                        ended.contains(&login.sid),
+                        "round {round}: a login came after the suspension"
+                    );
+                    tokens.push(login);
+                }
+                Err(CannotBegin::AccountChanged) => {}
+                Err(error) => panic!("round {round}: {error}"),
+            }
+            assert!(matches!(log_in(there, &ada).await, Err(CannotBegin::AccountChanged)));
+            // Lifting it brings none of them back.
+            assert!(change(here, &ada, &UserChange::Resume).await.is_some());
+            for tokens in tokens {
+                assert!(!is_active(here, &tokens.access_token), "round {round}");
+                for node in &nodes {
+                    let refused = refused(node, &tokens.refresh_token).await;
+                    assert_eq!(refused, Refused::Ended(EndedBy::Suspension), "round {round}");
+                }
+                gone.push(tokens);
+            }
+            assert!(
+                world
+                    .app
+                    .running
+                    .server
+                    .sessions
+                    .list(ada.user.id)
+                    .await
+                    .unwrap()
+                    .is_empty()
+            );
+        }
+        for node in &nodes {
+            node.running.server.keyring.refresh().await.unwrap();
+            assert!(gone.iter().all(|tokens| !is_active(node, &tokens.access_token)));
+        }
+        println!("{began} of 1,000 logins came before the suspension");
+        for node in nodes {
+            node.running.stop().await;
+        }
+        world.stop().await;
+    }
+);
+
+/// What an operator does to an account, on this server.
+async fn change(app: &TestApp, user: &StoredUser, change: &UserChange) -> Option<Vec<SessionId>> {
+    let server = &app.running.server;
+    let entry = entry("user.changed", "ada");
+    let ended = server.db.change_user(user.user.id, change, &entry).await.unwrap()?;
+    server.sessions.have_ended(&ended, EndedBy::Suspension);
+    Some(ended)
+}

@@ -32,7 +32,6 @@ crate::on_both_databases!(what_is_stolen_ends_its_session_and_no_other, |databas
         let second = refresh(&world.app, &stolen.refresh_token).await.unwrap();
         let mut later = Vec::new();
         match way {
-            "after the grace" => world.pass(31).await,
             "after its successor was used" => {
                 later.push(refresh(&world.app, &second.refresh_token).await.unwrap());
             }

@@ -38,6 +38,15 @@ impl World {
         } else {
             Clock::system()
         };
+        Self::start_with_clock(database, settings, clock).await
+    }
+
+    /// The same with this clock, for servers in processes of their own beside it.
+    pub async fn start_with_clock(
+        database: TestDatabase,
+        settings: &[(&'static str, &'static str)],
+        clock: Clock,
+    ) -> Self {
         let app = node(&database, &clock, settings).await;
         Self {
             raw: Raw::open(&database).await,

@@ -3,10 +3,12 @@
 //! Whether the signer is ready is asked before anything changes, and the access token is signed afterwards: what was committed and
 //! never answered is found again by the client's next try.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod ending;
+mod pruning;
+mod replays;
 
-use tokio::sync::watch;
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use crate::accounts::refresh::{Family, Limits, Presented, Refused, Verdict, judge};
@@ -14,7 +16,7 @@ use crate::accounts::refresh_token::{RefreshToken, new_salt};
 use crate::accounts::session::{Device, EndedBy, Session, SessionId};
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Role, UserId};
-use crate::clock::{Clock, Seconds, UnixTime, sleep};
+use crate::clock::{Clock, Seconds, UnixTime};
 use crate::config::Accounts;
 use crate::jose::alg::Algorithm;
 use crate::jose::seal::{HashKey, SealError};
@@ -28,37 +30,11 @@ use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::SessionMetrics;
 
+pub use pruning::{prune, prune_limits};
+pub use replays::Replays;
+
 /// How often a claim is tried that other writers are in the way of.
 const TRIES: usize = 5;
-
-/// How many expired sessions one statement deletes: so few that no refresh waits for it.
-const PRUNED_AT_ONCE: u32 = 200;
-
-/// How often the task looks for expired sessions.
-const PRUNE_PERIOD: Seconds = Seconds(60);
-
-/// How many sessions it is remembered of that a token came again; beyond, all are forgotten.
-const MOST_REPLAYS: usize = 16_384;
-
-/// The generations whose tokens came again on this node. The database notes each once, whoever asks; without this memory sixty
-/// tabs that ask at once would each wait for its one writer.
-#[derive(Default)]
-pub struct Replays(Mutex<HashMap<SessionId, i64>>);
-
-impl Replays {
-    /// Whether this is the first that is heard of it here.
-    fn is_new(&self, sid: SessionId, generation: i64) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_REPLAYS {
-            known.clear();
-        }
-        known.insert(sid, generation) != Some(generation)
-    }
-
-    fn forget(&self, sid: SessionId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&sid);
-    }
-}
 
 /// What begins, refreshes and ends sessions.
 pub struct Sessions {
@@ -301,68 +277,6 @@ impl Sessions {
         Ok(refused)
     }
 
-    /// Ends the session of a refresh token of this client, whatever its generation (RFC 7009 section 2.1); what is no token of this
-    /// client changes nothing. Answers with the session when there was one that had not ended.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn end_by_token(
-        &self,
-        token: &str,
-        client_id: &str,
-        by: EndedBy,
-    ) -> Result<Option<SessionId>, StoreError> {
-        let Ok(token) = self.open(token) else {
-            return Ok(None);
-        };
-        let Some((family, _)) = self.db.family(token.sid, self.now()).await? else {
-            return Ok(None);
-        };
-        if family.session.client_id != client_id {
-            return Ok(None);
-        }
-        let user = family.session.user;
-        let ended = self.end(token.sid, Some(user), by, &format!("user {user}")).await?;
-        Ok(ended.then_some(token.sid))
-    }
-
-    /// Ends a session, of this user when one is given; false when there is none that has not ended. From its return on this node
-    /// accepts nothing of it, and the others within `keys.replica_refresh`.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn end(&self, sid: SessionId, of: Option<UserId>, by: EndedBy, actor: &str) -> Result<bool, StoreError> {
-        let entry = self.entry("session.ended", sid, actor, by.name());
-        let ended = self.db.end_session(sid, of, by, &entry).await?;
-        if ended {
-            self.have_ended(&[sid], by);
-        }
-        Ok(ended)
-    }
-
-    /// Ends every session of a user, but this one when one is given; answers with those that had not ended.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn end_all(
-        &self,
-        user: UserId,
-        except: Option<SessionId>,
-        by: EndedBy,
-        actor: &str,
-    ) -> Result<Vec<SessionId>, StoreError> {
-        let entry = self.entry_about(String::new(), "session.ended", actor, by.name());
-        let ended = self.db.end_sessions_of(user, except, by, &entry).await?;
-        self.have_ended(&ended, by);
-        Ok(ended)
-    }
-
-    /// Refuses the access tokens of sessions whose end was committed a moment ago, by whichever statement.
-    pub fn have_ended(&self, sids: &[SessionId], by: EndedBy) {
-        self.keyring.sessions_ended(sids.iter().copied());
-        self.metrics.ended(by.name(), sids.len() as u64);
-    }
-
     /// The sessions of a user that have neither ended nor run out, the last used first.
     ///
     /// # Errors
@@ -377,36 +291,6 @@ impl Sessions {
     #[must_use]
     pub fn named_in(&self, token: &str) -> Option<SessionId> {
         self.open(token).ok().map(|token| token.sid)
-    }
-
-    /// Forgets the sessions that have expired, a few at a time, and the limits that nobody has used up anything of; answers with the
-    /// number of sessions.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn prune(&self) -> Result<u64, StoreError> {
-        // No access token outlives its session; a clock that is ahead of another must not make it forgotten before that.
-        let skew = self.keyring.policy().windows().clock_skew;
-        let expired = self.now() - skew * 2;
-        let pruned = prune(&self.db, expired, &self.clock).await?;
-        prune_limits(&self.db, expired, &self.clock).await?;
-        self.metrics.pruned(pruned);
-        Ok(pruned)
-    }
-
-    /// Forgets expired sessions until told to stop.
-    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        loop {
-            if self.keyring.snapshot().trusted().may_plan()
-                && let Err(error) = self.prune().await
-            {
-                tracing::warn!(%error, "expired sessions could not be forgotten; it is tried again");
-            }
-            tokio::select! {
-                _ = stop.wait_for(|stopped| *stopped) => return,
-                () = sleep(PRUNE_PERIOD.duration()) => {}
-            }
-        }
     }
 
     fn open(&self, token: &str) -> Result<RefreshToken, Refused> {
@@ -466,39 +350,6 @@ impl Sessions {
             reason: reason.to_owned(),
             once: false,
         }
-    }
-}
-
-/// Forgets the sessions that expired at this time or earlier, a few at a time, with pauses as long as the work, so that whoever
-/// refreshes meanwhile finds the database free; answers with their number.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn prune(db: &Db, expired: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
-    in_batches(clock, || db.prune_sessions(expired, PRUNED_AT_ONCE)).await
-}
-
-/// Forgets the limits that nobody has used up anything of since this time, in the same way; answers with their number.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn prune_limits(db: &Db, drained: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
-    in_batches(clock, || db.prune_limits(drained, PRUNED_AT_ONCE)).await
-}
-
-async fn in_batches<F>(clock: &Clock, mut prune: impl FnMut() -> F) -> Result<u64, StoreError>
-where
-    F: Future<Output = Result<u64, StoreError>>,
-{
-    let mut pruned = 0;
-    loop {
-        let before = clock.read().monotonic;
-        let batch = prune().await?;
-        pruned += batch;
-        if batch < u64::from(PRUNED_AT_ONCE) {
-            return Ok(pruned);
-        }
-        sleep(clock.read().monotonic.saturating_sub(before)).await;
     }
 }
 

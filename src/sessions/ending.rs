@@ -1,0 +1,71 @@
+//! The end of sessions before their time, by whoever may: committed first, and then known at once on this node.
+
+use crate::accounts::session::{EndedBy, SessionId};
+use crate::accounts::user::UserId;
+use crate::store::StoreError;
+
+use super::Sessions;
+
+impl Sessions {
+    /// Ends the session of a refresh token of this client, whatever its generation (RFC 7009 section 2.1); what is no token of this
+    /// client changes nothing. Answers with the session when there was one that had not ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_by_token(
+        &self,
+        token: &str,
+        client_id: &str,
+        by: EndedBy,
+    ) -> Result<Option<SessionId>, StoreError> {
+        let Ok(token) = self.open(token) else {
+            return Ok(None);
+        };
+        let Some((family, _)) = self.db.family(token.sid, self.now()).await? else {
+            return Ok(None);
+        };
+        if family.session.client_id != client_id {
+            return Ok(None);
+        }
+        let user = family.session.user;
+        let ended = self.end(token.sid, Some(user), by, &format!("user {user}")).await?;
+        Ok(ended.then_some(token.sid))
+    }
+
+    /// Ends a session, of this user when one is given; false when there is none that has not ended. From its return on this node
+    /// accepts nothing of it, and the others within `keys.replica_refresh`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end(&self, sid: SessionId, of: Option<UserId>, by: EndedBy, actor: &str) -> Result<bool, StoreError> {
+        let entry = self.entry("session.ended", sid, actor, by.name());
+        let ended = self.db.end_session(sid, of, by, &entry).await?;
+        if ended {
+            self.have_ended(&[sid], by);
+        }
+        Ok(ended)
+    }
+
+    /// Ends every session of a user, but this one when one is given; answers with those that had not ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_all(
+        &self,
+        user: UserId,
+        except: Option<SessionId>,
+        by: EndedBy,
+        actor: &str,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let entry = self.entry_about(String::new(), "session.ended", actor, by.name());
+        let ended = self.db.end_sessions_of(user, except, by, &entry).await?;
+        self.have_ended(&ended, by);
+        Ok(ended)
+    }
+
+    /// Refuses the access tokens of sessions whose end was committed a moment ago, by whichever statement.
+    pub fn have_ended(&self, sids: &[SessionId], by: EndedBy) {
+        self.keyring.sessions_ended(sids.iter().copied());
+        self.metrics.ended(by.name(), sids.len() as u64);
+    }
+}

@@ -1,0 +1,81 @@
+//! Sessions that have expired are forgotten, a few at a time.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::clock::{Clock, Seconds, UnixTime, sleep};
+use crate::store::{Db, StoreError};
+
+use super::Sessions;
+
+/// How many expired sessions one statement deletes: so few that no refresh waits for it.
+const PRUNED_AT_ONCE: u32 = 200;
+
+/// How often the task looks for expired sessions.
+const PRUNE_PERIOD: Seconds = Seconds(60);
+
+impl Sessions {
+    /// Forgets the sessions that have expired, a few at a time, and the limits that nobody has used up anything of; answers with the
+    /// number of sessions.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn prune(&self) -> Result<u64, StoreError> {
+        // No access token outlives its session; a clock that is ahead of another must not make it forgotten before that.
+        let skew = self.keyring.policy().windows().clock_skew;
+        let expired = self.now() - skew * 2;
+        let pruned = prune(&self.db, expired, &self.clock).await?;
+        prune_limits(&self.db, expired, &self.clock).await?;
+        self.metrics.pruned(pruned);
+        Ok(pruned)
+    }
+
+    /// Forgets expired sessions until told to stop.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            if self.keyring.snapshot().trusted().may_plan()
+                && let Err(error) = self.prune().await
+            {
+                tracing::warn!(%error, "expired sessions could not be forgotten; it is tried again");
+            }
+            tokio::select! {
+                _ = stop.wait_for(|stopped| *stopped) => return,
+                () = sleep(PRUNE_PERIOD.duration()) => {}
+            }
+        }
+    }
+}
+
+/// Forgets the sessions that expired at this time or earlier, a few at a time, with pauses as long as the work, so that whoever
+/// refreshes meanwhile finds the database free; answers with their number.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn prune(db: &Db, expired: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
+    in_batches(clock, || db.prune_sessions(expired, PRUNED_AT_ONCE)).await
+}
+
+/// Forgets the limits that nobody has used up anything of since this time, in the same way; answers with their number.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn prune_limits(db: &Db, drained: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
+    in_batches(clock, || db.prune_limits(drained, PRUNED_AT_ONCE)).await
+}
+
+async fn in_batches<F>(clock: &Clock, mut prune: impl FnMut() -> F) -> Result<u64, StoreError>
+where
+    F: Future<Output = Result<u64, StoreError>>,
+{
+    let mut pruned = 0;
+    loop {
+        let before = clock.read().monotonic;
+        let batch = prune().await?;
+        pruned += batch;
+        if batch < u64::from(PRUNED_AT_ONCE) {
+            return Ok(pruned);
+        }
+        sleep(clock.read().monotonic.saturating_sub(before)).await;
+    }
+}
