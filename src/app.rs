@@ -299,7 +299,6 @@ impl Running {
             trusted_proxies: config.server.trusted_proxies.clone(),
             origin: config.server.issuer.origin(),
             cookies: Cookies::new(&config.accounts, config.server.issuer.path()),
-            accounts: config.accounts.clone(),
             defaults: Defaults {
                 alg: config.tokens.default_algorithm,
                 access_token_ttl: config.tokens.access_token_ttl,

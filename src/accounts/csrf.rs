@@ -12,6 +12,8 @@ use super::session::SessionId;
 
 /// What a token's tag is made for.
 const PURPOSE: &str = "csrf";
+/// What the token of a session is made for.
+const OF_SESSION: &str = "csrf-of-session";
 /// What the two copies are compared by.
 const COMPARISON: &str = "csrf-double-submit";
 
@@ -50,12 +52,16 @@ pub enum Forged {
     NotBound,
 }
 
-/// A new token.
+/// A token. That of a session follows from the session, so that two tabs that ask at once get the same and neither takes it from the
+/// other; before a login each is new.
 ///
 /// # Errors
 /// When there is no randomness.
 pub fn issue(key: &HashKey, bound: Bound) -> Result<String, SealError> {
-    let random = random_secret()?;
+    let random = match bound {
+        Bound::BeforeLogin => random_secret()?,
+        Bound::To(sid) => Zeroizing::new(key.digest(OF_SESSION, &sid.to_string())),
+    };
     let tag = key.digest(PURPOSE, &bound.signed(&random));
     Ok(format!("{}.{tag}", *random))
 }
@@ -112,6 +118,17 @@ mod tests {
             let strange = HashKey::from_bytes([8; 32]);
             assert_eq!(check(&strange, own, Some(&token), Some(&token)), Err(Forged::NotBound));
         }
+    }
+
+    #[test]
+    fn a_session_has_one_token_and_a_stranger_gets_a_new_one() {
+        let (a, b) = (session(), session());
+        assert_eq!(issue(&key(), a).unwrap(), issue(&key(), a).unwrap());
+        assert_ne!(issue(&key(), a).unwrap(), issue(&key(), b).unwrap());
+        assert_ne!(
+            issue(&key(), Bound::BeforeLogin).unwrap(),
+            issue(&key(), Bound::BeforeLogin).unwrap()
+        );
     }
 
     #[test]

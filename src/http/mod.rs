@@ -14,7 +14,8 @@ pub mod revoke;
 pub mod token;
 mod turns;
 
-use std::sync::{Arc, Mutex};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -24,8 +25,8 @@ use actix_web::middleware::Next;
 use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::accounts::refresh_limits::RefreshLimits;
-use crate::clock::Clock;
-use crate::config::{Accounts, Network, Origin};
+use crate::clock::{Clock, Seconds};
+use crate::config::{Network, Origin};
 use crate::jose::seal::HashKey;
 use crate::keyring::Keyring;
 use crate::logins::Logins;
@@ -52,8 +53,6 @@ pub struct Server {
     pub trusted_proxies: Vec<Network>,
     /// The origin of the issuer: pages of it are ours.
     pub origin: Origin,
-    /// How people log in.
-    pub accounts: Accounts,
     /// The cookies of people's browsers.
     pub cookies: Cookies,
     /// What a client gets that has no wish of its own.
@@ -88,13 +87,35 @@ impl Server {
     pub fn has_accounts(&self) -> bool {
         self.sessions.settings.enabled
     }
+
+    /// Whether pages of this origin may call with cookies.
+    #[must_use]
+    pub fn accepts_origin(&self, origin: &str) -> bool {
+        let listed = self.sessions.settings.allowed_origins.iter();
+        std::iter::once(&self.origin)
+            .chain(listed)
+            .any(|accepted| accepted.as_str() == origin)
+    }
+
+    /// Counts a refresh against its address, and against its session when the token is one of ours. Honest retries, 64 at once, meet
+    /// no limit.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn charge_refresh(&self, address: IpAddr, token: &str) -> Result<(), Seconds> {
+        let now = self.clock.read().monotonic;
+        let session = self.sessions.named_in(token);
+        let mut limits = self.refresh_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.charge_address(address, now)?;
+        session.map_or(Ok(()), |sid| limits.charge_family(&sid.to_string(), now))
+    }
 }
 
 /// The routes of the public listener. Everything lies below the issuer's path; well-known documents also lie where
 /// RFC 8414 section 3.1 inserts that path.
 pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
     let path = server.issuer_path.clone();
-    let has_accounts = server.accounts.enabled;
+    let has_accounts = server.has_accounts();
     move |routes| {
         let mut key_sets = vec![KEY_SET_PATH.to_owned()];
         let mut documents = vec![
@@ -124,17 +145,6 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
             auth::routes(&path, routes);
         }
         routes.default_service(web::to(|| async { error::not_found() }));
-    }
-}
-
-impl Server {
-    /// Whether pages of this origin may call with cookies.
-    #[must_use]
-    pub fn accepts_origin(&self, origin: &str) -> bool {
-        let listed = self.accounts.allowed_origins.iter();
-        std::iter::once(&self.origin)
-            .chain(listed)
-            .any(|accepted| accepted.as_str() == origin)
     }
 }
 

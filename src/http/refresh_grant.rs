@@ -2,7 +2,7 @@
 //! logged in with.
 
 use actix_web::HttpRequest;
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 
 use crate::accounts::refresh::Refused;
 use crate::accounts::session::Device;
@@ -47,6 +47,13 @@ pub async fn refresh(
         audiences: &audiences,
         device: &Device::new(caller.address, user_agent),
     };
+    server.charge_refresh(caller.address, token).map_err(|retry_after| {
+        let description = format!("too many refreshes; try again in {retry_after}");
+        Refusal::WithStatus(
+            OauthError::new(ErrorCode::TemporarilyUnavailable, &description),
+            StatusCode::TOO_MANY_REQUESTS,
+        )
+    })?;
     let before = server.clock.read().monotonic;
     let tokens = server
         .sessions

@@ -41,7 +41,7 @@ impl FromRequest for Authenticated {
 /// # Errors
 /// As [`bearer`] and [`verified`], and `insufficient_scope` for a token of no person.
 pub fn authenticate(server: &Server, request: &HttpRequest) -> Result<Authenticated, Problem> {
-    let token = verified(server, bearer(request)?, &server.accounts.audience)?;
+    let token = verified(server, bearer(request)?, &server.sessions.settings.audience)?;
     person(&token)
 }
 

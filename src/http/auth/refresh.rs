@@ -1,7 +1,5 @@
 //! `POST /auth/refresh`: the next refresh token of a session, and a fresh access token.
 
-use std::sync::PoisonError;
-
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
@@ -45,11 +43,15 @@ pub async fn answer(
             "a refresh token goes back the way it came: leave token_delivery out",
         ));
     }
-    charge(&server, &request, token)?;
+    let address = client_address(&request, &server.trusted_proxies);
+    server.charge_refresh(address, token).map_err(|retry_after| {
+        let detail = format!("too many refreshes; try again in {retry_after}");
+        Problem::new(Code::RateLimited, detail).after(retry_after)
+    })?;
     let device = device(&server, &request);
     let presented = RefreshRequest {
         token,
-        client_id: &server.accounts.client_id,
+        client_id: &server.sessions.settings.client_id,
         audiences: &[],
         device: &device,
     };
@@ -58,25 +60,10 @@ pub async fn answer(
         .refresh(&presented)
         .await
         .map_err(|error| refused(&error))?;
+    tracing::info!(
+        session.sid = %tokens.sid, client.ip = %address, token.expires_in = tokens.expires_in.0, "a session was refreshed"
+    );
     delivery::answer(&server, &tokens, delivery)
-}
-
-/// Counts a refresh against its address and its session, on this node; honest retries, 64 at once, meet no limit.
-///
-/// # Errors
-/// `rate_limited`.
-fn charge(server: &Server, request: &HttpRequest, token: &str) -> Result<(), Problem> {
-    let address = client_address(request, &server.trusted_proxies);
-    let now = server.clock.read().monotonic;
-    let mut limits = server.refresh_limits.lock().unwrap_or_else(PoisonError::into_inner);
-    let charged = limits.charge_address(address, now).and_then(|()| {
-        let session = server.sessions.named_in(token);
-        session.map_or(Ok(()), |sid| limits.charge_family(&sid.to_string(), now))
-    });
-    charged.map_err(|retry_after| {
-        let detail = format!("too many refreshes; try again in {retry_after}");
-        Problem::new(Code::RateLimited, detail).after(retry_after)
-    })
 }
 
 fn refused(error: &CannotRefresh) -> Problem {

@@ -373,6 +373,21 @@ crate::on_both_databases!(too_many_refreshes_wait_and_lose_nothing, |database| {
     let wait: i64 = limited.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=3_600).contains(&wait), "{wait}");
     assert_eq!(told(limited).await, refused(429, "rate_limited"));
+    // The other way in is none round it.
+    let token = &ada.jar["__Secure-keyround-refresh"];
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("client_id", "first-party"),
+        ("refresh_token", token),
+    ];
+    let answer = ada
+        .bare(Method::POST, "/oauth2/token")
+        .form(&form)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 429);
+    assert!(answer.headers().contains_key("retry-after"));
     // Nobody else waits, and the session lives.
     bob.refresh().await;
     assert_eq!(ada.me().await.0, 200);
