@@ -22,9 +22,11 @@ use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::logins::Logins;
+use crate::logins::federated::FederatedLogins;
 use crate::oauth::client::ClientId;
 use crate::oauth::token::Defaults;
 use crate::outbound::key_sets::RemoteKeySets;
+use crate::outbound::providers::Providers;
 use crate::outbound::{Outbound, OutboundError};
 use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
@@ -293,6 +295,16 @@ impl Running {
             host: config.server.issuer.host().to_owned(),
             metrics: metrics.logins.clone(),
         };
+        let outbound = Outbound::new(&config.outbound)?;
+        let federated_logins = FederatedLogins {
+            db: rotator.db.clone(),
+            providers: Providers::new(outbound.clone()),
+            hash_key: Arc::clone(&hash_key),
+            master_keys: Arc::clone(&rotator.master_key),
+            issuer: config.server.issuer.clone(),
+            allowed_origins: config.accounts.allowed_origins.clone(),
+            registration: config.accounts.registration,
+        };
         let server = web::Data::new(Server {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
@@ -304,7 +316,7 @@ impl Running {
                 access_token_ttl: config.tokens.access_token_ttl,
                 max_token_ttl: config.tokens.max_token_ttl,
             },
-            remote_key_sets: RemoteKeySets::new(Outbound::new(&config.outbound)?),
+            remote_key_sets: RemoteKeySets::new(outbound),
             registry: Registry::new(rotator.db.clone(), rotator.clock.clone()),
             db: rotator.db,
             keyring,
@@ -315,6 +327,7 @@ impl Running {
                 config.accounts.refreshes_from_address,
             )),
             logins,
+            federated_logins,
             hash_key,
             clock: rotator.clock,
             metrics,

@@ -20,7 +20,7 @@
 //! | [`rotation`] | the scheduled task |
 //! | [`hashing`] | password hashing off the workers, behind a bounded queue |
 //! | [`sessions`] | the logins of people: begun, refreshed, ended |
-//! | [`logins`] | who proves to be somebody, by a password or to another provider |
+//! | [`logins`] | who proves to be somebody, by a password or by another provider |
 //! | [`tls`] | TLS of the public listener, and its certificate when it changes |
 //! | [`http`] | the endpoints, one file each |
 //! | [`app`] | the composition root |

@@ -30,6 +30,7 @@ use crate::config::{Network, Origin};
 use crate::jose::seal::HashKey;
 use crate::keyring::Keyring;
 use crate::logins::Logins;
+use crate::logins::federated::FederatedLogins;
 use crate::oauth::metadata::{
     AUTHORIZATION_SERVER, INTROSPECTION_PATH, KEY_SET_PATH, OPENID_CONFIGURATION, REVOCATION_PATH, TOKEN_PATH,
 };
@@ -73,6 +74,8 @@ pub struct Server {
     pub refresh_limits: Mutex<RefreshLimits>,
     /// What proves people by their passwords.
     pub logins: Logins,
+    /// Logins with other providers.
+    pub federated_logins: FederatedLogins,
     /// What client secrets are digested with.
     pub hash_key: Arc<HashKey>,
     /// The clock.

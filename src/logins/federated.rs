@@ -324,11 +324,7 @@ impl FederatedLogins {
             tries += 1;
             match self.try_link_or_register(provider, person, &email, now).await {
                 // The same person came twice in one moment.
-                Err(NotLoggedIn::Store(StoreError::Conflict)) if tries < TRIES => {
-                    if let Some(stored) = self.known(provider, person).await? {
-                        return Ok(stored);
-                    }
-                }
+                Err(NotLoggedIn::Store(StoreError::Conflict)) if tries < TRIES => {}
                 done => return done,
             }
         }
@@ -355,10 +351,11 @@ impl FederatedLogins {
         }
         let linked = entry("user.identity_linked", &existing.user, provider, now);
         if self.db.link_federated_user(identity, &existing, &linked).await? {
-            Ok(existing)
-        } else {
-            Err(NotLoggedIn::AccountExists)
+            return Ok(existing);
         }
+        // The account may be this person's own: made in this moment by another login.
+        let known = self.known(provider, person).await?;
+        known.ok_or(NotLoggedIn::AccountExists)
     }
 
     async fn register(

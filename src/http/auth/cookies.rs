@@ -1,4 +1,4 @@
-//! The two cookies: each is cleared with the very attributes that it was set with.
+//! The cookies: each is cleared with the very attributes that it was set with.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{self, HeaderValue, InvalidHeaderValue};
@@ -68,6 +68,8 @@ pub struct Cookies {
     pub refresh: Cookie,
     /// The CSRF token.
     pub csrf: Cookie,
+    /// What binds a login with another provider to the browser; it comes along when that provider sends the browser back.
+    pub federated: Cookie,
 }
 
 impl Cookies {
@@ -88,6 +90,10 @@ impl Cookies {
             csrf: Cookie {
                 name: format!("{host}{}", accounts.csrf_cookie.as_str()),
                 attributes: format!("Path=/; HttpOnly{secure}; SameSite=Strict"),
+            },
+            federated: Cookie {
+                name: format!("{host}keyround-federated"),
+                attributes: format!("Path=/; HttpOnly{secure}; SameSite=Lax"),
             },
         }
     }

@@ -8,6 +8,7 @@ pub mod cookies;
 mod cors;
 mod csrf;
 pub mod delivery;
+mod federated;
 mod guard;
 mod login;
 mod logout;
@@ -49,6 +50,10 @@ pub const SESSIONS_PATH: &str = "/auth/sessions";
 pub const SESSION_PATH: &str = "/auth/sessions/{sid}";
 /// The token against forged requests.
 pub const CSRF_PATH: &str = "/auth/csrf";
+/// Where a login with another provider begins.
+pub const FEDERATED_PATH: &str = "/auth/federated/{provider}";
+/// Where the provider sends the browser back to.
+pub const CALLBACK_PATH: &str = "/auth/federated/{provider}/callback";
 /// Where gateways ask.
 pub const VERIFY_PATH: &str = "/auth/verify";
 
@@ -90,6 +95,9 @@ pub fn routes(path: &str, routes: &mut web::ServiceConfig) {
         "GET, HEAD",
         vec![web::get().to(csrf::answer), web::head().to(csrf::answer)],
     );
+    // Not HEAD, which changes nothing.
+    endpoint(FEDERATED_PATH, "GET", vec![web::get().to(federated::begin)]);
+    endpoint(CALLBACK_PATH, "GET", vec![web::get().to(federated::finish)]);
     // Of any method: Envoy asks with the one of the request that it holds back.
     routes.service(
         web::resource(format!("{path}{VERIFY_PATH}"))

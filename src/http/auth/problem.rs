@@ -32,13 +32,20 @@ pub enum Code {
     CsrfFailed,
     CrossSite,
     RegistrationClosed,
+    FederationDenied,
+    EmailNotVerified,
+    StateInvalid,
+    ProviderUnknown,
     NotFound,
     MethodNotAllowed,
     BodyTimeout,
     EmailTaken,
+    AccountExists,
     BodyTooLarge,
     UnsupportedMediaType,
     RateLimited,
+    FederationFailed,
+    ProviderUnavailable,
     TemporarilyUnavailable,
 }
 
@@ -61,11 +68,12 @@ const fn row(name: &'static str, status: StatusCode, title: &'static str, remedy
 
 impl Code {
     /// Every code, by status.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 33] = [
         Self::InvalidRequest,
         Self::InvalidEmail,
         Self::InvalidName,
         Self::PasswordRefused,
+        Self::StateInvalid,
         Self::TokenMissing,
         Self::TokenExpired,
         Self::TokenInvalid,
@@ -80,13 +88,19 @@ impl Code {
         Self::CsrfFailed,
         Self::CrossSite,
         Self::RegistrationClosed,
+        Self::FederationDenied,
+        Self::EmailNotVerified,
+        Self::ProviderUnknown,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::EmailTaken,
+        Self::AccountExists,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::RateLimited,
+        Self::FederationFailed,
+        Self::ProviderUnavailable,
         Self::TemporarilyUnavailable,
     ];
 
@@ -201,6 +215,48 @@ impl Code {
                 S::FORBIDDEN,
                 "Nobody can register here",
                 "ask the operator for an account",
+            ),
+            Self::FederationDenied => row(
+                "federation_denied",
+                S::FORBIDDEN,
+                "The other provider did not let the user in, or the user cancelled there",
+                "let the user begin again",
+            ),
+            Self::EmailNotVerified => row(
+                "email_not_verified",
+                S::FORBIDDEN,
+                "The other provider has not verified the user's e-mail address",
+                "let the user verify it there and begin again",
+            ),
+            Self::StateInvalid => row(
+                "state_invalid",
+                S::BAD_REQUEST,
+                "The login with another provider was begun in another browser, took too long, or was used already",
+                "send the user to `/auth/federated/{provider}` again",
+            ),
+            Self::ProviderUnknown => row(
+                "provider_unknown",
+                S::NOT_FOUND,
+                "No provider of this name is enabled",
+                "use a name that `keyround providers list` shows",
+            ),
+            Self::AccountExists => row(
+                "account_exists",
+                S::CONFLICT,
+                "The account with this e-mail address is not linked to the other provider",
+                "let the user log in as before",
+            ),
+            Self::FederationFailed => row(
+                "federation_failed",
+                S::BAD_GATEWAY,
+                "What the other provider answered is no proof of who the user is",
+                "let the user begin again; when it stays so, the server's log tells the operator why",
+            ),
+            Self::ProviderUnavailable => row(
+                "provider_unavailable",
+                S::SERVICE_UNAVAILABLE,
+                "The other provider does not answer, or not as a provider does",
+                "wait for `Retry-After` seconds and begin again",
             ),
             Self::NotFound => row("not_found", S::NOT_FOUND, "It is not here", "list the sessions again"),
             Self::MethodNotAllowed => row(

@@ -66,7 +66,7 @@ async fn an_id_token_that_is_no_answer_to_the_question_is_refused() {
         ("email", json!(["ada@example.com"]), failed),
     ] {
         let answer = login(&upstream, &site, &upstream.pair, |_, claims| {
-            claims[name] = value.clone()
+            claims[name] = value.clone();
         })
         .await;
         assert_eq!(answer, expected, "{name} {value}");
@@ -102,7 +102,7 @@ async fn an_id_token_that_the_provider_did_not_sign_is_refused() {
         ("crit", json!(["exp"])),
     ] {
         let answer = login(&upstream, &site, &upstream.pair, |header, _| {
-            header[name] = value.clone()
+            header[name] = value.clone();
         })
         .await;
         assert_eq!(answer, failed, "{name} {value}");

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use keyround::clock::sleep;
+use keyround::clock::{UnixTime, sleep};
 use keyround::jose::alg::Algorithm;
 use serde_json::{Value, json};
 use url::Url;
@@ -127,7 +127,11 @@ impl Upstream {
 
     /// The claims of an honest answer to this question.
     pub fn claims(&self, site: &Site, question: &Url) -> Value {
-        let now = site.now().wall.0;
+        self.claims_at(site.now().wall, question)
+    }
+
+    /// The same, at this time.
+    pub fn claims_at(&self, UnixTime(now): UnixTime, question: &Url) -> Value {
         json!({
             "iss": self.issuer, "sub": "ada", "aud": "keyround", "iat": now, "exp": now + 300,
             "nonce": parameter(question, "nonce"), "email": "ada@example.com", "email_verified": true,

@@ -4,6 +4,7 @@
 mod bad_days;
 mod commands;
 mod crooked;
+mod http;
 mod real;
 mod rows;
 

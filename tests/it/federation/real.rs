@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use keyround::accounts::email::Email;
 use keyround::clock::UnixTime;
+use keyround::store::Db;
 use serde_json::{Value, json};
 
 use super::{Browser, CLIENT_SECRET, Site, parameter};
@@ -13,19 +14,22 @@ use crate::client_assertions::keyround;
 use crate::helpers::{TestDatabase, entry};
 use crate::tls::Authority;
 
+/// People who come twice at once.
+const TWINS: [&str; 8] = ["ann", "ben", "cem", "dan", "eli", "fay", "gus", "hal"];
+
 /// A running provider.
-struct Provider {
+pub struct OidcProvider {
     process: Child,
     /// It says more than its address, and ends when nobody listens.
     _said: BufReader<ChildStdout>,
-    issuer: String,
-    ca_file: PathBuf,
+    pub issuer: String,
+    pub ca_file: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-impl Provider {
+impl OidcProvider {
     /// With the people of these tests; what its client and its configuration say beside the usual.
-    fn start(client: &Value, configuration: &Value) -> Self {
+    pub fn start(client: &Value, configuration: &Value) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/provider");
         assert!(
             root.join("node_modules/ready").exists(),
@@ -41,7 +45,7 @@ impl Provider {
         for (name, value) in client.as_object().unwrap() {
             registered[name] = value.clone();
         }
-        let settings = json!({
+        let mut settings = json!({
             "clients": [registered], "configuration": configuration,
             "accounts": {
                 "ada": { "email": "Ada@Example.com", "email_verified": true, "name": "Ada Lovelace" },
@@ -50,6 +54,9 @@ impl Provider {
                 "nobody": {},
             },
         });
+        for person in TWINS {
+            settings["accounts"][person] = json!({ "email": format!("{person}@example.com"), "email_verified": true });
+        }
         let mut process = Command::new("node")
             .arg(root.join("provider.mjs"))
             .args([authority.0.join("server.pem"), authority.0.join("server.key")])
@@ -80,7 +87,7 @@ impl Provider {
     }
 }
 
-impl Drop for Provider {
+impl Drop for OidcProvider {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -88,7 +95,7 @@ impl Drop for Provider {
 }
 
 crate::on_both_databases!(somebody_logs_in_and_is_the_same_the_next_time, |database| {
-    let provider = Provider::start(&json!({}), &json!({}));
+    let provider = OidcProvider::start(&json!({}), &json!({}));
     let site = provider.site(database, &[]).await;
     let mut browser = provider.browser("ada");
     let url = site.begin(&mut browser).await.unwrap();
@@ -134,18 +141,20 @@ crate::on_both_databases!(somebody_logs_in_and_is_the_same_the_next_time, |datab
 
 // Twice the same person in one moment: one account.
 crate::on_both_databases!(two_first_logins_in_one_moment_make_one_account, |database| {
-    let provider = Provider::start(&json!({}), &json!({}));
+    let provider = OidcProvider::start(&json!({}), &json!({}));
     let site = provider.site(database, &[]).await;
-    let (mut one, mut other) = (provider.browser("ada"), provider.browser("ada"));
-    for browser in [&mut one, &mut other] {
-        let url = site.begin(browser).await.unwrap();
-        let callback = browser.log_in(url).await;
-        browser.jar.insert("callback".to_owned(), callback.into());
+    for (round, person) in TWINS.into_iter().enumerate() {
+        let (mut one, mut other) = (provider.browser(person), provider.browser(person));
+        let (url, other_url) = (
+            site.begin(&mut one).await.unwrap(),
+            site.begin(&mut other).await.unwrap(),
+        );
+        let callbacks = (one.log_in(url).await, other.log_in(other_url).await);
+        let (first, second) = tokio::join!(site.finish(&one, &callbacks.0), site.finish(&other, &callbacks.1));
+        assert_eq!(first.unwrap().user.user, second.unwrap().user.user);
+        let people = i64::try_from(round).unwrap() + 1;
+        assert_eq!(site.counts().await, (people, people));
     }
-    let callbacks = [&one, &other].map(|browser| browser.jar["callback"].parse().unwrap());
-    let (first, second) = tokio::join!(site.finish(&one, &callbacks[0]), site.finish(&other, &callbacks[1]));
-    assert_eq!(first.unwrap().user.user, second.unwrap().user.user);
-    assert_eq!(site.counts().await, (1, 1));
 });
 
 /// What providers differ in: how we prove ourselves, the algorithm, and where the e-mail is told.
@@ -161,14 +170,15 @@ async fn providers_of_every_kind_are_understood() {
             json!({ "clientAuthMethods": ["client_secret_post", "none"] }),
         ),
     ] {
-        let provider = Provider::start(&client, &configuration);
+        let provider = OidcProvider::start(&client, &configuration);
         let site = provider.site(TestDatabase::sqlite(), &[]).await;
         let confirmed = site.login(&mut provider.browser("ada")).await;
         assert_eq!(confirmed.unwrap().email.as_str(), "ada@example.com", "{client}");
     }
 }
 
-async fn existing_account(site: &Site, email: &str, verified: bool) {
+/// An account with a password.
+pub async fn existing_account(db: &Db, email: &str, verified: bool) {
     let now = UnixTime(1_700_000_000);
     let user = keyround::accounts::user::User {
         id: keyround::accounts::user::UserId::generate(now),
@@ -184,21 +194,16 @@ async fn existing_account(site: &Site, email: &str, verified: bool) {
         user,
         password_hash: Some("$2b$04$hash".to_owned()),
     };
-    assert!(
-        site.db
-            .create_user(&stored, &entry("user.created", "test"))
-            .await
-            .unwrap()
-    );
+    assert!(db.create_user(&stored, &entry("user.created", "test")).await.unwrap());
 }
 
 crate::on_both_databases!(
     an_account_is_linked_when_both_sides_and_the_operator_say_so,
     |database| {
-        let provider = Provider::start(&json!({}), &json!({}));
+        let provider = OidcProvider::start(&json!({}), &json!({}));
         let site = provider.site(database, &["--link-verified-email"]).await;
-        existing_account(&site, "ada@example.com", true).await;
-        existing_account(&site, "eve@example.com", true).await;
+        existing_account(&site.db, "ada@example.com", true).await;
+        existing_account(&site.db, "eve@example.com", true).await;
         let linked = site.login(&mut provider.browser("ada")).await.unwrap();
         assert_eq!((linked.name.as_str(), linked.roles.len()), ("Countess", 1));
         assert_eq!(site.counts().await, (2, 1));
@@ -231,11 +236,11 @@ crate::on_both_databases!(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_takes_an_account_by_an_email_alone() {
-    let provider = Provider::start(&json!({}), &json!({}));
+    let provider = OidcProvider::start(&json!({}), &json!({}));
     for (verified_here, allowed) in [(true, false), (false, true), (false, false)] {
         let more: &[&str] = if allowed { &["--link-verified-email"] } else { &[] };
         let site = provider.site(TestDatabase::sqlite(), more).await;
-        existing_account(&site, "ada@example.com", verified_here).await;
+        existing_account(&site.db, "ada@example.com", verified_here).await;
         let refused = site.login(&mut provider.browser("ada")).await.unwrap_err();
         assert_eq!(refused, "account_exists", "{verified_here} {allowed}");
         let email: Email = "ada@example.com".parse().unwrap();
@@ -268,7 +273,7 @@ async fn nobody_takes_an_account_by_an_email_alone() {
 }
 
 crate::on_both_databases!(an_answer_counts_once_in_the_browser_that_asked, |database| {
-    let provider = Provider::start(&json!({}), &json!({}));
+    let provider = OidcProvider::start(&json!({}), &json!({}));
     let site = provider.site(database, &[]).await;
     let mut browser = provider.browser("ada");
     let url = site.begin(&mut browser).await.unwrap();
@@ -319,7 +324,7 @@ crate::on_both_databases!(an_answer_counts_once_in_the_browser_that_asked, |data
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cancels_or_whose_provider_is_away_or_disabled_is_told_so() {
-    let mut provider = Provider::start(&json!({}), &json!({}));
+    let mut provider = OidcProvider::start(&json!({}), &json!({}));
     let site = provider.site(TestDatabase::sqlite(), &[]).await;
     assert_eq!(
         site.login(&mut provider.browser(None)).await.unwrap_err(),
@@ -374,7 +379,7 @@ async fn who_cancels_or_whose_provider_is_away_or_disabled_is_told_so() {
 async fn an_id_token_with_an_hmac_is_refused() {
     let configuration = json!({ "enabledJWA": { "idTokenSigningAlgValues": ["HS256", "RS256"] } });
     let client = json!({ "id_token_signed_response_alg": "HS256", "client_secret": CLIENT_SECRET });
-    let provider = Provider::start(&client, &configuration);
+    let provider = OidcProvider::start(&client, &configuration);
     let site = provider.site(TestDatabase::sqlite(), &[]).await;
     assert_eq!(
         site.login(&mut provider.browser("ada")).await.unwrap_err(),

@@ -165,7 +165,7 @@ crate::on_both_databases!(a_login_is_taken_once_by_whom_it_belongs_to, |database
     for task in taken {
         found.extend(task.await.unwrap());
     }
-    assert_eq!(found, [return_to.clone()]);
+    assert_eq!(found, std::slice::from_ref(&return_to));
 
     db.begin_federated_login(&login, &return_to, expires_at).await.unwrap();
     assert_eq!(db.prune_federated_logins(last_moment).await.unwrap(), 0);

@@ -1,0 +1,165 @@
+//! `GET /auth/federated/{provider}` and `/callback`: a login with another OpenID provider.
+//!
+//! Both change something though they are GETs, for a browser is led through them. What guards them is `state`: it counts once,
+//! and only in the browser that has the cookie it was made with.
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use url::form_urlencoded;
+
+use crate::accounts::federation::login::LOGIN_LIFETIME;
+use crate::clock::{Reading, Seconds};
+use crate::http::Server;
+use crate::logins::federated::{NotLoggedIn, Returned};
+use crate::sessions::CannotBegin;
+
+use super::cookies::Cookie;
+use super::delivery::device;
+use super::problem::{Code, Problem};
+
+/// How soon a provider that is away may be tried again.
+const RETRY_AFTER: Seconds = Seconds(5);
+
+/// Sends the browser to the provider.
+pub async fn begin(
+    server: web::Data<Server>,
+    request: HttpRequest,
+    provider: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let return_to = return_to(request.query_string())?;
+    let cookie = &server.cookies.federated;
+    let browser = cookie.read(&request)?;
+    let begun = server
+        .federated_logins
+        .begin(&provider, return_to.as_deref(), browser, now(&server))
+        .await;
+    let begun = begun.map_err(|error| refused(&provider, &error))?;
+    see_other(begun.url.as_str(), cookie, &begun.secrets.browser, LOGIN_LIFETIME)
+}
+
+/// Takes what the provider answered, and begins a session.
+pub async fn finish(
+    server: web::Data<Server>,
+    request: HttpRequest,
+    provider: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let returned = Returned {
+        provider: &provider,
+        query: request.query_string(),
+        browser: server.cookies.federated.read(&request)?,
+    };
+    let confirmed = server.federated_logins.finish(&returned, now(&server)).await;
+    let confirmed = confirmed.map_err(|error| refused(&provider, &error))?;
+    let begun = server.sessions.begin(&confirmed.user, &device(&server, &request)).await;
+    let tokens = begun.map_err(|error| not_begun(&error))?;
+    let cookie = &server.cookies.refresh;
+    see_other(
+        confirmed.return_to.as_str(),
+        cookie,
+        &tokens.refresh_token,
+        tokens.refresh_expires_in,
+    )
+}
+
+/// The time as far as it is believed, for expiry; the monotonic one, for what is kept in memory.
+fn now(server: &Server) -> Reading {
+    let reading = server.clock.read();
+    Reading {
+        wall: server.keyring.snapshot().now(reading, server.keyring.policy()),
+        ..reading
+    }
+}
+
+fn return_to(query: &str) -> Result<Option<String>, Problem> {
+    let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "return_to");
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(Problem::new(Code::InvalidRequest, "return_to is given more than once")),
+        (first, None) => Ok(first.map(|(_, value)| value.into_owned())),
+    }
+}
+
+/// 303: whatever the browser did before, it comes with GET (RFC 9700 section 4.12).
+fn see_other(to: &str, cookie: &Cookie, value: &str, length: Seconds) -> Result<HttpResponse, Problem> {
+    let cookie = cookie
+        .set(value, Some(length))
+        .map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))?;
+    Ok(HttpResponse::build(StatusCode::SEE_OTHER)
+        .insert_header((header::LOCATION, to))
+        .insert_header((header::SET_COOKIE, cookie))
+        .finish())
+}
+
+/// What people are told; what the operator needs to know stands in the log.
+fn refused(provider: &str, error: &NotLoggedIn) -> Problem {
+    let (code, detail) = match error {
+        NotLoggedIn::UnknownProvider => (
+            Code::ProviderUnknown,
+            "no provider of this name is enabled; 'keyround providers list' names them",
+        ),
+        NotLoggedIn::ReturnTo(_) => (
+            Code::InvalidRequest,
+            "return_to must be a path such as /home, or a URL whose origin stands in accounts.allowed_origins",
+        ),
+        NotLoggedIn::Callback(_) => (
+            Code::InvalidRequest,
+            "this is no answer of a provider; begin the login again",
+        ),
+        NotLoggedIn::State => (
+            Code::StateInvalid,
+            "the login was begun in another browser, took longer than 10 minutes, or was used already; begin it again",
+        ),
+        NotLoggedIn::Denied => (
+            Code::FederationDenied,
+            "the provider says that the login was refused there",
+        ),
+        NotLoggedIn::EmailNotVerified => (
+            Code::EmailNotVerified,
+            "the provider knows no e-mail address that it has verified; verify one there, and begin again",
+        ),
+        NotLoggedIn::AccountExists => (
+            Code::AccountExists,
+            "there is an account with this e-mail address that is not linked to the provider; log in to it as before",
+        ),
+        NotLoggedIn::RegistrationClosed => (
+            Code::RegistrationClosed,
+            "nobody can register here; ask the operator for an account",
+        ),
+        NotLoggedIn::Suspended => (Code::AccountSuspended, "the account is suspended"),
+        NotLoggedIn::Refused | NotLoggedIn::Issuer | NotLoggedIn::IdToken(_) | NotLoggedIn::Claims(_) => {
+            (Code::FederationFailed, FAILED)
+        }
+        NotLoggedIn::Provider(error) if error.is_refusal() => (Code::FederationFailed, FAILED),
+        NotLoggedIn::Provider(_) | NotLoggedIn::Unavailable => (
+            Code::ProviderUnavailable,
+            "the provider does not answer as it must; try again in a few seconds",
+        ),
+        NotLoggedIn::Secret(_) | NotLoggedIn::NoSecret | NotLoggedIn::Store(_) => {
+            return Problem::unavailable(error, "a login with a provider could not be done");
+        }
+    };
+    let problem = Problem::new(code, detail);
+    match code {
+        Code::FederationFailed => log(provider, error),
+        Code::ProviderUnavailable => {
+            log(provider, error);
+            return problem.after(RETRY_AFTER);
+        }
+        _ => {}
+    }
+    problem
+}
+
+const FAILED: &str =
+    "the provider's answer is not one to this login; begin it again, and tell the operator if that does not help";
+
+/// The name has passed the grammar of names, or it would be unknown.
+fn log(provider: &str, error: &NotLoggedIn) {
+    tracing::warn!(provider, reason = %error, "a login with a provider failed");
+}
+
+fn not_begun(error: &CannotBegin) -> Problem {
+    match error {
+        CannotBegin::AccountChanged => Problem::new(Code::AccountSuspended, "the account or its tenant is suspended"),
+        _ => Problem::unavailable(error, "a session could not be begun"),
+    }
+}
