@@ -1,29 +1,35 @@
 //! Load by wrk, from the core that the servers leave free.
+//!
+//! A rate is told per second of the processor's time that the server took. Where nothing else runs, a server under load
+//! takes all of its core, and the two are the same; where something does, the rate stays what it is.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::machine::{Cores, pinned};
+use crate::machine::{Cores, pinned, seconds_on_core};
+use crate::servers::Server;
 
 /// What is asked for, again and again.
 #[derive(Clone)]
 pub struct Load {
+    /// The server's process.
+    server: u32,
     /// `http://ADDRESS/PATH`.
-    pub url: String,
+    url: String,
     /// A file of credentials and forms, one request a line; without, the URL is asked for by GET.
-    pub forms: Option<PathBuf>,
+    forms: Option<PathBuf>,
     /// One more header.
-    pub header: Option<String>,
+    header: Option<String>,
     /// How many connections ask at once.
-    pub connections: u32,
+    connections: u32,
     /// For how long.
-    pub seconds: u32,
+    seconds: u32,
 }
 
 /// What wrk saw.
 #[derive(Clone, Copy)]
 pub struct Seen {
-    /// Answers a second.
+    /// Answers for a second of the server's time on its core.
     pub rate: f64,
     /// The median time until an answer, in microseconds.
     pub p50: f64,
@@ -32,13 +38,18 @@ pub struct Seen {
 }
 
 /// A load under way.
-pub struct Running(Child);
+pub struct Running {
+    wrk: Child,
+    server: u32,
+    before: f64,
+}
 
 impl Load {
     /// Asks by GET.
-    pub fn get(url: String) -> Self {
+    pub fn get(server: &Server, path: &str) -> Self {
         Self {
-            url,
+            server: server.process.id(),
+            url: format!("http://{}{path}", server.address),
             forms: None,
             header: None,
             connections: 16,
@@ -47,10 +58,10 @@ impl Load {
     }
 
     /// Asks with these forms.
-    pub fn forms(url: String, forms: PathBuf) -> Self {
+    pub fn forms(server: &Server, path: &str, forms: PathBuf) -> Self {
         Self {
             forms: Some(forms),
-            ..Self::get(url)
+            ..Self::get(server, path)
         }
     }
 
@@ -84,7 +95,11 @@ impl Load {
         if let Some(forms) = &self.forms {
             command.arg("--").arg(forms);
         }
-        Running(command.stdout(Stdio::piped()).spawn().unwrap())
+        Running {
+            server: self.server,
+            before: seconds_on_core(self.server),
+            wrk: command.stdout(Stdio::piped()).spawn().unwrap(),
+        }
     }
 
     pub fn run(&self, cores: &Cores) -> Seen {
@@ -95,7 +110,8 @@ impl Load {
 impl Running {
     /// Waits for the end. An answer that is no success, or none at all, ends the benchmark.
     pub fn finish(self) -> Seen {
-        let output = self.0.wait_with_output().unwrap();
+        let output = self.wrk.wait_with_output().unwrap();
+        let taken = seconds_on_core(self.server) - self.before;
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "wrk failed: {text}");
         for failure in ["Non-2xx", "Socket errors"] {
@@ -105,8 +121,10 @@ impl Running {
             let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
             line.unwrap_or_else(|| panic!("wrk says no {name}:\n{text}")).trim()
         };
+        let answers = text.lines().find(|line| line.contains(" requests in ")).unwrap();
+        let answers: f64 = answers.split_whitespace().next().unwrap().parse().unwrap();
         Seen {
-            rate: after("Requests/sec:").parse().unwrap(),
+            rate: answers / taken,
             p50: microseconds(after("50%")),
             p99: microseconds(after("99%")),
         }
@@ -127,5 +145,9 @@ fn microseconds(text: &str) -> f64 {
 pub fn version() -> String {
     let output = Command::new("wrk").arg("--version").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.split_whitespace().nth(1).unwrap_or("?").to_owned()
+    text.split_whitespace()
+        .nth(1)
+        .unwrap_or("?")
+        .trim_start_matches("debian/")
+        .to_owned()
 }

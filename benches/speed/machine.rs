@@ -40,6 +40,16 @@ pub fn pinned(core: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// How long a process has run on its core, all its threads together.
+pub fn seconds_on_core(process: u32) -> f64 {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let nanoseconds: u64 = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok())
+        .map(|times| times.split_whitespace().next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    std::time::Duration::from_nanos(nanoseconds).as_secs_f64()
+}
+
 /// A process that is killed when dropped.
 pub struct Process(pub Child);
 
@@ -52,6 +62,10 @@ impl Process {
             .map_while(Result::ok)
             .find(|line| line.parse::<std::net::SocketAddr>().is_ok());
         (process, address.expect("the server says where it serves"))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     /// The resident memory, in megabytes (2^20).
@@ -81,7 +95,10 @@ pub fn description() -> Vec<(String, String)> {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
         .map_or_else(|| "?".to_owned(), |(_, name)| name.trim().to_owned());
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cores = read("/proc/cpuinfo")
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
     let system = read("/etc/os-release")
         .lines()
         .find_map(|line| line.strip_prefix("PRETTY_NAME="))

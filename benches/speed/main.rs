@@ -87,14 +87,14 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
         .clone();
 
     let mut loads = vec![
-        ("key set", Load::get(ours.url(KEY_SET))),
+        ("key set", Load::get(&ours, KEY_SET)),
         (
             "key set, 304",
-            Load::get(ours.url(KEY_SET)).with_header(format!("If-None-Match: {etag}")),
+            Load::get(&ours, KEY_SET).with_header(format!("If-None-Match: {etag}")),
         ),
-        ("key set, actix", Load::get(reference.url("/key-set"))),
-        ("key set, nginx", Load::get(nginx.url(KEY_SET))),
-        ("key set, rival", Load::get(rival.url("/jwks"))),
+        ("key set, actix", Load::get(&reference, "/key-set")),
+        ("key set, nginx", Load::get(&nginx, KEY_SET)),
+        ("key set, rival", Load::get(&rival, "/jwks")),
     ];
     for (client, alg) in algorithms.into_iter().enumerate() {
         let tokens = site.token_forms(&format!("{alg}.tokens"), [client]);
@@ -102,14 +102,14 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
         let introspections = site.forms(&format!("{alg}.introspections"), introspections);
         let [token, token_reference, token_rival, introspection, empty] = figures::names_of(alg);
         loads.extend([
-            (token, Load::forms(ours.url("/oauth2/token"), tokens.clone())),
-            (token_reference, Load::forms(reference.url("/token"), tokens.clone())),
-            (token_rival, Load::forms(rival.url("/token"), tokens)),
+            (token, Load::forms(&ours, "/oauth2/token", tokens.clone())),
+            (token_reference, Load::forms(&reference, "/token", tokens.clone())),
+            (token_rival, Load::forms(&rival, "/token", tokens)),
             (
                 introspection,
-                Load::forms(ours.url("/oauth2/introspect"), introspections.clone()),
+                Load::forms(&ours, "/oauth2/introspect", introspections.clone()),
             ),
-            (empty, Load::forms(reference.url("/"), introspections)),
+            (empty, Load::forms(&reference, "/", introspections)),
         ]);
     }
     for (_, load) in &loads {
@@ -132,10 +132,10 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
 async fn isolation(cores: &Cores) -> Vec<Comparison> {
     let site = Site::new(&names(&Algorithm::ALL)).await;
     let server = site.serve(cores).await;
-    let key_set = Load::get(server.url(KEY_SET));
+    let key_set = Load::get(&server, KEY_SET);
     let mut comparisons = Vec::new();
     for (client, alg) in Algorithm::ALL.into_iter().enumerate() {
-        let tokens = Load::forms(server.url("/oauth2/token"), site.token_forms("tokens", [client])).for_seconds(4);
+        let tokens = Load::forms(&server, "/oauth2/token", site.token_forms("tokens", [client])).for_seconds(4);
         let (mut idle, mut busy) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             println!("isolation, {alg}, round {} of {ROUNDS}", round + 1);
@@ -177,11 +177,11 @@ async fn growth(cores: &Cores) -> Vec<Comparison> {
     assert_eq!(published, 16, "so many keys are published");
 
     let tokens = |site: &Site, server: &Server, clients: usize| {
-        Load::forms(server.url("/oauth2/token"), site.token_forms("tokens", 0..clients))
+        Load::forms(server, "/oauth2/token", site.token_forms("tokens", 0..clients))
     };
     let introspections = |site: &Site, server: &Server| {
         let form = (0, format!("token={}", server.token(site, 0)));
-        Load::forms(server.url("/oauth2/introspect"), site.forms("introspections", [form]))
+        Load::forms(server, "/oauth2/introspect", site.forms("introspections", [form]))
     };
     let loads = [
         ("token", tokens(&few, &with_few, 1)),
@@ -189,8 +189,8 @@ async fn growth(cores: &Cores) -> Vec<Comparison> {
         ("token, many keys", tokens(&keys, &with_keys, 1)),
         ("introspection", introspections(&few, &with_few)),
         ("introspection, many keys", introspections(&keys, &with_keys)),
-        ("key set", Load::get(with_few.url(KEY_SET))),
-        ("key set, many keys", Load::get(with_keys.url(KEY_SET))),
+        ("key set", Load::get(&with_few, KEY_SET)),
+        ("key set, many keys", Load::get(&with_keys, KEY_SET)),
     ];
     for (_, load) in &loads {
         load.clone().for_seconds(1).run(cores);

@@ -194,7 +194,7 @@ impl Site {
             .map(|kind| format!("{kind}_temp_path {folder}/{kind};"))
             .concat();
         let configuration = format!(
-            "user root; daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr; events {{}} http {{ access_log off; \
+            "user root; daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr; events {{}} http {{ access_log off; \
              {paths} sendfile on; open_file_cache max=10; keepalive_requests 100000000; default_type application/jwk-set+json; \
              server {{ listen {address}; root {folder}; }} }}"
         );
@@ -239,10 +239,6 @@ impl Server {
     fn start(command: Command) -> Self {
         let (process, address) = Process::start(command);
         Self { process, address }
-    }
-
-    pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
     }
 
     /// A token for this client of a site.
