@@ -351,7 +351,9 @@ crate::on_both_databases!(
 
         let mut ended = change(app, user, PASSWORD, new, Some(this.sid)).await.unwrap();
         ended.sort_unstable();
-        assert_eq!(ended, others.iter().map(|tokens| tokens.sid).collect::<Vec<_>>());
+        let mut expected: Vec<SessionId> = others.iter().map(|tokens| tokens.sid).collect();
+        expected.sort_unstable();
+        assert_eq!(ended, expected);
         assert!(is_active(app, &this.access_token));
         assert!(others.iter().all(|tokens| !is_active(app, &tokens.access_token)));
         for tokens in others {
