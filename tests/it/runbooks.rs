@@ -20,6 +20,7 @@ use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, random_jti};
 use keyround::keyring::Keyring;
 use keyround::sessions::{RefreshRequest, Replays, SessionTokens, Sessions};
 use keyround::telemetry::SessionMetrics;
+use serde_json::json;
 
 use crate::helpers::{TestDatabase, config};
 use crate::process::{BINARY, PATH, Serving, free_port, run};
@@ -27,7 +28,7 @@ use crate::rows::Raw;
 
 /// What a page tells to be done.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     /// A command, its exit code, and the lines that it prints.
     Run {
         command: String,
@@ -64,7 +65,7 @@ fn section<'a>(page: &'a str, heading: &str) -> Option<&'a str> {
 }
 
 /// What the page does, from top to bottom.
-fn steps(page: &str) -> Vec<Step> {
+pub fn steps(page: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut inside = false;
     for line in page.lines() {
@@ -159,14 +160,15 @@ fn all_fit(expected: &[String], lines: &[String]) -> bool {
 }
 
 /// A shell that keeps its variables from one command to the next. All that it started ends with it.
-struct Shell {
+pub struct Shell {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Shell {
-    fn start(folder: &Path, variables: &[(&str, String)]) -> Self {
+    /// A shell in this folder with these variables.
+    pub fn start(folder: &Path, variables: &[(&str, String)]) -> Self {
         let bin = folder.join("bin");
         std::fs::create_dir_all(&bin).unwrap();
         std::os::unix::fs::symlink(BINARY, bin.join("keyround")).unwrap();
@@ -209,6 +211,20 @@ impl Shell {
             }
             lines.push(line);
         }
+    }
+}
+
+impl Shell {
+    /// Runs one command, and holds what it does against what a page promises.
+    pub fn holds(&mut self, page: &str, command: &str, code: i32, expected: &[String]) {
+        let (ended, lines) = self.run(command);
+        let expected = trimmed(expected);
+        assert!(
+            ended == code && all_fit(&expected, &lines),
+            "{page} promises for\n$ {command}\n{}\n[exit {code}]\n\nbut it printed\n{}\n[exit {ended}]",
+            expected.join("\n"),
+            lines.join("\n")
+        );
     }
 }
 
@@ -402,6 +418,7 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
             bring_old_keys(&site);
         }
         "account-in-use" => use_account(&site, false).await,
+        "passwords-guessed" => guess_passwords(&site).await,
         "refresh-token-reused" => use_account(&site, true).await,
         other => panic!("no page may name the state {other}: this test does not know it"),
     }
@@ -462,6 +479,35 @@ async fn use_account(site: &Site, reused: bool) {
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("access-token"), &third.access_token).unwrap();
     sessions.db.close().await;
+}
+
+/// An account, at whose password somebody guesses until a limit is met.
+async fn guess_passwords(site: &Site) {
+    let file = site.folder().join("password");
+    std::fs::write(&file, "seven green umbrellas\n").unwrap();
+    let email = "ada@example.com";
+    let create = [
+        "users",
+        "create",
+        "--email",
+        email,
+        "--name",
+        "Ada",
+        "--password-file",
+        "password",
+    ];
+    site.keyround(&create);
+    let url = format!("{}/auth/login", site.nodes[0].1.as_ref().unwrap().url);
+    let body = json!({ "email": email, "password": "a guess", "token_delivery": "body" });
+    let http = reqwest::Client::new();
+    for _ in 0..200 {
+        let answer = http.post(&url).json(&body).send().await.unwrap();
+        if answer.status() == 429 {
+            return;
+        }
+        assert_eq!(answer.status(), 401);
+    }
+    panic!("no limit is met");
 }
 
 /// The keys of another server, and a token of it.
@@ -561,16 +607,7 @@ async fn follow(name: &str, database: TestDatabase) {
                 command,
                 code,
                 expected,
-            } => {
-                let (ended, lines) = shell.run(command);
-                let expected: Vec<String> = trimmed(expected);
-                assert!(
-                    ended == *code && all_fit(&expected, &lines),
-                    "{name}.md promises for\n$ {command}\n{}\n[exit {code}]\n\nbut it printed\n{}\n[exit {ended}]",
-                    expected.join("\n"),
-                    lines.join("\n")
-                );
-            }
+            } => shell.holds(name, command, *code, expected),
         }
     }
 }
@@ -625,6 +662,8 @@ pages! {
     corrupted_key_row_with_two_nodes: "corrupted-key-row" on TestDatabase::postgres().await;
     account_taken_over: "account-taken-over" on TestDatabase::sqlite();
     account_taken_over_with_two_nodes: "account-taken-over" on TestDatabase::postgres().await;
+    passwords_guessed: "passwords-guessed" on TestDatabase::sqlite();
+    passwords_guessed_with_two_nodes: "passwords-guessed" on TestDatabase::postgres().await;
     refresh_token_reused: "refresh-token-reused" on TestDatabase::sqlite();
     refresh_token_reused_with_two_nodes: "refresh-token-reused" on TestDatabase::postgres().await;
 }
