@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::helpers::{TestApp, TestDatabase, entry};
 use crate::people::user;
+use crate::process::{Serving, free_port};
+use crate::runbooks::{Shell, Step, steps};
 
 /// What stands between two comments.
 fn section(name: &str) -> String {
@@ -44,4 +46,36 @@ async fn the_claims_of_a_session_are_those_of_its_tokens() {
     let names: BTreeSet<String> = claims.as_object().unwrap().keys().cloned().collect();
     assert_eq!(first_column(&section("claims of a session")), names);
     app.running.stop().await;
+}
+
+/// As `make run` starts it, at another port.
+#[test]
+fn the_commands_for_applications_do_what_they_show() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let variables = [
+        ("KEYROUND_SERVER__LISTEN", listen.as_str()),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+    ];
+    let serving = Serving::start(folder.path(), &variables, &["serve", "--dev"]);
+    let mut shell = Shell::start(folder.path(), &[]);
+    let mut count = 0;
+    for step in ["app", "page"].iter().flat_map(|name| steps(&section(name))) {
+        let Step::Run {
+            command,
+            code,
+            expected,
+        } = step
+        else {
+            panic!("a README has only commands");
+        };
+        let here = if command.starts_with("SITE=") {
+            format!("SITE={}", serving.url)
+        } else {
+            command
+        };
+        shell.holds("README.md", &here, code, &expected);
+        count += 1;
+    }
+    assert_eq!(count, 14);
 }
