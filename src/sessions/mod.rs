@@ -256,7 +256,8 @@ impl Sessions {
         } else {
             ("session.reuse_detected", Refused::Reused)
         };
-        let from = format!("client {} at {}", session.client_id, device.address);
+        // No address: this outlives the account. The log has it.
+        let from = format!("client {}", session.client_id);
         let reason = format!("{refused} (user {})", session.user);
         let entry = self.entry(event, session.sid, &from, &reason);
         let ended = self.db.end_session(session.sid, None, by, &entry).await?;

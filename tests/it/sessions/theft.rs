@@ -69,7 +69,7 @@ crate::on_both_databases!(what_is_stolen_ends_its_session_and_no_other, |databas
     assert!(refresh(&world.app, &other_device.refresh_token).await.is_ok());
     let told = "SELECT actor || '|' || reason FROM audit WHERE event = 'session.reuse_detected' LIMIT 1";
     let reason = format!(
-        "client first-party at 192.0.2.7|it was used before, so its session has ended (user {})",
+        "client first-party|it was used before, so its session has ended (user {})",
         ada.user.id
     );
     assert_eq!(world.raw.texts(told).await, [reason]);
