@@ -67,6 +67,13 @@ impl Person<'_> {
         sentence
     }
 
+    /// The sentence of a command that says no after it has told what it found.
+    fn refused_loudly(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// The same with this on standard input.
     fn output_with_input(&self, arguments: &[&str], input: &str) -> Output {
         let mut command = keyround(self.0.folder.path(), &self.variables(), arguments);
@@ -289,12 +296,18 @@ crate::on_both_databases!(
                     assert!(is_active(app, token).await);
                 }
             }
+            person.printed(&["token", "inspect", &tokens[0]]);
             let printed = person.printed(&arguments);
             assert!(
                 printed.contains(told) && printed.contains("ended 2 sessions"),
                 "{printed}"
             );
             assert!(printed.contains("within 2s"), "{printed}");
+            let inspected = person.refused_loudly(1, &["token", "inspect", &tokens[0]]);
+            assert!(
+                inspected.contains("refused at the step 'session': its session "),
+                "{inspected}"
+            );
             until_refused(&apps, &tokens.iter().collect::<Vec<_>>()).await;
             ended.extend(tokens);
             if told == "is suspended" {
