@@ -12,7 +12,7 @@ use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::Seconds;
 
 use super::layers::Layers;
-use super::values::{Issuer, Refusal, parse_duration, refuse};
+use super::values::{Issuer, Origin, Refusal, parse_duration, refuse};
 use super::{ConfigError, Server};
 
 /// No session lasts longer.
@@ -108,52 +108,6 @@ impl FromStr for CookieName {
             );
         }
         Ok(Self(text.to_owned()))
-    }
-}
-
-/// The origin of a web page (RFC 6454), as browsers write it: scheme, host, and a port that is not the usual one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin(String);
-
-impl Origin {
-    /// The origin, byte for byte as browsers send it.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The origin of a server at this URL.
-    #[must_use]
-    pub fn of(url: &Url) -> Self {
-        Self(url.origin().ascii_serialization())
-    }
-}
-
-impl FromStr for Origin {
-    type Err = Refusal;
-
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        let origin = Url::parse(text)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "https" | "http"))
-            .map(|url| Self::of(&url));
-        match origin {
-            Some(origin) if origin.0 == text => Ok(origin),
-            Some(origin) => refuse(format!(
-                "holds '{}', whose origin is {origin}; write that",
-                text.escape_debug()
-            )),
-            None => refuse(format!(
-                "holds '{}', which is no origin; write one such as https://app.example.com",
-                text.escape_debug()
-            )),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -333,47 +287,6 @@ fn function(text: &str) -> Result<PasswordFunction, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_origin_is_written_as_browsers_send_it() {
-        for good in ["https://app.example.com", "http://127.0.0.1:3000", "https://[::1]:8443"] {
-            assert_eq!(good.parse::<Origin>().unwrap().as_str(), good);
-        }
-        for bad in [
-            "",
-            "null",
-            "*",
-            "app.example.com",
-            "https://app.example.com/",
-            "https://app.example.com:443",
-            "https://APP.example.com",
-            "https://*.example.com/a",
-            "ftp://a.example",
-        ] {
-            assert!(bad.parse::<Origin>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_rate_is_a_number_in_a_length_of_time() {
-        let period = Seconds(3_600);
-        assert_eq!(rate("20/1h", 1), Ok(Rate { burst: 20, period }));
-        assert_eq!(rate("3600/1h", 1), Ok(Rate { burst: 3_600, period }));
-        for (bad, most) in [
-            ("", 1),
-            ("20", 1),
-            ("/1h", 1),
-            ("20/", 1),
-            ("20/60", 1),
-            ("-1/1h", 1),
-            ("0/1h", 1),
-            ("3601/1h", 1),
-            ("5/0s", 1),
-            ("1001/1s", 1_000),
-        ] {
-            assert!(rate(bad, most).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_cookie_has_a_plain_name() {

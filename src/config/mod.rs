@@ -26,12 +26,12 @@ use crate::jose::alg::Algorithm;
 use crate::jose::key::RsaBits;
 use crate::keys::policy::{Policy, PolicyError, Windows};
 
-pub use accounts::{Accounts, CookieName, Origin, PasswordFunction, Registration};
+pub use accounts::{Accounts, CookieName, PasswordFunction, Registration};
 pub use database::{Database, PostgresUrl};
 pub use error::ConfigError;
 pub use layers::Sources;
 pub use secret_file::read as read_secret_file;
-pub use values::{Issuer, Network, Refusal, SecretText, parse_duration};
+pub use values::{Issuer, Network, Origin, Refusal, SecretText, parse_duration};
 
 use layers::Layers;
 
