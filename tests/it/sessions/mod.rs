@@ -2,6 +2,7 @@
 
 mod crash;
 mod grant;
+mod kills;
 mod prune;
 mod races;
 mod refresh;
