@@ -29,8 +29,8 @@ soak: $(VERIFIERS)
 
 # Its figures go into benches/, and the README shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready
-	@$(PACKAGES) build bench
-	cargo bench --locked --bench speed
+	@$(PACKAGES) build postgres bench
+	tests/postgres.sh cargo bench --locked --bench '*'
 
 .PHONY: packages
 packages:

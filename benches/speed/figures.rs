@@ -47,6 +47,8 @@ impl Rounds {
 pub enum Target {
     AtLeast(f64),
     AtMost(f64),
+    /// So far from 1 at most, in either direction.
+    Within(f64),
 }
 
 /// One of our figures beside another.
@@ -96,6 +98,7 @@ impl Comparison {
         match self.target {
             Target::AtLeast(bound) => self.ratio() >= bound,
             Target::AtMost(bound) => self.ratio() <= bound,
+            Target::Within(bound) => (self.ratio() - 1.0).abs() <= bound,
         }
     }
 }
@@ -106,8 +109,9 @@ pub fn median(figures: &[f64]) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// The loads of one algorithm: tokens by us, by the reference and by the rival, introspections by us and by nobody.
-pub fn names_of(alg: Algorithm) -> [&'static str; 5] {
+/// The loads of one algorithm: tokens by us, by the reference and by the rival, introspections by us and by nobody,
+/// forward authentications by us and by nobody.
+pub fn names_of(alg: Algorithm) -> [&'static str; 7] {
     match alg {
         Algorithm::Rs256 => [
             "RS256 token",
@@ -115,6 +119,8 @@ pub fn names_of(alg: Algorithm) -> [&'static str; 5] {
             "RS256 token, rival",
             "RS256 introspection",
             "RS256 introspection, empty",
+            "RS256 forward authentication",
+            "RS256 forward authentication, empty",
         ],
         Algorithm::Es256 => [
             "ES256 token",
@@ -122,6 +128,8 @@ pub fn names_of(alg: Algorithm) -> [&'static str; 5] {
             "ES256 token, rival",
             "ES256 introspection",
             "ES256 introspection, empty",
+            "ES256 forward authentication",
+            "ES256 forward authentication, empty",
         ],
     }
 }
@@ -129,7 +137,7 @@ pub fn names_of(alg: Algorithm) -> [&'static str; 5] {
 pub fn speed(rounds: &Rounds) -> Vec<Comparison> {
     let mut comparisons = Vec::new();
     for alg in Algorithm::ALL {
-        let [token, reference, rival, introspection, empty] = names_of(alg);
+        let [token, reference, rival, introspection, empty, forward, forward_empty] = names_of(alg);
         let (least, times) = match alg {
             Algorithm::Rs256 => (0.90, 2.0),
             Algorithm::Es256 => (0.85, 6.0),
@@ -162,6 +170,13 @@ pub fn speed(rounds: &Rounds) -> Vec<Comparison> {
                 rounds.rates(introspection),
                 "empty handler and one verification",
                 &rounds.with(empty, verification),
+                Target::AtLeast(0.70),
+            ),
+            Comparison::new(
+                format!("forward authentications of {alg} tokens"),
+                rounds.rates(forward),
+                "empty handler and one verification",
+                &rounds.with(forward_empty, verification),
                 Target::AtLeast(0.70),
             ),
         ]);

@@ -31,9 +31,14 @@ impl Cores {
             load: load.to_string(),
         }
     }
+
+    /// Both, for a server that the load is nothing beside.
+    pub fn both(&self) -> String {
+        format!("{},{}", self.server, self.load)
+    }
 }
 
-/// A program on one core.
+/// A program on one core, or on a list of them.
 pub fn pinned(core: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", core]).arg(program).stdin(Stdio::null());

@@ -9,6 +9,7 @@ mod figures;
 mod limits;
 mod load;
 mod machine;
+mod people;
 mod picture;
 mod reference;
 mod report;
@@ -33,27 +34,34 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("reference") => reference::serve(Path::new(&arguments[2])),
+        Some("bcrypt") => println!("{}", people::bcrypt()),
+        Some("people") => println!("{}", report::rows(&in_runtime(async |cores| people::run(cores).await))),
         Some("limits") => println!("{}", serde_json::to_string(&Limits::measure()).unwrap()),
         _ => run(),
     }
 }
 
 fn run() {
+    let before = machine::load_average();
+    let comparisons = in_runtime(async |cores| {
+        let mut comparisons = speed(cores).await;
+        comparisons.extend(isolation(cores).await);
+        comparisons.extend(growth(cores).await);
+        comparisons.extend(people::run(cores).await);
+        comparisons.extend(footprint(cores).await);
+        comparisons
+    });
+    report::write(&comparisons, ROUNDS, before);
+}
+
+fn in_runtime(measure: impl AsyncFnOnce(&Cores) -> Vec<Comparison>) -> Vec<Comparison> {
     let cores = Cores::find();
     pin_to(&cores.load);
-    let before = machine::load_average();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let comparisons = runtime.block_on(async {
-        let mut comparisons = speed(&cores).await;
-        comparisons.extend(isolation(&cores).await);
-        comparisons.extend(growth(&cores).await);
-        comparisons.extend(footprint(&cores).await);
-        comparisons
-    });
-    report::write(&comparisons, ROUNDS, before);
+    runtime.block_on(measure(&cores))
 }
 
 /// This process shares the load's core: the servers' is theirs alone.
@@ -69,10 +77,17 @@ fn names(algorithms: &[Algorithm]) -> Vec<(String, Algorithm)> {
     algorithms.iter().map(|&alg| (alg.name().to_lowercase(), alg)).collect()
 }
 
-/// Tokens, key sets and introspections, each beside its limit and its rivals.
+/// Tokens, key sets, introspections and forward authentications, each beside its limit and its rivals.
 async fn speed(cores: &Cores) -> Vec<Comparison> {
     let algorithms = Algorithm::ALL;
-    let site = Site::new(&names(&algorithms)).await;
+    let mut site = Site::new(&names(&algorithms)).await;
+    site.people(1).await;
+    let mut session_tokens = Vec::new();
+    // The last is the default, under which the server is measured.
+    for alg in [Algorithm::Es256, Algorithm::Rs256] {
+        site.set("tokens.default_algorithm", alg.name());
+        session_tokens.push((alg, site.serve(cores).await.session_token()));
+    }
     let ours = site.serve(cores).await;
     let key_set = get(&ours.address, KEY_SET).unwrap();
     let reference = site.reference(cores, &algorithms, &key_set);
@@ -100,7 +115,17 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
         let tokens = site.token_forms(&format!("{alg}.tokens"), [client]);
         let introspections = [(client, format!("token={}", ours.token(&site, client)))];
         let introspections = site.forms(&format!("{alg}.introspections"), introspections);
-        let [token, token_reference, token_rival, introspection, empty] = figures::names_of(alg);
+        let [
+            token,
+            token_reference,
+            token_rival,
+            introspection,
+            empty,
+            forward,
+            forward_empty,
+        ] = figures::names_of(alg);
+        let (_, session_token) = session_tokens.iter().find(|(of, _)| *of == alg).unwrap();
+        let bearer = format!("Authorization: Bearer {session_token}");
         loads.extend([
             (token, Load::forms(&ours, "/oauth2/token", tokens.clone())),
             (token_reference, Load::forms(&reference, "/token", tokens.clone())),
@@ -110,6 +135,8 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
                 Load::forms(&ours, "/oauth2/introspect", introspections.clone()),
             ),
             (empty, Load::forms(&reference, "/", introspections)),
+            (forward, Load::get(&ours, "/auth/verify").with_header(bearer.clone())),
+            (forward_empty, Load::get(&reference, "/").with_header(bearer)),
         ]);
     }
     for (_, load) in &loads {

@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use keyround::accounts::password::Password;
+use keyround::accounts::password_hash::PasswordHash;
+use keyround::accounts::tenant::TenantId;
+use keyround::accounts::user::{User, UserId};
 use keyround::app::{Foundation, Running};
 use keyround::clock::{Clock, Seconds, UnixTime, sleep};
 use keyround::config::{Config, Sources};
@@ -18,12 +22,16 @@ use keyround::jose::alg::Algorithm;
 use keyround::jose::seal::{MasterKey, random_secret};
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::audit::Entry;
+use keyround::store::users::StoredUser;
 
 use crate::machine::{Cores, Process, pinned};
 use crate::reference::{Document, Setup};
 
 /// Where the key set is.
 pub const KEY_SET: &str = "/.well-known/jwks.json";
+
+/// The password of every person.
+pub const PASSWORD: &str = "a lantern under the seventh bridge";
 
 const TOKEN_FORM: &str = "grant_type=client_credentials&scope=read";
 
@@ -67,6 +75,37 @@ impl Site {
         let running = Running::start(&site.config(), foundation).await.unwrap();
         running.stop().await;
         site
+    }
+
+    /// Changes a setting of the servers that start from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Makes so many accounts, with one password and hash, at the addresses of [`person`].
+    pub async fn people(&self, count: usize) {
+        let foundation = self.foundation().await;
+        let password = Password::try_from(PASSWORD.to_owned()).unwrap();
+        let parameters = self.config().accounts.hash_parameters();
+        let hash = PasswordHash::new(&password, parameters, &foundation.hash_key).unwrap();
+        let now = Clock::system().read().wall;
+        for number in 0..count {
+            let user = User {
+                id: UserId::generate(now),
+                tenant: TenantId::default(),
+                email: person(number).parse().unwrap(),
+                email_verified_at: None,
+                name: "A Person".parse().unwrap(),
+                roles: Vec::new(),
+                created_at: now,
+                suspended_at: None,
+            };
+            let entry = entry("user.created", &user.id.to_string());
+            let password_hash = Some(hash.as_str().to_owned());
+            let stored = StoredUser { user, password_hash };
+            assert!(foundation.rotator.db.create_user(&stored, &entry).await.unwrap());
+        }
+        foundation.rotator.db.close().await;
     }
 
     fn config(&self) -> Config {
@@ -114,6 +153,11 @@ impl Site {
 
     /// Starts the released server on the servers' core.
     pub async fn serve(&self, cores: &Cores) -> Server {
+        self.serve_on(&cores.server).await
+    }
+
+    /// Starts the released server on these cores.
+    pub async fn serve_on(&self, cores: &str) -> Server {
         let log = self.folder.path().join("log");
         let process = self.spawn(cores, &log, "127.0.0.1:0");
         for _ in 0..1_000 {
@@ -135,14 +179,14 @@ impl Site {
             .unwrap()
             .to_string();
         let started = clock.read().monotonic;
-        let _process = self.spawn(cores, &self.folder.path().join("log"), &address);
+        let _process = self.spawn(&cores.server, &self.folder.path().join("log"), &address);
         while get(&address, KEY_SET).is_none() {
             sleep(Duration::from_millis(1)).await;
         }
         clock.read().monotonic.saturating_sub(started).as_secs_f64()
     }
 
-    fn spawn(&self, cores: &Cores, log: &Path, listen: &str) -> Process {
+    fn spawn(&self, cores: &str, log: &Path, listen: &str) -> Process {
         let variables = self.settings.iter().map(|(name, value)| {
             let value = if name == "server.listen" { listen } else { value };
             (
@@ -150,7 +194,7 @@ impl Site {
                 value.to_owned(),
             )
         });
-        let child = pinned(&cores.server, env!("CARGO_BIN_EXE_keyround"))
+        let child = pinned(cores, env!("CARGO_BIN_EXE_keyround"))
             .arg("serve")
             .current_dir(self.folder.path())
             .envs(variables)
@@ -244,15 +288,41 @@ impl Server {
     /// A token for this client of a site.
     pub fn token(&self, site: &Site, client: usize) -> String {
         let credentials = STANDARD.encode(site.credentials(client));
-        let request = format!(
-            "POST /oauth2/token HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Basic {credentials}\r\n\
-             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{TOKEN_FORM}",
-            TOKEN_FORM.len()
-        );
-        let answer = ask(&self.address, &request).expect("a token");
+        let form = "application/x-www-form-urlencoded";
+        let headers = format!("Connection: close\r\nAuthorization: Basic {credentials}\r\nContent-Type: {form}\r\n");
+        self.access_token(&post("/oauth2/token", &headers, TOKEN_FORM))
+    }
+
+    /// The access token of a session that the first person begins.
+    pub fn session_token(&self) -> String {
+        let headers = format!("Connection: close\r\n{JSON}");
+        self.access_token(&post("/auth/login", &headers, &login(&person(0), PASSWORD)))
+    }
+
+    fn access_token(&self, request: &str) -> String {
+        let answer = ask(&self.address, request).expect("a token");
         let answer: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
         answer["access_token"].as_str().unwrap().to_owned()
     }
+}
+
+/// The header of a body in JSON.
+pub const JSON: &str = "Content-Type: application/json\r\n";
+
+/// A request with a body.
+pub fn post(path: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
+}
+
+/// The address of one of the people.
+pub fn person(number: usize) -> String {
+    format!("person-{number}@example.com")
+}
+
+/// The body of a login by an app.
+pub fn login(email: &str, password: &str) -> String {
+    format!(r#"{{"email":"{email}","password":"{password}","token_delivery":"body"}}"#)
 }
 
 /// An answer with status 200: its headers but those that a framework writes by itself, and its body.
@@ -312,15 +382,7 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
         created_at: UnixTime(0),
         disabled_at: None,
     };
-    let entry = Entry {
-        event: "client.created",
-        subject: name.to_owned(),
-        happened_at: UnixTime(0),
-        noted_at: UnixTime(0),
-        actor: "benchmark".to_owned(),
-        reason: "benchmark".to_owned(),
-        once: false,
-    };
+    let entry = entry("client.created", name);
     let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, secret);
     assert!(
         foundation
@@ -330,4 +392,16 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
             .await
             .unwrap()
     );
+}
+
+fn entry(event: &'static str, subject: &str) -> Entry {
+    Entry {
+        event,
+        subject: subject.to_owned(),
+        happened_at: UnixTime(0),
+        noted_at: UnixTime(0),
+        actor: "benchmark".to_owned(),
+        reason: "benchmark".to_owned(),
+        once: false,
+    }
 }

@@ -405,27 +405,6 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_a_number_in_a_length_of_time() {
-        let period = Seconds(3_600);
-        assert_eq!(rate("20/1h", 1), Ok(Rate { burst: 20, period }));
-        assert_eq!(rate("3600/1h", 1), Ok(Rate { burst: 3_600, period }));
-        for (bad, most) in [
-            ("", 1),
-            ("20", 1),
-            ("/1h", 1),
-            ("20/", 1),
-            ("20/60", 1),
-            ("-1/1h", 1),
-            ("0/1h", 1),
-            ("3601/1h", 1),
-            ("5/0s", 1),
-            ("1001/1s", 1_000),
-        ] {
-            assert!(rate(bad, most).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn networks_hold_their_addresses() {
         let holds =
             |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
