@@ -326,11 +326,17 @@ impl Sessions {
             }),
         };
         let issued = self.keyring.issue(&granted, &self.issuer, self.clock.read())?;
+        let expires_in = Seconds(issued.claims.exp - issued.claims.iat);
+        // As at the token endpoint: a token of ours whose name stands in no line is forged.
+        tracing::info!(
+            client.id = owner.client_id, session.sid = %refresh_token.sid, key.alg = %granted.alg, key.kid = %issued.kid,
+            token.jti = %issued.claims.jti, token.expires_in = expires_in.0, "a token was granted"
+        );
         Ok(SessionTokens {
             sid: refresh_token.sid,
             user: owner.user,
             access_token: issued.token,
-            expires_in: Seconds(issued.claims.exp - issued.claims.iat),
+            expires_in,
             refresh_token: refresh_token.write(&self.hash_key),
             refresh_expires_in: self.settings.session_idle.min(owner.rest),
         })

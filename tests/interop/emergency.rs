@@ -15,10 +15,10 @@ use keyround::clock::{Clock, Seconds, UnixTime, sleep};
 use keyround::jose::alg::Algorithm;
 use serde_json::Value;
 
-use crate::COMMON;
 use crate::gateway::{self, Envoy};
 use crate::site::{Kind, Site, Token};
 use crate::verifier::{Library, Verifier, is_left_out};
+use crate::{COMMON, MACHINE};
 
 /// What the caches are set to, where they can be.
 const CACHE: u32 = 10;
@@ -375,6 +375,7 @@ async fn busy(name: &'static str, kind: Kind, nodes: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_verifier_lets_go_of_a_revoked_key_within_the_time_that_was_printed() {
+    let _alone = MACHINE.write().await;
     // Each a task of its own: running a command blocks, and a request of another set-up that waits for it is given up.
     tokio::try_join!(
         tokio::spawn(quiet("quiet SQLite", Kind::Sqlite, 1)),

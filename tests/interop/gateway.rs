@@ -212,6 +212,7 @@ async fn envoy_lets_every_valid_token_through_and_the_harness_sees_when_it_does_
     if is_left_out(NAME) {
         return;
     }
+    let _shared = crate::MACHINE.read().await;
     let run = async |name, kind, nodes, policy: &[(&str, &str)], ahead, rotations| {
         let site = Site::start(name, kind, nodes, &[&COMMON, policy].concat()).await;
         tokio::spawn(run(site, ahead, rotations)).await.unwrap()

@@ -35,6 +35,7 @@ const SETTINGS: [(&str, &str); 9] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_tokens_of_the_old_issuer_stay_valid_through_the_move() {
+    let _shared = crate::MACHINE.read().await;
     // Each a task of its own: running a command blocks, and a request of the other that waits for it is given up.
     tokio::try_join!(
         tokio::spawn(move_in("moving_sqlite", Kind::Sqlite, 1)),
