@@ -69,7 +69,7 @@ async fn malformed_requests_have_one_answer_each() {
         (
             format!("{proved}&grant_type=refresh_token&refresh_token={c}"),
             400,
-            "unsupported_grant_type",
+            "invalid_grant",
         ),
         (
             format!("{proved}&grant_type=Client_Credentials"),
