@@ -43,14 +43,16 @@ fn main() {
 
 fn run() {
     let before = machine::load_average();
-    let comparisons = in_runtime(async |cores| {
+    let mut comparisons = in_runtime(async |cores| {
         let mut comparisons = speed(cores).await;
         comparisons.extend(isolation(cores).await);
         comparisons.extend(growth(cores).await);
-        comparisons.extend(people::run(cores).await);
         comparisons.extend(footprint(cores).await);
         comparisons
     });
+    // Before the logins begin, which take both cores for minutes: what was measured stands.
+    report::write(&comparisons, ROUNDS, before);
+    comparisons.extend(in_runtime(async |cores| people::run(cores).await));
     report::write(&comparisons, ROUNDS, before);
 }
 
