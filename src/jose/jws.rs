@@ -43,21 +43,16 @@ pub enum Malformed {
     HeaderMembers,
 }
 
-/// A JWS in the compact serialization that was taken apart, whoever wrote it. Nothing is proved yet.
-pub struct Compact<'a> {
-    /// The header; every name in it stands once.
-    pub header: Map<String, Value>,
+/// The parts of a JWS in the compact serialization.
+struct Parts<'a> {
+    header: Vec<u8>,
     message: &'a str,
     claims: &'a str,
     signature: Vec<u8>,
 }
 
-impl<'a> Compact<'a> {
-    /// Takes a token apart.
-    ///
-    /// # Errors
-    /// [`Malformed`] says what is wrong.
-    pub fn parse(token: &'a str) -> Result<Self, Malformed> {
+impl<'a> Parts<'a> {
+    fn parse(token: &'a str) -> Result<Self, Malformed> {
         if token.len() > LONGEST_TOKEN {
             return Err(Malformed::TooLong);
         }
@@ -71,11 +66,36 @@ impl<'a> Compact<'a> {
             return Err(Malformed::Parts);
         }
         Ok(Self {
-            header: strict_json::object(&decode(header)?).map_err(|_| Malformed::Header)?,
+            header: decode(header)?,
             message: &token[..header.len() + 1 + claims.len()],
             claims,
             signature: decode(signature)?,
         })
+    }
+
+    /// What was signed, once the signature is found to be this key's.
+    fn verified(&self, key: &VerifyingKey) -> Result<Vec<u8>, NotVerified> {
+        key.verify(self.message.as_bytes(), &self.signature)?;
+        decode(self.claims).map_err(NotVerified::Malformed)
+    }
+}
+
+/// A JWS in the compact serialization that was taken apart, whoever wrote it. Nothing is proved yet.
+pub struct Compact<'a> {
+    /// The header; every name in it stands once.
+    pub header: Map<String, Value>,
+    parts: Parts<'a>,
+}
+
+impl<'a> Compact<'a> {
+    /// Takes a token apart.
+    ///
+    /// # Errors
+    /// [`Malformed`] says what is wrong.
+    pub fn parse(token: &'a str) -> Result<Self, Malformed> {
+        let parts = Parts::parse(token)?;
+        let header = strict_json::object(&parts.header).map_err(|_| Malformed::Header)?;
+        Ok(Self { header, parts })
     }
 
     /// The claims, once the signature is found to be this key's.
@@ -83,9 +103,7 @@ impl<'a> Compact<'a> {
     /// # Errors
     /// [`VerifyError`] when it is not, or [`Malformed`] when what was signed is no JSON object with every name once.
     pub fn verified(&self, key: &VerifyingKey) -> Result<Map<String, Value>, NotVerified> {
-        key.verify(self.message.as_bytes(), &self.signature)?;
-        let claims = decode(self.claims).map_err(NotVerified::Malformed)?;
-        strict_json::object(&claims).map_err(|_| NotVerified::Claims)
+        strict_json::object(&self.parts.verified(key)?).map_err(|_| NotVerified::Claims)
     }
 }
 
@@ -97,7 +115,7 @@ pub struct Unverified<'a> {
     pub typ: String,
     /// The key that the header names.
     pub kid: String,
-    token: Compact<'a>,
+    parts: Parts<'a>,
 }
 
 impl<'a> Unverified<'a> {
@@ -106,18 +124,27 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// [`Malformed`] says what is wrong.
     pub fn parse(token: &'a str) -> Result<Self, Malformed> {
-        let mut token = Compact::parse(token)?;
-        let members = std::mem::take(&mut token.header);
-        let [alg, typ, kid] = header_members(members).ok_or(Malformed::HeaderMembers)?;
-        Ok(Self { alg, typ, kid, token })
+        let parts = Parts::parse(token)?;
+        let members = strict_json::members(&parts.header, ["alg", "typ", "kid"]).map_err(|_| Malformed::Header)?;
+        match members.named {
+            [Some(Value::String(alg)), Some(Value::String(typ)), Some(Value::String(kid))] if !members.has_others => {
+                Ok(Self { alg, typ, kid, parts })
+            }
+            _ => Err(Malformed::HeaderMembers),
+        }
     }
 
-    /// The claims, once the signature is found to be this key's.
+    /// The claims of these names, once the signature is found to be this key's.
     ///
     /// # Errors
     /// See [`Compact::verified`].
-    pub fn verified(&self, key: &VerifyingKey) -> Result<Map<String, Value>, NotVerified> {
-        self.token.verified(key)
+    pub fn verified<const N: usize>(
+        &self,
+        key: &VerifyingKey,
+        names: [&'static str; N],
+    ) -> Result<[Option<Value>; N], NotVerified> {
+        let members = strict_json::members(&self.parts.verified(key)?, names);
+        members.map(|members| members.named).map_err(|_| NotVerified::Claims)
     }
 }
 
@@ -137,18 +164,6 @@ pub enum NotVerified {
 
 fn decode(part: &str) -> Result<Vec<u8>, Malformed> {
     BASE64URL.decode(part).map_err(|_| Malformed::Base64)
-}
-
-/// `alg`, `typ` and `kid`, when there is nothing else and each is a text.
-fn header_members(mut members: Map<String, Value>) -> Option<[String; 3]> {
-    if members.len() != 3 {
-        return None;
-    }
-    let mut text = |name| match members.remove(name) {
-        Some(Value::String(text)) => Some(text),
-        _ => None,
-    };
-    Some([text("alg")?, text("typ")?, text("kid")?])
 }
 
 /// A public key, parsed once and ready to verify.

@@ -3,7 +3,7 @@
 //! Pure: a function of the token, the keys and the time. Whether it was denied since, and whether its client still
 //! exists, is known elsewhere.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::jwk::Kid;
@@ -209,7 +209,7 @@ pub fn verify<'k>(
     if unverified.typ != ACCESS_TOKEN_TYPE {
         return Err(Refused::Type);
     }
-    let mut claims = Claims(unverified.verified(trusted.key)?);
+    let mut claims = Claims(unverified.verified(trusted.key, CLAIMS)?);
     let not_before = claims.optional("nbf", Claims::date)?;
     let token = claims.token(kid, not_before)?;
     if token.iss != expected.issuer {
@@ -256,9 +256,24 @@ pub fn may_introspect(client: &Client, token: &AccessToken) -> bool {
     is_client(client, token) || token.aud.iter().any(serves)
 }
 
-struct Claims(Map<String, Value>);
+/// Every claim that is looked at.
+const CLAIMS: [&str; 12] = [
+    "iss", "sub", "aud", "client_id", "iat", "exp", "jti", "scope", "nbf", "sid", "tid", "roles",
+];
+
+/// The claims that are there, in the order of [`CLAIMS`]; each is taken once.
+struct Claims([Option<Value>; CLAIMS.len()]);
 
 impl Claims {
+    fn place(&mut self, claim: &'static str) -> Option<&mut Option<Value>> {
+        let mut places = CLAIMS.iter().zip(&mut self.0);
+        places.find(|(name, _)| **name == claim).map(|(_, place)| place)
+    }
+
+    fn take(&mut self, claim: &'static str) -> Option<Value> {
+        self.place(claim).and_then(Option::take)
+    }
+
     fn token(mut self, kid: Kid, not_before: Option<UnixTime>) -> Result<AccessToken, Refused> {
         Ok(AccessToken {
             kid,
@@ -276,7 +291,7 @@ impl Claims {
 
     fn session(&mut self, not_before: Option<UnixTime>) -> Result<SessionClaims, Refused> {
         let missing = |claim, form| Refused::Claim { claim, form };
-        let roles = match self.0.remove("roles") {
+        let roles = match self.take("roles") {
             Some(Value::Array(items)) => items
                 .into_iter()
                 .map(|item| match item {
@@ -299,11 +314,12 @@ impl Claims {
         claim: &'static str,
         read: impl FnOnce(&mut Self, &'static str) -> Result<T, Refused>,
     ) -> Result<Option<T>, Refused> {
-        self.0.contains_key(claim).then(|| read(self, claim)).transpose()
+        let is_there = self.place(claim).is_some_and(|place| place.is_some());
+        is_there.then(|| read(self, claim)).transpose()
     }
 
     fn text(&mut self, claim: &'static str) -> Result<String, Refused> {
-        match self.0.remove(claim) {
+        match self.take(claim) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text),
             _ => Err(Refused::Claim {
                 claim,
@@ -317,7 +333,7 @@ impl Claims {
             Value::String(text) if !text.is_empty() => Some(text),
             _ => None,
         };
-        let texts: Option<Vec<String>> = match self.0.remove("aud") {
+        let texts: Option<Vec<String>> = match self.take("aud") {
             Some(Value::Array(items)) => items.into_iter().map(text).collect(),
             Some(item) => text(item).map(|text| vec![text]),
             None => None,
@@ -329,8 +345,7 @@ impl Claims {
     }
 
     fn date(&mut self, claim: &'static str) -> Result<UnixTime, Refused> {
-        self.0
-            .remove(claim)
+        self.take(claim)
             .as_ref()
             .and_then(Value::as_i64)
             .filter(|date| (0..=LATEST_DATE).contains(date))
