@@ -29,7 +29,7 @@ use keyround::jose::alg::Algorithm;
 use keyround::jose::seal::MasterKey;
 use keyround::keyring::Keyring;
 use keyround::rotation::Rotation;
-use keyround::sessions::{RefreshRequest, Replays, Sessions};
+use keyround::sessions::{Grouped, RefreshRequest, Replays, Sessions};
 use keyround::store::Db;
 use keyround::store::audit::Entry;
 use keyround::store::sessions::{Claim, POSTGRES_CLAIM, POSTGRES_FAMILY};
@@ -96,6 +96,8 @@ async fn sessions(url: &str, alg: Algorithm) -> Arc<Sessions> {
         settings: config.accounts,
         metrics: SessionMetrics::default(),
         replays: Replays::default(),
+        families: Grouped::default(),
+        claims: Grouped::default(),
     })
 }
 
@@ -192,9 +194,9 @@ async fn statements(db: &Db, sids: &[SessionId], concurrency: usize) -> f64 {
                     let claim = Claim {
                         sid,
                         generation: family.generation,
-                        successor_hash: "nFxaPgB6X9Hy0NPTR8hZB0N8wGz0m1g0B4V6kN8wGz0",
-                        salt: "nFxaPgB6X9Hy0NPTR8hZB0N8wGz0m1g0B4V6kN8wGz0",
-                        device: &device,
+                        successor_hash: "nFxaPgB6X9Hy0NPTR8hZB0N8wGz0m1g0B4V6kN8wGz0".to_owned(),
+                        salt: "nFxaPgB6X9Hy0NPTR8hZB0N8wGz0m1g0B4V6kN8wGz0".to_owned(),
+                        device: device.clone(),
                     };
                     assert!(db.claim_generation(&claim, now).await.unwrap());
                     count += 1;

@@ -30,7 +30,7 @@ use crate::outbound::providers::Providers;
 use crate::outbound::{Outbound, OutboundError};
 use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
-use crate::sessions::{Replays, Sessions};
+use crate::sessions::{Grouped, Replays, Sessions};
 use crate::store::{Db, StoreError};
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
@@ -285,6 +285,8 @@ impl Running {
             settings: config.accounts.clone(),
             metrics: metrics.sessions.clone(),
             replays: Replays::default(),
+            families: Grouped::default(),
+            claims: Grouped::default(),
         });
         let logins = Logins {
             db: rotator.db.clone(),

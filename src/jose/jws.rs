@@ -127,9 +127,11 @@ impl<'a> Unverified<'a> {
         let parts = Parts::parse(token)?;
         let members = strict_json::members(&parts.header, ["alg", "typ", "kid"]).map_err(|_| Malformed::Header)?;
         match members.named {
-            [Some(Value::String(alg)), Some(Value::String(typ)), Some(Value::String(kid))] if !members.has_others => {
-                Ok(Self { alg, typ, kid, parts })
-            }
+            [
+                Some(Value::String(alg)),
+                Some(Value::String(typ)),
+                Some(Value::String(kid)),
+            ] if !members.has_others => Ok(Self { alg, typ, kid, parts }),
             _ => Err(Malformed::HeaderMembers),
         }
     }

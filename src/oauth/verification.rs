@@ -258,7 +258,18 @@ pub fn may_introspect(client: &Client, token: &AccessToken) -> bool {
 
 /// Every claim that is looked at.
 const CLAIMS: [&str; 12] = [
-    "iss", "sub", "aud", "client_id", "iat", "exp", "jti", "scope", "nbf", "sid", "tid", "roles",
+    "iss",
+    "sub",
+    "aud",
+    "client_id",
+    "iat",
+    "exp",
+    "jti",
+    "scope",
+    "nbf",
+    "sid",
+    "tid",
+    "roles",
 ];
 
 /// The claims that are there, in the order of [`CLAIMS`]; each is taken once.

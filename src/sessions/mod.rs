@@ -4,6 +4,7 @@
 //! never answered is found again by the client's next try.
 
 mod ending;
+mod grouped;
 mod pruning;
 mod replays;
 
@@ -25,11 +26,12 @@ use crate::oauth::client::Audience;
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
 use crate::store::audit::Entry;
-use crate::store::sessions::{Claim, NewSession};
+use crate::store::sessions::{Claim, Claimed, Found, NewSession};
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::SessionMetrics;
 
+pub use grouped::Grouped;
 pub use pruning::{prune, prune_limits};
 pub use replays::Replays;
 
@@ -56,6 +58,10 @@ pub struct Sessions {
     pub metrics: SessionMetrics,
     /// What is noted already.
     pub replays: Replays,
+    /// The sessions that are being looked at.
+    pub families: Grouped<(SessionId, UnixTime), Found>,
+    /// The generations that are being claimed.
+    pub claims: Grouped<(Claim, UnixTime), Result<Claimed, StoreError>>,
 }
 
 /// What a client gets for a login or a refresh.
@@ -176,7 +182,7 @@ impl Sessions {
         let token = self.open(request.token)?;
         self.keyring.signing(self.alg, self.clock.read())?;
         for _ in 0..TRIES {
-            let Some((family, now)) = self.db.family(token.sid, self.now()).await? else {
+            let Some((family, now)) = self.family(token.sid).await? else {
                 return Err(Refused::Unknown.into());
             };
             let presented = Presented {
@@ -207,11 +213,11 @@ impl Sessions {
         let claim = Claim {
             sid: token.sid,
             generation: token.generation,
-            successor_hash: &successor.digest(&self.hash_key),
-            salt: &salt,
-            device,
+            successor_hash: successor.digest(&self.hash_key),
+            salt,
+            device: device.clone(),
         };
-        match self.db.claim_generation(&claim, self.now()).await {
+        match self.claimed(claim).await {
             Ok(true) => {
                 tracing::debug!(session.sid = %token.sid, "a generation is claimed");
                 self.metrics.rotated();
@@ -219,6 +225,38 @@ impl Sessions {
             }
             Ok(false) | Err(StoreError::Conflict) => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// [`Db::family`], together with those who ask at the same time.
+    async fn family(&self, sid: SessionId) -> Found {
+        let db = self.db.clone();
+        let ask = move |asked: Vec<(SessionId, UnixTime)>| {
+            let db = db.clone();
+            async move {
+                let (sids, times): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+                db.families(&sids, latest(&times)).await
+            }
+        };
+        let found = self.families.answer((sid, self.now()), ask).await;
+        found.unwrap_or(Err(StoreError::Conflict))
+    }
+
+    /// [`Db::claim_generation`], together with those who claim at the same time.
+    async fn claimed(&self, claim: Claim) -> Result<bool, StoreError> {
+        let db = self.db.clone();
+        let ask = move |asked: Vec<(Claim, UnixTime)>| {
+            let db = db.clone();
+            async move {
+                let (claims, times): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+                db.claim_generations(&claims, latest(&times)).await
+            }
+        };
+        let claimed = self.claims.answer((claim.clone(), self.now()), ask).await;
+        match claimed.unwrap_or(Err(StoreError::Conflict))? {
+            Claimed::Yes => Ok(true),
+            Claimed::No => Ok(false),
+            Claimed::Unknown => self.db.claim_generation(&claim, self.now()).await,
         }
     }
 
@@ -358,6 +396,11 @@ impl Sessions {
             once: false,
         }
     }
+}
+
+/// Of those who ask together, the last one knows best how late it is.
+fn latest(times: &[UnixTime]) -> UnixTime {
+    times.iter().copied().max().unwrap_or(UnixTime(0))
 }
 
 /// What an access token says of its session.

@@ -25,6 +25,7 @@ pub mod users;
 pub mod verifying_keys;
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -56,11 +57,11 @@ pub(crate) enum Tx {
 }
 
 /// What can go wrong between us and the database.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// It does not answer, or answered with an error of its own.
     #[error("the database did not answer: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(#[source] Arc<sqlx::Error>),
     /// Somebody else was faster; the whole operation may be tried again.
     #[error("another writer was faster")]
     Conflict,
@@ -93,7 +94,7 @@ pub enum StoreError {
     },
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date: {0}")]
-    Migration(#[source] sqlx::migrate::MigrateError),
+    Migration(#[source] Arc<sqlx::migrate::MigrateError>),
 }
 
 impl From<sqlx::migrate::MigrateError> for StoreError {
@@ -103,7 +104,7 @@ impl From<sqlx::migrate::MigrateError> for StoreError {
                 found,
                 known: known_schema(),
             },
-            other => Self::Migration(other),
+            other => Self::Migration(Arc::new(other)),
         }
     }
 }
@@ -118,7 +119,7 @@ impl From<sqlx::Error> for StoreError {
         if retry {
             Self::Conflict
         } else {
-            Self::Unavailable(error)
+            Self::Unavailable(Arc::new(error))
         }
     }
 }

@@ -3,23 +3,19 @@
 //! Whoever ends a session sets `revoked_at` on the row that a refresh claims, so that of the two one comes first. A login holds the
 //! rows of its user and tenant until it is committed, so that whoever suspends the user afterwards finds its session.
 
+mod refresh;
+
 use sqlx::FromRow;
 
-use crate::accounts::refresh::Family;
 use crate::accounts::session::{Device, EndedBy, Session, SessionId};
-use crate::accounts::user::{Role, UserId};
+use crate::accounts::user::UserId;
 use crate::clock::{Seconds, UnixTime};
 
 use super::audit::{self, Entry};
 use super::users::StoredUser;
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
-/// Time by PostgreSQL's clock, in the statement that needs it.
-macro_rules! postgres_now {
-    () => {
-        "CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)"
-    };
-}
+pub use refresh::{Claim, Claimed, Found, POSTGRES_CLAIM, POSTGRES_FAMILY};
 
 /// A login of a user who may have one, with the password that was checked.
 macro_rules! begin {
@@ -38,36 +34,6 @@ macro_rules! begin {
 // SQLite has one writer, who needs no lock.
 const SQLITE_BEGIN: &str = begin!("");
 const POSTGRES_BEGIN: &str = begin!(" FOR SHARE");
-
-macro_rules! family {
-    ($now:expr) => {
-        concat!(
-            "SELECT sid, sessions.user_id, sessions.tenant_id, client_id, audience, generation, current_hash, previous_hash, salt, \
-             sessions.created_at, rotated_at, expires_at, revoked_at, revoked_for, address, user_agent, roles, suspended_at, \
-             disabled_at, ",
-            $now,
-            " AS now FROM sessions JOIN users ON users.user_id = sessions.user_id \
-             JOIN tenants ON tenants.tenant_id = sessions.tenant_id WHERE sid = $1"
-        )
-    };
-}
-const SQLITE_FAMILY: &str = family!("$2");
-/// A session with its chain, its user and its tenant, on PostgreSQL; `$1` is its id.
-pub const POSTGRES_FAMILY: &str = family!(postgres_now!());
-
-macro_rules! claim {
-    ($now:expr) => {
-        concat!(
-            "UPDATE sessions SET generation = generation + 1, previous_hash = current_hash, current_hash = $3, salt = $4, \
-             address = $5, user_agent = $6, rotated_at = ",
-            $now,
-            " WHERE sid = $1 AND generation = $2 AND revoked_at IS NULL"
-        )
-    };
-}
-const SQLITE_CLAIM: &str = claim!("$7");
-/// The claim of the next generation, on PostgreSQL: session, generation, digest, salt, address, user agent.
-pub const POSTGRES_CLAIM: &str = claim!(postgres_now!());
 
 const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
 const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
@@ -103,22 +69,7 @@ pub struct NewSession<'a> {
     pub device: &'a Device,
 }
 
-/// The next generation of a session.
-#[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
-    /// The session.
-    pub sid: SessionId,
-    /// The generation that was presented.
-    pub generation: i64,
-    /// The digest of the successor's secret.
-    pub successor_hash: &'a str,
-    /// What the successor was made with.
-    pub salt: &'a str,
-    /// Where it is refreshed from.
-    pub device: &'a Device,
-}
-
-#[derive(FromRow)]
+#[derive(Clone, FromRow)]
 struct SessionRow {
     sid: String,
     user_id: String,
@@ -132,20 +83,6 @@ struct SessionRow {
     revoked_for: Option<String>,
     address: String,
     user_agent: String,
-}
-
-#[derive(FromRow)]
-struct FamilyRow {
-    #[sqlx(flatten)]
-    session: SessionRow,
-    generation: i64,
-    current_hash: String,
-    previous_hash: Option<String>,
-    salt: String,
-    roles: String,
-    suspended_at: Option<i64>,
-    disabled_at: Option<i64>,
-    now: i64,
 }
 
 fn corrupt(sid: &str, reason: &str) -> StoreError {
@@ -185,26 +122,6 @@ impl TryFrom<SessionRow> for Session {
             address: row.address,
             user_agent: row.user_agent,
         })
-    }
-}
-
-impl TryFrom<FamilyRow> for (Family, UnixTime) {
-    type Error = StoreError;
-
-    fn try_from(row: FamilyRow) -> Result<Self, StoreError> {
-        let roles: Result<Vec<Role>, _> = row.roles.split_ascii_whitespace().map(str::parse).collect();
-        let roles = roles.map_err(|_| corrupt(&row.session.sid, "the roles of its user"))?;
-        let family = Family {
-            session: row.session.try_into()?,
-            generation: row.generation,
-            current_hash: row.current_hash,
-            previous_hash: row.previous_hash,
-            salt: row.salt,
-            roles,
-            suspended_at: row.suspended_at.map(UnixTime),
-            tenant_disabled_at: row.disabled_at.map(UnixTime),
-        };
-        Ok((family, UnixTime(row.now)))
     }
 }
 
@@ -259,48 +176,6 @@ impl Db {
         note(&mut tx, entry, now).await?;
         tx.commit().await?;
         Ok(Some((now, expires_at)))
-    }
-
-    /// A session with its chain, its user and its tenant, and the time: PostgreSQL's own, or `now`.
-    ///
-    /// # Errors
-    /// When the database does not answer, or the row cannot be read.
-    pub async fn family(&self, sid: SessionId, now: UnixTime) -> Result<Option<(Family, UnixTime)>, StoreError> {
-        let sid = sid.to_string();
-        let row: Option<FamilyRow> = match self {
-            Self::Sqlite { read, .. } => {
-                sqlx::query_as(SQLITE_FAMILY)
-                    .bind(sid)
-                    .bind(now.0)
-                    .fetch_optional(read)
-                    .await?
-            }
-            Self::Postgres(pool) => sqlx::query_as(POSTGRES_FAMILY).bind(sid).fetch_optional(pool).await?,
-        };
-        row.map(TryInto::try_into).transpose()
-    }
-
-    /// Puts the next generation in the place of the presented one; false when somebody was faster, or the session has ended.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn claim_generation(&self, claim: &Claim<'_>, now: UnixTime) -> Result<bool, StoreError> {
-        macro_rules! bound {
-            ($text:expr) => {
-                sqlx::query($text)
-                    .bind(claim.sid.to_string())
-                    .bind(claim.generation)
-                    .bind(claim.successor_hash)
-                    .bind(claim.salt)
-                    .bind(&claim.device.address)
-                    .bind(&claim.device.user_agent)
-            };
-        }
-        let claimed = match self {
-            Self::Sqlite { write, .. } => bound!(SQLITE_CLAIM).bind(now.0).execute(write).await?.rows_affected(),
-            Self::Postgres(pool) => bound!(POSTGRES_CLAIM).execute(pool).await?.rows_affected(),
-        };
-        Ok(claimed == 1)
     }
 
     /// The ids of the sessions that were ended at this time or later, in no order.

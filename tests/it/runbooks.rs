@@ -18,7 +18,7 @@ use keyround::jose::alg::Algorithm;
 use keyround::jose::import::{self, Passphrase};
 use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, random_jti};
 use keyround::keyring::Keyring;
-use keyround::sessions::{RefreshRequest, Replays, SessionTokens, Sessions};
+use keyround::sessions::{Grouped, RefreshRequest, Replays, SessionTokens, Sessions};
 use keyround::telemetry::SessionMetrics;
 use serde_json::json;
 
@@ -451,6 +451,8 @@ async fn use_account(site: &Site, reused: bool) {
         settings: config.accounts.clone(),
         metrics: SessionMetrics::default(),
         replays: Replays::default(),
+        families: Grouped::default(),
+        claims: Grouped::default(),
     };
     let user = sessions
         .db

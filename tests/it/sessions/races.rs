@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyround::accounts::refresh::Refused;
 use keyround::accounts::session::{EndedBy, SessionId};
@@ -9,6 +10,7 @@ use keyround::clock::Clock;
 use keyround::sessions::{CannotBegin, CannotRefresh, SessionTokens};
 use keyround::store::users::{StoredUser, UserChange};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::world::{World, is_active, log_in, log_out, refresh, refused};
 use crate::child::random;
@@ -31,6 +33,51 @@ async fn one_round(nodes: &Arc<Vec<TestApp>>, token: &Arc<String>) -> String {
     assert_eq!(successors.len(), 1, "the family has forked");
     assert_eq!(answers.len(), AT_ONCE);
     answers[0].refresh_token.to_string()
+}
+
+/// Refreshes that come at once share their statements, but not their troubles.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_somebody_holds_holds_up_no_other() {
+    let world = World::start(TestDatabase::postgres().await, &[]).await;
+    let user = world.user("ada").await;
+    let World { raw, app, .. } = world;
+    let app = Arc::new(app);
+    let mut tokens = Vec::new();
+    for _ in 0..9 {
+        tokens.push(log_in(&app, &user).await.unwrap());
+    }
+    let held = tokens.remove(4);
+    let lock = raw
+        .hold(&format!(
+            "SELECT sid FROM sessions WHERE sid = '{}' FOR UPDATE",
+            held.sid
+        ))
+        .await;
+    let waiting = {
+        let app = Arc::clone(&app);
+        tokio::spawn(async move { refresh(&app, &held.refresh_token).await })
+    };
+    for _ in 0..20 {
+        let mut others = JoinSet::new();
+        for token in tokens.drain(..) {
+            let app = Arc::clone(&app);
+            others.spawn(async move { refresh(&app, &token.refresh_token).await.unwrap() });
+        }
+        tokens = timeout(Duration::from_secs(20), others.join_all())
+            .await
+            .expect("they wait for the one that is held");
+    }
+    assert!(!waiting.is_finished(), "the lock held nothing");
+    lock.let_go().await;
+    waiting.await.unwrap().unwrap();
+    assert_eq!(
+        raw.number("SELECT count(*) FROM sessions WHERE generation = 21").await,
+        8
+    );
+    assert_eq!(
+        raw.number("SELECT count(*) FROM sessions WHERE generation = 2").await,
+        1
+    );
 }
 
 async fn rounds_of_64(database: TestDatabase, rounds: usize) {
