@@ -60,7 +60,6 @@ check_tools() {
 }
 
 check_bench() {
-    have wrk || need wrk
     have taskset || need util-linux
 }
 

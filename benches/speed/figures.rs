@@ -6,7 +6,6 @@ use keyround::jose::alg::Algorithm;
 
 use crate::limits::Limits;
 use crate::load::{Load, Seen};
-use crate::machine::Cores;
 
 /// What every round saw, by the name of the load.
 #[derive(Default)]
@@ -17,13 +16,13 @@ pub struct Rounds {
 
 impl Rounds {
     /// Runs every load once, in one order and then in the other.
-    pub fn measure(&mut self, loads: &[(&'static str, Load)], round: usize, cores: &Cores) {
+    pub fn measure(&mut self, loads: &[(&'static str, Load)], round: usize) {
         let mut order: Vec<_> = loads.iter().collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for (name, load) in order {
-            self.seen.entry(name).or_default().push(load.run(cores));
+            self.seen.entry(name).or_default().push(load.run());
         }
     }
 

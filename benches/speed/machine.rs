@@ -123,7 +123,6 @@ pub fn description() -> Vec<(String, String)> {
         ("OpenSSL".to_owned(), openssl::version::version().to_owned()),
         ("Rust".to_owned(), says("rustc", "--version")),
         ("Node".to_owned(), says("node", "--version")),
-        ("wrk".to_owned(), crate::load::version()),
     ]
 }
 

@@ -114,16 +114,16 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
         ("key set", Load::get(&ours, KEY_SET)),
         (
             "key set, 304",
-            Load::get(&ours, KEY_SET).with_header(format!("If-None-Match: {etag}")),
+            Load::get_with(&ours, KEY_SET, &format!("If-None-Match: {etag}\r\n")),
         ),
         ("key set, actix", Load::get(&reference, "/key-set")),
         ("key set, nginx", Load::get(&nginx, KEY_SET)),
         ("key set, rival", Load::get(&rival, "/jwks")),
     ];
     for (client, alg) in algorithms.into_iter().enumerate() {
-        let tokens = site.token_forms(&format!("{alg}.tokens"), [client]);
-        let introspections = [(client, format!("token={}", ours.token(&site, client)))];
-        let introspections = site.forms(&format!("{alg}.introspections"), introspections);
+        let tokens = |path: &str| site.token_requests(path, [client]);
+        let introspection_form = format!("token={}", ours.token(&site, client));
+        let introspections = |path: &str| vec![site.form(path, client, &introspection_form)];
         let [
             token,
             token_reference,
@@ -134,22 +134,19 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
             forward_empty,
         ] = figures::names_of(alg);
         let (_, session_token) = session_tokens.iter().find(|(of, _)| *of == alg).unwrap();
-        let bearer = format!("Authorization: Bearer {session_token}");
+        let bearer = format!("Authorization: Bearer {session_token}\r\n");
         loads.extend([
-            (token, Load::forms(&ours, "/oauth2/token", tokens.clone())),
-            (token_reference, Load::forms(&reference, "/token", tokens.clone())),
-            (token_rival, Load::forms(&rival, "/token", tokens)),
-            (
-                introspection,
-                Load::forms(&ours, "/oauth2/introspect", introspections.clone()),
-            ),
-            (empty, Load::forms(&reference, "/", introspections)),
-            (forward, Load::get(&ours, "/auth/verify").with_header(bearer.clone())),
-            (forward_empty, Load::get(&reference, "/").with_header(bearer)),
+            (token, Load::new(&ours, tokens("/oauth2/token"))),
+            (token_reference, Load::new(&reference, tokens("/token"))),
+            (token_rival, Load::new(&rival, tokens("/token"))),
+            (introspection, Load::new(&ours, introspections("/oauth2/introspect"))),
+            (empty, Load::new(&reference, introspections("/"))),
+            (forward, Load::get_with(&ours, "/auth/verify", &bearer)),
+            (forward_empty, Load::get_with(&reference, "/", &bearer)),
         ]);
     }
     for (_, load) in &loads {
-        load.clone().for_seconds(1).run(cores);
+        load.clone().for_seconds(1).run();
     }
     let mut rounds = Rounds::default();
     for round in 0..ROUNDS {
@@ -159,7 +156,7 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
             .output()
             .unwrap();
         rounds.limits.push(serde_json::from_slice(&output.stdout).unwrap());
-        rounds.measure(&loads, round, cores);
+        rounds.measure(&loads, round);
     }
     figures::speed(&rounds)
 }
@@ -171,15 +168,12 @@ async fn isolation(cores: &Cores) -> Vec<Comparison> {
     let key_set = Load::get(&server, KEY_SET);
     let mut comparisons = Vec::new();
     for (client, alg) in Algorithm::ALL.into_iter().enumerate() {
-        let tokens = Load::forms(&server, "/oauth2/token", site.token_forms("tokens", [client])).for_seconds(4);
+        let tokens = Load::new(&server, site.token_requests("/oauth2/token", [client]));
         let (mut idle, mut busy) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             println!("isolation, {alg}, round {} of {ROUNDS}", round + 1);
-            idle.push(key_set.run(cores).p99);
-            let saturating = tokens.start(cores);
-            sleep(Duration::from_millis(500)).await;
-            busy.push(key_set.run(cores).p99);
-            saturating.finish();
+            idle.push(key_set.run().p99);
+            busy.push(key_set.run_beside(&tokens).p99);
         }
         comparisons.push(
             Comparison::new(
@@ -213,11 +207,11 @@ async fn growth(cores: &Cores) -> Vec<Comparison> {
     assert_eq!(published, 16, "so many keys are published");
 
     let tokens = |site: &Site, server: &Server, clients: usize| {
-        Load::forms(server, "/oauth2/token", site.token_forms("tokens", 0..clients))
+        Load::new(server, site.token_requests("/oauth2/token", 0..clients))
     };
     let introspections = |site: &Site, server: &Server| {
-        let form = (0, format!("token={}", server.token(site, 0)));
-        Load::forms(server, "/oauth2/introspect", site.forms("introspections", [form]))
+        let form = format!("token={}", server.token(site, 0));
+        Load::new(server, vec![site.form("/oauth2/introspect", 0, &form)])
     };
     let loads = [
         ("token", tokens(&few, &with_few, 1)),
@@ -229,12 +223,12 @@ async fn growth(cores: &Cores) -> Vec<Comparison> {
         ("key set, many keys", Load::get(&with_keys, KEY_SET)),
     ];
     for (_, load) in &loads {
-        load.clone().for_seconds(1).run(cores);
+        load.clone().for_seconds(1).run();
     }
     let mut rounds = Rounds::default();
     for round in 0..ROUNDS {
         println!("growth, round {} of {ROUNDS}", round + 1);
-        rounds.measure(&loads, round, cores);
+        rounds.measure(&loads, round);
     }
     figures::growth(&rounds)
 }

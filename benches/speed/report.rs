@@ -44,8 +44,9 @@ fn results(comparisons: &[Comparison], rounds: usize, load_before: f64) -> Strin
 
 const EXPLANATION: &str = "\
 The server is the release binary with its defaults: clients and keys in SQLite, metrics and logs on (to a file). It and
-everything that it is held against run on one core, one at a time under load; wrk asks from another over 16 kept connections
-for 2 s, in every round once, and the rounds go through the table in one order and then in the other. A rate is told per second
+everything that it is held against run on one core, one at a time under load. The load comes from the other core over 16 kept connections for 2 s, in every round once, and the rounds go
+through the table in one order and then in the other. It never sleeps: on a virtual machine it costs a server as much as a small
+handler to wake who asked, and only a handler that is fast enough to keep them awake would be spared. A rate is told per second
 of the processor's time that the server's process took, which is all of its core where nothing else runs. A ratio is taken within
 its round; the table shows medians, and of the ratios also the least and the greatest.
 

@@ -131,19 +131,20 @@ impl Site {
         rotator.db.close().await;
     }
 
-    /// A file in which wrk finds what to ask for: a form for each client.
-    pub fn forms(&self, name: &str, forms: impl IntoIterator<Item = (usize, String)>) -> PathBuf {
-        let path = self.folder.path().join(name);
-        let mut file = File::create(&path).unwrap();
-        for (client, form) in forms {
-            writeln!(file, "{}\t{form}", STANDARD.encode(self.credentials(client))).unwrap();
-        }
-        path
+    /// A request with a form by this client.
+    pub fn form(&self, path: &str, client: usize, form: &str) -> String {
+        let credentials = STANDARD.encode(self.credentials(client));
+        let headers =
+            format!("Authorization: Basic {credentials}\r\nContent-Type: application/x-www-form-urlencoded\r\n");
+        post(path, &headers, form)
     }
 
-    /// A file of requests for tokens by all of these clients in turn.
-    pub fn token_forms(&self, name: &str, clients: impl IntoIterator<Item = usize>) -> PathBuf {
-        self.forms(name, clients.into_iter().map(|client| (client, TOKEN_FORM.to_owned())))
+    /// Requests for tokens by all of these clients.
+    pub fn token_requests(&self, path: &str, clients: impl IntoIterator<Item = usize>) -> Vec<String> {
+        clients
+            .into_iter()
+            .map(|client| self.form(path, client, TOKEN_FORM))
+            .collect()
     }
 
     fn credentials(&self, client: usize) -> String {
@@ -287,16 +288,12 @@ impl Server {
 
     /// A token for this client of a site.
     pub fn token(&self, site: &Site, client: usize) -> String {
-        let credentials = STANDARD.encode(site.credentials(client));
-        let form = "application/x-www-form-urlencoded";
-        let headers = format!("Connection: close\r\nAuthorization: Basic {credentials}\r\nContent-Type: {form}\r\n");
-        self.access_token(&post("/oauth2/token", &headers, TOKEN_FORM))
+        self.access_token(&site.form("/oauth2/token", client, TOKEN_FORM))
     }
 
     /// The access token of a session that the first person begins.
     pub fn session_token(&self) -> String {
-        let headers = format!("Connection: close\r\n{JSON}");
-        self.access_token(&post("/auth/login", &headers, &login(&person(0), PASSWORD)))
+        self.access_token(&post("/auth/login", JSON, &login(&person(0), PASSWORD)))
     }
 
     fn access_token(&self, request: &str) -> String {
@@ -306,13 +303,23 @@ impl Server {
     }
 }
 
+const HOST: &str = "Host: localhost\r\n";
+
 /// The header of a body in JSON.
 pub const JSON: &str = "Content-Type: application/json\r\n";
 
+/// A request with these headers, each with its end of line.
+pub fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("Content-Length: {length}\r\n"),
+    };
+    format!("{method} {path} HTTP/1.1\r\n{HOST}{headers}{length}\r\n{body}")
+}
+
 /// A request with a body.
 pub fn post(path: &str, headers: &str, body: &str) -> String {
-    let length = body.len();
-    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
+    request("POST", path, headers, body)
 }
 
 /// The address of one of the people.
@@ -333,14 +340,12 @@ pub struct Answer {
 
 /// Asks once, if somebody is there.
 pub fn get(address: &str, path: &str) -> Option<Answer> {
-    ask(
-        address,
-        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
-    )
+    ask(address, &request("GET", path, "", ""))
 }
 
 fn ask(address: &str, request: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).ok()?;
+    let request = request.replacen(HOST, &format!("{HOST}Connection: close\r\n"), 1);
     stream.write_all(request.as_bytes()).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
