@@ -183,7 +183,11 @@ impl Connection<'_> {
                 .then(|| value.trim().parse::<usize>().unwrap())
         });
         // An answer of 304 has no body, whatever length it tells (RFC 9110 section 8.6).
-        let length = if is_304 { 0 } else { length.expect("the body has a length") };
+        let length = if is_304 {
+            0
+        } else {
+            length.expect("the body has a length")
+        };
         self.answer.len() >= head + 4 + length
     }
 }

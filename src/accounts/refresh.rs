@@ -148,15 +148,16 @@ fn may_not_act(family: &Family, presented: &Presented<'_>, now: UnixTime) -> Opt
     if presented.client_id != session.client_id {
         return Some(Refused::WrongClient);
     }
-    // What was ended by a person is no theft, whatever is presented afterwards.
-    if let Some((_, by)) = session.ended {
-        return Some(Refused::Ended(by));
-    }
+    // For as long as it lasts: afterwards the session that it ended is one that has ended.
     if family.suspended_at.is_some() {
         return Some(Refused::Suspended);
     }
     if family.tenant_disabled_at.is_some() {
         return Some(Refused::TenantDisabled);
+    }
+    // What was ended by a person is no theft, whatever is presented afterwards.
+    if let Some((_, by)) = session.ended {
+        return Some(Refused::Ended(by));
     }
     if now >= session.expires_at {
         return Some(Refused::Expired);

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tracing::field;
 
-use crate::clock::sleep;
+use crate::clock::{Seconds, sleep};
 use crate::oauth::client::ClientId;
 use crate::oauth::credentials::Credentials;
 use crate::oauth::error::{ErrorCode, OauthError};
@@ -34,6 +35,8 @@ pub enum Refusal {
     Oauth(OauthError),
     /// With a status that says more.
     WithStatus(OauthError, StatusCode),
+    /// Too often: to be tried again after this long, with 429.
+    TooOften(OauthError, Seconds),
 }
 
 impl From<OauthError> for Refusal {
@@ -47,7 +50,7 @@ impl Refusal {
     /// request cannot forge a line.
     #[must_use]
     pub fn answer(self, server: &Server, caller: &Caller, what: &'static str) -> HttpResponse {
-        let (Self::Oauth(refusal) | Self::WithStatus(refusal, _)) = &self;
+        let (Self::Oauth(refusal) | Self::WithStatus(refusal, _) | Self::TooOften(refusal, _)) = &self;
         server.metrics.refused(refusal.code.name());
         tracing::info!(
             client.id = caller.client.as_ref().map(field::display), client.ip = %caller.address,
@@ -56,6 +59,13 @@ impl Refusal {
         match &self {
             Self::Oauth(refusal) => error::oauth(refusal),
             Self::WithStatus(refusal, status) => error::oauth_with_status(refusal, *status),
+            Self::TooOften(refusal, retry_after) => {
+                let mut answer = error::oauth_with_status(refusal, StatusCode::TOO_MANY_REQUESTS);
+                answer
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, HeaderValue::from(retry_after.0));
+                answer
+            }
         }
     }
 

@@ -36,7 +36,7 @@ pub fn oauth_with_status(error: &OauthError, status: StatusCode) -> HttpResponse
     if error.challenge {
         answer.insert_header((header::WWW_AUTHENTICATE, r#"Basic realm="keyround", charset="UTF-8""#));
     }
-    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+    if status == StatusCode::SERVICE_UNAVAILABLE {
         answer.insert_header((header::RETRY_AFTER, "5"));
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {

@@ -2,7 +2,7 @@
 //! logged in with.
 
 use actix_web::HttpRequest;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::header;
 
 use crate::accounts::refresh::Refused;
 use crate::accounts::session::Device;
@@ -49,9 +49,9 @@ pub async fn refresh(
     };
     server.charge_refresh(caller.address, token).map_err(|retry_after| {
         let description = format!("too many refreshes; try again in {retry_after}");
-        Refusal::WithStatus(
+        Refusal::TooOften(
             OauthError::new(ErrorCode::TemporarilyUnavailable, &description),
-            StatusCode::TOO_MANY_REQUESTS,
+            retry_after,
         )
     })?;
     let before = server.clock.read().monotonic;

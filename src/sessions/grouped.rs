@@ -28,28 +28,35 @@ impl<Q, A> Default for Grouped<Q, A> {
     }
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Grouped<Q, A> {
-    /// The answer to this question; none when the server stops meanwhile. `ask` answers many, in their order; whose question finds
-    /// nobody asking brings the one that is used.
-    pub async fn answer<F>(&self, question: Q, ask: impl Fn(Vec<Q>) -> F + Send + 'static) -> Option<A>
+impl<Q: Clone + Send + 'static, A: Send + 'static> Grouped<Q, A> {
+    /// The answer to this question. `ask` answers many, in their order; whose question finds nobody asking brings the one that is
+    /// used.
+    pub async fn answer<F>(&self, question: Q, ask: impl Fn(Vec<Q>) -> F + Send + Sync + 'static) -> A
     where
         F: Future<Output = Vec<A>> + Send + 'static,
     {
-        let (sender, answer) = oneshot::channel();
-        let is_first = {
-            let mut waiting = lock(&self.0);
-            waiting.questions.push((question, sender));
-            !std::mem::replace(&mut waiting.is_asking, true)
-        };
-        if is_first {
-            // On its own, so that nobody waits for a client that has gone away.
-            let asking = Asking {
-                waiting: Arc::clone(&self.0),
-                is_done: false,
+        loop {
+            let (sender, answer) = oneshot::channel();
+            let is_first = {
+                let mut waiting = lock(&self.0);
+                waiting.questions.push((question.clone(), sender));
+                !std::mem::replace(&mut waiting.is_asking, true)
             };
-            tokio::spawn(asking.all(ask));
+            if is_first {
+                let mut asking = Asking {
+                    waiting: Arc::clone(&self.0),
+                    is_done: false,
+                };
+                asking.once(&ask).await;
+                if let Ok(answer) = answer.await {
+                    asking.for_those_who_came_meanwhile(ask);
+                    return answer;
+                }
+            } else if let Ok(answer) = answer.await {
+                return answer;
+            }
+            // Whoever asked was cut short: its client has gone away.
         }
-        answer.await.ok()
     }
 }
 
@@ -63,30 +70,52 @@ struct Asking<Q, A> {
     is_done: bool,
 }
 
-impl<Q, A> Asking<Q, A> {
-    async fn all<F>(mut self, ask: impl Fn(Vec<Q>) -> F)
+impl<Q: Send + 'static, A: Send + 'static> Asking<Q, A> {
+    /// Asks for those who wait; false when nobody does.
+    async fn once<F>(&mut self, ask: &impl Fn(Vec<Q>) -> F) -> bool
     where
         F: Future<Output = Vec<A>>,
     {
-        while let Some((questions, senders)) = self.next() {
-            for (sender, answer) in senders.into_iter().zip(ask(questions).await) {
-                // Whose client has gone away does not wait any more.
-                let _ = sender.send(answer);
-            }
+        let Some((questions, senders)) = self.next() else {
+            return false;
+        };
+        for (sender, answer) in senders.into_iter().zip(ask(questions).await) {
+            // Whose client has gone away does not wait any more.
+            let _ = sender.send(answer);
+        }
+        true
+    }
+
+    /// Goes on by itself, so that the first one need not stay for the others.
+    fn for_those_who_came_meanwhile<F>(mut self, ask: impl Fn(Vec<Q>) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Vec<A>> + Send + 'static,
+    {
+        if self.has_others() {
+            tokio::spawn(async move { while self.once(&ask).await {} });
         }
     }
 
+    /// Whether somebody waits; when nobody does, the next one asks.
+    fn has_others(&mut self) -> bool {
+        let mut waiting = lock(&self.waiting);
+        self.is_done = waiting.questions.is_empty();
+        waiting.is_asking = !self.is_done;
+        waiting.is_asking
+    }
+
     fn next(&mut self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
+        if !self.has_others() {
+            return None;
+        }
         let mut waiting = lock(&self.waiting);
         let count = waiting.questions.len().min(MOST);
-        self.is_done = count == 0;
-        waiting.is_asking = count > 0;
-        (count > 0).then(|| waiting.questions.drain(..count).unzip())
+        Some(waiting.questions.drain(..count).unzip())
     }
 }
 
 impl<Q, A> Drop for Asking<Q, A> {
-    /// Cut short, by a panic or the end of the server: those who wait learn it, and the next one asks again.
+    /// Cut short, by a client that went away or a panic: those who wait learn it, and ask again.
     fn drop(&mut self) {
         let mut waiting = lock(&self.waiting);
         if !self.is_done {
@@ -120,31 +149,47 @@ mod tests {
             .collect();
         let mut largest = 0;
         for task in tasks {
-            let (question, answer) = task.await.unwrap();
-            let (answer, count) = answer.unwrap();
+            let (question, (answer, count)) = task.await.unwrap();
             assert_eq!(answer, question * 10);
             largest = largest.max(count);
         }
         assert_eq!(largest, MOST);
-        assert_eq!(grouped.answer(7, ask).await, Some((70, 1)));
+        assert_eq!(grouped.answer(7, ask).await, (70, 1));
     }
 
     #[tokio::test]
     async fn whose_client_goes_away_holds_up_nobody() {
         let grouped = Arc::new(Counted::default());
+        let (_never, hanging) = tokio::sync::watch::channel(());
         let gone = {
+            let (grouped, hanging) = (Arc::clone(&grouped), hanging.clone());
+            let hang = move |_| {
+                let mut hanging = hanging.clone();
+                async move {
+                    let _ = hanging.changed().await;
+                    Vec::new()
+                }
+            };
+            tokio::spawn(async move { grouped.answer(1, hang).await })
+        };
+        tokio::task::yield_now().await;
+        let waiting = {
             let grouped = Arc::clone(&grouped);
-            tokio::spawn(async move { grouped.answer(1, ask).await })
+            tokio::spawn(async move { grouped.answer(2, ask).await })
         };
         tokio::task::yield_now().await;
         gone.abort();
-        assert_eq!(grouped.answer(2, ask).await.unwrap().0, 20);
+        assert_eq!(waiting.await.unwrap(), (20, 1));
     }
 
     #[tokio::test]
     async fn after_a_panic_the_next_one_asks() {
-        let grouped = Counted::default();
-        assert_eq!(grouped.answer(1, |_| async { panic!("as told") }).await, None);
-        assert_eq!(grouped.answer(2, ask).await, Some((20, 1)));
+        let grouped = Arc::new(Counted::default());
+        let panicked = {
+            let grouped = Arc::clone(&grouped);
+            tokio::spawn(async move { grouped.answer(1, |_| async { panic!("as told") }).await })
+        };
+        assert!(panicked.await.unwrap_err().is_panic());
+        assert_eq!(grouped.answer(2, ask).await, (20, 1));
     }
 }

@@ -238,8 +238,7 @@ impl Sessions {
                 db.families(&sids, latest(&times)).await
             }
         };
-        let found = self.families.answer((sid, self.now()), ask).await;
-        found.unwrap_or(Err(StoreError::Conflict))
+        self.families.answer((sid, self.now()), ask).await
     }
 
     /// [`Db::claim_generation`], together with those who claim at the same time.
@@ -252,8 +251,7 @@ impl Sessions {
                 db.claim_generations(&claims, latest(&times)).await
             }
         };
-        let claimed = self.claims.answer((claim.clone(), self.now()), ask).await;
-        match claimed.unwrap_or(Err(StoreError::Conflict))? {
+        match self.claims.answer((claim.clone(), self.now()), ask).await? {
             Claimed::Yes => Ok(true),
             Claimed::No => Ok(false),
             Claimed::Unknown => self.db.claim_generation(&claim, self.now()).await,

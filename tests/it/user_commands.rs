@@ -692,7 +692,7 @@ crate::on_both_databases!(
                 app.running.server.keyring.refresh().await.unwrap();
                 for session in &sessions {
                     let refused = visitor.refresh(&session["refresh_token"]).await;
-                    assert_eq!(told(refused).await, (403, "account_suspended".to_owned()));
+                    assert_eq!(told(refused).await, (401, "session_ended".to_owned()));
                     let answer = visitor.bearer("/auth/me", &session["access_token"]).await;
                     assert_eq!(told(answer).await, (401, "session_ended".to_owned()));
                 }

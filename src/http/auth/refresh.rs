@@ -74,9 +74,7 @@ fn refused(error: &CannotRefresh) -> Problem {
         Refused::NotOurs | Refused::WrongClient | Refused::WrongAudience => Code::RefreshInvalid,
         Refused::Expired | Refused::Idle => Code::RefreshExpired,
         Refused::Reused | Refused::Ended(EndedBy::Reuse) => Code::RefreshReused,
-        Refused::Suspended
-        | Refused::TenantDisabled
-        | Refused::Ended(EndedBy::Suspension | EndedBy::TenantDisabled) => Code::AccountSuspended,
+        Refused::Suspended | Refused::TenantDisabled => Code::AccountSuspended,
         Refused::Unknown | Refused::RolledBack | Refused::Ended(_) => Code::SessionEnded,
         Refused::TooEarly => Code::TemporarilyUnavailable,
     };

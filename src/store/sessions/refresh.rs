@@ -40,18 +40,23 @@ pub const POSTGRES_FAMILY: &str = family!(postgres_now!(), "= $1");
 const POSTGRES_FAMILIES: &str = family!(postgres_now!(), "= ANY($1)");
 
 macro_rules! claim {
-    ($now:expr) => {
+    ($now:expr, $condition:expr) => {
         concat!(
             "UPDATE sessions SET generation = generation + 1, previous_hash = current_hash, current_hash = $3, salt = $4, \
              address = $5, user_agent = $6, rotated_at = ",
             $now,
-            " WHERE sid = $1 AND generation = $2 AND revoked_at IS NULL"
+            " WHERE sid = $1 AND generation = $2 AND revoked_at IS NULL",
+            $condition
         )
     };
 }
-const SQLITE_CLAIM: &str = claim!("$7");
+const SQLITE_CLAIM: &str = claim!("$7", "");
 /// The claim of the next generation, on PostgreSQL: session, generation, digest, salt, address, user agent.
-pub const POSTGRES_CLAIM: &str = claim!(postgres_now!());
+pub const POSTGRES_CLAIM: &str = claim!(postgres_now!(), "");
+const POSTGRES_CLAIM_IF_FREE: &str = claim!(
+    postgres_now!(),
+    " AND sid = (SELECT sid FROM sessions WHERE sid = $1 FOR NO KEY UPDATE SKIP LOCKED)"
+);
 
 macro_rules! claims {
     ($now:expr, $claims:expr, $condition:expr) => {
@@ -74,7 +79,7 @@ const SQLITE_CLAIMS: &str = claims!(
      value ->> 4 AS address, value ->> 5 AS user_agent FROM json_each($1)) AS claims",
     ""
 );
-// It waits for nobody: two that claim the same sessions cannot wait for each other, and one locked row holds up no others.
+// Neither waits for anybody: two that claim the same sessions cannot wait for each other, and one locked row holds up no others.
 const POSTGRES_CLAIMS: &str = concat!(
     "WITH free AS MATERIALIZED (SELECT sid FROM sessions WHERE sid = ANY($1) FOR NO KEY UPDATE SKIP LOCKED) ",
     claims!(
@@ -207,6 +212,10 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn claim_generation(&self, claim: &Claim, now: UnixTime) -> Result<bool, StoreError> {
+        self.claim_by(POSTGRES_CLAIM, claim, now).await
+    }
+
+    async fn claim_by(&self, postgres: &'static str, claim: &Claim, now: UnixTime) -> Result<bool, StoreError> {
         macro_rules! bound {
             ($text:expr) => {
                 sqlx::query($text)
@@ -220,7 +229,7 @@ impl Db {
         }
         let claimed = match self {
             Self::Sqlite { write, .. } => bound!(SQLITE_CLAIM).bind(now.0).execute(write).await?.rows_affected(),
-            Self::Postgres(pool) => bound!(POSTGRES_CLAIM).execute(pool).await?.rows_affected(),
+            Self::Postgres(pool) => bound!(postgres).execute(pool).await?.rows_affected(),
         };
         Ok(claimed == 1)
     }
@@ -228,10 +237,9 @@ impl Db {
     /// Puts the next generation of each of these sessions in the place of the presented one, all or none; tells of each what became
     /// of it, in their order.
     pub async fn claim_generations(&self, claims: &[Claim], now: UnixTime) -> Vec<Result<Claimed, StoreError>> {
-        // SQLite has no locked rows. On PostgreSQL the plain statement would wait for one.
-        if let (Self::Sqlite { .. }, [only]) = (self, claims) {
-            let claimed = self.claim_generation(only, now).await;
-            return vec![claimed.map(|claimed| if claimed { Claimed::Yes } else { Claimed::No })];
+        if let [only] = claims {
+            let claimed = self.claim_by(POSTGRES_CLAIM_IF_FREE, only, now).await;
+            return vec![claimed.map(|claimed| if claimed { Claimed::Yes } else { Claimed::Unknown })];
         }
         // Of several for one session the first counts; the others find what it made.
         let mut seen = HashSet::new();
