@@ -13,7 +13,7 @@ use actix_web::{App, HttpServer, dev::ServerHandle, web};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::accounts::refresh_limits::RefreshLimits;
+use crate::accounts::node_limits::NodeLimits;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Database};
 use crate::hashing::Hashing;
@@ -324,7 +324,7 @@ impl Running {
             keyring,
             rotation: Arc::clone(&rotation),
             sessions: Arc::clone(&sessions),
-            refresh_limits: Mutex::new(RefreshLimits::new(
+            node_limits: Mutex::new(NodeLimits::new(
                 config.accounts.refreshes_of_session,
                 config.accounts.refreshes_from_address,
             )),
@@ -396,6 +396,8 @@ fn listen(
             .configure(routes.clone())
     })
     .keep_alive(Duration::from_secs(75))
+    // Who hangs up wants no answer: else its password would still be hashed.
+    .h1_allow_half_closed(false)
     .shutdown_timeout(DRAIN_SECONDS)
     .disable_signals();
     if let Some(workers) = workers {

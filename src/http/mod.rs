@@ -24,7 +24,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{HttpResponse, Resource, Route, web};
 
-use crate::accounts::refresh_limits::RefreshLimits;
+use crate::accounts::node_limits::NodeLimits;
 use crate::clock::{Clock, Seconds};
 use crate::config::{Network, Origin};
 use crate::jose::seal::HashKey;
@@ -70,8 +70,8 @@ pub struct Server {
     pub rotation: Arc<Rotation>,
     /// The logins of people.
     pub sessions: Arc<Sessions>,
-    /// How often sessions may be refreshed at this node.
-    pub refresh_limits: Mutex<RefreshLimits>,
+    /// How often at this node sessions may be refreshed, and logins with other providers begun.
+    pub node_limits: Mutex<NodeLimits>,
     /// What proves people by their passwords.
     pub logins: Logins,
     /// Logins with other providers.
@@ -108,9 +108,19 @@ impl Server {
     pub fn charge_refresh(&self, address: IpAddr, token: &str) -> Result<(), Seconds> {
         let now = self.clock.read().monotonic;
         let session = self.sessions.named_in(token);
-        let mut limits = self.refresh_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.charge_address(address, now)?;
         session.map_or(Ok(()), |sid| limits.charge_family(&sid.to_string(), now))
+    }
+
+    /// Counts a login with another provider against its address.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn charge_federated_login(&self, address: IpAddr) -> Result<(), Seconds> {
+        let now = self.clock.read().monotonic;
+        let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.charge_federated_login(address, now)
     }
 }
 

@@ -10,53 +10,69 @@ use tokio::sync::oneshot;
 /// How many are asked together at most.
 const MOST: usize = 256;
 
+/// How many ask at once: while one waits for the database, another prepares what comes next.
+const ASKING: usize = 2;
+
 /// One kind of question.
 pub struct Grouped<Q, A>(Arc<Mutex<Waiting<Q, A>>>);
 
 struct Waiting<Q, A> {
     questions: Vec<(Q, oneshot::Sender<A>)>,
-    /// Whether somebody asks, and will ask again for those who came meanwhile.
-    is_asking: bool,
+    /// How many ask, and will ask again for those who came meanwhile.
+    asking: usize,
 }
 
 impl<Q, A> Default for Grouped<Q, A> {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Waiting {
             questions: Vec::new(),
-            is_asking: false,
+            asking: 0,
         })))
     }
 }
 
 impl<Q: Clone + Send + 'static, A: Send + 'static> Grouped<Q, A> {
-    /// The answer to this question. `ask` answers many, in their order; whose question finds nobody asking brings the one that is
+    /// The answer to this question. `ask` answers many, in their order; whose question finds that more may ask brings the one that is
     /// used.
-    pub async fn answer<F>(&self, question: Q, ask: impl Fn(Vec<Q>) -> F + Send + Sync + 'static) -> A
+    pub async fn answer<F>(&self, question: Q, ask: impl Fn(Vec<Q>) -> F + Clone + Send + Sync + 'static) -> A
     where
         F: Future<Output = Vec<A>> + Send + 'static,
     {
         loop {
             let (sender, answer) = oneshot::channel();
-            let is_first = {
+            let asks = {
                 let mut waiting = lock(&self.0);
                 waiting.questions.push((question.clone(), sender));
-                !std::mem::replace(&mut waiting.is_asking, true)
+                let asks = waiting.asking < ASKING;
+                waiting.asking += usize::from(asks);
+                asks
             };
-            if is_first {
+            if asks {
                 let mut asking = Asking {
                     waiting: Arc::clone(&self.0),
                     is_done: false,
                 };
-                asking.once(&ask).await;
-                if let Ok(answer) = answer.await {
-                    asking.for_those_who_came_meanwhile(ask);
-                    return answer;
+                if let Some(waiting) = asking.take() {
+                    put(waiting, &ask).await;
+                    asking.go_on(ask.clone());
                 }
-            } else if let Ok(answer) = answer.await {
+            }
+            if let Ok(answer) = answer.await {
                 return answer;
             }
             // Whoever asked was cut short: its client has gone away.
         }
+    }
+}
+
+async fn put<Q, A, F>(waiting: Vec<(Q, oneshot::Sender<A>)>, ask: &impl Fn(Vec<Q>) -> F)
+where
+    F: Future<Output = Vec<A>>,
+{
+    let (questions, senders): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+    for (sender, answer) in senders.into_iter().zip(ask(questions).await) {
+        // Whose client has gone away does not wait any more.
+        let _ = sender.send(answer);
     }
 }
 
@@ -71,46 +87,29 @@ struct Asking<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Asking<Q, A> {
-    /// Asks for those who wait; false when nobody does.
-    async fn once<F>(&mut self, ask: &impl Fn(Vec<Q>) -> F) -> bool
-    where
-        F: Future<Output = Vec<A>>,
-    {
-        let Some((questions, senders)) = self.next() else {
-            return false;
-        };
-        for (sender, answer) in senders.into_iter().zip(ask(questions).await) {
-            // Whose client has gone away does not wait any more.
-            let _ = sender.send(answer);
-        }
-        true
-    }
-
-    /// Goes on by itself, so that the first one need not stay for the others.
-    fn for_those_who_came_meanwhile<F>(mut self, ask: impl Fn(Vec<Q>) -> F + Send + Sync + 'static)
+    /// Goes on by itself, so that the first one need not stay for those who came meanwhile.
+    fn go_on<F>(mut self, ask: impl Fn(Vec<Q>) -> F + Send + Sync + 'static)
     where
         F: Future<Output = Vec<A>> + Send + 'static,
     {
-        if self.has_others() {
-            tokio::spawn(async move { while self.once(&ask).await {} });
+        let mut next = self.take();
+        if next.is_some() {
+            tokio::spawn(async move {
+                while let Some(waiting) = next {
+                    put(waiting, &ask).await;
+                    next = self.take();
+                }
+            });
         }
     }
 
-    /// Whether somebody waits; when nobody does, the next one asks.
-    fn has_others(&mut self) -> bool {
-        let mut waiting = lock(&self.waiting);
-        self.is_done = waiting.questions.is_empty();
-        waiting.is_asking = !self.is_done;
-        waiting.is_asking
-    }
-
-    fn next(&mut self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
-        if !self.has_others() {
-            return None;
-        }
+    /// Those who wait; none when nobody does, and then this one asks no more.
+    fn take(&mut self) -> Option<Vec<(Q, oneshot::Sender<A>)>> {
         let mut waiting = lock(&self.waiting);
         let count = waiting.questions.len().min(MOST);
-        Some(waiting.questions.drain(..count).unzip())
+        self.is_done = count == 0;
+        waiting.asking -= usize::from(self.is_done);
+        (!self.is_done).then(|| waiting.questions.drain(..count).collect())
     }
 }
 
@@ -119,8 +118,11 @@ impl<Q, A> Drop for Asking<Q, A> {
     fn drop(&mut self) {
         let mut waiting = lock(&self.waiting);
         if !self.is_done {
-            waiting.is_asking = false;
-            waiting.questions.clear();
+            waiting.asking -= 1;
+            // The others who ask answer them; where there is nobody, they ask by themselves.
+            if waiting.asking == 0 {
+                waiting.questions.clear();
+            }
         }
     }
 }

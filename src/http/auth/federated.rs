@@ -4,12 +4,13 @@
 //! and only in the browser that has the cookie it was made with.
 
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use url::form_urlencoded;
 
 use crate::accounts::federation::login::LOGIN_LIFETIME;
 use crate::clock::{Reading, Seconds};
 use crate::http::Server;
+use crate::http::client_address::client_address;
 use crate::logins::federated::{NotLoggedIn, Returned};
 use crate::sessions::CannotBegin;
 
@@ -21,36 +22,54 @@ use super::problem::{Code, Problem};
 const RETRY_AFTER: Seconds = Seconds(5);
 
 /// Sends the browser to the provider.
-pub async fn begin(
-    server: web::Data<Server>,
-    request: HttpRequest,
-    provider: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
+pub async fn begin(server: web::Data<Server>, request: HttpRequest, provider: web::Path<String>) -> HttpResponse {
+    shown(&request, try_to_begin(&server, &request, &provider).await)
+}
+
+async fn try_to_begin(server: &Server, request: &HttpRequest, provider: &str) -> Result<HttpResponse, Problem> {
     let return_to = return_to(request.query_string())?;
+    let address = client_address(request, &server.trusted_proxies);
+    server.charge_federated_login(address).map_err(|retry_after| {
+        let detail = format!("too many logins with other providers begin at this address; try again in {retry_after}");
+        Problem::new(Code::RateLimited, detail).after(retry_after)
+    })?;
     let cookie = &server.cookies.federated;
-    let browser = cookie.read(&request)?;
+    let browser = cookie.read(request)?;
     let begun = server
         .federated_logins
-        .begin(&provider, return_to.as_deref(), browser, now(&server))
+        .begin(provider, return_to.as_deref(), browser, now(server))
         .await;
-    let begun = begun.map_err(|error| refused(&provider, &error))?;
+    let begun = begun.map_err(|error| refused(provider, &error))?;
     see_other(begun.url.as_str(), cookie, &begun.secrets.browser, LOGIN_LIFETIME)
 }
 
 /// Takes what the provider answered, and begins a session.
-pub async fn finish(
-    server: web::Data<Server>,
-    request: HttpRequest,
-    provider: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
+pub async fn finish(server: web::Data<Server>, request: HttpRequest, provider: web::Path<String>) -> HttpResponse {
+    shown(&request, try_to_finish(&server, &request, &provider).await)
+}
+
+/// A person who is led here by a browser reads a page; a program reads JSON.
+fn shown(request: &HttpRequest, answer: Result<HttpResponse, Problem>) -> HttpResponse {
+    answer.unwrap_or_else(|problem| {
+        let accept = request.headers().get(header::ACCEPT);
+        let reads_pages = accept.is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html")));
+        if reads_pages {
+            problem.page()
+        } else {
+            problem.error_response()
+        }
+    })
+}
+
+async fn try_to_finish(server: &Server, request: &HttpRequest, provider: &str) -> Result<HttpResponse, Problem> {
     let returned = Returned {
-        provider: &provider,
+        provider,
         query: request.query_string(),
-        browser: server.cookies.federated.read(&request)?,
+        browser: server.cookies.federated.read(request)?,
     };
-    let confirmed = server.federated_logins.finish(&returned, now(&server)).await;
-    let confirmed = confirmed.map_err(|error| refused(&provider, &error))?;
-    let begun = server.sessions.begin(&confirmed.user, &device(&server, &request)).await;
+    let confirmed = server.federated_logins.finish(&returned, now(server)).await;
+    let confirmed = confirmed.map_err(|error| refused(provider, &error))?;
+    let begun = server.sessions.begin(&confirmed.user, &device(server, request)).await;
     let tokens = begun.map_err(|error| not_begun(&error))?;
     let cookie = &server.cookies.refresh;
     see_other(

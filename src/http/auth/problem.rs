@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use actix_web::body::BoxBody;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
@@ -243,6 +244,23 @@ impl Problem {
             Code::TemporarilyUnavailable,
             "the server cannot do this at the moment; try again in a few seconds",
         )
+    }
+}
+
+impl Problem {
+    /// The answer to a person whose browser was led here: a page, without anything that would have to be loaded. Nothing in it was sent.
+    #[must_use]
+    pub fn page(&self) -> HttpResponse<BoxBody> {
+        let (title, detail) = (self.code.row().title, &self.detail);
+        let page = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
+             <title>{title}</title>\n<h1>{title}</h1>\n<p>{detail}.</p>\n<p><small>{}</small></p>\n</html>\n",
+            self.code.name()
+        );
+        let mut answer = self.error_response().set_body(BoxBody::new(page));
+        let content_type = HeaderValue::from_static("text/html; charset=utf-8");
+        answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        answer
     }
 }
 

@@ -1,7 +1,9 @@
 //! Everything that can go wrong for somebody who is logged in, each as a black box: what is refused, by which code, and what lives on.
 
+use std::time::Duration;
+
 use keyround::accounts::session::EndedBy;
-use keyround::clock::UnixTime;
+use keyround::clock::{UnixTime, sleep};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -361,6 +363,41 @@ crate::on_both_databases!(too_many_wrong_passwords_are_told_when_to_come_again, 
         told(stranger.post("/auth/login", Some(right)).await).await,
         refused(429, "rate_limited")
     );
+    site.stop().await;
+});
+
+/// How many attempts came to an end.
+fn attempts(site: &Site) -> usize {
+    let metrics = site.app.running.server.metrics.encode();
+    let lines = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("keyround_password_attempts_total{"));
+    lines
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap())
+        .sum()
+}
+
+crate::on_both_databases!(whose_client_hangs_up_is_not_hashed, |database| {
+    const MANY: usize = 24;
+    let site = Site::start(database, &[("accounts.bcrypt_cost", "13")]).await;
+    let hashing = &site.app.running.server.logins.hashing;
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..MANY {
+        let body =
+            json!({ "email": email(&format!("nobody-{number}")), "password": PASSWORD, "token_delivery": "body" });
+        let request = site.visitor().json(Method::POST, "/auth/login", &body);
+        asking.spawn(request.send());
+    }
+    while hashing.taken() + attempts(&site) < MANY {
+        sleep(Duration::from_millis(5)).await;
+    }
+    // Each connection closes.
+    asking.shutdown().await;
+    while hashing.taken() > 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let ended = attempts(&site);
+    assert!(ended < MANY / 2, "{ended} of {MANY} were hashed for nobody");
     site.stop().await;
 });
 

@@ -80,6 +80,23 @@ crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session
         problem(get(&app.http, &callback, "").await).await,
         (400, "state_invalid".to_owned())
     );
+    // A person reads a page.
+    let browsers = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let page = app.http.get(&callback).header("Accept", browsers).send().await.unwrap();
+    assert_eq!(
+        (
+            page.status().as_u16(),
+            header(&page, "content-type"),
+            header(&page, "cache-control")
+        ),
+        (400, "text/html; charset=utf-8", "no-store")
+    );
+    let page = page.text().await.unwrap();
+    assert!(
+        page.contains("<h1>The login with another provider was begun in another browser")
+            && page.contains("state_invalid"),
+        "{page}"
+    );
     let answer = get(&app.http, &callback, &binding).await;
     assert_eq!(
         (
@@ -126,6 +143,30 @@ crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session
         (&me["email"], &me["email_verified"], &me["name"]),
         (&json!("ada@example.com"), &json!(true), &json!("Ada Lovelace"))
     );
+    app.running.stop().await;
+});
+
+crate::on_both_databases!(an_address_cannot_begin_logins_without_end, |database| {
+    let provider = OidcProvider::start(&json!({}), &json!({}));
+    create(&database, "acme", &provider.issuer, &[]);
+    let app = start(&database, provider.ca_file.to_str().unwrap()).await;
+    let url = format!("{}{BEGIN}", app.url);
+    let mut begun = 0;
+    let limited = loop {
+        let answer = get(&app.http, &url, "").await;
+        if answer.status() != 303 {
+            break answer;
+        }
+        begun += 1;
+        assert!(begun <= 700, "nobody is ever limited");
+    };
+    // One more each second.
+    assert!(begun >= 600, "{begun}");
+    let wait: i64 = header(&limited, "retry-after").parse().unwrap();
+    assert!((1..=600).contains(&wait), "{wait}");
+    assert_eq!(problem(limited).await, (429, "rate_limited".to_owned()));
+    let raw = Raw::open(&database).await;
+    assert_eq!(raw.number("SELECT count(*) FROM federated_logins").await, begun);
     app.running.stop().await;
 });
 

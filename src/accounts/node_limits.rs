@@ -1,4 +1,5 @@
-//! How often sessions may be refreshed: kept in memory, for each node by itself, because a refresh token is no guess.
+//! How often sessions may be refreshed and logins with other providers begun: kept in memory, for each node by itself, because
+//! neither is a guess at anything.
 //!
 //! A client that presents one token 64 times at once, from all its tabs, is honest and meets no limit.
 
@@ -12,6 +13,13 @@ use crate::clock::Seconds;
 
 /// How many buckets of a kind are kept. When all are in use, who comes new is not counted: better that than to refuse the honest.
 const MOST: usize = 65_536;
+
+/// How often logins with other providers may begin from one address. Each is a row for ten minutes, whether or not anybody comes back;
+/// many people may share the address.
+const FEDERATED_LOGINS: Rate = Rate {
+    burst: 600,
+    period: Seconds(600),
+};
 
 /// How often a full table is searched for buckets that have drained.
 const SWEEP_EVERY: i64 = 1_000;
@@ -52,20 +60,22 @@ fn in_whole_seconds(milliseconds: i64) -> Seconds {
     Seconds(milliseconds.saturating_add(999) / 1_000)
 }
 
-/// The limits of refreshes on this node.
+/// The limits of this node.
 #[derive(Debug)]
-pub struct RefreshLimits {
+pub struct NodeLimits {
     families: Buckets<String>,
     addresses: Buckets<IpAddr>,
+    federated_logins: Buckets<IpAddr>,
 }
 
-impl RefreshLimits {
+impl NodeLimits {
     /// Limits that nobody has used up anything of.
     #[must_use]
     pub fn new(family: Rate, address: Rate) -> Self {
         Self {
             families: Buckets::new(family),
             addresses: Buckets::new(address),
+            federated_logins: Buckets::new(FEDERATED_LOGINS),
         }
     }
 
@@ -75,6 +85,14 @@ impl RefreshLimits {
     /// How long to wait.
     pub fn charge_address(&mut self, address: IpAddr, now: Duration) -> Result<(), Seconds> {
         self.addresses.charge(network(address), now)
+    }
+
+    /// Counts a login with another provider against where it begins, at this monotonic time; before anything is written.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn charge_federated_login(&mut self, address: IpAddr, now: Duration) -> Result<(), Seconds> {
+        self.federated_logins.charge(network(address), now)
     }
 
     /// Counts a refresh against its family, at this monotonic time; after the token's tag was found to be ours, so that nobody
@@ -91,7 +109,7 @@ impl RefreshLimits {
 mod tests {
     use super::*;
 
-    fn limits() -> RefreshLimits {
+    fn limits() -> NodeLimits {
         let family = Rate {
             burst: 128,
             period: Seconds(128),
@@ -100,7 +118,7 @@ mod tests {
             burst: 1_000,
             period: Seconds(10),
         };
-        RefreshLimits::new(family, address)
+        NodeLimits::new(family, address)
     }
 
     const NOW: Duration = Duration::from_millis(5);
