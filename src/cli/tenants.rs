@@ -71,13 +71,6 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     }
 }
 
-/// The refusal of a tenant that is none.
-pub fn unknown(id: &TenantId) -> Failure {
-    Failure::Refused(format!(
-        "there is no tenant '{id}'; 'keyround tenants list' names them all"
-    ))
-}
-
 fn entry(event: &'static str, id: &TenantId, now: UnixTime, reason: &str) -> Entry {
     Entry {
         event,
@@ -170,7 +163,7 @@ async fn change(
     let entry = entry(event, &target.id, context.clock.read().wall, &target.reason);
     let ended = db.change_tenant(&target.id, change, &entry).await?;
     if ended.is_none() && db.tenant(&target.id).await?.is_none() {
-        return Err(unknown(&target.id));
+        return Err(users::unknown_tenant(&target.id));
     }
     let count = usize::try_from(ended.unwrap_or(0)).unwrap_or(usize::MAX);
     if context.json {

@@ -195,6 +195,13 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     }
 }
 
+/// The refusal of a tenant that is none.
+pub fn unknown_tenant(id: &TenantId) -> Failure {
+    Failure::Refused(format!(
+        "there is no tenant '{id}'; 'keyround tenants list' names them all"
+    ))
+}
+
 fn entry(event: &'static str, id: UserId, now: UnixTime, reason: &str) -> Entry {
     Entry {
         event,
@@ -228,7 +235,7 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
     if db.tenant(&new.tenant).await?.is_none() {
-        return Err(super::tenants::unknown(&new.tenant));
+        return Err(unknown_tenant(&new.tenant));
     }
     let now = context.clock.read().wall;
     let user = User {
@@ -285,7 +292,7 @@ async fn list(context: &Context, tenant: Option<&TenantId>, after: Option<UserId
     if let Some(tenant) = tenant
         && db.tenant(tenant).await?.is_none()
     {
-        return Err(super::tenants::unknown(tenant));
+        return Err(unknown_tenant(tenant));
     }
     let users = db.users(tenant, after, limit).await?;
     if context.json {

@@ -15,8 +15,9 @@ use openssl::rsa::Rsa;
 use serde_json::{Map, Value};
 
 use super::alg::Algorithm;
+use super::digest::sha256;
 use super::jwk::{Kid, Parameters, PublicJwk};
-use super::key::{VerifyError, sha256};
+use super::key::VerifyError;
 use super::rsa_contexts::RsaContexts;
 use super::strict_json;
 

@@ -13,12 +13,12 @@ use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
-use openssl::sha::Sha256;
 use p256::ecdsa::signature::Verifier as _;
 use rsa::signature::Verifier as _;
 use zeroize::Zeroizing;
 
 use super::alg::Algorithm;
+use super::digest::sha256;
 use super::jwk::{JwkError, Parameters, PublicJwk, thumbprint};
 use super::rsa_contexts::RsaContexts;
 
@@ -199,13 +199,6 @@ impl PrivateKey {
             }
         }
     }
-}
-
-/// Not `openssl::sha::sha256`, which looks the digest up by name each time.
-pub(super) fn sha256(message: &[u8]) -> [u8; 32] {
-    let mut hasher = Sha256::new();
-    hasher.update(message);
-    hasher.finish()
 }
 
 fn p256_parameters(key: &EcKey<Private>) -> Result<Parameters, KeyError> {

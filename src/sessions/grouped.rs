@@ -10,29 +10,26 @@ use tokio::sync::oneshot;
 /// How many are asked together at most.
 const MOST: usize = 256;
 
-/// How many ask at once: while one waits for the database, another prepares what comes next.
-const ASKING: usize = 2;
-
 /// One kind of question.
 pub struct Grouped<Q, A>(Arc<Mutex<Waiting<Q, A>>>);
 
 struct Waiting<Q, A> {
     questions: Vec<(Q, oneshot::Sender<A>)>,
-    /// How many ask, and will ask again for those who came meanwhile.
-    asking: usize,
+    /// Whether somebody asks, and will ask again for those who came meanwhile.
+    is_asking: bool,
 }
 
 impl<Q, A> Default for Grouped<Q, A> {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Waiting {
             questions: Vec::new(),
-            asking: 0,
+            is_asking: false,
         })))
     }
 }
 
 impl<Q: Clone + Send + 'static, A: Send + 'static> Grouped<Q, A> {
-    /// The answer to this question. `ask` answers many, in their order; whose question finds that more may ask brings the one that is
+    /// The answer to this question. `ask` answers many, in their order; whose question finds nobody asking brings the one that is
     /// used.
     pub async fn answer<F>(&self, question: Q, ask: impl Fn(Vec<Q>) -> F + Clone + Send + Sync + 'static) -> A
     where
@@ -40,14 +37,12 @@ impl<Q: Clone + Send + 'static, A: Send + 'static> Grouped<Q, A> {
     {
         loop {
             let (sender, answer) = oneshot::channel();
-            let asks = {
+            let is_first = {
                 let mut waiting = lock(&self.0);
                 waiting.questions.push((question.clone(), sender));
-                let asks = waiting.asking < ASKING;
-                waiting.asking += usize::from(asks);
-                asks
+                !std::mem::replace(&mut waiting.is_asking, true)
             };
-            if asks {
+            if is_first {
                 let mut asking = Asking {
                     waiting: Arc::clone(&self.0),
                     is_done: false,
@@ -108,7 +103,7 @@ impl<Q: Send + 'static, A: Send + 'static> Asking<Q, A> {
         let mut waiting = lock(&self.waiting);
         let count = waiting.questions.len().min(MOST);
         self.is_done = count == 0;
-        waiting.asking -= usize::from(self.is_done);
+        waiting.is_asking = !self.is_done;
         (!self.is_done).then(|| waiting.questions.drain(..count).collect())
     }
 }
@@ -118,11 +113,8 @@ impl<Q, A> Drop for Asking<Q, A> {
     fn drop(&mut self) {
         let mut waiting = lock(&self.waiting);
         if !self.is_done {
-            waiting.asking -= 1;
-            // The others who ask answer them; where there is nobody, they ask by themselves.
-            if waiting.asking == 0 {
-                waiting.questions.clear();
-            }
+            waiting.is_asking = false;
+            waiting.questions.clear();
         }
     }
 }
