@@ -59,6 +59,19 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Between two measurements.
+    pub fn mean(&self, other: &Self) -> Self {
+        let mean = |of: fn(&Self) -> f64| f64::midpoint(of(self), of(other));
+        Self {
+            rs256_signature: mean(|limits| limits.rs256_signature),
+            es256_signature: mean(|limits| limits.es256_signature),
+            rs256_verification: mean(|limits| limits.rs256_verification),
+            es256_verification: mean(|limits| limits.es256_verification),
+        }
+    }
+}
+
 /// Of the processor's time, as the servers are measured.
 fn microseconds(mut call: impl FnMut()) -> f64 {
     let taken = || seconds_on_core(std::process::id());

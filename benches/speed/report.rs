@@ -44,15 +44,16 @@ fn results(comparisons: &[Comparison], rounds: usize, load_before: f64) -> Strin
 
 const EXPLANATION: &str = "\
 The server is the release binary with its defaults: clients and keys in SQLite, metrics and logs on (to a file). It and
-everything that it is held against run on one core, one at a time under load. The load comes from the other core over 16 kept connections for 2 s, in every round once, and the rounds go
-through the table in one order and then in the other. It never sleeps: on a virtual machine it costs a server as much as a small
-handler to wake who asked, and only a handler that is fast enough to keep them awake would be spared. A rate is told per second
-of the processor's time that the server's process took, which is all of its core where nothing else runs. A ratio is taken within
-its round; the table shows medians, and of the ratios also the least and the greatest.
+everything that it is held against run on one core, one at a time under load. The load comes from the other core over 16 kept
+connections for 2 s, in every round once, and the rounds go through the table in one order and then in the other. It never
+sleeps: on a virtual machine it costs a server as much as a small handler to wake who asked, and only a handler that is fast
+enough to keep them awake would be spared. A rate is told per second of the processor's time that the server's process took,
+which is all of its core where nothing else runs. A ratio is taken within its round; the table shows medians, and of the ratios
+also the least and the greatest.
 
 - *Reference handler*: actix, the same form parsed, the client found in a map, the SHA-256 of its secret compared, the claims
   by serde, the reply. It contains no code of ours, and no signature. *Signature* and *verification* are OpenSSL's cheapest calls
-  on a digest, keys parsed and contexts used again, measured on the server's core in the same round. The limit is the rate of
+  on a digest, keys parsed and contexts used again, measured on the server's core before and after the same round. The limit is the rate of
   a handler that takes as long as both together.
 - *The same bytes*: an actix handler with the body and the headers that the server answers with, held in memory.
 - *npm oidc-provider* issues JWT access tokens of the same client, algorithm and lifetime, in memory.
