@@ -285,7 +285,13 @@ async fn prune(sessions: &Arc<Sessions>, tokens: &mut Vec<Vec<Token>>) -> String
     let filled = Instant::now();
     execute(
         &sessions.db,
-        rows(EXPIRED, "expired", "'nobody-' || n", "1790000000 + n % 3600"),
+        // They expire in the order in which they began, each of another user.
+        rows(
+            EXPIRED,
+            "expired",
+            "'nobody-' || (n * 7919 % 1000003)",
+            "1790000000 + n / 300",
+        ),
     )
     .await;
     execute(&sessions.db, "ANALYZE sessions".to_owned()).await;

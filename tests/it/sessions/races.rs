@@ -129,8 +129,8 @@ async fn parallel_refreshes_on_two_nodes_make_one_successor_in_1000_rounds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn parallel_refreshes_on_one_sqlite_file_make_one_successor_in_200_rounds() {
-    rounds_of_64(TestDatabase::sqlite(), 200).await;
+async fn parallel_refreshes_on_one_sqlite_file_make_one_successor_in_1000_rounds() {
+    rounds_of_64(TestDatabase::sqlite(), 1_000).await;
 }
 
 /// Nodes on one database whose snapshots are read only when the test says so, where time allows.
