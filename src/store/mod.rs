@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 use crate::clock::UnixTime;
 use crate::config::Database;
@@ -181,8 +181,6 @@ const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp
 /// How many connections to PostgreSQL a node has at most: enough to keep its processors busy, and so few that five nodes fit
 /// into the hundred that it takes by default.
 const CONNECTIONS: u32 = 20;
-/// A connection that was in use so short a time ago is not asked whether it lives: the question costs as much as a statement.
-const FRESH: Duration = Duration::from_secs(1);
 /// How long a statement may wait for another process that writes to the same SQLite file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may wait for a connection.
@@ -199,15 +197,6 @@ impl Db {
                 let pool = PgPoolOptions::new()
                     .max_connections(CONNECTIONS)
                     .acquire_timeout(ACQUIRE_TIMEOUT)
-                    .test_before_acquire(false)
-                    .before_acquire(|connection, usage| {
-                        Box::pin(async move {
-                            if usage.idle_for >= FRESH {
-                                connection.ping().await?;
-                            }
-                            Ok(true)
-                        })
-                    })
                     .connect_with(PgConnectOptions::from_str(url.reveal())?)
                     .await?;
                 Ok(Self::Postgres(pool))
