@@ -4,11 +4,18 @@
 //! costs it the less, the more there are.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::clock::sleep;
+
 /// How many are asked together at most.
 const MOST: usize = 256;
+
+/// How long the database may take; longer than it takes by itself to give up whatever it gives up. A connection may die unheard
+/// while it answers, and those who wait must not wait for that.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One kind of question.
 pub struct Grouped<Q, A>(Arc<Mutex<Waiting<Q, A>>>);
@@ -55,7 +62,7 @@ impl<Q: Clone + Send + 'static, A: Send + 'static> Grouped<Q, A> {
             if let Ok(answer) = answer.await {
                 return answer;
             }
-            // Whoever asked was cut short: its client has gone away.
+            // Whoever asked was cut short: its client has gone away, or the database took too long.
         }
     }
 }
@@ -65,7 +72,12 @@ where
     F: Future<Output = Vec<A>>,
 {
     let (questions, senders): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-    for (sender, answer) in senders.into_iter().zip(ask(questions).await) {
+    let answers = tokio::select! {
+        answers = ask(questions) => answers,
+        // They ask again, by a connection that lives or is found not to.
+        () = sleep(PATIENCE) => return,
+    };
+    for (sender, answer) in senders.into_iter().zip(answers) {
         // Whose client has gone away does not wait any more.
         let _ = sender.send(answer);
     }
@@ -121,6 +133,8 @@ impl<Q, A> Drop for Asking<Q, A> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     type Counted = Grouped<u32, (u32, usize)>;
@@ -174,6 +188,30 @@ mod tests {
         tokio::task::yield_now().await;
         gone.abort();
         assert_eq!(waiting.await.unwrap(), (20, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_died_unheard_holds_nobody_up_for_long() {
+        let grouped = Arc::new(Counted::default());
+        let died = Arc::new(AtomicBool::new(false));
+        let ask_once_in_vain = move |questions: Vec<u32>| {
+            let is_first = !died.swap(true, Ordering::Relaxed);
+            async move {
+                if is_first {
+                    std::future::pending::<()>().await;
+                }
+                ask(questions).await
+            }
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        for question in 1..=3 {
+            let (grouped, ask) = (Arc::clone(&grouped), ask_once_in_vain.clone());
+            tasks.spawn(async move { grouped.answer(question, ask).await.0 });
+        }
+        let answers = tokio::time::timeout(PATIENCE * 2, tasks.join_all()).await;
+        let mut answers = answers.expect("they wait for the connection that died");
+        answers.sort_unstable();
+        assert_eq!(answers, [10, 20, 30]);
     }
 
     #[tokio::test]
