@@ -30,7 +30,7 @@ soak: $(VERIFIERS)
 # Its figures go into benches/, and the README shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready
 	@$(PACKAGES) build postgres bench
-	tests/postgres.sh cargo bench --locked --bench '*'
+	TEST_POSTGRES_DURABLE=yes tests/postgres.sh cargo bench --locked --bench '*'
 
 .PHONY: packages
 packages:

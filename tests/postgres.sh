@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command beside a throw-away PostgreSQL: tests/postgres.sh COMMAND...
 # The command finds it in TEST_POSTGRES_URL (a superuser, no password, loopback). It is gone when the command ends.
+# It does not wait for its disk, unless TEST_POSTGRES_DURABLE is set: then each commit does, as of one that is installed.
 set -euo pipefail
 
 fail() {
@@ -41,6 +42,9 @@ if [ "$(id -u)" -eq 0 ]; then
     fi
 fi
 
+speed=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off)
+if [ -n "${TEST_POSTGRES_DURABLE:-}" ]; then speed=(); fi
+
 home=$(mktemp -d /tmp/keyround-postgres.XXXXXX)
 server() { (cd "$home" && "${as_server[@]}" "$@"); }
 
@@ -76,7 +80,7 @@ for _ in $(seq 20); do
     if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then continue; fi
     if server "$bin/pg_ctl" --pgdata="$home/data" --log="$home/log" --silent --wait --timeout=60 start --options="\
         -c listen_addresses=127.0.0.1 -c port=$port -c unix_socket_directories=$home \
-        -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"; then
+        ${speed[*]} -c max_connections=200"; then
         started=yes
         break
     fi

@@ -3,7 +3,7 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::Server;
+use super::{Server, turns};
 
 /// The key set, or 304 when the caller has it (RFC 9110 section 13.1.2).
 pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> HttpResponse {
@@ -11,8 +11,7 @@ pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> HttpResp
     let unchanged = request
         .headers()
         .get_all(header::IF_NONE_MATCH)
-        .filter_map(|tags| tags.to_str().ok())
-        .any(|tags| names(tags, &document.etag));
+        .any(|tags| tags == document.etag.as_str() || tags.to_str().is_ok_and(|tags| names(tags, &document.etag)));
     let mut answer = if unchanged {
         HttpResponse::NotModified()
     } else {
@@ -29,6 +28,7 @@ pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> HttpResp
         answer.content_type("application/jwk-set+json").body(document.body)
     };
     server.metrics.key_set_answered(answer.status().as_u16());
+    turns::key_set_answered();
     answer
 }
 

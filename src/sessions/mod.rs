@@ -21,7 +21,7 @@ use crate::clock::{Clock, Seconds, UnixTime};
 use crate::config::Accounts;
 use crate::jose::alg::Algorithm;
 use crate::jose::seal::{HashKey, SealError};
-use crate::keyring::{CannotSign, Keyring};
+use crate::keyring::{CannotSign, Issued, Keyring};
 use crate::oauth::client::Audience;
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
@@ -195,8 +195,8 @@ impl Sessions {
                 Verdict::Reuse => return Err(self.kill(&family, EndedBy::Reuse, request.device).await?.into()),
                 Verdict::Rollback => return Err(self.kill(&family, EndedBy::Rollback, request.device).await?.into()),
                 Verdict::Replay => self.replay(&family, &token, request.device).await?,
-                Verdict::Rotate => match self.claim(&token, request.device).await? {
-                    Some(successor) => successor,
+                Verdict::Rotate => match self.rotate(&token, &Owner::of(&family, now), request.device).await? {
+                    Some(tokens) => return Ok(tokens),
                     // Somebody was faster: what the row says now decides.
                     None => continue,
                 },
@@ -206,8 +206,13 @@ impl Sessions {
         Err(StoreError::Conflict.into())
     }
 
-    /// The successor, when this call was the one that put it in its predecessor's place.
-    async fn claim(&self, token: &RefreshToken, device: &Device) -> Result<Option<RefreshToken>, CannotRefresh> {
+    /// The successor with an access token, when this call was the one that put it in its predecessor's place.
+    async fn rotate(
+        &self,
+        token: &RefreshToken,
+        owner: &Owner<'_>,
+        device: &Device,
+    ) -> Result<Option<SessionTokens>, CannotRefresh> {
         let salt = new_salt()?;
         let successor = token.successor(&self.hash_key, &salt);
         let claim = Claim {
@@ -217,11 +222,13 @@ impl Sessions {
             salt,
             device: device.clone(),
         };
-        match self.claimed(claim).await {
+        // It is signed while the database works, and nobody gets it unless the claim holds.
+        let (claimed, signed) = tokio::join!(self.claimed(claim), async { self.sign(token.sid, owner) });
+        match claimed {
             Ok(true) => {
                 tracing::debug!(session.sid = %token.sid, "a generation is claimed");
                 self.metrics.rotated();
-                Ok(Some(successor))
+                Ok(Some(self.granted(signed?, &successor, owner)))
             }
             Ok(false) | Err(StoreError::Conflict) => Ok(None),
             Err(error) => Err(error.into()),
@@ -348,6 +355,11 @@ impl Sessions {
     }
 
     fn tokens(&self, refresh_token: &RefreshToken, owner: &Owner<'_>) -> Result<SessionTokens, CannotSign> {
+        let issued = self.sign(refresh_token.sid, owner)?;
+        Ok(self.granted(issued, refresh_token, owner))
+    }
+
+    fn sign(&self, sid: SessionId, owner: &Owner<'_>) -> Result<Issued, CannotSign> {
         let granted = Granted {
             sub: owner.user.to_string(),
             client_id: owner.client_id.to_owned(),
@@ -356,26 +368,29 @@ impl Sessions {
             alg: self.alg,
             ttl: self.settings.access_token_ttl.min(owner.rest),
             session: Some(GrantedSession {
-                sid: refresh_token.sid.to_string(),
+                sid: sid.to_string(),
                 tid: owner.tenant.to_string(),
                 roles: owner.roles.iter().map(|role| role.as_str().to_owned()).collect(),
             }),
         };
-        let issued = self.keyring.issue(&granted, &self.issuer, self.clock.read())?;
+        self.keyring.issue(&granted, &self.issuer, self.clock.read())
+    }
+
+    fn granted(&self, issued: Issued, refresh_token: &RefreshToken, owner: &Owner<'_>) -> SessionTokens {
         let expires_in = Seconds(issued.claims.exp - issued.claims.iat);
         // As at the token endpoint: a token of ours whose name stands in no line is forged.
         tracing::info!(
-            client.id = owner.client_id, session.sid = %refresh_token.sid, key.alg = %granted.alg, key.kid = %issued.kid,
+            client.id = owner.client_id, session.sid = %refresh_token.sid, key.alg = %self.alg, key.kid = %issued.kid,
             token.jti = %issued.claims.jti, token.expires_in = expires_in.0, "a token was granted"
         );
-        Ok(SessionTokens {
+        SessionTokens {
             sid: refresh_token.sid,
             user: owner.user,
             access_token: issued.token,
             expires_in,
             refresh_token: refresh_token.write(&self.hash_key),
             refresh_expires_in: self.settings.session_idle.min(owner.rest),
-        })
+        }
     }
 
     fn entry(&self, event: &'static str, sid: SessionId, actor: &str, reason: &str) -> Entry {

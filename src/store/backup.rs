@@ -80,7 +80,7 @@ impl Db {
     pub async fn dump(&self, now: UnixTime) -> Result<Dump, StoreError> {
         let mut tx = match self {
             Self::Sqlite { read, .. } => Tx::Sqlite(read.begin().await?),
-            Self::Postgres(pool) => Tx::Postgres(pool.begin_with(POSTGRES_READ).await?),
+            Self::Postgres { pool, .. } => Tx::Postgres(pool.begin_with(POSTGRES_READ).await?),
         };
         let taken_at = tx.now(now).await?;
         let schema = in_tx!(&mut tx, |connection| sqlx::query_scalar(SCHEMA)

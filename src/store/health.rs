@@ -16,7 +16,7 @@ impl Db {
     pub async fn schema_version(&self) -> Result<i64, StoreError> {
         let migrated: i64 = match self {
             Self::Sqlite { read, .. } => sqlx::query_scalar(SQLITE_MIGRATED).fetch_one(read).await?,
-            Self::Postgres(pool) => sqlx::query_scalar(POSTGRES_MIGRATED).fetch_one(pool).await?,
+            Self::Postgres { pool, .. } => sqlx::query_scalar(POSTGRES_MIGRATED).fetch_one(pool).await?,
         };
         if migrated == 0 {
             return Ok(0);

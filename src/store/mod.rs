@@ -12,6 +12,7 @@ pub mod federated_identities;
 pub mod federated_logins;
 mod health;
 pub mod identity_providers;
+mod kept;
 pub mod key_uses;
 pub mod limits;
 pub mod nodes;
@@ -36,6 +37,8 @@ use crate::clock::UnixTime;
 use crate::config::Database;
 use crate::keys::trusted_time::Reference;
 
+pub use kept::Kept;
+
 /// A database: the embedded one, or the one it grows into.
 #[derive(Clone, Debug)]
 pub enum Db {
@@ -47,7 +50,12 @@ pub enum Db {
         write: SqlitePool,
     },
     /// PostgreSQL, or a database that speaks its language.
-    Postgres(PgPool),
+    Postgres {
+        /// Connections for everything.
+        pool: PgPool,
+        /// Those of them that are kept for refreshes.
+        kept: Kept,
+    },
 }
 
 /// A write transaction. Dropped without `commit`, it is rolled back.
@@ -129,7 +137,7 @@ macro_rules! on_read {
     ($db:expr, |$pool:ident| $body:expr) => {
         match $db {
             $crate::store::Db::Sqlite { read: $pool, .. } => $body,
-            $crate::store::Db::Postgres($pool) => $body,
+            $crate::store::Db::Postgres { pool: $pool, .. } => $body,
         }
     };
 }
@@ -139,7 +147,7 @@ macro_rules! on_write {
     ($db:expr, |$pool:ident| $body:expr) => {
         match $db {
             $crate::store::Db::Sqlite { write: $pool, .. } => $body,
-            $crate::store::Db::Postgres($pool) => $body,
+            $crate::store::Db::Postgres { pool: $pool, .. } => $body,
         }
     };
 }
@@ -183,6 +191,9 @@ const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp
 const CONNECTIONS: u32 = 20;
 /// How long a statement may wait for another process that writes to the same SQLite file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Whoever commits when the log has so many pages copies them into the file, while nobody else can write: a thousand, as is usual, take
+/// 20 ms when they are scattered, as those of a prune are.
+const CHECKPOINT_PAGES: &str = "100";
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -199,7 +210,8 @@ impl Db {
                     .acquire_timeout(ACQUIRE_TIMEOUT)
                     .connect_with(PgConnectOptions::from_str(url.reveal())?)
                     .await?;
-                Ok(Self::Postgres(pool))
+                let kept = Kept::new(pool.clone());
+                Ok(Self::Postgres { pool, kept })
             }
             Database::Sqlite { path } => {
                 let options = sqlite_options().filename(path).create_if_missing(true);
@@ -229,7 +241,7 @@ impl Db {
     /// When a migration fails, or the schema is newer than this binary knows.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(pool) => POSTGRES_MIGRATIONS.run(pool).await?,
+            Self::Postgres { pool, .. } => POSTGRES_MIGRATIONS.run(pool).await?,
             Self::Sqlite { write, .. } => {
                 // A lost race means that another process has applied one more of them, so there are no more than these.
                 let mut answer = SQLITE_MIGRATIONS.run(write).await;
@@ -251,7 +263,7 @@ impl Db {
     pub async fn now(&self) -> Result<UnixTime, StoreError> {
         let seconds: i64 = match self {
             Self::Sqlite { read, .. } => sqlx::query_scalar(SQLITE_NOW).fetch_one(read).await?,
-            Self::Postgres(pool) => sqlx::query_scalar(POSTGRES_NOW).fetch_one(pool).await?,
+            Self::Postgres { pool, .. } => sqlx::query_scalar(POSTGRES_NOW).fetch_one(pool).await?,
         };
         Ok(UnixTime(seconds))
     }
@@ -263,7 +275,7 @@ impl Db {
     pub async fn time_reference(&self) -> Result<Reference, StoreError> {
         match self {
             Self::Sqlite { .. } => Ok(Reference::Monotonic),
-            Self::Postgres(_) => Ok(Reference::Database(self.now().await?)),
+            Self::Postgres { .. } => Ok(Reference::Database(self.now().await?)),
         }
     }
 
@@ -274,7 +286,11 @@ impl Db {
                 read.close().await;
                 write.close().await;
             }
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres { pool, kept } => {
+                let closed = pool.close();
+                kept.give_back();
+                closed.await;
+            }
         }
     }
 
@@ -282,7 +298,7 @@ impl Db {
         Ok(match self {
             // A transaction that begins by reading and then writes fails at once when another wrote in between.
             Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Self::Postgres { pool, .. } => Tx::Postgres(pool.begin().await?),
         })
     }
 }
@@ -292,6 +308,7 @@ fn sqlite_options() -> SqliteConnectOptions {
         .foreign_keys(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         .busy_timeout(BUSY_TIMEOUT)
 }
 

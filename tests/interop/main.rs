@@ -31,7 +31,7 @@ use verifier::{Fetches, LIBRARIES};
 static MACHINE: RwLock<()> = RwLock::const_new(());
 
 /// Refusals of each library that show that the harness can see them.
-const SEEN_WHEN_BROKEN: usize = 100;
+const SEEN_WHEN_BROKEN: usize = 50;
 /// Rotations of each algorithm that the controls go through.
 const ROTATIONS_OF_CONTROLS: usize = 24;
 

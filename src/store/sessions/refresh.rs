@@ -3,7 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::FromRow;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 
 use crate::accounts::refresh::Family;
 use crate::accounts::session::{Device, SessionId};
@@ -55,7 +56,7 @@ const SQLITE_CLAIM: &str = claim!("$7", "");
 pub const POSTGRES_CLAIM: &str = claim!(postgres_now!(), "");
 const POSTGRES_CLAIM_IF_FREE: &str = claim!(
     postgres_now!(),
-    " AND sid = (SELECT sid FROM sessions WHERE sid = $1 FOR NO KEY UPDATE SKIP LOCKED)"
+    " AND sid = (SELECT sid FROM sessions WHERE sid = $1 FOR NO KEY UPDATE SKIP LOCKED) RETURNING sid"
 );
 
 macro_rules! claims {
@@ -152,6 +153,23 @@ impl TryFrom<FamilyRow> for (Family, UnixTime) {
 /// A session with its chain, its user and its tenant, and the time of the look; none where there is no such session.
 pub type Found = Result<Option<(Family, UnixTime)>, StoreError>;
 
+fn parsed<T>(rows: &[PgRow], parse: impl Fn(&PgRow) -> Result<T, sqlx::Error>) -> Result<Vec<T>, StoreError> {
+    let rows: Result<Vec<T>, _> = rows.iter().map(parse).collect();
+    Ok(rows?)
+}
+
+macro_rules! bound {
+    ($text:expr, $claim:expr) => {
+        sqlx::query($text)
+            .bind($claim.sid.to_string())
+            .bind($claim.generation)
+            .bind(&$claim.successor_hash)
+            .bind(&$claim.salt)
+            .bind(&$claim.device.address)
+            .bind(&$claim.device.user_agent)
+    };
+}
+
 impl Db {
     /// A session with its chain, its user and its tenant, and the time: PostgreSQL's own, or `now`.
     ///
@@ -167,16 +185,13 @@ impl Db {
                     .fetch_optional(read)
                     .await?
             }
-            Self::Postgres(pool) => sqlx::query_as(POSTGRES_FAMILY).bind(sid).fetch_optional(pool).await?,
+            Self::Postgres { pool, .. } => sqlx::query_as(POSTGRES_FAMILY).bind(sid).fetch_optional(pool).await?,
         };
         row.map(TryInto::try_into).transpose()
     }
 
     /// [`Db::family`] of each of these sessions, in their order.
     pub async fn families(&self, sids: &[SessionId], now: UnixTime) -> Vec<Found> {
-        if let [only] = sids {
-            return vec![self.family(*only, now).await];
-        }
         match self.family_rows(sids, now).await {
             Ok(rows) => {
                 let answer = |sid: &SessionId| {
@@ -191,17 +206,29 @@ impl Db {
 
     async fn family_rows(&self, sids: &[SessionId], now: UnixTime) -> Result<HashMap<String, FamilyRow>, StoreError> {
         let sids: HashSet<String> = sids.iter().map(SessionId::to_string).collect();
-        let rows: Vec<FamilyRow> = match self {
-            Self::Sqlite { read, .. } => {
+        let sids: Vec<String> = sids.into_iter().collect();
+        let rows: Vec<FamilyRow> = match (self, &sids[..]) {
+            (Self::Sqlite { read, .. }, [only]) => {
+                sqlx::query_as(SQLITE_FAMILY)
+                    .bind(only)
+                    .bind(now.0)
+                    .fetch_all(read)
+                    .await?
+            }
+            (Self::Sqlite { read, .. }, _) => {
                 sqlx::query_as(SQLITE_FAMILIES)
                     .bind(serde_json::json!(sids).to_string())
                     .bind(now.0)
                     .fetch_all(read)
                     .await?
             }
-            Self::Postgres(pool) => {
-                let sids: Vec<String> = sids.into_iter().collect();
-                sqlx::query_as(POSTGRES_FAMILIES).bind(sids).fetch_all(pool).await?
+            (Self::Postgres { kept, .. }, [only]) => {
+                let rows = kept.rows(|| sqlx::query(POSTGRES_FAMILY).bind(only)).await?;
+                parsed(&rows, |row| FamilyRow::from_row(row))?
+            }
+            (Self::Postgres { kept, .. }, sids) => {
+                let rows = kept.rows(|| sqlx::query(POSTGRES_FAMILIES).bind(sids)).await?;
+                parsed(&rows, |row| FamilyRow::from_row(row))?
             }
         };
         Ok(rows.into_iter().map(|row| (row.session.sid.clone(), row)).collect())
@@ -212,33 +239,30 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn claim_generation(&self, claim: &Claim, now: UnixTime) -> Result<bool, StoreError> {
-        self.claim_by(POSTGRES_CLAIM, claim, now).await
+        let claimed = match self {
+            Self::Sqlite { write, .. } => bound!(SQLITE_CLAIM, claim).bind(now.0).execute(write).await?,
+            Self::Postgres { pool, .. } => {
+                return Ok(bound!(POSTGRES_CLAIM, claim).execute(pool).await?.rows_affected() == 1);
+            }
+        };
+        Ok(claimed.rows_affected() == 1)
     }
 
-    async fn claim_by(&self, postgres: &'static str, claim: &Claim, now: UnixTime) -> Result<bool, StoreError> {
-        macro_rules! bound {
-            ($text:expr) => {
-                sqlx::query($text)
-                    .bind(claim.sid.to_string())
-                    .bind(claim.generation)
-                    .bind(&claim.successor_hash)
-                    .bind(&claim.salt)
-                    .bind(&claim.device.address)
-                    .bind(&claim.device.user_agent)
-            };
+    async fn claim_if_free(&self, claim: &Claim, now: UnixTime) -> Result<bool, StoreError> {
+        match self {
+            Self::Sqlite { .. } => self.claim_generation(claim, now).await,
+            Self::Postgres { kept, .. } => {
+                let claimed = kept.rows(|| bound!(POSTGRES_CLAIM_IF_FREE, claim)).await?;
+                Ok(claimed.len() == 1)
+            }
         }
-        let claimed = match self {
-            Self::Sqlite { write, .. } => bound!(SQLITE_CLAIM).bind(now.0).execute(write).await?.rows_affected(),
-            Self::Postgres(pool) => bound!(postgres).execute(pool).await?.rows_affected(),
-        };
-        Ok(claimed == 1)
     }
 
     /// Puts the next generation of each of these sessions in the place of the presented one, all or none; tells of each what became
     /// of it, in their order.
     pub async fn claim_generations(&self, claims: &[Claim], now: UnixTime) -> Vec<Result<Claimed, StoreError>> {
         if let [only] = claims {
-            let claimed = self.claim_by(POSTGRES_CLAIM_IF_FREE, only, now).await;
+            let claimed = self.claim_if_free(only, now).await;
             return vec![claimed.map(|claimed| if claimed { Claimed::Yes } else { Claimed::Unknown })];
         }
         // Of several for one session the first counts; the others find what it made.
@@ -285,16 +309,17 @@ impl Db {
                     .fetch_all(write)
                     .await?
             }
-            Self::Postgres(pool) => {
-                sqlx::query_scalar(POSTGRES_CLAIMS)
-                    .bind(column(claims, |claim| claim.sid.to_string()))
-                    .bind(column(claims, |claim| claim.generation))
-                    .bind(column(claims, |claim| claim.successor_hash.as_str()))
-                    .bind(column(claims, |claim| claim.salt.as_str()))
-                    .bind(column(claims, |claim| claim.device.address.as_str()))
-                    .bind(column(claims, |claim| claim.device.user_agent.as_str()))
-                    .fetch_all(pool)
-                    .await?
+            Self::Postgres { kept, .. } => {
+                let statement = || {
+                    sqlx::query(POSTGRES_CLAIMS)
+                        .bind(column(claims, |claim| claim.sid.to_string()))
+                        .bind(column(claims, |claim| claim.generation))
+                        .bind(column(claims, |claim| claim.successor_hash.as_str()))
+                        .bind(column(claims, |claim| claim.salt.as_str()))
+                        .bind(column(claims, |claim| claim.device.address.as_str()))
+                        .bind(column(claims, |claim| claim.device.user_agent.as_str()))
+                };
+                parsed(&kept.rows(statement).await?, |row| row.try_get(0))?
             }
         };
         sids.iter().map(|sid| parse_sid(sid)).collect()

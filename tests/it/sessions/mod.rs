@@ -1,5 +1,6 @@
 //! Sessions on a real database: begun, refreshed without races, and ended for good.
 
+mod connections;
 mod crash;
 mod grant;
 mod kills;

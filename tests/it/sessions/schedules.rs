@@ -302,8 +302,8 @@ async fn settle(db: &Db) {
     match db {
         // The one that writes takes one statement after another.
         Db::Sqlite { .. } => assert_eq!(db.prune_sessions(UnixTime(0), 1).await.unwrap(), 0),
-        Db::Postgres(pool) => {
-            while pool.num_idle() < pool.size() as usize {
+        Db::Postgres { pool, kept } => {
+            while pool.num_idle() + kept.idle() < pool.size() as usize {
                 sleep(Duration::from_millis(1)).await;
             }
         }
@@ -311,7 +311,7 @@ async fn settle(db: &Db) {
 }
 
 /// All of them, begun in this order.
-async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+pub async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         let mut pending = false;

@@ -1,0 +1,118 @@
+//! Connections to PostgreSQL that are kept for the statements of a refresh. The pool asks a connection whether it lives before it lends
+//! it and after it came back, so that a statement costs three round trips; here it costs one.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgPool, Postgres};
+
+use crate::clock::sleep;
+
+use super::StoreError;
+
+/// How long one statement may take. What takes longer has died unheard, or might as well have.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// PostgreSQL plans a statement with arrays anew each time, as it takes a plan for any array to be worse than one for this array; each
+/// of ours finds sessions by their names, whatever their number. That is also how they are to be found in a table that was empty
+/// when the plan was made.
+const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off";
+
+/// Connections that wait for the next statement. Clones share them.
+#[derive(Clone)]
+pub struct Kept {
+    pool: PgPool,
+    idle: Arc<Mutex<Vec<PoolConnection<Postgres>>>>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept")
+            .field("idle", &self.idle())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            idle: Arc::default(),
+        }
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Gives all of them back to the pool, which is closed.
+    pub(super) fn give_back(&self) {
+        self.lock().clear();
+    }
+
+    /// What a statement returns, which may be asked twice: a connection that was kept may have died meanwhile.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(super) async fn rows<'q>(
+        &self,
+        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let kept = self.lock().pop();
+        if let Some(kept) = kept {
+            match self.rows_by(kept, statement()).await {
+                Err(error) if has_died(&error) => (),
+                answer => return Ok(answer?),
+            }
+        }
+        let mut new = self.pool.acquire().await?;
+        sqlx::raw_sql(SETTINGS).execute(&mut *new).await?;
+        Ok(self.rows_by(new, statement()).await?)
+    }
+
+    /// Only a connection that has just answered is kept. Another one, also of a request that was given up, goes back to the pool, which
+    /// asks it whether it lives.
+    async fn rows_by(
+        &self,
+        mut connection: PoolConnection<Postgres>,
+        statement: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let rows = tokio::select! {
+            rows = statement.fetch_all(&mut *connection) => rows?,
+            () = sleep(PATIENCE) => {
+                // It would not tell the pool either whether it lives.
+                drop(connection.detach());
+                return Err(sqlx::Error::PoolTimedOut);
+            }
+        };
+        let mut idle = self.lock();
+        // A pool that ends waits for all its connections.
+        if !self.pool.is_closed() {
+            idle.push(connection);
+        }
+        Ok(rows)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PoolConnection<Postgres>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the connection has ended, and the statement may be asked by another one.
+fn has_died(error: &sqlx::Error) -> bool {
+    // Class 57P: an administrator, a crash or a start ends connections.
+    let is_ended = |code: &str| code.starts_with("57P");
+    match error {
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| is_ended(&code)),
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+        // Of this one alone: the pool is asked later.
+        sqlx::Error::PoolTimedOut => true,
+        _ => false,
+    }
+}
