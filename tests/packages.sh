@@ -55,6 +55,7 @@ check_tools() {
     have curl || need curl
     have openssl || need openssl
     have systemd-analyze || need systemd
+    have ip || [ -x /usr/sbin/ip ] || need iproute2
     # The shell has one of its own; the tests need the program.
     type -P kill >/dev/null || need procps
 }

@@ -25,7 +25,7 @@ const PEOPLE: usize = 500;
 const APPS: usize = 4;
 const READERS: usize = 8;
 
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(10);
 const WARMING_UP: Duration = Duration::from_secs(2);
 const BUSY: Duration = Duration::from_secs(15);
 /// What a server hashes when its clients have gone is done by then.

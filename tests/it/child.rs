@@ -21,6 +21,9 @@ use keyround::store::Db;
 use crate::helpers::{TestDatabase, config, entry, master_key};
 use crate::rows::Raw;
 
+/// The server under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_keyround");
+
 /// A `keyround serve` under way; killed when dropped.
 pub struct Process {
     /// The process.
@@ -44,6 +47,17 @@ impl Process {
         more: &[(&str, &str)],
         more_variables: &[(&str, &str)],
     ) -> Self {
+        Self::spawn_by(Command::new(PROGRAM), database, name, more, more_variables)
+    }
+
+    /// The same by this command, which becomes the server.
+    pub fn spawn_by(
+        mut command: Command,
+        database: &TestDatabase,
+        name: &str,
+        more: &[(&str, &str)],
+        more_variables: &[(&str, &str)],
+    ) -> Self {
         let log = database.folder.path().join(format!("{name}.log"));
         let file = File::create(&log).unwrap();
         let always = [
@@ -61,7 +75,7 @@ impl Process {
             .map(|(name, value)| (settings::find(name).unwrap().variable(), value.to_owned()))
             .collect();
         let folder = database.folder.path().to_owned();
-        let child = Command::new(env!("CARGO_BIN_EXE_keyround"))
+        let child = command
             .arg("serve")
             .current_dir(&folder)
             .env_clear()
@@ -81,7 +95,7 @@ impl Process {
 
     /// Runs another command with its settings.
     pub fn run(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(env!("CARGO_BIN_EXE_keyround"))
+        Command::new(PROGRAM)
             .args(arguments)
             .current_dir(&self.folder)
             .env_clear()

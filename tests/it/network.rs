@@ -1,5 +1,7 @@
 //! A network between a server and its PostgreSQL, which a test can close.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -37,9 +39,15 @@ async fn pass_on(
 
 /// Begins to pass on what is meant for the PostgreSQL of this URL; answers with the URL that leads through it.
 pub async fn network(url: &str, network: watch::Receiver<Network>) -> String {
+    network_at(Ipv4Addr::LOCALHOST.into(), url, network).await
+}
+
+/// The same at this address of ours.
+pub async fn network_at(near: IpAddr, url: &str, network: watch::Receiver<Network>) -> String {
     let mut url = url::Url::parse(url).unwrap();
     let database = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind((near, 0)).await.unwrap();
+    url.set_ip_host(near).unwrap();
     url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
     tokio::spawn(async move {
         while let Ok((near, _)) = listener.accept().await {

@@ -16,6 +16,7 @@ mod child;
 #[allow(dead_code, unused_macros, reason = "the other binary uses the rest")]
 mod helpers;
 #[path = "../it/network.rs"]
+#[allow(dead_code, reason = "the other binary uses the rest")]
 mod network;
 #[path = "../it/rows.rs"]
 #[allow(dead_code, reason = "the other binary uses the rest")]
@@ -43,6 +44,7 @@ mod cut_off;
 mod hangs;
 mod lifetimes;
 mod named_steps;
+mod namespace;
 mod overdue;
 mod set_back;
 mod verifier;

@@ -180,3 +180,68 @@ async fn a_page_over_https_gets_the_prefixed_cookies() {
     drop(browser);
     site.stop().await;
 }
+
+/// The code that the README shows for a page.
+fn readme_code() -> &'static str {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme.split_once("### A page in a browser").unwrap();
+    let (_, code) = section.split_once("```js\n").unwrap();
+    code.split_once("```\n").unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_code_of_the_readme_keeps_a_page_logged_in() {
+    let port = free_port();
+    let issuer = format!("https://localhost:{port}");
+    let settings = [
+        ("server.issuer", issuer.as_str()),
+        ("server.behind_tls_proxy", "true"),
+        ("accounts.audience", "https://api.example.com"),
+    ];
+    let site = Site::start(TestDatabase::sqlite(), &settings).await;
+    site.register("ada").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("page.html"), "<!doctype html><title>A page</title>").unwrap();
+    std::fs::write(folder.path().join("page.js"), readme_code()).unwrap();
+    let beside = format!(
+        "location ~ ^/page {{ root {}; types {{ text/html html; text/javascript js; }} }}\n\
+         location /auth/ {{ proxy_pass http://keyround; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}\n",
+        folder.path().display()
+    );
+    let service = gateway::start_service();
+    let _nginx = gateway::start(folder.path(), port, &site.app.url, service, &beside);
+    let key_digest = crate::deployment::key_digest(folder.path());
+    let browser = Browser::start(Some(&key_digest)).await;
+    let page = format!("{issuer}/page.html");
+    browser.open(&page).await;
+    let first_tab = browser.tab().await;
+    let function = async |name: &str, arguments: &[&str]| browser.call("/page.js", name, arguments).await;
+
+    assert_eq!(
+        function("logIn", &[&email("ada"), "not the password"]).await["code"],
+        "login_failed"
+    );
+    assert_eq!(function("logIn", &[&email("ada"), PASSWORD]).await, Value::Null);
+    let me = function("call", &["/auth/me"]).await;
+    assert_eq!(
+        (&me["status"], &me["body"]["email"]),
+        (&200.into(), &email("ada").into()),
+        "{me}"
+    );
+    // It refreshes by itself: here when the token has expired, and in another tab which has none.
+    pass(&site, 601).await;
+    assert_eq!(function("call", &["/auth/me"]).await["status"], 200);
+    let second_tab = browser.open_tab().await;
+    browser.open(&page).await;
+    assert_eq!(function("call", &["/auth/me"]).await["status"], 200);
+    for tab in [&first_tab, &second_tab, &first_tab] {
+        browser.switch_to(tab).await;
+        assert_eq!(function("refresh", &[]).await, Value::Null);
+        assert_eq!(function("call", &["/auth/me"]).await["status"], 200);
+    }
+    assert_eq!(function("logOut", &[]).await, Value::Null);
+    browser.switch_to(&second_tab).await;
+    assert_eq!(function("call", &["/auth/me"]).await["code"], "refresh_missing");
+    drop(browser);
+    site.stop().await;
+}

@@ -168,6 +168,17 @@ impl Browser {
             .await
     }
 
+    /// What a function of the page's own module answers, or the problem that it throws.
+    pub async fn call(&self, module: &str, function: &str, arguments: &[&str]) -> Value {
+        let script = "const [module, name, given, done] = arguments; \
+                      import(module).then((page) => page[name](...given)) \
+                      .then(async (told) => done(told instanceof Response ? { status: told.status, body: await told.json() } : told)) \
+                      .catch((thrown) => done(thrown instanceof Error ? String(thrown) : thrown))";
+        let arguments = json!([module, function, arguments]);
+        self.post("/execute/async", json!({ "script": script, "args": arguments }))
+            .await
+    }
+
     /// Every cookie that the browser keeps, also those that this page would not see.
     pub async fn cookies(&self) -> Vec<BrowserCookie> {
         let kept = self
