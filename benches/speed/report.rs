@@ -62,7 +62,9 @@ also the least and the greatest.
 - *500 people log in*: the server has both cores and its defaults, but no limits on passwords; each person logs in again as
   soon as a login was answered, or after the `Retry-After` of a 503. Counted are logins answered within 15 s. *One bcrypt* is
   timed in the same round, alone on an idle core. Meanwhile 8 connections ask for the key set, 100 times a second in all, and 4
-  apps refresh their sessions, 20 times a second in all, as they did before, while nobody logged in.
+  apps refresh their sessions, 20 times a second in all, as they did before, while nobody logged in. Those who log in do so from a
+  thread that gives way, so that the others wait for the server alone.
+- *304 beside 200*: three times in a round, side by side, because they differ by less than the machine does within a round.
 - *Unknown account*: the median of 8 logins with a wrong password, alternating with 8 at accounts that exist.";
 
 const TABLE_HEAD: &str = "\

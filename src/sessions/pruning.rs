@@ -10,7 +10,7 @@ use crate::store::{Db, StoreError};
 use super::Sessions;
 
 /// How many expired sessions one statement deletes: so few that no refresh waits for it.
-const PRUNED_AT_ONCE: u32 = 50;
+const PRUNED_AT_ONCE: u32 = 20;
 
 /// How often the task looks for expired sessions.
 const PRUNE_PERIOD: Seconds = Seconds(60);
