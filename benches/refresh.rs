@@ -290,7 +290,7 @@ async fn prune(sessions: &Arc<Sessions>, tokens: &mut Vec<Vec<Token>>) -> String
         rows(
             EXPIRED,
             "expired",
-            "'nobody-' || (n * 7919 % 1000003)",
+            "'nobody-' || (CAST(n AS BIGINT) * 7919 % 1000003)",
             "1790000000 + n / 300",
         ),
     )

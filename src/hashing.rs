@@ -101,12 +101,9 @@ impl Hashing {
         let shared = Arc::clone(&self.0);
         match Arc::clone(&shared.places).try_acquire_owned() {
             Ok(place) => Ok(Place { shared, place }),
-            Err(_) => {
-                let Seconds(all) = shared.time_for_all();
-                Err(Overflow {
-                    retry_after: Seconds(all.saturating_add(rand::random_range(0..=all))),
-                })
-            }
+            Err(_) => Err(Overflow {
+                retry_after: spread(shared.time_for_all()),
+            }),
         }
     }
 
@@ -115,6 +112,11 @@ impl Hashing {
     pub fn taken(&self) -> usize {
         self.0.all_places - self.0.places.available_permits()
     }
+}
+
+/// Up to twice as long, at random.
+fn spread(Seconds(time): Seconds) -> Seconds {
+    Seconds(time.saturating_add(rand::random_range(0..=time)))
 }
 
 impl Shared {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgPool, Postgres};
+use sqlx::{PgConnection, PgPool, Postgres};
 
 use crate::clock::sleep;
 
@@ -65,35 +65,31 @@ impl Kept {
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, StoreError> {
         let kept = self.lock().pop();
-        if let Some(kept) = kept {
-            match self.rows_by(kept, statement()).await {
+        if kept.is_some() {
+            match self.rows_by(Lent(kept), statement()).await {
                 Err(error) if has_died(&error) => (),
                 answer => return Ok(answer?),
             }
         }
-        let mut new = self.pool.acquire().await?;
-        sqlx::raw_sql(SETTINGS).execute(&mut *new).await?;
+        let mut new = Lent(Some(self.pool.acquire().await?));
+        sqlx::raw_sql(SETTINGS).execute(new.connection()?).await?;
         Ok(self.rows_by(new, statement()).await?)
     }
 
-    /// Only a connection that has just answered is kept. Another one, also of a request that was given up, goes back to the pool, which
-    /// asks it whether it lives.
     async fn rows_by(
         &self,
-        mut connection: PoolConnection<Postgres>,
+        mut lent: Lent,
         statement: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         let rows = tokio::select! {
-            rows = statement.fetch_all(&mut *connection) => rows?,
-            () = sleep(PATIENCE) => {
-                // It would not tell the pool either whether it lives.
-                drop(connection.detach());
-                return Err(sqlx::Error::PoolTimedOut);
-            }
+            rows = statement.fetch_all(lent.connection()?) => rows?,
+            () = sleep(PATIENCE) => return Err(sqlx::Error::PoolTimedOut),
         };
         let mut idle = self.lock();
         // A pool that ends waits for all its connections.
-        if !self.pool.is_closed() {
+        if let Some(connection) = lent.0.take()
+            && !self.pool.is_closed()
+        {
             idle.push(connection);
         }
         Ok(rows)
@@ -104,15 +100,32 @@ impl Kept {
     }
 }
 
+/// A connection while it is asked. Only one that has just answered is kept; another one, also that of a request which was given up, is
+/// closed: nobody knows how it stands, and it has settings that nobody else expects.
+struct Lent(Option<PoolConnection<Postgres>>);
+
+impl Lent {
+    fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        self.0.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
 /// Whether the connection has ended, and the statement may be asked by another one.
 fn has_died(error: &sqlx::Error) -> bool {
     // Class 57P: an administrator, a crash or a start ends connections.
     let is_ended = |code: &str| code.starts_with("57P");
     match error {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| is_ended(&code)),
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
-        // Of this one alone: the pool is asked later.
-        sqlx::Error::PoolTimedOut => true,
+        // The last is what [`PATIENCE`] ends with: the pool is asked later.
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
         _ => false,
     }
 }

@@ -1,11 +1,14 @@
 //! A real browser on a small page: it registers, logs in, calls an API, lets the access token expire, refreshes from two tabs at once, and
-//! logs out. Once over plain HTTP on loopback, with a page of another origin; once over HTTPS, where it takes the prefixed cookies.
+//! logs out. Once over plain HTTP on loopback, with a page of another origin; once over HTTPS, where it takes the prefixed cookies. And the
+//! code that the README shows for a page.
 
 use std::net::TcpListener;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::Value;
+use tempfile::TempDir;
 
+use crate::deployment::Nginx;
 use crate::helpers::TestDatabase;
 use crate::process::free_port;
 
@@ -147,38 +150,65 @@ async fn a_page_on_loopback_lives_through_a_session() {
     site.stop().await;
 }
 
+/// These files and Keyround on one origin over HTTPS, and below /api/ what the shipped configuration guards.
+struct OneOrigin {
+    site: Site,
+    browser: Browser,
+    url: String,
+    _nginx: Nginx,
+    _folder: TempDir,
+}
+
+impl OneOrigin {
+    async fn start(files: &[(&str, &str)]) -> Self {
+        let port = free_port();
+        let url = format!("https://localhost:{port}");
+        let settings = [
+            ("server.issuer", url.as_str()),
+            ("server.behind_tls_proxy", "true"),
+            ("accounts.audience", "https://api.example.com"),
+        ];
+        let site = Site::start(TestDatabase::sqlite(), &settings).await;
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let beside = format!(
+            "location ~ ^/page {{ root {}; types {{ text/html html; text/javascript js; }} }}\n\
+             location /auth/ {{ proxy_pass http://keyround; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}\n",
+            folder.path().display()
+        );
+        let service = gateway::start_service();
+        let nginx = gateway::start(folder.path(), port, &site.app.url, service, &beside);
+        let key_digest = crate::deployment::key_digest(folder.path());
+        Self {
+            browser: Browser::start(Some(&key_digest)).await,
+            site,
+            url,
+            _nginx: nginx,
+            _folder: folder,
+        }
+    }
+
+    async fn stop(self) {
+        drop(self.browser);
+        self.site.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_over_https_gets_the_prefixed_cookies() {
-    let port = free_port();
-    let issuer = format!("https://localhost:{port}");
-    let settings = [
-        ("server.issuer", issuer.as_str()),
-        ("server.behind_tls_proxy", "true"),
-        ("accounts.audience", "https://api.example.com"),
-    ];
-    let site = Site::start(TestDatabase::sqlite(), &settings).await;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("page.html"), PAGE).unwrap();
-    // The page and Keyround on one origin, and below /api/ what the shipped configuration guards.
-    let beside = format!(
-        "location = /page.html {{ root {}; types {{ text/html html; }} }}\n\
-         location /auth/ {{ proxy_pass http://keyround; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}\n",
-        folder.path().display()
-    );
-    let service = gateway::start_service();
-    let _nginx = gateway::start(folder.path(), port, &site.app.url, service, &beside);
-    let key_digest = crate::deployment::key_digest(folder.path());
-    let browser = Browser::start(Some(&key_digest)).await;
-    let page = format!("{issuer}/page.html?auth={issuer}&api={issuer}/api/orders");
+    let origin = OneOrigin::start(&[("page.html", PAGE)]).await;
+    let url = &origin.url;
+    let page = format!("{url}/page.html?auth={url}&api={url}/api/orders");
     let expected = Expected {
         refresh: "__Secure-keyround-refresh",
         csrf: "__Host-keyround-csrf",
         secure: true,
         registered: 202,
     };
-    live(&site, &browser, &page, &expected).await;
-    drop(browser);
-    site.stop().await;
+    live(&origin.site, &origin.browser, &page, &expected).await;
+    origin.stop().await;
 }
 
 /// The code that the README shows for a page.
@@ -191,36 +221,17 @@ fn readme_code() -> &'static str {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_code_of_the_readme_keeps_a_page_logged_in() {
-    let port = free_port();
-    let issuer = format!("https://localhost:{port}");
-    let settings = [
-        ("server.issuer", issuer.as_str()),
-        ("server.behind_tls_proxy", "true"),
-        ("accounts.audience", "https://api.example.com"),
-    ];
-    let site = Site::start(TestDatabase::sqlite(), &settings).await;
-    site.register("ada").await;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("page.html"), "<!doctype html><title>A page</title>").unwrap();
-    std::fs::write(folder.path().join("page.js"), readme_code()).unwrap();
-    let beside = format!(
-        "location ~ ^/page {{ root {}; types {{ text/html html; text/javascript js; }} }}\n\
-         location /auth/ {{ proxy_pass http://keyround; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}\n",
-        folder.path().display()
-    );
-    let service = gateway::start_service();
-    let _nginx = gateway::start(folder.path(), port, &site.app.url, service, &beside);
-    let key_digest = crate::deployment::key_digest(folder.path());
-    let browser = Browser::start(Some(&key_digest)).await;
-    let page = format!("{issuer}/page.html");
+    let page = "<!doctype html><title>A page</title>";
+    let origin = OneOrigin::start(&[("page.html", page), ("page.js", readme_code())]).await;
+    origin.site.register("ada").await;
+    let browser = &origin.browser;
+    let page = format!("{}/page.html", origin.url);
     browser.open(&page).await;
     let first_tab = browser.tab().await;
     let function = async |name: &str, arguments: &[&str]| browser.call("/page.js", name, arguments).await;
 
-    assert_eq!(
-        function("logIn", &[&email("ada"), "not the password"]).await["code"],
-        "login_failed"
-    );
+    let refused = function("logIn", &[&email("ada"), "not the password"]).await;
+    assert_eq!(refused["code"], "login_failed", "{refused}");
     assert_eq!(function("logIn", &[&email("ada"), PASSWORD]).await, Value::Null);
     let me = function("call", &["/auth/me"]).await;
     assert_eq!(
@@ -229,7 +240,7 @@ async fn the_code_of_the_readme_keeps_a_page_logged_in() {
         "{me}"
     );
     // It refreshes by itself: here when the token has expired, and in another tab which has none.
-    pass(&site, 601).await;
+    pass(&origin.site, 601).await;
     assert_eq!(function("call", &["/auth/me"]).await["status"], 200);
     let second_tab = browser.open_tab().await;
     browser.open(&page).await;
@@ -242,6 +253,5 @@ async fn the_code_of_the_readme_keeps_a_page_logged_in() {
     assert_eq!(function("logOut", &[]).await, Value::Null);
     browser.switch_to(&second_tab).await;
     assert_eq!(function("call", &["/auth/me"]).await["code"], "refresh_missing");
-    drop(browser);
-    site.stop().await;
+    origin.stop().await;
 }
