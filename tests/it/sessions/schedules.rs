@@ -25,6 +25,8 @@ const SETTINGS: [(&str, &str); 3] = [
 const IDLE: i64 = 3_606;
 const ABSOLUTE: i64 = 7_206;
 const GRACE: i64 = 30;
+/// From then on a node that begins may forget the session, and nobody could tell any more that it has expired.
+const FORGOTTEN: i64 = ABSOLUTE + 24;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -219,6 +221,9 @@ impl Schedule<'_> {
             }
             Step::Clock { twelves } => {
                 let seconds = 12 * twelves;
+                if self.model.now + seconds > FORGOTTEN {
+                    return;
+                }
                 self.model.now += seconds;
                 let older = format!(
                     "UPDATE sessions SET created_at = created_at - {seconds}, rotated_at = rotated_at - {seconds}, \
