@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::accounts::node_limits::NodeLimits;
-use crate::clock::Clock;
+use crate::clock::{Clock, sleep};
 use crate::config::{Config, ConfigError, Database};
 use crate::hashing::Hashing;
 use crate::http::auth::cookies::Cookies;
@@ -100,12 +100,28 @@ pub struct Foundation {
     pub ledger: Option<Arc<Ledger>>,
 }
 
+/// How often a start is tried when other processes that start in the same moment are in its way: a new SQLite file changes its journal
+/// without waiting for anybody.
+const ATTEMPTS: u32 = 20;
+/// How long they are left alone.
+const PAUSE: Duration = Duration::from_millis(50);
+
 impl Foundation {
     /// Reads the master key, opens the database, and holds the one against the other.
     ///
     /// # Errors
     /// The first thing that is not in order.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        for _ in 1..ATTEMPTS {
+            match Self::open_once(config, clock.clone()).await {
+                Err(StartError::Store(StoreError::Conflict)) => sleep(PAUSE).await,
+                answer => return answer,
+            }
+        }
+        Self::open_once(config, clock).await
+    }
+
+    async fn open_once(config: &Config, clock: Clock) -> Result<Self, StartError> {
         // Before anything else: without a master key nothing is touched.
         let master_key = MasterKeys::parse(&config.master_key_text()?).map_err(StartError::MasterKey)?;
         let ledger = config.keys.ledger_file.as_deref().map(Ledger::open).transpose()?;
