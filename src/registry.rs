@@ -83,7 +83,8 @@ impl Registry {
     /// When the database does not answer, or the row cannot be read.
     pub async fn find_anew(&self, id: &ClientId) -> Result<Option<Arc<StoredClient>>, StoreError> {
         let at = self.clock.read().monotonic;
-        let changes = self.db.client_changes().await?;
+        // On the heap, as the row below: the usual request, whose client is kept, does not carry room for them.
+        let changes = Box::pin(self.db.client_changes()).await?;
         // Whoever asked later knows better, whoever is answered first.
         self.confirmed.rcu(|known| match known {
             Some(known) if known.at > at => Some(Arc::clone(known)),
@@ -97,7 +98,7 @@ impl Registry {
             return Ok(Some(client));
         }
         // An unknown id is asked for each time: names that nobody registered must not fill the memory.
-        let Some(client) = self.db.client(id).await?.map(Arc::new) else {
+        let Some(client) = Box::pin(self.db.client(id)).await?.map(Arc::new) else {
             return Ok(None);
         };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

@@ -9,24 +9,17 @@ use crate::oauth::client::JwksUri;
 use crate::oauth::client_keys::ClientKeys;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::metadata::TOKEN_PATH;
-use crate::oauth::token::Parameters;
 use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 
 use super::Server;
 
-/// The client that an assertion proves; none when the request presents no assertion.
+/// The client that an assertion proves.
 ///
 /// # Errors
 /// `invalid_client` when it does not prove it, `temporarily_unavailable` when the database does not answer.
-pub async fn authenticate(
-    server: &Server,
-    has_header: bool,
-    parameters: &Parameters,
-) -> Result<Option<Arc<StoredClient>>, OauthError> {
-    let Some(Presented { client_id, assertion }) = Presented::find(has_header, parameters)? else {
-        return Ok(None);
-    };
+pub async fn authenticate(server: &Server, presented: Presented<'_>) -> Result<Arc<StoredClient>, OauthError> {
+    let Presented { client_id, assertion } = presented;
     let stored = server.registry.find(&client_id).await;
     let client = stored
         .map_err(|error| unavailable(&error))?
@@ -52,7 +45,7 @@ pub async fn authenticate(
         .await
         .map_err(|error| unavailable(&error))?;
     if is_first {
-        Ok(Some(client))
+        Ok(client)
     } else {
         Err(refused("its jti was used before"))
     }

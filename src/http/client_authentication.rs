@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tracing::field;
 
-use crate::clock::{Seconds, sleep};
+use crate::clock::Seconds;
+use crate::oauth::assertion::Presented;
 use crate::oauth::client::ClientId;
 use crate::oauth::credentials::Credentials;
 use crate::oauth::error::{ErrorCode, OauthError};
@@ -17,6 +17,7 @@ use crate::oauth::token::Parameters;
 use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 
+use super::body::{self, Unreadable};
 use super::client_address::client_address;
 use super::{Server, client_assertion, error};
 
@@ -25,9 +26,6 @@ pub const CLIENT_SECRET_PURPOSE: &str = "client-secret";
 
 /// The longest form that is read, in bytes.
 const LONGEST_FORM: usize = 16 * 1024;
-
-/// How long a form may take to arrive; the listener limits only the headers.
-const FORM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a client does not get what it asks for.
 pub enum Refusal {
@@ -119,22 +117,19 @@ pub async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parame
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ));
     }
-    let body = tokio::select! {
-        // Nearly every form came with its headers, and then no timer is set.
-        biased;
-        body = payload.to_bytes_limited(LONGEST_FORM) => body,
-        () = sleep(FORM_DEADLINE) => return Err(Refusal::WithStatus(
-            OauthError::invalid_request("the form took longer than 5 seconds to arrive"),
-            StatusCode::REQUEST_TIMEOUT,
-        )),
-    };
-    let body = body.map_err(|_| {
-        Refusal::WithStatus(
-            OauthError::invalid_request("the form is longer than 16 KiB"),
-            StatusCode::PAYLOAD_TOO_LARGE,
-        )
-    })?;
-    let body = body.map_err(|_| OauthError::invalid_request("the body ended early"))?;
+    let body = body::read(payload, LONGEST_FORM)
+        .await
+        .map_err(|unreadable| match unreadable {
+            Unreadable::Late => Refusal::WithStatus(
+                OauthError::invalid_request("the form took longer than 5 seconds to arrive"),
+                StatusCode::REQUEST_TIMEOUT,
+            ),
+            Unreadable::TooLong => Refusal::WithStatus(
+                OauthError::invalid_request("the form is longer than 16 KiB"),
+                StatusCode::PAYLOAD_TOO_LARGE,
+            ),
+            Unreadable::Cut => OauthError::invalid_request("the body ended early").into(),
+        })?;
     let text = std::str::from_utf8(&body).map_err(|_| OauthError::invalid_request("the form is not UTF-8"))?;
     Ok(Parameters::parse(text)?)
 }
@@ -154,7 +149,9 @@ pub async fn authenticate(
     if headers.next().is_some() {
         return Err(OauthError::invalid_request("there is more than one Authorization header").into());
     }
-    if let Some(client) = client_assertion::authenticate(server, authorization.is_some(), parameters).await? {
+    if let Some(presented) = Presented::find(authorization.is_some(), parameters)? {
+        // On the heap, so that the usual request does not carry room for it.
+        let client = Box::pin(client_assertion::authenticate(server, presented)).await?;
         caller.client = Some(client.client.id.clone());
         return Ok(client);
     }

@@ -1,6 +1,7 @@
 //! The endpoints: one file each, the route table on one screen, one table from errors to answers.
 
 pub mod auth;
+mod body;
 pub mod client_address;
 mod client_assertion;
 pub mod client_authentication;

@@ -59,9 +59,9 @@ async fn issue(
 ) -> Result<TokenResponse, Refusal> {
     let parameters = form(request, payload).await?;
     if server.has_accounts() && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
-        return Ok(refresh_grant::refresh(server, request, &parameters, caller)
-            .await?
-            .into());
+        // On the heap, so that a service's request does not carry room for it.
+        let refreshed = Box::pin(refresh_grant::refresh(server, request, &parameters, caller));
+        return Ok(refreshed.await?.into());
     }
     let stored = authenticate(server, request, &parameters, caller).await?;
     let client = &stored.client;

@@ -1,7 +1,5 @@
 //! What stands before every request that changes something: its form, and whether a page may have forged it.
 
-use std::time::Duration;
-
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, web};
 use bytes::Bytes;
@@ -10,17 +8,14 @@ use url::Url;
 
 use crate::accounts::csrf::{self, Bound};
 use crate::accounts::refresh_token::RefreshToken;
-use crate::clock::sleep;
 use crate::config::Origin;
 use crate::http::Server;
+use crate::http::body::{self, Unreadable};
 
 use super::problem::{Code, Problem};
 
 /// The longest body that is read, in bytes.
 pub const LONGEST_BODY: usize = 4 * 1024;
-
-/// How long a body may take to arrive; the listener limits only the headers.
-const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The header with the CSRF token.
 const CSRF_HEADER: HeaderName = HeaderName::from_static("x-csrf-token");
@@ -99,14 +94,14 @@ async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Pro
     {
         return Err(not_json());
     }
-    let body = tokio::select! {
-        body = payload.to_bytes_limited(LONGEST_BODY) => body,
-        () = sleep(BODY_DEADLINE) => {
-            return Err(Problem::new(Code::BodyTimeout, "the body took longer than 5 seconds to arrive"));
-        }
-    };
-    body.map_err(|_| Problem::new(Code::BodyTooLarge, "the body is longer than 4 KB"))?
-        .map_err(|_| Problem::new(Code::InvalidRequest, "the body ended early"))
+    body::read(payload, LONGEST_BODY).await.map_err(|unreadable| {
+        let (code, detail) = match unreadable {
+            Unreadable::Late => (Code::BodyTimeout, "the body took longer than 5 seconds to arrive"),
+            Unreadable::TooLong => (Code::BodyTooLarge, "the body is longer than 4 KB"),
+            Unreadable::Cut => (Code::InvalidRequest, "the body ended early"),
+        };
+        Problem::new(code, detail)
+    })
 }
 
 /// Refuses a request that uses or sets a cookie unless a page of ours, or of a listed origin, sent it on purpose. Whoever is no
