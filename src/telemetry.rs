@@ -437,7 +437,7 @@ pub fn start_logging(format: LogFormat, filter: EnvFilter) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => logs.with_ansi(false).init(),
+        LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
     }
 }

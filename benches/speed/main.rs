@@ -35,6 +35,7 @@ fn main() {
     match arguments.get(1).map(String::as_str) {
         Some("reference") => reference::serve(Path::new(&arguments[2])),
         Some("bcrypt") => println!("{}", people::bcrypt()),
+        Some("spin") => people::spin(),
         Some("people") => print(async |cores| people::run(cores).await),
         Some("isolation") => print(async |cores| isolation(cores).await),
         Some("limits") => println!("{}", serde_json::to_string(&Limits::measure()).unwrap()),
@@ -118,6 +119,7 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
         ("key set, nginx", Load::get(&nginx, KEY_SET)),
         ("key set, rival", Load::get(&rival, "/jwks")),
     ];
+    let mut beside_rival = Vec::new();
     for (client, alg) in algorithms.into_iter().enumerate() {
         let tokens = |path: &str| site.token_requests(path, [client]);
         let introspection_form = format!("token={}", ours.token(&site, client));
@@ -125,26 +127,31 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
         let [
             token,
             token_reference,
+            token_beside_rival,
             token_rival,
             introspection,
             empty,
             forward,
             forward_empty,
         ] = figures::names_of(alg);
+        beside_rival.extend([
+            (token_beside_rival, Load::new(&ours, tokens("/oauth2/token"))),
+            (token_rival, Load::new(&rival, tokens("/token"))),
+        ]);
         let (_, session_token) = session_tokens.iter().find(|(of, _)| *of == alg).unwrap();
         let bearer = format!("Authorization: Bearer {session_token}\r\n");
         loads.extend([
             (token, Load::new(&ours, tokens("/oauth2/token"))),
             (token_reference, Load::new(&reference, tokens("/token"))),
-            (token_rival, Load::new(&rival, tokens("/token"))),
             (introspection, Load::new(&ours, introspections("/oauth2/introspect"))),
             (empty, Load::new(&reference, introspections("/"))),
             (forward, Load::get_with(&ours, "/auth/verify", &bearer)),
             (forward_empty, Load::get_with(&reference, "/", &bearer)),
         ]);
     }
-    // They differ by less than the machine does within a round, so they are measured side by side, and more often.
+    // What differs from its target by less than the machine does within a round is measured side by side, and more often.
     for _ in 0..3 {
+        loads.extend(beside_rival.iter().cloned());
         loads.extend([
             ("key set, 200", Load::get(&ours, KEY_SET)),
             ("key set, 304", unchanged.clone()),

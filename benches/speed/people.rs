@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::ROUNDS;
 use crate::figures::{Comparison, Target, median};
-use crate::machine::{Cores, pinned, seconds_on_core};
+use crate::machine::{Cores, Process, pinned, seconds_on_core};
 use crate::servers::{JSON, KEY_SET, PASSWORD, Server, Site, login, person, post};
 
 /// How many log in at once.
@@ -25,9 +25,9 @@ const PEOPLE: usize = 500;
 const APPS: usize = 4;
 const READERS: usize = 8;
 
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(20);
 const WARMING_UP: Duration = Duration::from_secs(2);
-const BUSY: Duration = Duration::from_secs(15);
+const BUSY: Duration = Duration::from_secs(20);
 /// What a server hashes when its clients have gone is done by then.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -58,6 +58,8 @@ struct Seen {
     bcrypt: f64,
     logins: f64,
     idle: Waits,
+    /// While nobody logs in, but both cores have as little rest.
+    spinning: Waits,
     busy: Waits,
     known: f64,
     unknown: f64,
@@ -95,6 +97,10 @@ pub async fn run(cores: &Cores) -> Vec<Comparison> {
         };
         (seen.known, seen.unknown) = wrong_passwords(&server, &clock, round).await;
         seen.idle = waits(&server, &clock, &mut apps, IDLE).await;
+        seen.spinning = {
+            let _loops = loops(cores);
+            waits(&server, &clock, &mut apps, IDLE).await
+        };
         (seen.logins, seen.busy) = crowd(&server, &clock, &mut apps).await;
         sleep(CALM).await;
         rounds.push(seen);
@@ -118,6 +124,14 @@ fn comparisons(rounds: &[Seen]) -> Vec<Comparison> {
             "p99 while nobody does",
             &all(|seen| seen.idle.key_set),
             Target::AtMost(2.0),
+        )
+        .in_microseconds(),
+        Comparison::new(
+            format!("key set, p99 while {PEOPLE} people log in"),
+            all(|seen| seen.busy.key_set),
+            "p99 while nobody does, beside an idle-priority loop on each core",
+            &all(|seen| seen.spinning.key_set),
+            Target::AtMost(1.5),
         )
         .in_microseconds(),
         Comparison::new(
@@ -191,8 +205,7 @@ async fn crowd(server: &Server, clock: &Clock, apps: &mut [String]) -> (f64, Wai
 /// The people, until they are told to go. They have a thread of their own, which gives way: whose waiting is measured must wait for
 /// the server, not for hundreds of others to be asked for by the same thread.
 fn people(address: &str, crowd: &Arc<Mutex<Crowd>>, gone: oneshot::Receiver<()>) {
-    let when_idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, when_idle).unwrap();
+    give_way();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -207,6 +220,27 @@ fn people(address: &str, crowd: &Arc<Mutex<Crowd>>, gone: oneshot::Receiver<()>)
             ended = people.join_next() => panic!("somebody gave up: {ended:?}"),
         }
     });
+}
+
+fn give_way() {
+    let when_idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, when_idle).unwrap();
+}
+
+/// Does nothing, for as long as there is nothing else to do.
+pub fn spin() -> ! {
+    give_way();
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// A loop on each core.
+fn loops(cores: &Cores) -> [Process; 2] {
+    [&cores.server, &cores.load].map(|core| {
+        let program = std::env::current_exe().unwrap();
+        Process(pinned(core, program).arg("spin").spawn().unwrap())
+    })
 }
 
 async fn log_in_for_ever(address: String, number: usize, crowd: Arc<Mutex<Crowd>>) {

@@ -182,6 +182,32 @@ async fn a_connection_is_sane_after_a_refusal() {
     app.running.stop().await;
 }
 
+/// A form in pieces is read to its end, and no further than it may be long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_form_may_come_in_pieces() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let mut connection = Connection::open(&app.url);
+    let mut send = |pieces: &[&str]| {
+        let pieces = pieces.iter().map(|piece| format!("{:x}\r\n{piece}\r\n", piece.len()));
+        connection.send(format!(
+            "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
+            pieces.collect::<String>()
+        ));
+        let answer = connection.answer().unwrap();
+        (answer.status(), String::from_utf8(answer.body).unwrap())
+    };
+    let (status, body) = send(&["client_id=a&client_", "secret=b&client_sec", "ret=c"]);
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("client_secret is given more than once"), "{body}");
+    let quarter = "x=".repeat(2 * 1024);
+    assert_eq!(send(&[quarter.as_str(); 4]).0, 401, "16 KiB may come");
+    let (status, body) = send(&[quarter.as_str(), &quarter, &quarter, &quarter, "x"]);
+    assert_eq!(status, 413, "{body}");
+    app.running.stop().await;
+}
+
 /// T4: both deadlines are 5 s, and run side by side here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn headers_and_forms_that_never_end_are_cut() {
