@@ -13,9 +13,6 @@ use super::key::{KeyError, PrivateKey, VerifyError, verify};
 /// The media type of an access token in its header (RFC 9068 section 2.1).
 pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 
-/// Room for the claims of nearly every token, in octets.
-const USUAL_CLAIMS: usize = 512;
-
 /// The longest token that is read, in octets.
 const LONGEST_TOKEN: usize = 16_384;
 
@@ -147,12 +144,11 @@ impl Signer {
     /// # Errors
     /// [`KeyError`] when OpenSSL cannot sign.
     pub fn sign_access_token(&self, claims: &AccessTokenClaims) -> Result<String, KeyError> {
-        let mut json = Vec::with_capacity(USUAL_CLAIMS);
-        serde_json::to_writer(&mut json, claims)?;
-        let mut token = String::with_capacity(self.encoded_header.len() + json.len() * 4 / 3 + 700);
+        let claims = serde_json::to_vec(claims)?;
+        let mut token = String::with_capacity(self.encoded_header.len() + claims.len() * 4 / 3 + 700);
         token.push_str(&self.encoded_header);
         token.push('.');
-        BASE64URL.encode_string(json, &mut token);
+        BASE64URL.encode_string(claims, &mut token);
         let signature = self.key.sign(token.as_bytes())?;
         token.push('.');
         BASE64URL.encode_string(signature, &mut token);
