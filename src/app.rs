@@ -327,6 +327,7 @@ impl Running {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
             trusted_proxies: config.server.trusted_proxies.clone(),
+            forward_auth: config.forward_auth.clone(),
             origin: config.server.issuer.origin(),
             cookies: Cookies::new(&config.accounts, config.server.issuer.path()),
             defaults: Defaults {

@@ -145,7 +145,7 @@ async fn speed(cores: &Cores) -> Vec<Comparison> {
             (token_reference, Load::new(&reference, tokens("/token"))),
             (introspection, Load::new(&ours, introspections("/oauth2/introspect"))),
             (empty, Load::new(&reference, introspections("/"))),
-            (forward, Load::get_with(&ours, "/auth/verify", &bearer)),
+            (forward, Load::get_with(&ours, "/auth/verify/default", &bearer)),
             (forward_empty, Load::get_with(&reference, "/", &bearer)),
         ]);
     }

@@ -77,7 +77,7 @@ also the least and the greatest.
 - *The same bytes*: an actix handler with the body and the headers that the server answers with, held in memory.
 - *npm oidc-provider* issues JWT access tokens of the same client, algorithm and lifetime, in memory.
 - *Saturated*: 16 connections ask for tokens while 16 ask for the key set; *idle*: those 16 alone.
-- *Forward authentication* is `/auth/verify` of a session's access token; its *empty handler* gets the same request.
+- *Forward authentication* is `/auth/verify/default` of a session's access token; its *empty handler* gets the same request.
 - *500 people log in*: the server has both cores and its defaults, but no limits on passwords; each person logs in again as
   soon as a login was answered, or after the `Retry-After` of a 503. Counted are logins answered within 20 s. *One bcrypt* is
   timed in the same round, alone on an idle core. Meanwhile 8 connections ask for the key set, 100 times a second in all, and 4

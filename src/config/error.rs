@@ -227,6 +227,14 @@ pub enum ConfigError {
         /// What would be right.
         needed: String,
     },
+    /// Two policies for gateways with one name.
+    #[error("{setting} has two policies named '{name}'; write one, with several scope= or role= if they are needed")]
+    RepeatedPolicy {
+        /// The setting.
+        setting: String,
+        /// The name.
+        name: String,
+    },
     /// Cookies without protection where others could read them.
     #[error(
         "accounts.plain_http_cookies is true, but it is only for development on this very machine: server.issuer must be http on a \

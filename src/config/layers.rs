@@ -195,7 +195,7 @@ impl Layers {
     }
 
     /// The name that the person wrote: the variable's where the environment won.
-    fn written_name(&self, name: &str) -> String {
+    pub(super) fn written_name(&self, name: &str) -> String {
         self.given.get(name).cloned().unwrap_or_else(|| name.to_owned())
     }
 }

@@ -6,6 +6,7 @@
 mod accounts;
 mod database;
 mod error;
+mod forward_auth;
 mod layers;
 mod secret_file;
 pub mod settings;
@@ -29,6 +30,7 @@ use crate::keys::policy::{Policy, PolicyError, Windows};
 pub use accounts::{Accounts, CookieName, PasswordFunction, Registration};
 pub use database::{Database, PostgresUrl};
 pub use error::ConfigError;
+pub use forward_auth::{ForwardAuth, ForwardAuthPolicy};
 pub use layers::Sources;
 pub use secret_file::read as read_secret_file;
 pub use values::{Issuer, Network, Origin, Refusal, SecretText, parse_duration};
@@ -56,6 +58,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// People and their sessions.
     pub accounts: Accounts,
+    /// What gateways require of a token.
+    pub forward_auth: ForwardAuth,
     /// What is logged.
     pub log: Log,
     /// The effective values as they may be shown.
@@ -193,6 +197,7 @@ impl Config {
         let policy = Policy::new(read_windows(&layers)?)?;
         let tokens = read_tokens(&layers, &policy)?;
         let accounts = Accounts::read(&layers, &server, tokens.max_token_ttl)?;
+        let forward_auth = ForwardAuth::read(&layers, &accounts.audience)?;
         let master_key = read_master_key_source(&layers)?;
         let ledger_file = read_ledger_file(&layers, &master_key)?;
         let log = read_log(&layers)?;
@@ -211,6 +216,7 @@ impl Config {
             },
             tokens,
             accounts,
+            forward_auth,
             log,
             shown: layers.into_values(),
         })

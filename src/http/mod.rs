@@ -27,7 +27,7 @@ use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::accounts::node_limits::NodeLimits;
 use crate::clock::{Clock, Seconds};
-use crate::config::{Network, Origin};
+use crate::config::{ForwardAuth, Network, Origin};
 use crate::jose::seal::HashKey;
 use crate::keyring::Keyring;
 use crate::logins::Logins;
@@ -53,6 +53,8 @@ pub struct Server {
     pub issuer_path: String,
     /// The proxies whose word about a client's address is taken.
     pub trusted_proxies: Vec<Network>,
+    /// What gateways require of a token.
+    pub forward_auth: ForwardAuth,
     /// The origin of the issuer: pages of it are ours.
     pub origin: Origin,
     /// The cookies of people's browsers.

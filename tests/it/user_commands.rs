@@ -677,7 +677,7 @@ crate::on_both_databases!(
                         told(visitor.refresh_by_grant(&session["refresh_token"]).await).await,
                         (400, "invalid_grant".to_owned())
                     );
-                    for path in ["/auth/me", "/auth/verify"] {
+                    for path in ["/auth/me", "/auth/verify/default"] {
                         while visitor.bearer(path, &session["access_token"]).await.status() != 401 {
                             let waited = clock.read().monotonic.saturating_sub(begun);
                             assert!(waited < PATIENCE, "still accepted after {waited:?}");

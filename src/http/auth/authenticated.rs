@@ -74,6 +74,14 @@ pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
             "a token does not belong in the address; send the header Authorization: Bearer",
         ));
     }
+    bearer_in_header(request)
+}
+
+/// The same where the address is not the sender's: a gateway may append that of its visitor.
+///
+/// # Errors
+/// `token_missing` without a token, `invalid_request` for several.
+pub fn bearer_in_header(request: &HttpRequest) -> Result<&str, Problem> {
     let mut headers = request.headers().get_all(header::AUTHORIZATION);
     let first = headers.next();
     if headers.next().is_some() {

@@ -54,7 +54,7 @@ pub const CSRF_PATH: &str = "/auth/csrf";
 pub const FEDERATED_PATH: &str = "/auth/federated/{provider}";
 /// Where the provider sends the browser back to.
 pub const CALLBACK_PATH: &str = "/auth/federated/{provider}/callback";
-/// Where gateways ask.
+/// Where gateways ask, followed by the name of a policy.
 pub const VERIFY_PATH: &str = "/auth/verify";
 
 /// The routes of accounts, below the issuer's path.
@@ -99,10 +99,15 @@ pub fn routes(path: &str, routes: &mut web::ServiceConfig) {
     endpoint(FEDERATED_PATH, "GET", vec![web::get().to(federated::begin)]);
     endpoint(CALLBACK_PATH, "GET", vec![web::get().to(federated::finish)]);
     // Of any method: Envoy asks with the one of the request that it holds back.
+    // With anything behind the policy: Envoy appends the path of that request.
     routes.service(
-        web::resource(format!("{path}{VERIFY_PATH}"))
-            .route(web::to(verify::answer))
-            .wrap(from_fn(around)),
+        web::resource([
+            format!("{path}{VERIFY_PATH}"),
+            format!("{path}{VERIFY_PATH}/{{policy}}"),
+            format!("{path}{VERIFY_PATH}/{{policy}}/{{rest}}*"),
+        ])
+        .route(web::to(verify::answer))
+        .wrap(from_fn(around)),
     );
 }
 

@@ -37,6 +37,7 @@ pub enum Code {
     EmailNotVerified,
     StateInvalid,
     ProviderUnknown,
+    PolicyUnknown,
     NotFound,
     MethodNotAllowed,
     BodyTimeout,
@@ -69,7 +70,7 @@ const fn row(name: &'static str, status: StatusCode, title: &'static str, remedy
 
 impl Code {
     /// Every code, by status.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidRequest,
         Self::InvalidEmail,
         Self::InvalidName,
@@ -92,6 +93,7 @@ impl Code {
         Self::FederationDenied,
         Self::EmailNotVerified,
         Self::ProviderUnknown,
+        Self::PolicyUnknown,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
@@ -132,6 +134,7 @@ impl Code {
             Self::FederationDenied => row("federation_denied", S::FORBIDDEN, "The other provider did not let the user in, or the user cancelled there", "let the user begin again"),
             Self::EmailNotVerified => row("email_not_verified", S::FORBIDDEN, "The other provider has not verified the user's e-mail address", "let the user verify it there and begin again"),
             Self::ProviderUnknown => row("provider_unknown", S::NOT_FOUND, "No provider of this name is enabled", "use a name that `keyround providers list` shows"),
+            Self::PolicyUnknown => row("policy_unknown", S::NOT_FOUND, "A gateway asked for no policy of `forward_auth.policies`", "ask `/auth/verify/POLICY` with a name that is set there"),
             Self::NotFound => row("not_found", S::NOT_FOUND, "It is not here", "list the sessions again"),
             Self::MethodNotAllowed => row("method_not_allowed", S::METHOD_NOT_ALLOWED, "The endpoint does not know this method", "use one that `Allow` names"),
             Self::BodyTimeout => row("body_timeout", S::REQUEST_TIMEOUT, "The body took too long", "try again"),

@@ -1,66 +1,58 @@
-//! `/auth/verify`: forward authentication. A gateway asks about each request before it lets it through (nginx `auth_request`,
+//! `/auth/verify/POLICY`: forward authentication. A gateway asks about each request before it lets it through (nginx `auth_request`,
 //! Traefik `ForwardAuth`, Envoy `ext_authz`), and sends the answer's headers on to the service.
 //!
-//! What a service asks for stands in the address that the gateway is set up with, where no visitor can write: `audience` (that of the
-//! accounts when unset), `scope` (all words of it), `role` (one of them, when it comes several times). Everything comes from memory, so
-//! a logout is felt at the next request on the node that ended the session, and within `keys.replica_refresh` on the others.
+//! What the token must have is set in `forward_auth.policies`. Of the address only the policy's name is read: Envoy appends the path and
+//! the query of its visitor, so everything behind the name is the visitor's. Everything comes from memory, so a logout is felt at the
+//! next request on the node that ended the session, and within `keys.replica_refresh` on the others.
 
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 
+use crate::config::ForwardAuthPolicy;
 use crate::http::Server;
 use crate::oauth::verification::AccessToken;
 
-use super::authenticated::{bearer, verified};
+use super::VERIFY_PATH;
+use super::authenticated::{bearer_in_header, verified};
 use super::problem::{Code, Problem};
 
-/// What a service asks of a token.
-struct Asked {
-    audience: Option<String>,
-    scope: Option<String>,
-    roles: Vec<String>,
+/// The name of the policy in a path as it was sent: up to the next slash, and never decoded, so that no spelling of one name is
+/// another.
+fn policy_name<'a>(path: &'a str, issuer_path: &str) -> Option<&'a str> {
+    let rest = path
+        .strip_prefix(issuer_path)?
+        .strip_prefix(VERIFY_PATH)?
+        .strip_prefix('/')?;
+    rest.split('/').next()
 }
 
-impl Asked {
-    fn parse(query: &str) -> Result<Self, Problem> {
-        let mut asked = Self {
-            audience: None,
-            scope: None,
-            roles: Vec::new(),
-        };
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            let once = match name.as_ref() {
-                "audience" => asked.audience.replace(value.into_owned()).is_none(),
-                "scope" => asked.scope.replace(value.into_owned()).is_none(),
-                "role" => {
-                    asked.roles.push(value.into_owned());
-                    true
-                }
-                // A gateway may append the address that was asked for.
-                _ => true,
-            };
-            // Else a visitor's own parameter could take the place of the gateway's.
-            if !once {
-                return Err(Problem::new(
-                    Code::InvalidRequest,
-                    "audience and scope may be asked for once",
-                ));
-            }
-        }
-        Ok(asked)
+/// Every gateway takes a 404 as a denial; one that is set up to let requests through on an error of the server (5xx) too.
+fn policy<'a>(server: &'a Server, request: &HttpRequest) -> Result<&'a ForwardAuthPolicy, Problem> {
+    let name = policy_name(request.uri().path(), &server.issuer_path).unwrap_or_default();
+    if name.is_empty() {
+        return Err(Problem::new(
+            Code::PolicyUnknown,
+            "the address names no policy; set what a token must have in forward_auth.policies and ask /auth/verify/POLICY \
+             (audience, scope and role in the query are not read)",
+        ));
     }
+    server.forward_auth.policy(name).ok_or_else(|| {
+        Problem::new(
+            Code::PolicyUnknown,
+            "the policy that the address names is not in forward_auth.policies",
+        )
+    })
 }
 
 /// 200 with the identity in headers, 401 or 403.
 pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let asked = Asked::parse(request.query_string())?;
-    let audience = asked.audience.as_deref().unwrap_or(&server.sessions.settings.audience);
-    let token = verified(&server, bearer(&request)?, audience)?;
+    let policy = policy(&server, &request)?;
+    let token = verified(&server, bearer_in_header(&request)?, &policy.audience)?;
     // People's own client is not registered; that the session lives is known already.
     if token.session.is_none() || token.client_id != server.sessions.settings.client_id {
         refuse_disabled_client(&server, &token).await?;
     }
-    refuse_too_little(&token, &asked)?;
+    refuse_too_little(&token, policy)?;
     identity(&token)
 }
 
@@ -80,22 +72,17 @@ async fn refuse_disabled_client(server: &Server, token: &AccessToken) -> Result<
     }
 }
 
-fn refuse_too_little(token: &AccessToken, asked: &Asked) -> Result<(), Problem> {
+fn refuse_too_little(token: &AccessToken, policy: &ForwardAuthPolicy) -> Result<(), Problem> {
     let granted = token.scope.as_deref().unwrap_or("");
-    let has_word = |word: &str| granted.split(' ').any(|held| held == word);
-    if !asked
-        .scope
-        .iter()
-        .flat_map(|scope| scope.split_ascii_whitespace())
-        .all(has_word)
-    {
+    let is_granted = |scope: &String| granted.split(' ').any(|word| word == scope);
+    if !policy.scopes.iter().all(is_granted) {
         return Err(Problem::new(
             Code::InsufficientScope,
             "the access token lacks a scope that this service asks for",
         ));
     }
-    let held = token.session.as_ref().map_or(&[][..], |session| &session.roles);
-    if !asked.roles.is_empty() && !asked.roles.iter().any(|role| held.contains(role)) {
+    let roles = token.session.as_ref().map_or(&[][..], |session| &session.roles);
+    if !policy.roles.is_empty() && !policy.roles.iter().any(|role| roles.contains(role)) {
         return Err(Problem::new(
             Code::InsufficientScope,
             "the access token lacks the role that this service asks for",
@@ -122,4 +109,36 @@ fn identity(token: &AccessToken) -> Result<HttpResponse, Problem> {
         answer.insert_header((name, value));
     }
     Ok(answer.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_ends_at_the_next_slash_and_is_not_decoded() {
+        for (path, name) in [
+            ("/auth/verify/api", Some("api")),
+            ("/auth/verify/api/", Some("api")),
+            ("/auth/verify/api/../open", Some("api")),
+            ("/auth/verify/api//open", Some("api")),
+            ("/auth/verify/api/%2e%2e/open", Some("api")),
+            ("/auth/verify/%61pi", Some("%61pi")),
+            ("/auth/verify/api%2f..%2fopen", Some("api%2f..%2fopen")),
+            ("/auth/verify/api;role=admin", Some("api;role=admin")),
+            ("/auth/verify//api", Some("")),
+            ("/auth/verify/", Some("")),
+            ("/auth/verify", None),
+            ("/auth//verify/api", None),
+            ("/auth/%76erify/api", None),
+            ("/auth/verifyapi", None),
+        ] {
+            assert_eq!(policy_name(path, ""), name, "{path}");
+            assert_eq!(
+                policy_name(&format!("/tenants/acme{path}"), "/tenants/acme"),
+                name,
+                "{path}"
+            );
+        }
+    }
 }

@@ -167,6 +167,7 @@ impl OneOrigin {
             ("server.issuer", url.as_str()),
             ("server.behind_tls_proxy", "true"),
             ("accounts.audience", "https://api.example.com"),
+            ("forward_auth.policies", "api audience=https://api.example.com"),
         ];
         let site = Site::start(TestDatabase::sqlite(), &settings).await;
         let folder = tempfile::tempdir().unwrap();

@@ -209,7 +209,7 @@ async fn each_endpoint_knows_its_methods_and_says_which() {
     let ada = site.person("ada").await;
     for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
         let answer = ada
-            .bearer(method.parse().unwrap(), "/auth/verify")
+            .bearer(method.parse().unwrap(), "/auth/verify/default")
             .send()
             .await
             .unwrap();
@@ -243,7 +243,7 @@ async fn the_endpoints_lie_below_the_issuers_path_and_can_be_switched_off() {
             "{path}"
         );
     }
-    for path in GETS.iter().chain(&["/auth/verify"]) {
+    for path in GETS.iter().chain(&["/auth/verify/default"]) {
         assert_eq!(
             visitor.bare(Method::GET, path).send().await.unwrap().status(),
             404,

@@ -14,6 +14,12 @@ use crate::process::free_port;
 
 use super::visitor::Site;
 
+/// What the shipped gateways ask for.
+const SETTINGS: [(&str, &str); 2] = [
+    ("accounts.audience", "https://api.example.com"),
+    ("forward_auth.policies", "api audience=https://api.example.com"),
+];
+
 /// A service that answers with the headers that reached it.
 pub fn start_service() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -42,7 +48,7 @@ pub fn start(folder: &Path, port: u16, keyround: &str, service: u16, more: &str)
     for shipped in [
         "server 127.0.0.1:3000;",
         "listen 443 ssl;",
-        "audience=https%3A%2F%2Fapi.example.com;",
+        "proxy_pass http://keyround/auth/verify/api;",
         "/etc/nginx/keyround/fullchain.pem",
     ] {
         assert!(site.contains(shipped), "{shipped}");
@@ -72,7 +78,7 @@ async fn client(url: &str) -> Client {
 }
 
 crate::on_both_databases!(a_logout_is_felt_behind_nginx_at_the_next_request, |database| {
-    let site = Site::start(database, &[("accounts.audience", "https://api.example.com")]).await;
+    let site = Site::start(database, &SETTINGS).await;
     let service = start_service();
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
@@ -136,11 +142,7 @@ crate::on_both_databases!(a_logout_is_felt_behind_nginx_at_the_next_request, |da
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_passes_when_keyround_is_away() {
-    let site = Site::start(
-        TestDatabase::sqlite(),
-        &[("accounts.audience", "https://api.example.com")],
-    )
-    .await;
+    let site = Site::start(TestDatabase::sqlite(), &SETTINGS).await;
     let service = start_service();
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();

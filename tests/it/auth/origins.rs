@@ -155,7 +155,7 @@ crate::on_both_databases!(endpoints_for_bearers_ignore_cookies, |database| {
     for (method, path) in [
         (Method::GET, "/auth/me"),
         (Method::GET, "/auth/sessions"),
-        (Method::GET, "/auth/verify"),
+        (Method::GET, "/auth/verify/default"),
         (Method::DELETE, "/auth/sessions/019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b"),
     ] {
         let answer = ada.with_cookies(method, path).send().await.unwrap();

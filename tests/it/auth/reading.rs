@@ -14,7 +14,7 @@ const ADDRESSES: [&str; 17] = [
     "/auth/sessions",
     "/auth/csrf",
     "/auth/verify",
-    "/auth/verify?audience=https%3A%2F%2Fapi.example.com",
+    "/auth/verify/default",
     "/auth/register",
     "/auth/login",
     "/auth/refresh",

@@ -211,7 +211,7 @@ impl Visitor<'_> {
 
     /// Whether gateways let the access token through.
     pub async fn verify(&self) -> u16 {
-        let answer = self.bearer(Method::GET, "/auth/verify").send().await.unwrap();
+        let answer = self.bearer(Method::GET, "/auth/verify/default").send().await.unwrap();
         answer.status().as_u16()
     }
 }
