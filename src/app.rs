@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::accounts::node_limits::NodeLimits;
-use crate::clock::{Clock, sleep};
+use crate::clock::{Clock, Seconds, sleep};
 use crate::config::{Config, ConfigError, Database};
 use crate::hashing::Hashing;
 use crate::http::auth::cookies::Cookies;
@@ -39,7 +40,7 @@ use crate::tls::Tls;
 const HASH_KEY: &str = "client-secret-hash-key";
 
 /// How long requests under way may take once the server is told to stop, in seconds.
-const DRAIN_SECONDS: u64 = 10;
+pub const DRAIN_SECONDS: u64 = 10;
 
 /// Why nothing was started. Nothing was bound, and no key was made in place of another.
 #[derive(Debug, thiserror::Error)]
@@ -260,6 +261,7 @@ pub struct Running {
     pub admin: SocketAddr,
     /// What the handlers work with; a test looks in here.
     pub server: web::Data<Server>,
+    shutdown_delay: Seconds,
     stop: watch::Sender<bool>,
     handles: [ServerHandle; 2],
     tasks: Vec<JoinHandle<()>>,
@@ -349,6 +351,7 @@ impl Running {
             federated_logins,
             hash_key,
             clock: rotator.clock,
+            is_stopping: AtomicBool::new(false),
             metrics,
         });
         let (stop, stopped) = watch::channel(false);
@@ -376,14 +379,23 @@ impl Running {
             public,
             admin,
             server,
+            shutdown_delay: config.server.shutdown_delay,
             stop,
             handles: [public_handle, admin_handle],
             tasks,
         })
     }
 
-    /// Takes no new request, finishes those under way, and ends.
+    /// Says at `/readyz` that it stops, serves on for `server.shutdown_delay`, finishes the requests under way, and ends.
+    ///
+    /// Load balancers notice within the delay and send nothing more. Kept connections end with their next answer.
     pub async fn stop(self) {
+        self.server.is_stopping.store(true, Ordering::Relaxed);
+        tracing::info!(
+            shutdown_delay = %self.shutdown_delay,
+            "stopping: /readyz says so, and after the delay requests under way are finished; a second signal ends at once"
+        );
+        sleep(self.shutdown_delay.duration()).await;
         let [public, admin] = &self.handles;
         public.stop(true).await;
         self.stop.send_replace(true);

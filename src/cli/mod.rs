@@ -262,7 +262,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Refused(format!("the threads cannot be started: {error}")))?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match arguments.command {
             Command::Serve => serve::run(&context).await,
             Command::Healthcheck(request) => healthcheck::run(&context, &request),
@@ -284,5 +284,8 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             }
             Command::Man { folder } => documents::man(&folder),
         }
-    })
+    });
+    // Work that was cut off, such as a look-up of a name, must not hold the end of the process.
+    runtime.shutdown_background();
+    done
 }

@@ -1,8 +1,9 @@
 //! `keyround serve`: run the server until a signal.
 
+use std::future::pending;
 use std::str::FromStr;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
@@ -35,15 +36,16 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         None
     };
     // Before anybody can know that it serves: a signal that comes at once must find its handler.
-    let told = catch_signals()?;
+    let mut signals = StopSignals::catch()?;
     let running = Running::start(&config, foundation).await?;
     if let Some(secret) = secret {
         print_welcome(&config, &secret);
     }
-    told.await;
-    tracing::info!("stopping: requests under way are finished");
-    running.stop().await;
-    Ok(())
+    signals.next().await;
+    tokio::select! {
+        () = running.stop() => Ok(()),
+        () = signals.next() => Err(Failure::Refused("a second signal ended the server at once".to_owned())),
+    }
 }
 
 fn start_logging(config: &Config) -> Result<(), Failure> {
@@ -121,15 +123,49 @@ Paste these into another terminal in the same folder:
     ));
 }
 
-/// Catches the signals from now on; what it answers with ends when one has come.
-fn catch_signals() -> Result<impl Future<Output = ()>, Failure> {
-    let cannot = |error: std::io::Error| Failure::Refused(format!("signals cannot be caught: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    Ok(async move {
+/// Whether the process was started with hangups ignored, as `nohup` does.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        // The lowest bit is SIGHUP, signal 1.
+        .is_some_and(|mask| mask & 1 == 1)
+}
+
+/// The signals that stop the server.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
+
+impl StopSignals {
+    /// Catches the signals from now on. A hangup counts as well, because a terminal that closes must not cut requests; under
+    /// `nohup` it stays ignored.
+    fn catch() -> Result<Self, Failure> {
+        let catch = |kind| {
+            signal(kind).map_err(|error: std::io::Error| Failure::Refused(format!("signals cannot be caught: {error}")))
+        };
+        let catches_hangup = !ignores_hangup();
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: catches_hangup.then(|| catch(SignalKind::hangup())).transpose()?,
+        })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = hangup => {}
         }
-    })
+    }
 }

@@ -43,6 +43,9 @@ pub const DEVELOPMENT_MASTER_KEY_FILE: &str = "keys/master.key";
 /// The ledger's name beside the master key's file.
 const LEDGER_FILE: &str = "revoked-kids";
 
+/// An orchestrator would kill a server that takes longer.
+const LONGEST_SHUTDOWN_DELAY: Seconds = Seconds(300);
+
 /// The settings, validated. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -81,6 +84,8 @@ pub struct Server {
     pub behind_tls_proxy: bool,
     /// The proxies whose word about a client's address is taken.
     pub trusted_proxies: Vec<Network>,
+    /// How long it still serves after it was told to stop.
+    pub shutdown_delay: Seconds,
 }
 
 /// Where a certificate and its key lie.
@@ -328,6 +333,9 @@ fn add_development_defaults(layers: &mut Layers) -> Result<(), ConfigError> {
     if !layers.is_given("keys.master_key") && !layers.is_given("keys.master_key_file") {
         layers.set("keys.master_key_file", DEVELOPMENT_MASTER_KEY_FILE);
     }
+    if !layers.is_given("server.shutdown_delay") {
+        layers.set("server.shutdown_delay", Seconds::ZERO.to_string());
+    }
     if !layers.is_given("accounts.plain_http_cookies") {
         let issuer: Issuer = layers.required("server.issuer", str::parse)?;
         let listen = layers.required("server.listen", address)?;
@@ -366,12 +374,21 @@ fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
         tls: read_tls_files(layers)?,
         behind_tls_proxy: layers.flag("server.behind_tls_proxy"),
         trusted_proxies: layers.list("server.trusted_proxies", str::parse)?,
+        shutdown_delay: layers.required("server.shutdown_delay", shutdown_delay)?,
     };
     if server.listen == server.admin_listen && server.listen.port() != 0 {
         return Err(ConfigError::SameListener(server.listen));
     }
     server.check_transport()?;
     Ok(server)
+}
+
+fn shutdown_delay(text: &str) -> Result<Seconds, Refusal> {
+    let delay = parse_duration(text)?;
+    if delay > LONGEST_SHUTDOWN_DELAY {
+        return Err(Refusal(format!("is too long; the most is {LONGEST_SHUTDOWN_DELAY}")));
+    }
+    Ok(delay)
 }
 
 fn read_tls_files(layers: &Layers) -> Result<Option<TlsFiles>, ConfigError> {

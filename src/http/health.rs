@@ -38,13 +38,26 @@ pub async fn live() -> HttpResponse {
 /// Whether the key set that this node serves can be trusted to hold every key in time.
 pub async fn ready_to_publish(server: web::Data<Server>) -> HttpResponse {
     let (snapshot, reading, _) = moment(&server);
-    answer(vec![publishing(&server, &snapshot, reading)])
+    answer(vec![publishing(&server, &snapshot, reading), serving(&server)])
 }
 
 /// Whether this node can sign, and rotation works.
 pub async fn ready_to_issue(server: web::Data<Server>) -> HttpResponse {
     let (snapshot, reading, now) = moment(&server);
-    answer(issuing(&server, &snapshot, reading, now))
+    let mut checks = issuing(&server, &snapshot, reading, now);
+    checks.push(serving(&server));
+    answer(checks)
+}
+
+/// Whether load balancers may send requests: not while the server stops.
+fn serving(server: &Server) -> Check {
+    let is_stopping = server.is_stopping();
+    let detail = if is_stopping {
+        "the server is stopping; send requests to another node"
+    } else {
+        "the server accepts requests"
+    };
+    Check::new("serving", !is_stopping, detail)
 }
 
 fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime) -> Vec<Check> {
@@ -211,7 +224,7 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
         }
     }
     let mut checks = issuing(server, snapshot, reading, now);
-    checks.push(publishing(server, snapshot, reading));
+    checks.extend([publishing(server, snapshot, reading), serving(server)]);
     for Check { name, ok, .. } in checks {
         metrics.checks.get_or_create(&CheckLabel { check: name }).set(ok.into());
     }

@@ -16,10 +16,12 @@ pub mod token;
 mod turns;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::header::HeaderValue;
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
@@ -83,11 +85,19 @@ pub struct Server {
     pub hash_key: Arc<HashKey>,
     /// The clock.
     pub clock: Clock,
+    /// Whether it was told to stop: it is not ready any more, and ends kept connections.
+    pub is_stopping: AtomicBool,
     /// What is counted.
     pub metrics: Metrics,
 }
 
 impl Server {
+    /// Whether it was told to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
     /// Whether people have accounts here.
     #[must_use]
     pub fn has_accounts(&self) -> bool {
@@ -184,7 +194,7 @@ const LONGEST_HEADERS: usize = 8 * 1024;
 
 /// What stands around every handler, in one piece because each layer costs every request: refuses a request whose headers
 /// are longer than any honest client's (RFC 6585 section 5), and adds the headers of every answer. An issuer with https
-/// promises to have it for a year (RFC 6797).
+/// promises to have it for a year (RFC 6797). A server that stops asks for a new connection, which leads to another node.
 ///
 /// What actix's parser refuses by itself (400, 408, and 431 for a head that it does not even hold) never becomes a request:
 /// its connection loop writes an answer without a body or a header of ours, and has no hook to add one.
@@ -201,12 +211,21 @@ pub async fn guarded(
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
+    let is_stopping = request
+        .app_data::<web::Data<Server>>()
+        .is_some_and(|server| server.is_stopping());
     let mut response = if length > LONGEST_HEADERS {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         request.into_response(error::problem(status, "the headers are longer than 8 KiB"))
     } else {
         next.call(request).await?.map_into_boxed_body()
     };
+    if is_stopping {
+        response
+            .response_mut()
+            .head_mut()
+            .set_connection_type(ConnectionType::Close);
+    }
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(

@@ -64,6 +64,7 @@ impl Process {
             ("server.issuer", "http://127.0.0.1:8080"),
             ("server.listen", "127.0.0.1:0"),
             ("server.admin_listen", "127.0.0.1:0"),
+            ("server.shutdown_delay", "0s"),
             ("keys.master_key", "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U="),
             ("log.format", "json"),
             ("database.url", &database.url),

@@ -108,7 +108,7 @@ async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
         );
     }
     assert_eq!(names_of_checks(&app, "/livez").await, ["process"]);
-    assert_eq!(names_of_checks(&app, "/readyz").await, ["key_set"]);
+    assert_eq!(names_of_checks(&app, "/readyz").await, ["key_set", "serving"]);
     let checks = [
         "snapshot",
         "clock",
@@ -117,6 +117,7 @@ async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
         "private_halves",
         "ledger",
         "rows",
+        "serving",
     ];
     assert_eq!(names_of_checks(&app, "/readyz/issue").await, checks);
     app.running.stop().await;

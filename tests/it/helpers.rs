@@ -115,6 +115,7 @@ pub fn config(database: &TestDatabase, settings: &[(&str, &str)]) -> Config {
         ("server.issuer", "http://127.0.0.1:8080"),
         ("server.listen", "127.0.0.1:0"),
         ("server.admin_listen", "127.0.0.1:0"),
+        ("server.shutdown_delay", "0s"),
         // For tests alone.
         ("keys.master_key", "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U="),
     ]

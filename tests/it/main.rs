@@ -47,6 +47,7 @@ mod rotation;
 mod rows;
 mod runbooks;
 mod sessions;
+mod shutdown;
 mod skeleton;
 mod start;
 mod store;

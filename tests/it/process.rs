@@ -32,6 +32,9 @@ pub fn run(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Out
     keyround(folder, variables, arguments).output().unwrap()
 }
 
+/// Most tests do not wait for load balancers.
+const SHUTDOWN_DELAY: &str = "KEYROUND_SERVER__SHUTDOWN_DELAY";
+
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -50,7 +53,15 @@ pub struct Serving {
 impl Serving {
     /// Starts `keyround serve` and waits until it says that it serves.
     pub fn start(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
-        let mut child = keyround(folder, variables, arguments).spawn().unwrap();
+        Self::start_by(keyround(folder, variables, arguments), variables)
+    }
+
+    /// The same by this command, which becomes the server.
+    pub fn start_by(mut command: Command, variables: &[(&str, &str)]) -> Self {
+        if variables.iter().all(|(name, _)| *name != SHUTDOWN_DELAY) {
+            command.env(SHUTDOWN_DELAY, "0s");
+        }
+        let mut child = command.spawn().unwrap();
         let lines = lines_of(child.stderr.take().unwrap());
         let printed = lines_of(child.stdout.take().unwrap());
         let mut serving = Self {
@@ -90,9 +101,21 @@ impl Serving {
 
     /// Tells it to end, as an operator does.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal: `TERM`, `INT`, `HUP`.
+    pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &id]).status();
-        assert!(told.unwrap().success());
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// A line of its `/proc/PID/status`, behind the name.
+    pub fn status_line(&self, name: &str) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim_start_matches(':').trim().to_owned()
     }
 
     /// Ends it; answers with its status, all its log lines, and what it printed.
