@@ -1,9 +1,9 @@
 //! The registered clients as last read: a request finds its client without asking the database for the row.
 //!
-//! The database counts every change of `clients` by itself. A row that was read here holds as long as that count stands, and
-//! the count is asked for again once it is [`BELIEVED`] old: what a client may no longer do, by whichever hand, is known that
-//! much later at most, on every node. What it may do from now on is known at once: before a client is refused, its row is
-//! read anew.
+//! The database gives every change of `clients` a random name. A cached row holds while the last change has the name that it was
+//! read under, and that name is read again once it is [`BELIEVED`] old: what a client may no longer do, by whichever hand, is
+//! known that much later at most, on every node. What it may do from now on is known at once: before a client is refused, its
+//! row is read again. A database that lost its last seconds has other names from then on, so no cached row outlives them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,27 +14,27 @@ use arc_swap::ArcSwapOption;
 use crate::clock::Clock;
 use crate::oauth::client::ClientId;
 use crate::store::clients::StoredClient;
-use crate::store::{Db, StoreError};
+use crate::store::{ChangeId, Db, StoreError};
 
-/// How long the count of changes is believed.
+/// How long the name of the last change is used.
 pub const BELIEVED: Duration = Duration::from_millis(100);
 
-/// From this age on, one request asks for the count while the others still believe it: under load nobody waits for it.
+/// From this age on, one request reads the name while the others still use the last one: under load no request waits for it.
 const RENEWED: Duration = Duration::from_millis(50);
 
 /// How many clients are kept; beyond, all are read anew.
 const MOST: usize = 16_384;
 
-/// The count of changes, and the moment before it was asked for.
+/// The last change, and the moment before it was read.
 #[derive(Clone, Copy)]
 struct Confirmed {
-    changes: i64,
+    change: ChangeId,
     at: Duration,
 }
 
-/// A row, and the count of changes that was known before it was read.
+/// A row, and the last change when it was read.
 struct Known {
-    changes: i64,
+    change: ChangeId,
     client: Arc<StoredClient>,
 }
 
@@ -68,10 +68,10 @@ impl Registry {
         let now = self.clock.read().monotonic;
         let confirmed = self.confirmed.load().as_deref().copied();
         match confirmed.map(|confirmed| (confirmed, now.saturating_sub(confirmed.at))) {
-            Some((confirmed, age)) if age < RENEWED => self.read(id, confirmed.changes).await,
+            Some((confirmed, age)) if age < RENEWED => self.read(id, confirmed.change).await,
             Some((confirmed, age)) if age < BELIEVED => match self.renewing.try_lock() {
                 Ok(_alone) => self.find_anew(id).await,
-                Err(_) => self.read(id, confirmed.changes).await,
+                Err(_) => self.read(id, confirmed.change).await,
             },
             _ => self.find_anew(id).await,
         }
@@ -84,39 +84,39 @@ impl Registry {
     pub async fn find_anew(&self, id: &ClientId) -> Result<Option<Arc<StoredClient>>, StoreError> {
         let at = self.clock.read().monotonic;
         // On the heap, as the row below: the usual request, whose client is kept, does not carry room for them.
-        let changes = Box::pin(self.db.client_changes()).await?;
-        // Whoever asked later knows better, whoever is answered first.
+        let change = Box::pin(self.db.client_change()).await?;
+        // Keep the newest; responses may arrive out of order.
         self.confirmed.rcu(|known| match known {
             Some(known) if known.at > at => Some(Arc::clone(known)),
-            _ => Some(Arc::new(Confirmed { changes, at })),
+            _ => Some(Arc::new(Confirmed { change, at })),
         });
-        self.read(id, changes).await
+        self.read(id, change).await
     }
 
-    async fn read(&self, id: &ClientId, changes: i64) -> Result<Option<Arc<StoredClient>>, StoreError> {
-        if let Some(client) = self.kept(id, changes) {
+    async fn read(&self, id: &ClientId, change: ChangeId) -> Result<Option<Arc<StoredClient>>, StoreError> {
+        if let Some(client) = self.kept(id, change) {
             return Ok(Some(client));
         }
         // An unknown id is asked for each time: names that nobody registered must not fill the memory.
-        let Some(client) = Box::pin(self.db.client(id)).await?.map(Arc::new) else {
+        let Some((client, change)) = Box::pin(self.db.client_with_change(id)).await? else {
             return Ok(None);
         };
+        let client = Arc::new(client);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
             known.clear();
         }
-        // The count is older than the row: what changed in between makes the row be read once more, never be kept.
         let row = Known {
-            changes,
+            change,
             client: Arc::clone(&client),
         };
         known.insert(id.clone(), row);
         Ok(Some(client))
     }
 
-    fn kept(&self, id: &ClientId, changes: i64) -> Option<Arc<StoredClient>> {
+    fn kept(&self, id: &ClientId, change: ChangeId) -> Option<Arc<StoredClient>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let row = known.get(id).filter(|row| row.changes == changes)?;
+        let row = known.get(id).filter(|row| row.change == change)?;
         let is_enabled = row.client.client.disabled_at.is_none();
         is_enabled.then(|| Arc::clone(&row.client))
     }

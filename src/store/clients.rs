@@ -7,13 +7,17 @@ use crate::jose::alg::Algorithm;
 use crate::oauth::client::{Client, ClientId, SecretDigests};
 
 use super::audit::{self, Entry};
-use super::{Db, StoreError, Tx, in_tx, on_read};
+use super::{ChangeId, Db, StoreError, Tx, in_tx, on_read};
 
 const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id = $1";
+/// In one statement, so that the row is the one of that change.
+const FIND_WITH_CHANGE: &str = "SELECT clients.client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
+                                previous_secret_digest, created_at, disabled_at, change_id FROM clients, client_changes \
+                                WHERE client_id = $1";
 const LIST: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
-const CHANGES: &str = "SELECT changes FROM client_changes";
+const CHANGE: &str = "SELECT change_id FROM client_changes";
 const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, serves, alg, token_ttl, \
                       secret_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (client_id) DO NOTHING";
 const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
@@ -44,6 +48,13 @@ struct Row {
     previous_secret_digest: Option<String>,
     created_at: i64,
     disabled_at: Option<i64>,
+}
+
+#[derive(FromRow)]
+struct RowWithChange {
+    #[sqlx(flatten)]
+    row: Row,
+    change_id: String,
 }
 
 impl TryFrom<Row> for StoredClient {
@@ -113,14 +124,26 @@ impl Db {
         row.map(StoredClient::try_from).transpose()
     }
 
-    /// How often any client was registered, changed or deleted; the database counts by itself.
+    /// The last change of any client; the database names each by itself.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn client_changes(&self) -> Result<i64, StoreError> {
-        Ok(on_read!(self, |pool| sqlx::query_scalar(CHANGES)
-            .fetch_one(pool)
-            .await)?)
+    pub async fn client_change(&self) -> Result<ChangeId, StoreError> {
+        let id: String = on_read!(self, |pool| sqlx::query_scalar(CHANGE).fetch_one(pool).await)?;
+        ChangeId::read("client_changes", &id)
+    }
+
+    /// The client of this id, with the last change of any client at that moment.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the row cannot be read.
+    pub async fn client_with_change(&self, id: &ClientId) -> Result<Option<(StoredClient, ChangeId)>, StoreError> {
+        let row: Option<RowWithChange> = on_read!(self, |pool| sqlx::query_as(FIND_WITH_CHANGE)
+            .bind(id.as_str())
+            .fetch_optional(pool)
+            .await)?;
+        row.map(|RowWithChange { row, change_id }| Ok((row.try_into()?, ChangeId::read("client_changes", &change_id)?)))
+            .transpose()
     }
 
     /// Clients by id, from the one after `after`; at most `limit`.

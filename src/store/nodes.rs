@@ -7,11 +7,11 @@ use crate::clock::UnixTime;
 
 use super::{Db, StoreError, on_read, on_write};
 
-const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset) \
-                    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at, \
+pub(super) const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset, change_id) \
+                    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at, \
                     version = excluded.version, policy_fingerprint = excluded.policy_fingerprint, \
-                    clock_offset = excluded.clock_offset";
-const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset FROM nodes \
+                    clock_offset = excluded.clock_offset, change_id = excluded.change_id";
+const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id FROM nodes \
                     WHERE seen_at >= $1 ORDER BY node_id";
 const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1";
 const LEAVE: &str = "DELETE FROM nodes WHERE node_id = $1";
@@ -25,11 +25,30 @@ pub struct Heartbeat {
     pub seen_at: i64,
     /// The version of the keys it serves.
     pub version: i64,
+    /// The last change of the keys it serves; none from a node of an earlier version of Keyround.
+    pub change_id: Option<String>,
     /// A digest of its policy; two that differ are a rolling change, or a mistake.
     pub policy_fingerprint: String,
     /// Its clock less the database's, in seconds.
     pub clock_offset: i64,
 }
+
+macro_rules! beat {
+    ($heartbeat:expr, $executor:expr) => {
+        sqlx::query($crate::store::nodes::BEAT)
+            .bind(&$heartbeat.node_id)
+            .bind($heartbeat.seen_at)
+            .bind($heartbeat.version)
+            .bind(&$heartbeat.policy_fingerprint)
+            .bind($heartbeat.clock_offset)
+            .bind($heartbeat.change_id.as_deref())
+            .execute($executor)
+            .await
+            .map(|_| ())
+    };
+}
+
+pub(super) use beat;
 
 impl Db {
     /// Says that this node lives.
@@ -37,15 +56,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        on_write!(self, |pool| sqlx::query(BEAT)
-            .bind(&heartbeat.node_id)
-            .bind(heartbeat.seen_at)
-            .bind(heartbeat.version)
-            .bind(&heartbeat.policy_fingerprint)
-            .bind(heartbeat.clock_offset)
-            .execute(pool)
-            .await
-            .map(|_| ())?);
+        on_write!(self, |pool| beat!(heartbeat, pool)?);
         Ok(())
     }
 

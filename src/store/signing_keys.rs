@@ -11,12 +11,12 @@ use crate::keys::verifying::VerifyingKey;
 
 use super::audit::{self, Entry};
 use super::verifying_keys;
-use super::{Db, StoreError, Tx, in_tx, on_read};
+use super::{ChangeId, Db, StoreError, Tx, in_tx, on_read};
 
-const VERSION: &str = "SELECT version FROM key_version WHERE id = 1";
-const ROWS: &str = "SELECT kid, alg, generation, jwk, sealed, published_at, activates_at, prepublish, max_token_ttl, \
+pub(super) const VERSION: &str = "SELECT version, change_id FROM key_version WHERE id = 1";
+pub(super) const ROWS: &str = "SELECT kid, alg, generation, jwk, sealed, published_at, activates_at, prepublish, max_token_ttl, \
                     revoked_at FROM signing_keys ORDER BY alg, generation";
-const LOCK: &str = "UPDATE key_version SET version = version + 1 WHERE id = 1 RETURNING version";
+const LOCK: &str = "UPDATE key_version SET version = version + 1 WHERE id = 1 RETURNING version, change_id";
 const INSERT: &str = "INSERT INTO signing_keys (kid, alg, generation, jwk, sealed, published_at, activates_at, \
                       prepublish, max_token_ttl) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 const DESTROY: &str = "UPDATE signing_keys SET sealed = NULL WHERE kid = $1 AND sealed IS NOT NULL";
@@ -38,6 +38,8 @@ pub struct StoredKey {
 pub struct StoredKeys {
     /// How many changes came before.
     pub version: i64,
+    /// The last of them.
+    pub change: ChangeId,
     /// Every row.
     pub rows: Vec<StoredKey>,
     /// The keys that only verify.
@@ -62,7 +64,13 @@ pub struct SealedKey {
 }
 
 #[derive(FromRow)]
-struct Row {
+pub(super) struct VersionRow {
+    version: i64,
+    change_id: String,
+}
+
+#[derive(FromRow)]
+pub(super) struct Row {
     kid: String,
     alg: String,
     generation: i64,
@@ -120,11 +128,20 @@ impl Db {
     pub async fn signing_keys(&self) -> Result<StoredKeys, StoreError> {
         on_read!(self, |pool| {
             // The version first: rows read after it can only be newer.
-            let version = sqlx::query_scalar(VERSION).fetch_one(pool).await?;
+            let version: VersionRow = sqlx::query_as(VERSION).fetch_one(pool).await?;
             let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(pool).await?;
             let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all(pool).await?;
-            stored(version, rows, verifying)
+            stored(&version, rows, verifying)
         })
+    }
+
+    /// The last change of the keys.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn key_change(&self) -> Result<ChangeId, StoreError> {
+        let row: VersionRow = on_read!(self, |pool| sqlx::query_as(VERSION).fetch_one(pool).await)?;
+        ChangeId::read("key_version", &row.change_id)
     }
 
     /// Begins a change of keys: takes the lock that every such change takes, and reads the rows anew under it.
@@ -136,14 +153,19 @@ impl Db {
     }
 }
 
-fn stored(version: i64, rows: Vec<Row>, verifying: Vec<verifying_keys::Row>) -> Result<StoredKeys, StoreError> {
+pub(super) fn stored(
+    version: &VersionRow,
+    rows: Vec<Row>,
+    verifying: Vec<verifying_keys::Row>,
+) -> Result<StoredKeys, StoreError> {
     let rows = rows.into_iter().map(StoredKey::try_from).collect::<Result<_, _>>()?;
     let verifying = verifying
         .into_iter()
         .map(VerifyingKey::try_from)
         .collect::<Result<_, _>>()?;
     Ok(StoredKeys {
-        version,
+        version: version.version,
+        change: ChangeId::read("key_version", &version.change_id)?,
         rows,
         verifying,
     })
@@ -159,10 +181,10 @@ pub struct KeyChange {
 impl KeyChange {
     pub(super) async fn within(mut tx: Tx) -> Result<Self, StoreError> {
         let before = in_tx!(&mut tx, |connection| {
-            let version = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await?;
+            let version: VersionRow = sqlx::query_as(LOCK).fetch_one(&mut *connection).await?;
             let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(&mut *connection).await?;
             let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all(&mut *connection).await?;
-            stored(version, rows, verifying)
+            stored(&version, rows, verifying)
         })?;
         Ok(Self {
             tx,
