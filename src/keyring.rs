@@ -25,6 +25,7 @@ use crate::keys::trusted_time::{Reference, TrustedTime};
 use crate::oauth::token::Granted;
 use crate::oauth::verification::{self, AccessToken, Expected, Refused};
 use crate::store::key_uses::KeyUse;
+use crate::store::nodes::Heartbeat;
 use crate::store::{Db, StoreError};
 
 pub use ledger::{Ledger, LedgerError};
@@ -127,6 +128,9 @@ pub struct Keyring {
     policy: Arc<Policy>,
     clock: Clock,
     ledger: Option<Arc<Ledger>>,
+    /// The name of this process in the table of nodes.
+    node_id: String,
+    fingerprint: String,
     current: ArcSwap<Snapshot>,
     /// What was verified since it was last written down.
     uses: Mutex<HashMap<Kid, KeyUse>>,
@@ -148,9 +152,11 @@ impl Keyring {
         clock: Clock,
         ledger: Option<Arc<Ledger>>,
     ) -> Result<Self, StoreError> {
-        let first = read(&db, &master_key, &policy, &clock, ledger.as_deref(), None).await?;
+        let first = read(&db, &master_key, &policy, &clock, ledger.as_deref(), None, None).await?;
         Ok(Self {
             ledger,
+            node_id: uuid::Uuid::new_v4().to_string(),
+            fingerprint: policy.fingerprint(),
             db,
             master_key,
             policy,
@@ -162,10 +168,10 @@ impl Keyring {
         })
     }
 
-    /// Reads the keys again and serves what follows from them.
+    /// Writes a heartbeat, reads the keys again and serves what follows from them.
     ///
     /// # Errors
-    /// When the database does not answer; the snapshot stays as it was.
+    /// When the database does not answer, or does not commit the heartbeat, as a standby; the snapshot stays as it was.
     pub async fn refresh(&self) -> Result<Arc<Snapshot>, StoreError> {
         let _one_at_a_time = self.loading.lock().await;
         let previous = self.current.load_full();
@@ -176,13 +182,39 @@ impl Keyring {
             &self.policy,
             &self.clock,
             ledger,
+            Some(&self.heartbeat(&previous)),
             Some(&previous),
         )
         .await?;
         let next = Arc::new(next);
         self.current.store(Arc::clone(&next));
         self.forget_sessions_ended_before(next.loaded.monotonic);
+        if next.change != previous.change {
+            // Only now is it served.
+            self.db.beat(&self.heartbeat(&next)).await?;
+        }
         Ok(next)
+    }
+
+    /// What this node says of itself while it serves this snapshot.
+    #[must_use]
+    pub fn heartbeat(&self, snapshot: &Snapshot) -> Heartbeat {
+        let reading = self.clock.read();
+        let now = snapshot.now(reading, &self.policy);
+        Heartbeat {
+            node_id: self.node_id.clone(),
+            seen_at: now.0,
+            version: snapshot.version,
+            change_id: Some(snapshot.change.to_string()),
+            policy_fingerprint: self.fingerprint.clone(),
+            clock_offset: (reading.wall - now).0,
+        }
+    }
+
+    /// The name of this process in the table of nodes.
+    #[must_use]
+    pub fn node_id(&self) -> &str {
+        &self.node_id
     }
 
     /// What is served now.

@@ -20,8 +20,9 @@ use crate::keys::policy::Policy;
 use crate::keys::trusted_time::TrustedTime;
 use crate::oauth::verification::{Refused, TrustedKey, trusted_row};
 use crate::store::denied_tokens::DeniedToken;
+use crate::store::nodes::Heartbeat;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
-use crate::store::{Db, StoreError};
+use crate::store::{ChangeId, Db, StoreError};
 
 use super::ledger::Ledger;
 use super::vanished::{self, Vanished};
@@ -31,6 +32,8 @@ use super::{binding, trusted_time};
 pub struct Snapshot {
     /// The version of the rows.
     pub version: i64,
+    /// The last change of the rows.
+    pub change: ChangeId,
     /// The rows.
     pub keys: Keys,
     /// The keys that are served.
@@ -174,16 +177,18 @@ pub(super) async fn read(
     policy: &Policy,
     clock: &Clock,
     ledger: Option<&Ledger>,
+    heartbeat: Option<&Heartbeat>,
     previous: Option<&Snapshot>,
 ) -> Result<Snapshot, StoreError> {
-    // The age counts from before the rows were read.
+    // The age counts from before the heartbeat and the reads.
     let loaded = clock.read();
-    let stored = db.signing_keys().await?;
-    let denied = db.denied_tokens().await?;
     // Twice S: the row was stamped by another clock, and is held against a third.
     let since = loaded.wall - LONGEST_ACCESS_TOKEN - policy.windows().clock_skew * 2;
-    let ended = db.ended_sessions(since).await?;
-    let disabled_tenants = db.disabled_tenants().await?;
+    let look = match heartbeat {
+        Some(heartbeat) => db.beat_and_look(heartbeat, since).await?,
+        None => db.look(since).await?,
+    };
+    let stored = look.keys;
     let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
     if let Some(ledger) = ledger {
         let revoked = stored.rows.iter().filter(|row| row.key.revoked_at.is_some());
@@ -192,12 +197,13 @@ pub(super) async fn read(
         }
     }
     let mut next = Snapshot::new(&stored, master_key, policy, loaded, trusted, ledger, previous);
-    next.denied = denied
+    next.denied = look
+        .denied
         .into_iter()
         .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
         .collect();
-    next.ended = ended.into_iter().collect();
-    next.disabled_tenants = disabled_tenants.into_iter().collect();
+    next.ended = look.ended.into_iter().collect();
+    next.disabled_tenants = look.disabled_tenants.into_iter().collect();
     Ok(next)
 }
 
@@ -261,6 +267,7 @@ impl Snapshot {
         };
         Self {
             version: stored.version,
+            change: stored.change,
             verifying_keys: verifying_keys(&key_set, previous),
             denied: HashMap::new(),
             ended: HashSet::new(),
@@ -282,8 +289,10 @@ impl Snapshot {
 fn verifying_keys(key_set: &KeySet, previous: Option<&Snapshot>) -> HashMap<Kid, Arc<VerifyingKey>> {
     let mut parsed = HashMap::new();
     for jwk in key_set.jwks() {
-        // The kid is the thumbprint, or names the same key for ever: a known one has not changed.
-        let known = previous.and_then(|previous| previous.verifying_keys.get(&jwk.kid));
+        // An imported kid names another key if the database lost one import and took another.
+        let known = previous
+            .filter(|previous| previous.key_set.jwks().contains(jwk))
+            .and_then(|previous| previous.verifying_keys.get(&jwk.kid));
         match known.map_or_else(|| VerifyingKey::new(jwk).map(Arc::new), |known| Ok(Arc::clone(known))) {
             Ok(key) => {
                 parsed.insert(jwk.kid.clone(), key);

@@ -3,7 +3,7 @@
 
 use crate::clock::Seconds;
 use crate::jose::alg::Algorithm;
-use crate::jose::jwk::{Kid, Parameters, PublicJwk, set_bytes};
+use crate::jose::jwk::{Kid, Parameters, PublicJwk, set_bytes, sha256_base64url};
 use crate::jose::key::RsaBits;
 
 /// The windows as they were written, not yet held against each other.
@@ -125,6 +125,14 @@ impl Policy {
         policy.check_windows()?;
         policy.check_capacity()?;
         Ok(policy)
+    }
+
+    /// A short digest, so that nodes with different policies can be named.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut digest = sha256_base64url(format!("{:?}", self.0).as_bytes());
+        digest.truncate(12);
+        digest
     }
 
     /// The windows as they were accepted.

@@ -16,7 +16,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::{Seconds, UnixTime, sleep};
-use crate::jose::jwk::sha256_base64url;
 use crate::keyring::{Keyring, Snapshot};
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::{Keys, State};
@@ -24,7 +23,6 @@ use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
-use crate::store::nodes::Heartbeat;
 
 pub use import::ImportedKey;
 pub use restore::{CannotRestore, Restored};
@@ -54,8 +52,6 @@ pub struct Progress {
 pub struct Rotation {
     rotator: Rotator,
     keyring: Arc<Keyring>,
-    node_id: String,
-    fingerprint: String,
     noted: Mutex<HashSet<(String, &'static str)>>,
     progress: Mutex<Progress>,
     differing: AtomicUsize,
@@ -68,10 +64,8 @@ impl Rotation {
     #[must_use]
     pub fn new(rotator: Rotator, keyring: Arc<Keyring>) -> Self {
         Self {
-            fingerprint: fingerprint(&rotator.policy),
             rotator,
             keyring,
-            node_id: uuid::Uuid::new_v4().to_string(),
             noted: Mutex::default(),
             progress: Mutex::default(),
             differing: AtomicUsize::new(0),
@@ -108,7 +102,7 @@ impl Rotation {
         if let Err(error) = self.keyring.write_uses_down().await {
             tracing::debug!(%error, "the last uses of keys could not be written down");
         }
-        if let Err(error) = self.rotator.db.leave(&self.node_id).await {
+        if let Err(error) = self.rotator.db.leave(self.keyring.node_id()).await {
             tracing::debug!(%error, "this node could not sign off");
         }
     }
@@ -157,7 +151,7 @@ impl Rotation {
         (wake_at - now).max(Seconds(1)).min(Seconds(3_600)).duration()
     }
 
-    /// Reads the keys, notes what time has brought about, and gives a sign of life.
+    /// Gives a sign of life, reads the keys and notes what time has brought about.
     async fn follow(&self) -> Result<(), StoreError> {
         let snapshot = self.keyring.refresh().await?;
         let now = snapshot.trusted().checked_at();
@@ -177,7 +171,7 @@ impl Rotation {
         self.rotator.db.forget_assertions(now - skew).await?;
         self.rotator.db.prune_federated_logins(now - skew).await?;
         self.keyring.write_uses_down().await?;
-        self.beat(snapshot.version, now).await
+        self.compare_policies(now).await
     }
 
     /// Does what is due by the current snapshot.
@@ -218,22 +212,14 @@ impl Rotation {
         self.differing.load(Ordering::Relaxed)
     }
 
-    /// Gives a sign of life, and looks at the others' .
-    async fn beat(&self, version: i64, now: UnixTime) -> Result<(), StoreError> {
-        let db = &self.rotator.db;
-        db.beat(&Heartbeat {
-            node_id: self.node_id.clone(),
-            seen_at: now.0,
-            version,
-            policy_fingerprint: self.fingerprint.clone(),
-            clock_offset: (self.rotator.clock.read().wall - now).0,
-        })
-        .await?;
+    /// Counts the living nodes that run with another policy.
+    async fn compare_policies(&self, now: UnixTime) -> Result<(), StoreError> {
         let living = now - self.rotator.policy.windows().snapshot_max_age;
-        let nodes = db.nodes_seen_since(living).await?;
+        let nodes = self.rotator.db.nodes_seen_since(living).await?;
+        let fingerprint = self.rotator.policy.fingerprint();
         let differing = nodes
             .iter()
-            .filter(|node| node.policy_fingerprint != self.fingerprint)
+            .filter(|node| node.policy_fingerprint != fingerprint)
             .count();
         if self.differing.swap(differing, Ordering::Relaxed) != differing {
             tracing::warn!(differing, "the number of nodes that run with another policy changed");
@@ -324,14 +310,6 @@ fn expiries<'a>(keys: &'a Keys, policy: &'a Policy, now: UnixTime) -> impl Itera
             let at = key.leaves_at(policy);
             once("key.expired", &key.jwk.kid, at, now, SCHEDULE, "its stated end came")
         })
-}
-
-/// A short digest of the policy, so that nodes that differ can be told apart.
-#[must_use]
-pub fn fingerprint(policy: &Policy) -> String {
-    let mut digest = sha256_base64url(format!("{:?}", policy.windows()).as_bytes());
-    digest.truncate(12);
-    digest
 }
 
 /// One second, then twice as long each time, up to a minute.

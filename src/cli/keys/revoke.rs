@@ -1,5 +1,6 @@
 //! `keys revoke`: the emergency, and what a person must know about it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +12,7 @@ use crate::jose::jwk::Kid;
 use crate::keys::emergency::{self, Response, accepted_until};
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
-use crate::rotation::{Revoked, Rotator, fingerprint};
+use crate::rotation::{Revoked, Rotator};
 use crate::store::nodes::Heartbeat;
 
 use super::super::confirm::Confirmation;
@@ -54,6 +55,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         print(request, &done, &rotator.policy, context.clock.read().wall);
     }
     let followers = Followers::wait(rotator, version).await;
+    let outcome = outcome.and(still_revoked(rotator, &done).await);
     if context.json {
         output::json(&json!({
             "revocations": done.iter().map(|revoked| to_json(revoked, &rotator.policy)).collect::<Vec<_>>(),
@@ -187,12 +189,52 @@ fn print(request: &Request, done: &[Revoked], policy: &Policy, now: UnixTime) {
     }
 }
 
-/// The servers that are alive, and which of them have followed.
+/// Fails if the database has lost the revocation since, as one does that fails over to a standby without the last seconds.
+async fn still_revoked(rotator: &Rotator, done: &[Revoked]) -> Result<(), Failure> {
+    let keys = rotator.db.signing_keys().await?.keys();
+    let lost: Vec<String> = done
+        .iter()
+        .flat_map(|revoked| &revoked.revoked)
+        .filter(|kid| keys.revoked_at(kid).is_none())
+        .map(ToString::to_string)
+        .collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "the database has lost the revocation of {} again, as after a failover to a standby that had not received it; run the \
+         same command once more",
+        lost.join(", ")
+    )))
+}
+
+/// The servers, and which of them have followed.
 struct Followers {
     living: usize,
+    /// Those that live and have not confirmed.
     behind: Vec<Heartbeat>,
+    /// Those that have not confirmed and have sent no heartbeat lately, without having signed off.
+    silent: Vec<Heartbeat>,
     other_policy: Vec<String>,
     at: UnixTime,
+}
+
+/// What was seen while the command waited.
+struct Watched {
+    version: i64,
+    /// The changes of the keys since the revocation. Whichever of them a node serves, it has followed.
+    changes: HashSet<String>,
+    nodes: BTreeMap<String, Heartbeat>,
+}
+
+impl Watched {
+    fn has_followed(&self, node: &Heartbeat) -> bool {
+        match &node.change_id {
+            Some(change) => self.changes.contains(change),
+            // A node of an earlier version of Keyround.
+            None => node.version >= self.version,
+        }
+    }
 }
 
 impl Followers {
@@ -200,8 +242,13 @@ impl Followers {
     async fn wait(rotator: &Rotator, version: i64) -> Result<Self, Failure> {
         let clock: &Clock = &rotator.clock;
         let deadline = clock.read().monotonic + rotator.policy.windows().replica_refresh.duration();
+        let mut watched = Watched {
+            version,
+            changes: HashSet::new(),
+            nodes: BTreeMap::new(),
+        };
         loop {
-            let followers = Self::look(rotator, version).await?;
+            let followers = Self::look(rotator, &mut watched).await?;
             if followers.behind.is_empty() || clock.read().monotonic >= deadline {
                 return Ok(followers);
             }
@@ -209,38 +256,54 @@ impl Followers {
         }
     }
 
-    async fn look(rotator: &Rotator, version: i64) -> Result<Self, Failure> {
+    async fn look(rotator: &Rotator, watched: &mut Watched) -> Result<Self, Failure> {
+        watched.changes.insert(rotator.db.key_change().await?.to_string());
         let now = rotator.now().await?;
-        let nodes = rotator
-            .db
-            .nodes_seen_since(now - rotator.policy.windows().snapshot_max_age)
-            .await?;
-        let own_policy = fingerprint(&rotator.policy);
+        // A node that has sent no heartbeat for a while may be cut off from the database, and still serve the revoked key.
+        for node in rotator.db.nodes_seen_since(UnixTime(i64::MIN)).await? {
+            watched.nodes.insert(node.node_id.clone(), node);
+        }
+        let living_since = now - rotator.policy.windows().snapshot_max_age;
+        let (living, silent): (Vec<Heartbeat>, Vec<Heartbeat>) = watched
+            .nodes
+            .values()
+            .cloned()
+            .partition(|node| UnixTime(node.seen_at) >= living_since);
+        let own_policy = rotator.policy.fingerprint();
         Ok(Self {
-            living: nodes.len(),
-            other_policy: nodes
+            living: living.len(),
+            other_policy: living
                 .iter()
                 .filter(|node| node.policy_fingerprint != own_policy)
                 .map(|node| node.node_id.clone())
                 .collect(),
-            behind: nodes.into_iter().filter(|node| node.version < version).collect(),
+            behind: living.into_iter().filter(|node| !watched.has_followed(node)).collect(),
+            silent: silent.into_iter().filter(|node| !watched.has_followed(node)).collect(),
             at: now,
         })
     }
 
     fn to_json(&self) -> Value {
-        let behind = self.behind.iter().map(|node| {
-            json!({ "node_id": node.node_id, "seen_at": UnixTime(node.seen_at).rfc3339(), "version": node.version })
-        });
+        let to_json = |node: &Heartbeat, is_living: bool| {
+            json!({
+                "node_id": node.node_id,
+                "seen_at": UnixTime(node.seen_at).rfc3339(),
+                "version": node.version,
+                "living": is_living,
+            })
+        };
+        let behind = self.behind.iter().map(|node| to_json(node, true));
+        let silent = self.silent.iter().map(|node| to_json(node, false));
         json!({
             "living": self.living,
-            "unconfirmed": behind.collect::<Vec<_>>(),
+            "unconfirmed": behind.chain(silent).collect::<Vec<_>>(),
             "other_policy": self.other_policy,
         })
     }
 
     fn print(&self) {
         match (self.living, self.behind.len()) {
+            (0, _) if !self.silent.is_empty() => output::line("No server has sent a heartbeat lately."),
             (0, _) => output::line("No server is running; each that starts serves the new keys."),
             (1, 0) => output::line("The one living node has confirmed that it serves the new keys."),
             (living, 0) => output::line(&format!(
@@ -254,6 +317,16 @@ impl Followers {
                     let seen = output::time(UnixTime(node.seen_at), self.at);
                     output::line(&format!("  {}  last seen {seen}", node.node_id));
                 }
+            }
+        }
+        if !self.silent.is_empty() {
+            output::line(
+                "These sent no heartbeat lately, did not sign off and have not confirmed; make sure that each is stopped, since one \
+                 that is cut off from the database still publishes the revoked key:",
+            );
+            for node in &self.silent {
+                let seen = output::time(UnixTime(node.seen_at), self.at);
+                output::line(&format!("  {}  last seen {seen}", node.node_id));
             }
         }
         for node in &self.other_policy {
