@@ -49,7 +49,14 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
 }
 
 fn start_logging(config: &Config) -> Result<(), Failure> {
-    let filter = EnvFilter::from_str(&config.log.filter).map_err(|error| Failure::Usage(error.to_string()))?;
+    // The pool writes a line for each connection that it gives up; while a database is away we report that once instead.
+    let pool = if config.log.filter.contains("sqlx") {
+        ""
+    } else {
+        ",sqlx_core::pool=off"
+    };
+    let filter = EnvFilter::from_str(&format!("{}{pool}", config.log.filter))
+        .map_err(|error| Failure::Usage(error.to_string()))?;
     let format = match config.log.format {
         config::LogFormat::Text => LogFormat::Text,
         config::LogFormat::Json => LogFormat::Json,

@@ -7,7 +7,7 @@ use crate::clock::UnixTime;
 use super::audit::{self, Entry};
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
-const ALL: &str = "SELECT jti, denied_until FROM denied_tokens";
+pub(super) const ALL: &str = "SELECT jti, denied_until FROM denied_tokens";
 const DENY: &str = "INSERT INTO denied_tokens (jti, denied_until, denied_at) VALUES ($1, $2, $3) \
                     ON CONFLICT (jti) DO UPDATE SET denied_until = excluded.denied_until \
                     WHERE denied_tokens.denied_until < excluded.denied_until";

@@ -12,7 +12,7 @@ use sqlx::{PgConnection, PgPool, Postgres};
 
 use crate::clock::sleep;
 
-use super::StoreError;
+use super::{StoreError, primary};
 
 /// How long one statement may take. What takes longer has died unheard, or might as well have.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -26,7 +26,13 @@ const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seq
 #[derive(Clone)]
 pub struct Kept {
     pool: PgPool,
-    idle: Arc<Mutex<Vec<PoolConnection<Postgres>>>>,
+    idle: Arc<Mutex<Vec<Idle>>>,
+}
+
+/// A connection that waits, and the last error that ends connections when it was made.
+struct Idle {
+    connection: PoolConnection<Postgres>,
+    era: u64,
 }
 
 impl fmt::Debug for Kept {
@@ -65,13 +71,18 @@ impl Kept {
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, StoreError> {
         let kept = self.lock().pop();
-        if kept.is_some() {
-            match self.rows_by(Lent(kept), statement()).await {
-                Err(error) if has_died(&error) => (),
-                answer => return Ok(answer?),
+        if let Some(Idle { connection, era }) = kept {
+            let kept = Lent(Some(connection), era);
+            // Dropped, it is closed.
+            if era == primary::era() {
+                match self.rows_by(kept, statement()).await {
+                    Err(error) if has_died(&error) => primary::note(&error),
+                    answer => return Ok(answer?),
+                }
             }
         }
-        let mut new = Lent(Some(self.pool.acquire().await?));
+        let era = primary::era();
+        let mut new = Lent(Some(self.pool.acquire().await?), era);
         sqlx::raw_sql(SETTINGS).execute(new.connection()?).await?;
         Ok(self.rows_by(new, statement()).await?)
     }
@@ -90,19 +101,22 @@ impl Kept {
         if let Some(connection) = lent.0.take()
             && !self.pool.is_closed()
         {
-            idle.push(connection);
+            idle.push(Idle {
+                connection,
+                era: lent.1,
+            });
         }
         Ok(rows)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<PoolConnection<Postgres>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection while it is asked. Only one that has just answered is kept; another one, also that of a request which was given up, is
 /// closed: nobody knows how it stands, and it has settings that nobody else expects.
-struct Lent(Option<PoolConnection<Postgres>>);
+struct Lent(Option<PoolConnection<Postgres>>, u64);
 
 impl Lent {
     fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
@@ -120,10 +134,8 @@ impl Drop for Lent {
 
 /// Whether the connection has ended, and the statement may be asked by another one.
 fn has_died(error: &sqlx::Error) -> bool {
-    // Class 57P: an administrator, a crash or a start ends connections.
-    let is_ended = |code: &str| code.starts_with("57P");
     match error {
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| is_ended(&code)),
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| primary::ends_connection(&code)),
         // The last is what [`PATIENCE`] ends with: the pool is asked later.
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
         _ => false,

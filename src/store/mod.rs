@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod backup;
+mod change;
 pub mod client_keys;
 pub mod clients;
 pub mod denied_tokens;
@@ -15,8 +16,10 @@ pub mod identity_providers;
 mod kept;
 pub mod key_uses;
 pub mod limits;
+pub mod look;
 pub mod nodes;
 pub mod passwords;
+mod primary;
 pub mod sealed;
 pub mod secrets;
 pub mod sessions;
@@ -37,6 +40,7 @@ use crate::clock::UnixTime;
 use crate::config::Database;
 use crate::keys::trusted_time::Reference;
 
+pub use change::ChangeId;
 pub use kept::Kept;
 
 /// A database: the embedded one, or the one it grows into.
@@ -124,6 +128,7 @@ impl From<sqlx::Error> for StoreError {
         let retry = error.as_database_error().is_some_and(|error| {
             error.is_unique_violation() || error.code().is_some_and(|code| RETRY.contains(&&*code))
         });
+        primary::note(&error);
         if retry {
             Self::Conflict
         } else {
@@ -205,9 +210,10 @@ impl Db {
     pub async fn connect(database: &Database) -> Result<Self, StoreError> {
         match database {
             Database::Postgres(url) => {
-                let pool = PgPoolOptions::new()
+                let options = PgPoolOptions::new()
                     .max_connections(CONNECTIONS)
-                    .acquire_timeout(ACQUIRE_TIMEOUT)
+                    .acquire_timeout(ACQUIRE_TIMEOUT);
+                let pool = primary::writable_only(options)
                     .connect_with(PgConnectOptions::from_str(url.reveal())?)
                     .await?;
                 let kept = Kept::new(pool.clone());

@@ -35,7 +35,7 @@ macro_rules! begin {
 const SQLITE_BEGIN: &str = begin!("");
 const POSTGRES_BEGIN: &str = begin!(" FOR SHARE");
 
-const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
+pub(super) const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
 const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                    WHERE sid = $1 AND user_id = COALESCE($4, user_id) AND revoked_at IS NULL";
 const END_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \

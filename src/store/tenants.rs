@@ -12,7 +12,7 @@ use super::{Db, StoreError, in_tx, on_read, on_write, sessions};
 const FIND: &str = "SELECT tenant_id, name, created_at, disabled_at FROM tenants WHERE tenant_id = $1";
 const LIST: &str =
     "SELECT tenant_id, name, created_at, disabled_at FROM tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2";
-const DISABLED: &str = "SELECT tenant_id FROM tenants WHERE disabled_at IS NOT NULL";
+pub(super) const DISABLED: &str = "SELECT tenant_id FROM tenants WHERE disabled_at IS NOT NULL";
 const INSERT: &str =
     "INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT (tenant_id) DO NOTHING";
 const DISABLE: &str = "UPDATE tenants SET disabled_at = $2 WHERE tenant_id = $1 AND disabled_at IS NULL";

@@ -574,6 +574,7 @@ crate::on_both_databases!(a_node_that_does_not_follow_is_named, |database| {
         node_id: "asleep".to_owned(),
         seen_at: now.0,
         version: 0,
+        change_id: None,
         policy_fingerprint: "another".to_owned(),
         clock_offset: 0,
     })

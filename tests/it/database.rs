@@ -151,6 +151,7 @@ crate::on_both_databases!(nodes_that_have_gone_are_forgotten, |database| {
             node_id: node_id.to_owned(),
             seen_at: (now - Seconds(age)).0,
             version: 1,
+            change_id: None,
             policy_fingerprint: String::new(),
             clock_offset: 0,
         };

@@ -19,6 +19,7 @@ mod crash;
 mod database;
 mod deployment;
 mod documents;
+mod failover;
 mod federation;
 mod health;
 mod helpers;

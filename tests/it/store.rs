@@ -310,6 +310,7 @@ crate::on_both_databases!(nodes_beat_leave_and_are_forgotten, |database| {
         node_id: node.to_owned(),
         seen_at,
         version,
+        change_id: Some(format!("change-{version}")),
         policy_fingerprint: format!("policy-{version}"),
         clock_offset: -version,
     };
