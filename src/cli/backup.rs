@@ -1,7 +1,8 @@
 //! `keyround backup` and `keyround restore`: the database in one file, and back.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,28 +14,52 @@ use crate::app::{StartError, connect};
 use crate::clock::UnixTime;
 use crate::jose::jwk::Kid;
 use crate::keyring::{Ledger, trusted_time};
-use crate::rotation::Rotator;
+use crate::rotation::{Rotator, try_restore};
 use crate::store::audit::Entry;
-use crate::store::dump::Dump;
+use crate::store::dump::{Dump, Unauthenticated};
 
 use super::master_key::master_keys;
 use super::{ACTOR, Context, Failure, output};
 
 #[derive(Args)]
 pub struct Target {
-    /// The backup.
+    /// The file to write; one that exists is never overwritten.
     file: PathBuf,
 }
 
-/// Writes every table into a new file, while servers run.
+#[derive(Args)]
+pub struct Source {
+    /// The backup.
+    file: PathBuf,
+    /// Accept a file of the older form, which does not show whether another hand changed it.
+    #[arg(long)]
+    unauthenticated: bool,
+}
+
+/// Writes every table of ours into a new file, while servers run, and tries whether the file can be restored.
 pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
+    let master_keys = master_keys(&config)?;
     let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
         .await?
         .checked_at();
     let dump = db.dump(now).await?;
-    write(file, &dump.to_text())
-        .map_err(|error| Failure::Refused(format!("cannot write {}: {error}", file.display())))?;
+    let cannot = |why: &dyn Display| Failure::Refused(format!("cannot write {}: {why}", file.display()));
+    if file.symlink_metadata().is_ok() {
+        return Err(cannot(&"it exists; name another file"));
+    }
+    let unfinished = Unfinished::new(file).map_err(|error| cannot(&error))?;
+    let written = unfinished
+        .write(&dump.to_text(&master_keys))
+        .map_err(|error| cannot(&error))?;
+    let read = Dump::parse(&written, &master_keys, Unauthenticated::Refused).map_err(|error| cannot(&error))?;
+    if read != dump {
+        return Err(cannot(&"what was read back is not what was written; look at the disk"));
+    }
+    try_restore(&read, &master_keys)
+        .await
+        .map_err(|error| cannot(&format!("it could not be restored: {error}")))?;
+    unfinished.finish(file).map_err(|error| cannot(&error))?;
     let reason = format!("{} rows", dump.rows.len());
     db.note(&Entry {
         event: "database.backed_up",
@@ -59,20 +84,61 @@ pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), F
     Ok(())
 }
 
-/// A file that exists is never overwritten: it may be the only backup.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+/// A file beside the backup, which becomes the backup once it is known to be good. Removed when dropped.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(file: &Path) -> std::io::Result<Self> {
+        let mut name = file.file_name().ok_or(ErrorKind::InvalidFilename)?.to_owned();
+        name.push(format!(".{}.unfinished", std::process::id()));
+        let path = file.with_file_name(name);
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Writes it to the disk; answers with what is read back from there.
+    fn write(&self, text: &str) -> std::io::Result<String> {
+        let mut file = OpenOptions::new().write(true).open(&self.0)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::read_to_string(&self.0)
+    }
+
+    /// Gives it its name, unless a file of this name has appeared meanwhile: that may be the only backup.
+    fn finish(self, file: &Path) -> std::io::Result<()> {
+        match std::fs::hard_link(&self.0, file) {
+            // A file system without hard links.
+            Err(error) if error.kind() != ErrorKind::AlreadyExists && !file.exists() => std::fs::rename(&self.0, file)?,
+            linked => linked?,
+        }
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // After a rename there is none.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Restores into an empty database, which ends in new keys for every algorithm.
-pub async fn restore(context: &Context, Target { file }: &Target) -> Result<(), Failure> {
+pub async fn restore(context: &Context, Source { file, unauthenticated }: &Source) -> Result<(), Failure> {
     let config = context.config()?;
     let master_key = Arc::new(master_keys(&config)?);
-    let cannot = |why: &dyn std::fmt::Display| Failure::Refused(format!("cannot restore {}: {why}", file.display()));
+    let cannot = |why: &dyn Display| Failure::Refused(format!("cannot restore {}: {why}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| cannot(&error))?;
-    let dump = Dump::parse(&text).map_err(|error| cannot(&error))?;
+    let unauthenticated = if *unauthenticated {
+        Unauthenticated::Accepted
+    } else {
+        Unauthenticated::Refused
+    };
+    let dump = Dump::parse(&text, &master_key, unauthenticated).map_err(|error| cannot(&error))?;
     let ledger = config.keys.ledger_file.as_deref().map(Ledger::open).transpose();
     let ledger = ledger.map_err(|error| Failure::Start(StartError::Ledger(error)))?;
     let rotator = Rotator {
@@ -89,6 +155,7 @@ pub async fn restore(context: &Context, Target { file }: &Target) -> Result<(), 
         output::json(&json!({
             "taken_at": dump.taken_at.rfc3339(),
             "rows": restored.rows,
+            "left_out": dump.left_out(),
             "signs_now": restored.signs_now,
             "revoked": restored.revoked,
         }));
@@ -96,6 +163,10 @@ pub async fn restore(context: &Context, Target { file }: &Target) -> Result<(), 
     }
     for (table, rows) in &restored.rows {
         output::line(&format!("{table:<15}{rows} rows"));
+    }
+    for (table, rows) in dump.left_out() {
+        let table = output::printable(table);
+        output::line(&format!("{table:<15}{rows} rows left out: no table of Keyround"));
     }
     output::line(&format!("sign from now on: {}", names(&restored.signs_now)));
     output::line(&format!("revoked: {}", names(&restored.revoked)));

@@ -92,10 +92,10 @@ enum Command {
     /// Look after the database itself.
     #[command(subcommand)]
     Db(db::Command),
-    /// Write the whole database into a new file (mode 0600), while servers run; what is sealed stays sealed.
+    /// Write the whole database into a new file (mode 0600), while servers run, and try whether it can be restored; what is sealed stays sealed.
     Backup(backup::Target),
     /// Put a backup into an empty database. Its keys verify on, but new ones sign: a backup may lie in other hands.
-    Restore(backup::Target),
+    Restore(backup::Source),
     /// Issue, inspect, verify or deny a token.
     #[command(subcommand)]
     Token(token::Command),
@@ -276,7 +276,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::MasterKey(command) => master_key::run(&context, &command).await,
             Command::Db(command) => db::run(&context, &command).await,
             Command::Backup(target) => backup::backup(&context, &target).await,
-            Command::Restore(target) => backup::restore(&context, &target).await,
+            Command::Restore(source) => backup::restore(&context, &source).await,
             Command::Token(command) => token::run(&context, command).await,
             Command::Completions { shell } => {
                 documents::completions(shell);

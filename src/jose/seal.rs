@@ -20,6 +20,8 @@ const UNNAMED: &str = "v1.";
 /// What a master key's public name is made from.
 const ID_PURPOSE: &[u8] = b"keyround master key id";
 const ID_LENGTH: usize = 8;
+/// What the key that authenticates backups is derived with.
+const BACKUP_PURPOSE: &[u8] = b"keyround backup authentication";
 const NONCE_OCTETS: usize = 12;
 const TAG_OCTETS: usize = 16;
 
@@ -153,6 +155,11 @@ impl MasterKey {
         MasterKeyId(id)
     }
 
+    fn backup_mac(&self, message: &[u8]) -> String {
+        let derived = Zeroizing::new(hmac_sha256(&self.0, [BACKUP_PURPOSE]));
+        BASE64URL.encode(hmac_sha256(&derived, [message]))
+    }
+
     /// Seals `plaintext` for `binding`, as `v2.`, the key's public name, and the base64url of nonce, ciphertext and tag.
     ///
     /// The nonce is 96 random bits. Nonces stay distinct as long as one master key seals fewer than 2^32 texts (NIST SP
@@ -251,6 +258,22 @@ impl MasterKeys {
         std::iter::once(&self.first).chain(&self.others)
     }
 
+    /// Authenticates a backup under the first: HMAC-SHA256 under a key that is derived for this purpose alone.
+    #[must_use]
+    pub fn backup_mac(&self, message: &[u8]) -> String {
+        self.first.backup_mac(message)
+    }
+
+    /// Compares the MAC of a backup with that under the master key of this name.
+    #[must_use]
+    pub fn check_backup_mac(&self, id: &str, message: &[u8], mac: &str) -> BackupMac {
+        match self.iter().find(|key| key.id().0 == id) {
+            None => BackupMac::KeyNotListed,
+            Some(key) if same_octets(key.backup_mac(message).as_bytes(), mac.as_bytes()) => BackupMac::Matches,
+            Some(_) => BackupMac::Differs,
+        }
+    }
+
     /// Seals under the first; see [`MasterKey::seal`].
     ///
     /// # Errors
@@ -284,6 +307,17 @@ impl MasterKeys {
                 .ok_or(SealError::DoesNotOpen),
         }
     }
+}
+
+/// What the MAC of a backup says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupMac {
+    /// The backup is what was written.
+    Matches,
+    /// It was changed.
+    Differs,
+    /// The master key that it names is not listed.
+    KeyNotListed,
 }
 
 /// Whether the bytes are what people put where a random key belongs: a text, a repetition, or a count up or down. A

@@ -25,7 +25,7 @@ use crate::store::StoreError;
 use crate::store::audit::Entry;
 
 pub use import::ImportedKey;
-pub use restore::{CannotRestore, Restored};
+pub use restore::{CannotRestore, Restored, try_restore};
 pub use revocation::Revoked;
 use rotator::once;
 pub use rotator::{GenerationError, RotationError, Rotator};

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::UnixTime;
 use crate::jose::jwk::Kid;
-use crate::jose::seal::SealError;
+use crate::jose::seal::{MasterKeys, SealError};
 use crate::keyring::{Ledger, secret_binding};
 use crate::keys::emergency;
 use crate::keys::lifecycle::Keys;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
-use crate::store::backup::RestoreError;
+use crate::store::backup::{self, RestoreError};
 use crate::store::dump::Dump;
 
 use super::rotator::{RotationError, Rotator, insert, once};
@@ -59,7 +59,7 @@ impl Rotator {
     /// # Errors
     /// When the backup does not fit, its secrets do not open, or the database is not empty or not in order.
     pub async fn restore(&self, dump: &Dump, ledger: Option<&Ledger>, actor: &str) -> Result<Restored, CannotRestore> {
-        self.check_secrets(dump)?;
+        check_secrets(dump, &self.master_key)?;
         let lines: BTreeSet<&str> = dump.table("signing_keys").filter_map(|row| row.text("alg")).collect();
         let mut made = BTreeMap::new();
         for &alg in self.policy.algorithms() {
@@ -95,7 +95,12 @@ impl Rotator {
         change.note(&note(dump, now, actor)).await?;
         change.commit(None, now).await?;
         let mut rows = BTreeMap::new();
-        for row in &dump.rows {
+        let left_out = dump.left_out();
+        for row in dump
+            .rows
+            .iter()
+            .filter(|row| !left_out.contains_key(row.table.as_str()))
+        {
             *rows.entry(row.table.clone()).or_default() += 1;
         }
         Ok(Restored {
@@ -105,19 +110,28 @@ impl Rotator {
             at: now,
         })
     }
+}
 
-    fn check_secrets(&self, dump: &Dump) -> Result<(), CannotRestore> {
-        for row in dump.table("secrets") {
-            let (Some(name), Some(sealed)) = (row.text("name"), row.text("sealed")) else {
-                continue;
-            };
-            if let Err(source) = self.master_key.open(&secret_binding(name), sealed) {
-                let name = name.to_owned();
-                return Err(CannotRestore::Secret { name, source });
-            }
+/// Tries whether a backup can be restored with these master keys, without a change to any database.
+///
+/// # Errors
+/// Why it cannot.
+pub async fn try_restore(dump: &Dump, master_keys: &MasterKeys) -> Result<(), CannotRestore> {
+    check_secrets(dump, master_keys)?;
+    Ok(backup::try_restore(dump).await?)
+}
+
+fn check_secrets(dump: &Dump, master_keys: &MasterKeys) -> Result<(), CannotRestore> {
+    for row in dump.table("secrets") {
+        let (Some(name), Some(sealed)) = (row.text("name"), row.text("sealed")) else {
+            continue;
+        };
+        if let Err(source) = master_keys.open(&secret_binding(name), sealed) {
+            let name = name.to_owned();
+            return Err(CannotRestore::Secret { name, source });
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// The rows with what the ledger knows of them; `revoked` gets the kids that the rows did not know of.

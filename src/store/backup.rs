@@ -1,41 +1,21 @@
-//! All tables at once: read for a backup, written by a restore. What the tables are, the database itself is asked, so that
-//! none can be forgotten.
-
-use std::collections::BTreeMap;
+//! All our tables at once: read for a backup, written by a restore.
 
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, FromRow};
+use sqlx::AssertSqlSafe;
 
 use crate::clock::UnixTime;
+use crate::config::Database;
 
 use super::dump::{Dump, DumpedRow};
 use super::signing_keys::KeyChange;
+use super::tables::{Column, Columns, InBackup, TABLES, columns, count, known_columns};
 use super::{Db, StoreError, Tx, in_tx, known_schema};
 
-const SQLITE_COLUMNS: &str = "SELECT t.name AS of_table, c.name AS name, \
-    CASE WHEN c.pk > 0 AND c.type = 'INTEGER' THEN 1 ELSE 0 END AS numbered \
-    FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' \
-    AND t.name NOT LIKE 'sqlite%' AND t.name NOT LIKE '\\_sqlx%' ESCAPE '\\' ORDER BY t.name, c.cid";
-const POSTGRES_COLUMNS: &str = "SELECT CAST(table_name AS TEXT) AS of_table, CAST(column_name AS TEXT) AS name, \
-    CAST(CASE WHEN is_identity = 'YES' THEN 1 ELSE 0 END AS BIGINT) AS numbered \
-    FROM information_schema.columns WHERE table_schema = current_schema() \
-    AND table_name NOT LIKE '\\_sqlx%' ORDER BY table_name, ordinal_position";
-const POSTGRES_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+pub(super) const POSTGRES_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 pub(super) const SCHEMA: &str = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success";
 
-/// Signs of life, and a counter of this database's own: of no use anywhere else. Nor logins: one that was ended since the backup
-/// was taken must not come back with it, so that people log in anew.
-const NOT_KEPT: [&str; 6] = [
-    "nodes",
-    "key_version",
-    "client_changes",
-    "sessions",
-    "limits",
-    "federated_logins",
-];
-
-/// Tables whose rows refer to another table's, and are written after them.
-const REFERRING: [&str; 2] = ["client_keys", "users"];
+/// Tables that have rows from the first migration on, or from a server that has gone.
+const NEVER_EMPTY: [&str; 3] = ["key_version", "client_changes", "nodes"];
 
 /// Why a backup was not restored. Nothing was written.
 #[derive(Debug, thiserror::Error)]
@@ -61,23 +41,13 @@ pub enum RestoreError {
     Store(#[from] StoreError),
 }
 
-#[derive(FromRow)]
-struct Column {
-    of_table: String,
-    name: String,
-    /// Whether the database numbers the rows by it: each numbers its own.
-    numbered: i64,
-}
-
-/// The tables that are kept, each with its columns.
-type Tables = BTreeMap<String, Vec<Column>>;
-
 impl Db {
     /// Reads every table in one transaction, so that the rows belong together; servers go on meanwhile.
     ///
     /// # Errors
     /// When the database does not answer, or holds what is no row of ours.
     pub async fn dump(&self, now: UnixTime) -> Result<Dump, StoreError> {
+        let known = known_columns().await?;
         let mut tx = match self {
             Self::Sqlite { read, .. } => Tx::Sqlite(read.begin().await?),
             Self::Postgres { pool, .. } => Tx::Postgres(pool.begin_with(POSTGRES_READ).await?),
@@ -86,9 +56,12 @@ impl Db {
         let schema = in_tx!(&mut tx, |connection| sqlx::query_scalar(SCHEMA)
             .fetch_one(connection)
             .await?);
+        let columns = columns(&mut tx, &known).await?;
         let mut rows = Vec::new();
-        for (table, columns) in tables(&mut tx).await? {
-            rows.extend(read_table(&mut tx, &table, &columns).await?);
+        for (table, in_backup) in TABLES {
+            if let (InBackup::Yes, Some(columns)) = (in_backup, columns.get(*table)) {
+                rows.extend(read_table(&mut tx, table, columns).await?);
+            }
         }
         Ok(Dump { schema, taken_at, rows })
     }
@@ -106,33 +79,35 @@ impl Db {
             });
         }
         let mut tx = KeyChange::within(self.begin().await?).await?.into_tx();
-        let tables = tables(&mut tx).await?;
-        for table in tables.keys() {
-            if count(&mut tx, table).await? > 0 {
-                return Err(RestoreError::NotEmpty(table.clone()));
+        let columns = columns_of_all(&mut tx).await?;
+        for (table, _) in TABLES {
+            if !NEVER_EMPTY.contains(table) && count(&mut tx, table).await? > 0 {
+                return Err(RestoreError::NotEmpty((*table).to_owned()));
             }
         }
-        let refers = |row: &&DumpedRow| REFERRING.contains(&row.table.as_str());
-        let referred_first = dump.rows.iter().filter(|row| !refers(row));
-        for row in referred_first.chain(dump.rows.iter().filter(refers)) {
-            write_row(&mut tx, &tables, row).await?;
+        for (table, _) in TABLES.iter().filter(|(_, in_backup)| *in_backup == InBackup::Yes) {
+            for row in dump.table(table) {
+                write_row(&mut tx, &columns, row).await?;
+            }
         }
         Ok(KeyChange::within(tx).await?)
     }
 }
 
-async fn tables(tx: &mut Tx) -> Result<Tables, StoreError> {
-    let columns: Vec<Column> = match tx {
-        Tx::Sqlite(tx) => sqlx::query_as(SQLITE_COLUMNS).fetch_all(&mut **tx).await?,
-        Tx::Postgres(tx) => sqlx::query_as(POSTGRES_COLUMNS).fetch_all(&mut **tx).await?,
-    };
-    let mut tables = Tables::new();
-    for column in columns {
-        if !NOT_KEPT.contains(&column.of_table.as_str()) {
-            tables.entry(column.of_table.clone()).or_default().push(column);
-        }
-    }
-    Ok(tables)
+/// Whether a backup can be restored: it is, into a database in memory that is given up then.
+///
+/// # Errors
+/// Why it cannot.
+pub async fn try_restore(dump: &Dump) -> Result<(), RestoreError> {
+    let db = Db::connect(&Database::SqliteInMemory).await?;
+    db.migrate().await?;
+    drop(db.begin_restore(dump).await?);
+    db.close().await;
+    Ok(())
+}
+
+async fn columns_of_all(tx: &mut Tx) -> Result<Columns, StoreError> {
+    columns(tx, &known_columns().await?).await
 }
 
 async fn read_table(tx: &mut Tx, table: &str, columns: &[Column]) -> Result<Vec<DumpedRow>, StoreError> {
@@ -140,11 +115,12 @@ async fn read_table(tx: &mut Tx, table: &str, columns: &[Column]) -> Result<Vec<
         Tx::Sqlite(_) => "json_object",
         Tx::Postgres(_) => "json_build_object",
     };
-    let kept = columns.iter().filter(|column| column.numbered == 0);
-    let pairs: Vec<String> = kept
+    let pairs: Vec<String> = columns
+        .iter()
+        .filter(|column| !column.is_numbered())
         .map(|Column { name, .. }| format!("'{name}', \"{name}\""))
         .collect();
-    let numbered = columns.iter().find(|column| column.numbered != 0);
+    let numbered = columns.iter().find(|column| column.is_numbered());
     let order = numbered.or(columns.first()).map_or("", |column| &column.name);
     let select = format!(
         "SELECT CAST({object}({}) AS TEXT) FROM \"{table}\" ORDER BY \"{order}\"",
@@ -165,22 +141,29 @@ async fn read_table(tx: &mut Tx, table: &str, columns: &[Column]) -> Result<Vec<
     rows.into_iter().map(parse).collect()
 }
 
-async fn count(tx: &mut Tx, table: &str) -> Result<i64, StoreError> {
-    let select = AssertSqlSafe(format!("SELECT count(*) FROM \"{table}\""));
-    Ok(in_tx!(tx, |connection| sqlx::query_scalar(select)
-        .fetch_one(connection)
-        .await?))
-}
-
-async fn write_row(tx: &mut Tx, tables: &Tables, row: &DumpedRow) -> Result<(), RestoreError> {
+async fn write_row(tx: &mut Tx, columns: &Columns, row: &DumpedRow) -> Result<(), RestoreError> {
     let unknown = |what: String| RestoreError::Unknown(what);
-    let known = tables
+    let known = columns
         .get(&row.table)
         .ok_or_else(|| unknown(format!("table {}", row.table)))?;
     let mut values = Vec::new();
     for (column, value) in &row.row {
-        if !known.iter().any(|known| known.name == *column) {
-            return Err(unknown(format!("column {column} of table {}", row.table)));
+        let known = known
+            .iter()
+            .find(|known| known.name == *column)
+            .ok_or_else(|| unknown(format!("column {column} of table {}", row.table)))?;
+        let fits = match value {
+            Value::Null => true,
+            // PostgreSQL has no text with a null character.
+            Value::String(text) => known.is_text() && !text.contains('\0'),
+            Value::Number(number) => !known.is_text() && number.is_i64(),
+            _ => false,
+        };
+        if !fits {
+            return Err(unknown(format!(
+                "a value in column {column} of table {} that cannot be in it",
+                row.table
+            )));
         }
         // A private half from a backup may lie in other hands; it never enters the database.
         let private_half = row.table == "signing_keys" && column == "sealed";
@@ -198,16 +181,10 @@ async fn write_row(tx: &mut Tx, tables: &Tables, row: &DumpedRow) -> Result<(), 
     );
     in_tx!(tx, |connection| {
         let mut query = sqlx::query(AssertSqlSafe(insert));
-        for (column, value) in &values {
+        for (_, value) in &values {
             query = match value {
                 Value::String(text) => query.bind(text.clone()),
-                Value::Number(number) if number.is_i64() => query.bind(number.as_i64()),
-                _ => {
-                    return Err(unknown(format!(
-                        "a strange value in column {column} of table {}",
-                        row.table
-                    )));
-                }
+                other => query.bind(other.as_i64()),
             };
         }
         query.execute(connection).await.map_err(StoreError::from)?;

@@ -8,7 +8,7 @@ use crate::clock::UnixTime;
 use super::denied_tokens::{self, DeniedToken};
 use super::nodes::{self, Heartbeat};
 use super::signing_keys::{self, StoredKeys};
-use super::{Db, StoreError, on_read, on_write, sessions, tenants, verifying_keys};
+use super::{Db, StoreError, on_read, sessions, tenants, verifying_keys};
 
 /// What a snapshot is made of.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Db {
         match self {
             // Every process reads the same file, and the only writer should not wait for the reads.
             Self::Sqlite { read, .. } => {
-                on_write!(self, |pool| nodes::beat!(heartbeat, pool)?);
+                self.beat(heartbeat).await?;
                 Ok(look!(read, ended_since))
             }
             Self::Postgres { pool, .. } => {

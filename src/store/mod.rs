@@ -24,6 +24,7 @@ pub mod sealed;
 pub mod secrets;
 pub mod sessions;
 pub mod signing_keys;
+mod tables;
 pub mod tenants;
 pub mod users;
 pub mod verifying_keys;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 use crate::clock::UnixTime;
 use crate::config::Database;
@@ -221,8 +222,8 @@ impl Db {
             }
             Database::Sqlite { path } => {
                 let options = sqlite_options().filename(path).create_if_missing(true);
-                let write = sqlite_pool(1).connect_with(options.clone()).await?;
-                let read = sqlite_pool(4).connect_with(options.read_only(true)).await?;
+                let write = sqlite_file_pool(1).connect_with(options.clone()).await?;
+                let read = sqlite_file_pool(4).connect_with(options.read_only(true)).await?;
                 Ok(Self::Sqlite { read, write })
             }
             Database::SqliteInMemory => {
@@ -324,6 +325,14 @@ fn sqlite_pool(connections: u32) -> SqlitePoolOptions {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A connection to a file does not die unheard.
         .test_before_acquire(false)
+}
+
+/// After a write that failed (a full disk, an I/O error) SQLite has rolled the transaction back by itself, and the driver still counts it.
+/// No transaction can begin on such a connection, so it is closed and the pool opens another. A database in memory would be lost with
+/// its connection, and has no disk that fills.
+fn sqlite_file_pool(connections: u32) -> SqlitePoolOptions {
+    sqlite_pool(connections)
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
 }
 
 impl Tx {

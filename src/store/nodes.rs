@@ -5,7 +5,7 @@ use sqlx::FromRow;
 
 use crate::clock::UnixTime;
 
-use super::{Db, StoreError, on_read, on_write};
+use super::{Db, StoreError, in_tx, on_read, on_write};
 
 pub(super) const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset, change_id) \
                     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at, \
@@ -51,13 +51,14 @@ macro_rules! beat {
 pub(super) use beat;
 
 impl Db {
-    /// Says that this node lives.
+    /// Says that this node lives, in a transaction as every other change: a connection on which none can begin must not look well.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        on_write!(self, |pool| beat!(heartbeat, pool)?);
-        Ok(())
+        let mut tx = self.begin().await?;
+        in_tx!(&mut tx, |connection| beat!(heartbeat, connection)?);
+        tx.commit().await
     }
 
     /// The nodes that were seen since then.

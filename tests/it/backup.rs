@@ -119,7 +119,7 @@ async fn moves(source: TestDatabase, target: TestDatabase) {
     assert!(person.refusal(&restore).contains("cut short or changed"));
     std::fs::write(&file, &text).unwrap();
     person.master_key = ANOTHER;
-    assert!(person.refusal(&restore).contains("does not open"));
+    assert!(person.refusal(&restore).contains("which is not listed"));
     person.master_key = MASTER_KEY;
     let restored = person.json(&restore);
     let signs_now = kids(&restored["signs_now"]);
@@ -197,6 +197,139 @@ crate::on_both_databases!(every_row_of_every_table_comes_over_as_it_was, |source
         assert_eq!(rows(&before), rows(&after));
     }
 });
+
+/// The first line of a file as the version before wrote it.
+const OLDER: &str = "{\"format\":\"keyround-backup-1\",\"schema\":9,\"taken_at\":1800000000}\n";
+
+crate::on_both_databases!(what_others_put_into_the_schema_is_not_in_the_way, |source| {
+    let app = TestApp::start_with_clock(&source, &[], Clock::system()).await;
+    app.create_client("service", None).await;
+    let raw = Raw::open(&source).await;
+    let on_postgres = matches!(raw, Raw::Postgres(_));
+    raw.execute("CREATE TABLE \"Not Ours\" (id BIGINT, \"a'b\" TEXT, amount REAL); INSERT INTO \"Not Ours\" VALUES (1, 'x', 1.5)")
+        .await;
+    raw.execute("CREATE VIEW users_of_reports AS SELECT user_id, email FROM users")
+        .await;
+    raw.execute("ALTER TABLE clients ADD COLUMN cost_center REAL").await;
+    raw.execute("UPDATE clients SET cost_center = 2.5").await;
+    if on_postgres {
+        raw.execute("CREATE TABLE parts (id BIGINT) PARTITION BY RANGE (id)")
+            .await;
+        raw.execute("CREATE MATERIALIZED VIEW kids AS SELECT kid FROM signing_keys")
+            .await;
+        raw.execute("CREATE FUNCTION hello() RETURNS BIGINT LANGUAGE sql AS 'SELECT 1'")
+            .await;
+    }
+    raw.close().await;
+    app.running.stop().await;
+    let person = Person::new(&source, &source);
+    person.json(&["backup", "backup.jsonl"]);
+    let text = std::fs::read_to_string(source.folder.path().join("backup.jsonl")).unwrap();
+    assert!(!text.contains("Not Ours") && !text.contains("users_of_reports") && !text.contains("cost_center"));
+    for target in [TestDatabase::sqlite(), TestDatabase::postgres().await] {
+        Person::new(&source, &target).json(&["restore", "backup.jsonl"]);
+        let raw = Raw::open(&target).await;
+        assert_eq!(raw.texts("SELECT client_id FROM clients").await, ["service"]);
+        raw.close().await;
+    }
+});
+
+crate::on_both_databases!(a_database_that_cannot_be_restored_gives_no_backup, |source| {
+    let app = TestApp::start_with_clock(&source, &[], Clock::system()).await;
+    app.create_client("service", None).await;
+    app.running.stop().await;
+    let raw = Raw::open(&source).await;
+    let mut person = Person::new(&source, &source);
+    person.master_key = ANOTHER;
+    let sentence = person.refusal(&["backup", "backup.jsonl"]);
+    assert!(
+        sentence.contains("could not be restored") && sentence.contains("does not open"),
+        "{sentence}"
+    );
+    person.master_key = MASTER_KEY;
+    raw.execute("UPDATE signing_keys SET alg = 'XX1' WHERE alg = 'RS256'")
+        .await;
+    let sentence = person.refusal(&["backup", "backup.jsonl"]);
+    assert!(
+        sentence.contains("could not be restored") && sentence.contains("XX1"),
+        "{sentence}"
+    );
+    raw.execute("UPDATE signing_keys SET alg = 'RS256' WHERE alg = 'XX1'")
+        .await;
+    // Nothing is left that stands in the way of the next one.
+    let files = std::fs::read_dir(source.folder.path()).unwrap();
+    let left: Vec<_> = files
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("backup"))
+        .collect();
+    assert_eq!(left, [""; 0]);
+    person.json(&["backup", "backup.jsonl"]);
+});
+
+crate::on_both_databases!(a_backup_of_the_older_form_is_restored_only_when_asked_for, |target| {
+    let person = Person::new(&target, &target);
+    let role = |roles: &str| {
+        let row = |table: &str, row: &str| format!("{{\"table\":\"{table}\",\"row\":{row}}}\n");
+        let tenant = row(
+            "tenants",
+            r#"{"tenant_id":"t","name":"T","created_at":1,"disabled_at":null}"#,
+        );
+        let user = row(
+            "users",
+            &format!(
+                r#"{{"user_id":"u","tenant_id":"t","email":"ada@example.com","name":"Ada","roles":"{roles}","created_at":1}}"#
+            ),
+        );
+        let foreign = row("spatial_ref_sys", r#"{"srid":1.5}"#);
+        format!("{OLDER}{tenant}{user}{foreign}")
+    };
+    let body = role("admin");
+    let digest = keyround::jose::jwk::sha256_base64url(body.as_bytes());
+    let file = target.folder.path().join("older.jsonl");
+    std::fs::write(&file, format!("{body}{{\"rows\":3,\"sha256\":\"{digest}\"}}\n")).unwrap();
+    let sentence = person.refusal(&["restore", "older.jsonl"]);
+    assert!(sentence.contains("--unauthenticated"), "{sentence}");
+    let restored = person.json(&["restore", "older.jsonl", "--unauthenticated"]);
+    assert_eq!(restored["left_out"]["spatial_ref_sys"], 1);
+    assert_eq!(restored["rows"]["users"], 1);
+});
+
+#[tokio::test]
+async fn a_changed_role_is_found_whatever_digest_stands_below() {
+    let (source, target) = (TestDatabase::sqlite(), TestDatabase::sqlite());
+    let person = Person::new(&source, &source);
+    source.open().await.close().await;
+    let raw = Raw::open(&source).await;
+    raw.execute("INSERT INTO tenants VALUES ('t', 'T', 1, NULL)").await;
+    raw.execute(
+        "INSERT INTO users (user_id, tenant_id, email, name, roles, created_at) \
+         VALUES ('u', 't', 'ada@example.com', 'Ada', 'reader', 1)",
+    )
+    .await;
+    raw.close().await;
+    person.json(&["backup", "backup.jsonl"]);
+    let file = source.folder.path().join("backup.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let changed = text.replacen("\"reader\"", "\"admin\"", 1);
+    assert_ne!(changed, text);
+    let body = changed.rsplit_once("{\"rows\"").unwrap().0;
+    let older = body.replacen("keyround-backup-2", "keyround-backup-1", 1).replacen(
+        &text[text.find(",\"master_key\"").unwrap()..text.find('}').unwrap()],
+        "",
+        1,
+    );
+    let count = body.lines().count() - 1;
+    let person = Person::new(&source, &target);
+    for (body, foot) in [(body, "hmac_sha256"), (body, "sha256"), (older.as_str(), "sha256")] {
+        let digest = keyround::jose::jwk::sha256_base64url(body.as_bytes());
+        std::fs::write(&file, format!("{body}{{\"rows\":{count},\"{foot}\":\"{digest}\"}}\n")).unwrap();
+        let sentence = person.refusal(&["restore", "backup.jsonl"]);
+        let told = sentence.contains("cut short or changed") || sentence.contains("--unauthenticated");
+        assert!(told, "{sentence}");
+    }
+    std::fs::write(&file, &text).unwrap();
+    person.json(&["restore", "backup.jsonl"]);
+}
 
 #[tokio::test]
 async fn a_backup_of_a_later_version_is_refused_with_both_versions() {

@@ -21,6 +21,7 @@ mod deployment;
 mod documents;
 mod failover;
 mod federation;
+mod full_disk;
 mod health;
 mod helpers;
 mod hostile_tokens;

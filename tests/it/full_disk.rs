@@ -1,0 +1,109 @@
+//! A disk that is full for a moment: what was refused meanwhile is refused, and everything goes on as soon as there is room.
+
+use std::fs::{File, remove_file};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use keyround::clock::sleep;
+use keyround::store::{Db, StoreError};
+use serde_json::Value;
+
+use crate::child::{PROGRAM, Process, register_clients};
+use crate::helpers::{TestDatabase, entry};
+
+/// Runs a statement on the connection that writes.
+async fn on_writer(db: &Db, sql: &str) {
+    let Db::Sqlite { write, .. } = db else {
+        panic!("this is for SQLite")
+    };
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+        .execute(write)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_connection_of_a_write_that_failed_is_replaced() {
+    let database = TestDatabase::sqlite();
+    let db = database.open().await;
+    for round in 0..3 {
+        // SQLite rolls back by itself, as it does when the disk is full.
+        on_writer(&db, "PRAGMA max_page_count = 1").await;
+        let error = loop {
+            match db.note(&entry("test.filled", &"x".repeat(2_000))).await {
+                Ok(noted) => assert!(noted),
+                Err(error) => break error,
+            }
+        };
+        let is_full = matches!(&error, StoreError::Unavailable(error) if error.to_string().contains("full"));
+        assert!(is_full, "{error}");
+        // The new connection knows no such bound.
+        for _ in 0..10 {
+            db.note(&entry("test.went_on", &format!("{round}"))).await.unwrap();
+        }
+    }
+}
+
+/// The checks of `/readyz/issue` that fail; none while no server answers there.
+async fn failing(process: &Process) -> Option<Vec<String>> {
+    let url = format!("http://{}/readyz/issue", process.admin_address()?);
+    let answer: Value = reqwest::get(url).await.ok()?.json().await.ok()?;
+    let checks = answer["checks"].as_array()?.iter();
+    let failing = checks.filter(|check| check["ok"] == false);
+    Some(
+        failing
+            .map(|check| check["name"].as_str().unwrap().to_owned())
+            .collect(),
+    )
+}
+
+async fn until(process: &Process, what: &str, met: impl Fn(&[String]) -> bool) {
+    for _ in 0..600 {
+        if failing(process).await.is_some_and(|failing| met(&failing)) {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("never {what}: {}", process.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_disk_was_full_writes_again_as_soon_as_there_is_room() {
+    let database = TestDatabase::sqlite();
+    register_clients(&database, &[]).await;
+    let disk = database.folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    // A file system of 2 MiB in a mount namespace of the server's own.
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=2m tmpfs \"$0\" && cp keyround.db \"$0\" && exec \"$@\"")
+        .arg(&disk)
+        .arg(PROGRAM);
+    let url = format!("sqlite:{}", disk.join("keyround.db").display());
+    let settings = [
+        ("database.url", url.as_str()),
+        ("keys.replica_refresh", "2s"),
+        ("keys.snapshot_max_age", "4s"),
+    ];
+    let mut process = Process::spawn_by(command, &database, "server", &settings, &[]);
+    process.until_it_serves().await;
+    until(&process, "ready", |failing| failing.is_empty()).await;
+    let inside = PathBuf::from(format!("/proc/{}/root", process.child.id()));
+    let filler = inside.join(disk.join("filler").strip_prefix("/").unwrap());
+    for _ in 0..3 {
+        let mut file = File::create(&filler).unwrap();
+        let full = loop {
+            if let Err(error) = file.write_all(&[0; 1024]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        until(&process, "red", |failing| failing.contains(&"snapshot".to_owned())).await;
+        drop(file);
+        remove_file(&filler).unwrap();
+        until(&process, "ready again", |failing| failing.is_empty()).await;
+    }
+}
