@@ -2,15 +2,17 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::jwk::PublicJwk;
 use super::key::{VerifyError, verify};
+use super::{numeric_date, strict_json};
 
 /// The longest assertion that is read, in octets.
 const LONGEST: usize = 8_192;
 
-/// The claims of an assertion. Times are whole seconds; anything but a JSON integer is refused.
+/// The claims of an assertion. A time is the whole second that contains it ([`numeric_date`]).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct AssertionClaims {
     /// Who made it.
@@ -20,12 +22,13 @@ pub struct AssertionClaims {
     /// Whom it is for.
     aud: Recipients,
     /// From when on it is refused.
+    #[serde(deserialize_with = "numeric_date::deserialize")]
     pub exp: i64,
     /// When it was made.
-    #[serde(default, deserialize_with = "integer")]
+    #[serde(default, deserialize_with = "numeric_date::deserialize_optional")]
     pub iat: Option<i64>,
     /// Before when it is refused.
-    #[serde(default, deserialize_with = "integer")]
+    #[serde(default, deserialize_with = "numeric_date::deserialize_optional")]
     pub nbf: Option<i64>,
     /// Its unique name.
     pub jti: String,
@@ -52,18 +55,34 @@ impl AssertionClaims {
     }
 }
 
-/// A claim that may be missing, but not be null.
-fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    i64::deserialize(deserializer).map(Some)
-}
-
-/// The header, whole: `jwk`, `jku`, `x5u` and `crit` are refused with the rest of the unknown.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What an assertion's header says. Other members are ignored (RFC 7515 section 4): certificates' thumbprints are common, and a
+/// key that the header brings along is never used.
 struct Header {
     alg: String,
     typ: Option<String>,
     kid: Option<String>,
+}
+
+impl Header {
+    fn parse(text: &[u8]) -> Result<Self, AssertionError> {
+        let malformed = AssertionError::Malformed;
+        let mut members = strict_json::object(text)
+            .map_err(|_| malformed("its header must be a JSON object in which every name occurs once"))?;
+        // Both change what the signature means (RFC 7515 section 4.1.11, RFC 7797), and neither is implemented.
+        if ["crit", "b64"].iter().any(|name| members.contains_key(*name)) {
+            return Err(malformed("its header must not have crit or b64"));
+        }
+        let mut text = |name| match members.remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(malformed("alg, typ and kid in its header must be strings")),
+        };
+        Ok(Self {
+            alg: text("alg")?.ok_or(malformed("its header must have alg"))?,
+            typ: text("typ")?,
+            kid: text("kid")?,
+        })
+    }
 }
 
 /// Why an assertion is not accepted. No variant holds a part of it.
@@ -104,14 +123,13 @@ impl<'a> Assertion<'a> {
         let parts = malformed("it must have three parts separated by dots");
         let (message, signature) = text.rsplit_once('.').ok_or(parts)?;
         let (header, claims) = message.split_once('.').ok_or(parts)?;
-        let header: Header = serde_json::from_slice(&decode(header)?)
-            .map_err(|_| malformed("its header must be a JSON object of alg, typ and kid alone"))?;
+        let header = Header::parse(&decode(header)?)?;
         let typ = header.typ.as_deref().map(str::to_ascii_lowercase);
         if !matches!(typ.as_deref(), None | Some("jwt" | "client-authentication+jwt")) {
             return Err(AssertionError::Type);
         }
         let claims = serde_json::from_slice(&decode(claims)?).map_err(|_| {
-            malformed("its claims must be iss, sub, aud, exp and jti, the times as whole numbers, each once")
+            malformed("its claims must be iss, sub, aud, exp and jti, the times as numbers of seconds, each once")
         })?;
         Ok(Self {
             header,

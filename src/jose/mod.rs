@@ -9,6 +9,7 @@ pub mod jwk;
 pub mod jws;
 pub mod jwt;
 pub mod key;
+pub mod numeric_date;
 mod rsa_contexts;
 pub mod seal;
 pub mod strict_json;
