@@ -43,14 +43,12 @@ impl Cookie {
     /// # Errors
     /// `invalid_request` when it comes twice: one of them was planted, and nobody can say which.
     pub fn read<'r>(&self, request: &'r HttpRequest) -> Result<Option<&'r str>, Problem> {
+        // By octets: another application's cookie in the same header may hold any of them (RFC 6265 section 5.4).
         let mut values = request
             .headers()
             .get_all(header::COOKIE)
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .filter(|(name, _)| *name == self.name)
-            .map(|(_, value)| value);
+            .flat_map(|line| line.as_bytes().split(|&octet| octet == b';'))
+            .filter_map(|pair| pair.trim_ascii().strip_prefix(self.name.as_bytes())?.strip_prefix(b"="));
         let first = values.next();
         if values.next().is_some() {
             return Err(Problem::new(
@@ -58,7 +56,9 @@ impl Cookie {
                 "a cookie of this server comes twice, and one of them may be planted; clear the cookies of this site",
             ));
         }
-        Ok(first.filter(|value| !value.is_empty()))
+        Ok(first
+            .and_then(|value| std::str::from_utf8(value).ok())
+            .filter(|value| !value.is_empty()))
     }
 }
 

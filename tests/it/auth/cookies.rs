@@ -254,3 +254,40 @@ async fn a_cookie_that_comes_twice_is_refused() {
     }
     site.stop().await;
 }
+
+/// RFC 6265 section 5.4: the header carries the cookies of every application of this host, whatever octets they hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cookies_of_other_applications_do_not_matter() {
+    let site = Site::start(crate::helpers::TestDatabase::sqlite(), &[]).await;
+    let mut ada = site.person("ada").await;
+    let csrf = ada.csrf().await;
+    for other in [
+        "user=J\u{fc}rgen".as_bytes(),
+        b"user=J\xfcrgen",
+        b"\xff\xfe=\x80",
+        b"a",
+        b"=",
+        b"a=b=c; ;;",
+        b"keyround-refresh=x; __Secure-keyround-refresh2=y; x__Host-keyround-csrf=z",
+    ] {
+        for is_first in [true, false] {
+            let pairs: Vec<String> = ada.jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let own = pairs.join("; ");
+            let line = if is_first {
+                [other, b"; ", own.as_bytes()].concat()
+            } else {
+                [own.as_bytes(), b";", other].concat()
+            };
+            let answer = ada
+                .bare(Method::POST, "/auth/refresh")
+                .header("X-CSRF-Token", &csrf)
+                .header("Cookie", reqwest::header::HeaderValue::from_bytes(&line).unwrap())
+                .send()
+                .await
+                .unwrap();
+            ada.keep(answer.headers());
+            assert_eq!(answer.status(), 200, "{}", other.escape_ascii());
+        }
+    }
+    site.stop().await;
+}
