@@ -7,6 +7,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`clock`] | the types of time, and the only code that reads it |
+//! | [`text`] | the encodings of text files |
 //! | [`jose`] | the standards: algorithms, keys, tokens, a private key at rest |
 //! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
 //! | [`accounts`] | people and their sessions: the rules |
@@ -47,4 +48,5 @@ pub mod rotation;
 pub mod sessions;
 pub mod store;
 pub mod telemetry;
+pub mod text;
 pub mod tls;

@@ -23,7 +23,7 @@ mod token;
 mod users;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -35,6 +35,7 @@ use crate::config::{Config, ConfigError, Database, Sources, settings};
 use crate::keys::emergency::UnknownKey;
 use crate::rotation::RotationError;
 use crate::store::{Db, StoreError};
+use crate::text;
 
 /// Who acts, in the audit log.
 const ACTOR: &str = "command line";
@@ -190,6 +191,14 @@ impl Context {
     }
 }
 
+/// The text of a file that an argument names.
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let cannot = |error: &dyn std::fmt::Display| Failure::Usage(format!("cannot read {}: {error}", path.display()));
+    let content = std::fs::read(path).map_err(|error| cannot(&error))?;
+    let text = text::decode(&content).map_err(|error| cannot(&error))?;
+    Ok(text.to_owned())
+}
+
 /// Reads the arguments and does what they say.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -197,13 +206,23 @@ pub fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refuse_usage(&error),
     };
-    match execute(arguments) {
+    match execute(arguments).and_then(|()| refuse_unwritten()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("keyround: {failure}");
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// A secret that was not printed is lost, so output that is missing is a failure, although the command has done its work.
+fn refuse_unwritten() -> Result<(), Failure> {
+    output::unwritten().map_or(Ok(()), |error| {
+        Err(Failure::Refused(format!(
+            "the output could not be written: {error}; the command has done its work, so look at the result ('list' or 'show') \
+             and replace a secret that was not printed ('clients rotate-secret')"
+        )))
+    })
 }
 
 /// What `--set` gives. Whether there is such a setting, and such a value for it, is asked where all settings are. A value
@@ -233,13 +252,16 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = error.to_string();
-    let sentence: Vec<&str> = text
-        .lines()
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let sentence: Vec<&str> = lines()
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("tip:"))
+        .filter(|line| !line.starts_with("tip:"))
         .collect();
-    let sentence = sentence.join(" ");
+    // "tip: a similar subcommand exists: 'keys'"
+    let similar = lines()
+        .find_map(|line| line.strip_prefix("tip:")?.split_once("similar")?.1.split_once(": "))
+        .map_or(String::new(), |(_, names)| format!("; did you mean {names}?"));
+    let sentence = sentence.join(" ") + &similar;
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         eprintln!("keyround: a command is missing; 'keyround --help' names them");

@@ -1,6 +1,7 @@
 //! How results are printed: JSON for programs, aligned tables with absolute and relative times for people.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
@@ -14,9 +15,23 @@ pub fn json(value: &impl Serialize) {
     line(&text);
 }
 
-/// Prints a line. A reader that went away (`| head`) is no failure.
+/// The first failure to write to standard output. A command goes on after it, and fails at its end.
+static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Prints a line. A reader that went away (`| head`) is no failure; [`unwritten`] keeps every other one.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        // The first failure is the one to report.
+        let _ = UNWRITTEN.set(error);
+    }
+}
+
+/// Why output of this command is missing; none when all of it was written.
+pub fn unwritten() -> Option<&'static std::io::Error> {
+    UNWRITTEN.get()
 }
 
 /// The state of a key, in colour on a terminal.

@@ -14,6 +14,7 @@ use crate::accounts::password_hash::{HashParameters, PasswordHash};
 use crate::accounts::user::User;
 use crate::config::{Accounts, Config, PasswordFunction};
 use crate::jose::seal::HashKey;
+use crate::text;
 
 use super::Failure;
 
@@ -108,15 +109,14 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
     Ok(line)
 }
 
-/// The first line without its end, in a buffer that never grows, so that no copy stays behind. What is longer than any password
-/// stays longer than any password.
+/// The first line without its end and without a byte order mark, in a buffer that never grows, so that no copy stays behind. What
+/// is longer than any password stays longer than any password.
 fn first_line(from: &mut impl BufRead) -> std::io::Result<Zeroizing<String>> {
     const ROOM: usize = 2 * MOST_OCTETS;
-    let mut line = Zeroizing::new(String::with_capacity(ROOM));
-    from.take(ROOM as u64).read_line(&mut line)?;
-    let end = line.trim_end_matches(['\r', '\n']).len();
-    line.truncate(end);
-    Ok(line)
+    let mut line = Zeroizing::new(Vec::with_capacity(ROOM));
+    from.take(ROOM as u64).read_until(b'\n', &mut line)?;
+    let text = text::decode(&line).map_err(std::io::Error::other)?;
+    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 /// Asks twice, because nobody sees what is typed.

@@ -13,7 +13,7 @@ use crate::clock::UnixTime;
 use crate::jose::jwk::PublicJwk;
 use crate::jose::jwt::verify_access_token_signature;
 
-use super::{Context, Failure, output};
+use super::{Context, Failure, output, read_text};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -71,13 +71,9 @@ fn verify(context: &Context, key_set: &Path, file: &Path) -> Result<(), Failure>
     Ok(())
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))
-}
-
 fn read_key_set(path: &Path) -> Result<Vec<PublicJwk>, Failure> {
     let no_set = |why: String| Failure::Usage(format!("{} is no key set: {why}", path.display()));
-    let set: Value = serde_json::from_str(&read(path)?).map_err(|error| no_set(error.to_string()))?;
+    let set: Value = serde_json::from_str(&read_text(path)?).map_err(|error| no_set(error.to_string()))?;
     let keys = set
         .get("keys")
         .and_then(Value::as_array)
@@ -88,7 +84,7 @@ fn read_key_set(path: &Path) -> Result<Vec<PublicJwk>, Failure> {
 }
 
 fn read_token(path: &Path) -> Result<String, Failure> {
-    let text = read(path)?;
+    let text = read_text(path)?;
     let text = text.trim();
     if !text.starts_with('{') {
         return Ok(text.to_owned());

@@ -119,7 +119,8 @@ pub enum ConfigError {
     },
     /// A secret's file that others may read.
     #[error(
-        "{path}, which {setting} names, has mode {mode:04o}: group or others may open it; run: chmod 600 {path}",
+        "{path}, which {setting} names, has mode {mode:04o}: group or others may open it; run: chmod 600 {path} (a mounted file of \
+         root's may have 0440 or 0640: in Kubernetes, defaultMode: 0440 and an fsGroup)",
         path = path.display()
     )]
     SecretExposed {

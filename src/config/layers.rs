@@ -1,12 +1,15 @@
 //! The layers (defaults < file < environment < flags) and the check that every name in them is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat, ValueKind};
 
+use crate::text;
+
 use super::ConfigError;
+use super::service_links::describes_service;
 use super::settings::{self, SETTINGS, Setting, Shape};
 use super::values::Refusal;
 
@@ -201,10 +204,13 @@ impl Layers {
 }
 
 fn read_file(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+    let unreadable = |source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
-    })
+    };
+    let content = std::fs::read(path).map_err(unreadable)?;
+    let text = text::decode(&content).map_err(|error| unreadable(std::io::Error::other(error)))?;
+    Ok(text.to_owned())
 }
 
 /// The names in the file, all of them known. What the parser says is passed on without the line that it quotes, for a
@@ -252,8 +258,11 @@ fn names_in(path: &Path, text: &str) -> Result<BTreeSet<String>, ConfigError> {
 /// Every setting that some source gives, with the name it has in the strongest of them; unknown names are refused.
 fn given_names(sources: &Sources, in_file: &BTreeSet<String>) -> Result<BTreeMap<String, String>, ConfigError> {
     let mut given: BTreeMap<String, String> = in_file.iter().map(|name| (name.clone(), name.clone())).collect();
-    for variable in sources.environment.keys().filter(|name| is_ours(name)) {
+    for (variable, value) in sources.environment.iter().filter(|(name, _)| is_ours(name)) {
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == *variable) else {
+            if describes_service(variable, value) {
+                continue;
+            }
             return Err(ConfigError::UnknownVariable {
                 name: variable.clone(),
                 hint: hint(&variable.to_uppercase(), Setting::variable),
@@ -270,34 +279,42 @@ fn given_names(sources: &Sources, in_file: &BTreeSet<String>) -> Result<BTreeMap
     Ok(given)
 }
 
-/// "; did you mean ...?" where a known name ends or begins alike.
+/// "; did you mean ...?" for the known name that is spelt most alike, if one is near enough.
 fn hint(unknown: &str, name: impl Fn(&Setting) -> String) -> String {
-    let field = |name: &str| name.rsplit(['.', '_']).next().unwrap_or_default().to_lowercase();
     let plain = |name: &str| name.replace(['_', '.', '-'], "").to_lowercase();
-    SETTINGS
+    let (whole, written) = (plain(unknown), plain(unknown.trim_start_matches("KEYROUND_")));
+    let nearest = SETTINGS
         .iter()
-        .map(name)
-        .find(|known| plain(known) == plain(unknown))
-        .or_else(|| {
-            SETTINGS
-                .iter()
-                .find(|setting| field(unknown).len() > 3 && plain(unknown).ends_with(&plain(setting.field)))
-                .map(|setting| {
-                    if unknown.starts_with("KEYROUND_") {
-                        setting.variable()
-                    } else {
-                        setting.name()
-                    }
-                })
+        .map(|setting| {
+            // Without its section a name is common too: `listen` for `server.listen`.
+            let distance = strsim::damerau_levenshtein(&whole, &plain(&name(setting)))
+                .min(strsim::damerau_levenshtein(&written, &plain(setting.field)));
+            (distance, setting)
         })
-        .map_or(String::new(), |known| format!("; did you mean {known}?"))
+        .min_by_key(|(distance, _)| *distance);
+    // A third of the letters may be wrong: "listne" means "listen", "port" means nothing that is known.
+    nearest
+        .filter(|(distance, _)| distance * 3 <= written.len())
+        .map_or(String::new(), |(_, setting)| {
+            format!("; did you mean {}?", name(setting))
+        })
+}
+
+/// The variables that are settings: what else begins with the prefix must not shadow a section.
+fn settings_in(environment: &BTreeMap<String, String>) -> HashMap<String, String> {
+    let known: BTreeSet<String> = SETTINGS.iter().map(Setting::variable).collect();
+    environment
+        .iter()
+        .filter(|(name, _)| known.contains(*name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 fn merge(sources: &Sources, file: &str) -> Result<config::Config, config::ConfigError> {
     let environment = Environment::with_prefix("KEYROUND")
         .prefix_separator("_")
         .separator("__")
-        .source(Some(sources.environment.clone().into_iter().collect()));
+        .source(Some(settings_in(&sources.environment)));
     let mut builder = config::Config::builder()
         .add_source(File::from_str(&settings::defaults(), FileFormat::Toml))
         .add_source(File::from_str(file, FileFormat::Toml))

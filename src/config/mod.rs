@@ -9,6 +9,7 @@ mod error;
 mod forward_auth;
 mod layers;
 mod secret_file;
+mod service_links;
 pub mod settings;
 mod show;
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::text;
+
 use super::ConfigError;
 
 /// No secret of ours is longer, in bytes.
@@ -14,7 +16,8 @@ const LONGEST: u64 = 4096;
 /// Reads a secret, without the white space around it.
 ///
 /// # Errors
-/// A file that cannot be read, that group or others may read, that is empty, or that is longer than 4096 bytes.
+/// A file that cannot be read, that group or others may open (root's may be readable by its group), that is empty, that is no
+/// UTF-8 text, or that is longer than 4096 bytes.
 pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, ConfigError> {
     let unreadable = |source| ConfigError::SecretUnreadable {
         setting,
@@ -28,7 +31,8 @@ pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, Con
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_dir() && metadata.mode() & 0o077 != 0 {
+    let user = rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() && is_exposed(metadata.mode(), metadata.uid(), user) {
         return Err(ConfigError::SecretExposed {
             setting,
             path: path.to_owned(),
@@ -36,14 +40,49 @@ pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, Con
         });
     }
     // The buffer never grows, so no copy of the secret stays behind.
-    let mut text = Zeroizing::new(String::with_capacity(2 * usize::try_from(LONGEST).unwrap_or(0)));
-    file.take(LONGEST + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if u64::try_from(text.len()).unwrap_or(u64::MAX) > LONGEST {
+    let mut content = Zeroizing::new(Vec::with_capacity(2 * usize::try_from(LONGEST).unwrap_or(0)));
+    file.take(LONGEST + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if u64::try_from(content.len()).unwrap_or(u64::MAX) > LONGEST {
         return Err(refused("is longer than 4096 bytes, which no secret of Keyround is"));
     }
+    let text = text::decode(&content).map_err(|error| unreadable(std::io::Error::other(error)))?;
     let trimmed = text.trim();
     if trimmed.is_empty() {
         return Err(refused("is empty"));
     }
     Ok(Zeroizing::new(trimmed.to_owned()))
+}
+
+/// The rule of PostgreSQL's private keys: 0600 or less for a file of this process's user, 0640 or less for one of root's, which
+/// a platform mounts for a group (Kubernetes' `fsGroup`).
+const fn is_exposed(mode: u32, owner: u32, user: u32) -> bool {
+    let forbidden = if owner == 0 && user != 0 { 0o037 } else { 0o077 };
+    mode & forbidden != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_root_may_be_readable_by_their_group() {
+        for (mode, owner, user, exposed) in [
+            (0o600, 1000, 1000, false),
+            (0o400, 1000, 1000, false),
+            (0o440, 1000, 1000, true),
+            (0o640, 1000, 1000, true),
+            (0o440, 0, 1000, false),
+            (0o640, 0, 1000, false),
+            (0o660, 0, 1000, true),
+            (0o650, 0, 1000, true),
+            (0o644, 0, 1000, true),
+            (0o444, 0, 1000, true),
+            (0o440, 0, 0, true),
+            (0o400, 0, 0, false),
+            (0o440, 1000, 0, true),
+            (0o600, 1000, 0, false),
+        ] {
+            assert_eq!(is_exposed(mode, owner, user), exposed, "{mode:o} of {owner} for {user}");
+        }
+    }
 }

@@ -181,6 +181,53 @@ fn an_unknown_variable_is_refused_by_name() {
 }
 
 #[test]
+fn what_was_probably_meant_is_named() {
+    for (variable, meant) in [
+        ("KEYROUND_SERVER_LISTEN", "KEYROUND_SERVER__LISTEN"),
+        ("KEYROUND_SERVER__LISTNE", "KEYROUND_SERVER__LISTEN"),
+        ("KEYROUND_LISTEN", "KEYROUND_SERVER__LISTEN"),
+        ("KEYROUND_SERVER__ISUER", "KEYROUND_SERVER__ISSUER"),
+        ("KEYROUND_DATABASE_URL", "KEYROUND_DATABASE__URL"),
+        ("KEYROUND_KEYS__MASTERKEY_FILE", "KEYROUND_KEYS__MASTER_KEY_FILE"),
+        ("keyround_keys__rotation_period", "KEYROUND_KEYS__ROTATION_PERIOD"),
+        // A port is no Service's unless its value is an address.
+        ("KEYROUND_SERVER_LISTEN_PORT", "KEYROUND_SERVER__LISTEN"),
+    ] {
+        let refusal = refusal(&[(variable, "8080")]);
+        assert!(refusal.ends_with(&format!("; did you mean {meant}?")), "{refusal}");
+    }
+    for variable in ["KEYROUND_X", "KEYROUND_", "KEYROUND_FAVOURITE__COLOUR"] {
+        let refusal = refusal(&[(variable, "8080")]);
+        assert!(!refusal.contains("did you mean"), "{refusal}");
+    }
+}
+
+#[test]
+fn services_of_kubernetes_are_no_settings() {
+    let config = load(&[
+        ("KEYROUND_SERVICE_HOST", "10.0.0.1"),
+        ("KEYROUND_SERVICE_PORT", "80"),
+        ("KEYROUND_SERVICE_PORT_HTTP", "80"),
+        ("KEYROUND_PORT", "tcp://10.0.0.1:80"),
+        ("KEYROUND_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("KEYROUND_PORT_80_TCP_PROTO", "tcp"),
+        ("KEYROUND_PORT_80_TCP_PORT", "80"),
+        ("KEYROUND_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("KEYROUND_SERVER_SERVICE_HOST", "10.0.0.2"),
+        ("KEYROUND_PG_PORT_5432_TCP_ADDR", "10.0.0.3"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:8081"),
+    ])
+    .unwrap();
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:8081");
+}
+
+#[test]
+fn a_file_with_a_byte_order_mark_is_read() {
+    let config = from_file("\u{feff}[server]\r\nlisten = \"127.0.0.1:8081\"\r\n").unwrap();
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:8081");
+}
+
+#[test]
 fn an_unknown_field_is_refused_by_name() {
     for (text, name) in [
         ("[keys]\nrotate = \"1d\"", "keys.rotate"),
@@ -508,12 +555,19 @@ fn the_master_key_comes_from_the_value_or_a_file_of_mode_0600() {
         let refusal = from(&path).unwrap_err().to_string();
         assert!(refusal.contains(&format!("has mode {mode:04o}")), "{refusal}");
         assert!(
-            refusal.ends_with(&format!("run: chmod 600 {}", path.display())),
+            refusal.contains(&format!("run: chmod 600 {} ", path.display())),
             "{refusal}"
         );
         assert!(!refusal.contains("c2VjcmV0"), "{refusal}");
     }
-    for (content, expected) in [(" \n", "is empty"), (&"a".repeat(5000), "is longer than 4096 bytes")] {
+    let with_mark = secret_file(folder.path(), "\u{feff}c2VjcmV0\r\n", 0o600);
+    assert_eq!(*from(&with_mark).unwrap(), "c2VjcmV0");
+    for (content, expected) in [
+        (" \n", "is empty"),
+        ("\u{feff}", "is empty"),
+        ("c\0", "UTF-16"),
+        (&"a".repeat(5000), "is longer than 4096 bytes"),
+    ] {
         let refusal = from(&secret_file(folder.path(), content, 0o600))
             .unwrap_err()
             .to_string();

@@ -12,6 +12,8 @@ use openssl::rsa::{Rsa, RsaRef};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::text::{self, NotText};
+
 use super::alg::Algorithm;
 use super::jwk::{InvalidKid, Kid, Parameters, PublicJwk, thumbprint};
 use super::key::{KeyError, PrivateKey, SelfTestError, self_test};
@@ -49,6 +51,9 @@ pub enum ImportError {
     /// Nothing that looks like a key.
     #[error("the file holds no key; it must hold one key as PEM (PKCS#8, PKCS#1, SEC1 or a public key) or as JWK")]
     NotAKey,
+    /// No UTF-8 text.
+    #[error("the file cannot be read: {0}")]
+    NotText(#[from] NotText),
     /// A certificate.
     #[error("the file holds a certificate; take its public key out by 'openssl x509 -in FILE -pubkey -noout'")]
     Certificate,
@@ -105,7 +110,7 @@ pub fn read(text: &[u8], passphrase: Passphrase<'_>) -> Result<Imported, ImportE
     if text.len() > LONGEST_FILE {
         return Err(ImportError::TooLong(text.len()));
     }
-    let text = std::str::from_utf8(text).map_err(|_| ImportError::NotAKey)?;
+    let text = text::decode(text)?;
     let imported = if text.trim_start().starts_with('{') {
         read_jwk(text)?
     } else {
@@ -487,15 +492,12 @@ mod tests {
             let refusal = refusal(&fixture(name), Passphrase::Text("another"));
             assert!(refusal.contains("does not open"), "{name}: {refusal}");
         }
-        for text in [
-            &b""[..],
-            b"hello",
-            b"\xff\xfe",
-            b"-----BEGIN DH PARAMETERS-----\n",
-            b"{}",
-        ] {
+        for text in [&b""[..], b"hello", b"-----BEGIN DH PARAMETERS-----\n", b"{}"] {
             assert!(refusal(text, OPENS).contains("holds no key"), "{text:?}");
         }
+        assert!(refusal(b"\xff\xfe-\0", OPENS).contains("UTF-16"));
+        let with_mark = [b"\xef\xbb\xbf", &*fixture("rsa.pkcs8.pem")].concat();
+        assert!(read(&with_mark, OPENS).is_ok());
         assert!(refusal(&vec![b'a'; LONGEST_FILE + 1], OPENS).contains("at most"));
         let truncated = fixture("rsa.pkcs8.pem")[..900].to_vec();
         assert!(refusal(&truncated, OPENS).contains("damaged"));

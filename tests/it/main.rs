@@ -36,6 +36,7 @@ mod master_keys;
 mod metadata;
 mod migrations;
 mod network;
+mod output;
 mod owasp;
 mod people;
 mod process;

@@ -9,6 +9,7 @@ use crate::keys::keyset::KeySet;
 use crate::oauth::client::{Client, ClientId, JwksUri};
 use crate::oauth::client_keys::{self, ClientKeys};
 
+use super::super::read_text;
 use super::{ACTOR, Context, Failure, entry, output, to_json, unknown};
 
 /// Where the keys come from: with one of these, a client has no secret (`private_key_jwt`).
@@ -97,7 +98,6 @@ fn kids(keys: &KeySet) -> Vec<String> {
 }
 
 fn read(path: &Path) -> Result<KeySet, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    let text = read_text(path)?;
     client_keys::read(&text).map_err(|why| Failure::Usage(format!("{} cannot be registered: {why}", path.display())))
 }

@@ -1,0 +1,58 @@
+//! Text files as editors, Windows and orchestrators write them: UTF-8, with or without a byte order mark.
+
+/// Why the content of a file is not read as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotText {
+    /// It is UTF-16, as Windows writes it unless asked for something else.
+    #[error("it is UTF-16 text; save it as UTF-8")]
+    Utf16,
+    /// It is in another encoding, or it is not text.
+    #[error("line {line} is not UTF-8 text; save the file as UTF-8")]
+    NotUtf8 {
+        /// The line, from 1.
+        line: usize,
+    },
+}
+
+/// The text without its byte order mark, which is not part of it (RFC 3629 section 6).
+///
+/// # Errors
+/// [`NotText`] names the encoding or the line.
+pub fn decode(content: &[u8]) -> Result<&str, NotText> {
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    // Without a mark, UTF-16 shows by the zero octet in one of the first two.
+    if content.starts_with(b"\xff\xfe")
+        || content.starts_with(b"\xfe\xff")
+        || content.iter().take(2).any(|&octet| octet == 0)
+    {
+        return Err(NotText::Utf16);
+    }
+    std::str::from_utf8(content).map_err(|error| NotText::NotUtf8 {
+        line: 1 + content[..error.valid_up_to()]
+            .iter()
+            .filter(|&&octet| octet == b'\n')
+            .count(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_content_and_other_encodings_are_named() {
+        for (content, expected) in [
+            (&b"a"[..], Ok("a")),
+            (b"\xef\xbb\xbfa\r\n", Ok("a\r\n")),
+            (b"", Ok("")),
+            (b"\xef\xbb\xbf", Ok("")),
+            ("\u{fc}".as_bytes(), Ok("\u{fc}")),
+            (b"\xff\xfea\0", Err(NotText::Utf16)),
+            (b"\xfe\xff\0a", Err(NotText::Utf16)),
+            (b"a\0b\0", Err(NotText::Utf16)),
+            (b"a\nJ\xfcrgen", Err(NotText::NotUtf8 { line: 2 })),
+        ] {
+            assert_eq!(decode(content), expected, "{}", content.escape_ascii());
+        }
+    }
+}
