@@ -33,6 +33,7 @@ use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::sessions::{Grouped, Replays, Sessions};
 use crate::store::{Db, StoreError};
+use crate::supervision::{Pulse, Tasks};
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
 
@@ -41,6 +42,15 @@ const HASH_KEY: &str = "client-secret-hash-key";
 
 /// How long requests under way may take once the server is told to stop, in seconds.
 pub const DRAIN_SECONDS: u64 = 10;
+
+/// How long the end may take in all after the delay: both listeners drain, and the database closes.
+const END_TIMEOUT: Duration = Duration::from_secs(DRAIN_SECONDS * 2);
+
+/// How often a worker of a listener shows that it runs.
+const WORKER_BEAT: Duration = Duration::from_secs(2);
+
+/// A worker that shows nothing for so long is stuck; see `/livez`.
+const LONGEST_SILENCE: Duration = Duration::from_secs(20);
 
 /// Why nothing was started. Nothing was bound, and no key was made in place of another.
 #[derive(Debug, thiserror::Error)]
@@ -352,6 +362,7 @@ impl Running {
             hash_key,
             clock: rotator.clock,
             is_stopping: AtomicBool::new(false),
+            tasks: Tasks::default(),
             metrics,
         });
         let (stop, stopped) = watch::channel(false);
@@ -370,10 +381,11 @@ impl Running {
         let mut tasks = vec![
             public_task,
             admin_task,
-            tokio::spawn(rotation.run(stopped.clone())),
-            tokio::spawn(sessions.run(stopped.clone())),
+            tokio::spawn(rotation.run(server.tasks.clone(), stopped.clone())),
+            tokio::spawn(sessions.run(server.tasks.clone(), stopped.clone())),
         ];
-        tasks.extend(tls.map(|tls| tokio::spawn(tls.follow(clock, stopped))));
+        let follow_tls = |tls: Tls| Arc::new(tls).follow(clock, server.tasks.clone(), stopped);
+        tasks.extend(tls.map(|tls| tokio::spawn(follow_tls(tls))));
         tracing::info!(%public, %admin, issuer = %config.server.issuer, "serving");
         Ok(Self {
             public,
@@ -389,23 +401,39 @@ impl Running {
     /// Says at `/readyz` that it stops, serves on for `server.shutdown_delay`, finishes the requests under way, and ends.
     ///
     /// Load balancers notice within the delay and send nothing more. Kept connections end with their next answer.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.server.is_stopping.store(true, Ordering::Relaxed);
         tracing::info!(
             shutdown_delay = %self.shutdown_delay,
             "stopping: /readyz says so, and after the delay requests under way are finished; a second signal ends at once"
         );
         sleep(self.shutdown_delay.duration()).await;
+        tokio::select! {
+            () = self.end() => {}
+            // What does not end by itself, such as a task that is stuck, must not hold the process.
+            () = sleep(END_TIMEOUT) => tracing::error!("not everything ended in time; the process ends all the same"),
+        }
+    }
+
+    async fn end(&mut self) {
         let [public, admin] = &self.handles;
         public.stop(true).await;
         self.stop.send_replace(true);
         admin.stop(true).await;
-        for task in self.tasks {
+        for task in &mut self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task ended badly");
             }
         }
         self.server.db.close().await;
+    }
+}
+
+/// Runs on each worker of a listener.
+async fn beat(pulse: Arc<Pulse>) {
+    loop {
+        pulse.beat();
+        sleep(WORKER_BEAT).await;
     }
 }
 
@@ -419,6 +447,7 @@ fn listen(
     let data = server.clone();
     let has_https = data.issuer.starts_with("https://");
     let mut http_server = HttpServer::new(move || {
+        actix_web::rt::spawn(beat(data.tasks.watch("listener", LONGEST_SILENCE)));
         App::new()
             .wrap(from_fn(move |request, next| http::guarded(has_https, request, next)))
             .app_data(data.clone())

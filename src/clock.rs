@@ -4,8 +4,10 @@
 
 use std::fmt;
 use std::ops::{Add, Mul, Sub};
+use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -216,6 +218,38 @@ impl Clock {
 #[expect(clippy::disallowed_methods, reason = "the one file that waits for the clock")]
 pub async fn sleep(length: Duration) {
     tokio::time::sleep(length).await;
+}
+
+/// A length of time that a stream waits for.
+pub struct Timer(Pin<Box<tokio::time::Sleep>>);
+
+impl Timer {
+    /// Begins now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one file that waits for the clock")]
+    pub fn new(length: Duration) -> Self {
+        Self(Box::pin(tokio::time::sleep(length)))
+    }
+
+    /// Begins again.
+    #[expect(clippy::disallowed_methods, reason = "the one file that waits for the clock")]
+    pub fn reset(&mut self, length: Duration) {
+        self.0.as_mut().reset(tokio::time::Instant::now() + length);
+    }
+
+    /// Ready when the time is over.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+/// The time that [`sleep`] measures, since some fixed moment of this process; a manual clock does not move it.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
+pub fn uptime() -> Duration {
+    static STARTED: LazyLock<tokio::time::Instant> = LazyLock::new(tokio::time::Instant::now);
+    let started = *STARTED;
+    tokio::time::Instant::now().saturating_duration_since(started)
 }
 
 #[cfg(test)]

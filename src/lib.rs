@@ -7,6 +7,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`clock`] | the types of time, and the only code that reads it |
+//! | [`supervision`] | tasks that run as long as the server |
 //! | [`text`] | the encodings of text files |
 //! | [`jose`] | the standards: algorithms, keys, tokens, a private key at rest |
 //! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
@@ -47,6 +48,7 @@ pub mod registry;
 pub mod rotation;
 pub mod sessions;
 pub mod store;
+pub mod supervision;
 pub mod telemetry;
 pub mod text;
 pub mod tls;

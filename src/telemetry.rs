@@ -1,5 +1,9 @@
 //! What the outside can watch: structured logs, and metrics in the OpenMetrics format.
 
+mod log_queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -13,6 +17,12 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::UnixTime;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
+
+use log_queue::LogQueue;
+pub use log_queue::{MAX_QUEUED_BYTES, MAX_QUEUED_LINES};
+
+/// There is one log a process, and it may run before there are metrics.
+static DROPPED_LOG_LINES: LazyLock<Counter> = LazyLock::new(Counter::default);
 
 /// Label of everything that is told per algorithm.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -383,6 +393,11 @@ impl Metrics {
             "1 while the certificate or key in the files is refused and the one before is served, else 0",
             self.tls.refused.clone(),
         );
+        registry.register(
+            "dropped_log_lines",
+            "Log lines that could not be written",
+            DROPPED_LOG_LINES.clone(),
+        );
         self.sessions.register(registry);
         self.logins.register(registry);
     }
@@ -431,13 +446,46 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to standard error from now on.
-pub fn start_logging(format: LogFormat, filter: EnvFilter) {
+/// The log of a server; the last lines are written when it is dropped.
+pub struct Logging(LogQueue);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
+/// Sends logs to standard error from now on, panics among them.
+///
+/// # Errors
+/// When the system refuses a thread.
+pub fn start_logging(format: LogFormat, filter: &str) -> std::io::Result<Logging> {
+    let queue = LogQueue::start(std::io::stderr(), DROPPED_LOG_LINES.clone())?;
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_env_filter(filter_of(filter))
+        .with_writer(queue.clone());
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
     }
+    // The hook of the standard library writes to standard error itself, and waits for its reader.
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(&backtrace));
+        tracing::error!(location, backtrace, "panic: {message}");
+    }));
+    Ok(Logging(queue))
+}
+
+/// The filter, without lines of libraries that it does not name: any caller could fill the log with malformed requests, and the pool
+/// writes a line for each connection that it gives up while a database is away.
+fn filter_of(text: &str) -> EnvFilter {
+    let left_out = [("actix_http", "actix_http=off"), ("sqlx", "sqlx_core::pool=off")];
+    let directives = left_out.into_iter().filter(|(name, _)| !text.contains(name));
+    directives
+        .filter_map(|(_, directive)| directive.parse().ok())
+        // Configuration has parsed the text before.
+        .fold(EnvFilter::new(text), EnvFilter::add_directive)
 }

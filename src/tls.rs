@@ -21,10 +21,14 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, UnixTime, sleep};
 use crate::config::{ConfigError, TlsFiles, TlsTexts};
+use crate::supervision::{Pulse, Tasks};
 use crate::telemetry::TlsMetrics;
 
 /// How often the files are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A look that takes longer is reported by `/livez`.
+const LONGEST_LOOK: Duration = Duration::from_secs(20);
 
 /// The only protocol that is offered (RFC 7301), in its wire form.
 const HTTP_1_1: &[u8] = b"\x08http/1.1";
@@ -76,10 +80,27 @@ impl Tls {
     }
 
     /// Looks at the files until told to stop.
-    pub async fn follow(self, clock: Clock, mut stop: watch::Receiver<bool>) {
+    pub async fn follow(self: Arc<Self>, clock: Clock, tasks: Tasks, stop: watch::Receiver<bool>) {
+        let look = |pulse: Arc<Pulse>| {
+            let (this, clock, stop) = (Arc::clone(&self), clock.clone(), stop.clone());
+            async move { this.look_until(&clock, &pulse, stop).await }
+        };
+        tasks.supervise("tls", LONGEST_LOOK, stop.clone(), look).await;
+    }
+
+    async fn look_until(self: Arc<Self>, clock: &Clock, pulse: &Pulse, mut stop: watch::Receiver<bool>) {
         loop {
             tokio::select! {
-                () = sleep(LOOK_EVERY) => self.look(clock.read().wall),
+                () = sleep(LOOK_EVERY) => {}
+                _ = stop.wait_for(|&stop| stop) => return,
+            }
+            let (this, now) = (Arc::clone(&self), clock.read().wall);
+            // A file system that does not answer must hold nothing else.
+            tokio::select! {
+                looked = tokio::task::spawn_blocking(move || this.look(now)) => match looked {
+                    Ok(()) => pulse.beat(),
+                    Err(error) => tracing::error!(%error, "the TLS certificate could not be looked at"),
+                },
                 _ = stop.wait_for(|&stop| stop) => return,
             }
         }

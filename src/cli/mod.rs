@@ -209,7 +209,7 @@ pub fn run() -> ExitCode {
     match execute(arguments).and_then(|()| refuse_unwritten()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("keyround: {failure}");
+            output::complain(&failure.to_string());
             ExitCode::from(failure.exit_code())
         }
     }
@@ -264,9 +264,9 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
     let sentence = sentence.join(" ") + &similar;
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        eprintln!("keyround: a command is missing; 'keyround --help' names them");
+        output::complain("a command is missing; 'keyround --help' names them");
     } else {
-        eprintln!("keyround: {sentence}");
+        output::complain(sentence);
     }
     ExitCode::from(2)
 }

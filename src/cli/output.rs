@@ -2,11 +2,16 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::keys::lifecycle::State;
+
+/// How long the end of the process waits for standard error.
+const COMPLAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Prints a value as JSON.
 pub fn json(value: &impl Serialize) {
@@ -32,6 +37,18 @@ pub fn line(text: &str) {
 /// Why output of this command is missing; none when all of it was written.
 pub fn unwritten() -> Option<&'static std::io::Error> {
     UNWRITTEN.get()
+}
+
+/// Prints a sentence about what went wrong to standard error. A reader that is gone, or does not read, does not hold the end of the
+/// process.
+pub fn complain(sentence: &str) {
+    let text = format!("keyround: {sentence}\n");
+    let (sender, written) = channel();
+    std::thread::spawn(move || {
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        let _ = sender.send(());
+    });
+    let _ = written.recv_timeout(COMPLAIN_TIMEOUT);
 }
 
 /// The state of a key, in colour on a terminal.

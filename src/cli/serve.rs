@@ -1,10 +1,8 @@
 //! `keyround serve`: run the server until a signal.
 
 use std::future::pending;
-use std::str::FromStr;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::app::{Foundation, Running, check_tls};
@@ -12,7 +10,7 @@ use crate::clock::{Clock, UnixTime};
 use crate::config::{self, Config, Database, MasterKeySource};
 use crate::jose::seal::MasterKey;
 use crate::oauth::client::{Client, Grant};
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry::{self, LogFormat, Logging};
 
 use super::{Context, Failure, clients, master_key, output};
 
@@ -21,7 +19,7 @@ const DEMO_CLIENT: &str = "demo";
 
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config()?;
-    start_logging(&config)?;
+    let _logging = start_logging(&config)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
@@ -39,7 +37,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     let mut signals = StopSignals::catch()?;
     let running = Running::start(&config, foundation).await?;
     if let Some(secret) = secret {
-        print_welcome(&config, &secret);
+        // Its reader may not read, which must not hold the server.
+        std::thread::spawn(move || print_welcome(&config, &secret));
     }
     signals.next().await;
     tokio::select! {
@@ -48,21 +47,13 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     }
 }
 
-fn start_logging(config: &Config) -> Result<(), Failure> {
-    // The pool writes a line for each connection that it gives up; while a database is away we report that once instead.
-    let pool = if config.log.filter.contains("sqlx") {
-        ""
-    } else {
-        ",sqlx_core::pool=off"
-    };
-    let filter = EnvFilter::from_str(&format!("{}{pool}", config.log.filter))
-        .map_err(|error| Failure::Usage(error.to_string()))?;
+fn start_logging(config: &Config) -> Result<Logging, Failure> {
     let format = match config.log.format {
         config::LogFormat::Text => LogFormat::Text,
         config::LogFormat::Json => LogFormat::Json,
     };
-    telemetry::start_logging(format, filter);
-    Ok(())
+    telemetry::start_logging(format, &config.log.filter)
+        .map_err(|error| Failure::Refused(format!("the thread that writes the log cannot be started: {error}")))
 }
 
 /// Makes a master key where neither it nor a database exists. With a database but no master key nothing is invented: its

@@ -30,9 +30,20 @@ impl Check {
     }
 }
 
-/// The process answers.
-pub async fn live() -> HttpResponse {
-    answer(vec![Check::new("process", true, "it answers")])
+/// Whether the process answers, and what runs beside its requests is not stuck.
+pub async fn live(server: web::Data<Server>) -> HttpResponse {
+    answer(vec![Check::new("process", true, "it answers"), tasks(&server)])
+}
+
+fn tasks(server: &Server) -> Check {
+    let stuck: Vec<String> = server
+        .tasks
+        .stuck()
+        .into_iter()
+        .map(|(task, age)| format!("{task} (for {} s)", age.as_secs()))
+        .collect();
+    let detail = named("all run", "these made no progress; restart the server:", &stuck);
+    Check::new("tasks", stuck.is_empty(), detail)
 }
 
 /// Whether the key set that this node serves can be trusted to hold every key in time.
@@ -224,7 +235,7 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
         }
     }
     let mut checks = issuing(server, snapshot, reading, now);
-    checks.extend([publishing(server, snapshot, reading), serving(server)]);
+    checks.extend([publishing(server, snapshot, reading), serving(server), tasks(server)]);
     for Check { name, ok, .. } in checks {
         metrics.checks.get_or_create(&CheckLabel { check: name }).set(ok.into());
     }

@@ -43,6 +43,7 @@ use crate::registry::Registry;
 use crate::rotation::Rotation;
 use crate::sessions::Sessions;
 use crate::store::Db;
+use crate::supervision::Tasks;
 use crate::telemetry::Metrics;
 
 use auth::cookies::Cookies;
@@ -87,6 +88,8 @@ pub struct Server {
     pub clock: Clock,
     /// Whether it was told to stop: it is not ready any more, and ends kept connections.
     pub is_stopping: AtomicBool,
+    /// What runs beside the requests.
+    pub tasks: Tasks,
     /// What is counted.
     pub metrics: Metrics,
 }

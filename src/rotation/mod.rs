@@ -23,6 +23,7 @@ use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
+use crate::supervision::{Pulse, Tasks};
 
 pub use import::ImportedKey;
 pub use restore::{CannotRestore, Restored, try_restore};
@@ -36,6 +37,13 @@ pub const SCHEDULE: &str = "schedule";
 /// How long what is due may take before it is given up and tried again: longer than the largest key takes to make. Without an
 /// end, a connection that died without a word would be waited for, and this node would never rotate again.
 const PATIENCE: Seconds = Seconds(30);
+
+/// The longest pause between two looks at what is due.
+const LONGEST_PAUSE: Seconds = Seconds(60);
+
+/// What a turn of a loop may take beside its pauses and time-outs before `/livez` reports it: a busy machine is no reason for a
+/// restart.
+const SLACK: Duration = Duration::from_secs(30);
 
 /// How rotation has gone lately.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,12 +101,26 @@ impl Rotation {
     }
 
     /// Runs until told to stop.
-    pub async fn run(self: Arc<Self>, stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, tasks: Tasks, stop: watch::Receiver<bool>) {
         let a_day_ago = self.rotator.clock.read().wall - Seconds(86_400);
         if let Err(error) = self.rotator.db.forget_nodes(a_day_ago).await {
             tracing::debug!(%error, "old nodes could not be forgotten");
         }
-        tokio::join!(self.follow_for_ever(stop.clone()), self.rotate_for_ever(stop));
+        let windows = self.rotator.policy.windows();
+        let longest_follow = (windows.replica_refresh + windows.snapshot_max_age).duration() + SLACK;
+        let longest_rotate = (LONGEST_PAUSE + PATIENCE).duration() + SLACK;
+        let follow = |pulse: Arc<Pulse>| {
+            let (this, stop) = (Arc::clone(&self), stop.clone());
+            async move { this.follow_until(&pulse, stop).await }
+        };
+        let rotate = |pulse: Arc<Pulse>| {
+            let (this, stop) = (Arc::clone(&self), stop.clone());
+            async move { this.rotate_until(&pulse, stop).await }
+        };
+        tokio::join!(
+            tasks.clone().supervise("follow", longest_follow, stop.clone(), follow),
+            tasks.supervise("rotate", longest_rotate, stop.clone(), rotate),
+        );
         if let Err(error) = self.keyring.write_uses_down().await {
             tracing::debug!(%error, "the last uses of keys could not be written down");
         }
@@ -107,7 +129,7 @@ impl Rotation {
         }
     }
 
-    async fn follow_for_ever(&self, mut stop: watch::Receiver<bool>) {
+    async fn follow_until(&self, pulse: &Pulse, mut stop: watch::Receiver<bool>) {
         // Twice within the bound, so that a change is served within it.
         let pause = self.rotator.policy.windows().replica_refresh.duration() / 2;
         let patience = self.rotator.policy.windows().snapshot_max_age.duration() / 2;
@@ -120,10 +142,11 @@ impl Rotation {
                 () = sleep(patience) => tracing::warn!("the database went silent; the last keys are served"),
             }
             self.followed.notify_one();
+            pulse.beat();
         }
     }
 
-    async fn rotate_for_ever(&self, mut stop: watch::Receiver<bool>) {
+    async fn rotate_until(&self, pulse: &Pulse, mut stop: watch::Receiver<bool>) {
         loop {
             let done = tokio::select! {
                 done = self.rotate() => done,
@@ -136,6 +159,7 @@ impl Rotation {
                     backoff(self.progress().failures)
                 }
             };
+            pulse.beat();
             // A look at the snapshot costs little, and a change from elsewhere may have moved what is due.
             tokio::select! {
                 ended = stopped(&mut stop, pause) => if ended { return },
@@ -148,7 +172,7 @@ impl Rotation {
         let snapshot = self.keyring.snapshot();
         let now = snapshot.now(self.rotator.clock.read(), &self.rotator.policy);
         let wake_at = plan(&snapshot.keys, &self.rotator.policy, now).wake_at;
-        (wake_at - now).max(Seconds(1)).min(Seconds(3_600)).duration()
+        (wake_at - now).max(Seconds(1)).min(LONGEST_PAUSE).duration()
     }
 
     /// Gives a sign of life, reads the keys and notes what time has brought about.

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Seconds, UnixTime, sleep};
 use crate::store::{Db, StoreError};
+use crate::supervision::{Pulse, Tasks};
 
 use super::Sessions;
 
@@ -14,6 +15,9 @@ const PRUNED_AT_ONCE: u32 = 20;
 
 /// How often the task looks for expired sessions.
 const PRUNE_PERIOD: Seconds = Seconds(60);
+
+/// A database that went silent must not hold the task.
+const PRUNE_TIMEOUT: Seconds = Seconds(300);
 
 impl Sessions {
     /// Forgets the sessions that have expired, a few at a time, and the limits that nobody has used up anything of; answers with the
@@ -32,13 +36,29 @@ impl Sessions {
     }
 
     /// Forgets expired sessions until told to stop.
-    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, tasks: Tasks, stop: watch::Receiver<bool>) {
+        let prune = |pulse: Arc<Pulse>| {
+            let (this, stop) = (Arc::clone(&self), stop.clone());
+            async move { this.prune_until(&pulse, stop).await }
+        };
+        let longest = (PRUNE_TIMEOUT + PRUNE_PERIOD * 2).duration();
+        tasks.supervise("sessions", longest, stop.clone(), prune).await;
+    }
+
+    async fn prune_until(&self, pulse: &Pulse, mut stop: watch::Receiver<bool>) {
         loop {
-            if self.keyring.snapshot().trusted().may_plan()
-                && let Err(error) = self.prune().await
-            {
-                tracing::warn!(%error, "expired sessions could not be forgotten; it is tried again");
+            if self.keyring.snapshot().trusted().may_plan() {
+                tokio::select! {
+                    pruned = self.prune() => if let Err(error) = pruned {
+                        tracing::warn!(%error, "expired sessions could not be forgotten; it is tried again");
+                    },
+                    () = sleep(PRUNE_TIMEOUT.duration()) => {
+                        tracing::warn!("not all expired sessions are forgotten yet; the next turn goes on");
+                    }
+                    _ = stop.wait_for(|stopped| *stopped) => return,
+                }
             }
+            pulse.beat();
             tokio::select! {
                 _ = stop.wait_for(|stopped| *stopped) => return,
                 () = sleep(PRUNE_PERIOD.duration()) => {}

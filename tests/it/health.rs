@@ -107,7 +107,7 @@ async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
             405
         );
     }
-    assert_eq!(names_of_checks(&app, "/livez").await, ["process"]);
+    assert_eq!(names_of_checks(&app, "/livez").await, ["process", "tasks"]);
     assert_eq!(names_of_checks(&app, "/readyz").await, ["key_set", "serving"]);
     let checks = [
         "snapshot",

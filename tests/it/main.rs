@@ -12,6 +12,7 @@ mod architecture;
 mod auth;
 mod backup;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
+mod blocked_logs;
 mod child;
 mod client_assertions;
 mod command_line;

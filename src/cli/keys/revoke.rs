@@ -46,7 +46,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         && let Err(error) = ledger.learn(done.iter().flat_map(|revoked| &revoked.revoked))
     {
         // The revocation stands, and every server writes a ledger of its own.
-        eprintln!("keyround: {error}");
+        output::complain(&error.to_string());
     }
     let Some(version) = done.iter().map(|revoked| revoked.version).max() else {
         return outcome;
