@@ -107,8 +107,6 @@ pub struct Foundation {
     pub rotator: Rotator,
     /// What client secrets are digested with.
     pub hash_key: HashKey,
-    /// The revoked kids that this machine remembers, whatever the database says.
-    pub ledger: Option<Arc<Ledger>>,
 }
 
 /// How often a start is tried when other processes that start in the same moment are in its way: a new SQLite file changes its journal
@@ -135,7 +133,7 @@ impl Foundation {
     async fn open_once(config: &Config, clock: Clock) -> Result<Self, StartError> {
         // Before anything else: without a master key nothing is touched.
         let master_key = MasterKeys::parse(&config.master_key_text()?).map_err(StartError::MasterKey)?;
-        let ledger = config.keys.ledger_file.as_deref().map(Ledger::open).transpose()?;
+        let ledger = open_ledger(config)?;
         let db = connect(&config.database).await?;
         refuse_unlisted(&db, &master_key).await?;
         let hash_key = hash_key(&db, &master_key, &clock).await?;
@@ -146,11 +144,26 @@ impl Foundation {
                 master_key: Arc::new(master_key),
                 policy: Arc::new(config.keys.policy.clone()),
                 clock,
+                ledger: ledger.map(Arc::new),
             },
             hash_key,
-            ledger: ledger.map(Arc::new),
         })
     }
+}
+
+/// The ledger of this machine, with the names that an older version wrote beside the master key.
+///
+/// # Errors
+/// When a ledger cannot be read, or others may write it.
+pub fn open_ledger(config: &Config) -> Result<Option<Ledger>, LedgerError> {
+    let Some(path) = config.keys.ledger_file.as_deref() else {
+        return Ok(None);
+    };
+    let ledger = Ledger::open(path)?;
+    Ok(Some(match config.keys.former_ledger_file.as_deref() {
+        Some(former) => ledger.with_names_of(former)?,
+        None => ledger,
+    }))
 }
 
 /// Refuses to serve people while a registered client has the name that they log in with.
@@ -283,11 +296,7 @@ impl Running {
     /// # Errors
     /// The first thing that is not in order.
     pub async fn start(config: &Config, foundation: Foundation) -> Result<Self, StartError> {
-        let Foundation {
-            rotator,
-            hash_key,
-            ledger,
-        } = foundation;
+        let Foundation { rotator, hash_key } = foundation;
         refuse_first_party_client(config, &rotator.db).await?;
         let metrics = Metrics::default();
         let tls = load_tls(config, &rotator.clock, metrics.tls.clone())?;
@@ -297,9 +306,15 @@ impl Running {
             Arc::clone(&rotator.master_key),
             Arc::clone(&rotator.policy),
             rotator.clock.clone(),
-            ledger,
+            rotator.ledger.clone(),
         );
         let keyring = Arc::new(keyring.await?);
+        if rotator.ledger.is_none() {
+            tracing::warn!(
+                "no ledger of revoked keys is kept, because keys.ledger_file is not set: a database that is set back to an old \
+                 backup brings revoked keys back"
+            );
+        }
         let rotation = Arc::new(Rotation::new(rotator.clone(), Arc::clone(&keyring)));
         rotation.tick().await?;
         let hash_key = Arc::new(hash_key);

@@ -223,6 +223,12 @@ impl Keyring {
         self.current.load_full()
     }
 
+    /// The ledger of revoked keys; none where no file is named for it.
+    #[must_use]
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.ledger.as_deref()
+    }
+
     /// The policy.
     #[must_use]
     pub fn policy(&self) -> &Policy {

@@ -240,8 +240,10 @@ pub struct Metrics {
     pub rotation_failures: Gauge,
     /// Private halves that do not open under the master key.
     pub unopened_keys: Gauge,
-    /// Keys that the ledger says were revoked, though the database trusts them.
+    /// Keys that were revoked, though the database trusts them.
     pub distrusted_keys: Gauge,
+    /// Revoked keys that the ledger of this node lacks.
+    pub unwritten_revocations: Gauge,
     /// Keys whose rows are gone before their time.
     pub vanished_keys: Gauge,
     /// Age of the snapshot that is served.
@@ -282,6 +284,7 @@ impl Default for Metrics {
             last_rotation: Seconds::default(),
             rotation_failures: Gauge::default(),
             unopened_keys: Gauge::default(),
+            unwritten_revocations: Gauge::default(),
             distrusted_keys: Gauge::default(),
             vanished_keys: Gauge::default(),
             snapshot_age: Seconds::default(),
@@ -363,8 +366,13 @@ impl Metrics {
         );
         registry.register(
             "distrusted_keys",
-            "Keys that the ledger says were revoked though the database trusts them",
+            "Keys that were revoked though the database trusts them",
             self.distrusted_keys.clone(),
+        );
+        registry.register(
+            "unwritten_revocations",
+            "Revoked keys that the ledger of this node lacks, because it cannot be written",
+            self.unwritten_revocations.clone(),
         );
         registry.register(
             "vanished_keys",

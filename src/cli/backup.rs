@@ -10,10 +10,10 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use crate::app::{StartError, connect};
+use crate::app::{StartError, connect, open_ledger};
 use crate::clock::UnixTime;
 use crate::jose::jwk::Kid;
-use crate::keyring::{Ledger, trusted_time};
+use crate::keyring::trusted_time;
 use crate::rotation::{Rotator, try_restore};
 use crate::store::audit::Entry;
 use crate::store::dump::{Dump, Unauthenticated};
@@ -139,18 +139,15 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
         Unauthenticated::Refused
     };
     let dump = Dump::parse(&text, &master_key, unauthenticated).map_err(|error| cannot(&error))?;
-    let ledger = config.keys.ledger_file.as_deref().map(Ledger::open).transpose();
-    let ledger = ledger.map_err(|error| Failure::Start(StartError::Ledger(error)))?;
+    let ledger = open_ledger(&config).map_err(|error| Failure::Start(StartError::Ledger(error)))?;
     let rotator = Rotator {
         db: connect(&config.database).await?,
         master_key,
         policy: Arc::new(config.keys.policy.clone()),
         clock: context.clock.clone(),
+        ledger: ledger.map(Arc::new),
     };
-    let restored = rotator
-        .restore(&dump, ledger.as_ref(), ACTOR)
-        .await
-        .map_err(|error| cannot(&error))?;
+    let restored = rotator.restore(&dump, ACTOR).await.map_err(|error| cannot(&error))?;
     if context.json {
         output::json(&json!({
             "taken_at": dump.taken_at.rfc3339(),

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::app::open_database;
+use crate::app::{StartError, open_database, open_ledger};
 use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, Database, MasterKeySource};
 use crate::keyring::trusted_time;
@@ -178,6 +178,7 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
                 "every enabled algorithm has one",
                 &without_active(&keys, policy, now),
             ));
+            findings.push(ledger(config, &keys)?);
             findings.push(Finding::new(
                 "private_halves",
                 "none has outlived its key",
@@ -207,6 +208,33 @@ fn without_active(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<String> {
         .filter(|&&alg| keys.active(alg, now).is_none())
         .map(|alg| format!("no {alg} key is active"))
         .collect()
+}
+
+/// Whether the ledger can be written, and whether the database trusts a key that was revoked.
+fn ledger(config: &Config, keys: &Keys) -> Result<Finding, Failure> {
+    let ledger = open_ledger(config).map_err(|error| Failure::Start(StartError::Ledger(error)))?;
+    let mut problems: Vec<String> = keys
+        .jwks()
+        .filter(|(_, revoked_at)| revoked_at.is_none())
+        .filter(|(jwk, _)| keys.revokes(jwk) || ledger.as_ref().is_some_and(|ledger| ledger.names(jwk)))
+        .map(|(jwk, _)| {
+            format!(
+                "key {kid} was revoked, but the database trusts it: run 'keyround keys revoke {kid}'",
+                kid = jwk.kid
+            )
+        })
+        .collect();
+    let unwritable = ledger.as_ref().and_then(|ledger| ledger.probe().err());
+    problems.extend(unwritable.map(|error| error.to_string()));
+    let good = match &ledger {
+        Some(ledger) => format!(
+            "the database trusts none of the {} keys that {} names",
+            ledger.known().len(),
+            ledger.path().display()
+        ),
+        None => "no ledger is kept, because keys.ledger_file is not set".to_owned(),
+    };
+    Ok(Finding::new("ledger", &good, &problems))
 }
 
 /// Private halves of keys that are expired or revoked.

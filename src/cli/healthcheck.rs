@@ -37,14 +37,19 @@ struct Check {
 
 pub fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     let listener = reachable(context.config()?.server.admin_listen);
-    let path = if request.issue { "/readyz/issue" } else { "/readyz" };
-    let text = ask(listener, path)
-        .map_err(|error| Failure::Refused(format!("no server answers at http://{listener}{path}: {error}")))?;
-    let answer = read(&text).ok_or_else(|| {
-        Failure::Refused(format!(
-            "what answers at http://{listener}{path} is no Keyround server; look at server.admin_listen"
-        ))
-    })?;
+    let mut answer = fetch(listener, if request.issue { "/readyz/issue" } else { "/readyz" })?;
+    if !request.issue {
+        // A balancer keeps a node whose ledger cannot be written; a person must hear of it.
+        let issuing = fetch(listener, "/readyz/issue")?;
+        let failing = issuing
+            .checks
+            .into_iter()
+            .filter(|check| check.name == "ledger" && !check.ok);
+        answer.checks.extend(failing);
+        if answer.checks.iter().any(|check| !check.ok) {
+            "failing".clone_into(&mut answer.status);
+        }
+    }
     print(context, &answer);
     let failing: Vec<&str> = answer
         .checks
@@ -56,6 +61,16 @@ pub fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Refused(format!("not ready: {}", failing.join(", "))))
+}
+
+fn fetch(listener: SocketAddr, path: &str) -> Result<Answer, Failure> {
+    let text = ask(listener, path)
+        .map_err(|error| Failure::Refused(format!("no server answers at http://{listener}{path}: {error}")))?;
+    read(&text).ok_or_else(|| {
+        Failure::Refused(format!(
+            "what answers at http://{listener}{path} is no Keyround server; look at server.admin_listen"
+        ))
+    })
 }
 
 fn print(context: &Context, answer: &Answer) {

@@ -41,7 +41,7 @@ use layers::Layers;
 /// Where a development start keeps its master key when nobody says otherwise.
 pub const DEVELOPMENT_MASTER_KEY_FILE: &str = "keys/master.key";
 
-/// The ledger's name beside the master key's file.
+/// The name of the ledger of revoked keys where no setting names one.
 const LEDGER_FILE: &str = "revoked-kids";
 
 /// An orchestrator would kill a server that takes longer.
@@ -138,8 +138,11 @@ pub struct Keys {
     pub policy: Policy,
     /// Where the master key comes from.
     pub master_key: MasterKeySource,
-    /// Where this machine remembers revoked kids; none when the master key lies in no file and nothing names one.
+    /// Where this machine remembers revoked keys; none when no setting names it and neither the database nor the master key
+    /// is a file.
     pub ledger_file: Option<PathBuf>,
+    /// Where an older version kept it by default; what it names stays revoked.
+    pub former_ledger_file: Option<PathBuf>,
 }
 
 /// Where the master key comes from.
@@ -205,7 +208,8 @@ impl Config {
         let accounts = Accounts::read(&layers, &server, tokens.max_token_ttl)?;
         let forward_auth = ForwardAuth::read(&layers, &accounts.audience)?;
         let master_key = read_master_key_source(&layers)?;
-        let ledger_file = read_ledger_file(&layers, &master_key)?;
+        let ledger_file = read_ledger_file(&layers, &database, &master_key)?;
+        let former_ledger_file = beside_master_key(&master_key).filter(|former| ledger_file.as_ref() != Some(former));
         let log = read_log(&layers)?;
         layers.set("database.url", database.to_string());
         if let MasterKeySource::Value(_) = master_key {
@@ -219,6 +223,7 @@ impl Config {
                 policy,
                 master_key,
                 ledger_file,
+                former_ledger_file,
             },
             tokens,
             accounts,
@@ -492,15 +497,24 @@ fn read_master_key_source(layers: &Layers) -> Result<MasterKeySource, ConfigErro
     }
 }
 
-/// Beside the master key, for it must not go back in time with the database.
-fn read_ledger_file(layers: &Layers, master_key: &MasterKeySource) -> Result<Option<PathBuf>, ConfigError> {
-    let beside = match master_key {
+/// Where no setting names it: beside an SQLite file, whose folder can be written, else beside the master key.
+fn read_ledger_file(
+    layers: &Layers,
+    database: &Database,
+    master_key: &MasterKeySource,
+) -> Result<Option<PathBuf>, ConfigError> {
+    let set = layers.text("keys.ledger_file", |path| Ok(PathBuf::from(path)))?;
+    Ok(set.or_else(|| match database {
+        Database::Sqlite { path } => Some(path.with_file_name(LEDGER_FILE)),
+        Database::Postgres(_) | Database::SqliteInMemory => beside_master_key(master_key),
+    }))
+}
+
+fn beside_master_key(master_key: &MasterKeySource) -> Option<PathBuf> {
+    match master_key {
         MasterKeySource::File(path) => Some(path.with_file_name(LEDGER_FILE)),
         MasterKeySource::Missing | MasterKeySource::Value(_) => None,
-    };
-    Ok(layers
-        .text("keys.ledger_file", |path| Ok(PathBuf::from(path)))?
-        .or(beside))
+    }
 }
 
 fn read_log(layers: &Layers) -> Result<Log, ConfigError> {

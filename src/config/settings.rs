@@ -201,7 +201,7 @@ pub const SETTINGS: &[Setting] = &[
     row("keys", "max_set_bytes", Default("8192"), Kind::Count, false, "The most bytes in the set: some gateways read no more."),
     row("keys", "master_key", Unset(r#""32 random bytes in base64""#), Kind::Secret, true, "Seals private keys in the database; `keyround master-key generate` makes one. Several may stand there, one a line: the first seals, all open. This or `keys.master_key_file` is required."),
     row("keys", "master_key_file", Unset(r#""/run/secrets/keyround_master_key""#), Kind::File, false, "A file (mode 0600) with the master key, or several, one a line, instead of `keys.master_key`."),
-    row("keys", "ledger_file", Unset(r#""/var/lib/keyround/revoked-kids""#), Kind::File, false, "A file that remembers revoked kids, which a database set back to an old backup forgets. When unset: `revoked-kids` beside `keys.master_key_file`, or none."),
+    row("keys", "ledger_file", Unset(r#""/var/lib/keyround/revoked-kids""#), Kind::File, false, "A file that remembers revoked keys, which a database set back to an old backup forgets. Its folder must be writable, and must not be restored with the database. When unset: `revoked-kids` beside an SQLite file; with PostgreSQL beside `keys.master_key_file`, or none."),
     row("keys", "rsa_bits", Default("2048"), Kind::Count, false, "The size of new RSA keys: 2048, 3072 or 4096; larger ones sign more slowly."),
     row("tokens", "access_token_ttl", Default(r#""10m""#), Kind::Duration, false, "How long an access token lives when its client says nothing else."),
     row("tokens", "max_token_ttl", Default(r#""1h""#), Kind::Duration, false, "The longest that any client may ask for; superseded keys stay published at least this long."),

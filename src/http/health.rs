@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::clock::{Reading, UnixTime};
 use crate::jose::alg::Algorithm;
-use crate::keyring::Snapshot;
+use crate::keyring::{Ledger, Snapshot};
 use crate::keys::lifecycle::State;
 use crate::telemetry::{AlgorithmLabel, CheckLabel, StateLabels};
 
@@ -113,18 +113,27 @@ fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime
                 &snapshot.unopened,
             ),
         ),
-        Check::new(
-            "ledger",
-            snapshot.distrusted.is_empty(),
-            named(
-                "the database trusts no key that was revoked",
-                "these were revoked, but the database trusts them:",
-                &snapshot.distrusted,
-            ),
-        ),
+        ledger(server, snapshot),
         // It hinders nobody from signing, so it does not take this node out of service.
         Check::new("rows", true, gone(snapshot)),
     ]
+}
+
+/// Whether a revocation outlives a database that was set back, and whether the database has lost one.
+fn ledger(server: &Server, snapshot: &Snapshot) -> Check {
+    let failure = server.keyring.ledger().and_then(Ledger::failure);
+    let ok = snapshot.distrusted.is_empty() && failure.is_none();
+    let mut detail = named(
+        "the database trusts no key that was revoked",
+        "these were revoked, but the database trusts them:",
+        &snapshot.distrusted,
+    );
+    if let Some(failure) = failure {
+        detail = format!("{detail}; {failure}");
+    } else if server.keyring.ledger().is_none() {
+        detail.push_str("; no ledger is kept, because keys.ledger_file is not set");
+    }
+    Check::new("ledger", ok, detail)
 }
 
 /// The metrics, in the OpenMetrics text format.
@@ -246,6 +255,8 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
     metrics.rotation_failures.set(i64::from(progress.failures));
     metrics.unopened_keys.set(count_of(snapshot.unopened.len()));
     metrics.distrusted_keys.set(count_of(snapshot.distrusted.len()));
+    let unwritten = server.keyring.ledger().map_or(0, Ledger::unwritten);
+    metrics.unwritten_revocations.set(count_of(unwritten));
     metrics.vanished_keys.set(count_of(snapshot.vanished.len()));
     metrics.snapshot_age.set(seconds(snapshot.age(reading).0));
     metrics.differing_nodes.set(count_of(server.rotation.differing_nodes()));

@@ -119,6 +119,20 @@ impl PublicJwk {
     }
 }
 
+impl PublicJwk {
+    /// The name of the key material itself, whatever `kid` it is published under (RFC 7638).
+    #[must_use]
+    pub fn thumbprint(&self) -> Kid {
+        thumbprint(&self.parameters)
+    }
+
+    /// Whether both are the same key material; their kids may differ.
+    #[must_use]
+    pub fn is_same_key(&self, other: &Self) -> bool {
+        self.parameters == other.parameters
+    }
+}
+
 /// Why a text is not a public key that Keyround publishes or accepts.
 #[derive(Debug, thiserror::Error)]
 pub enum JwkError {

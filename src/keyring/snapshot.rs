@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
-use crate::jose::jwk::{Kid, sha256_base64url};
+use crate::jose::jwk::{Kid, PublicJwk, sha256_base64url};
 use crate::jose::jws::VerifyingKey;
 use crate::jose::jwt::{SessionClaims, Signer};
 use crate::jose::key::{KeyError, PrivateKey};
@@ -42,7 +42,8 @@ pub struct Snapshot {
     pub document: Document,
     /// Rows whose private half does not open under the master key.
     pub unopened: Vec<Kid>,
-    /// Keys that the database trusts although the ledger says that they were revoked: an old backup was put in its place.
+    /// Keys of either kind that the database trusts although they were revoked: the ledger says so, as after an old backup,
+    /// or another row of the same key material does, as an older version left it.
     pub distrusted: Vec<Kid>,
     /// Keys whose rows are gone before their time.
     pub vanished: Vec<Vanished>,
@@ -191,10 +192,10 @@ pub(super) async fn read(
     let stored = look.keys;
     let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
     if let Some(ledger) = ledger {
-        let revoked = stored.rows.iter().filter(|row| row.key.revoked_at.is_some());
-        if let Err(error) = ledger.learn(revoked.map(|row| &row.key.kid)) {
-            tracing::error!(%error, "a revocation could not be written to the ledger; it holds, but only while this server runs");
-        }
+        let keys = stored.keys();
+        let revoked = keys.jwks().filter(|(_, revoked_at)| revoked_at.is_some());
+        let thumbprints: Vec<Kid> = revoked.map(|(jwk, _)| jwk.thumbprint()).collect();
+        ledger.follow(&thumbprints);
     }
     let mut next = Snapshot::new(&stored, master_key, policy, loaded, trusted, ledger, previous);
     next.denied = look
@@ -218,11 +219,11 @@ impl Snapshot {
         previous: Option<&Self>,
     ) -> Self {
         let keys = stored.keys();
-        let is_revoked = |kid: &Kid| ledger.is_some_and(|ledger| ledger.names(kid));
+        let is_revoked = |jwk: &PublicJwk| keys.revokes(jwk) || ledger.is_some_and(|ledger| ledger.names(jwk));
         let distrusted: Vec<Kid> = keys
-            .iter()
-            .filter(|key| key.revoked_at.is_none() && is_revoked(&key.kid))
-            .map(|key| key.kid.clone())
+            .jwks()
+            .filter(|(jwk, revoked_at)| revoked_at.is_none() && is_revoked(jwk))
+            .map(|(jwk, _)| jwk.kid.clone())
             .collect();
         let vanished = previous.map_or_else(Vec::new, |previous| {
             vanished::vanished(&previous.vanished, &previous.keys, &keys, policy, trusted.checked_at())
@@ -231,12 +232,7 @@ impl Snapshot {
         let mut key_set = KeySet::at(&keys, policy, trusted.checked_at());
         if let Some(previous) = previous.filter(|_| !trusted.may_plan()) {
             // While the clock is in doubt no key leaves, unless it was revoked.
-            let kept = previous
-                .key_set
-                .jwks()
-                .iter()
-                .filter(|jwk| keys.revoked_at(&jwk.kid).is_none());
-            key_set = key_set.union(kept.cloned());
+            key_set = key_set.union(previous.key_set.jwks().iter().cloned());
         }
         key_set = key_set
             .union(vanished.iter().map(|vanished| vanished.jwk.clone()))
@@ -309,8 +305,8 @@ fn log_news(distrusted: &[Kid], vanished: &[Vanished], previous: Option<&Snapsho
         if previous.is_none_or(|previous| !previous.distrusted.contains(kid)) {
             tracing::error!(
                 key.kid = %kid,
-                "the ledger says that this key was revoked, but the database trusts it, as after an old backup; it neither \
-                 signs nor is published here: revoke it again with 'keyround keys revoke'"
+                "this key was revoked, but the database trusts it, as after an old backup; it neither signs nor is published \
+                 here, and this server revokes it again"
             );
         }
     }

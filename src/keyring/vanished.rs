@@ -24,17 +24,24 @@ pub(super) fn vanished(
 ) -> Vec<Vanished> {
     // Another node whose clock is ahead may have purged a row that expires within S.
     let purged = now + policy.windows().clock_skew;
-    let gone = previous.published(policy, now).filter_map(|(key, _)| {
+    let signing = previous.published(policy, now).filter_map(|(key, _)| {
         // It signed until now at the latest, as if something had taken over at this moment.
         let as_if_superseded = now + policy.verify_window(key.max_token_ttl);
         let until = previous.expires_at(key, policy).unwrap_or(as_if_superseded);
         let jwk = key.jwk.clone()?;
-        (until > purged).then_some(Vanished { jwk, until })
+        Some(Vanished { jwk, until })
     });
+    let unrevoked = previous.verifying().iter().filter(|key| key.revoked_at.is_none());
+    let verifying = unrevoked.map(|key| Vanished {
+        jwk: key.jwk.clone(),
+        until: key.leaves_at(policy),
+    });
+    let gone = signing.chain(verifying).filter(|vanished| vanished.until > purged);
     before
         .iter()
         .cloned()
         .chain(gone)
-        .filter(|vanished| keys.find(&vanished.jwk.kid).is_none() && vanished.until > now)
+        .filter(|vanished| vanished.until > now && keys.jwks().all(|(jwk, _)| jwk.kid != vanished.jwk.kid))
+        .filter(|vanished| !keys.revokes(&vanished.jwk))
         .collect()
 }

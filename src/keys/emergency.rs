@@ -2,7 +2,7 @@
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
-use crate::jose::jwk::Kid;
+use crate::jose::jwk::{Kid, PublicJwk};
 
 use super::SigningKey;
 use super::lifecycle::{Keys, State};
@@ -14,7 +14,7 @@ use super::policy::Policy;
 pub struct Revocation {
     /// The line that it is about.
     pub alg: Algorithm,
-    /// The rows to revoke, their private halves destroyed.
+    /// The rows of either kind to revoke, their private halves destroyed.
     pub revoke: Vec<Kid>,
     /// Superseded keys whose private halves lay in the same store: destroyed, while they stay published.
     pub destroy: Vec<Kid>,
@@ -39,44 +39,73 @@ pub enum Response {
 #[error("no key is called '{0}'; 'keyround keys list' names them all")]
 pub struct UnknownKey(pub Kid);
 
-/// Decides what revoking this key takes. Repeated, it reports what was done.
+/// Decides what revoking this key takes. Revocation is of key material: every row that holds it goes, whatever its kid, and
+/// the key is named by any of its kids or by its thumbprint. Repeated, it reports what was done.
 ///
 /// # Errors
 /// When no row has this kid.
 pub fn revoke(keys: &Keys, policy: &Policy, kid: &Kid, now: UnixTime) -> Result<Response, UnknownKey> {
-    if let Some(key) = keys.find_verifying(kid) {
-        return Ok(match key.revoked_at {
-            Some(_) => Response::AlreadyRevoked {
-                signs_now: keys.active(key.jwk.alg, now).map(|active| active.kid.clone()),
-            },
-            None => Response::Revoke(taken_out(key.jwk.alg, kid)),
+    let jwk = find_material(keys, kid).ok_or_else(|| UnknownKey(kid.clone()))?;
+    let unrevoked: Vec<Kid> = keys
+        .aliases(jwk)
+        .filter(|(_, revoked_at)| revoked_at.is_none())
+        .map(|(alias, _)| alias.kid.clone())
+        .collect();
+    if unrevoked.is_empty() {
+        return Ok(Response::AlreadyRevoked {
+            signs_now: keys.active(jwk.alg, now).map(|active| active.kid.clone()),
         });
     }
-    let key = keys
-        .find(kid)
-        .filter(|key| !key.is_keyless())
-        .ok_or_else(|| UnknownKey(kid.clone()))?;
-    Ok(match keys.state(key, policy, now) {
-        State::Revoked => Response::AlreadyRevoked {
-            signs_now: keys.active(key.alg, now).map(|active| active.kid.clone()),
-        },
-        State::Active => Response::Revoke(replace_line(keys, policy, key, now)),
-        // I1: nodes with slower clocks sign with it yet. Without it they would go back to its predecessor, whose end is set.
-        State::Retired if signs_on_slow_clocks(keys, policy, key, now) => {
-            Response::Revoke(replace_line(keys, policy, key, now))
-        }
+    let signing = unrevoked
+        .iter()
+        .filter_map(|alias| keys.find(alias))
+        .find(|key| must_be_replaced(keys, policy, key, now));
+    let mut revocation = match signing {
+        Some(key) => replace_line(keys, policy, key, now),
         // Verifiers know a pending key already, and a retired one still: both are only taken out.
-        State::Pending | State::Retired | State::Expired => Response::Revoke(taken_out(key.alg, kid)),
-    })
+        None => Revocation {
+            alg: jwk.alg,
+            revoke: Vec::new(),
+            destroy: Vec::new(),
+            replacement: None,
+        },
+    };
+    // The kid that was asked for comes first.
+    let asked = unrevoked.iter().filter(|alias| **alias == jwk.kid);
+    let all = asked.chain(&revocation.revoke).chain(&unrevoked);
+    revocation.revoke = with_aliases(keys, &all.cloned().collect::<Vec<_>>());
+    Ok(Response::Revoke(revocation))
 }
 
-/// A revocation that nothing has to follow.
-fn taken_out(alg: Algorithm, kid: &Kid) -> Revocation {
-    Revocation {
-        alg,
-        revoke: vec![kid.clone()],
-        destroy: Vec::new(),
-        replacement: None,
+/// The key that this kid names, else the one that has this thumbprint.
+#[must_use]
+pub fn find_material<'a>(keys: &'a Keys, kid: &Kid) -> Option<&'a PublicJwk> {
+    let named = keys.jwks().find(|(jwk, _)| jwk.kid == *kid);
+    let found = named.or_else(|| keys.jwks().find(|(jwk, _)| jwk.thumbprint() == *kid));
+    found.map(|(jwk, _)| jwk)
+}
+
+/// These kids and every other unrevoked kid of the same key material, each once.
+fn with_aliases(keys: &Keys, kids: &[Kid]) -> Vec<Kid> {
+    let jwks: Vec<&PublicJwk> = kids.iter().filter_map(|kid| find_material(keys, kid)).collect();
+    let aliases = jwks.into_iter().flat_map(|jwk| keys.aliases(jwk));
+    let unrevoked = aliases.filter(|(_, revoked_at)| revoked_at.is_none());
+    let mut all: Vec<Kid> = Vec::new();
+    for kid in kids.iter().chain(unrevoked.map(|(jwk, _)| &jwk.kid)) {
+        if !all.contains(kid) {
+            all.push(kid.clone());
+        }
+    }
+    all
+}
+
+/// Whether a replacement must sign in the moment in which this key is revoked.
+fn must_be_replaced(keys: &Keys, policy: &Policy, key: &SigningKey, now: UnixTime) -> bool {
+    match keys.state(key, policy, now) {
+        State::Active => true,
+        // I1: nodes with slower clocks sign with it yet. Without it they would go back to its predecessor, whose end is set.
+        State::Retired => signs_on_slow_clocks(keys, policy, key, now),
+        State::Pending | State::Expired | State::Revoked => false,
     }
 }
 
@@ -134,9 +163,10 @@ pub fn renew(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Revocation> {
             let prepublish = stored.max(prepublish_in_force(keys, policy, now));
             let activates_at = now - policy.windows().clock_skew;
             let replaced = policy.algorithms().contains(&alg);
+            let revoke: Vec<Kid> = revoke.into_iter().map(|key| key.kid.clone()).collect();
             Revocation {
                 alg,
-                revoke: revoke.into_iter().map(|key| key.kid.clone()).collect(),
+                revoke: with_aliases(keys, &revoke),
                 destroy: others.into_iter().map(|key| key.kid.clone()).collect(),
                 replacement: replaced.then(|| new_generation(keys, policy, alg, now, activates_at, prepublish)),
             }

@@ -26,8 +26,8 @@ impl KeySet {
 
     /// This set without the keys that are known to be revoked though their rows do not say so.
     #[must_use]
-    pub fn without(mut self, is_revoked: impl Fn(&Kid) -> bool) -> Self {
-        self.0.retain(|jwk| !is_revoked(&jwk.kid));
+    pub fn without(mut self, is_revoked: impl Fn(&PublicJwk) -> bool) -> Self {
+        self.0.retain(|jwk| !is_revoked(jwk));
         self
     }
 

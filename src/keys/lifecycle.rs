@@ -98,12 +98,33 @@ impl Keys {
         }
     }
 
-    /// Every public key that stands in the set at this moment.
+    /// Every public half of either kind, with the time of its revocation.
+    pub fn jwks(&self) -> impl Iterator<Item = (&PublicJwk, Option<UnixTime>)> {
+        let signing = self
+            .0
+            .iter()
+            .filter_map(|key| key.jwk.as_ref().map(|jwk| (jwk, key.revoked_at)));
+        signing.chain(self.1.iter().map(|key| (&key.jwk, key.revoked_at)))
+    }
+
+    /// The rows that hold this key material, whatever their kids, with the time of their revocation.
+    pub fn aliases<'a>(&'a self, jwk: &'a PublicJwk) -> impl Iterator<Item = (&'a PublicJwk, Option<UnixTime>)> + 'a {
+        self.jwks().filter(|(other, _)| other.is_same_key(jwk))
+    }
+
+    /// Whether this key material was revoked under any kid: then no other kid of it is trusted.
+    #[must_use]
+    pub fn revokes(&self, jwk: &PublicJwk) -> bool {
+        self.aliases(jwk).any(|(_, revoked_at)| revoked_at.is_some())
+    }
+
+    /// Every public key that stands in the set at this moment. A revoked key is not in it under any of its kids.
     pub fn published_jwks<'a>(&'a self, policy: &'a Policy, now: UnixTime) -> impl Iterator<Item = &'a PublicJwk> + 'a {
         let verifying = self.1.iter().filter(move |key| key.state(policy, now).is_published());
         self.published(policy, now)
             .filter_map(|(key, _)| key.jwk.as_ref())
             .chain(verifying.map(|key| &key.jwk))
+            .filter(|jwk| !self.revokes(jwk))
     }
 
     /// Every row, by algorithm and generation.
@@ -300,7 +321,7 @@ mod tests {
                 kid,
                 alg: Algorithm::Es256,
                 parameters: Parameters::P256 {
-                    x: "x".repeat(43),
+                    x: format!("{generation:0>43}"),
                     y: "y".repeat(43),
                 },
             }),
@@ -382,6 +403,65 @@ mod tests {
             after.superseded_at(&after.line(Algorithm::Es256)[0]),
             Some(NOW - Seconds(2))
         );
+    }
+
+    /// The same key material as that of a row, under another kid.
+    fn alias(of: &SigningKey, kid: &str) -> VerifyingKey {
+        let mut jwk = of.jwk.clone().unwrap();
+        jwk.kid = kid.parse().unwrap();
+        VerifyingKey {
+            jwk,
+            published_at: NOW - Seconds(300),
+            expires_at: NOW + Seconds(9_999),
+            revoked_at: None,
+        }
+    }
+
+    #[test]
+    fn a_revocation_takes_every_kid_of_the_key_material() {
+        let rows = vec![key(1, -200, -104), key(2, -44, -2), key(3, 0, 98)];
+        let aliases = vec![
+            alias(&rows[0], "old-1"),
+            alias(&rows[1], "old-2"),
+            alias(&rows[1], "older-2"),
+            alias(&rows[2], "old-3"),
+        ];
+        let keys = Keys::new(rows.clone()).with_verifying(aliases);
+        let revoked = |kid: &str| match revoke(&keys, &policy(), &kid.parse().unwrap(), NOW + Seconds(10)) {
+            Ok(Response::Revoke(revocation)) => {
+                let mut kids: Vec<String> = revocation.revoke.iter().map(Kid::to_string).collect();
+                kids.sort();
+                (kids.join(" "), revocation.replacement.is_some())
+            }
+            other => panic!("{other:?}"),
+        };
+        let emergency = ("k2 k3 old-2 old-3 older-2".to_owned(), true);
+        let thumbprint = rows[1].jwk.as_ref().unwrap().thumbprint();
+        for name in ["k2", "old-2", "older-2", thumbprint.as_str()] {
+            assert_eq!(revoked(name), emergency, "{name}");
+        }
+        for name in ["k1", "old-1"] {
+            assert_eq!(revoked(name), ("k1 old-1".to_owned(), false));
+        }
+        for name in ["k3", "old-3"] {
+            assert_eq!(revoked(name), ("k3 old-3".to_owned(), false));
+        }
+    }
+
+    #[test]
+    fn a_row_that_an_older_version_left_is_neither_published_nor_called_revoked_already() {
+        let mut rows = vec![key(1, -200, -104)];
+        let verifying = vec![alias(&rows[0], "old-1")];
+        rows[0].revoked_at = Some(NOW);
+        let keys = Keys::new(rows).with_verifying(verifying);
+        assert_eq!(keys.published_jwks(&policy(), NOW).count(), 0);
+        for name in ["k1", "old-1"] {
+            let response = revoke(&keys, &policy(), &name.parse().unwrap(), NOW).unwrap();
+            let Response::Revoke(revocation) = response else {
+                panic!("{response:?}");
+            };
+            assert_eq!(revocation.revoke, ["old-1".parse().unwrap()]);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::clock::UnixTime;
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::jose::key::PrivateKey;
+use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{self, NewGeneration};
 use crate::keys::verifying::VerifyingKey;
 use crate::store::signing_keys::KeyChange;
@@ -43,6 +44,7 @@ impl Rotator {
             return Err(RotationError::NoKeys);
         }
         refuse_taken(&mut change, &kid).await?;
+        self.refuse_revoked(change.keys(), &sealed.jwk)?;
         if !plan::has_room_for(change.keys(), &self.policy, sealed.jwk.to_json().len(), now) {
             return Err(RotationError::SetFull(alg));
         }
@@ -71,6 +73,7 @@ impl Rotator {
             return Err(RotationError::EndPassed(until));
         }
         refuse_taken(&mut change, &jwk.kid).await?;
+        self.refuse_revoked(change.keys(), &jwk)?;
         if !plan::has_room_for_verifying(change.keys(), &self.policy, jwk.to_json().len(), now) {
             return Err(RotationError::SetFull(jwk.alg));
         }
@@ -87,6 +90,20 @@ impl Rotator {
         change.commit(None, now).await?;
         tracing::info!(key.kid = %key.jwk.kid, key.alg = %key.jwk.alg, %until, reason, "a key to verify with is published");
         Ok(key)
+    }
+}
+
+impl Rotator {
+    /// Refuses key material that was revoked under any kid, by the database or by the ledger of this machine. Material that
+    /// is published under another kid is taken in: keys move in that way. A revocation takes both.
+    fn refuse_revoked(&self, keys: &Keys, jwk: &PublicJwk) -> Result<(), RotationError> {
+        let in_ledger = self.ledger.as_ref().is_some_and(|ledger| ledger.names(jwk));
+        if !in_ledger && !keys.revokes(jwk) {
+            return Ok(());
+        }
+        Err(RotationError::MaterialRevoked {
+            thumbprint: jwk.thumbprint(),
+        })
     }
 }
 

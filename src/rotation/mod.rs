@@ -204,6 +204,12 @@ impl Rotation {
         if !snapshot.trusted().may_plan() {
             return Ok(0);
         }
+        // Rotation does not wait for it: what this node distrusts, it neither publishes nor signs with meanwhile.
+        let written = self.rotator.revoke_again(&snapshot.distrusted).await;
+        let snapshot = match &written {
+            Ok(kids) if !kids.is_empty() => self.keyring.refresh().await?,
+            _ => snapshot,
+        };
         let now = snapshot.now(self.rotator.clock.read(), &self.rotator.policy);
         // During a rolling change one half of the nodes would add the algorithm that the other half removes.
         let removal_agreed = self.differing.load(Ordering::Relaxed) == 0;
@@ -216,6 +222,7 @@ impl Rotation {
             Err(RotationError::Store(StoreError::Conflict)) => Ok(0),
             answer => answer,
         };
+        let taken = taken.and_then(|taken| written.map(|kids| taken + kids.len()));
         self.record(&taken, now);
         if taken.as_ref().is_ok_and(|&taken| taken > 0) {
             self.keyring.refresh().await?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::UnixTime;
-use crate::jose::jwk::Kid;
+use crate::jose::jwk::{Kid, PublicJwk};
 use crate::jose::seal::{MasterKeys, SealError};
 use crate::keyring::{Ledger, secret_binding};
 use crate::keys::emergency;
@@ -58,7 +58,7 @@ impl Rotator {
     ///
     /// # Errors
     /// When the backup does not fit, its secrets do not open, or the database is not empty or not in order.
-    pub async fn restore(&self, dump: &Dump, ledger: Option<&Ledger>, actor: &str) -> Result<Restored, CannotRestore> {
+    pub async fn restore(&self, dump: &Dump, actor: &str) -> Result<Restored, CannotRestore> {
         check_secrets(dump, &self.master_key)?;
         let lines: BTreeSet<&str> = dump.table("signing_keys").filter_map(|row| row.text("alg")).collect();
         let mut made = BTreeMap::new();
@@ -72,7 +72,7 @@ impl Rotator {
         let mut change = self.db.begin_restore(dump).await?;
         let reason = "restored from a backup";
         let mut revoked = Vec::new();
-        let keys = as_the_ledger_says(change.keys(), ledger, now, &mut revoked);
+        let keys = with_every_revocation(change.keys(), self.ledger.as_deref(), now, &mut revoked);
         let renewals = emergency::renew(&keys, &self.policy, now);
         revoked.extend(renewals.iter().flat_map(|renewal| renewal.revoke.iter().cloned()));
         for kid in &revoked {
@@ -134,16 +134,21 @@ fn check_secrets(dump: &Dump, master_keys: &MasterKeys) -> Result<(), CannotRest
     Ok(())
 }
 
-/// The rows with what the ledger knows of them; `revoked` gets the kids that the rows did not know of.
-fn as_the_ledger_says(keys: &Keys, ledger: Option<&Ledger>, now: UnixTime, revoked: &mut Vec<Kid>) -> Keys {
+/// The rows with what the ledger knows of them, and with every kid of revoked key material revoked; `revoked` gets the kids
+/// that the rows did not know of.
+fn with_every_revocation(keys: &Keys, ledger: Option<&Ledger>, now: UnixTime, revoked: &mut Vec<Kid>) -> Keys {
+    let lost = |jwk: &PublicJwk| keys.revokes(jwk) || ledger.is_some_and(|ledger| ledger.names(jwk));
     let mut rows: Vec<_> = keys.iter().cloned().collect();
-    for key in &mut rows {
-        if key.revoked_at.is_none() && ledger.is_some_and(|ledger| ledger.names(&key.kid)) {
-            key.revoked_at = Some(now);
-            revoked.push(key.kid.clone());
+    let mut verifying = keys.verifying().to_vec();
+    let signing = rows.iter_mut().map(|key| (key.jwk.as_ref(), &mut key.revoked_at));
+    let others = verifying.iter_mut().map(|key| (Some(&key.jwk), &mut key.revoked_at));
+    for (jwk, revoked_at) in signing.chain(others) {
+        if let Some(jwk) = jwk.filter(|jwk| revoked_at.is_none() && lost(jwk)) {
+            *revoked_at = Some(now);
+            revoked.push(jwk.kid.clone());
         }
     }
-    Keys::new(rows)
+    Keys::new(rows).with_verifying(verifying)
 }
 
 fn note(dump: &Dump, now: UnixTime, actor: &str) -> Entry {

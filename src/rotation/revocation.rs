@@ -1,12 +1,17 @@
 //! The emergency: a key that must not be trusted any more, taken out in one transaction.
 
+use std::collections::BTreeSet;
+
 use crate::clock::UnixTime;
 use crate::jose::alg::Algorithm;
-use crate::jose::jwk::Kid;
+use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::emergency::{self, Response, Revocation, UnknownKey};
+use crate::keys::lifecycle::Keys;
 use crate::store::StoreError;
+use crate::store::audit::Entry;
 use crate::store::signing_keys::SealedKey;
 
+use super::SCHEDULE;
 use super::rotator::{RotationError, Rotator, insert, once};
 
 /// How often a change is tried when other writers are faster.
@@ -17,8 +22,10 @@ const ATTEMPTS: usize = 20;
 pub struct Revoked {
     /// The algorithm.
     pub alg: Algorithm,
-    /// The kids that are revoked; none when it had been done before.
+    /// The kids that are revoked, those of keys to verify with among them; none when it had been done before.
     pub revoked: Vec<Kid>,
+    /// The thumbprints of the key material that is revoked, by this or before: what belongs in the ledger.
+    pub materials: Vec<Kid>,
     /// The key that signs from now on.
     pub signs_now: Option<Kid>,
     /// When it was done.
@@ -27,7 +34,50 @@ pub struct Revoked {
     pub version: i64,
 }
 
+/// The thumbprints of these keys, each once.
+fn thumbprints(keys: &Keys, kids: &[Kid]) -> Vec<Kid> {
+    let jwks = kids.iter().filter_map(|kid| emergency::find_material(keys, kid));
+    let unique: BTreeSet<Kid> = jwks.map(PublicJwk::thumbprint).collect();
+    unique.into_iter().collect()
+}
+
+/// The event of the audit log that tells that a node wrote a lost revocation again.
+const WRITTEN_AGAIN: &str = "key.revocation_restored";
+
 impl Rotator {
+    /// Writes a revocation again that the database has lost: this node's ledger names the key material, or another row of it is
+    /// revoked. The same emergency as the one that was lost; answers with the kids that it revoked.
+    ///
+    /// # Errors
+    /// When the database is not in order.
+    pub(super) async fn revoke_again(&self, distrusted: &[Kid]) -> Result<Vec<Kid>, RotationError> {
+        let reason = "it was revoked before, and the database had lost that";
+        let mut written = Vec::new();
+        for kid in distrusted {
+            let revoked = match self.revoke(kid, SCHEDULE, reason).await {
+                Ok(revoked) => revoked,
+                // It was purged meanwhile.
+                Err(RotationError::UnknownKey(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            for kid in &revoked.revoked {
+                let entry = Entry {
+                    event: WRITTEN_AGAIN,
+                    subject: kid.to_string(),
+                    happened_at: revoked.at,
+                    noted_at: revoked.at,
+                    actor: SCHEDULE.to_owned(),
+                    reason: reason.to_owned(),
+                    once: false,
+                };
+                self.db.note(&entry).await?;
+                tracing::error!(key.kid = %kid, "a revocation that the database had lost is written again");
+            }
+            written.extend(revoked.revoked);
+        }
+        Ok(written)
+    }
+
     /// The emergency: takes a key out of trust in one transaction, and another one signs at once. Repeated, it reports
     /// what stands.
     ///
@@ -71,22 +121,21 @@ impl Rotator {
         let revocation = match emergency::revoke(change.keys(), &self.policy, kid, now)? {
             Response::AlreadyRevoked { signs_now } => {
                 let keys = change.keys();
-                let alg = keys
-                    .find(kid)
-                    .map(|key| key.alg)
-                    .or_else(|| keys.find_verifying(kid).map(|key| key.jwk.alg))
-                    .ok_or_else(|| UnknownKey(kid.clone()))?;
+                let jwk = emergency::find_material(keys, kid).ok_or_else(|| UnknownKey(kid.clone()))?;
+                let revoked_at = keys.aliases(jwk).filter_map(|(_, revoked_at)| revoked_at).min();
                 return Ok(Revoked {
-                    alg,
+                    alg: jwk.alg,
                     revoked: Vec::new(),
+                    materials: vec![jwk.thumbprint()],
                     signs_now,
-                    at: keys.revoked_at(kid).unwrap_or(now),
+                    at: revoked_at.unwrap_or(now),
                     // What stands under the lock; another node may have revoked it since the first look.
                     version: change.version() - 1,
                 });
             }
             Response::Revoke(revocation) => revocation,
         };
+        let materials = thumbprints(change.keys(), &revocation.revoke);
         let signs_before = change.keys().active(revocation.alg, now).map(|key| key.kid.clone());
         for kid in &revocation.revoke {
             change.revoke(kid, now).await?;
@@ -120,6 +169,7 @@ impl Rotator {
         Ok(Revoked {
             alg: revocation.alg,
             revoked: revocation.revoke,
+            materials,
             signs_now,
             at: now,
             version,

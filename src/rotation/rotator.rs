@@ -8,7 +8,7 @@ use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
 use crate::jose::seal::{MasterKeys, SealError};
-use crate::keyring::{binding, trusted_time};
+use crate::keyring::{Ledger, binding, trusted_time};
 use crate::keys::emergency::UnknownKey;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{self, NewGeneration, Plan, Step, plan};
@@ -65,6 +65,15 @@ pub enum RotationError {
         /// How it is or was used.
         use_of_it: &'static str,
     },
+    /// Its material was revoked under some name.
+    #[error(
+        "this is the revoked key {thumbprint}, by its RFC 7638 thumbprint; a revoked key is not taken in again under any kid, \
+         so import another one"
+    )]
+    MaterialRevoked {
+        /// The thumbprint of the key.
+        thumbprint: Kid,
+    },
     /// The stated end has passed.
     #[error("the stated end {0} is not in the future; a key to verify with must have one that is")]
     EndPassed(UnixTime),
@@ -98,6 +107,8 @@ pub struct Rotator {
     pub policy: Arc<Policy>,
     /// The clock.
     pub clock: Clock,
+    /// The revoked keys that this machine remembers, whatever the database says.
+    pub ledger: Option<Arc<Ledger>>,
 }
 
 impl Rotator {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use keyround::clock::{Clock, Seconds, UnixTime};
+use keyround::jose::alg::Algorithm;
 use keyround::jose::import::{Imported, Passphrase, read};
 use keyround::jose::jwk::{PublicJwk, thumbprint};
 use keyround::keys::lifecycle::State;
@@ -230,7 +231,8 @@ crate::on_both_databases!(a_key_to_verify_with_keeps_its_name_and_never_signs, |
 
     assert_eq!(
         shell.json(&["keys", "revoke", FOREIGN_KID, "--reason", "leaked", "--yes"])["revocations"][0]["revoked"],
-        serde_json::json!([FOREIGN_KID])
+        serde_json::json!([FOREIGN_KID, kid]),
+        "the same key under both names"
     );
     let after = served(&app).await;
     assert!(
@@ -245,6 +247,124 @@ crate::on_both_databases!(a_key_to_verify_with_keeps_its_name_and_never_signs, |
         shell.events(FOREIGN_KID),
         ["key.revoked", "key.published", "key.created"]
     );
+});
+
+/// Both halves as the page "moving in" brings them: the public one under its old kid, the private one to sign with.
+fn move_in(shell: &Shell) -> String {
+    let (public, private, kid) = (fixture("p256.spki.pem"), fixture("p256.jwk"), own_kid("p256.jwk"));
+    let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
+    shell.prints(&[&["keys", "import", &public, "--kid", FOREIGN_KID], &until[..]].concat());
+    shell.prints(&["keys", "import", &private]);
+    kid
+}
+
+/// Makes the imported key the one that signs.
+async fn activate(raw: &Raw, kid: &str) {
+    let earlier = "UPDATE signing_keys SET published_at = published_at - 100000, activates_at = activates_at - 100000";
+    assert_eq!(raw.execute(&format!("{earlier} WHERE kid = '{kid}'")).await, 1);
+}
+
+fn sorted(revoked: &Value) -> Vec<String> {
+    let kids = revoked["revocations"][0]["revoked"].as_array().unwrap().iter();
+    let mut kids: Vec<String> = kids.map(|kid| kid.as_str().unwrap().to_owned()).collect();
+    kids.sort();
+    kids
+}
+
+crate::on_both_databases!(a_revocation_takes_the_key_under_each_of_its_kids, |database| {
+    let ledger = database.folder.path().join("ledger");
+    let settings = [("keys.ledger_file", ledger.to_str().unwrap())];
+    let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+    let (shell, raw) = (Shell(&database), Raw::open(&database).await);
+    let kid = move_in(&shell);
+    activate(&raw, &kid).await;
+    let before = served(&app).await;
+    assert!(before.contains(&kid) && before.contains(&FOREIGN_KID.to_owned()));
+    let secret = app.create_client("service", Some(Algorithm::Es256)).await;
+    let token = app.token("service", &secret).await;
+
+    // By the kid of the key to verify with: the same emergency as by the thumbprint.
+    let done = shell.json(&["keys", "revoke", FOREIGN_KID, "--reason", "leaked", "--yes"]);
+    let mut both = vec![FOREIGN_KID.to_owned(), kid.clone()];
+    both.sort();
+    assert_eq!(sorted(&done), both);
+    let signs_now = done["revocations"][0]["signs_now"].as_str().unwrap().to_owned();
+    let after = served(&app).await;
+    assert!(!after.contains(&kid) && !after.contains(&FOREIGN_KID.to_owned()) && after.contains(&signs_now));
+    assert_ne!(app.token("service", &secret).await, token);
+    assert_eq!(std::fs::read_to_string(&ledger).unwrap(), format!("{kid}\n"));
+    for name in [&kid, FOREIGN_KID, &kid] {
+        let again = shell.json(&["keys", "revoke", name, "--reason", "leaked", "--yes"]);
+        assert_eq!(again["revocations"][0]["already_revoked"], true, "{name}");
+        assert!(shell.events(name).contains(&"key.revoked".to_owned()));
+    }
+
+    // In again under another name: by the database, and by the ledger of a machine whose database has lost the rows.
+    let public = fixture("p256.spki.pem");
+    let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
+    let third_name = [&["keys", "import", &public, "--kid", "third-name"], &until[..]].concat();
+    shell.refused(&third_name, &format!("this is the revoked key {kid}"));
+    shell.refused(&["keys", "import", &fixture("p256.jwk")], "was revoked");
+    for table in ["signing_keys", "verifying_keys"] {
+        raw.execute(&format!("DELETE FROM {table} WHERE kid IN ('{kid}', '{FOREIGN_KID}')"))
+            .await;
+    }
+    raw.execute(&format!(
+        "DELETE FROM audit WHERE subject IN ('{kid}', '{FOREIGN_KID}')"
+    ))
+    .await;
+    let set = format!("keys.ledger_file={}", ledger.display());
+    let with_ledger = [&["--set", &set], &third_name[..]].concat();
+    shell.refused(&with_ledger, &format!("this is the revoked key {kid}"));
+    let private = fixture("p256.jwk");
+    shell.refused(&["--set", &set, "keys", "import", &private], "this is the revoked key");
+    app.running.stop().await;
+});
+
+crate::on_both_databases!(
+    an_alias_that_an_older_version_left_trusted_is_revoked_at_the_next_look,
+    |database| {
+        let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+        let (shell, raw) = (Shell(&database), Raw::open(&database).await);
+        let kid = move_in(&shell);
+        activate(&raw, &kid).await;
+        served(&app).await;
+        // As `keys revoke` of an older version left it: the other row signs on.
+        raw.execute(&format!(
+            "UPDATE verifying_keys SET revoked_at = 1 WHERE kid = '{FOREIGN_KID}'"
+        ))
+        .await;
+        let after = served(&app).await;
+        assert!(
+            !after.contains(&kid) && !after.contains(&FOREIGN_KID.to_owned()),
+            "{after:?}"
+        );
+        assert_eq!(shell.listed(&kid)["state"], "revoked");
+        assert!(shell.events(&kid).contains(&"key.revocation_restored".to_owned()));
+        let secret = app.create_client("service", Some(Algorithm::Es256)).await;
+        app.token("service", &secret).await;
+        app.running.stop().await;
+    }
+);
+
+crate::on_both_databases!(a_pending_key_goes_with_its_aliases_in_an_emergency, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let shell = Shell(&database);
+    let kid = move_in(&shell);
+    let keys = shell.json(&["keys", "list"]);
+    let signs = keys
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|key| key["alg"] == "ES256" && key["state"] == "active");
+    let signs = signs.unwrap()["kid"].as_str().unwrap().to_owned();
+    let done = shell.json(&["keys", "revoke", &signs, "--reason", "leaked", "--yes"]);
+    let mut all = vec![FOREIGN_KID.to_owned(), kid.clone(), signs];
+    all.sort();
+    assert_eq!(sorted(&done), all);
+    let after = served(&app).await;
+    assert!(all.iter().all(|kid| !after.contains(kid)), "{after:?}");
+    app.running.stop().await;
 });
 
 #[tokio::test]
@@ -389,6 +509,7 @@ fn rotator(app: &TestApp) -> Rotator {
         master_key: std::sync::Arc::new(crate::helpers::master_key().into()),
         policy: std::sync::Arc::new(app.config.keys.policy.clone()),
         clock: app.clock.clone(),
+        ledger: None,
     }
 }
 

@@ -14,10 +14,13 @@ fn ledger(database: &TestDatabase) -> PathBuf {
 }
 
 async fn start(database: &TestDatabase, with_ledger: bool) -> TestApp {
-    let path = ledger(database);
+    let path = if with_ledger {
+        ledger(database)
+    } else {
+        database.folder.path().join("of-another-machine")
+    };
     let settings = [("keys.ledger_file", path.to_str().unwrap())];
-    let settings = if with_ledger { &settings[..] } else { &[] };
-    TestApp::start_with_clock(database, settings, Clock::system()).await
+    TestApp::start_with_clock(database, &settings, Clock::system()).await
 }
 
 fn kid_of(key_set: &Value, alg: &str) -> String {
@@ -78,20 +81,13 @@ crate::on_both_databases!(a_revocation_outlives_a_database_that_was_set_back, |d
     let secret = app.create_client("service", None).await;
     let form = [("grant_type", "client_credentials")];
     assert!(!holds(&app.key_set().await, &kid));
-    assert_eq!(app.ask("service", &secret, &form).await.status(), 503);
-    let (status, body) = get(&app, "/readyz/issue").await;
-    assert_eq!(status, 503);
-    assert!(
-        body.contains(&format!("these were revoked, but the database trusts them: {kid}")),
-        "{body}"
-    );
-    assert!(get(&app, "/metrics").await.1.contains("keyround_distrusted_keys 1\n"));
-
-    // As the log says: revoked again, and all is well.
-    let output = run(database.folder.path(), &variables, &revoke);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    app.running.server.rotation.tick().await.unwrap();
+    // The server has written the revocation again, and another key signs.
     assert_eq!(app.ask("service", &secret, &form).await.status(), 200);
+    let written = format!("SELECT count(*) FROM audit WHERE event = 'key.revocation_restored' AND subject = '{kid}'");
+    assert_eq!(raw.number(&written).await, 1);
+    let trusted = format!("SELECT count(*) FROM signing_keys WHERE kid = '{kid}' AND revoked_at IS NULL");
+    assert_eq!(raw.number(&trusted).await, 0);
+    assert!(get(&app, "/metrics").await.1.contains("keyround_distrusted_keys 0\n"));
     assert_eq!(get(&app, "/readyz/issue").await.0, 200);
     assert!(!holds(&app.key_set().await, &kid));
     app.running.stop().await;
@@ -138,9 +134,158 @@ crate::on_both_databases!(a_row_that_vanishes_is_no_revocation, |database| {
     assert_eq!(status, 200, "{body}");
     assert!(get(&app, "/metrics").await.1.contains("keyround_vanished_keys 1\n"));
     app.token("service", &secret).await;
-    assert!(!ledger(&database).exists());
+    assert_eq!(std::fs::read_to_string(ledger(&database)).unwrap(), "");
     app.running.stop().await;
 });
+
+crate::on_both_databases!(
+    a_key_to_verify_with_that_vanishes_stays_published_and_a_revoked_one_does_not,
+    |database| {
+        let app = start(&database, true).await;
+        let raw = Raw::open(&database).await;
+        let insert = |kid: &str, x: &str| {
+            let jwk =
+                format!(r#"{{"kty":"EC","use":"sig","alg":"ES256","kid":"{kid}","crv":"P-256","x":"{x}","y":"{Y}"}}"#);
+            let values = format!("('{kid}', 'ES256', '{jwk}', 1, 9000000000)");
+            format!("INSERT INTO verifying_keys (kid, alg, jwk, published_at, expires_at) VALUES {values}")
+        };
+        raw.execute(&insert("vanishes", X)).await;
+        app.running.server.rotation.tick().await.unwrap();
+        raw.execute("DELETE FROM verifying_keys").await;
+        app.running.server.rotation.tick().await.unwrap();
+        assert!(holds(&app.key_set().await, "vanishes"));
+        // The same key is revoked under another name.
+        raw.execute(&insert("other-name", X)).await;
+        raw.execute("UPDATE verifying_keys SET revoked_at = 5").await;
+        app.running.server.rotation.tick().await.unwrap();
+        assert!(!holds(&app.key_set().await, "vanishes"));
+        // The ledger knows it by its thumbprint, and takes it out under a third name when the database has lost everything.
+        raw.execute("DELETE FROM verifying_keys").await;
+        raw.execute(&insert("third-name", X)).await;
+        app.running.server.rotation.tick().await.unwrap();
+        assert!(!holds(&app.key_set().await, "third-name"));
+        let revoked = "SELECT count(*) FROM verifying_keys WHERE kid = 'third-name' AND revoked_at IS NOT NULL";
+        assert_eq!(raw.number(revoked).await, 1);
+        app.running.stop().await;
+    }
+);
+
+crate::on_both_databases!(a_ledger_that_cannot_be_written_turns_every_check_red, |database| {
+    let folder = database.folder.path();
+    let (state, ledger) = (folder.join("state"), folder.join("state/revoked-kids"));
+    let settings = [("keys.ledger_file", ledger.to_str().unwrap())];
+    let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        (
+            "KEYROUND_SERVER__ADMIN_LISTEN",
+            app.admin_url.strip_prefix("http://").unwrap(),
+        ),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+        ("KEYROUND_KEYS__LEDGER_FILE", ledger.to_str().unwrap()),
+    ];
+    let code = |arguments: &[&str]| run(folder, &variables, arguments).status.code().unwrap();
+    let checks: [&[&str]; 3] = [&["healthcheck"], &["healthcheck", "--issue"], &["db", "check"]];
+    assert_eq!(checks.map(&code), [0, 0, 0]);
+
+    // A file where the folder was, as when a mount is gone; the modes of files do not hinder root.
+    std::fs::rename(&state, folder.join("away")).unwrap();
+    std::fs::write(&state, "").unwrap();
+    app.running.server.rotation.tick().await.unwrap();
+    let (status, body) = get(&app, "/readyz/issue").await;
+    assert!(status == 503 && body.contains("keys.ledger_file"), "{body}");
+    assert_eq!(get(&app, "/readyz").await.0, 200, "the key set is served as before");
+    assert!(
+        get(&app, "/metrics")
+            .await
+            .1
+            .contains("keyround_check{check=\"ledger\"} 0\n")
+    );
+    assert_eq!(checks.map(&code), [1, 1, 1]);
+
+    // The machine of the command has a ledger that it cannot write either.
+    let kid = kid_of(&app.key_set().await, "ES256");
+    let set = "keys.ledger_file=/proc/keyround/revoked-kids";
+    let output = run(
+        folder,
+        &variables,
+        &["--set", set, "keys", "revoke", &kid, "--reason", "test", "--yes"],
+    );
+    let (printed, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(printed.contains(&format!("ES256 key {kid} is revoked")), "{printed}");
+    assert!(
+        told.contains("the key is revoked, but this machine could not note it"),
+        "{told}"
+    );
+    app.running.server.rotation.tick().await.unwrap();
+    assert!(!holds(&app.key_set().await, &kid));
+    assert!(
+        get(&app, "/metrics")
+            .await
+            .1
+            .contains("keyround_unwritten_revocations 1\n")
+    );
+
+    // Tried again at every look.
+    std::fs::remove_file(&state).unwrap();
+    app.running.server.rotation.tick().await.unwrap();
+    assert_eq!(std::fs::read_to_string(&ledger).unwrap(), format!("{kid}\n"));
+    assert_eq!(checks.map(&code), [0, 0, 0]);
+    assert!(
+        get(&app, "/metrics")
+            .await
+            .1
+            .contains("keyround_unwritten_revocations 0\n")
+    );
+    app.running.stop().await;
+});
+
+crate::on_both_databases!(
+    a_server_whose_ledger_is_on_a_read_only_file_system_starts_red,
+    |database| {
+        let settings = [("keys.ledger_file", "/proc/keyround/revoked-kids")];
+        let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+        let (status, body) = get(&app, "/readyz/issue").await;
+        assert!(status == 503 && body.contains("/proc/keyround/revoked-kids"), "{body}");
+        app.running.stop().await;
+    }
+);
+
+crate::on_both_databases!(db_check_names_a_revocation_that_the_database_has_lost, |database| {
+    let app = start(&database, true).await;
+    let kid = kid_of(&app.key_set().await, "RS256");
+    app.running.stop().await;
+    std::fs::write(ledger(&database), format!("{kid}\n")).unwrap();
+    let path = ledger(&database).display().to_string();
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+        ("KEYROUND_KEYS__LEDGER_FILE", path.as_str()),
+    ];
+    let output = run(database.folder.path(), &variables, &["db", "check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        printed.contains(&format!("key {kid} was revoked, but the database trusts it")),
+        "{printed}"
+    );
+});
+
+/// A point on P-256: the coordinates of RFC 7515 appendix A.3.
+const X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+const Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
 
 #[tokio::test]
 async fn a_vanished_key_leaves_when_its_last_token_is_gone_and_not_before() {

@@ -93,6 +93,7 @@ impl TestApp {
             master_key: std::sync::Arc::new(master_key().into()),
             policy: self.config.keys.policy.clone().into(),
             clock: self.clock.clone(),
+            ledger: None,
         }
     }
 }

@@ -257,6 +257,7 @@ impl Site {
                     ("KEYROUND_SERVER__LISTEN", format!("127.0.0.1:{}", free_port())),
                     ("KEYROUND_SERVER__ADMIN_LISTEN", format!("127.0.0.1:{}", free_port())),
                     ("KEYROUND_KEYS__MASTER_KEY_FILE", "keys/master.key".to_owned()),
+                    ("KEYROUND_KEYS__LEDGER_FILE", "keys/revoked-kids".to_owned()),
                     ("KEYROUND_DATABASE__URL", database.url.clone()),
                 ];
                 (variables, None)
@@ -417,12 +418,35 @@ async fn arrange(state: &str, database: TestDatabase) -> Site {
             site.age(3_600).await;
             bring_old_keys(&site);
         }
+        "revocation-lost" => lose_revocation(&mut site).await,
         "account-in-use" => use_account(&site, false).await,
         "passwords-guessed" => guess_passwords(&site).await,
         "refresh-token-reused" => use_account(&site, true).await,
         other => panic!("no page may name the state {other}: this test does not know it"),
     }
     site
+}
+
+/// A key is revoked, and the database is set back to what it was before; the servers are stopped.
+async fn lose_revocation(site: &mut Site) {
+    let listed: serde_json::Value = serde_json::from_str(&site.keyround(&["keys", "list", "--json"])).unwrap();
+    let is_active = |key: &&serde_json::Value| key["alg"] == "ES256" && key["state"] == "active";
+    let kid = listed.as_array().unwrap().iter().find(is_active).unwrap()["kid"].clone();
+    let kid = kid.as_str().unwrap();
+    site.sql("SELECT 1").await;
+    let sealed = format!("SELECT sealed FROM signing_keys WHERE kid = '{kid}'");
+    let sealed = site.raw.as_ref().unwrap().texts(&sealed).await.remove(0);
+    site.keyround(&["keys", "revoke", kid, "--reason", "leaked", "--yes"]);
+    site.stop_all();
+    site.sql(&format!(
+        "DELETE FROM signing_keys WHERE alg = 'ES256' AND kid <> '{kid}'"
+    ))
+    .await;
+    site.sql(&format!(
+        "UPDATE signing_keys SET revoked_at = NULL, sealed = '{sealed}' WHERE kid = '{kid}'"
+    ))
+    .await;
+    site.sql("DELETE FROM audit WHERE event = 'key.revoked'").await;
 }
 
 /// An account with two sessions, of one of which `thief/` holds an access token. `reused`: a refresh token of that session
@@ -572,8 +596,11 @@ async fn act(site: &mut Site, what: &str) {
             }
         }
         "the stated end has come" => {
+            // While no server runs: to a running one, a row that goes before its end has vanished.
+            site.stop_all();
             let earlier = "UPDATE verifying_keys SET expires_at = expires_at - 7330";
             site.sql(earlier).await;
+            site.start_all();
         }
         "the new version has brought a schema that the old one does not know" => {
             let checksum = if site.database.url.starts_with("postgres") {
@@ -658,6 +685,8 @@ pages! {
     moving_in_with_two_nodes: "moving-in" on TestDatabase::postgres().await;
     restore_from_backup: "restore-from-backup" on TestDatabase::sqlite();
     restore_from_backup_with_two_nodes: "restore-from-backup" on TestDatabase::postgres().await;
+    revocation_lost: "revocation-lost" on TestDatabase::sqlite();
+    revocation_lost_with_two_nodes: "revocation-lost" on TestDatabase::postgres().await;
     master_key_lost: "master-key-lost" on TestDatabase::sqlite();
     master_key_lost_with_two_nodes: "master-key-lost" on TestDatabase::postgres().await;
     corrupted_key_row: "corrupted-key-row" on TestDatabase::sqlite();

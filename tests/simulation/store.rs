@@ -76,11 +76,11 @@ pub fn row(new: &NewGeneration, number: u32, keyless: bool) -> SigningKey {
     let kid: Kid = format!("{number:043}").parse().expect("digits");
     let parameters = match new.alg {
         Algorithm::Rs256 => Parameters::Rsa {
-            n: "n".repeat(342),
+            n: format!("{number:n>342}"),
             e: "AQAB".to_owned(),
         },
         Algorithm::Es256 => Parameters::P256 {
-            x: "x".repeat(43),
+            x: format!("{number:x>43}"),
             y: "y".repeat(43),
         },
     };

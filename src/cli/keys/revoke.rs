@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clock::{Clock, UnixTime, sleep};
 use crate::jose::jwk::Kid;
-use crate::keys::emergency::{self, Response, accepted_until};
+use crate::keys::emergency::{self, Response, Revocation, accepted_until};
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
 use crate::rotation::{Revoked, Rotator};
@@ -42,12 +42,15 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     let rotator = &foundation.rotator;
     confirm(rotator, request).await?;
     let (done, outcome) = revoke(rotator, request).await;
-    if let Some(ledger) = &foundation.ledger
-        && let Err(error) = ledger.learn(done.iter().flat_map(|revoked| &revoked.revoked))
-    {
-        // The revocation stands, and every server writes a ledger of its own.
-        output::complain(&error.to_string());
-    }
+    let written = rotator.ledger.as_ref().map_or(Ok(()), |ledger| {
+        ledger.learn(done.iter().flat_map(|revoked| &revoked.materials))
+    });
+    // A server writes a ledger of its own; this machine may have none.
+    let written = written.map_err(|error| {
+        Failure::Refused(format!(
+            "the key is revoked, but this machine could not note it: {error}; then run the command again"
+        ))
+    });
     let Some(version) = done.iter().map(|revoked| revoked.version).max() else {
         return outcome;
     };
@@ -64,7 +67,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     } else if let Ok(followers) = &followers {
         followers.print();
     }
-    outcome.and(followers.map(|_| ()))
+    outcome.and(followers.map(|_| ())).and(written)
 }
 
 /// Asks, unless there is nothing left to do.
@@ -83,17 +86,18 @@ fn question(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> R
     let about_key = match emergency::revoke(keys, policy, kid, now)? {
         Response::AlreadyRevoked { .. } if !request.all_algorithms => return Ok(None),
         Response::AlreadyRevoked { .. } => format!("Key {kid} is revoked already."),
-        Response::Revoke(revocation) if revocation.replacement.is_some() => format!(
-            "Key {kid} signs {} tokens. It will be revoked{}, a new key signs at once, and every token that the old key \
-             signed will be refused.",
-            revocation.alg,
-            match revocation.revoke.len() {
-                ..=1 => String::new(),
-                2 => " with the pending key".to_owned(),
-                count => format!(" with {} pending keys", count - 1),
+        Response::Revoke(revocation) => {
+            let others = beside(keys, kid, &revocation);
+            if revocation.replacement.is_some() {
+                format!(
+                    "Key {kid} signs {} tokens. It will be revoked{others}, a new key signs at once, and every token that the \
+                     old key signed will be refused.",
+                    revocation.alg
+                )
+            } else {
+                format!("Key {kid} will be revoked{others}, and every token that it signed will be refused.")
             }
-        ),
-        Response::Revoke(_) => format!("Key {kid} will be revoked, and every token that it signed will be refused."),
+        }
     };
     let about_others = if request.all_algorithms {
         " The active key of every algorithm will be replaced in the same way."
@@ -101,6 +105,29 @@ fn question(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> R
         ""
     };
     Ok(Some(format!("{about_key}{about_others} This cannot be undone.")))
+}
+
+/// What goes with the key: its other names, and the pending keys that were in the same store.
+fn beside(keys: &Keys, kid: &Kid, revocation: &Revocation) -> String {
+    let material = emergency::find_material(keys, kid);
+    let is_alias = |other: &Kid| {
+        let jwk = emergency::find_material(keys, other);
+        material.zip(jwk).is_some_and(|(one, other)| one.is_same_key(other))
+    };
+    let others = revocation.revoke.iter().filter(|other| *other != kid);
+    let (aliases, pending): (Vec<&Kid>, Vec<&Kid>) = others.partition(|other| is_alias(other));
+    let aliases = match aliases.as_slice() {
+        [] => String::new(),
+        aliases => {
+            let names: Vec<&str> = aliases.iter().map(|kid| kid.as_str()).collect();
+            format!(" under its other kid {} too", names.join(", "))
+        }
+    };
+    match pending.len() {
+        0 => aliases,
+        1 => format!("{aliases} with the pending key"),
+        count => format!("{aliases} with {count} pending keys"),
+    }
 }
 
 /// Revokes the key, and with `--all-algorithms` the active ones. What was done before something failed is told too.
@@ -133,6 +160,7 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
             (Some(at), _) if done.iter().all(|revoked| revoked.alg != alg) => done.push(Revoked {
                 alg,
                 revoked: Vec::new(),
+                materials: Vec::new(),
                 signs_now: active.map(|active| active.kid.clone()),
                 at,
                 version: done[0].version,

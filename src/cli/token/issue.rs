@@ -71,7 +71,7 @@ pub async fn run(context: &Context, request: Request) -> Result<(), Failure> {
         Arc::clone(&rotator.master_key),
         rotator.policy,
         clock,
-        foundation.ledger,
+        rotator.ledger,
     )
     .await?;
     let issued = keyring
