@@ -16,12 +16,13 @@ build)
     ;;
 # Makes what the program needs below ROOT ("/" in the image): a user without a shell or a password, and folders of its own.
 install)
-    mkdir -p "$root/etc" "$root/var/lib/keyround/data" "$root/var/lib/keyround/keys"
+    state=$root/var/lib/keyround
+    mkdir -p "$root/etc" "$state/data" "$state/keys" "$state/ledger"
     grep -q '^keyround:' "$root/etc/passwd" 2>/dev/null ||
         echo 'keyround:x:10001:10001::/var/lib/keyround:/usr/sbin/nologin' >>"$root/etc/passwd"
     grep -q '^keyround:' "$root/etc/group" 2>/dev/null || echo 'keyround:x:10001:' >>"$root/etc/group"
-    chmod 0700 "$root/var/lib/keyround" "$root/var/lib/keyround/data" "$root/var/lib/keyround/keys"
-    chown -R 10001:10001 "$root/var/lib/keyround"
+    chmod 0700 "$state" "$state/data" "$state/keys" "$state/ledger"
+    chown -R 10001:10001 "$state"
     ;;
 *)
     echo "deploy/build.sh: there is no step '$step'; say build or install" >&2

@@ -29,6 +29,7 @@ mod hostile_tokens;
 mod imports;
 mod introspection;
 mod key_set;
+mod layouts;
 mod ledger;
 mod limits;
 mod logins;
