@@ -55,6 +55,7 @@ check_tools() {
     have curl || need curl
     have openssl || need openssl
     have systemd-analyze || need systemd
+    { have unshare && have setpriv; } || need util-linux
     have ip || [ -x /usr/sbin/ip ] || need iproute2
     # The shell has one of its own; the tests need the program.
     type -P kill >/dev/null || need procps
@@ -70,7 +71,8 @@ check_browser() {
     have chromedriver || need chromium-driver
 }
 
-# Unpacked into target/tools, not installed: Debian would start each of them as a service.
+# Unpacked into target/tools, not installed: Debian would start each of them as a service. A program and its package, or the file of a
+# library and its package.
 unpack() {
     local program=$1 package=$2 found
     if have "$program" || [ -x "/usr/sbin/$program" ]; then return; fi
@@ -93,6 +95,11 @@ finish() {
             unpack promtool prometheus
             unpack nginx nginx
             unpack sslscan sslscan
+            unpack caddy caddy
+            unpack haproxy haproxy
+            unpack liblua5.3.so.0 liblua5.3-0
+            unpack libopentracing.so.1 libopentracing1
+            unpack libopentracing-c-wrapper.so.0 libopentracing-c-wrapper0
             unpack faketime/libfaketime.so.1 libfaketime
         elif [ "$part" = bench ]; then
             unpack nginx nginx

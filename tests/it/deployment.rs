@@ -11,12 +11,12 @@ use keyround::config::settings::{SETTINGS, Setting};
 use crate::process::{BINARY, PATH, Serving, free_port, run};
 
 /// Where programs of the system are; those that would be started as a service when installed lie unpacked in target/tools.
-fn programs() -> String {
+pub fn programs() -> String {
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr");
     format!("{PATH}:/usr/sbin:/sbin:{tools}/bin:{tools}/sbin")
 }
 
-fn deploy(name: &str) -> PathBuf {
+pub fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }
 
@@ -218,7 +218,7 @@ fn the_steps_of_the_image_leave_a_user_and_folders_of_its_own() {
     }
     let users = std::fs::read_to_string(root.path().join("etc/passwd")).unwrap();
     assert_eq!(users, "keyround:x:10001:10001::/var/lib/keyround:/usr/sbin/nologin\n");
-    for folder in ["", "data", "keys"] {
+    for folder in ["", "data", "keys", "ledger"] {
         let made = root.path().join("var/lib/keyround").join(folder).metadata().unwrap();
         assert_eq!(made.permissions().mode() & 0o777, 0o700);
     }
@@ -293,18 +293,17 @@ pub fn key_digest(folder: &Path) -> String {
     STANDARD.encode(openssl::sha::sha256(&der.stdout))
 }
 
-fn start_nginx(folder: &Path, port: u16, backends: &[&str]) -> Nginx {
+fn start_nginx(folder: &Path, port: u16, backends: [&str; 2]) -> Nginx {
     let (key, certificate) = self_signed(folder);
-    let servers: String = backends
-        .iter()
-        .map(|backend| format!("server {backend} max_fails=2 fail_timeout=5s;"))
-        .collect::<Vec<_>>()
-        .concat();
     let site = text("nginx/keyround.conf");
-    let shipped = "server 127.0.0.1:8080 max_fails=2 fail_timeout=5s;";
-    assert!(site.contains(shipped) && site.contains("listen 443 ssl;"));
+    assert!(
+        ["10.0.0.1:8080", "10.0.0.2:8080", "listen 443 ssl;"]
+            .iter()
+            .all(|shipped| site.contains(shipped))
+    );
     let site = site
-        .replace(shipped, &servers)
+        .replace("10.0.0.1:8080", backends[0])
+        .replace("10.0.0.2:8080", backends[1])
         .replace("listen 443 ssl;", &format!("listen 127.0.0.1:{port} ssl;"))
         .replace("id.example.com", "localhost")
         .replace("/etc/nginx/keyround/fullchain.pem", &certificate)
@@ -376,7 +375,7 @@ fn keys_and_tokens_come_through_nginx_also_while_a_node_is_away() {
 
     // The first of the two never answers.
     let away = format!("127.0.0.1:{}", free_port());
-    let _nginx = start_nginx(folder.path(), port, &[&away, serving.url.trim_start_matches("http://")]);
+    let _nginx = start_nginx(folder.path(), port, [&away, serving.url.trim_start_matches("http://")]);
     let certificate = folder.path().join("fullchain.pem").to_str().unwrap().to_owned();
     let retry = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"];
     let key_set = format!("{site}/.well-known/jwks.json");

@@ -23,6 +23,7 @@ mod documents;
 mod failover;
 mod federation;
 mod full_disk;
+mod gateways;
 mod health;
 mod helpers;
 mod hostile_tokens;

@@ -1,0 +1,110 @@
+//! Requests without a pause while nodes restart one after the other: every one must be answered as if nothing happened.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use keyround::clock::sleep;
+
+use super::nodes::{HOSTS, Nodes};
+
+/// How long the load goes on before the first restart and after the last. From one node that is ready again to the next that is told to
+/// stop there is no pause: a gateway that holds a node to be away for longer than it is has none then.
+const MARGIN: Duration = Duration::from_secs(2);
+/// How many send each kind of request.
+const WORKERS: usize = 2;
+
+#[derive(Clone)]
+pub struct Request {
+    url: String,
+    token: Option<String>,
+    secret: Option<String>,
+}
+
+impl Request {
+    /// The service, with this token.
+    pub fn service(url: &str, token: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            token: Some(token.to_owned()),
+            secret: None,
+        }
+    }
+
+    /// The key set and tokens.
+    pub fn of_keyround(url: &str, secret: &str) -> [Self; 2] {
+        let at = |path: &str, secret: Option<String>| Self {
+            url: format!("{url}{path}"),
+            token: None,
+            secret,
+        };
+        [
+            at("/.well-known/jwks.json", None),
+            at("/oauth2/token", Some(secret.to_owned())),
+        ]
+    }
+
+    async fn failure(&self, client: &reqwest::Client) -> Option<String> {
+        let request = match (&self.token, &self.secret) {
+            (Some(token), _) => client.get(&self.url).bearer_auth(token),
+            (None, Some(secret)) => client
+                .post(&self.url)
+                .basic_auth("strong", Some(secret))
+                .form(&[("grant_type", "client_credentials")]),
+            (None, None) => client.get(&self.url),
+        };
+        match request.send().await {
+            Ok(answer) if answer.status() == 200 => match answer.bytes().await {
+                Ok(_) => None,
+                Err(error) => Some(format!("{}: {error:?}", self.url)),
+            },
+            Ok(answer) => Some(format!("{}: {}", self.url, answer.status())),
+            Err(error) => Some(format!("{}: {error:?}", self.url)),
+        }
+    }
+}
+
+/// Restarts each node under load.
+pub async fn rolling_restart(name: &str, requests: &[Request], nodes: &mut Nodes) {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = requests
+        .iter()
+        .flat_map(|request| std::iter::repeat_n(request.clone(), WORKERS))
+        .map(|request| {
+            let is_over = Arc::clone(&is_over);
+            tokio::spawn(async move {
+                let client = super::visitor();
+                let (mut sent, mut failures) = (0, Vec::new());
+                while !is_over.load(Ordering::Relaxed) {
+                    failures.extend(request.failure(&client).await);
+                    sent += 1;
+                }
+                (sent, failures)
+            })
+        })
+        .collect();
+    sleep(MARGIN).await;
+    for node in 0..HOSTS.len() {
+        nodes.stop_node(node).await;
+        nodes.start_node(node).await;
+    }
+    sleep(MARGIN).await;
+    is_over.store(true, Ordering::Relaxed);
+    let (mut sent, mut failures) = (0, Vec::new());
+    for worker in workers {
+        let (more, failed) = worker.await.unwrap();
+        sent += more;
+        failures.extend(failed);
+    }
+    println!(
+        "{name}: {} of {sent} requests failed in a rolling restart of two nodes",
+        failures.len()
+    );
+    let shown = &failures[..failures.len().min(5)];
+    assert!(
+        failures.is_empty(),
+        "{name}: {} of {sent} failed: {shown:#?}",
+        failures.len()
+    );
+    assert!(sent > 100, "{name}: only {sent} requests");
+}
