@@ -19,6 +19,7 @@ use crate::clock::{Clock, Seconds, sleep};
 use crate::config::{Config, ConfigError, Database};
 use crate::hashing::Hashing;
 use crate::http::auth::cookies::Cookies;
+use crate::http::client_address::ClientAddresses;
 use crate::http::{self, Server};
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
@@ -353,7 +354,7 @@ impl Running {
         let server = web::Data::new(Server {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
-            trusted_proxies: config.server.trusted_proxies.clone(),
+            client_addresses: ClientAddresses::new(&config.server),
             forward_auth: config.forward_auth.clone(),
             origin: config.server.issuer.origin(),
             cookies: Cookies::new(&config.accounts, config.server.issuer.path()),

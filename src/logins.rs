@@ -5,9 +5,9 @@
 
 pub mod federated;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::accounts::client_address::ClientAddress;
 use crate::accounts::email::Email;
 use crate::accounts::limits::Attempt;
 use crate::accounts::password::{AccountWords, Password, RefusedPassword};
@@ -137,7 +137,7 @@ impl Logins {
         email: Email,
         password: Password,
         name: Name,
-        address: IpAddr,
+        address: ClientAddress,
     ) -> Result<Registered, LoginError> {
         let answer = self.try_to_register(email, password, name, address).await;
         self.told("registration", address, answer)
@@ -148,7 +148,7 @@ impl Logins {
         email: Email,
         password: Password,
         name: Name,
-        address: IpAddr,
+        address: ClientAddress,
     ) -> Result<Registered, LoginError> {
         if self.settings.registration == Registration::Closed {
             return Err(LoginError::RegistrationClosed);
@@ -193,7 +193,7 @@ impl Logins {
         &self,
         email: &Email,
         password: Password,
-        address: IpAddr,
+        address: ClientAddress,
         device: &Device,
     ) -> Result<SessionTokens, LoginError> {
         let answer = self.try_to_log_in(email, password, address, device).await;
@@ -204,7 +204,7 @@ impl Logins {
         &self,
         email: &Email,
         password: Password,
-        address: IpAddr,
+        address: ClientAddress,
         device: &Device,
     ) -> Result<SessionTokens, LoginError> {
         let proof = self.prove(email, password, address).await?;
@@ -239,7 +239,7 @@ impl Logins {
         current: Password,
         new: Password,
         except: Option<SessionId>,
-        address: IpAddr,
+        address: ClientAddress,
     ) -> Result<Vec<SessionId>, LoginError> {
         let answer = self.try_to_change(user, current, new, except, address).await;
         self.told("password change", address, answer)
@@ -251,7 +251,7 @@ impl Logins {
         current: Password,
         new: Password,
         except: Option<SessionId>,
-        address: IpAddr,
+        address: ClientAddress,
     ) -> Result<Vec<SessionId>, LoginError> {
         let known = self.db.user(user).await?.ok_or(LoginError::Wrong)?.user;
         let proof = self.prove(&known.email, current, address).await?;
@@ -273,7 +273,7 @@ impl Logins {
 
     /// The user whose address and password these are. Whoever acts on it asks again whether the user may, in the same transaction:
     /// a suspension may come at any moment.
-    async fn prove(&self, email: &Email, password: Password, address: IpAddr) -> Result<Proof, LoginError> {
+    async fn prove(&self, email: &Email, password: Password, address: ClientAddress) -> Result<Proof, LoginError> {
         let place = self.hashing.reserve()?;
         let attempt = self.attempt(email, address);
         let charged = self.charge(&attempt).await?;
@@ -372,11 +372,11 @@ impl Logins {
         }
     }
 
-    fn attempt(&self, email: &Email, address: IpAddr) -> Attempt {
+    fn attempt(&self, email: &Email, address: ClientAddress) -> Attempt {
         Attempt::new(email.as_str(), address, &self.settings.attempts, &self.hash_key)
     }
 
-    fn told<T>(&self, what: &str, address: IpAddr, answer: Result<T, LoginError>) -> Result<T, LoginError> {
+    fn told<T>(&self, what: &str, address: ClientAddress, answer: Result<T, LoginError>) -> Result<T, LoginError> {
         let outcome = answer.as_ref().err().map_or("right", LoginError::name);
         self.metrics.tried(outcome);
         if answer.is_err() {

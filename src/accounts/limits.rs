@@ -9,10 +9,10 @@
 //! addresses from which the account was lately logged in to. Who attacks from such an address, behind the same router, meets the
 //! second; an owner at a new address may have to wait while an attack lasts. Whether an account exists makes no difference.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::seal::HashKey;
+
+use super::client_address::ClientAddress;
 
 /// What the names of buckets are digested for: the table shows neither addresses nor e-mail addresses.
 const PURPOSE: &str = "limit";
@@ -129,20 +129,21 @@ pub struct Attempt {
 impl Attempt {
     /// An attempt from this address to be the account of this normalised e-mail address, whether it exists or not.
     #[must_use]
-    pub fn new(email: &str, address: IpAddr, rates: &AttemptRates, key: &HashKey) -> Self {
-        let both = format!("{} {email}", network(address));
+    pub fn new(email: &str, address: ClientAddress, rates: &AttemptRates, key: &HashKey) -> Self {
+        let network = address.network();
+        let both = format!("{network} {email}");
         Self {
             pair: Some(Charge::new("pair", &both, rates.address_and_account, key)),
             account: Some(Charge::new("account", email, rates.account, key)),
             known: bucket("known", &both, key),
-            ..Self::without_account(address, rates, key)
+            ..Self::without_account(network, rates, key)
         }
     }
 
     /// An attempt from this address that concerns no account yet.
     #[must_use]
-    pub fn without_account(address: IpAddr, rates: &AttemptRates, key: &HashKey) -> Self {
-        let network = network(address).to_string();
+    pub fn without_account(address: ClientAddress, rates: &AttemptRates, key: &HashKey) -> Self {
+        let network = address.network().to_string();
         Self {
             pair: None,
             account: None,
@@ -172,15 +173,6 @@ impl Attempt {
     }
 }
 
-/// Who is counted as one: an IPv4 address, or the /64 of an IPv6 address, all of which one customer has.
-#[must_use]
-pub fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
-        address @ IpAddr::V4(_) => address,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -198,7 +190,12 @@ mod tests {
             account: RATE,
             address_and_account: RATE,
         };
-        Attempt::new(email, address.parse().unwrap(), &rates, &HashKey::from_bytes([7; 32]))
+        Attempt::new(
+            email,
+            address.parse::<std::net::IpAddr>().unwrap().into(),
+            &rates,
+            &HashKey::from_bytes([7; 32]),
+        )
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! People and their sessions: the rules, pure where they can be. No clock, no database, nothing that waits.
 
+pub mod client_address;
 pub mod csrf;
 pub mod email;
 pub mod federation;

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use super::limits::{Limit, Rate, network};
+use super::client_address::ClientAddress;
+use super::limits::{Limit, Rate};
 use crate::clock::Seconds;
 
 /// How many buckets of a kind are kept. When all are in use, who comes new is not counted: better that than to refuse the honest.
@@ -64,8 +64,8 @@ fn in_whole_seconds(milliseconds: i64) -> Seconds {
 #[derive(Debug)]
 pub struct NodeLimits {
     families: Buckets<String>,
-    addresses: Buckets<IpAddr>,
-    federated_logins: Buckets<IpAddr>,
+    addresses: Buckets<ClientAddress>,
+    federated_logins: Buckets<ClientAddress>,
 }
 
 impl NodeLimits {
@@ -83,16 +83,16 @@ impl NodeLimits {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn charge_address(&mut self, address: IpAddr, now: Duration) -> Result<(), Seconds> {
-        self.addresses.charge(network(address), now)
+    pub fn charge_address(&mut self, address: ClientAddress, now: Duration) -> Result<(), Seconds> {
+        self.addresses.charge(address.network(), now)
     }
 
     /// Counts a login with another provider against where it begins, at this monotonic time; before anything is written.
     ///
     /// # Errors
     /// How long to wait.
-    pub fn charge_federated_login(&mut self, address: IpAddr, now: Duration) -> Result<(), Seconds> {
-        self.federated_logins.charge(network(address), now)
+    pub fn charge_federated_login(&mut self, address: ClientAddress, now: Duration) -> Result<(), Seconds> {
+        self.federated_logins.charge(address.network(), now)
     }
 
     /// Counts a refresh against its family, at this monotonic time; after the token's tag was found to be ours, so that nobody
@@ -107,6 +107,8 @@ impl NodeLimits {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn limits() -> NodeLimits {
@@ -141,7 +143,7 @@ mod tests {
     #[test]
     fn an_address_has_its_own_limit() {
         let mut limits = limits();
-        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap().into();
         for host in 0..1_000 {
             let of_the_network = format!("2001:db8::{host:x}");
             assert_eq!(limits.charge_address(address(&of_the_network), NOW), Ok(()));
@@ -156,11 +158,11 @@ mod tests {
     fn memory_is_bounded_and_what_has_drained_makes_room() {
         let mut limits = limits();
         for number in 0..=u32::try_from(MOST).unwrap() {
-            assert_eq!(limits.charge_address(IpAddr::V4(number.into()), NOW), Ok(()));
+            assert_eq!(limits.charge_address(IpAddr::V4(number.into()).into(), NOW), Ok(()));
         }
         assert_eq!(limits.addresses.drained_at.len(), MOST);
         let later = NOW + Duration::from_secs(2);
-        assert_eq!(limits.charge_address(IpAddr::V4(u32::MAX.into()), later), Ok(()));
+        assert_eq!(limits.charge_address(IpAddr::V4(u32::MAX.into()).into(), later), Ok(()));
         assert_eq!(limits.addresses.drained_at.len(), 1);
     }
 }

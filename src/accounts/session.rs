@@ -1,7 +1,6 @@
 //! Sessions: one login, one refresh family, one row.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::Serialize;
@@ -9,6 +8,7 @@ use uuid::Uuid;
 
 use crate::clock::{Seconds, UnixTime};
 
+use super::client_address::ClientAddress;
 use super::tenant::TenantId;
 use super::user::{UserId, parse_uuid, uuid_at};
 
@@ -138,7 +138,7 @@ pub struct Device {
 impl Device {
     /// The device at this address, with its `User-Agent`.
     #[must_use]
-    pub fn new(address: IpAddr, user_agent: &str) -> Self {
+    pub fn new(address: ClientAddress, user_agent: &str) -> Self {
         Self {
             address: address.to_string(),
             user_agent: user_agent

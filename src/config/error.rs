@@ -191,6 +191,14 @@ pub enum ConfigError {
         /// Its address.
         address: SocketAddr,
     },
+    /// A proxy in front whose address is unknown.
+    #[error(
+        "server.listen speaks plain http behind a proxy that ends TLS, but server.trusted_proxies lists no proxy: every client would \
+         have the proxy's address, and a few wrong passwords of one would lock out all; list the addresses that the proxy connects \
+         from, such as server.trusted_proxies = [\"127.0.0.1\"] (KEYROUND_SERVER__TRUSTED_PROXIES=127.0.0.1), or end TLS here by \
+         server.tls_certificate_file and server.tls_key_file"
+    )]
+    NoTrustedProxies,
     /// Both listeners in one place.
     #[error("server.listen and server.admin_listen are both {0}; give each its own port")]
     SameListener(SocketAddr),

@@ -83,7 +83,7 @@ pub struct Server {
     pub tls: Option<TlsFiles>,
     /// Whether a proxy ends TLS in front.
     pub behind_tls_proxy: bool,
-    /// The proxies whose word about a client's address is taken.
+    /// The proxies that name the client of a request.
     pub trusted_proxies: Vec<Network>,
     /// How long it still serves after it was told to stop.
     pub shutdown_delay: Seconds,
@@ -297,6 +297,21 @@ impl Server {
         }
     }
 
+    /// Whether a proxy is in front: it ends TLS, because this process does not.
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        self.behind_tls_proxy || self.issuer.is_https() && self.tls.is_none()
+    }
+
+    /// Refuses a proxy in front that is not listed: all clients would have its address, so that they would share its limits, and a few
+    /// wrong passwords of one would lock out all.
+    fn check_proxies(&self) -> Result<(), ConfigError> {
+        if self.is_proxied() && self.trusted_proxies.is_empty() {
+            return Err(ConfigError::NoTrustedProxies);
+        }
+        Ok(())
+    }
+
     fn open_plain_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
         let public = self.tls.is_none().then_some(("server.listen", self.listen));
         public
@@ -313,6 +328,13 @@ impl Server {
                  others; write the https URL that the proxy serves",
                 self.issuer
             ));
+        }
+        if self.trusted_proxies.iter().any(Network::holds_every_address) {
+            warnings.push(
+                "server.trusted_proxies holds every address: any client can name another address in X-Forwarded-For, so limits by \
+                 address protect nothing; list the proxies alone"
+                    .to_owned(),
+            );
         }
         if !self.behind_tls_proxy {
             warnings.extend(self.open_plain_listeners().map(|(setting, address)| {
@@ -386,6 +408,7 @@ fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
         return Err(ConfigError::SameListener(server.listen));
     }
     server.check_transport()?;
+    server.check_proxies()?;
     Ok(server)
 }
 

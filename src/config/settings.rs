@@ -181,7 +181,7 @@ pub const SETTINGS: &[Setting] = &[
     row("server", "tls_certificate_file", Unset(r#""/etc/keyround/tls/fullchain.pem""#), Kind::File, false, "The certificate of `server.listen` and its chain, in PEM; taken anew when the file changes. With `server.tls_key_file`."),
     row("server", "tls_key_file", Unset(r#""/etc/keyround/tls/privkey.pem""#), Kind::File, false, "The certificate's private key (mode 0600), in PEM and not encrypted."),
     row("server", "behind_tls_proxy", Default("false"), Kind::Flag, false, "Says that a proxy ends TLS in front: only then may plain HTTP be served beyond loopback."),
-    row("server", "trusted_proxies", Default("[]"), Kind::Networks, false, "The proxies whose word about a client's address is taken."),
+    row("server", "trusted_proxies", Default("[]"), Kind::Networks, false, "The addresses or networks that your proxies connect from: their `X-Forwarded-For` names the client. Required where a proxy ends TLS."),
     row("server", "shutdown_delay", Default(r#""5s""#), Kind::Duration, false, "How long a server that was told to stop says so at `/readyz` and still serves, so that load balancers send it nothing more; at most 5m. `--dev` sets it to 0s."),
     row("outbound", "allowed_networks", Default("[]"), Kind::Networks, false, "Private networks that the key sets of clients (`jwks_uri`) may be fetched from; without, only public addresses are."),
     row("outbound", "ca_file", Unset(r#""/etc/keyround/private-ca.pem""#), Kind::File, false, "Certificates in PEM that are believed beside the system's when a key set is fetched."),

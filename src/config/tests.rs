@@ -8,6 +8,7 @@ use std::path::Path;
 use super::*;
 
 const ISSUER: (&str, &str) = ("KEYROUND_SERVER__ISSUER", "https://id.example.com");
+const PROXIES: (&str, &str) = ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.1");
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs
@@ -17,7 +18,7 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let mut environment = map(&[ISSUER]);
+    let mut environment = map(&[ISSUER, PROXIES]);
     environment.extend(map(variables));
     Config::load(&Sources {
         environment,
@@ -35,7 +36,7 @@ fn from_file(text: &str) -> Result<Config, ConfigError> {
     fs::write(&path, text).unwrap();
     Config::load(&Sources {
         file: Some(path),
-        environment: map(&[ISSUER]),
+        environment: map(&[ISSUER, PROXIES]),
         ..Sources::default()
     })
 }
@@ -101,6 +102,7 @@ fn each_layer_overrides_the_one_below() {
     let config = Config::load(&Sources {
         file: Some(path),
         environment: map(&[
+            PROXIES,
             ("KEYROUND_KEYS__ROTATION_PERIOD", "15d"),
             ("KEYROUND_KEYS__PREPUBLISH", "15h"),
             ("HOME", "/"),
@@ -144,13 +146,11 @@ fn the_environment_writes_every_kind_of_value() {
     assert_eq!(config.keys.policy.windows().max_published, 9);
     assert_eq!(config.keys.policy.windows().verify_window, Some(Seconds(129_600)));
     assert_eq!(config.log.format, LogFormat::Json);
-    assert!(
-        load(&[("KEYROUND_SERVER__TRUSTED_PROXIES", "")])
-            .unwrap()
-            .server
-            .trusted_proxies
-            .is_empty()
-    );
+    let plain = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1"),
+        ("KEYROUND_SERVER__TRUSTED_PROXIES", ""),
+    ];
+    assert!(load(&plain).unwrap().server.trusted_proxies.is_empty());
 }
 
 #[test]
@@ -460,6 +460,48 @@ fn plain_http_stays_on_loopback_or_behind_a_proxy() {
 }
 
 #[test]
+fn a_proxy_that_ends_tls_is_listed() {
+    let unlisted = ("KEYROUND_SERVER__TRUSTED_PROXIES", "");
+    let proxied = ("KEYROUND_SERVER__BEHIND_TLS_PROXY", "true");
+    let plain = ("KEYROUND_SERVER__ISSUER", "http://id.example.com");
+    let on_loopback = ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1");
+    let tls = [
+        ("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "a.pem"),
+        ("KEYROUND_SERVER__TLS_KEY_FILE", "a.key"),
+    ];
+    for refused in [
+        &[unlisted, proxied][..],
+        &[unlisted, proxied, plain],
+        &[unlisted, proxied, on_loopback],
+        // An issuer with https and a listener without: a proxy is in front, whatever the settings say of it.
+        &[unlisted],
+        &[unlisted, proxied, tls[0], tls[1]],
+    ] {
+        let refusal = refusal(refused);
+        assert!(refusal.contains("server.trusted_proxies lists no proxy"), "{refusal}");
+        assert!(
+            refusal.contains("KEYROUND_SERVER__TRUSTED_PROXIES=127.0.0.1"),
+            "{refusal}"
+        );
+    }
+    for accepted in [
+        &[proxied][..],
+        &[],
+        &[unlisted, on_loopback],
+        &[unlisted, tls[0], tls[1]],
+    ] {
+        assert_eq!(load(accepted).unwrap().warnings(), Vec::<String>::new());
+    }
+    for all in ["0.0.0.0/0", "10.0.0.0/8,::/0"] {
+        let warnings = load(&[("KEYROUND_SERVER__TRUSTED_PROXIES", all)]).unwrap().warnings();
+        assert!(
+            warnings[0].starts_with("server.trusted_proxies holds every address"),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
 fn a_certificate_lets_the_public_listener_out() {
     let (certificate, key) = ("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "KEYROUND_SERVER__TLS_KEY_FILE");
     let open = ("KEYROUND_SERVER__LISTEN", "0.0.0.0:443");
@@ -727,5 +769,5 @@ fn unprotected_cookies_stay_on_loopback() {
             .iter()
             .any(|warning| warning.contains("no Secure attribute"))
     );
-    assert!(!development(&[ISSUER]).accounts.plain_http_cookies);
+    assert!(!development(&[ISSUER, PROXIES]).accounts.plain_http_cookies);
 }

@@ -231,6 +231,14 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Whether it is all of IPv4 or all of IPv6.
+    #[must_use]
+    pub const fn holds_every_address(&self) -> bool {
+        self.prefix == 0
+    }
+}
+
 /// The address with everything behind the prefix set to zero.
 fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     let prefix = u32::from(prefix);

@@ -1,6 +1,5 @@
 //! What the endpoints for clients share: the form, the proof of who asks, and how a refusal is logged and answered.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
@@ -8,6 +7,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tracing::field;
 
+use crate::accounts::client_address::ClientAddress;
 use crate::clock::Seconds;
 use crate::oauth::assertion::Presented;
 use crate::oauth::client::ClientId;
@@ -18,7 +18,6 @@ use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 
 use super::body::{self, Unreadable};
-use super::client_address::client_address;
 use super::{Server, client_assertion, error};
 
 /// The purpose that client secrets are digested for.
@@ -77,7 +76,7 @@ impl Refusal {
 /// Who asks, as far as it is known: what the log says of a request.
 pub struct Caller {
     /// Where it asks from.
-    pub address: IpAddr,
+    pub address: ClientAddress,
     /// The registered client that it claims to be.
     pub client: Option<ClientId>,
 }
@@ -87,7 +86,7 @@ impl Caller {
     #[must_use]
     pub fn new(server: &Server, request: &HttpRequest) -> Self {
         Self {
-            address: client_address(request, &server.trusted_proxies),
+            address: server.client_addresses.of(request),
             client: None,
         }
     }

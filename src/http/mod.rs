@@ -15,7 +15,6 @@ pub mod revoke;
 pub mod token;
 mod turns;
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,9 +26,10 @@ use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{HttpResponse, Resource, Route, web};
 
+use crate::accounts::client_address::ClientAddress;
 use crate::accounts::node_limits::NodeLimits;
 use crate::clock::{Clock, Seconds};
-use crate::config::{ForwardAuth, Network, Origin};
+use crate::config::{ForwardAuth, Origin};
 use crate::jose::seal::HashKey;
 use crate::keyring::Keyring;
 use crate::logins::Logins;
@@ -47,6 +47,7 @@ use crate::supervision::Tasks;
 use crate::telemetry::Metrics;
 
 use auth::cookies::Cookies;
+use client_address::ClientAddresses;
 
 /// What the handlers work with.
 pub struct Server {
@@ -54,8 +55,8 @@ pub struct Server {
     pub issuer: String,
     /// The path of the issuer; empty when it has none.
     pub issuer_path: String,
-    /// The proxies whose word about a client's address is taken.
-    pub trusted_proxies: Vec<Network>,
+    /// Reads the addresses of clients.
+    pub client_addresses: ClientAddresses,
     /// What gateways require of a token.
     pub forward_auth: ForwardAuth,
     /// The origin of the issuer: pages of it are ours.
@@ -121,7 +122,7 @@ impl Server {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn charge_refresh(&self, address: IpAddr, token: &str) -> Result<(), Seconds> {
+    pub fn charge_refresh(&self, address: ClientAddress, token: &str) -> Result<(), Seconds> {
         let now = self.clock.read().monotonic;
         let session = self.sessions.named_in(token);
         let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +134,7 @@ impl Server {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn charge_federated_login(&self, address: IpAddr) -> Result<(), Seconds> {
+    pub fn charge_federated_login(&self, address: ClientAddress) -> Result<(), Seconds> {
         let now = self.clock.read().monotonic;
         let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.charge_federated_login(address, now)

@@ -49,6 +49,7 @@ fn serve(folder: &Path, more: &[(&str, &str)]) -> (Vec<(String, String)>, Servin
     let admin = format!("127.0.0.1:{}", free_port());
     let mut variables: Vec<(String, String)> = [
         ("KEYROUND_SERVER__ISSUER", "https://localhost"),
+        ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.1"),
         ("KEYROUND_SERVER__LISTEN", listen.as_str()),
         ("KEYROUND_SERVER__ADMIN_LISTEN", admin.as_str()),
         (
@@ -358,10 +359,7 @@ fn keys_and_tokens_come_through_nginx_also_while_a_node_is_away() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let site = format!("https://localhost:{port}");
-    let settings = [
-        ("KEYROUND_SERVER__ISSUER", site.as_str()),
-        ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.1"),
-    ];
+    let settings = [("KEYROUND_SERVER__ISSUER", site.as_str())];
     let (mut variables, serving) = serve(folder.path(), &settings);
     variables.retain(|(_, value)| value != "https://localhost");
     let client = "clients create --id billing --grant client_credentials --audience https://api.example.com --json";

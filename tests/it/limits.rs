@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use keyround::accounts::client_address::ClientAddress;
 use keyround::accounts::limits::{Attempt, AttemptRates, Charge, Rate};
 use keyround::clock::{Seconds, UnixTime};
 use keyround::jose::seal::HashKey;
@@ -25,10 +26,10 @@ const RATES: AttemptRates = AttemptRates {
 };
 
 fn attempt(email: &str, address: &str) -> Attempt {
-    attempt_from(email, address.parse().unwrap())
+    attempt_from(email, address.parse::<IpAddr>().unwrap().into())
 }
 
-fn attempt_from(email: &str, address: IpAddr) -> Attempt {
+fn attempt_from(email: &str, address: ClientAddress) -> Attempt {
     Attempt::new(email, address, &RATES, &HashKey::from_bytes([7; 32]))
 }
 
@@ -93,7 +94,7 @@ crate::on_both_databases!(a_stranger_locks_nobody_out_of_a_known_address, |datab
         for host in 0..11 {
             let elsewhere = attempt_from(
                 "owner@example.com",
-                IpAddr::V4((0xc000_0200 + 11 * round + host).into()),
+                std::net::Ipv4Addr::from_bits(0xc000_0200 + 11 * round + host).into(),
             );
             db.charge(&elsewhere, now).await.unwrap();
         }
@@ -110,7 +111,10 @@ crate::on_both_databases!(a_stranger_locks_nobody_out_of_a_known_address, |datab
     );
     let forgotten = START + Seconds(31 * 86_400);
     for host in 0..10_u32 {
-        let elsewhere = attempt_from("owner@example.com", IpAddr::V4((0xc000_0200 + host).into()));
+        let elsewhere = attempt_from(
+            "owner@example.com",
+            std::net::Ipv4Addr::from_bits(0xc000_0200 + host).into(),
+        );
         taken(&db, &elsewhere, forgotten).await;
     }
     assert!(wait(&db, &at_home, forgotten).await.is_some(), "a month later");

@@ -1,8 +1,8 @@
 //! Who proves to be somebody by a password, on both databases.
 
-use std::net::IpAddr;
 use std::sync::mpsc;
 
+use keyround::accounts::client_address::ClientAddress;
 use keyround::accounts::password::{Password, RefusedPassword};
 use keyround::accounts::session::SessionId;
 use keyround::accounts::user::UserId;
@@ -24,7 +24,7 @@ async fn start(database: TestDatabase, settings: &[(&'static str, &'static str)]
     world
 }
 
-fn home() -> IpAddr {
+fn home() -> ClientAddress {
     [192, 0, 2, 7].into()
 }
 
@@ -47,7 +47,12 @@ async fn registered(app: &TestApp, email: &str, text: &str) -> UserId {
     }
 }
 
-async fn log_in_from(app: &TestApp, email: &str, text: &str, address: IpAddr) -> Result<SessionTokens, LoginError> {
+async fn log_in_from(
+    app: &TestApp,
+    email: &str,
+    text: &str,
+    address: ClientAddress,
+) -> Result<SessionTokens, LoginError> {
     let logins = &app.running.server.logins;
     let email = email.parse().unwrap();
     logins.log_in(&email, password(text), address, &device()).await

@@ -72,6 +72,20 @@ fn a_production_start_invents_nothing() {
             vec!["server.listen", "0.0.0.0:0", "loopback"],
         ),
         (
+            vec![
+                MASTER_KEY,
+                ("KEYROUND_SERVER__ISSUER", "https://id.example.com"),
+                ("KEYROUND_SERVER__BEHIND_TLS_PROXY", "true"),
+            ],
+            vec!["serve"],
+            vec!["server.trusted_proxies", "KEYROUND_SERVER__TRUSTED_PROXIES=127.0.0.1"],
+        ),
+        (
+            vec![MASTER_KEY, ("KEYROUND_SERVER__ISSUER", "https://id.example.com")],
+            vec!["config", "check"],
+            vec!["server.trusted_proxies", "KEYROUND_SERVER__TRUSTED_PROXIES=127.0.0.1"],
+        ),
+        (
             with(&[ISSUER, MASTER_KEY, ("KEYROUND_KEYS__ROTATION_PERIODE", "10s")]),
             vec!["serve"],
             vec!["KEYROUND_KEYS__ROTATION_PERIODE", "not a setting"],

@@ -15,7 +15,11 @@ fn ask(url: &str, request: &str) -> Option<Answer> {
 
 /// T2. What the HTTP parser itself refuses never reaches the place where these headers are added.
 async fn check_every_answer(issuer: &str, hsts: Option<&str>) {
-    let settings = [("server.issuer", issuer), ("server.behind_tls_proxy", "true")];
+    let settings = [
+        ("server.issuer", issuer),
+        ("server.behind_tls_proxy", "true"),
+        ("server.trusted_proxies", "127.0.0.1"),
+    ];
     let database = TestDatabase::sqlite();
     let app = TestApp::start(&database, &settings).await;
     let long = "x".repeat(20_000);

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounts::session::{Device, SessionId};
 use crate::http::Server;
-use crate::http::client_address::client_address;
 use crate::sessions::SessionTokens;
 
 use super::problem::Problem;
@@ -61,5 +60,5 @@ pub fn answer(server: &Server, tokens: &SessionTokens, delivery: Delivery) -> Re
 pub fn device(server: &Server, request: &HttpRequest) -> Device {
     let user_agent = request.headers().get(header::USER_AGENT);
     let user_agent = user_agent.and_then(|value| value.to_str().ok()).unwrap_or("");
-    Device::new(client_address(request, &server.trusted_proxies), user_agent)
+    Device::new(server.client_addresses.of(request), user_agent)
 }

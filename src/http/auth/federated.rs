@@ -10,7 +10,6 @@ use url::form_urlencoded;
 use crate::accounts::federation::login::LOGIN_LIFETIME;
 use crate::clock::{Reading, Seconds};
 use crate::http::Server;
-use crate::http::client_address::client_address;
 use crate::logins::federated::{NotLoggedIn, Returned};
 use crate::sessions::CannotBegin;
 
@@ -28,7 +27,7 @@ pub async fn begin(server: web::Data<Server>, request: HttpRequest, provider: we
 
 async fn try_to_begin(server: &Server, request: &HttpRequest, provider: &str) -> Result<HttpResponse, Problem> {
     let return_to = return_to(request.query_string())?;
-    let address = client_address(request, &server.trusted_proxies);
+    let address = server.client_addresses.of(request);
     server.charge_federated_login(address).map_err(|retry_after| {
         let detail = format!("too many logins with other providers begin at this address; try again in {retry_after}");
         Problem::new(Code::RateLimited, detail).after(retry_after)

@@ -4,7 +4,6 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
 use crate::http::Server;
-use crate::http::client_address::client_address;
 
 use super::delivery::{self, Delivery, device};
 use super::guard::{cookie_request, json};
@@ -35,10 +34,7 @@ pub async fn answer(
         cookie_request(&server, &request)?;
     }
     let (email, password) = (email(&body.email)?, password(body.password)?);
-    let (address, device) = (
-        client_address(&request, &server.trusted_proxies),
-        device(&server, &request),
-    );
+    let (address, device) = (server.client_addresses.of(&request), device(&server, &request));
     let tokens = server.logins.log_in(&email, password, address, &device).await;
     let tokens = tokens.map_err(refused)?;
     end_replaced(&server, &request, body.token_delivery).await?;

@@ -27,7 +27,6 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpRequest, Route, web};
 
 use super::Server;
-use super::client_address::client_address;
 use problem::Problem;
 
 /// Where people register.
@@ -141,7 +140,7 @@ async fn around(
 fn log(server: &Server, request: &HttpRequest, problem: &Problem) {
     let (reason, detail) = (problem.code.name(), &problem.detail);
     server.metrics.refused(reason);
-    let address = client_address(request, &server.trusted_proxies);
+    let address = server.client_addresses.of(request);
     let endpoint = request.match_pattern().unwrap_or_default();
     if problem.code.is_about_a_bearer() {
         tracing::debug!(client.ip = %address, endpoint, reason, %detail, "a request was refused");

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use crate::accounts::email::Email;
 use crate::accounts::password::Password;
 use crate::http::Server;
-use crate::http::client_address::client_address;
 use crate::logins::LoginError;
 
 use super::authenticated::Authenticated;
@@ -32,7 +31,7 @@ pub async fn answer(
     let body: Body = json(&request, payload, FORM).await?;
     let Authenticated { user, sid } = caller;
     let (current, new) = (password(body.current_password)?, password(body.new_password)?);
-    let address = client_address(&request, &server.trusted_proxies);
+    let address = server.client_addresses.of(&request);
     let changed = server
         .logins
         .change_password(user, current, new, Some(sid), address)

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use crate::accounts::refresh::Refused;
 use crate::accounts::session::EndedBy;
 use crate::http::Server;
-use crate::http::client_address::client_address;
 use crate::sessions::{CannotRefresh, RefreshRequest};
 
 use super::delivery::{self, Delivery, device};
@@ -43,7 +42,7 @@ pub async fn answer(
             "a refresh token goes back the way it came: leave token_delivery out",
         ));
     }
-    let address = client_address(&request, &server.trusted_proxies);
+    let address = server.client_addresses.of(&request);
     server.charge_refresh(address, token).map_err(|retry_after| {
         let detail = format!("too many refreshes; try again in {retry_after}");
         Problem::new(Code::RateLimited, detail).after(retry_after)

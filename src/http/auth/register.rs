@@ -6,7 +6,6 @@ use serde_json::json;
 
 use crate::accounts::user::Name;
 use crate::http::Server;
-use crate::http::client_address::client_address;
 use crate::logins::Registered;
 use crate::sessions::CannotBegin;
 
@@ -42,7 +41,7 @@ pub async fn answer(
     let name: Result<Name, _> = body.name.parse();
     let name = name.map_err(|error| Problem::new(Code::InvalidName, error.to_string()))?;
     let (email, password) = (email(&body.email)?, password(body.password)?);
-    let address = client_address(&request, &server.trusted_proxies);
+    let address = server.client_addresses.of(&request);
     match server
         .logins
         .register(email, password, name, address)

@@ -166,6 +166,7 @@ impl OneOrigin {
         let settings = [
             ("server.issuer", url.as_str()),
             ("server.behind_tls_proxy", "true"),
+            ("server.trusted_proxies", "127.0.0.1"),
             ("accounts.audience", "https://api.example.com"),
             ("forward_auth.policies", "api audience=https://api.example.com"),
         ];

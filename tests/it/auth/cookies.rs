@@ -17,7 +17,8 @@ fn attributes(cookie: &str) -> (String, Vec<String>) {
     (name, attributes)
 }
 
-const HTTPS: (&str, &str) = ("server.behind_tls_proxy", "true");
+/// What an issuer with https needs: a proxy ends TLS.
+const HTTPS: (&str, &str) = ("server.trusted_proxies", "127.0.0.1");
 
 crate::on_both_databases!(cookies_are_cleared_as_they_were_set, |database| {
     for (issuer, path, plain) in [

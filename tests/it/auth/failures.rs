@@ -366,6 +366,34 @@ crate::on_both_databases!(too_many_wrong_passwords_are_told_when_to_come_again, 
     site.stop().await;
 });
 
+// Whatever a proxy writes, clients that it names differently do not lock each other out.
+crate::on_both_databases!(clients_behind_a_proxy_do_not_share_its_limits, |database| {
+    let site = Site::start(database, &[("server.trusted_proxies", "127.0.0.1")]).await;
+    site.register("ada").await;
+    let log_in = async |client: &str, password: &str| {
+        let body = json!({ "email": email("ada"), "password": password, "token_delivery": "body" });
+        let request = site.visitor().json(Method::POST, "/auth/login", &body);
+        request
+            .header("X-Forwarded-For", client)
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    };
+    for stranger in ["[2001:db8::1]", "unknown", "_f00", "fe80::1%eth0"] {
+        let mut statuses = Vec::new();
+        for _ in 0..6 {
+            statuses.push(log_in(stranger, "not the password 1").await);
+        }
+        assert_eq!(statuses, [401, 401, 401, 401, 401, 429], "{stranger}");
+    }
+    for owner in ["[2001:db8:1::1]:4711", "_b4r", "198.51.100.1", ""] {
+        assert_eq!(log_in(owner, PASSWORD).await, 200, "{owner}");
+    }
+    site.stop().await;
+});
+
 /// How many attempts came to an end.
 fn attempts(site: &Site) -> usize {
     let metrics = site.app.running.server.metrics.encode();

@@ -11,9 +11,10 @@ use super::visitor::{PASSWORD, Site, email, refused, told};
 const OWN: &str = "https://id.example.com";
 const LISTED: &str = "https://app.example.com";
 
-const SETTINGS: [(&str, &str); 3] = [
+const SETTINGS: [(&str, &str); 4] = [
     ("server.issuer", OWN),
     ("server.behind_tls_proxy", "true"),
+    ("server.trusted_proxies", "127.0.0.1"),
     ("accounts.allowed_origins", LISTED),
 ];
 
