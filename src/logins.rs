@@ -4,14 +4,16 @@
 //! the user's row, the hash. What is unknown, suspended or without a password goes all of it, and is answered like a wrong one.
 
 pub mod federated;
+pub mod hash_costs;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::accounts::client_address::ClientAddress;
 use crate::accounts::email::Email;
 use crate::accounts::limits::Attempt;
 use crate::accounts::password::{AccountWords, Password, RefusedPassword};
-use crate::accounts::password_hash::{HashParameters, HashingFailed, PasswordHash};
+use crate::accounts::password_hash::{HashCost, HashParameters, HashingFailed, PasswordHash};
 use crate::accounts::session::{Device, EndedBy, SessionId};
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, User, UserId};
@@ -27,6 +29,8 @@ use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::LoginMetrics;
 
+use hash_costs::HashCosts;
+
 /// What proves people by their passwords.
 pub struct Logins {
     /// The database.
@@ -35,6 +39,8 @@ pub struct Logins {
     pub sessions: Arc<Sessions>,
     /// Where passwords are hashed.
     pub hashing: Hashing,
+    /// What a wrong password costs.
+    pub hash_costs: HashCosts,
     /// What passwords are digested with before they are hashed.
     pub hash_key: Arc<HashKey>,
     /// The rules.
@@ -309,9 +315,13 @@ impl Logins {
     async fn check(&self, place: Place, user: Option<&StoredUser>, password: Password) -> Result<Checked, LoginError> {
         let may_act = user.is_some_and(|user| user.user.suspended_at.is_none());
         let stored = user.and_then(|user| self.readable_hash(user));
+        if let Some(stored) = &stored {
+            self.hash_costs.learn(stored.cost());
+        }
         let (parameters, key) = (self.settings.hash_parameters(), Arc::clone(&self.hash_key));
+        let costs = self.hash_costs.current();
         let checked = place
-            .run(move || check(stored.as_ref(), may_act, &password, parameters, &key))
+            .run(move || check(stored.as_ref(), may_act, &password, parameters, &costs, &key))
             .await?;
         Ok(checked?)
     }
@@ -399,27 +409,28 @@ impl Logins {
     }
 }
 
-/// The work of a thread: as long for who is unknown, suspended or has no password as for who is wrong.
+/// The work of a thread. A wrong password is the same work for every account, and for none.
 fn check(
     stored: Option<&PasswordHash>,
     may_act: bool,
     password: &Password,
     parameters: HashParameters,
+    costs: &BTreeSet<HashCost>,
     key: &HashKey,
 ) -> Result<Checked, HashingFailed> {
-    let Some(stored) = stored else {
-        std::hint::black_box(PasswordHash::new(password, parameters, key)?);
-        return Ok(Checked::Wrong);
-    };
-    let is_right = stored.matches(password, key)? && may_act;
-    if is_right && stored.needs_rehash(parameters) {
-        let rehashed = Some(PasswordHash::new(password, parameters, key)?);
-        return Ok(Checked::Right { rehashed });
+    if let Some(stored) = stored
+        && stored.matches(password, key)?
+        && may_act
+    {
+        let rehashed = stored
+            .needs_rehash(parameters)
+            .then(|| PasswordHash::new(password, parameters, key));
+        return Ok(Checked::Right {
+            rehashed: rehashed.transpose()?,
+        });
     }
-    stored.make_up(parameters, password, key)?;
-    Ok(if is_right {
-        Checked::Right { rehashed: None }
-    } else {
-        Checked::Wrong
-    })
+    for cost in HashCost::lacking(stored.map(PasswordHash::cost), costs) {
+        cost.spend(password, key)?;
+    }
+    Ok(Checked::Wrong)
 }

@@ -14,6 +14,7 @@
 //! An imported one is replaced by ours at the next login. One that costs more than the bounds below is refused, for each login
 //! would pay that price.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hint::black_box;
 
@@ -72,6 +73,114 @@ impl HashParameters {
         passes: 2,
         lanes: 1,
     };
+}
+
+/// What checking a hash costs: its function, with what makes it dear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HashCost {
+    /// 2^cost rounds of bcrypt.
+    Bcrypt {
+        /// The cost, within [`BCRYPT_COSTS`].
+        cost: u32,
+    },
+    /// Argon2, version 19.
+    Argon2 {
+        /// Argon2id, not Argon2i.
+        is_id: bool,
+        /// Memory in KiB.
+        memory: u32,
+        /// Passes over it.
+        passes: u32,
+        /// Lanes.
+        lanes: u32,
+    },
+}
+
+impl HashParameters {
+    /// What checking a hash of these parameters costs.
+    #[must_use]
+    pub const fn cost(self) -> HashCost {
+        match self {
+            Self::Bcrypt { cost } => HashCost::Bcrypt { cost },
+            Self::Argon2id { memory, passes, lanes } => HashCost::Argon2 {
+                is_id: true,
+                memory,
+                passes,
+                lanes,
+            },
+        }
+    }
+}
+
+impl HashCost {
+    /// Reads it from the beginning of a stored hash, up to its salt.
+    #[must_use]
+    pub fn parse(stored: &str) -> Option<Self> {
+        let modular = stored.strip_prefix(KEYED).unwrap_or(stored);
+        // A salt and a hash of the right lengths, whose content does not matter.
+        let whole = if modular.starts_with("$argon2") {
+            format!("{modular}{0}${0}", "A".repeat(22))
+        } else {
+            format!("{modular}{}", "e".repeat(53))
+        };
+        PasswordHash::parse(&whole).ok().map(|hash| hash.cost())
+    }
+
+    /// What a check of `own` lacks to what a check of any of `all` costs, as further checks. Together they are the same work for every
+    /// `own` in `all`, and for none: 2^n rounds of bcrypt are 2^m, 2^m, 2^(m+1) and so on up to 2^(n-1); what Argon2 takes depends on
+    /// the memory of the machine, so each of its costs is paid as a whole.
+    #[must_use]
+    pub fn lacking(own: Option<Self>, all: &BTreeSet<Self>) -> Vec<Self> {
+        let of_bcrypt = |cost: &Self| match cost {
+            Self::Bcrypt { cost } => Some(*cost),
+            Self::Argon2 { .. } => None,
+        };
+        let highest = all.iter().filter_map(of_bcrypt).max();
+        let bcrypt = match (own.as_ref().and_then(of_bcrypt), highest) {
+            (Some(own), Some(highest)) => own..highest,
+            (None, Some(highest)) => highest..highest + 1,
+            (_, None) => 0..0,
+        };
+        let argon2 = all
+            .iter()
+            .filter(|cost| of_bcrypt(cost).is_none() && Some(**cost) != own);
+        bcrypt
+            .map(|cost| Self::Bcrypt { cost })
+            .chain(argon2.copied())
+            .collect()
+    }
+
+    /// Spends it.
+    ///
+    /// # Errors
+    /// [`HashingFailed::Function`].
+    pub fn spend(self, password: &Password, key: &HashKey) -> Result<(), HashingFailed> {
+        let digest = keyed(password, key);
+        let salt = [0; 16];
+        match self {
+            Self::Bcrypt { cost } => {
+                let hashed = bcrypt::hash_with_salt(digest.as_bytes(), cost, salt);
+                black_box(hashed.map_err(|_| HashingFailed::Function)?);
+            }
+            Self::Argon2 {
+                is_id,
+                memory,
+                passes,
+                lanes,
+            } => {
+                let hash = Argon2Hash {
+                    algorithm: if is_id { Algorithm::Argon2id } else { Algorithm::Argon2i },
+                    memory,
+                    passes,
+                    lanes,
+                    salt: salt.to_vec(),
+                    output: vec![0; 32],
+                };
+                black_box(hash.compute(digest.as_bytes())?);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A text that is no hash of a password that we check. Says nothing of the text.
@@ -218,22 +327,18 @@ impl PasswordHash {
         }
     }
 
-    /// Spends what checking this hash lacks to what checking one with these parameters costs, so that old hashes cannot be told
-    /// by time: 2^n rounds are 2^m, and 2^m, 2^(m+1) and so on up to 2^(n-1). Another function is made up for as a whole.
-    ///
-    /// # Errors
-    /// [`HashingFailed`].
-    pub fn make_up(&self, parameters: HashParameters, password: &Password, key: &HashKey) -> Result<(), HashingFailed> {
-        match (&self.function, parameters) {
-            (Function::Bcrypt { cost: stored }, HashParameters::Bcrypt { cost }) => {
-                for step in *stored..cost {
-                    black_box(Self::new(password, HashParameters::Bcrypt { cost: step }, key)?);
-                }
-            }
-            (Function::Argon2(_), HashParameters::Argon2id { .. }) => {}
-            _ => drop(black_box(Self::new(password, parameters, key)?)),
+    /// What checking it costs.
+    #[must_use]
+    pub fn cost(&self) -> HashCost {
+        match &self.function {
+            Function::Bcrypt { cost } => HashCost::Bcrypt { cost: *cost },
+            Function::Argon2(hash) => HashCost::Argon2 {
+                is_id: hash.algorithm == Algorithm::Argon2id,
+                memory: hash.memory,
+                passes: hash.passes,
+                lanes: hash.lanes,
+            },
         }
-        Ok(())
     }
 
     /// Whether a password that matched should be hashed anew: imported, by the other function, or at another cost.
@@ -436,6 +541,85 @@ mod tests {
         assert!(argon2.needs_rehash(HashParameters::ARGON2ID) && argon2.needs_rehash(CHEAP));
         let imported = PasswordHash::parse(IMPORTED[1]).unwrap();
         assert!(imported.needs_rehash(HashParameters::Bcrypt { cost: 5 }));
+    }
+
+    /// Rounds of bcrypt, and the costs of Argon2 that are paid.
+    fn work(costs: impl IntoIterator<Item = HashCost>) -> (u64, BTreeSet<HashCost>) {
+        let mut sum = (0, BTreeSet::new());
+        for cost in costs {
+            match cost {
+                HashCost::Bcrypt { cost } => sum.0 += 1_u64 << cost,
+                argon2 @ HashCost::Argon2 { .. } => assert!(sum.1.insert(argon2), "{argon2:?} is paid twice"),
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn a_wrong_password_is_the_same_work_whatever_is_stored() {
+        let argon2 = |memory| HashCost::Argon2 {
+            is_id: memory != 256,
+            memory,
+            passes: 2,
+            lanes: 1,
+        };
+        let bcrypt = |cost| HashCost::Bcrypt { cost };
+        let every = [
+            bcrypt(4),
+            bcrypt(10),
+            bcrypt(12),
+            bcrypt(15),
+            argon2(64),
+            argon2(256),
+            argon2(65_536),
+        ];
+        // Every mix.
+        for mix in 1..1_u32 << every.len() {
+            let all: BTreeSet<HashCost> = (0..every.len())
+                .filter(|at| mix >> at & 1 == 1)
+                .map(|at| every[at])
+                .collect();
+            let unknown = work(HashCost::lacking(None, &all));
+            assert!(
+                unknown.0 > 0 || !unknown.1.is_empty(),
+                "an unknown account costs nothing"
+            );
+            for own in &all {
+                let lacking = HashCost::lacking(Some(*own), &all);
+                assert_eq!(work(lacking.into_iter().chain([*own])), unknown, "{own:?} in {all:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cost_is_read_from_what_stands_before_the_salt() {
+        let key = key();
+        for parameters in [CHEAP, CHEAP_ARGON2ID, HashParameters::Bcrypt { cost: 10 }] {
+            let hash = PasswordHash::new(&password("a"), parameters, &key).unwrap();
+            assert_eq!(hash.cost(), parameters.cost());
+        }
+        for stored in IMPORTED {
+            let cost = PasswordHash::parse(stored).unwrap().cost();
+            let before_salt = if stored.starts_with("$argon2") {
+                stored.splitn(5, '$').take(4).collect::<Vec<_>>().join("$") + "$"
+            } else {
+                stored[..7].to_owned()
+            };
+            for text in [before_salt.clone(), format!("{KEYED}{before_salt}")] {
+                assert_eq!(HashCost::parse(&text), Some(cost), "{text}");
+            }
+            assert!(cost.spend(&password("a"), &key).is_ok());
+        }
+        for text in [
+            "",
+            "$",
+            "hunter2",
+            "$2b$16$",
+            "$argon2d$v=19$m=8,t=1,p=1$",
+            "$argon2id$v=19$m=99999999,t=1,p=1$",
+        ] {
+            assert_eq!(HashCost::parse(text), None, "{text}");
+        }
     }
 
     #[test]

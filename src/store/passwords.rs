@@ -1,11 +1,14 @@
 //! Table `users`: the password of an account.
 
+use std::collections::BTreeSet;
+
+use crate::accounts::password_hash::HashCost;
 use crate::accounts::session::{EndedBy, SessionId};
 use crate::accounts::user::UserId;
 
 use super::audit::Entry;
 use super::users::StoredUser;
-use super::{Db, StoreError, in_tx, on_write, sessions};
+use super::{Db, StoreError, in_tx, on_read, on_write, sessions};
 
 // Both go from the very hash that was checked: whoever changed it meanwhile, or suspended the account, was first.
 const REHASH: &str = "UPDATE users SET password_hash = $3 \
@@ -13,7 +16,26 @@ const REHASH: &str = "UPDATE users SET password_hash = $3 \
 const CHANGE: &str = "UPDATE users SET password_hash = $3, password_changed_at = $4 \
                       WHERE user_id = $1 AND password_hash = $2 AND suspended_at IS NULL";
 
+// What stands before the salt: `$2b$12$` and `$argon2id$v=19$m=19456,t=2,p=1$`. Both databases strip the same way.
+const COSTS: &str = "SELECT DISTINCT CASE WHEN password_hash LIKE '%$argon2%' \
+                     THEN rtrim(rtrim(rtrim(password_hash, $1), '$'), $1) ELSE rtrim(password_hash, $1) END \
+                     FROM users WHERE password_hash IS NOT NULL LIMIT 1000";
+/// The characters of salts and hashes in either function.
+const SALT_CHARACTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/.";
+
 impl Db {
+    /// What checking the stored hashes costs, each cost once. Reads the whole table.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn password_hash_costs(&self) -> Result<BTreeSet<HashCost>, StoreError> {
+        let beginnings: Vec<String> = on_read!(self, |pool| sqlx::query_scalar(COSTS)
+            .bind(SALT_CHARACTERS)
+            .fetch_all(pool)
+            .await)?;
+        Ok(beginnings.iter().filter_map(|text| HashCost::parse(text)).collect())
+    }
+
     /// Puts another hash of the same password in the place of the one that was checked; false when that has changed since.
     ///
     /// # Errors

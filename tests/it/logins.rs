@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use keyround::accounts::client_address::ClientAddress;
 use keyround::accounts::password::{Password, RefusedPassword};
+use keyround::accounts::password_hash::HashCost;
 use keyround::accounts::session::SessionId;
 use keyround::accounts::user::UserId;
 use keyround::hashing::Overflow;
@@ -263,6 +264,67 @@ crate::on_both_databases!(a_login_brings_the_hash_up_to_date, |database| {
 });
 
 // A7, A10: counted before they are looked at, on two nodes, on every path.
+crate::on_both_databases!(the_costs_of_all_stored_hashes_are_known, |database| {
+    let world = start(database, &CHEAP).await;
+    let app = &world.app;
+    let logins = &app.running.server.logins;
+    let costs = || logins.hash_costs.current().iter().copied().collect::<Vec<_>>();
+    let bcrypt = |cost| HashCost::Bcrypt { cost };
+    let argon2 = |is_id, memory, passes, lanes| HashCost::Argon2 {
+        is_id,
+        memory,
+        passes,
+        lanes,
+    };
+    assert_eq!(costs(), [bcrypt(4)], "the cost of new passwords");
+    for (name, hash) in [
+        ("a", "$2y$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy"),
+        (
+            "b",
+            "hmac-sha256$2b$06$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+        ),
+        (
+            "c",
+            "$argon2id$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4",
+        ),
+        (
+            "d",
+            "$argon2i$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4",
+        ),
+        (
+            "e",
+            "hmac-sha256$argon2id$v=19$m=64,t=1,p=1$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4",
+        ),
+        ("f", "no hash"),
+    ] {
+        let user = registered(app, &format!("{name}@example.com"), PASSWORD).await;
+        store_hash(&world, user, hash).await;
+    }
+    assert!(costs().len() == 1, "no login reads the table");
+    // What a login meets is known from then on.
+    assert_eq!(refused(app, "b@example.com", "a guess").await, "wrong");
+    assert_eq!(costs(), [bcrypt(4), bcrypt(6)]);
+    let parameters = logins.settings.hash_parameters();
+    logins.hash_costs.renew(&logins.db, parameters).await.unwrap();
+    let all = [
+        bcrypt(4),
+        bcrypt(5),
+        bcrypt(6),
+        argon2(false, 256, 2, 2),
+        argon2(true, 64, 1, 1),
+        argon2(true, 256, 2, 2),
+    ];
+    assert_eq!(costs(), all);
+    // With the last account of a cost the cost goes.
+    world
+        .raw
+        .execute("UPDATE users SET password_hash = NULL WHERE email <> 'a@example.com'")
+        .await;
+    logins.hash_costs.renew(&logins.db, parameters).await.unwrap();
+    assert_eq!(costs(), [bcrypt(4), bcrypt(5)]);
+    world.stop().await;
+});
+
 crate::on_both_databases!(of_a_hundred_guesses_at_once_five_are_looked_at, |database| {
     let world = start(database, &CHEAP).await;
     let other = world.another_with(&CHEAP).await;

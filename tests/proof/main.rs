@@ -43,6 +43,7 @@ mod crashes;
 mod cut_off;
 mod hangs;
 mod lifetimes;
+mod login_times;
 mod named_steps;
 mod namespace;
 mod overdue;

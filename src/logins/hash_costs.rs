@@ -1,0 +1,60 @@
+//! What the stored hashes of passwords cost to check, as this node knows it.
+//!
+//! Every wrong password costs the same, whatever its account has stored and whether there is one: the check of the stored hash, and
+//! then everything that another account's hash would cost more. The other way, to give each unknown address the cost of some stored
+//! hash, costs less while costs are mixed, but a caller who knows that a person logs in often knows which cost to expect.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::accounts::password_hash::{HashCost, HashParameters};
+use crate::clock::Seconds;
+use crate::store::{Db, StoreError};
+
+/// How often all stored hashes are looked at. A cost that is new is learnt when a login meets it.
+pub const RENEW_PERIOD: Seconds = Seconds(3_600);
+
+/// The costs that a wrong password is charged with.
+pub struct HashCosts {
+    current: ArcSwap<BTreeSet<HashCost>>,
+}
+
+impl HashCosts {
+    /// The cost of new passwords alone, until the stored ones are read.
+    #[must_use]
+    pub fn new(parameters: HashParameters) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(BTreeSet::from([parameters.cost()])),
+        }
+    }
+
+    /// All costs.
+    #[must_use]
+    pub fn current(&self) -> Arc<BTreeSet<HashCost>> {
+        self.current.load_full()
+    }
+
+    /// Adds the cost of a hash that a login met.
+    pub fn learn(&self, cost: HashCost) {
+        if !self.current.load().contains(&cost) {
+            self.current.rcu(|known| {
+                let mut known = BTreeSet::clone(known);
+                known.insert(cost);
+                known
+            });
+        }
+    }
+
+    /// Reads the costs of all stored hashes, one pass over the table.
+    ///
+    /// # Errors
+    /// When the database does not answer; what was known stays.
+    pub async fn renew(&self, db: &Db, parameters: HashParameters) -> Result<(), StoreError> {
+        let mut costs = db.password_hash_costs().await?;
+        costs.insert(parameters.cost());
+        self.current.store(Arc::new(costs));
+        Ok(())
+    }
+}
