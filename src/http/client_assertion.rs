@@ -51,12 +51,16 @@ pub async fn authenticate(server: &Server, presented: Presented<'_>) -> Result<A
     }
 }
 
-/// The keys that a client publishes itself. One that does not reach us is the client's affair, and holds up nobody else.
+/// The keys that a client publishes itself. If they cannot be fetched, only this client is refused.
 async fn published(server: &Server, uri: &JwksUri, assertion: &Assertion<'_>) -> Result<Arc<[PublicJwk]>, OauthError> {
     let fits = |keys: &[PublicJwk]| keys.iter().any(|key| assertion.fits(key));
     let now = server.clock.read().monotonic;
     let keys = server.remote_key_sets.keys(uri, now, fits).await;
-    keys.map_err(|error| refused(&error.to_string()))
+    // Why is for the log alone: any caller who knows a client's id could ask, and learn where the client is.
+    keys.map_err(|error| {
+        tracing::debug!(jwks_uri = %uri, %error, "a client's published keys are not available");
+        refused("the client's published keys are not available; the server's log says why")
+    })
 }
 
 fn unavailable(error: &StoreError) -> OauthError {

@@ -1,8 +1,9 @@
 //! The keys that others publish (`jwks_uri`, RFC 7591 section 2): clients that prove themselves by signature, and providers that
 //! people log in with. They are fetched when they are needed, and kept a while.
 //!
-//! Who signs with a new key is known at once: a token that no kept key fits causes a fetch. A key that was taken out is
-//! believed for [`FRESH`] at most, and for [`LONGEST`] when its key set cannot be fetched any more.
+//! A new key is accepted at once: a token that no cached key fits causes a fetch. A key that was taken out is accepted until the set is
+//! renewed: that begins with the first request after [`FRESH`], and a request after [`STALE`] waits for it. If the key set cannot be
+//! fetched, the key is accepted for [`LONGEST`] at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use super::{FetchError, Outbound};
 
 /// How long a set is used without asking for a newer one.
 pub const FRESH: Duration = Duration::from_mins(5);
+/// How long a set is used at once, while a newer one is asked for.
+pub const STALE: Duration = Duration::from_mins(15);
 /// How long a set is used when no newer one can be had.
 pub const LONGEST: Duration = Duration::from_hours(1);
-/// After an attempt, whatever came of it, none is made for this long: nobody makes us an amplifier by unknown kids. Short,
+/// From the end of an attempt, whatever came of it, none is made for this long: unknown kids must not make us an amplifier. Short,
 /// so that a client may sign with a key that it published a moment ago.
 pub const COOLDOWN: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,7 @@ impl RemoteKeySets {
     pub fn new(outbound: Outbound) -> Self {
         let windows = Windows {
             fresh: FRESH,
+            stale: STALE,
             longest: LONGEST,
             cooldown: COOLDOWN,
         };
@@ -64,24 +68,24 @@ impl RemoteKeySets {
         now: Duration,
         fits: impl Fn(&[PublicJwk]) -> bool,
     ) -> Result<Arc<[PublicJwk]>, NoKeys> {
-        self.kept
-            .find(uri, now, |keys| fits(keys), async || self.fetch(uri).await)
-            .await
+        let host = uri.url().host_str().unwrap_or_default();
+        let fetch = || fetch(self.outbound.clone(), uri.clone());
+        self.kept.find(uri, host, now, |keys| fits(keys), fetch).await
     }
+}
 
-    async fn fetch(&self, uri: &JwksUri) -> Result<Arc<[PublicJwk]>, NoKeys> {
-        let fetched = self.outbound.document(uri.url()).await;
-        let keys = fetched.map_err(NoKeys::from).map(|document| usable(&document));
-        let keys = keys.and_then(|keys| {
-            if keys.is_empty() {
-                Err(NoKeys::NoKeySet)
-            } else {
-                Ok(keys.into())
-            }
-        });
-        if let Err(failure) = &keys {
-            tracing::warn!(jwks_uri = %uri, %failure, "a key set was not renewed");
+async fn fetch(outbound: Outbound, uri: JwksUri) -> Result<Arc<[PublicJwk]>, NoKeys> {
+    let fetched = outbound.document(uri.url()).await;
+    let keys = fetched.map_err(NoKeys::from).map(|document| usable(&document));
+    let keys = keys.and_then(|keys| {
+        if keys.is_empty() {
+            Err(NoKeys::NoKeySet)
+        } else {
+            Ok(keys.into())
         }
-        keys
+    });
+    if let Err(failure) = &keys {
+        tracing::warn!(jwks_uri = %uri, %failure, "a key set was not renewed");
     }
+    keys
 }

@@ -19,9 +19,11 @@ use super::{FetchError, Outbound};
 
 /// How long metadata is used without asking for newer.
 pub const FRESH: Duration = Duration::from_hours(1);
+/// How long metadata is used at once, while newer is asked for.
+pub const STALE: Duration = Duration::from_hours(6);
 /// How long metadata is used when no newer can be had.
 pub const LONGEST: Duration = Duration::from_hours(24);
-/// After an attempt, whatever came of it, none is made for this long: anybody may begin a login.
+/// From the end of an attempt, whatever came of it, none is made for this long: any caller may begin a login.
 pub const COOLDOWN: Duration = Duration::from_secs(1);
 
 /// Why a provider does not do its part. No variant holds anything that came from there.
@@ -94,6 +96,7 @@ impl Providers {
     pub fn new(outbound: Outbound) -> Self {
         let windows = Windows {
             fresh: FRESH,
+            stale: STALE,
             longest: LONGEST,
             cooldown: COOLDOWN,
         };
@@ -109,21 +112,10 @@ impl Providers {
     /// # Errors
     /// When nothing can be had that is younger than [`LONGEST`].
     pub async fn metadata(&self, issuer: &ProviderIssuer, now: Duration) -> Result<Arc<Metadata>, ProviderError> {
-        let fetch = async || self.fetch_metadata(issuer).await;
-        self.metadata.find(issuer, now, |_| true, fetch).await
-    }
-
-    async fn fetch_metadata(&self, issuer: &ProviderIssuer) -> Result<Arc<Metadata>, ProviderError> {
         let url = issuer.discovery_url().map_err(|_| MetadataError::Issuer)?;
-        let read = async {
-            let document = self.outbound.document(&url).await?;
-            Ok::<_, ProviderError>(Arc::new(Metadata::parse(&document, issuer)?))
-        };
-        let read = read.await;
-        if let Err(failure) = &read {
-            tracing::warn!(provider.issuer = %issuer, %failure, "a provider's metadata was not renewed");
-        }
-        read
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let fetch = || fetch_metadata(self.outbound.clone(), issuer.clone(), url);
+        self.metadata.find(issuer, &host, now, |_| true, fetch).await
     }
 
     /// A provider's keys; `fits` says whether what is needed is among them. `now` is monotonic.
@@ -182,6 +174,18 @@ impl Providers {
         let document = self.outbound.protected_document(endpoint, access_token).await?;
         strict_json::object(document.trim_ascii()).map_err(|_| ProviderError::NoUserinfo)
     }
+}
+
+async fn fetch_metadata(outbound: Outbound, issuer: ProviderIssuer, url: Url) -> Result<Arc<Metadata>, ProviderError> {
+    let read = async {
+        let document = outbound.document(&url).await?;
+        Ok::<_, ProviderError>(Arc::new(Metadata::parse(&document, &issuer)?))
+    };
+    let read = read.await;
+    if let Err(failure) = &read {
+        tracing::warn!(provider.issuer = %issuer, %failure, "a provider's metadata was not renewed");
+    }
+    read
 }
 
 fn form_encoded(text: &str) -> Zeroizing<String> {
