@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use crate::app::{Foundation, Running, check_tls};
 use crate::clock::{Clock, UnixTime};
 use crate::config::{self, Config, Database, MasterKeySource};
+use crate::jose::jwt::TokenType;
 use crate::jose::seal::MasterKey;
 use crate::oauth::client::{Client, Grant};
 use crate::telemetry::{self, LogFormat, Logging};
@@ -19,6 +20,9 @@ const DEMO_CLIENT: &str = "demo";
 
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config()?;
+    if context.sources.development {
+        refuse_production(&config)?;
+    }
     let _logging = start_logging(&config)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
@@ -56,6 +60,40 @@ fn start_logging(config: &Config) -> Result<Logging, Failure> {
         .map_err(|error| Failure::Refused(format!("the thread that writes the log cannot be started: {error}")))
 }
 
+/// Refuses a development start with settings of production: it would make a client whose secret is printed. Every setting that is in
+/// the way is named.
+fn refuse_production(config: &Config) -> Result<(), Failure> {
+    let server = &config.server;
+    let mut refused = Vec::new();
+    if server.issuer.is_https() || !server.issuer.is_loopback() {
+        refused.push(format!(
+            "server.issuer is {}; use http on a loopback host, or leave it out",
+            server.issuer
+        ));
+    }
+    if let Database::Postgres(_) = config.database {
+        refused.push("database.url is PostgreSQL; use SQLite, or leave it out".to_owned());
+    }
+    for (setting, listener) in [
+        ("server.listen", server.listen),
+        ("server.admin_listen", server.admin_listen),
+    ] {
+        if !listener.ip().to_canonical().is_loopback() {
+            refused.push(format!(
+                "{setting} is {listener}; use a loopback address, or leave it out"
+            ));
+        }
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "serve --dev is for development on this machine alone, and registers a client with a printed secret: {}. For production, leave \
+         --dev out",
+        refused.join(". ")
+    )))
+}
+
 /// Makes a master key where neither it nor a database exists. With a database but no master key nothing is invented: its
 /// keys would be lost.
 fn make_development_master_key(config: &Config) -> Result<(), Failure> {
@@ -79,8 +117,11 @@ fn make_development_master_key(config: &Config) -> Result<(), Failure> {
     master_key::write(path, &key.to_base64())
 }
 
-/// Registers the demo client once; answers with its secret when it was made now.
+/// Registers the demo client where no client is registered; answers with its secret when it was made now.
 async fn make_demo_client(foundation: &Foundation, clock: &Clock) -> Result<Option<Zeroizing<String>>, Failure> {
+    if !foundation.rotator.db.clients(None, 1).await?.is_empty() {
+        return Ok(None);
+    }
     let client = demo_client(clock.read().wall)?;
     clients::register(foundation, &client, "development start", "a client to try things with").await
 }
@@ -94,6 +135,7 @@ fn demo_client(now: UnixTime) -> Result<Client, Failure> {
         audiences: vec!["https://api.example.com".parse().map_err(|_| invalid("audience"))?],
         serves: Vec::new(),
         alg: None,
+        token_type: TokenType::AtJwt,
         token_ttl: None,
         created_at: now,
         disabled_at: None,

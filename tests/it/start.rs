@@ -243,6 +243,84 @@ fn shell(folder: &Path, command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// A development start registers a client with a printed secret: not in production.
+#[test]
+fn a_development_start_with_settings_of_production_is_refused() {
+    let https = ("KEYROUND_SERVER__ISSUER", "https://id.example.com");
+    let proxies = ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.1");
+    let postgres = ("KEYROUND_DATABASE__URL", "postgres://127.0.0.1:1/keyround");
+    let cases: [(&[(&str, &str)], &[&str]); 9] = [
+        (&[https, proxies], &["server.issuer is https://id.example.com"]),
+        (
+            &[("KEYROUND_SERVER__ISSUER", "https://localhost"), proxies],
+            &["server.issuer is https://localhost"],
+        ),
+        (
+            &[
+                ("KEYROUND_SERVER__ISSUER", "http://id.example.com"),
+                proxies,
+                ("KEYROUND_SERVER__BEHIND_TLS_PROXY", "true"),
+            ],
+            &["server.issuer is http://id.example.com"],
+        ),
+        (
+            &[
+                ("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "a.pem"),
+                ("KEYROUND_SERVER__TLS_KEY_FILE", "a.key"),
+            ],
+            &["server.issuer is https://127.0.0.1:8080"],
+        ),
+        (&[postgres], &["database.url is PostgreSQL"]),
+        (
+            &[("KEYROUND_SERVER__LISTEN", "0.0.0.0:8080")],
+            &["server.listen is 0.0.0.0:8080"],
+        ),
+        (
+            &[("KEYROUND_SERVER__LISTEN", "[::]:8080")],
+            &["server.listen is [::]:8080"],
+        ),
+        (
+            &[("KEYROUND_SERVER__ADMIN_LISTEN", "192.0.2.7:0")],
+            &["server.admin_listen is 192.0.2.7:0"],
+        ),
+        (
+            &[
+                https,
+                proxies,
+                postgres,
+                ("KEYROUND_SERVER__BEHIND_TLS_PROXY", "true"),
+                ("KEYROUND_SERVER__LISTEN", "0.0.0.0:0"),
+            ],
+            &["server.issuer", "database.url", "server.listen"],
+        ),
+    ];
+    for (variables, named) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let output = run(folder.path(), variables, &["serve", "--dev"]);
+        check_refused(folder.path(), &output, 2, named);
+        let output = run(folder.path(), variables, &["--dev", "serve"]);
+        check_refused(folder.path(), &output, 2, &["--dev"]);
+    }
+}
+
+#[test]
+fn a_development_start_adds_no_client_to_those_that_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = ("KEYROUND_DATABASE__URL", "sqlite:data/keyround.db");
+    let create = "clients create --id billing --grant client_credentials --audience https://api.example.com";
+    let generate = run(folder.path(), &[], &["master-key", "generate", "keys/master.key"]);
+    assert!(generate.status.success(), "{generate:?}");
+    let variables = with(&[ISSUER, database, ("KEYROUND_KEYS__MASTER_KEY_FILE", "keys/master.key")]);
+    let created = run(folder.path(), &variables, &create.split(' ').collect::<Vec<_>>());
+    assert!(created.status.success(), "{created:?}");
+    let (status, _, printed) = development(folder.path()).stop();
+    assert!(status.success());
+    assert_eq!(printed, "");
+    let listed = run(folder.path(), &variables, &["clients", "list"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("billing") && !listed.contains("demo"), "{listed}");
+}
+
 #[test]
 fn a_database_without_its_master_key_is_refused_in_development_too() {
     let folder = tempfile::tempdir().unwrap();
