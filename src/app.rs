@@ -21,10 +21,12 @@ use crate::hashing::Hashing;
 use crate::http::auth::cookies::Cookies;
 use crate::http::client_address::ClientAddresses;
 use crate::http::{self, Server};
+use crate::jose::jwt::TokenType;
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::logins::Logins;
 use crate::logins::federated::FederatedLogins;
+use crate::logins::hash_costs::{self, HashCosts};
 use crate::oauth::client::ClientId;
 use crate::oauth::token::Defaults;
 use crate::outbound::key_sets::RemoteKeySets;
@@ -92,6 +94,12 @@ pub enum StartError {
          another name there, or delete that client"
     )]
     FirstPartyClient(ClientId),
+    /// The audience of people's tokens is a registered client's id.
+    #[error(
+        "there is a client '{0}', but accounts.audience is the same and accounts.token_type is JWT, so that people's access tokens \
+         would look like ID tokens for it; write another audience there, or accounts.token_type = \"at+jwt\""
+    )]
+    AudienceOfClient(String),
     /// A folder or a listener.
     #[error("{what}: {source}")]
     Io {
@@ -174,6 +182,15 @@ async fn refuse_first_party_client(config: &Config, db: &Db) -> Result<(), Start
         && db.client(&id).await?.is_some()
     {
         return Err(StartError::FirstPartyClient(id));
+    }
+    Ok(())
+}
+
+/// Refuses to serve people with tokens of type JWT whose audience is a client's id: they would look like ID tokens for it.
+async fn refuse_audience_of_client(config: &Config, db: &Db) -> Result<(), StartError> {
+    let accounts = &config.accounts;
+    if accounts.enabled && accounts.token_type == TokenType::Jwt && db.is_client_id(&accounts.audience).await? {
+        return Err(StartError::AudienceOfClient(accounts.audience.clone()));
     }
     Ok(())
 }
@@ -299,6 +316,7 @@ impl Running {
     pub async fn start(config: &Config, foundation: Foundation) -> Result<Self, StartError> {
         let Foundation { rotator, hash_key } = foundation;
         refuse_first_party_client(config, &rotator.db).await?;
+        refuse_audience_of_client(config, &rotator.db).await?;
         let metrics = Metrics::default();
         let tls = load_tls(config, &rotator.clock, metrics.tls.clone())?;
         let clock = rotator.clock.clone();
@@ -332,8 +350,14 @@ impl Running {
             families: Grouped::default(),
             claims: Grouped::default(),
         });
+        let hash_costs = HashCosts::new(config.accounts.hash_parameters());
+        if config.accounts.enabled {
+            // Before the first login, whose time would tell.
+            hash_costs.renew(&rotator.db, config.accounts.hash_parameters()).await?;
+        }
         let logins = Logins {
             db: rotator.db.clone(),
+            hash_costs,
             sessions: Arc::clone(&sessions),
             hashing: hashing(config, &rotator.clock)?,
             hash_key: Arc::clone(&hash_key),
@@ -376,6 +400,7 @@ impl Running {
             logins,
             federated_logins,
             hash_key,
+            started_at: rotator.clock.read().wall,
             clock: rotator.clock,
             is_stopping: AtomicBool::new(false),
             tasks: Tasks::default(),
@@ -399,6 +424,7 @@ impl Running {
             admin_task,
             tokio::spawn(rotation.run(server.tasks.clone(), stopped.clone())),
             tokio::spawn(sessions.run(server.tasks.clone(), stopped.clone())),
+            tokio::spawn(follow_hash_costs(server.clone(), stopped.clone())),
         ];
         let follow_tls = |tls: Tls| Arc::new(tls).follow(clock, server.tasks.clone(), stopped);
         tasks.extend(tls.map(|tls| tokio::spawn(follow_tls(tls))));
@@ -450,6 +476,25 @@ async fn beat(pulse: Arc<Pulse>) {
     loop {
         pulse.beat();
         sleep(WORKER_BEAT).await;
+    }
+}
+
+/// Reads now and then what the stored hashes cost, until told to stop.
+async fn follow_hash_costs(server: web::Data<Server>, mut stop: watch::Receiver<bool>) {
+    let logins = &server.logins;
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stopped| *stopped) => return,
+            () = sleep(hash_costs::RENEW_PERIOD.duration()) => {}
+        }
+        if server.has_accounts()
+            && let Err(error) = logins
+                .hash_costs
+                .renew(&logins.db, logins.settings.hash_parameters())
+                .await
+        {
+            tracing::warn!(%error, "the costs of stored passwords could not be read; those that are known are used");
+        }
     }
 }
 

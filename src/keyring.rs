@@ -17,7 +17,7 @@ use crate::accounts::session::SessionId;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
-use crate::jose::jwt::{AccessTokenClaims, SessionClaims, Signer, random_jti};
+use crate::jose::jwt::{AccessTokenClaims, SessionClaims, Signer, TokenType, random_jti};
 use crate::jose::key::KeyError;
 use crate::jose::seal::{Binding, MasterKeys};
 use crate::keys::policy::Policy;
@@ -107,7 +107,7 @@ impl Signing {
     ///
     /// # Errors
     /// When it would live longer than its key allows, or the signature fails.
-    pub fn sign(&self, claims: &AccessTokenClaims) -> Result<String, CannotSign> {
+    pub fn sign(&self, typ: TokenType, claims: &AccessTokenClaims) -> Result<String, CannotSign> {
         let ttl = Seconds(claims.exp.saturating_sub(claims.iat));
         if ttl > self.max_token_ttl {
             return Err(CannotSign::TooLong {
@@ -116,7 +116,7 @@ impl Signing {
             });
         }
         self.signer
-            .sign_access_token(claims)
+            .sign_access_token(typ, claims)
             .map_err(|_: KeyError| CannotSign::Signature)
     }
 }
@@ -285,9 +285,9 @@ impl Keyring {
         // A policy that was lengthened a moment ago reaches the key with the next refresh.
         let ttl = granted.ttl.min(signing.max_token_ttl);
         let claims = granted
-            .claims(issuer, random_jti(), signing.now, ttl)
+            .claims(issuer, random_jti(), signing.now, ttl, self.policy.windows().clock_skew)
             .map_err(|_| CannotSign::Signature)?;
-        let token = signing.sign(&claims)?;
+        let token = signing.sign(granted.token_type, &claims)?;
         Ok(Issued {
             token,
             kid: signing.kid,

@@ -383,6 +383,7 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
         audiences: vec!["https://api.example.com".parse().unwrap()],
         serves: Vec::new(),
         alg: Some(alg),
+        token_type: keyround::jose::jwt::TokenType::AtJwt,
         token_ttl: Some(Seconds(600)),
         created_at: UnixTime(0),
         disabled_at: None,

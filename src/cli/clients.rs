@@ -2,6 +2,7 @@
 
 mod keys;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -11,6 +12,7 @@ use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, parse_duration};
 use crate::http::token::CLIENT_SECRET_PURPOSE;
 use crate::jose::alg::Algorithm;
+use crate::jose::jwt::TokenType;
 use crate::jose::seal::random_secret;
 use crate::oauth::client::{Audience, Client, ClientId, Grant};
 use crate::oauth::scope::Scope;
@@ -92,6 +94,9 @@ pub struct New {
     scope: Scope,
     #[arg(long, help = "The algorithm of its tokens; tokens.default_algorithm when left out")]
     algorithm: Option<Algorithm>,
+    /// The `typ` of its tokens: at+jwt (RFC 9068), or JWT for services that accept nothing else.
+    #[arg(long, value_name = "TYPE", default_value = "at+jwt", value_parser = token_type())]
+    token_type: TokenType,
     #[arg(
         long,
         value_name = "TTL",
@@ -101,6 +106,10 @@ pub struct New {
     token_ttl: Option<Seconds>,
     #[command(flatten)]
     keys: Option<keys::Source>,
+}
+
+fn token_type() -> impl clap::builder::TypedValueParser<Value = TokenType> {
+    PossibleValuesParser::new(TokenType::ALL.map(TokenType::name)).try_map(|text| text.parse::<TokenType>())
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -234,6 +243,7 @@ fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
     if let Some(id) = &new.id {
         refuse_id_of_people(id, config)?;
     }
+    refuse_id_as_audience(&new, config)?;
     // Never that of a user, which is a bare UUID.
     let random_id = || format!("client-{}", uuid::Uuid::new_v4()).parse();
     Ok(Client {
@@ -246,6 +256,7 @@ fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
         audiences: distinct(new.audiences),
         serves: distinct(new.serves),
         alg: new.algorithm,
+        token_type: new.token_type,
         token_ttl: new.token_ttl,
         created_at: now,
         disabled_at: None,
@@ -262,6 +273,33 @@ fn refuse_id_of_people(id: &ClientId, config: &Config) -> Result<(), Failure> {
     if id.as_str() == config.accounts.client_id {
         return Err(Failure::Usage(format!(
             "'{id}' is what people log in with (accounts.client_id); choose another id, or change that setting"
+        )));
+    }
+    Ok(())
+}
+
+/// An access token of type JWT for a client must not look like an ID token for it. The database is asked about other clients when this
+/// one is inserted.
+fn refuse_id_as_audience(new: &New, config: &Config) -> Result<(), Failure> {
+    let accounts = &config.accounts;
+    let is_id = |audience: &&Audience| {
+        let own = new.id.as_ref().is_some_and(|id| id.as_str() == audience.as_str());
+        own || audience.as_str() == accounts.client_id
+    };
+    if new.token_type == TokenType::Jwt
+        && let Some(audience) = new.audiences.iter().find(is_id)
+    {
+        return Err(Failure::Usage(format!(
+            "the audience '{audience}' is a client_id, so that a token of type JWT would look like an ID token for that client; \
+             choose another audience, or --token-type at+jwt"
+        )));
+    }
+    if let Some(id) = &new.id
+        && accounts.token_type == TokenType::Jwt
+        && id.as_str() == accounts.audience
+    {
+        return Err(Failure::Usage(format!(
+            "'{id}' is accounts.audience, whose tokens are of type JWT and would look like ID tokens for this client; choose another id"
         )));
     }
     Ok(())
@@ -285,6 +323,7 @@ fn to_json(client: &Client) -> Value {
         "audiences": client.audiences,
         "serves": client.serves,
         "algorithm": client.alg,
+        "token_type": client.token_type,
         "token_ttl": client.token_ttl.map(|ttl| ttl.to_string()),
         "created_at": client.created_at.rfc3339(),
         "disabled_at": client.disabled_at.map(UnixTime::rfc3339),
@@ -377,6 +416,7 @@ async fn show(context: &Context, id: &ClientId) -> Result<(), Failure> {
         ("serves", words(&client.serves)),
         ("scope", client.scope.to_string()),
         ("algorithm", alg),
+        ("token type", client.token_type.to_string()),
         ("token ttl", ttl),
         ("valid secrets", stored.secrets.iter().count().to_string()),
         ("keys", keys.as_ref().map(keys::told).unwrap_or_default()),

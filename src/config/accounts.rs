@@ -10,6 +10,7 @@ use crate::accounts::limits::{AttemptRates, Rate};
 use crate::accounts::password_hash::{BCRYPT_COSTS, HashParameters};
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::Seconds;
+use crate::jose::jwt::TokenType;
 
 use super::layers::Layers;
 use super::values::{Issuer, Origin, Refusal, parse_duration, refuse};
@@ -29,6 +30,8 @@ pub struct Accounts {
     pub client_id: String,
     /// The `aud` of their tokens.
     pub audience: String,
+    /// The `typ` of their access tokens.
+    pub token_type: TokenType,
     /// The lifetime of their access tokens.
     pub access_token_ttl: Seconds,
     /// A session that was not refreshed for this long has ended.
@@ -135,6 +138,7 @@ impl Accounts {
             audience: layers
                 .text("accounts.audience", resource)?
                 .unwrap_or_else(|| server.issuer.as_str().to_owned()),
+            token_type: layers.required("accounts.token_type", token_type)?,
             access_token_ttl: up_to("accounts.access_token_ttl", max_token_ttl)?,
             session_idle: up_to("accounts.session_idle", session_absolute)?,
             session_absolute,
@@ -198,6 +202,9 @@ impl Accounts {
         let (cheapest, dearest) = BCRYPT_COSTS.into_inner();
         within("accounts.bcrypt_cost", self.bcrypt_cost, cheapest, dearest)?;
         within("accounts.hashing_queue", self.hashing_queue, 1, 100_000)?;
+        if self.token_type == TokenType::Jwt && self.audience == self.client_id {
+            return Err(ConfigError::AudienceIsClientId);
+        }
         if self.plain_http_cookies && !may_use_plain_http_cookies(&server.issuer, server.listen) {
             return Err(ConfigError::PlainHttpCookies);
         }
@@ -274,6 +281,11 @@ fn rate(text: &str, most: i64) -> Result<Rate, Refusal> {
         return refuse(format!("is none, or more than {most} in a second; write such as 20/1h"));
     }
     Ok(Rate { burst, period })
+}
+
+fn token_type(text: &str) -> Result<TokenType, Refusal> {
+    text.parse()
+        .map_err(|_| Refusal("is not a type of access tokens; write at+jwt or JWT".to_owned()))
 }
 
 fn function(text: &str) -> Result<PasswordFunction, Refusal> {

@@ -250,6 +250,12 @@ pub enum ConfigError {
          loopback host, and server.listen a loopback address; take it out"
     )]
     PlainHttpCookies,
+    /// Access tokens that look like ID tokens.
+    #[error(
+        "accounts.audience and accounts.client_id are equal, and accounts.token_type is JWT: such an access token looks like an ID \
+         token for that client; write another audience, or accounts.token_type = \"at+jwt\""
+    )]
+    AudienceIsClientId,
     /// Windows that break the promise.
     #[error(transparent)]
     Policy(#[from] PolicyError),

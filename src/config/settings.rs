@@ -66,6 +66,8 @@ pub enum Kind {
     Cookie,
     /// The function that passwords are hashed with.
     PasswordFunction,
+    /// The `typ` of access tokens.
+    TokenType,
     /// So many at once, and so many more in a length of time.
     Rate,
     /// The form of a log line.
@@ -111,6 +113,7 @@ impl Kind {
             }
             Self::Cookie => "letters, digits, - and _, such as \"keyround-refresh\"",
             Self::PasswordFunction => "\"bcrypt\" or \"argon2id\"",
+            Self::TokenType => "\"at+jwt\" or \"JWT\"",
             Self::Rate => "a number and a length of time, such as \"20/1h\"",
             Self::LogFormat => "\"text\" or \"json\"",
             Self::LogFilter => "a filter such as \"info\" or \"info,keyround=debug\"",
@@ -210,6 +213,7 @@ pub const SETTINGS: &[Setting] = &[
     row("accounts", "client_id", Default(r#""first-party""#), Kind::ClientId, false, "The `client_id` in the tokens of people who log in at `/auth`; no registered client may have it."),
     row("accounts", "audience", Unset(r#""https://api.example.com""#), Kind::Resource, false, "The `aud` of those tokens; the issuer when unset."),
     row("accounts", "access_token_ttl", Default(r#""10m""#), Kind::Duration, false, "How long their access tokens live, at most 15m: that long a service that verifies offline believes a session that has ended."),
+    row("accounts", "token_type", Default(r#""at+jwt""#), Kind::TokenType, false, "The `typ` of those tokens: `at+jwt` (RFC 9068), or `JWT` for services that accept nothing else, such as Spring Security by default. With `JWT` no `client_id` may equal `accounts.audience`."),
     row("accounts", "session_idle", Default(r#""7d""#), Kind::Duration, false, "A session that was not refreshed for this long has ended."),
     row("accounts", "session_absolute", Default(r#""7d""#), Kind::Duration, false, "A session ends this long after its login, however often it is refreshed; at most 90d."),
     row("accounts", "refresh_grace", Default(r#""30s""#), Kind::Duration, false, "How long a refresh token may come again after its first use, for a lost answer or a second tab; at most 60s. Later it counts as stolen."),

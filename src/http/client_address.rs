@@ -247,7 +247,7 @@ mod tests {
                 assert_eq!(reading.fault, Some(Fault::Unreadable), "{name}");
                 let shown = reading.client.to_string();
                 assert!(
-                    shown.starts_with("unreadable-") && !shown.contains(char::is_control),
+                    shown.starts_with("unreadable:") && !shown.contains(char::is_control),
                     "{shown}"
                 );
                 assert_eq!(reading.client.network(), reading.client);

@@ -84,10 +84,7 @@ async fn introspect(
 
 /// The token, when it is valid; whose it is stays to be asked.
 pub(super) fn verified(server: &Server, token: &str) -> Result<Option<AccessToken>, Refusal> {
-    let verdict = server
-        .keyring
-        .verify(token, &server.issuer, server.clock.read())
-        .map_err(|error| cannot_verify(&error))?;
+    let verdict = server.verify(token).map_err(|error| cannot_verify(&error))?;
     Ok(match verdict {
         Ok(token) => {
             server.metrics.verified(&token.kid, server.clock.read().wall);
@@ -126,7 +123,7 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
         tracing::error!(%error, "the client of a token could not be looked up");
         Refusal::unavailable("the database does not answer; try again in a few seconds")
     })?;
-    Ok(stored.is_some_and(|stored| stored.client.disabled_at.is_none()))
+    Ok(stored.is_some_and(|stored| stored.client.disabled_at.is_none() && is_client(&stored.client, token)))
 }
 
 fn active(token: &AccessToken) -> Answer<'_> {

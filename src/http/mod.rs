@@ -28,16 +28,17 @@ use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::accounts::client_address::ClientAddress;
 use crate::accounts::node_limits::NodeLimits;
-use crate::clock::{Clock, Seconds};
+use crate::clock::{Clock, Seconds, UnixTime};
 use crate::config::{ForwardAuth, Origin};
 use crate::jose::seal::HashKey;
-use crate::keyring::Keyring;
+use crate::keyring::{CannotVerify, Inactive, Keyring};
 use crate::logins::Logins;
 use crate::logins::federated::FederatedLogins;
 use crate::oauth::metadata::{
     AUTHORIZATION_SERVER, INTROSPECTION_PATH, KEY_SET_PATH, OPENID_CONFIGURATION, REVOCATION_PATH, TOKEN_PATH,
 };
 use crate::oauth::token::Defaults;
+use crate::oauth::verification::{AccessToken, Refused, is_type_of_accounts};
 use crate::outbound::key_sets::RemoteKeySets;
 use crate::registry::Registry;
 use crate::rotation::Rotation;
@@ -87,6 +88,8 @@ pub struct Server {
     pub hash_key: Arc<HashKey>,
     /// The clock.
     pub clock: Clock,
+    /// When the process read its settings.
+    pub started_at: UnixTime,
     /// Whether it was told to stop: it is not ready any more, and ends kept connections.
     pub is_stopping: AtomicBool,
     /// What runs beside the requests.
@@ -106,6 +109,22 @@ impl Server {
     #[must_use]
     pub fn has_accounts(&self) -> bool {
         self.sessions.settings.enabled
+    }
+
+    /// What is known of a token from the keys, the denials, the sessions and the settings; whether its client may still act, and is
+    /// registered for this type, is asked by [`crate::oauth::verification::is_client`].
+    ///
+    /// # Errors
+    /// When nothing can be said of it now.
+    pub fn verify(&self, token: &str) -> Result<Result<AccessToken, Inactive>, CannotVerify> {
+        let verdict = self.keyring.verify(token, &self.issuer, self.clock.read())?;
+        let expected = self.sessions.settings.token_type;
+        Ok(verdict.and_then(|token| {
+            if token.session.is_some() && !is_type_of_accounts(&token, expected, self.started_at) {
+                return Err(Refused::Type.into());
+            }
+            Ok(token)
+        }))
     }
 
     /// Whether pages of this origin may call with cookies.

@@ -1,6 +1,7 @@
 //! Access tokens (RFC 9068): their claims, their signature, and a strict check of the signature alone.
 
 use std::fmt;
+use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
@@ -10,8 +11,55 @@ use super::alg::Algorithm;
 use super::jwk::{Kid, PublicJwk};
 use super::key::{KeyError, PrivateKey, VerifyError, verify};
 
-/// The media type of an access token in its header (RFC 9068 section 2.1).
-pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+/// What the header's `typ` says of an access token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum TokenType {
+    /// The media type of access tokens (RFC 9068 section 2.1).
+    #[default]
+    #[serde(rename = "at+jwt")]
+    AtJwt,
+    /// For verifiers that accept nothing else, such as Spring Security's default. ID tokens have this type too, so that the audience
+    /// of such an access token must never be a `client_id`.
+    #[serde(rename = "JWT")]
+    Jwt,
+}
+
+/// The text names no type of access tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a token type is at+jwt or JWT")]
+pub struct UnknownTokenType;
+
+impl TokenType {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::AtJwt, Self::Jwt];
+
+    /// The value of `typ`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AtJwt => "at+jwt",
+            Self::Jwt => "JWT",
+        }
+    }
+}
+
+impl FromStr for TokenType {
+    type Err = UnknownTokenType;
+
+    /// In its one spelling.
+    fn from_str(text: &str) -> Result<Self, UnknownTokenType> {
+        Self::ALL
+            .into_iter()
+            .find(|token_type| token_type.name() == text)
+            .ok_or(UnknownTokenType)
+    }
+}
+
+impl fmt::Display for TokenType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
 
 /// The longest token that is read, in octets.
 const LONGEST_TOKEN: usize = 16_384;
@@ -88,8 +136,9 @@ pub struct AccessTokenClaims {
 /// The claims of a token that belongs to a user's session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SessionClaims {
-    /// From when on it is valid; `iat`.
-    pub nbf: i64,
+    /// From when on it is valid: earlier than `iat`, so that a verifier whose clock is behind and who allows no leeway accepts it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<i64>,
     /// The session (OpenID Connect Front-Channel Logout 1.0 section 3).
     pub sid: String,
     /// The tenant of the user.
@@ -101,7 +150,8 @@ pub struct SessionClaims {
 /// A private key with the header of all its tokens, ready for the next request.
 pub struct Signer {
     kid: Kid,
-    encoded_header: String,
+    /// By [`TokenType::ALL`].
+    encoded_headers: [String; TokenType::ALL.len()],
     key: PrivateKey,
 }
 
@@ -116,13 +166,11 @@ impl Signer {
     #[must_use]
     pub fn new(kid: Kid, key: PrivateKey) -> Self {
         // Neither an algorithm nor a kid has a character that JSON escapes.
-        let header = format!(
-            r#"{{"alg":"{}","typ":"{ACCESS_TOKEN_TYPE}","kid":"{kid}"}}"#,
-            key.algorithm()
-        );
+        let header = |typ: TokenType| format!(r#"{{"alg":"{}","typ":"{typ}","kid":"{kid}"}}"#, key.algorithm());
+        let encoded_headers = TokenType::ALL.map(|typ| BASE64URL.encode(header(typ)));
         Self {
             kid,
-            encoded_header: BASE64URL.encode(header),
+            encoded_headers,
             key,
         }
     }
@@ -143,10 +191,11 @@ impl Signer {
     ///
     /// # Errors
     /// [`KeyError`] when OpenSSL cannot sign.
-    pub fn sign_access_token(&self, claims: &AccessTokenClaims) -> Result<String, KeyError> {
+    pub fn sign_access_token(&self, typ: TokenType, claims: &AccessTokenClaims) -> Result<String, KeyError> {
+        let encoded_header = &self.encoded_headers[typ as usize];
         let claims = serde_json::to_vec(claims)?;
-        let mut token = String::with_capacity(self.encoded_header.len() + claims.len() * 4 / 3 + 700);
-        token.push_str(&self.encoded_header);
+        let mut token = String::with_capacity(encoded_header.len() + claims.len() * 4 / 3 + 700);
+        token.push_str(encoded_header);
         token.push('.');
         BASE64URL.encode_string(claims, &mut token);
         let signature = self.key.sign(token.as_bytes())?;
@@ -181,7 +230,7 @@ pub enum TokenError {
     #[error("the token's alg is not the one its key is for (RFC 8725 section 3.1)")]
     WrongAlgorithm,
     /// Another kind of token.
-    #[error("the token's typ must be {ACCESS_TOKEN_TYPE} (RFC 9068 section 4)")]
+    #[error("the token's typ must be at+jwt (RFC 9068 section 4), or JWT for a client that is registered for it")]
     WrongType,
     /// The signature does not verify.
     #[error(transparent)]
@@ -238,7 +287,7 @@ fn resolve<'a>(header: &Header, keys: &'a [PublicJwk]) -> Result<&'a PublicJwk, 
     if header.alg != key.alg.name() {
         return Err(TokenError::WrongAlgorithm);
     }
-    if header.typ != ACCESS_TOKEN_TYPE {
+    if header.typ.parse::<TokenType>().is_err() {
         return Err(TokenError::WrongType);
     }
     Ok(key)
@@ -317,17 +366,24 @@ mod tests {
     #[test]
     fn the_header_is_alg_typ_kid() {
         let (signer, jwk) = &*P256;
-        let token = signer.sign_access_token(&claims()).unwrap();
+        let token = signer.sign_access_token(TokenType::AtJwt, &claims()).unwrap();
         let header = BASE64URL.decode(token.split('.').next().unwrap()).unwrap();
         let expected = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{}"}}"#, jwk.kid);
         assert_eq!(String::from_utf8(header).unwrap(), expected);
+        let token = signer.sign_access_token(TokenType::Jwt, &claims()).unwrap();
+        let header = BASE64URL.decode(token.split('.').next().unwrap()).unwrap();
+        assert_eq!(String::from_utf8(header).unwrap(), expected.replace("at+jwt", "JWT"));
+        assert!(verify_access_token_signature(&token, std::slice::from_ref(jwk)).is_ok());
+        for unknown in ["", "jwt", "Jwt", "AT+JWT", "application/at+jwt", "JWT "] {
+            assert_eq!(unknown.parse::<TokenType>(), Err(UnknownTokenType), "{unknown}");
+        }
     }
 
     #[test]
     fn our_tokens_verify_under_the_second_implementation_and_under_josekit() {
         let keys = [RSA.1.clone(), P256.1.clone()];
         for (signer, jwk) in [&*RSA, &*P256] {
-            let token = signer.sign_access_token(&claims()).unwrap();
+            let token = signer.sign_access_token(TokenType::AtJwt, &claims()).unwrap();
             let expected = serde_json::to_value(claims()).unwrap();
             assert_eq!(verify_access_token_signature(&token, &keys), Ok(expected.clone()));
             let published = Jwk::from_bytes(jwk.to_json()).unwrap();
@@ -347,7 +403,7 @@ mod tests {
         let (signer, jwk) = &*P256;
         let kid = &jwk.kid;
         let keys = [RSA.1.clone(), jwk.clone()];
-        let good = signer.sign_access_token(&claims()).unwrap();
+        let good = signer.sign_access_token(TokenType::AtJwt, &claims()).unwrap();
         let with = |header: &str| with_header(signer, header, "{}");
         let three_parts = TokenError::Malformed("it must have three parts separated by dots");
         let encoding = TokenError::Malformed("its parts must be base64url without padding");
@@ -430,7 +486,7 @@ mod tests {
     #[test]
     fn no_changed_character_of_a_token_passes() {
         let (signer, jwk) = &*P256;
-        let good = signer.sign_access_token(&claims()).unwrap();
+        let good = signer.sign_access_token(TokenType::AtJwt, &claims()).unwrap();
         for (position, character) in good.char_indices().step_by(11) {
             let mut changed = good.clone();
             changed.replace_range(position..=position, if character == 'A' { "B" } else { "A" });

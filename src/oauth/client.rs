@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
+use crate::jose::jwt::TokenType;
 
 use super::scope::Scope;
 
@@ -212,6 +213,8 @@ pub struct Client {
     pub serves: Vec<Audience>,
     /// The algorithm of its tokens; none follows the server's default.
     pub alg: Option<Algorithm>,
+    /// The type of its tokens.
+    pub token_type: TokenType,
     /// The lifetime of its tokens; none follows the server's default.
     pub token_ttl: Option<Seconds>,
     /// When it was registered.

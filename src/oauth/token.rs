@@ -2,7 +2,7 @@
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
-use crate::jose::jwt::{self, AccessTokenClaims};
+use crate::jose::jwt::{self, AccessTokenClaims, TokenType};
 
 use super::client::{Audience, Client, Grant};
 use super::error::{ErrorCode, OauthError};
@@ -157,6 +157,8 @@ pub struct Granted {
     pub scope: Scope,
     /// The algorithm of the signature; the request had no say.
     pub alg: Algorithm,
+    /// The type of the token.
+    pub token_type: TokenType,
     /// How long it lasts.
     pub ttl: Seconds,
     /// The session that it belongs to; none where the client acts for itself.
@@ -213,6 +215,7 @@ pub fn grant(client: &Client, request: &TokenRequest, defaults: &Defaults) -> Re
         audiences,
         scope,
         alg: client.alg.unwrap_or(defaults.alg),
+        token_type: client.token_type,
         ttl: client
             .token_ttl
             .unwrap_or(defaults.access_token_ttl)
@@ -222,7 +225,8 @@ pub fn grant(client: &Client, request: &TokenRequest, defaults: &Defaults) -> Re
 }
 
 impl Granted {
-    /// The claims of the access token (RFC 9068 section 2.2), signed at `now` and living `ttl`.
+    /// The claims of the access token (RFC 9068 section 2.2), signed at `now` and living `ttl`. `clock_skew` is how far behind a
+    /// verifier's clock may be.
     ///
     /// # Errors
     /// When the audience is empty, which no registered client's is.
@@ -232,6 +236,7 @@ impl Granted {
         jti: String,
         now: UnixTime,
         ttl: Seconds,
+        clock_skew: Seconds,
     ) -> Result<AccessTokenClaims, jwt::EmptyAudience> {
         Ok(AccessTokenClaims {
             iss: issuer.to_owned(),
@@ -246,7 +251,7 @@ impl Granted {
                 .session
                 .clone()
                 .map(|GrantedSession { sid, tid, roles }| jwt::SessionClaims {
-                    nbf: now.0,
+                    nbf: Some((now - clock_skew).0),
                     sid,
                     tid,
                     roles,
@@ -269,6 +274,7 @@ mod tests {
                 .to_vec(),
             serves: Vec::new(),
             alg: None,
+            token_type: TokenType::AtJwt,
             token_ttl: None,
             created_at: UnixTime(0),
             disabled_at: None,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::jwk::Kid;
 use crate::jose::jws::{Malformed, NotVerified, Unverified, VerifyingKey};
-use crate::jose::jwt::{ACCESS_TOKEN_TYPE, SessionClaims};
+use crate::jose::jwt::{SessionClaims, TokenType};
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::policy::Policy;
@@ -90,7 +90,9 @@ pub enum Refused {
     #[error("its alg is not the one that its key is for (RFC 8725 section 3.1)")]
     Algorithm,
     /// Another kind of token.
-    #[error("its typ must be {ACCESS_TOKEN_TYPE} (RFC 9068 section 4)")]
+    #[error(
+        "its typ must be the one that its client is registered for: at+jwt (RFC 9068 section 4) unless JWT was chosen"
+    )]
     Type,
     /// The signature is not the key's, or what was signed is no JSON object.
     #[error("{0}")]
@@ -169,6 +171,8 @@ pub struct TrustedKey<'k> {
 pub struct AccessToken {
     /// The key that signed it.
     pub kid: Kid,
+    /// What its header says that it is; whether its client is registered for this is another question.
+    pub token_type: TokenType,
     /// The issuer.
     pub iss: String,
     /// Whom it speaks for.
@@ -206,12 +210,10 @@ pub fn verify<'k>(
         return Err(Refused::Algorithm);
     }
     // In its one spelling: every token that can pass was written by us.
-    if unverified.typ != ACCESS_TOKEN_TYPE {
-        return Err(Refused::Type);
-    }
+    let token_type: TokenType = unverified.typ.parse().map_err(|_| Refused::Type)?;
     let mut claims = Claims(unverified.verified(trusted.key, CLAIMS)?);
     let not_before = claims.optional("nbf", Claims::date)?;
-    let token = claims.token(kid, not_before)?;
+    let token = claims.token(kid, token_type, not_before)?;
     if token.iss != expected.issuer {
         return Err(Refused::Issuer);
     }
@@ -243,10 +245,17 @@ fn check_dates(
     Ok(())
 }
 
-/// Whether the token was given to this client.
+/// Whether the token was given to this client, and is of the type that the client is registered for.
 #[must_use]
 pub fn is_client(client: &Client, token: &AccessToken) -> bool {
-    client.id.as_str() == token.client_id
+    client.id.as_str() == token.client_id && client.token_type == token.token_type
+}
+
+/// Whether the token of a session has the type that the settings give to people's tokens now. A token that was issued before
+/// `since`, when the process read the settings, may have the former one.
+#[must_use]
+pub fn is_type_of_accounts(token: &AccessToken, token_type: TokenType, since: UnixTime) -> bool {
+    token.token_type == token_type || token.iat < since
 }
 
 /// Whether this client may know that the token is valid: its own, or one for a resource that it is (RFC 7662 section 4).
@@ -285,9 +294,10 @@ impl Claims {
         self.place(claim).and_then(Option::take)
     }
 
-    fn token(mut self, kid: Kid, not_before: Option<UnixTime>) -> Result<AccessToken, Refused> {
+    fn token(mut self, kid: Kid, token_type: TokenType, not_before: Option<UnixTime>) -> Result<AccessToken, Refused> {
         Ok(AccessToken {
             kid,
+            token_type,
             iss: self.text("iss")?,
             sub: self.text("sub")?,
             aud: self.audience()?,
@@ -313,7 +323,7 @@ impl Claims {
             _ => None,
         };
         Ok(SessionClaims {
-            nbf: not_before.ok_or(missing("nbf", "there in a token of a session"))?.0,
+            nbf: not_before.map(|at| at.0),
             sid: self.text("sid")?,
             tid: self.text("tid")?,
             roles: roles.ok_or(missing("roles", "a list of texts"))?,

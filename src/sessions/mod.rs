@@ -366,6 +366,7 @@ impl Sessions {
             audiences: vec![audience(owner.audience)?],
             scope: Scope::default(),
             alg: self.alg,
+            token_type: self.settings.token_type,
             ttl: self.settings.access_token_ttl.min(owner.rest),
             session: Some(GrantedSession {
                 sid: sid.to_string(),

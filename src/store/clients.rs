@@ -4,22 +4,25 @@ use sqlx::FromRow;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
+use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Client, ClientId, SecretDigests};
 
 use super::audit::{self, Entry};
 use super::{ChangeId, Db, StoreError, Tx, in_tx, on_read};
 
-const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
+const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_type, token_ttl, secret_digest, \
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id = $1";
 /// In one statement, so that the row is the one of that change.
-const FIND_WITH_CHANGE: &str = "SELECT clients.client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
+const FIND_WITH_CHANGE: &str = "SELECT clients.client_id, grants, scope, audiences, serves, alg, token_type, token_ttl, secret_digest, \
                                 previous_secret_digest, created_at, disabled_at, change_id FROM clients, client_changes \
                                 WHERE client_id = $1";
-const LIST: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_ttl, secret_digest, \
+const LIST: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_type, token_ttl, secret_digest, \
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
 const CHANGE: &str = "SELECT change_id FROM client_changes";
 const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, serves, alg, token_ttl, \
-                      secret_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (client_id) DO NOTHING";
+                      secret_digest, created_at, token_type) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (client_id) DO NOTHING";
+const HAS_ID: &str = "SELECT count(*) FROM clients WHERE client_id = $1";
+const AUDIENCES_OF_JWT: &str = "SELECT audiences FROM clients WHERE token_type = 'JWT'";
 const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
 const ENABLE: &str = "UPDATE clients SET disabled_at = NULL WHERE client_id = $1 AND disabled_at IS NOT NULL";
 const DELETE: &str = "DELETE FROM clients WHERE client_id = $1";
@@ -43,6 +46,7 @@ struct Row {
     audiences: String,
     serves: String,
     alg: Option<String>,
+    token_type: Option<String>,
     token_ttl: Option<i64>,
     secret_digest: String,
     previous_secret_digest: Option<String>,
@@ -82,6 +86,11 @@ impl TryFrom<Row> for StoredClient {
                     .map(str::parse)
                     .transpose()
                     .map_err(|_| corrupt("its algorithm"))?,
+                token_type: row
+                    .token_type
+                    .as_deref()
+                    .map_or(Ok(TokenType::AtJwt), str::parse)
+                    .map_err(|_| corrupt("its token type"))?,
                 token_ttl: row.token_ttl.map(Seconds),
                 created_at: UnixTime(row.created_at),
                 disabled_at: row.disabled_at.map(UnixTime),
@@ -122,6 +131,15 @@ impl Db {
             .fetch_optional(pool)
             .await)?;
         row.map(StoredClient::try_from).transpose()
+    }
+
+    /// Whether a client has this text as its id.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_client_id(&self, text: &str) -> Result<bool, StoreError> {
+        let count: i64 = on_read!(self, |pool| sqlx::query_scalar(HAS_ID).bind(text).fetch_one(pool).await)?;
+        Ok(count > 0)
     }
 
     /// The last change of any client; the database names each by itself.
@@ -211,8 +229,43 @@ pub(super) async fn insert(tx: &mut Tx, client: &Client, digest: &str) -> Result
         .bind(client.token_ttl.map(|ttl| ttl.0))
         .bind(digest)
         .bind(client.created_at.0)
+        .bind(client.token_type.name())
         .execute(connection)
         .await?
         .rows_affected());
+    if inserted == 1 {
+        refuse_ambiguous(tx, client).await?;
+    }
     Ok(inserted == 1)
+}
+
+/// Refuses what would let an access token of type JWT look like an ID token (OpenID Connect Core 1.0 section 2): an audience that is a
+/// `client_id`. The row is inserted already and so is the count of changes, for which every other registration waits.
+async fn refuse_ambiguous(tx: &mut Tx, client: &Client) -> Result<(), StoreError> {
+    let refused = |audience: &str| StoreError::AmbiguousAudience {
+        audience: audience.to_owned(),
+    };
+    if client.token_type == TokenType::Jwt {
+        for audience in &client.audiences {
+            let taken: i64 = in_tx!(tx, |connection| sqlx::query_scalar(HAS_ID)
+                .bind(audience.as_str())
+                .fetch_one(connection)
+                .await?);
+            if taken > 0 {
+                return Err(refused(audience.as_str()));
+            }
+        }
+    }
+    let audiences: Vec<String> = in_tx!(tx, |connection| sqlx::query_scalar(AUDIENCES_OF_JWT)
+        .fetch_all(connection)
+        .await?);
+    let is_audience = |words: &String| {
+        words
+            .split_ascii_whitespace()
+            .any(|audience| audience == client.id.as_str())
+    };
+    if audiences.iter().any(is_audience) {
+        return Err(refused(client.id.as_str()));
+    }
+    Ok(())
 }

@@ -94,6 +94,15 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An access token of type JWT would have a client's id as its audience.
+    #[error(
+        "'{audience}' would be both a client_id and an audience of tokens of type JWT, which then look like ID tokens for that \
+         client; choose another id or audience, or --token-type at+jwt"
+    )]
+    AmbiguousAudience {
+        /// The audience and id.
+        audience: String,
+    },
     /// The schema is from a later version.
     #[error(
         "the database has schema {found}, but this version of Keyround knows schemas up to {known}; start a newer version, or \

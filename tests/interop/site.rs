@@ -321,6 +321,7 @@ fn client(alg: Algorithm) -> Client {
         audiences: vec![AUDIENCE.parse().unwrap()],
         serves: Vec::new(),
         alg: Some(alg),
+        token_type: keyround::jose::jwt::TokenType::AtJwt,
         token_ttl: None,
         created_at: Clock::system().read().wall,
         disabled_at: None,

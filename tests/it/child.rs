@@ -192,6 +192,7 @@ pub async fn register_clients(database: &TestDatabase, settings: &[(&str, &str)]
             audiences: vec!["https://api.example.com".parse().unwrap()],
             serves: Vec::new(),
             alg: Some(alg),
+            token_type: keyround::jose::jwt::TokenType::AtJwt,
             token_ttl: None,
             created_at: UnixTime(0),
             disabled_at: None,

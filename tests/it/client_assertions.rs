@@ -88,7 +88,7 @@ fn written(database: &TestDatabase, text: &str) -> PathBuf {
     path
 }
 
-fn create(database: &TestDatabase, pairs: &[&Pair]) -> Value {
+pub fn create(database: &TestDatabase, pairs: &[&Pair]) -> Value {
     let file = jwks_file(database, pairs);
     let (code, out, err) = keyround(
         database,

@@ -183,6 +183,7 @@ impl TestApp {
                 .to_vec(),
             serves: Vec::new(),
             alg,
+            token_type: keyround::jose::jwt::TokenType::AtJwt,
             token_ttl: None,
             created_at: self.clock.read().wall,
             disabled_at: None,

@@ -9,6 +9,7 @@ use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::PublicJwk;
 use keyround::jose::jws::VerifyingKey;
+use keyround::jose::jwt::TokenType;
 use keyround::jose::key::{PrivateKey, RsaBits};
 use keyround::keyring::binding;
 use keyround::oauth::verification::{AccessToken, Expected, Refused, Step, TrustedKey, verify};
@@ -508,7 +509,7 @@ impl Judge {
             now: UnixTime(self.now),
             clock_skew: Seconds(60),
         };
-        verify(token, &expected, |kid| {
+        let token = verify(token, &expected, |kid| {
             let key = self
                 .keys
                 .iter()
@@ -516,7 +517,13 @@ impl Judge {
                 .ok_or(Refused::UnknownKey)?;
             let max_token_ttl = Seconds(3_600);
             Ok(TrustedKey { key, max_token_ttl })
-        })
+        })?;
+        // As for a client that is registered for this type, which the server asks next.
+        if token.token_type == TokenType::AtJwt {
+            Ok(token)
+        } else {
+            Err(Refused::Type)
+        }
     }
 }
 
@@ -574,6 +581,7 @@ fn each_fault_falls_at_its_own_step() {
         (other.good(), Step::Key),
         (forge.with_header("alg", "\"RS256\""), Step::Algorithm),
         (forge.with_header("typ", "\"JWT\""), Step::Type),
+        (forge.with_header("typ", "\"logout+jwt\""), Step::Type),
         (
             sign(&other.key, &forge.header(), &forge.claims.to_string()),
             Step::Signature,

@@ -323,7 +323,12 @@ async fn grants_and_refusals_say_who_whence_and_why() {
                 Some("invalid_client")
             ),
             // A name that is nobody's may be anything, a secret too: it is not written.
-            ("a token was refused", None, "127.0.0.1", Some("invalid_client")),
+            (
+                "a token was refused",
+                None,
+                "unreadable:-BIaqxPVTEanRQh1",
+                Some("invalid_client")
+            ),
             (
                 "a token was refused",
                 Some("billing"),

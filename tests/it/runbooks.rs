@@ -16,7 +16,7 @@ use keyround::app::Foundation;
 use keyround::clock::Clock;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::import::{self, Passphrase};
-use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, random_jti};
+use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, TokenType, random_jti};
 use keyround::keyring::Keyring;
 use keyround::sessions::{Grouped, RefreshRequest, Replays, SessionTokens, Sessions};
 use keyround::telemetry::SessionMetrics;
@@ -559,7 +559,7 @@ fn bring_old_keys(site: &Site) {
         scope: None,
         session: None,
     };
-    let token = signer.sign_access_token(&claims).unwrap();
+    let token = signer.sign_access_token(TokenType::AtJwt, &claims).unwrap();
     std::fs::write(folder.join("token.json"), token).unwrap();
 }
 

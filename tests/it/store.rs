@@ -354,6 +354,7 @@ fn client(id: &str) -> Client {
             .to_vec(),
         serves: Vec::new(),
         alg: Some(Algorithm::Es256),
+        token_type: keyround::jose::jwt::TokenType::AtJwt,
         token_ttl: Some(Seconds(300)),
         created_at: START,
         disabled_at: None,

@@ -48,6 +48,7 @@ pub fn client(id: &str) -> Client {
         audiences: vec!["https://api.example.com".parse().unwrap()],
         serves: Vec::new(),
         alg: None,
+        token_type: keyround::jose::jwt::TokenType::AtJwt,
         token_ttl: None,
         created_at: START,
         disabled_at: None,

@@ -9,7 +9,7 @@ use keyround::accounts::password_hash::PasswordHash;
 use keyround::accounts::session::SessionId;
 use keyround::clock::{Clock, sleep};
 use keyround::jose::alg::Algorithm;
-use keyround::jose::jwt::{AccessTokenClaims, Audience, SessionClaims, random_jti};
+use keyround::jose::jwt::{AccessTokenClaims, Audience, SessionClaims, TokenType, random_jti};
 use keyround::keyring::Inactive;
 use serde_json::{Value, json};
 
@@ -106,22 +106,25 @@ async fn log_in(app: &TestApp, raw: &Raw, user: &str, tenant: &str) -> String {
         .signing(Algorithm::Es256, app.clock.read())
         .unwrap();
     signing
-        .sign(&AccessTokenClaims {
-            iss: ISSUER.to_owned(),
-            sub: user.to_owned(),
-            aud: Audience::one("https://api.example.com"),
-            client_id: "first-party".to_owned(),
-            iat: signing.now.0,
-            exp: signing.now.0 + 600,
-            jti: random_jti(),
-            scope: None,
-            session: Some(SessionClaims {
-                nbf: signing.now.0,
-                sid: sid.to_string(),
-                tid: tenant.to_owned(),
-                roles: Vec::new(),
-            }),
-        })
+        .sign(
+            TokenType::AtJwt,
+            &AccessTokenClaims {
+                iss: ISSUER.to_owned(),
+                sub: user.to_owned(),
+                aud: Audience::one("https://api.example.com"),
+                client_id: "first-party".to_owned(),
+                iat: signing.now.0,
+                exp: signing.now.0 + 600,
+                jti: random_jti(),
+                scope: None,
+                session: Some(SessionClaims {
+                    nbf: Some(signing.now.0 - 60),
+                    sid: sid.to_string(),
+                    tid: tenant.to_owned(),
+                    roles: Vec::new(),
+                }),
+            },
+        )
         .unwrap()
 }
 

@@ -8,8 +8,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::clock::UnixTime;
+use crate::config::Accounts;
 use crate::jose::jws::{LONGEST_TOKEN, VerifyingKey};
-use crate::jose::jwt::SessionClaims;
+use crate::jose::jwt::{SessionClaims, TokenType};
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
@@ -41,7 +42,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     let mut findings = steps(verdict.as_ref().err());
     if let Ok(token) = &verdict {
         findings.push(denial(&db, token).await?);
-        findings.push(client(&db, token, &config.accounts.client_id).await?);
+        findings.push(client(&db, token, &config.accounts).await?);
         if let Some(claims) = &token.session {
             findings.push(session(&db, claims, now).await?);
         }
@@ -116,11 +117,22 @@ async fn denial(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
     })
 }
 
-async fn client(db: &Db, token: &AccessToken, first_party: &str) -> Result<Finding, Failure> {
-    if token.session.is_some() && token.client_id == first_party {
+async fn client(db: &Db, token: &AccessToken, accounts: &Accounts) -> Result<Finding, Failure> {
+    let other_type = |registered: TokenType| {
+        let typ = token.token_type;
+        Err(format!(
+            "its typ is {typ}, but its client is registered for {registered}"
+        ))
+    };
+    if token.session.is_some() && token.client_id == accounts.client_id {
+        let fault = if token.token_type == accounts.token_type {
+            Ok(())
+        } else {
+            other_type(accounts.token_type)
+        };
         return Ok(Finding {
             step: "client",
-            fault: Some(Ok(())),
+            fault: Some(fault),
         });
     }
     let stored = match token.client_id.parse() {
@@ -130,6 +142,7 @@ async fn client(db: &Db, token: &AccessToken, first_party: &str) -> Result<Findi
     let fault = match stored {
         None => Err("its client does not exist any more".to_owned()),
         Some(stored) if stored.client.disabled_at.is_some() => Err("its client is disabled".to_owned()),
+        Some(stored) if stored.client.token_type != token.token_type => other_type(stored.client.token_type),
         Some(_) => Ok(()),
     };
     Ok(Finding {

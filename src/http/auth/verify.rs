@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::config::ForwardAuthPolicy;
 use crate::http::Server;
-use crate::oauth::verification::AccessToken;
+use crate::oauth::verification::{AccessToken, is_client};
 
 use super::VERIFY_PATH;
 use super::authenticated::{bearer_in_header, verified};
@@ -67,7 +67,7 @@ async fn refuse_disabled_client(server: &Server, token: &AccessToken) -> Result<
         Err(_) => None,
     };
     match known {
-        Some(stored) if stored.client.disabled_at.is_none() => Ok(()),
+        Some(stored) if stored.client.disabled_at.is_none() && is_client(&stored.client, token) => Ok(()),
         _ => Err(Problem::new(Code::TokenInvalid, "the access token is not valid")),
     }
 }

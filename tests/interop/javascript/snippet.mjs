@@ -4,7 +4,8 @@ import { createRemoteJWKSet, jwtVerify } from 'jose'
 export function verifier(issuer, audience, keySet = `${issuer}/.well-known/jwks.json`) {
   const keys = createRemoteJWKSet(new URL(keySet))
   return async (token) => {
-    const expected = { issuer, audience, typ: 'at+jwt', algorithms: ['RS256', 'ES256'] }
+    // Clocks may differ by a minute (`keys.clock_skew`).
+    const expected = { issuer, audience, typ: 'at+jwt', algorithms: ['RS256', 'ES256'], clockTolerance: 60 }
     const { payload } = await jwtVerify(token, keys, expected)
     return payload
   }

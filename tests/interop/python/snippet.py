@@ -16,6 +16,7 @@ class Verifier:
             algorithms=["RS256", "ES256"],
             issuer=self.issuer,
             audience=self.audience,
+            leeway=60,  # clocks may differ by a minute (keys.clock_skew)
             options={"require": ["exp", "iss", "aud", "sub"]},
         )
         if decoded["header"].get("typ") != "at+jwt":

@@ -9,5 +9,6 @@ mod gateway;
 mod origins;
 mod reading;
 mod registration;
+mod token_types;
 mod visitor;
 mod web_driver;

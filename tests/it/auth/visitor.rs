@@ -28,7 +28,7 @@ pub struct Site {
     /// The server.
     pub app: TestApp,
     /// Its database, gone with it.
-    _database: TestDatabase,
+    pub database: TestDatabase,
     /// A connection beside the server's.
     pub raw: Raw,
 }
@@ -46,7 +46,7 @@ impl Site {
         let app = TestApp::start_with_clock(&database, &settings, clock).await;
         Self {
             raw: Raw::open(&database).await,
-            _database: database,
+            database,
             app,
         }
     }
