@@ -375,6 +375,7 @@ impl Running {
             allowed_origins: config.accounts.allowed_origins.clone(),
             registration: config.accounts.registration,
         };
+        let unbound_until = rotator.db.unbound_sessions_until().await?;
         let server = web::Data::new(Server {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
@@ -400,6 +401,7 @@ impl Running {
             logins,
             federated_logins,
             hash_key,
+            unbound_until,
             started_at: rotator.clock.read().wall,
             clock: rotator.clock,
             is_stopping: AtomicBool::new(false),

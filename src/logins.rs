@@ -156,7 +156,7 @@ impl Logins {
         name: Name,
         address: ClientAddress,
     ) -> Result<Registered, LoginError> {
-        if self.settings.registration == Registration::Closed {
+        if self.settings.registration == Registration::Closed || self.is_default_tenant_disabled().await? {
             return Err(LoginError::RegistrationClosed);
         }
         let place = self.hashing.reserve()?;
@@ -189,6 +189,12 @@ impl Logins {
             (true, false) => Err(LoginError::EmailTaken),
             (false, _) => Ok(Registered::Untold),
         }
+    }
+
+    /// Whether the tenant that new accounts belong to is disabled: then they could not log in.
+    async fn is_default_tenant_disabled(&self) -> Result<bool, StoreError> {
+        let tenant = self.db.tenant(&TenantId::default()).await?;
+        Ok(tenant.is_some_and(|tenant| tenant.disabled_at.is_some()))
     }
 
     /// Begins a session of the user with this address and password.

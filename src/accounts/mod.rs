@@ -13,3 +13,4 @@ pub mod refresh_token;
 pub mod session;
 pub mod tenant;
 pub mod user;
+pub mod visible;

@@ -31,6 +31,13 @@ impl SessionId {
         Self(uuid_at(now))
     }
 
+    /// When the session began, by its id.
+    #[must_use]
+    pub fn created_at(self) -> UnixTime {
+        let seconds = self.0.get_timestamp().map_or(0, |timestamp| timestamp.to_unix().0);
+        UnixTime(i64::try_from(seconds).unwrap_or(i64::MAX))
+    }
+
     /// Its 16 octets, as they stand in a refresh token.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {

@@ -11,6 +11,7 @@ use crate::clock::UnixTime;
 
 use super::email::Email;
 use super::tenant::TenantId;
+use super::visible::has_blank;
 
 /// `sub` of a user's tokens (RFC 7519 section 4.1.2): a `UUIDv7` (RFC 9562), never given to anybody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,7 +60,7 @@ impl Serialize for UserId {
     }
 }
 
-/// What somebody is called: 1 to 200 characters, NFKC, none of them a control character. It is shown to people and never
+/// What a person is called: 1 to 200 visible characters, NFKC. It is shown to people and never
 /// compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -67,7 +68,7 @@ pub struct Name(String);
 
 /// The text is no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a name has 1 to 200 characters, none of them a control character")]
+#[error("a name has 1 to 200 characters, each of them visible")]
 pub struct InvalidName;
 
 impl Name {
@@ -81,7 +82,24 @@ impl Name {
 impl FromStr for Name {
     type Err = InvalidName;
 
+    /// Refuses characters that cannot be seen, so that no name looks like another or like none.
     fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let Self(name) = Self::stored(text)?;
+        let words: Vec<&str> = name.split(' ').filter(|word| !word.is_empty()).collect();
+        let name = words.join(" ");
+        if has_blank(&name) {
+            return Err(InvalidName);
+        }
+        Ok(Self(name))
+    }
+}
+
+impl Name {
+    /// The name of an account that exists: an earlier version accepted more.
+    ///
+    /// # Errors
+    /// When it is no name.
+    pub fn stored(text: &str) -> Result<Self, InvalidName> {
         if text.len() > 4_096 {
             return Err(InvalidName);
         }
@@ -177,7 +195,17 @@ mod tests {
     #[test]
     fn names_and_roles_have_their_forms() {
         assert_eq!(" Ada Lovelace ".parse::<Name>().unwrap().as_str(), "Ada Lovelace");
-        for bad in ["", "  ", "a\nb", &"a".repeat(201)] {
+        assert_eq!("Ada  \u{a0} Lovelace".parse::<Name>().unwrap().as_str(), "Ada Lovelace");
+        for bad in [
+            "",
+            "  ",
+            "a\nb",
+            &"a".repeat(201),
+            "\u{3164}",
+            "\u{2800}",
+            "Ada\u{200b}",
+            "A\u{202e}da",
+        ] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
         }
         assert!("billing-admin".parse::<Role>().is_ok());

@@ -88,6 +88,8 @@ pub struct Server {
     pub hash_key: Arc<HashKey>,
     /// The clock.
     pub clock: Clock,
+    /// A session that began before this time may have no binding cookie: the version before set none.
+    pub unbound_until: UnixTime,
     /// When the process read its settings.
     pub started_at: UnixTime,
     /// Whether it was told to stop: it is not ready any more, and ends kept connections.

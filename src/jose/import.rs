@@ -17,6 +17,7 @@ use crate::text::{self, NotText};
 use super::alg::Algorithm;
 use super::jwk::{InvalidKid, Kid, Parameters, PublicJwk, thumbprint};
 use super::key::{KeyError, PrivateKey, SelfTestError, self_test};
+use super::roca;
 
 /// The longest file that is read, in octets. An RSA key of 4096 bits as encrypted PEM takes under 4,000.
 pub const LONGEST_FILE: usize = 16 * 1024;
@@ -84,6 +85,12 @@ pub enum ImportError {
     /// A weak or unusual exponent.
     #[error("the RSA key has another exponent than 65537, which is the only one that Keyround takes")]
     Exponent,
+    /// The private half follows from the public one.
+    #[error(
+        "the RSA key has the fingerprint of a faulty library (ROCA, CVE-2017-15361): its private half can be computed from the public \
+         one; replace it"
+    )]
+    Roca,
     /// Its parts do not belong together.
     #[error("the parts of the key do not belong together; the file is damaged, or the point is not on the curve")]
     Inconsistent,
@@ -248,6 +255,9 @@ fn rsa_parameters<T: HasPublic>(key: &RsaRef<T>) -> Result<Parameters, ImportErr
     if !key.n().is_bit_set(0) {
         return Err(ImportError::Inconsistent);
     }
+    if roca::has_fingerprint(&key.n().to_vec()) {
+        return Err(ImportError::Roca);
+    }
     Ok(Parameters::Rsa {
         n: BASE64URL.encode(key.n().to_vec()),
         e: BASE64URL.encode(key.e().to_vec()),
@@ -273,6 +283,7 @@ fn p256_parameters<T: HasPublic>(key: &EcKeyRef<T>) -> Result<Parameters, Import
 struct Members {
     kty: Option<String>,
     r#use: Option<String>,
+    key_ops: Option<Vec<String>>,
     alg: Option<String>,
     kid: Option<String>,
     crv: Option<String>,
@@ -319,6 +330,9 @@ fn read_jwk(text: &str) -> Result<Imported, ImportError> {
     if members.r#use.as_deref().is_some_and(|usage| usage != "sig") {
         return Err(ImportError::Jwk("its 'use' must be sig".to_owned()));
     }
+    if let Some(operations) = &members.key_ops {
+        check_operations(operations, members.d.is_some())?;
+    }
     let kid = members.kid.as_deref().map(str::parse).transpose()?;
     let alg = match members.kty.as_deref() {
         Some("RSA") => Algorithm::Rs256,
@@ -337,6 +351,32 @@ fn read_jwk(text: &str) -> Result<Imported, ImportError> {
         Algorithm::Es256 => p256_from_jwk(&members)?,
     };
     Ok(Imported { kid, ..imported })
+}
+
+/// `key_ops` must allow what the key is for, and nothing beside signatures (RFC 7517 section 4.3).
+fn check_operations(operations: &[String], is_private: bool) -> Result<(), ImportError> {
+    let needed = if is_private { "sign" } else { "verify" };
+    let refused = |why: String| Err(ImportError::Jwk(why));
+    if let Some(other) = operations
+        .iter()
+        .find(|name| !matches!(name.as_str(), "sign" | "verify"))
+    {
+        return refused(format!(
+            "its 'key_ops' allow '{}'; a key for signatures has no other operation than sign and verify",
+            other.escape_debug()
+        ));
+    }
+    if !operations.iter().any(|name| name == needed) {
+        return refused(format!("its 'key_ops' do not allow {needed}"));
+    }
+    if operations
+        .iter()
+        .enumerate()
+        .any(|(at, name)| operations[..at].contains(name))
+    {
+        return refused("its 'key_ops' name an operation twice".to_owned());
+    }
+    Ok(())
 }
 
 fn rsa_from_jwk(members: &Members) -> Result<Imported, ImportError> {

@@ -447,7 +447,7 @@ mod tests {
                 TokenError::WrongAlgorithm,
             ),
             (
-                with(&format!(r#"{{"alg":"ES256","typ":"JWT","kid":"{kid}"}}"#)),
+                with(&format!(r#"{{"alg":"ES256","typ":"jwt","kid":"{kid}"}}"#)),
                 TokenError::WrongType,
             ),
             (

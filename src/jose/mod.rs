@@ -10,6 +10,7 @@ pub mod jws;
 pub mod jwt;
 pub mod key;
 pub mod numeric_date;
+mod roca;
 mod rsa_contexts;
 pub mod seal;
 pub mod strict_json;

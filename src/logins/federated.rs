@@ -12,6 +12,7 @@ use crate::accounts::federation::login::{LOGIN_LIFETIME, LoginSecrets};
 use crate::accounts::federation::metadata::Metadata;
 use crate::accounts::federation::return_to::{NotAllowed, ReturnTo};
 use crate::accounts::federation::{Provider, ProviderName};
+use crate::accounts::session::SessionId;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, User, UserId};
 use crate::clock::{Reading, UnixTime};
@@ -113,6 +114,8 @@ pub struct Confirmed {
     pub user: StoredUser,
     /// Where the browser goes.
     pub return_to: ReturnTo,
+    /// The session that the browser was in when the login began.
+    pub replaces: Option<SessionId>,
 }
 
 /// One question to a provider.
@@ -151,7 +154,7 @@ pub struct FederatedLogins {
 }
 
 impl FederatedLogins {
-    /// Begins a login. `browser` is the secret that the browser has from a login before.
+    /// Begins a login. `browser` is the secret that the browser has from a login before; `replaces` is the session that the browser is in.
     ///
     /// # Errors
     /// [`NotLoggedIn`] says why it does not begin.
@@ -160,6 +163,7 @@ impl FederatedLogins {
         provider: &str,
         return_to: Option<&str>,
         browser: Option<&str>,
+        replaces: Option<SessionId>,
         now: Reading,
     ) -> Result<Begun, NotLoggedIn> {
         let allowed_origins = self.allowed_origins.iter().map(Origin::as_str);
@@ -169,7 +173,7 @@ impl FederatedLogins {
         let secrets = LoginSecrets::new(browser)?;
         let login = self.login(&provider, &secrets);
         self.db
-            .begin_federated_login(&login, &return_to, now.wall + LOGIN_LIFETIME)
+            .begin_federated_login(&login, &return_to, replaces, now.wall + LOGIN_LIFETIME)
             .await?;
         let redirect_uri = redirect_uri(self.issuer.as_str(), &provider.name);
         Ok(Begun {
@@ -189,7 +193,7 @@ impl FederatedLogins {
         // Nothing is asked of anybody before the answer is found to be one to our question, and nothing twice.
         let login = self.login(&provider, &secrets);
         let return_to = self.db.take_federated_login(&login, now.wall).await?;
-        let return_to = return_to.ok_or(NotLoggedIn::State)?;
+        let (return_to, replaces) = return_to.ok_or(NotLoggedIn::State)?;
         let asked = Asked {
             metadata: self.providers.metadata(&provider.issuer, now.monotonic).await?,
             provider,
@@ -198,7 +202,11 @@ impl FederatedLogins {
         let tokens = self.exchange(&asked, &callback, &secrets).await?;
         let identity = self.identify(&asked, &tokens, &secrets).await?;
         let user = self.account(&asked, &tokens, &identity).await?;
-        Ok(Confirmed { user, return_to })
+        Ok(Confirmed {
+            user,
+            return_to,
+            replaces,
+        })
     }
 
     async fn provider(&self, name: &str) -> Result<Provider, NotLoggedIn> {
@@ -341,7 +349,12 @@ impl FederatedLogins {
             provider,
             subject: &person.subject,
         };
+        let is_spelled = person.email.as_deref().is_some_and(|text| email.is_spelled(text));
         let Some(existing) = self.db.user_by_email(email).await? else {
+            // The provider has verified another spelling, which may be another person's mailbox.
+            if !is_spelled {
+                return Err(NotLoggedIn::EmailNotVerified);
+            }
             return self
                 .register(identity, person.name.as_deref(), email.clone(), now)
                 .await;
@@ -350,7 +363,7 @@ impl FederatedLogins {
             return Err(NotLoggedIn::Suspended);
         }
         let linked = entry("user.identity_linked", &existing.user, provider, now);
-        if self.db.link_federated_user(identity, &existing, &linked).await? {
+        if is_spelled && self.db.link_federated_user(identity, &existing, &linked).await? {
             return Ok(existing);
         }
         // The account may be this person's own: made in this moment by another login.
@@ -365,7 +378,9 @@ impl FederatedLogins {
         email: Email,
         now: UnixTime,
     ) -> Result<StoredUser, NotLoggedIn> {
-        if self.registration == Registration::Closed {
+        let tenant = self.db.tenant(&TenantId::default()).await?;
+        let is_disabled = tenant.is_some_and(|tenant| tenant.disabled_at.is_some());
+        if self.registration == Registration::Closed || is_disabled {
             return Err(NotLoggedIn::RegistrationClosed);
         }
         let name: Option<Name> = name.and_then(|name| name.parse().ok());

@@ -2,13 +2,60 @@
 
 use super::backup::SCHEMA;
 use super::{Db, StoreError, on_read};
+use crate::clock::{Seconds, UnixTime};
 
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
 const POSTGRES_MIGRATED: &str = "SELECT count(*) FROM information_schema.tables \
                                  WHERE table_schema = current_schema() AND table_name = '_sqlx_migrations'";
 const SQLITE_CHECK: &str = "PRAGMA integrity_check";
 
+const SQLITE_INSTALLED: &str =
+    "SELECT CAST(strftime('%s', installed_on) AS INTEGER) FROM _sqlx_migrations WHERE version = $1";
+const POSTGRES_INSTALLED: &str =
+    "SELECT CAST(floor(extract(epoch FROM installed_on)) AS BIGINT) FROM _sqlx_migrations WHERE version = $1";
+
+/// The first migration.
+const FIRST: i64 = 1;
+/// The migration that came with the cookie that binds a session to its browser.
+const BINDING_COOKIE: i64 = 21;
+/// How long the migrations of a new database take at most.
+const NEW: Seconds = Seconds(60);
+/// How long after the migration nodes of the version before may still begin sessions.
+const ROLLING_UPGRADE: Seconds = Seconds(86_400);
+
 impl Db {
+    /// A session that began before this time may come without the cookie that binds it to its browser: the version before the migration
+    /// set none. In a database that this version made there are no such sessions.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn unbound_sessions_until(&self) -> Result<UnixTime, StoreError> {
+        let mut installed = [0; 2];
+        for (at, version) in installed.iter_mut().zip([FIRST, BINDING_COOKIE]) {
+            let found: Option<i64> = match self {
+                Self::Sqlite { read, .. } => {
+                    sqlx::query_scalar(SQLITE_INSTALLED)
+                        .bind(version)
+                        .fetch_optional(read)
+                        .await?
+                }
+                Self::Postgres { pool, .. } => {
+                    sqlx::query_scalar(POSTGRES_INSTALLED)
+                        .bind(version)
+                        .fetch_optional(pool)
+                        .await?
+                }
+            };
+            *at = found.unwrap_or(0);
+        }
+        let [first, migrated] = installed.map(UnixTime);
+        Ok(if migrated - first < NEW {
+            UnixTime(0)
+        } else {
+            migrated + ROLLING_UPGRADE
+        })
+    }
+
     /// The version of the schema in the database; 0 before the first migration.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use sqlx::FromRow;
 use crate::accounts::email::Email;
 use crate::accounts::session::{EndedBy, SessionId};
 use crate::accounts::tenant::TenantId;
-use crate::accounts::user::{Role, User, UserId};
+use crate::accounts::user::{Name, Role, User, UserId};
 use crate::clock::UnixTime;
 
 use super::audit::{self, Entry};
@@ -107,9 +107,9 @@ impl TryFrom<Row> for StoredUser {
             user: User {
                 id: row.user_id.parse().map_err(|_| corrupt("its id"))?,
                 tenant: row.tenant_id.parse().map_err(|_| corrupt("its tenant"))?,
-                email: row.email.parse().map_err(|_| corrupt("its e-mail"))?,
+                email: Email::stored(&row.email).map_err(|_| corrupt("its e-mail"))?,
                 email_verified_at: row.email_verified_at.map(UnixTime),
-                name: row.name.parse().map_err(|_| corrupt("its name"))?,
+                name: Name::stored(&row.name).map_err(|_| corrupt("its name"))?,
                 roles: roles.map_err(|_| corrupt("its roles"))?,
                 created_at: UnixTime(row.created_at),
                 suspended_at: row.suspended_at.map(UnixTime),

@@ -3,8 +3,11 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::{self, HeaderValue, InvalidHeaderValue};
 
+use crate::accounts::session::SessionId;
 use crate::clock::Seconds;
 use crate::config::Accounts;
+use crate::http::Server;
+use crate::jose::seal::HashKey;
 
 use super::problem::{Code, Problem};
 
@@ -38,27 +41,76 @@ impl Cookie {
         self.set("", Some(Seconds::ZERO))
     }
 
-    /// Its value in a request.
-    ///
-    /// # Errors
-    /// `invalid_request` when it comes twice: one of them was planted, and nobody can say which.
-    pub fn read<'r>(&self, request: &'r HttpRequest) -> Result<Option<&'r str>, Problem> {
+    /// Its values in a request: several, if a sibling domain planted one.
+    pub fn values<'r>(&self, request: &'r HttpRequest) -> impl Iterator<Item = Option<&'r str>> {
         // By octets: another application's cookie in the same header may hold any of them (RFC 6265 section 5.4).
-        let mut values = request
+        request
             .headers()
             .get_all(header::COOKIE)
             .flat_map(|line| line.as_bytes().split(|&octet| octet == b';'))
-            .filter_map(|pair| pair.trim_ascii().strip_prefix(self.name.as_bytes())?.strip_prefix(b"="));
+            .filter_map(|pair| pair.trim_ascii().strip_prefix(self.name.as_bytes())?.strip_prefix(b"="))
+            .map(|value| std::str::from_utf8(value).ok().filter(|value| !value.is_empty()))
+    }
+
+    /// Its value in a request.
+    ///
+    /// # Errors
+    /// `invalid_request` when it comes twice: one of them was planted, and which one is unknown.
+    pub fn read<'r>(&self, request: &'r HttpRequest) -> Result<Option<&'r str>, Problem> {
+        let mut values = self.values(request);
         let first = values.next();
         if values.next().is_some() {
-            return Err(Problem::new(
-                Code::InvalidRequest,
-                "a cookie of this server comes twice, and one of them may be planted; clear the cookies of this site",
-            ));
+            return Err(twice());
         }
-        Ok(first
-            .and_then(|value| std::str::from_utf8(value).ok())
-            .filter(|value| !value.is_empty()))
+        Ok(first.flatten())
+    }
+}
+
+fn twice() -> Problem {
+    Problem::new(
+        Code::InvalidRequest,
+        "a cookie of this server comes twice, and one of them may be planted; clear the cookies of this site",
+    )
+}
+
+/// What the tag of a session's binding is made for.
+const BINDING: &str = "session-cookie";
+
+/// What binds the refresh cookie of this session to the browser.
+#[must_use]
+pub fn binding(key: &HashKey, sid: SessionId) -> String {
+    key.digest(BINDING, &sid.to_string())
+}
+
+/// The refresh token in the cookies of a request.
+///
+/// A sibling domain can plant a cookie of this name, `__Secure-` or not, and so put a browser into a session of its own (RFC 6265bis
+/// section 8.6). It cannot plant one with `__Host-`. So only a token of the session that the binding cookie names counts. The refresh
+/// token itself has no such prefix, because it is for `/auth` alone, and other services of this host must not see it.
+///
+/// # Errors
+/// `invalid_request` when a cookie comes twice, and which one is planted is unknown.
+pub fn refresh_token<'r>(server: &Server, request: &'r HttpRequest) -> Result<Option<&'r str>, Problem> {
+    let opened: Vec<(&str, Option<SessionId>)> = server
+        .cookies
+        .refresh
+        .values(request)
+        .flatten()
+        .map(|text| (text, server.sessions.named_in(text)))
+        .collect();
+    let bound = server.cookies.binding.read(request)?;
+    let is_bound = |sid: SessionId| match bound {
+        Some(bound) => server.hash_key.matches(BINDING, &sid.to_string(), bound),
+        // From before an upgrade from a version that set no such cookie.
+        None => sid.created_at() < server.unbound_until,
+    };
+    let mut fitting = opened.iter().filter(|(_, sid)| sid.is_some_and(is_bound));
+    match (fitting.next(), fitting.next(), opened.as_slice()) {
+        (Some((text, _)), None, _) => Ok(Some(text)),
+        (Some(_), Some(_), _) => Err(twice()),
+        // No token of ours: it gets nothing, and the answer says so.
+        (None, _, [(text, None)]) => Ok(Some(text)),
+        (None, ..) => Ok(None),
     }
 }
 
@@ -66,6 +118,8 @@ impl Cookie {
 pub struct Cookies {
     /// The refresh token: it comes along below `/auth` alone.
     pub refresh: Cookie,
+    /// What binds the refresh token to this browser.
+    pub binding: Cookie,
     /// The CSRF token.
     pub csrf: Cookie,
     /// What binds a login with another provider to the browser; it comes along when that provider sends the browser back.
@@ -86,6 +140,10 @@ impl Cookies {
             refresh: Cookie {
                 name: format!("{secure_prefix}{}", accounts.refresh_cookie.as_str()),
                 attributes: format!("Path={issuer_path}/auth; HttpOnly{secure}; SameSite=Strict"),
+            },
+            binding: Cookie {
+                name: format!("{host}{}-binding", accounts.refresh_cookie.as_str()),
+                attributes: format!("Path=/; HttpOnly{secure}; SameSite=Strict"),
             },
             csrf: Cookie {
                 name: format!("{host}{}", accounts.csrf_cookie.as_str()),

@@ -2,6 +2,7 @@
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::http::header::HeaderValue;
 use actix_web::http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use crate::accounts::session::{Device, SessionId};
 use crate::http::Server;
 use crate::sessions::SessionTokens;
 
+use super::cookies::{self, Cookies};
 use super::problem::Problem;
 
 /// Where the refresh token goes.
@@ -39,12 +41,9 @@ struct Answer<'a> {
 pub fn answer(server: &Server, tokens: &SessionTokens, delivery: Delivery) -> Result<HttpResponse, Problem> {
     let mut answer = HttpResponse::build(StatusCode::OK);
     if delivery == Delivery::Cookie {
-        let cookie = server
-            .cookies
-            .refresh
-            .set(&tokens.refresh_token, Some(tokens.refresh_expires_in))
-            .map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))?;
-        answer.insert_header((header::SET_COOKIE, cookie));
+        for cookie in session_cookies(server, tokens)? {
+            answer.append_header((header::SET_COOKIE, cookie));
+        }
     }
     Ok(answer.json(Answer {
         access_token: &tokens.access_token,
@@ -53,6 +52,20 @@ pub fn answer(server: &Server, tokens: &SessionTokens, delivery: Delivery) -> Re
         sid: tokens.sid,
         refresh_token: (delivery == Delivery::Body).then_some(&*tokens.refresh_token),
     }))
+}
+
+/// The cookies of a session: its refresh token, and what binds that to the browser.
+///
+/// # Errors
+/// When one cannot be written.
+pub fn session_cookies(server: &Server, tokens: &SessionTokens) -> Result<[HeaderValue; 2], Problem> {
+    let Cookies { refresh, binding, .. } = &server.cookies;
+    let length = Some(tokens.refresh_expires_in);
+    let bound = cookies::binding(&server.hash_key, tokens.sid);
+    let written = refresh
+        .set(&tokens.refresh_token, length)
+        .and_then(|refresh| Ok([refresh, binding.set(&bound, length)?]));
+    written.map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))
 }
 
 /// What a request comes from, as its user will see it in the list of sessions.

@@ -3,18 +3,21 @@
 //! Both change something though they are GETs, for a browser is led through them. What guards them is `state`: it counts once,
 //! and only in the browser that has the cookie it was made with.
 
+use actix_web::http::header::{HeaderValue, InvalidHeaderValue};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use url::form_urlencoded;
 
 use crate::accounts::federation::login::LOGIN_LIFETIME;
+use crate::accounts::session::EndedBy;
 use crate::clock::{Reading, Seconds};
 use crate::http::Server;
 use crate::logins::federated::{NotLoggedIn, Returned};
 use crate::sessions::CannotBegin;
 
-use super::cookies::Cookie;
-use super::delivery::device;
+use super::cookies::refresh_token;
+use super::delivery::{Delivery, device, session_cookies};
+use super::login::end_replaced;
 use super::problem::{Code, Problem};
 
 /// How soon a provider that is away may be tried again.
@@ -34,12 +37,17 @@ async fn try_to_begin(server: &Server, request: &HttpRequest, provider: &str) ->
     })?;
     let cookie = &server.cookies.federated;
     let browser = cookie.read(request)?;
+    // When the provider sends the browser back, a strict cookie does not come along: the session to be ended is noted now.
+    let replaces = refresh_token(server, request)?.and_then(|token| server.sessions.named_in(token));
     let begun = server
         .federated_logins
-        .begin(provider, return_to.as_deref(), browser, now(server))
+        .begin(provider, return_to.as_deref(), browser, replaces, now(server))
         .await;
     let begun = begun.map_err(|error| refused(provider, &error))?;
-    see_other(begun.url.as_str(), cookie, &begun.secrets.browser, LOGIN_LIFETIME)
+    let binding = cookie
+        .set(&begun.secrets.browser, Some(LOGIN_LIFETIME))
+        .map_err(|error| unwritten(&error))?;
+    Ok(see_other(begun.url.as_str(), [binding]))
 }
 
 /// Takes what the provider answered, and begins a session.
@@ -70,13 +78,16 @@ async fn try_to_finish(server: &Server, request: &HttpRequest, provider: &str) -
     let confirmed = confirmed.map_err(|error| refused(provider, &error))?;
     let begun = server.sessions.begin(&confirmed.user, &device(server, request)).await;
     let tokens = begun.map_err(|error| not_begun(&error))?;
-    let cookie = &server.cookies.refresh;
-    see_other(
+    if let Some(replaced) = confirmed.replaces {
+        let actor = format!("user {}", confirmed.user.user.id);
+        let ended = server.sessions.end(replaced, None, EndedBy::Logout, &actor).await;
+        ended.map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
+    }
+    end_replaced(server, request, Delivery::Cookie).await?;
+    Ok(see_other(
         confirmed.return_to.as_str(),
-        cookie,
-        &tokens.refresh_token,
-        tokens.refresh_expires_in,
-    )
+        session_cookies(server, &tokens)?,
+    ))
 }
 
 /// The time as far as it is believed, for expiry; the monotonic one, for what is kept in memory.
@@ -97,14 +108,17 @@ fn return_to(query: &str) -> Result<Option<String>, Problem> {
 }
 
 /// 303: whatever the browser did before, it comes with GET (RFC 9700 section 4.12).
-fn see_other(to: &str, cookie: &Cookie, value: &str, length: Seconds) -> Result<HttpResponse, Problem> {
-    let cookie = cookie
-        .set(value, Some(length))
-        .map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))?;
-    Ok(HttpResponse::build(StatusCode::SEE_OTHER)
-        .insert_header((header::LOCATION, to))
-        .insert_header((header::SET_COOKIE, cookie))
-        .finish())
+fn see_other<const N: usize>(to: &str, cookies: [HeaderValue; N]) -> HttpResponse {
+    let mut answer = HttpResponse::build(StatusCode::SEE_OTHER);
+    answer.insert_header((header::LOCATION, to));
+    for cookie in cookies {
+        answer.append_header((header::SET_COOKIE, cookie));
+    }
+    answer.finish()
+}
+
+fn unwritten(error: &InvalidHeaderValue) -> Problem {
+    Problem::unavailable(error, "a cookie could not be written")
 }
 
 /// What people are told; what the operator needs to know stands in the log.

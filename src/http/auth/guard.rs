@@ -12,6 +12,7 @@ use crate::config::Origin;
 use crate::http::Server;
 use crate::http::body::{self, Unreadable};
 
+use super::cookies::refresh_token;
 use super::problem::{Code, Problem};
 
 /// The longest body that is read, in bytes.
@@ -122,7 +123,7 @@ pub fn cookie_request(server: &Server, request: &HttpRequest) -> Result<(), Prob
 /// # Errors
 /// When the refresh cookie comes twice.
 pub fn bound(server: &Server, request: &HttpRequest) -> Result<Bound, Problem> {
-    let cookie = server.cookies.refresh.read(request)?;
+    let cookie = refresh_token(server, request)?;
     let token = cookie.and_then(|text| RefreshToken::open(text, &server.hash_key).ok());
     Ok(token.map_or(Bound::BeforeLogin, |token| Bound::To(token.sid)))
 }

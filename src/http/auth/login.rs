@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use crate::http::Server;
 
+use super::cookies::refresh_token;
 use super::delivery::{self, Delivery, device};
 use super::guard::{cookie_request, json};
 use super::logout::end_by_token;
@@ -46,7 +47,7 @@ pub async fn answer(
 /// # Errors
 /// When the database does not answer.
 pub async fn end_replaced(server: &Server, request: &HttpRequest, delivery: Delivery) -> Result<(), Problem> {
-    match server.cookies.refresh.read(request)? {
+    match refresh_token(server, request)? {
         Some(replaced) if delivery == Delivery::Cookie => end_by_token(server, replaced).await,
         _ => Ok(()),
     }

@@ -8,6 +8,7 @@ use crate::accounts::session::EndedBy;
 use crate::http::Server;
 
 use super::authenticated::{Authenticated, authenticate};
+use super::cookies::{Cookies, refresh_token};
 use super::guard::{cookie_request, json_or_nothing};
 use super::problem::Problem;
 
@@ -34,7 +35,7 @@ pub async fn one(
         end_by_token(&server, token).await?;
         return Ok(HttpResponse::NoContent().finish());
     }
-    if let Some(cookie) = server.cookies.refresh.read(&request)? {
+    if let Some(cookie) = refresh_token(&server, &request)? {
         cookie_request(&server, &request)?;
         end_by_token(&server, cookie).await?;
         return without_cookies(&server);
@@ -56,7 +57,7 @@ pub async fn all(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let Nothing {} = json_or_nothing(&request, payload, "the body is to be empty, or {}").await?;
-    let has_cookie = server.cookies.refresh.read(&request)?.is_some();
+    let has_cookie = refresh_token(&server, &request)?.is_some();
     if has_cookie {
         cookie_request(&server, &request)?;
     }
@@ -87,7 +88,10 @@ pub async fn end_by_token(server: &Server, token: &str) -> Result<(), Problem> {
 
 fn without_cookies(server: &Server) -> Result<HttpResponse, Problem> {
     let mut answer = HttpResponse::NoContent();
-    for cookie in [&server.cookies.refresh, &server.cookies.csrf] {
+    let Cookies {
+        refresh, binding, csrf, ..
+    } = &server.cookies;
+    for cookie in [refresh, binding, csrf] {
         let cleared = cookie
             .clear()
             .map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))?;

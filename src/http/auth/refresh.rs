@@ -8,6 +8,7 @@ use crate::accounts::session::EndedBy;
 use crate::http::Server;
 use crate::sessions::{CannotRefresh, RefreshRequest};
 
+use super::cookies::refresh_token;
 use super::delivery::{self, Delivery, device};
 use super::guard::{cookie_request, json_or_nothing};
 use super::problem::{Code, Problem};
@@ -32,7 +33,7 @@ pub async fn answer(
         (token.as_str(), Delivery::Body)
     } else {
         let missing = || Problem::new(Code::RefreshMissing, "there is neither a cookie nor a refresh_token");
-        let cookie = server.cookies.refresh.read(&request)?.ok_or_else(missing)?;
+        let cookie = refresh_token(&server, &request)?.ok_or_else(missing)?;
         cookie_request(&server, &request)?;
         (cookie, Delivery::Cookie)
     };

@@ -60,7 +60,7 @@ crate::on_both_databases!(cookies_are_cleared_as_they_were_set, |database| {
             .header("X-CSRF-Token", &token);
         let login = login.json(&body).send().await.unwrap();
         assert_eq!(login.status(), 200);
-        let refresh_cookie = set_cookies(login.headers()).remove(0);
+        let [refresh_cookie, binding_cookie] = set_cookies(login.headers()).try_into().unwrap();
         ada.keep(login.headers());
 
         let (name, set) = attributes(&refresh_cookie);
@@ -81,7 +81,12 @@ crate::on_both_databases!(cookies_are_cleared_as_they_were_set, |database| {
         assert_eq!(set, [&["HttpOnly", "Path=/", "SameSite=Strict"], secure].concat());
         assert_eq!(name, if plain { "keyround-csrf" } else { "__Host-keyround-csrf" });
         assert!(!csrf_cookie.contains("Max-Age"), "{csrf_cookie}");
-        for cookie in [&refresh_cookie, &csrf_cookie] {
+        let (name, set) = attributes(&binding_cookie);
+        assert_eq!(set, [&["HttpOnly", "Path=/", "SameSite=Strict"], secure].concat());
+        let prefix = if plain { "" } else { "__Host-" };
+        assert_eq!(name, format!("{prefix}keyround-refresh-binding"));
+        assert!(binding_cookie.contains("; Max-Age=604800"), "{binding_cookie}");
+        for cookie in [&refresh_cookie, &binding_cookie, &csrf_cookie] {
             assert!(!cookie.contains("Domain"), "{cookie}");
             assert!(cookie.split(';').next().unwrap().len() <= 4_096);
         }
@@ -98,8 +103,11 @@ crate::on_both_databases!(cookies_are_cleared_as_they_were_set, |database| {
         let logout = logout.send().await.unwrap();
         assert_eq!(logout.status(), 204);
         let cleared = set_cookies(logout.headers());
-        assert_eq!(cleared.len(), 2, "{cleared:?}");
-        for (set, cleared) in [&refresh_cookie, &csrf_cookie].into_iter().zip(&cleared) {
+        assert_eq!(cleared.len(), 3, "{cleared:?}");
+        for (set, cleared) in [&refresh_cookie, &binding_cookie, &csrf_cookie]
+            .into_iter()
+            .zip(&cleared)
+        {
             assert_eq!(attributes(set), attributes(cleared));
             assert!(cleared.contains("; Max-Age=0"), "{cleared}");
             assert!(cleared.contains("=;"), "{cleared}");
@@ -242,7 +250,7 @@ async fn a_cookie_that_comes_twice_is_refused() {
     let site = Site::start(crate::helpers::TestDatabase::sqlite(), &[]).await;
     let mut ada = site.person("ada").await;
     let csrf = ada.csrf().await;
-    for name in ["__Secure-keyround-refresh", "__Host-keyround-csrf"] {
+    for name in ["__Host-keyround-refresh-binding", "__Host-keyround-csrf"] {
         let twice = ada
             .with_cookies(Method::POST, "/auth/refresh")
             .header("X-CSRF-Token", &csrf)
@@ -255,6 +263,93 @@ async fn a_cookie_that_comes_twice_is_refused() {
     }
     site.stop().await;
 }
+
+const REFRESH: &str = "__Secure-keyround-refresh";
+const BINDING: &str = "__Host-keyround-refresh-binding";
+
+// A sibling domain plants a refresh cookie of its own session, but none with the prefix __Host-.
+crate::on_both_databases!(a_planted_refresh_cookie_counts_for_nothing, |database| {
+    let site = Site::start(database, &[]).await;
+    let eve = site.person("eve").await;
+    let mut ada = site.person("ada").await;
+    // Beside the own cookie, before it and behind it: the own one counts.
+    let own = ada.sid.clone();
+    for planted in [eve.jar[REFRESH].as_str(), "garbage", ""] {
+        for is_first in [true, false] {
+            let csrf = ada.csrf().await;
+            let mut pairs: Vec<String> = ada.jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            pairs.insert(if is_first { 0 } else { pairs.len() }, format!("{REFRESH}={planted}"));
+            let request = ada.bare(Method::POST, "/auth/refresh").header("X-CSRF-Token", csrf);
+            let answer = request.header("Cookie", pairs.join("; ")).send().await.unwrap();
+            ada.keep(answer.headers());
+            ada.take(answer).await;
+            assert_eq!(ada.sid, own, "{planted}");
+        }
+    }
+    // In place of it, or in a browser that has none: as if no cookie came.
+    let mut empty = site.visitor();
+    for visitor in [&mut ada, &mut empty] {
+        visitor.jar.insert(REFRESH.to_owned(), eve.jar[REFRESH].clone());
+        let answer = visitor.post("/auth/refresh", None).await;
+        assert_eq!(told(answer).await, refused(401, "refresh_missing"));
+        assert_eq!(
+            visitor.post("/auth/logout", None).await.status(),
+            401,
+            "no token, no session"
+        );
+    }
+    assert_eq!(eve.me().await.0, 200, "and it ended nothing");
+    site.stop().await;
+});
+
+// The version before set no binding cookie: its sessions live on, and get one when they are refreshed.
+crate::on_both_databases!(sessions_from_before_the_binding_cookie_live_on, |database| {
+    let site = Site::start(database, &[]).await;
+    let mut ada = site.person("ada").await;
+    ada.jar.remove(BINDING);
+    let answer = ada.post("/auth/refresh", None).await;
+    assert_eq!(told(answer).await, refused(401, "refresh_missing"), "of this version");
+    let upgraded = "UPDATE _sqlx_migrations SET installed_on = '2099-01-01 00:00:00' WHERE version = 21";
+    site.raw.execute(upgraded).await;
+    let again = crate::helpers::TestApp::start_with_clock(
+        &site.database,
+        &[
+            ("keys.algorithms", "ES256"),
+            ("tokens.default_algorithm", "ES256"),
+            ("accounts.bcrypt_cost", "4"),
+        ],
+        site.app.clock.clone(),
+    )
+    .await;
+    let cookie = format!("{REFRESH}={}", ada.jar[REFRESH]);
+    let ask = |method, path: &str| again.http.request(method, format!("{}{path}", again.url));
+    let csrf = ask(Method::GET, "/auth/csrf")
+        .header("Cookie", &cookie)
+        .send()
+        .await
+        .unwrap();
+    let csrf_cookie = set_cookies(csrf.headers())
+        .remove(0)
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    let token = csrf.json::<Value>().await.unwrap()["csrf_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let refreshed = ask(Method::POST, "/auth/refresh")
+        .header("Cookie", format!("{cookie}; {csrf_cookie}"))
+        .header("X-CSRF-Token", token)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refreshed.status(), 200);
+    let set = set_cookies(refreshed.headers());
+    assert!(set.len() == 2 && set[1].starts_with(BINDING), "{set:?}");
+    again.running.stop().await;
+    site.stop().await;
+});
 
 /// RFC 6265 section 5.4: the header carries the cookies of every application of this host, whatever octets they hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

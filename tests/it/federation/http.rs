@@ -38,9 +38,19 @@ fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
 
 /// Name and value of the one cookie that is set, and its attributes.
 fn cookie(answer: &Response) -> (String, String) {
-    assert_eq!(answer.headers().get_all("set-cookie").iter().count(), 1);
-    let (pair, attributes) = header(answer, "set-cookie").split_once("; ").unwrap();
-    (pair.to_owned(), attributes.to_owned())
+    let [cookie] = cookies(answer).try_into().unwrap();
+    cookie
+}
+
+/// The cookies that are set, and their attributes.
+fn cookies(answer: &Response) -> Vec<(String, String)> {
+    let lines = answer.headers().get_all("set-cookie").iter();
+    lines
+        .map(|line| {
+            let (pair, attributes) = line.to_str().unwrap().split_once("; ").unwrap();
+            (pair.to_owned(), attributes.to_owned())
+        })
+        .collect()
 }
 
 /// Where the callback is in this test: the issuer names another port.
@@ -106,8 +116,13 @@ crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session
         ),
         (303, "http://127.0.0.1:8080/home", "no-referrer")
     );
-    let (refresh, attributes) = cookie(&answer);
+    let [(refresh, attributes), (bound, of_bound)] = cookies(&answer).try_into().unwrap();
     assert!(refresh.starts_with("__Secure-keyround-refresh="), "{refresh}");
+    assert!(bound.starts_with("__Host-keyround-refresh-binding="), "{bound}");
+    assert!(
+        of_bound.starts_with("Path=/; HttpOnly; Secure; SameSite=Strict; Max-Age="),
+        "{of_bound}"
+    );
     let (path, age) = attributes.split_once("; Max-Age=").unwrap();
     assert_eq!(path, "Path=/auth; HttpOnly; Secure; SameSite=Strict");
     assert!(age.parse::<i64>().unwrap() > 600_000, "{age}");
@@ -118,6 +133,7 @@ crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session
     );
 
     // What the page does next.
+    let refresh = format!("{refresh}; {bound}");
     let answer = get(&app.http, &format!("{}/auth/csrf", app.url), &refresh).await;
     let (csrf, _) = cookie(&answer);
     let token = answer.json::<Value>().await.unwrap()["csrf_token"]

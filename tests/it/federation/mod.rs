@@ -84,7 +84,7 @@ impl Site {
     /// Where the browser is sent; the browser keeps what it is given.
     async fn begin(&self, browser: &mut Browser) -> Result<Url, &'static str> {
         let secret = browser.secret.as_deref();
-        let begun = self.logins.begin("acme", Some("/home"), secret, self.now()).await;
+        let begun = self.logins.begin("acme", Some("/home"), secret, None, self.now()).await;
         let begun = begun.map_err(|error| code(&error))?;
         browser.secret = Some(begun.secrets.browser.to_string());
         Ok(begun.url)

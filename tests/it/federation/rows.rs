@@ -2,6 +2,7 @@
 
 use keyround::accounts::federation::return_to::ReturnTo;
 use keyround::accounts::federation::{DEFAULT_SCOPE, Provider};
+use keyround::accounts::session::SessionId;
 use keyround::accounts::tenant::TenantId;
 use keyround::accounts::user::{User, UserId};
 use keyround::clock::Seconds;
@@ -129,8 +130,11 @@ crate::on_both_databases!(a_login_is_taken_once_by_whom_it_belongs_to, |database
     };
     let return_to = ReturnTo::kept("https://id.example/home".to_owned());
     let expires_at = START + Seconds(600);
-    db.begin_federated_login(&login, &return_to, expires_at).await.unwrap();
-    let again = db.begin_federated_login(&login, &return_to, expires_at).await;
+    let replaces = Some(SessionId::generate(START));
+    db.begin_federated_login(&login, &return_to, replaces, expires_at)
+        .await
+        .unwrap();
+    let again = db.begin_federated_login(&login, &return_to, None, expires_at).await;
     assert!(matches!(again, Err(StoreError::Conflict)), "{again:?}");
     for other in [
         FederatedLogin {
@@ -165,9 +169,11 @@ crate::on_both_databases!(a_login_is_taken_once_by_whom_it_belongs_to, |database
     for task in taken {
         found.extend(task.await.unwrap());
     }
-    assert_eq!(found, std::slice::from_ref(&return_to));
+    assert_eq!(found, [(return_to.clone(), replaces)]);
 
-    db.begin_federated_login(&login, &return_to, expires_at).await.unwrap();
+    db.begin_federated_login(&login, &return_to, None, expires_at)
+        .await
+        .unwrap();
     assert_eq!(db.prune_federated_logins(last_moment).await.unwrap(), 0);
     assert_eq!(db.prune_federated_logins(expires_at).await.unwrap(), 1);
 });
