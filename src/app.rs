@@ -76,6 +76,12 @@ pub enum StartError {
          line, until 'keyround master-key rewrap' has moved every row (no key was made or changed)"
     )]
     MasterKeyNotListed(String),
+    /// Rows are missing.
+    #[error(
+        "a copy from {0} into this database did not finish: run 'keyround db copy' there again, or use another database (no key was made \
+         or changed)"
+    )]
+    UnfinishedCopy(String),
     /// The ledger of revoked kids.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -124,26 +130,51 @@ const ATTEMPTS: u32 = 20;
 /// How long they are left alone.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What happens to a schema that is older than this binary.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    BroughtUpToDate,
+    Required,
+}
+
 impl Foundation {
-    /// Reads the master key, opens the database, and holds the one against the other.
+    /// Reads the master key, opens the database, brings its schema up to date, and compares the one with the other.
     ///
     /// # Errors
     /// The first thing that is not in order.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        Self::open_with(config, clock, Schema::BroughtUpToDate).await
+    }
+
+    /// The same for a command, which makes the schema of a new database, and refuses one that is older than this binary.
+    ///
+    /// # Errors
+    /// The first thing that is not in order.
+    pub async fn open_for_command(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        Self::open_with(config, clock, Schema::Required).await
+    }
+
+    async fn open_with(config: &Config, clock: Clock, schema: Schema) -> Result<Self, StartError> {
         for _ in 1..ATTEMPTS {
-            match Self::open_once(config, clock.clone()).await {
+            match Self::open_once(config, clock.clone(), schema).await {
                 Err(StartError::Store(StoreError::Conflict)) => sleep(PAUSE).await,
                 answer => return answer,
             }
         }
-        Self::open_once(config, clock).await
+        Self::open_once(config, clock, schema).await
     }
 
-    async fn open_once(config: &Config, clock: Clock) -> Result<Self, StartError> {
+    async fn open_once(config: &Config, clock: Clock, schema: Schema) -> Result<Self, StartError> {
         // Before anything else: without a master key nothing is touched.
         let master_key = MasterKeys::parse(&config.master_key_text()?).map_err(StartError::MasterKey)?;
         let ledger = open_ledger(config)?;
-        let db = connect(&config.database).await?;
+        let db = open_database(&config.database).await?;
+        refuse_unfinished_copy(&db).await?;
+        if schema == Schema::Required && db.schema_version().await? > 0 {
+            db.require_known_schema().await?;
+        } else {
+            db.migrate().await?;
+        }
         refuse_unlisted(&db, &master_key).await?;
         let hash_key = hash_key(&db, &master_key, &clock).await?;
         db.ensure_default_tenant(clock.read().wall).await?;
@@ -217,6 +248,17 @@ pub async fn open_database(database: &Database) -> Result<Db, StartError> {
         })?;
     }
     Ok(Db::connect(database).await?)
+}
+
+/// Refuses a database that is the target of a copy which did not finish: it looks like a new one.
+///
+/// # Errors
+/// When it is, or it does not answer.
+pub async fn refuse_unfinished_copy(db: &Db) -> Result<(), StartError> {
+    match db.unfinished_copy().await? {
+        None => Ok(()),
+        Some(source) => Err(StartError::UnfinishedCopy(source)),
+    }
 }
 
 /// Refuses to go on without a master key that rows still lie under.

@@ -208,6 +208,12 @@ impl Keyring {
             change_id: Some(snapshot.change.to_string()),
             policy_fingerprint: self.fingerprint.clone(),
             clock_offset: (reading.wall - now).0,
+            master_keys: self
+                .master_key
+                .ids()
+                .map(|id| id.to_string())
+                .collect::<Vec<_>>()
+                .join(" "),
         }
     }
 

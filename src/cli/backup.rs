@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use crate::app::{StartError, connect, open_ledger};
+use crate::app::{StartError, open_database, open_ledger, refuse_unfinished_copy};
 use crate::clock::UnixTime;
 use crate::jose::jwk::Kid;
 use crate::keyring::trusted_time;
@@ -38,7 +38,7 @@ pub struct Source {
 
 /// Writes every table of ours into a new file, while servers run, and tries whether the file can be restored.
 pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), Failure> {
-    let (config, db) = context.database().await?;
+    let (config, db) = context.database_of_any_schema().await?;
     let master_keys = master_keys(&config)?;
     let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
         .await?
@@ -140,8 +140,11 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
     };
     let dump = Dump::parse(&text, &master_key, unauthenticated).map_err(|error| cannot(&error))?;
     let ledger = open_ledger(&config).map_err(|error| Failure::Start(StartError::Ledger(error)))?;
+    let db = open_database(&config.database).await?;
+    refuse_unfinished_copy(&db).await?;
+    db.migrate().await?;
     let rotator = Rotator {
-        db: connect(&config.database).await?,
+        db,
         master_key,
         policy: Arc::new(config.keys.policy.clone()),
         clock: context.clock.clone(),

@@ -1,5 +1,7 @@
 //! `keyround db`: the database itself: its schema, whether it is in order, and what nobody needs any more.
 
+mod copy;
+
 use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
@@ -26,6 +28,8 @@ pub enum Command {
     Migrate,
     /// See whether everything is in order, and change nothing; fails when it is not.
     Check,
+    /// Copy everything into another, empty database (SQLite or PostgreSQL), while no server runs; nothing is rotated and no session ends.
+    Copy(copy::Request),
     /// Delete what nothing depends on: nodes not seen for a day, expired sessions and unused limits. Expired keys leave by the schedule alone.
     Prune,
 }
@@ -35,8 +39,20 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Migrate => migrate(context, &config).await,
         Command::Check => check(context, &config).await,
+        Command::Copy(request) => copy::run(context, &config, request).await,
         Command::Prune => forget(context).await,
     }
+}
+
+/// How long a server counts as running after its last heartbeat: longer than any that lives goes without one.
+pub fn heartbeat_memory(policy: &Policy) -> Seconds {
+    policy.windows().snapshot_max_age * 2
+}
+
+/// The ids of the servers that run on this database.
+async fn living_nodes(db: &Db, policy: &Policy, now: UnixTime) -> Result<Vec<String>, Failure> {
+    let nodes = db.nodes_seen_since(now - heartbeat_memory(policy)).await?;
+    Ok(nodes.into_iter().map(|node| node.node_id).collect())
 }
 
 async fn migrate(context: &Context, config: &Config) -> Result<(), Failure> {
@@ -137,8 +153,13 @@ async fn check(context: &Context, config: &Config) -> Result<(), Failure> {
 /// Each look only when those before it found nothing: rows of a damaged file or of another schema would only look broken.
 async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding>, Failure> {
     let mut findings = vec![Finding::new("integrity", "nothing is damaged", &db.damage().await?)];
-    if findings[0].ok {
-        findings.push(schema(db.schema_version().await?));
+    if let Some(source) = db.unfinished_copy().await? {
+        let problem =
+            format!("a copy from {source} into this database did not finish: run 'keyround db copy' there again");
+        findings.push(Finding::new("copy", "", &[problem]));
+    }
+    if findings.iter().all(|finding| finding.ok) {
+        findings.push(schema(db).await?);
     }
     if findings.iter().all(|finding| finding.ok) {
         findings.extend(rows(context, config, db).await?);
@@ -146,16 +167,16 @@ async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
     Ok(findings)
 }
 
-fn schema(found: i64) -> Finding {
-    let known = known_schema();
-    let problem = match found {
-        _ if found < known => Some(format!(
-            "it has version {found}, and this version of Keyround needs {known}: run 'keyround db migrate'"
-        )),
-        _ if found > known => Some(StoreError::NewerSchema { found, known }.to_string()),
-        _ => None,
+async fn schema(db: &Db) -> Result<Finding, StoreError> {
+    let problem = match db.require_known_schema().await {
+        Err(error @ (StoreError::OlderSchema { .. } | StoreError::NewerSchema { .. })) => Some(error.to_string()),
+        answer => answer.map(|()| None)?,
     };
-    Finding::new("schema", &format!("version {found}"), problem.as_slice())
+    Ok(Finding::new(
+        "schema",
+        &format!("version {}", known_schema()),
+        problem.as_slice(),
+    ))
 }
 
 async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding>, Failure> {

@@ -15,6 +15,7 @@ use crate::jose::seal::{MasterKey, MasterKeys};
 use crate::keyring::trusted_time;
 use crate::rotation::rewrap::{self, Census, Under};
 
+use super::db::heartbeat_memory;
 use super::{ACTOR, Context, Failure, output};
 
 #[derive(Subcommand)]
@@ -26,7 +27,7 @@ pub enum Command {
     },
     /// Count the rows under each master key.
     Status,
-    /// Move every row under the first master key that is listed, while servers run. Killed, it is simply run again.
+    /// Move every row under the first master key that is listed, while servers run that list it too. Killed, it is simply run again.
     Rewrap,
 }
 
@@ -83,6 +84,17 @@ async fn move_all(context: &Context) -> Result<(), Failure> {
     let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
         .await?
         .checked_at();
+    let memory = heartbeat_memory(&config.keys.policy);
+    let without = rewrap::nodes_without(&db, &master_keys, now - memory).await?;
+    if !without.is_empty() {
+        return Err(Failure::Refused(format!(
+            "no row was moved: these servers do not list the master key {}, and could not start again: {}. List it on every node (first, with \
+             the old one after it) and restart them, or stop them; one that was killed counts as running for {memory} after its last \
+             heartbeat",
+            master_keys.sealing_id(),
+            without.join(", ")
+        )));
+    }
     let rewrapped = rewrap::rewrap(&db, &master_keys, ACTOR, now)
         .await
         .map_err(|error| Failure::Refused(error.to_string()))?;

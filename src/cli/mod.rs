@@ -29,12 +29,12 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::app::{Foundation, StartError, connect};
+use crate::app::{Foundation, StartError, open_database, refuse_unfinished_copy};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Database, Sources, settings};
 use crate::keys::emergency::UnknownKey;
 use crate::rotation::RotationError;
-use crate::store::{Db, StoreError};
+use crate::store::{Db, StoreError, known_schema};
 use crate::text;
 
 /// Who acts, in the audit log.
@@ -167,9 +167,16 @@ impl Context {
         Ok(Config::load(&self.sources)?)
     }
 
-    /// The settings and the database alone, for commands that only look: they need no master key. A database that does
+    /// The settings and the database alone, for commands that only look: they need no master key, and change no schema. A database that does
     /// not exist is not made, for a first start makes it together with its keys.
     async fn database(&self) -> Result<(Config, Db), Failure> {
+        let (config, db) = self.database_of_any_schema().await?;
+        db.require_known_schema().await?;
+        Ok((config, db))
+    }
+
+    /// The same, whether its schema is that of this binary or an older one.
+    async fn database_of_any_schema(&self) -> Result<(Config, Db), Failure> {
         let config = self.config()?;
         if let Database::Sqlite { path } = &config.database
             && !path.exists()
@@ -179,14 +186,19 @@ impl Context {
                 path.display()
             )));
         }
-        let db = connect(&config.database).await?;
+        let db = open_database(&config.database).await?;
+        refuse_unfinished_copy(&db).await?;
+        let (found, known) = (db.schema_version().await?, known_schema());
+        if found > known {
+            return Err(StoreError::NewerSchema { found, known }.into());
+        }
         Ok((config, db))
     }
 
     /// The settings, and all that a command which changes something stands on.
     async fn foundation(&self) -> Result<(Config, Foundation), Failure> {
         let config = self.config()?;
-        let foundation = Foundation::open(&config, self.clock.clone()).await?;
+        let foundation = Foundation::open_for_command(&config, self.clock.clone()).await?;
         Ok((config, foundation))
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod alg;
 pub mod assertion;
-mod digest;
+pub(crate) mod digest;
 pub mod id_token;
 pub mod import;
 pub mod jwk;

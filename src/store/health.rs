@@ -1,12 +1,12 @@
 //! The database as a whole: which schema it has, and whether it is damaged.
 
-use super::backup::SCHEMA;
-use super::{Db, StoreError, on_read};
+use super::{Db, StoreError, known_versions, on_read};
 use crate::clock::{Seconds, UnixTime};
 
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
 const POSTGRES_MIGRATED: &str = "SELECT count(*) FROM information_schema.tables \
                                  WHERE table_schema = current_schema() AND table_name = '_sqlx_migrations'";
+const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
 const SQLITE_CHECK: &str = "PRAGMA integrity_check";
 
 const SQLITE_INSTALLED: &str =
@@ -61,14 +61,25 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn schema_version(&self) -> Result<i64, StoreError> {
+        Ok(self.applied_migrations().await?.last().copied().unwrap_or(0))
+    }
+
+    /// Whether the schema is the one that this binary knows.
+    pub(super) async fn has_known_schema(&self) -> Result<bool, StoreError> {
+        Ok(self.applied_migrations().await?.into_iter().eq(known_versions()))
+    }
+
+    async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError> {
         let migrated: i64 = match self {
             Self::Sqlite { read, .. } => sqlx::query_scalar(SQLITE_MIGRATED).fetch_one(read).await?,
             Self::Postgres { pool, .. } => sqlx::query_scalar(POSTGRES_MIGRATED).fetch_one(pool).await?,
         };
         if migrated == 0 {
-            return Ok(0);
+            return Ok(Vec::new());
         }
-        Ok(on_read!(self, |pool| sqlx::query_scalar(SCHEMA).fetch_one(pool).await)?)
+        Ok(on_read!(self, |pool| sqlx::query_scalar(APPLIED)
+            .fetch_all(pool)
+            .await)?)
     }
 
     /// What SQLite finds wrong with its file; PostgreSQL looks after its own.

@@ -7,6 +7,7 @@ pub mod backup;
 mod change;
 pub mod client_keys;
 pub mod clients;
+pub mod copy;
 pub mod denied_tokens;
 pub mod dump;
 pub mod federated_identities;
@@ -114,6 +115,28 @@ pub enum StoreError {
         /// The newest that this binary knows.
         known: i64,
     },
+    /// The schema is from an earlier version.
+    #[error(
+        "the database has schema {found}, but this version of Keyround needs {known}: run 'keyround db migrate', or start a server of \
+         this version, which does the same"
+    )]
+    OlderSchema {
+        /// The version of the database.
+        found: i64,
+        /// The one that this binary needs.
+        known: i64,
+    },
+    /// The role of the database URL may not change the schema.
+    #[error(
+        "the database has schema {found}, this version of Keyround needs {known}, and the role of database.url may not change it: run \
+         'keyround db migrate' as the role that owns the tables, then start again"
+    )]
+    MayNotMigrate {
+        /// The version of the database.
+        found: i64,
+        /// The one that this binary needs.
+        known: i64,
+    },
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date: {0}")]
     Migration(#[source] Arc<sqlx::migrate::MigrateError>),
@@ -198,6 +221,22 @@ pub fn known_schema() -> i64 {
         .unwrap_or(0)
 }
 
+/// Whether a migration failed because the role may not change the schema (SQLSTATE 42501).
+fn is_forbidden(error: &sqlx::migrate::MigrateError) -> bool {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    match error {
+        Execute(sqlx::Error::Database(error)) | ExecuteMigration(sqlx::Error::Database(error), _) => {
+            error.code().is_some_and(|code| code == "42501")
+        }
+        _ => false,
+    }
+}
+
+/// The versions that this binary knows, in order.
+fn known_versions() -> impl Iterator<Item = i64> {
+    SQLITE_MIGRATIONS.iter().map(|migration| migration.version)
+}
+
 const SQLITE_NOW: &str = "SELECT CAST(strftime('%s', 'now') AS INTEGER)";
 const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
 
@@ -250,14 +289,25 @@ impl Db {
         }
     }
 
-    /// Brings the schema up to date. PostgreSQL's migrator lets one node at a time; with SQLite a process that
+    /// Brings the schema up to date. If it is, no statement changes it, so that a role without this right can serve. PostgreSQL's migrator lets one node at a time; with SQLite a process that
     /// starts in the same moment as others tries again.
     ///
     /// # Errors
     /// When a migration fails, or the schema is newer than this binary knows.
     pub async fn migrate(&self) -> Result<(), StoreError> {
+        if self.has_known_schema().await? {
+            return Ok(());
+        }
         match self {
-            Self::Postgres { pool, .. } => POSTGRES_MIGRATIONS.run(pool).await?,
+            Self::Postgres { pool, .. } => match POSTGRES_MIGRATIONS.run(pool).await {
+                Err(error) if is_forbidden(&error) => {
+                    return Err(StoreError::MayNotMigrate {
+                        found: self.schema_version().await?,
+                        known: known_schema(),
+                    });
+                }
+                answer => answer?,
+            },
             Self::Sqlite { write, .. } => {
                 // A lost race means that another process has applied one more of them, so there are no more than these.
                 let mut answer = SQLITE_MIGRATIONS.run(write).await;
@@ -270,6 +320,22 @@ impl Db {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a schema that is not the one that this binary knows.
+    ///
+    /// # Errors
+    /// When it is older or newer, or the database does not answer.
+    pub async fn require_known_schema(&self) -> Result<(), StoreError> {
+        if self.has_known_schema().await? {
+            return Ok(());
+        }
+        let (found, known) = (self.schema_version().await?, known_schema());
+        Err(if found > known {
+            StoreError::NewerSchema { found, known }
+        } else {
+            StoreError::OlderSchema { found, known }
+        })
     }
 
     /// The time by the database's clock. SQLite's is this machine's.

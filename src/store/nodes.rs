@@ -7,11 +7,13 @@ use crate::clock::UnixTime;
 
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
-pub(super) const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset, change_id) \
-                    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at, \
+pub(super) const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, \
+                    master_keys) \
+                    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at, \
                     version = excluded.version, policy_fingerprint = excluded.policy_fingerprint, \
-                    clock_offset = excluded.clock_offset, change_id = excluded.change_id";
-const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id FROM nodes \
+                    clock_offset = excluded.clock_offset, change_id = excluded.change_id, \
+                    master_keys = excluded.master_keys";
+const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, master_keys FROM nodes \
                     WHERE seen_at >= $1 ORDER BY node_id";
 const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1";
 const LEAVE: &str = "DELETE FROM nodes WHERE node_id = $1";
@@ -31,6 +33,8 @@ pub struct Heartbeat {
     pub policy_fingerprint: String,
     /// Its clock less the database's, in seconds.
     pub clock_offset: i64,
+    /// The ids of the master keys that it lists, separated by spaces; empty from a node of an earlier version of Keyround.
+    pub master_keys: String,
 }
 
 macro_rules! beat {
@@ -42,6 +46,7 @@ macro_rules! beat {
             .bind(&$heartbeat.policy_fingerprint)
             .bind($heartbeat.clock_offset)
             .bind($heartbeat.change_id.as_deref())
+            .bind(&$heartbeat.master_keys)
             .execute($executor)
             .await
             .map(|_| ())

@@ -577,6 +577,7 @@ crate::on_both_databases!(a_node_that_does_not_follow_is_named, |database| {
         change_id: None,
         policy_fingerprint: "another".to_owned(),
         clock_offset: 0,
+        master_keys: String::new(),
     })
     .await
     .unwrap();

@@ -154,6 +154,7 @@ crate::on_both_databases!(nodes_that_have_gone_are_forgotten, |database| {
             change_id: None,
             policy_fingerprint: String::new(),
             clock_offset: 0,
+            master_keys: String::new(),
         };
         db.beat(&heartbeat).await.unwrap();
     }

@@ -144,6 +144,7 @@ crate::on_both_databases!(a_revocation_names_each_node_that_may_not_know_of_it, 
         change_id: change_id.map(str::to_owned),
         policy_fingerprint: String::new(),
         clock_offset: 0,
+        master_keys: String::new(),
     };
     // One serves a later version that the database lost; one has been silent for a while; one has signed off.
     for heartbeat in [

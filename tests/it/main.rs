@@ -18,6 +18,8 @@ mod client_assertions;
 mod command_line;
 mod crash;
 mod database;
+mod database_copy;
+mod database_roles;
 mod deployment;
 mod documents;
 mod failover;

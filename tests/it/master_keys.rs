@@ -91,6 +91,19 @@ crate::on_both_databases!(
             (&id(OLD).into(), &4.into())
         );
 
+        // A server that lists the old one alone could not start again: nothing is moved while it lives.
+        let sentence = refusal(&database, &both(), &["master-key", "rewrap"]);
+        let node = app.running.server.keyring.node_id().to_owned();
+        assert!(
+            sentence.contains("no row was moved") && sentence.contains(&node),
+            "{sentence}"
+        );
+        assert_eq!(json(&database, &both(), &["master-key", "status"])[1]["rows"], 4);
+        app.running.stop().await;
+        let settings = [("keys.master_key", &*both())];
+        let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+        let db = app.running.server.db.clone();
+
         let done = json(&database, &both(), &["master-key", "rewrap"]);
         assert_eq!((&done["moved"], &done["before"][1]["rows"]), (&4.into(), &4.into()));
         assert_eq!(
@@ -108,7 +121,7 @@ crate::on_both_databases!(
             .collect();
         assert_eq!(events, ["master_key.rewrapped", "master_key.rewrap_started"]);
 
-        // The server that has only the old one goes on with what it has opened.
+        // The server goes on with what it has opened.
         app.running.server.rotation.tick().await.unwrap();
         app.token("service", &secret).await;
         assert_eq!(app.key_set().await, key_set);

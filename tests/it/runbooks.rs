@@ -245,6 +245,8 @@ struct Site {
     nodes: Vec<Node>,
     secret: String,
     raw: Option<Raw>,
+    /// An empty database that the page moves to.
+    new_database: Option<TestDatabase>,
 }
 
 impl Site {
@@ -268,6 +270,7 @@ impl Site {
             nodes,
             secret: String::new(),
             raw: None,
+            new_database: None,
         };
         site.keyround(&["master-key", "generate", "keys/master.key"]);
         site.start_all();
@@ -356,6 +359,9 @@ impl Site {
         variables.push(("ADMIN_NODES", every("__ADMIN_LISTEN")));
         variables.push(("SITE", listener(&variables, "__LISTEN")));
         variables.push(("CLIENT", format!("billing:{}", self.secret)));
+        if let Some(new) = &self.new_database {
+            variables.push(("NEW_DATABASE", new.url.clone()));
+        }
         variables
     }
 }
@@ -619,6 +625,18 @@ async fn act(site: &mut Site, what: &str) {
             site.lose_database().await;
         }
         "every node is started" => site.start_all(),
+        "every node is stopped" => site.stop_all(),
+        "every node is started on the new database" => {
+            let url = site.new_database.as_ref().unwrap().url.clone();
+            for (variables, _) in &mut site.nodes {
+                for (name, value) in variables.iter_mut() {
+                    if *name == "KEYROUND_DATABASE__URL" {
+                        value.clone_from(&url);
+                    }
+                }
+            }
+            site.start_all();
+        }
         other => panic!("no page may say '{other}': this test does not know it"),
     }
 }
@@ -628,6 +646,9 @@ async fn follow(name: &str, database: TestDatabase) {
     let page = page(name);
     let steps = steps(&page);
     let mut site = arrange(state(&page).unwrap(), database).await;
+    if page.contains("$NEW_DATABASE") {
+        site.new_database = Some(TestDatabase::postgres().await);
+    }
     let mut shell = Shell::start(site.folder(), &site.variables());
     for step in &steps {
         match step {
@@ -683,6 +704,7 @@ pages! {
     master_key_compromised_with_two_nodes: "master-key-compromised" on TestDatabase::postgres().await;
     moving_in: "moving-in" on TestDatabase::sqlite();
     moving_in_with_two_nodes: "moving-in" on TestDatabase::postgres().await;
+    sqlite_to_postgresql: "sqlite-to-postgresql" on TestDatabase::sqlite();
     restore_from_backup: "restore-from-backup" on TestDatabase::sqlite();
     restore_from_backup_with_two_nodes: "restore-from-backup" on TestDatabase::postgres().await;
     revocation_lost: "revocation-lost" on TestDatabase::sqlite();

@@ -313,6 +313,7 @@ crate::on_both_databases!(nodes_beat_leave_and_are_forgotten, |database| {
         change_id: Some(format!("change-{version}")),
         policy_fingerprint: format!("policy-{version}"),
         clock_offset: -version,
+        master_keys: String::new(),
     };
     for heartbeat in [
         beat("a", 100, 1),

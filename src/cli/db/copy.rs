@@ -1,0 +1,107 @@
+//! `keyround db copy`: everything into another database, from SQLite to PostgreSQL or back.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::app::open_database;
+use crate::config::{self, Config, Database};
+use crate::keyring::trusted_time;
+use crate::store::audit::Entry;
+use crate::store::copy::CopiedTable;
+
+use super::super::{ACTOR, Context, Failure, output};
+use super::living_nodes;
+
+#[derive(Args)]
+#[group(id = "target", required = true, multiple = false)]
+pub struct Request {
+    /// The other database: sqlite:PATH, or postgres://USER@HOST/DATABASE. Other processes can read a password in it; use --to-file then.
+    #[arg(long, value_name = "URL", group = "target")]
+    to: Option<String>,
+    /// A file that holds the URL (mode 0600).
+    #[arg(long, value_name = "FILE", group = "target")]
+    to_file: Option<PathBuf>,
+}
+
+pub async fn run(context: &Context, config: &Config, request: &Request) -> Result<(), Failure> {
+    let target = target(request)?;
+    if target == Database::SqliteInMemory || config.database == Database::SqliteInMemory {
+        return Err(Failure::Usage(
+            "a database in memory cannot be copied, nor be copied to".to_owned(),
+        ));
+    }
+    if target == config.database {
+        return Err(Failure::Usage(format!(
+            "{target} is the database of the settings; name another one"
+        )));
+    }
+    let (_, source) = context.database().await?;
+    let policy = &config.keys.policy;
+    let now = trusted_time(&source, policy, &context.clock, None).await?.checked_at();
+    let living = living_nodes(&source, policy, now).await?;
+    if !living.is_empty() {
+        return Err(Failure::Refused(format!(
+            "servers run on {}: {}. Stop them first, for what they write during the copy would be lost; one that was killed counts as \
+             running for {} after its last heartbeat",
+            config.database,
+            living.join(", "),
+            super::heartbeat_memory(policy),
+        )));
+    }
+    let other = open_database(&target).await?;
+    let from = config.database.to_string();
+    let entry = |rows: u64| Entry {
+        event: "database.copied",
+        subject: "database".to_owned(),
+        happened_at: now,
+        noted_at: now,
+        actor: ACTOR.to_owned(),
+        reason: format!("{rows} rows from {from}"),
+        once: false,
+    };
+    let tables = source
+        .copy_to(&other, &from, now, entry)
+        .await
+        .map_err(|error| Failure::Refused(format!("cannot copy to {target}: {error}")))?;
+    other.close().await;
+    source.close().await;
+    print(context, &from, &target, &tables);
+    Ok(())
+}
+
+fn target(request: &Request) -> Result<Database, Failure> {
+    if let Some(path) = &request.to_file {
+        let text = config::read_secret_file("--to-file", path)?;
+        return text
+            .parse()
+            .map_err(|refusal| Failure::Usage(format!("the URL in {} {refusal}", path.display())));
+    }
+    let text = request.to.as_deref().unwrap_or_default();
+    text.parse()
+        .map_err(|refusal| Failure::Usage(format!("--to {refusal}")))
+}
+
+fn print(context: &Context, from: &str, target: &Database, tables: &[CopiedTable]) {
+    if context.json {
+        output::json(&json!({ "from": from, "to": target.to_string(), "tables": tables }));
+        return;
+    }
+    let rows: Vec<Vec<String>> = tables
+        .iter()
+        .map(|table| {
+            vec![
+                table.table.to_owned(),
+                table.rows.to_string(),
+                table.checksum[..16].to_owned(),
+            ]
+        })
+        .collect();
+    output::line(&output::table(&["TABLE", "ROWS", "CHECKSUM"], &rows));
+    let total: u64 = tables.iter().map(|table| table.rows).sum();
+    output::line(&format!(
+        "copied {total} rows from {from} to {target}; counts and checksums are equal on both sides. Set database.url to the new database \
+         on every node before you start one, and start none on the old one: its keys would go another way."
+    ));
+}

@@ -1,0 +1,156 @@
+//! A server with no more rights than docs/postgresql.md grants it, and commands that look at a schema without changing it.
+
+use keyround::clock::Clock;
+use sqlx::{AssertSqlSafe, PgPool};
+use url::Url;
+
+use crate::helpers::{TestApp, TestDatabase};
+use crate::process::run;
+use crate::rows::Raw;
+use crate::sessions::world::{create_user, log_in, log_out, refresh};
+
+const PAGE: &str = include_str!("../../docs/postgresql.md");
+
+/// The blocks of SQL below '## Roles', for roles of this test's own: roles belong to the whole server.
+fn grants(suffix: &str) -> Vec<String> {
+    let (_, section) = PAGE.split_once("\n## Roles\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let blocks = section.split("```sql\n").skip(1);
+    blocks
+        .map(|block| {
+            let sql = block.split("```").next().unwrap();
+            sql.replace("keyround_owner", &format!("owner_{suffix}"))
+                .replace("keyround_server", &format!("server_{suffix}"))
+        })
+        .collect()
+}
+
+fn as_role(database: &TestDatabase, role: &str) -> TestDatabase {
+    let mut url = Url::parse(&database.url).unwrap();
+    url.set_username(role).unwrap();
+    TestDatabase {
+        url: url.to_string(),
+        folder: tempfile::tempdir().unwrap(),
+    }
+}
+
+fn output(database: &TestDatabase, arguments: &[&str]) -> (i32, String) {
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ];
+    let output = run(database.folder.path(), &variables, arguments);
+    let both = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(both).unwrap())
+}
+
+async fn refuses(pool: &PgPool, sql: &str) {
+    let answer = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
+    let error = answer.unwrap_err();
+    let code = error.as_database_error().unwrap().code().unwrap().into_owned();
+    assert_eq!(code, "42501", "{sql}: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_needs_no_more_than_the_page_grants() {
+    let database = TestDatabase::postgres().await;
+    let suffix = database.url.rsplit('/').next().unwrap().to_owned();
+    let (owner, server) = (
+        as_role(&database, &format!("owner_{suffix}")),
+        as_role(&database, &format!("server_{suffix}")),
+    );
+    let [before, after] = grants(&suffix).try_into().unwrap();
+    let raw = Raw::open(&database).await;
+    raw.execute(&before).await;
+
+    // Without tables, the server says what must be done, and does not serve.
+    let (code, said) = output(&server, &["serve"]);
+    assert!(
+        code == 1 && said.contains("keyround db migrate") && said.contains("may not change it"),
+        "{said}"
+    );
+    assert_eq!(output(&owner, &["db", "migrate"]).0, 0);
+    raw.execute(&after).await;
+
+    let settings = [("accounts.enabled", "true")];
+    let app = TestApp::start_with_clock(&server, &settings, Clock::system()).await;
+    let secret = app.create_client("service", None).await;
+    app.token("service", &secret).await;
+    let user = create_user(&app, "ada").await;
+    let session = log_in(&app, &user).await.unwrap();
+    let session = refresh(&app, &session.refresh_token).await.unwrap();
+    assert!(log_out(&app, &session).await);
+    app.running.server.rotation.tick().await.unwrap();
+    for command in [
+        &["keys", "rotate"][..],
+        &["keys", "list"],
+        &["clients", "disable", "service", "--yes"],
+        &["audit", "list"],
+        &["db", "check"],
+        &["backup", "backup.jsonl"],
+    ] {
+        let (code, said) = output(&server, command);
+        assert_eq!(code, 0, "{command:?}: {said}");
+    }
+    let pool = PgPool::connect(&server.url).await.unwrap();
+    for sql in [
+        "DELETE FROM audit",
+        "UPDATE audit SET reason = ''",
+        "TRUNCATE audit",
+        "DROP TABLE audit",
+        "ALTER TABLE users ADD COLUMN x BIGINT",
+        "CREATE TABLE x (x BIGINT)",
+        "DELETE FROM _sqlx_migrations",
+    ] {
+        refuses(&pool, sql).await;
+    }
+    pool.close().await;
+    app.running.stop().await;
+
+    // A schema that is older is not changed by it either.
+    raw.execute("DELETE FROM _sqlx_migrations WHERE version = (SELECT MAX(version) FROM _sqlx_migrations)")
+        .await;
+    let (code, said) = output(&server, &["serve"]);
+    assert!(code == 1 && said.contains("keyround db migrate"), "{said}");
+    raw.close().await;
+}
+
+crate::on_both_databases!(a_command_that_looks_changes_no_schema, |database| {
+    database.open().await.close().await;
+    let raw = Raw::open(&database).await;
+    raw.execute("ALTER TABLE nodes DROP COLUMN master_keys").await;
+    raw.execute("DELETE FROM _sqlx_migrations WHERE version >= 16").await;
+    let version = "SELECT MAX(version) FROM _sqlx_migrations";
+    let before = raw.number(version).await;
+    for command in [
+        &["keys", "list"][..],
+        &["audit", "list"],
+        &["clients", "list"],
+        &["users", "list"],
+        &["keys", "rotate"],
+        &["master-key", "status"],
+        &["db", "prune"],
+        &["token", "deny", "x", "--until", "2100-01-01T00:00:00Z"],
+    ] {
+        let (code, said) = output(&database, command);
+        assert_eq!(code, 1, "{command:?}: {said}");
+        assert!(
+            said.contains(&format!("has schema {before}")) && said.contains("keyround db migrate"),
+            "{command:?}: {said}"
+        );
+        assert_eq!(raw.number(version).await, before, "{command:?}");
+    }
+    // A backup is what is wanted before a migration.
+    let (code, said) = output(&database, &["backup", "backup.jsonl"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(raw.number(version).await, before);
+    let (code, said) = output(&database, &["db", "migrate"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(output(&database, &["keys", "list"]).0, 0);
+});
