@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -246,6 +246,10 @@ pub async fn open_database(database: &Database) -> Result<Db, StartError> {
             what: format!("the folder of {} cannot be made", path.display()),
             source,
         })?;
+        keep_private(path).map_err(|source| StartError::Io {
+            what: format!("{} cannot be kept from other users", path.display()),
+            source,
+        })?;
     }
     Ok(Db::connect(database).await?)
 }
@@ -282,6 +286,33 @@ async fn refuse_unlisted(db: &Db, master_key: &MasterKeys) -> Result<(), StartEr
         })
         .collect();
     Err(StartError::MasterKeyNotListed(needed.join(", ")))
+}
+
+/// Makes the file of a database for its owner alone; SQLite gives the files beside it the same mode. A file that an earlier version made
+/// for everybody is taken back; a group that may write it was chosen on purpose, and keeps its rights.
+fn keep_private(file: &Path) -> std::io::Result<()> {
+    let made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file);
+    match made {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => return made.map(drop),
+    }
+    for beside in ["", "-wal", "-shm"] {
+        let mut name = file.as_os_str().to_owned();
+        name.push(beside);
+        let path = Path::new(&name);
+        let Ok(metadata) = path.metadata() else { continue };
+        let mode = metadata.mode() & 0o777;
+        let private = mode & if mode & 0o020 == 0 { 0o700 } else { 0o770 };
+        // Another owner decides for itself.
+        if metadata.is_file() && private != mode && metadata.uid() == rustix::process::geteuid().as_raw() {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(private))?;
+        }
+    }
+    Ok(())
 }
 
 fn make_folder(file: &Path) -> std::io::Result<()> {

@@ -66,8 +66,8 @@ fn row(record: &Record, now: UnixTime) -> Vec<String> {
     vec![
         record.seq.to_string(),
         output::time(UnixTime(record.happened_at), now),
-        record.event.clone(),
-        record.subject.clone(),
+        output::printable(&record.event),
+        output::printable(&record.subject),
         output::printable(&record.actor),
         output::printable(&record.reason),
     ]

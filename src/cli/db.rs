@@ -8,16 +8,17 @@ use serde_json::json;
 
 use crate::app::{StartError, open_database, open_ledger};
 use crate::clock::{Seconds, UnixTime};
-use crate::config::{Config, Database, MasterKeySource};
+use crate::config::{Config, Database, MasterKeySource, parse_duration};
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::policy::Policy;
 use crate::rotation::rewrap::{Census, Under, census};
-use crate::sessions::{prune, prune_limits};
+use crate::sessions::{prune, prune_audit, prune_limits};
+use crate::store::audit::Entry;
 use crate::store::{Db, StoreError, known_schema};
 
 use super::master_key::master_keys;
-use super::{Context, Failure, output};
+use super::{ACTOR, Context, Failure, output};
 
 /// A node that was not seen for this long has gone.
 const GONE: Seconds = Seconds(86_400);
@@ -31,7 +32,14 @@ pub enum Command {
     /// Copy everything into another, empty database (SQLite or PostgreSQL), while no server runs; nothing is rotated and no session ends.
     Copy(copy::Request),
     /// Delete what nothing depends on: nodes not seen for a day, expired sessions and unused limits. Expired keys leave by the schedule alone.
-    Prune,
+    ///
+    /// An SQLite file becomes smaller; the first prune of a file from an earlier version rewrites it, which keeps writers out for about a
+    /// second for each 100 MB. PostgreSQL reuses the space by itself.
+    Prune {
+        /// Delete the records of the audit log that are older than this too, such as 400d. Without it none is ever deleted.
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        audit_older_than: Option<Seconds>,
+    },
 }
 
 pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
@@ -40,7 +48,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Migrate => migrate(context, &config).await,
         Command::Check => check(context, &config).await,
         Command::Copy(request) => copy::run(context, &config, request).await,
-        Command::Prune => forget(context).await,
+        Command::Prune { audit_older_than } => forget(context, *audit_older_than).await,
     }
 }
 
@@ -70,7 +78,18 @@ async fn migrate(context: &Context, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn forget(context: &Context) -> Result<(), Failure> {
+/// Younger records are what an investigation needs first.
+const SHORTEST_AUDIT: Seconds = Seconds(86_400);
+
+fn age(text: &str) -> Result<Seconds, String> {
+    let age = parse_duration(text).map_err(|refusal| format!("it {refusal}"))?;
+    if age < SHORTEST_AUDIT {
+        return Err(format!("it is too short; the least is {SHORTEST_AUDIT}"));
+    }
+    Ok(age)
+}
+
+async fn forget(context: &Context, audit_older_than: Option<Seconds>) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
     let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
         .await?
@@ -79,12 +98,39 @@ async fn forget(context: &Context) -> Result<(), Failure> {
     let skew = config.keys.policy.windows().clock_skew;
     let sessions = prune(&db, now - skew * 2, &context.clock).await?;
     let limits = prune_limits(&db, now - skew * 2, &context.clock).await?;
+    let audit = match audit_older_than {
+        Some(age) => prune_audit(&db, now - age, &context.clock).await?,
+        None => 0,
+    };
+    let reason = format!("{nodes} nodes, {sessions} sessions, {limits} limits, {audit} records of the audit log");
+    db.note(&Entry {
+        event: "database.pruned",
+        subject: "database".to_owned(),
+        happened_at: now,
+        noted_at: now,
+        actor: ACTOR.to_owned(),
+        reason,
+        once: false,
+    })
+    .await?;
+    let space = db.give_space_back().await?;
     if context.json {
-        output::json(&json!({ "nodes": nodes, "sessions": sessions, "limits": limits }));
+        let size = space.map(|(before, after)| json!({ "before": before, "after": after }));
+        output::json(
+            &json!({ "nodes": nodes, "sessions": sessions, "limits": limits, "audit": audit, "file_size": size }),
+        );
     } else {
         output::line(&format!("forgot {nodes} nodes that were not seen for {GONE}"));
         output::line(&format!("forgot {sessions} sessions that have expired"));
         output::line(&format!("forgot {limits} limits that nobody has used up anything of"));
+        if let Some(age) = audit_older_than {
+            output::line(&format!(
+                "deleted {audit} records of the audit log that are older than {age}"
+            ));
+        }
+        if let Some((before, after)) = space {
+            output::line(&format!("the file has {after} octets and had {before}"));
+        }
     }
     Ok(())
 }

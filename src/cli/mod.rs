@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::app::{Foundation, StartError, open_database, refuse_unfinished_copy};
 use crate::clock::Clock;
@@ -214,14 +215,16 @@ fn read_text(path: &Path) -> Result<String, Failure> {
 /// Reads the arguments and does what they say.
 #[must_use]
 pub fn run() -> ExitCode {
+    refuse_core_dumps();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return refuse_usage(&error),
     };
+    let json = arguments.json;
     match execute(arguments).and_then(|()| refuse_unwritten()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::complain(&failure.to_string());
+            say(&failure.to_string(), failure.exit_code(), json);
             ExitCode::from(failure.exit_code())
         }
     }
@@ -235,6 +238,25 @@ fn refuse_unwritten() -> Result<(), Failure> {
              and replace a secret that was not printed ('clients rotate-secret')"
         )))
     })
+}
+
+/// Why a command failed: a sentence for people, or an object for the program that asked for JSON.
+fn say(sentence: &str, exit_code: u8, json: bool) {
+    if json {
+        output::complain_in_json(&serde_json::json!({ "error": sentence, "exit_code": exit_code }));
+    } else {
+        output::complain(sentence);
+    }
+}
+
+/// A core dump would hold the master key and private keys. This bounds a process whose supervisor does not.
+fn refuse_core_dumps() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // A limit may always be lowered.
+    let _ = setrlimit(Resource::Core, none);
 }
 
 /// What `--set` gives. Whether there is such a setting, and such a value for it, is asked where all settings are. A value
@@ -263,6 +285,8 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
+    // What was not understood may be anything, but who writes this word wants JSON.
+    let json = std::env::args_os().any(|argument| argument == "--json");
     let text = error.to_string();
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let sentence: Vec<&str> = lines()
@@ -276,9 +300,9 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
     let sentence = sentence.join(" ") + &similar;
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        output::complain("a command is missing; 'keyround --help' names them");
+        say("a command is missing; 'keyround --help' names them", 2, json);
     } else {
-        output::complain(sentence);
+        say(&output::printable(sentence), 2, json);
     }
     ExitCode::from(2)
 }

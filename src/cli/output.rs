@@ -39,10 +39,18 @@ pub fn unwritten() -> Option<&'static std::io::Error> {
     UNWRITTEN.get()
 }
 
-/// Prints a sentence about what went wrong to standard error. A reader that is gone, or does not read, does not hold the end of the
-/// process.
+/// Prints a sentence about what went wrong to standard error.
 pub fn complain(sentence: &str) {
-    let text = format!("keyround: {sentence}\n");
+    print_error(format!("keyround: {sentence}\n"));
+}
+
+/// The same for a program.
+pub fn complain_in_json(failure: &serde_json::Value) {
+    print_error(format!("{failure}\n"));
+}
+
+/// A reader that is gone, or does not read, does not hold the end of the process.
+fn print_error(text: String) {
     let (sender, written) = channel();
     std::thread::spawn(move || {
         let _ = std::io::stderr().lock().write_all(text.as_bytes());

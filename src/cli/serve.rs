@@ -2,6 +2,7 @@
 
 use std::future::pending;
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
@@ -32,6 +33,10 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         make_development_master_key(&config)?;
     }
     let foundation = Foundation::open(&config, context.clock.clone()).await?;
+    // The secrets are read. From now on no other process of this user may read this one's memory, and no handler of core dumps gets it.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "the memory of this process cannot be kept from core dumps");
+    }
     let secret = if context.sources.development {
         make_demo_client(&foundation, &context.clock).await?
     } else {

@@ -387,8 +387,15 @@ async fn change(
             user.email, user.id
         ))?;
     }
-    let entry = entry(event, user.id, context.clock.read().wall, &target.reason);
+    let reason = match &change {
+        UserChange::SetRoles(new) => format!("{} (from '{}' to '{}')", target.reason, words(&user.roles), words(new)),
+        _ => target.reason.clone(),
+    };
+    let entry = entry(event, user.id, context.clock.read().wall, &reason);
     let ended = db.change_user(user.id, &change, &entry).await?;
+    if matches!(change, UserChange::Delete) {
+        db.empty_log().await?;
+    }
     tell(context, &config, &user, ended.as_deref(), told);
     Ok(())
 }

@@ -8,6 +8,7 @@ mod database;
 mod error;
 mod forward_auth;
 mod layers;
+mod postgres_tls;
 mod secret_file;
 mod service_links;
 pub mod settings;
@@ -262,9 +263,14 @@ impl Config {
             )
         });
         let accounts = self.accounts.warnings();
+        let database = match &self.database {
+            Database::Postgres(url) => postgres_tls::warning(url.reveal()),
+            Database::Sqlite { .. } | Database::SqliteInMemory => None,
+        };
         self.server
             .warnings()
             .into_iter()
+            .chain(database)
             .chain(accounts)
             .chain(short)
             .collect()

@@ -32,7 +32,7 @@ use crate::store::{Db, StoreError};
 use crate::telemetry::SessionMetrics;
 
 pub use grouped::Grouped;
-pub use pruning::{prune, prune_limits};
+pub use pruning::{prune, prune_audit, prune_limits};
 pub use replays::Replays;
 
 /// How often a claim is tried that other writers are in the way of.

@@ -84,6 +84,14 @@ pub async fn prune_limits(db: &Db, drained: UnixTime, clock: &Clock) -> Result<u
     in_batches(clock, || db.prune_limits(drained, PRUNED_AT_ONCE)).await
 }
 
+/// Deletes the records of the audit log that were written down before this time, in the same way; answers with their number.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn prune_audit(db: &Db, before: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
+    in_batches(clock, || db.prune_audit(before, PRUNED_AT_ONCE)).await
+}
+
 async fn in_batches<F>(clock: &Clock, mut prune: impl FnMut() -> F) -> Result<u64, StoreError>
 where
     F: Future<Output = Result<u64, StoreError>>,

@@ -25,6 +25,11 @@ macro_rules! bound {
     };
 }
 
+/// The last record stays, so that the numbering goes on; and what happened to a key that has a row, for it would be noted again.
+const PRUNE: &str = "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE noted_at < $1 AND seq < (SELECT MAX(seq) FROM audit) \
+                     AND (once IS NULL OR (subject NOT IN (SELECT kid FROM signing_keys) \
+                     AND subject NOT IN (SELECT kid FROM verifying_keys))) ORDER BY seq LIMIT $2)";
+
 /// What is to be written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -76,6 +81,19 @@ impl Db {
                 .fetch_all(pool)
                 .await
         })?)
+    }
+
+    /// Deletes at most so many of the oldest records that were written down before this time; answers with their number.
+    ///
+    /// # Errors
+    /// When the database does not answer, or its role may not delete from the log.
+    pub async fn prune_audit(&self, before: UnixTime, limit: u32) -> Result<u64, StoreError> {
+        Ok(on_write!(self, |pool| sqlx::query(PRUNE)
+            .bind(before.0)
+            .bind(i64::from(limit))
+            .execute(pool)
+            .await?
+            .rows_affected()))
     }
 
     /// Writes one record; false when it happens once and was noted before.

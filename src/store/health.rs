@@ -6,6 +6,9 @@ use crate::clock::{Seconds, UnixTime};
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
 const POSTGRES_MIGRATED: &str = "SELECT count(*) FROM information_schema.tables \
                                  WHERE table_schema = current_schema() AND table_name = '_sqlx_migrations'";
+const SQLITE_SIZE: &str = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+/// What `PRAGMA auto_vacuum` answers for a file whose free pages can be given back.
+const INCREMENTAL: i64 = 2;
 const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
 const SQLITE_CHECK: &str = "PRAGMA integrity_check";
 
@@ -80,6 +83,48 @@ impl Db {
         Ok(on_read!(self, |pool| sqlx::query_scalar(APPLIED)
             .fetch_all(pool)
             .await)?)
+    }
+
+    /// Gives the free pages of an SQLite file back to the file system, and empties its log; answers with the size of the file before and
+    /// after, in octets. PostgreSQL does this by itself.
+    ///
+    /// # Errors
+    /// When the database does not answer, or is in use for too long.
+    pub async fn give_space_back(&self) -> Result<Option<(i64, i64)>, StoreError> {
+        let Self::Sqlite { write, .. } = self else {
+            return Ok(None);
+        };
+        let size = async || sqlx::query_scalar::<_, i64>(SQLITE_SIZE).fetch_one(write).await;
+        let before = size().await?;
+        if sqlx::query_scalar::<_, i64>("PRAGMA auto_vacuum")
+            .fetch_one(write)
+            .await?
+            == INCREMENTAL
+        {
+            // A little at a time: a server writes between two of them.
+            while sqlx::query_scalar::<_, i64>("PRAGMA freelist_count")
+                .fetch_one(write)
+                .await?
+                > 0
+            {
+                sqlx::raw_sql("PRAGMA incremental_vacuum(100)").execute(write).await?;
+            }
+        } else {
+            sqlx::raw_sql("VACUUM").execute(write).await?;
+        }
+        self.empty_log().await?;
+        Ok(Some((before, size().await?)))
+    }
+
+    /// Moves SQLite's write-ahead log into the file and empties it, so that no older state of a page is left in it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn empty_log(&self) -> Result<(), StoreError> {
+        if let Self::Sqlite { write, .. } = self {
+            sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(write).await?;
+        }
+        Ok(())
     }
 
     /// What SQLite finds wrong with its file; PostgreSQL looks after its own.

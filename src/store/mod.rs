@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 use crate::clock::UnixTime;
@@ -248,6 +248,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whoever commits when the log has so many pages copies them into the file, while nobody else can write: a thousand, as is usual, take
 /// 20 ms when they are scattered, as those of a prune are.
 const CHECKPOINT_PAGES: &str = "100";
+/// How many octets of the log are kept once everything in it is in the file: a slow reader lets it grow.
+const LOG_SIZE_LIMIT: &str = "1048576";
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -391,6 +393,11 @@ fn sqlite_options() -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+        .pragma("journal_size_limit", LOG_SIZE_LIMIT)
+        // What was deleted is overwritten: it may be a person's address.
+        .pragma("secure_delete", "ON")
+        // `db prune` gives free pages back. A file from an earlier version changes to this with its first prune.
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .busy_timeout(BUSY_TIMEOUT)
 }
 

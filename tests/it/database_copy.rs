@@ -112,11 +112,9 @@ async fn moves(source: TestDatabase, target: TestDatabase, third: TestDatabase) 
         let raw = Raw::open(to).await;
         let last = raw.number("SELECT MAX(seq) FROM audit").await;
         app.create_client(&format!("client{last}"), None).await;
-        assert_eq!(
-            raw.number("SELECT seq FROM audit WHERE event = 'client.created' ORDER BY seq DESC LIMIT 1")
-                .await,
-            last + 1
-        );
+        let next = "SELECT seq FROM audit WHERE event = 'client.created' ORDER BY seq DESC LIMIT 1";
+        // PostgreSQL leaves gaps.
+        assert!(raw.number(next).await > last);
         raw.close().await;
     }
     app.running.stop().await;

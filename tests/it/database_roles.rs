@@ -90,7 +90,7 @@ async fn a_server_needs_no_more_than_the_page_grants() {
     for command in [
         &["keys", "rotate"][..],
         &["keys", "list"],
-        &["clients", "disable", "service", "--yes"],
+        &["clients", "disable", "service"],
         &["audit", "list"],
         &["db", "check"],
         &["backup", "backup.jsonl"],

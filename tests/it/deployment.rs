@@ -255,6 +255,8 @@ fn the_unit_is_one_that_systemd_takes() {
         text("keyround.service").replace("/usr/local/bin/keyround", BINARY),
     )
     .unwrap();
+    // A start that fails is tried again, however often: the default gives up after five within ten seconds.
+    assert!(text("keyround.service").contains("\nStartLimitIntervalSec=0\n"));
     let said = succeed("systemd-analyze", &["verify", unit.to_str().unwrap()]);
     assert!(!said.contains("keyround.service"), "{said}");
     // deploy/README.md tells the figure, 1.2; the threshold is in tenths.

@@ -11,8 +11,8 @@
 mod architecture;
 mod auth;
 mod backup;
-#[allow(dead_code, reason = "tests/proof uses the rest")]
 mod blocked_logs;
+#[allow(dead_code, reason = "tests/proof uses the rest")]
 mod child;
 mod client_assertions;
 mod command_line;
@@ -57,6 +57,7 @@ mod runbooks;
 mod sessions;
 mod shutdown;
 mod skeleton;
+mod sqlite_files;
 mod start;
 mod store;
 mod terminal;

@@ -179,15 +179,55 @@ async fn a_denial_or_a_token_that_makes_no_sense_is_refused() {
             &["token", "deny", "a", "--until", "2020-01-01T00:00:00Z"],
             "give the token's exp",
         ),
+        (
+            &[
+                "token",
+                "deny",
+                "a\n1 now key.revoked all",
+                "--until",
+                "2030-01-01T00:00:00Z",
+            ],
+            "no control characters",
+        ),
+        (
+            &["token", "deny", "a\u{1b}[2J", "--until", "2030-01-01T00:00:00Z"],
+            "no control characters",
+        ),
+        (
+            &["token", "deny", &"a".repeat(257), "--until", "2030-01-01T00:00:00Z"],
+            "1 to 256 octets",
+        ),
+        (&["token", "deny", "a", "--until", &i64::MAX.to_string()], "ten years"),
+        (&["token", "deny", "a", "--until", "2999-01-01T00:00:00Z"], "ten years"),
     ] {
         let (_, sentence) = refused(&database, 2, arguments);
-        assert!(sentence.contains(reason), "{sentence}");
+        assert!(
+            sentence.contains(reason) && !sentence.trim_end().contains(char::is_control),
+            "{sentence}"
+        );
+        let (_, json) = refused(&database, 2, &[arguments, &["--json"]].concat());
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["exit_code"], 2);
+        assert!(json["error"].as_str().unwrap().contains(reason), "{json}");
     }
+    // What an earlier version took in does not forge a line of the list.
+    let raw = Raw::open(&database).await;
+    raw.execute(
+        "INSERT INTO audit (event, subject, happened_at, noted_at, actor, reason) \
+         VALUES ('token.denied', 'a' || char(10) || '999 forged', 1, 1, 'test', 'test')",
+    )
+    .await;
+    raw.close().await;
+    let listed = printed(&database, &["audit", "list"]);
+    assert!(
+        listed.contains("999 forged") && !listed.lines().any(|line| line.starts_with("999")),
+        "{listed}"
+    );
     let later = printed(
         &database,
-        &["token", "deny", "-a", "--until", "2999-01-01T00:00:00+01:00"],
+        &["token", "deny", "-a", "--until", "2030-01-01T00:00:00+01:00"],
     );
-    assert!(later.contains("2998-12-31T23:05:00Z"), "{later}");
+    assert!(later.contains("2029-12-31T23:05:00Z"), "{later}");
     let wide = ["token", "issue", "--client", "billing", "--scope", "write"];
     assert!(refused(&database, 1, &wide).1.contains("scope"));
     app.running.stop().await;

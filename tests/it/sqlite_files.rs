@@ -1,0 +1,162 @@
+//! The files of SQLite: who may read them, how large they grow, and what stays in them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use keyround::app::open_database;
+use keyround::clock::{Clock, Seconds};
+use keyround::store::Db;
+use sqlx::{Connection, SqliteConnection};
+
+use crate::child::Process;
+use crate::helpers::{TestDatabase, entry};
+use crate::process::run;
+use crate::rows::Raw;
+
+fn path(database: &TestDatabase, ending: &str) -> PathBuf {
+    PathBuf::from(format!("{}{ending}", database.url.strip_prefix("sqlite:").unwrap()))
+}
+
+fn mode(database: &TestDatabase, ending: &str) -> u32 {
+    path(database, ending).metadata().unwrap().permissions().mode() & 0o777
+}
+
+fn size(database: &TestDatabase, ending: &str) -> u64 {
+    path(database, ending).metadata().unwrap().len()
+}
+
+fn keyround(database: &TestDatabase, arguments: &[&str]) -> String {
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ];
+    let output = run(database.folder.path(), &variables, arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_their_owner_reads_them() {
+    let database = TestDatabase::sqlite();
+    // A folder that exists, and that everybody may look into.
+    fs::set_permissions(database.folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let mut process = Process::spawn(&database, "server", &[]);
+    process.until_it_serves().await;
+    for ending in ["", "-wal", "-shm"] {
+        assert_eq!(mode(&database, ending), 0o600, "{ending}");
+    }
+    let core = fs::read_to_string(format!("/proc/{}/limits", process.child.id())).unwrap();
+    let core = core
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+    process.kill();
+    // As an earlier version left them behind; a group that may write was chosen.
+    for (before, after) in [(0o644, 0o600), (0o640, 0o600), (0o664, 0o660), (0o600, 0o600)] {
+        for ending in ["", "-wal", "-shm"] {
+            fs::set_permissions(path(&database, ending), Permissions::from_mode(before)).unwrap();
+        }
+        let db = open_database(&database.url.parse().unwrap()).await.unwrap();
+        db.schema_version().await.unwrap();
+        for ending in ["", "-wal", "-shm"] {
+            assert_eq!(mode(&database, ending), after, "{ending}");
+        }
+        // The files beside it stay: as after a crash.
+        std::mem::forget(db);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_shrinks_once_a_slow_reader_has_gone() {
+    let database = TestDatabase::sqlite();
+    let db = database.open().await;
+    let mut reader = SqliteConnection::connect(&database.url).await.unwrap();
+    let mut slow = reader.begin().await.unwrap();
+    let count = "SELECT count(*) FROM audit";
+    sqlx::query_scalar::<_, i64>(count).fetch_one(&mut *slow).await.unwrap();
+    let text = "x".repeat(50_000);
+    let mut number = 0;
+    while size(&database, "-wal") < 6_000_000 {
+        number += 1;
+        db.note(&entry("test.filled", &format!("{number}{text}")))
+            .await
+            .unwrap();
+    }
+    slow.rollback().await.unwrap();
+    for number in 0..3 {
+        db.note(&entry("test.filled", &format!("small {number}")))
+            .await
+            .unwrap();
+    }
+    let left = size(&database, "-wal");
+    assert!(left <= 1_048_576, "{left}");
+    db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_deleted_is_in_no_file() {
+    const EMAIL: &str = "ada.of.the.deleted@example.com";
+    let database = TestDatabase::sqlite();
+    let mut process = Process::spawn(&database, "server", &[]);
+    process.until_it_serves().await;
+    let create = ["users", "create", "--email", EMAIL, "--name", "Adelaide of the Deleted"];
+    keyround(&database, &create);
+    for number in 0..30 {
+        let email = format!("user{number}@example.com");
+        keyround(
+            &database,
+            &["users", "create", "--email", &email, "--name", "Somebody Else"],
+        );
+    }
+    let found = || {
+        ["", "-wal"].iter().any(|ending| {
+            let octets = fs::read(path(&database, ending)).unwrap_or_default();
+            let has = |text: &[u8]| octets.windows(text.len()).any(|window| window == text);
+            has(EMAIL.as_bytes()) || has(b"Adelaide of the Deleted")
+        })
+    };
+    assert!(found());
+    keyround(&database, &["users", "delete", EMAIL, "--yes"]);
+    assert!(!found());
+}
+
+/// Fills the file with records of 10 kB, written down at this time.
+async fn fill(db: &Db, count: usize, noted_at: keyround::clock::UnixTime) {
+    let text = "x".repeat(10_000);
+    for number in 0..count {
+        let mut entry = entry("test.filled", &format!("{number}{text}"));
+        entry.noted_at = noted_at;
+        db.note(&entry).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prune_makes_the_file_smaller() {
+    let database = TestDatabase::sqlite();
+    let db = database.open().await;
+    let now = Clock::system().read().wall;
+    fill(&db, 300, now - Seconds(86_400 * 500)).await;
+    db.note(&entry("test.last", "x")).await.unwrap();
+    let prune = ["db", "prune", "--audit-older-than", "400d"];
+    db.empty_log().await.unwrap();
+    let before = size(&database, "");
+    let told = keyround(&database, &prune);
+    assert!(told.contains("deleted 30") && told.contains("octets and had"), "{told}");
+    let after = size(&database, "");
+    assert!(before > 3_000_000 && after < 600_000, "{before} {after}");
+    // A file from an earlier version cannot give pages back; its first prune rewrites it.
+    let raw = Raw::open(&database).await;
+    raw.execute("PRAGMA auto_vacuum = NONE; VACUUM").await;
+    raw.close().await;
+    fill(&db, 300, now - Seconds(86_400 * 500)).await;
+    keyround(&database, &prune);
+    let after = size(&database, "");
+    assert!(after < 600_000, "{after}");
+    db.close().await;
+}
