@@ -272,7 +272,14 @@ impl Db {
             }
             Database::Sqlite { path } => {
                 let options = sqlite_options().filename(path).create_if_missing(true);
-                let write = sqlite_file_pool(1).connect_with(options.clone()).await?;
+                let is_new = path.metadata().map_or(true, |file| file.len() == 0);
+                let write = if is_new {
+                    // `db prune` gives free pages back. A file from an earlier version changes to this with its first prune.
+                    options.clone().auto_vacuum(SqliteAutoVacuum::Incremental)
+                } else {
+                    options.clone()
+                };
+                let write = sqlite_file_pool(1).connect_with(write).await?;
                 let read = sqlite_file_pool(4).connect_with(options.read_only(true)).await?;
                 Ok(Self::Sqlite { read, write })
             }
@@ -396,8 +403,6 @@ fn sqlite_options() -> SqliteConnectOptions {
         .pragma("journal_size_limit", LOG_SIZE_LIMIT)
         // What was deleted is overwritten: it may be a person's address.
         .pragma("secure_delete", "ON")
-        // `db prune` gives free pages back. A file from an earlier version changes to this with its first prune.
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .busy_timeout(BUSY_TIMEOUT)
 }
 

@@ -39,6 +39,7 @@ macro_rules! on_both_databases_at_once {
 }
 
 mod clocks;
+mod copied;
 mod crashes;
 mod cut_off;
 mod hangs;

@@ -16,7 +16,7 @@ use crate::verifier::{Verifier, kid_of};
 const WATCHED_FOR: Duration = Duration::from_secs(6);
 
 /// A new key every ten seconds, published 20 s ahead: two are pending.
-const POLICY: &[(&str, &str)] = &[
+pub const POLICY: &[(&str, &str)] = &[
     ("keys.rotation_period", "10s"),
     ("keys.prepublish", "20s"),
     ("keys.verifier_cache", "0s"),
