@@ -110,7 +110,9 @@ impl Db {
                 sqlx::raw_sql("PRAGMA incremental_vacuum(100)").execute(write).await?;
             }
         } else {
-            sqlx::raw_sql("PRAGMA auto_vacuum = INCREMENTAL; VACUUM").execute(write).await?;
+            sqlx::raw_sql("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
+                .execute(write)
+                .await?;
         }
         self.empty_log().await?;
         Ok(Some((before, size().await?)))

@@ -45,10 +45,16 @@ fn output_that_cannot_be_written_is_a_failure() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
         assert!(
-            error.starts_with("keyround: the output could not be written: No space left"),
+            error.contains("the output could not be written: No space left"),
             "{error}"
         );
         assert_eq!(error.lines().count(), 1, "{error}");
+        if arguments.contains(&"--json") {
+            let failure: serde_json::Value = serde_json::from_str(&error).unwrap();
+            assert_eq!(failure["exit_code"], 1);
+        } else {
+            assert!(error.starts_with("keyround: "), "{error}");
+        }
 
         // A reader that has seen enough is none.
         let (reader, writer) = std::io::pipe().unwrap();

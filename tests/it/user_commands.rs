@@ -232,7 +232,7 @@ crate::on_both_databases!(accounts_are_made_shown_and_listed, |database| {
     assert_eq!(person.json(&["users", "show", id])["roles"], json!(["reader"]));
     let noted = person.json(&["audit", "list", "--limit", "1"]);
     let reason = noted[0]["reason"].as_str().unwrap();
-    assert!(reason.contains("from 'billing:read' to 'reader'"), "{reason}");
+    assert!(reason.contains("from 'admin billing:read' to 'reader'"), "{reason}");
 
     assert!(person.refused(1, &create).contains("bob@example.com already"));
     assert!(

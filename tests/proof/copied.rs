@@ -21,7 +21,10 @@ async fn start(database: &TestDatabase, verifier: &Verifier, name: &str) -> Vec<
         let mut process = Process::spawn(database, &format!("{name}-{node}"), POLICY);
         process.until_it_serves().await;
         until("it is ready", || async {
-            verifier.failing_checks(process.admin_address().unwrap()).await.is_empty()
+            verifier
+                .failing_checks(process.admin_address().unwrap())
+                .await
+                .is_empty()
         })
         .await;
         started.push(process);
