@@ -28,6 +28,14 @@ const NOT_COPIED: &str = "nodes";
 /// Rows that the schema itself makes.
 const MADE_BY_SCHEMA: [&str; 2] = ["key_version", "client_changes"];
 
+const SQLITE_INSTALLED: &str = "SELECT version, CAST(strftime('%s', installed_on) AS INTEGER) FROM _sqlx_migrations";
+const POSTGRES_INSTALLED: &str =
+    "SELECT version, CAST(floor(extract(epoch FROM installed_on)) AS BIGINT) FROM _sqlx_migrations";
+const SQLITE_SET_INSTALLED: &str =
+    "UPDATE _sqlx_migrations SET installed_on = datetime($2, 'unixepoch') WHERE version = $1";
+const POSTGRES_SET_INSTALLED: &str =
+    "UPDATE _sqlx_migrations SET installed_on = to_timestamp(CAST($2 AS DOUBLE PRECISION)) WHERE version = $1";
+
 const POSTGRES_SOURCE: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
 /// Rows that are read at once.
 const PAGE: i64 = 1_000;
@@ -181,6 +189,7 @@ impl Db {
                 checksum: read.hexadecimal(),
             });
         }
+        copy_installation_times(&mut from, &mut to).await?;
         let rows = tables.iter().map(|table| table.rows).sum();
         audit::insert(&mut to, &entry(rows)).await?;
         to.commit().await?;
@@ -220,6 +229,27 @@ impl Db {
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await?;
         Ok(Tx::Postgres(tx))
     }
+}
+
+/// When each migration was applied: how sessions are treated that are older than one depends on it.
+async fn copy_installation_times(from: &mut Tx, to: &mut Tx) -> Result<(), StoreError> {
+    let times: Vec<(i64, i64)> = match from {
+        Tx::Sqlite(tx) => sqlx::query_as(SQLITE_INSTALLED).fetch_all(&mut **tx).await?,
+        Tx::Postgres(tx) => sqlx::query_as(POSTGRES_INSTALLED).fetch_all(&mut **tx).await?,
+    };
+    let update = match to {
+        Tx::Sqlite(_) => SQLITE_SET_INSTALLED,
+        Tx::Postgres(_) => POSTGRES_SET_INSTALLED,
+    };
+    for (version, at) in times {
+        in_tx!(&mut *to, |connection| sqlx::query(update)
+            .bind(version)
+            .bind(at)
+            .execute(connection)
+            .await
+            .map(|_| ())?);
+    }
+    Ok(())
 }
 
 /// Refuses a target that has rows of its own.

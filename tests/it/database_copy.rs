@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use keyround::clock::{Clock, sleep};
+use keyround::clock::{Clock, UnixTime, sleep};
 use serde_json::Value;
 
 use crate::helpers::{TestApp, TestDatabase};
@@ -88,6 +88,14 @@ async fn moves(source: TestDatabase, target: TestDatabase, third: TestDatabase) 
         "{sentence}"
     );
 
+    // A database that was made long ago, so that sessions from before some migration are treated as such.
+    let raw = Raw::open(&source).await;
+    raw.execute("UPDATE _sqlx_migrations SET installed_on = '2020-01-01 00:00:00' WHERE version = 1")
+        .await;
+    raw.close().await;
+    let unbound_until = app.running.server.db.unbound_sessions_until().await.unwrap();
+    assert!(unbound_until > UnixTime(0));
+
     for (from, to) in [(&source, &target), (&target, &third)] {
         let key_set = app.key_set().await;
         app.running.stop().await;
@@ -100,6 +108,8 @@ async fn moves(source: TestDatabase, target: TestDatabase, third: TestDatabase) 
         assert!(sentence.contains("is not empty"), "{sentence}");
         app = TestApp::start_with_clock(to, &settings, Clock::system()).await;
         assert_eq!(app.key_set().await, key_set);
+        let db = &app.running.server.db;
+        assert_eq!(db.unbound_sessions_until().await.unwrap(), unbound_until);
         let active = async |token: &str| {
             let answer = ask(&app, "introspect", "billing", &secret, token).await;
             answer.json::<Value>().await.unwrap()["active"].as_bool().unwrap()
