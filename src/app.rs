@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, dev::ServerHandle, web};
+use actix_web::dev::ServerHandle;
+use actix_web::web;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -20,6 +21,8 @@ use crate::config::{Config, ConfigError, Database};
 use crate::hashing::Hashing;
 use crate::http::auth::cookies::Cookies;
 use crate::http::client_address::ClientAddresses;
+use crate::http::connections::{ConnectionLimits, Connections};
+use crate::http::listener::Listening;
 use crate::http::{self, Server};
 use crate::jose::jwt::TokenType;
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
@@ -36,7 +39,7 @@ use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::sessions::{Grouped, Replays, Sessions};
 use crate::store::{Db, StoreError};
-use crate::supervision::{Pulse, Tasks};
+use crate::supervision::Tasks;
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
 
@@ -49,11 +52,14 @@ pub const DRAIN_SECONDS: u64 = 10;
 /// How long the end may take in all after the delay: both listeners drain, and the database closes.
 const END_TIMEOUT: Duration = Duration::from_secs(DRAIN_SECONDS * 2);
 
-/// How often a worker of a listener shows that it runs.
-const WORKER_BEAT: Duration = Duration::from_secs(2);
+/// The most connections of the admin listener.
+pub const ADMIN_CONNECTIONS: usize = 64;
 
-/// A worker that shows nothing for so long is stuck; see `/livez`.
-const LONGEST_SILENCE: Duration = Duration::from_secs(20);
+/// Files that are kept free for the database, for what is fetched, and for connections that just end.
+const RESERVED_FILES: usize = 128;
+
+/// With room for fewer connections nothing is served.
+const LEAST_CONNECTIONS: usize = 16;
 
 /// Why nothing was started. Nothing was bound, and no key was made in place of another.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +112,16 @@ pub enum StartError {
          would look like ID tokens for it; write another audience there, or accounts.token_type = \"at+jwt\""
     )]
     AudienceOfClient(String),
+    /// There would be no room for connections.
+    #[error(
+        "this process may open only {limit} files, but needs at least {least}; raise the limit (LimitNOFILE, ulimit -n)"
+    )]
+    TooFewFiles {
+        /// How many it may open.
+        limit: usize,
+        /// How many it needs.
+        least: usize,
+    },
     /// A folder or a listener.
     #[error("{what}: {source}")]
     Io {
@@ -390,6 +406,7 @@ impl Running {
         let Foundation { rotator, hash_key } = foundation;
         refuse_first_party_client(config, &rotator.db).await?;
         refuse_audience_of_client(config, &rotator.db).await?;
+        let room = room_for_connections(config.server.max_connections)?;
         let metrics = Metrics::default();
         let tls = load_tls(config, &rotator.clock, metrics.tls.clone())?;
         let clock = rotator.clock.clone();
@@ -477,23 +494,55 @@ impl Running {
             unbound_until,
             started_at: rotator.clock.read().wall,
             clock: rotator.clock,
+            connections: Connections::new(
+                ConnectionLimits {
+                    total: room,
+                    per_address: config.server.connections_per_address(),
+                    proxies: config.server.trusted_proxies.clone(),
+                },
+                metrics.displaced_connections.clone(),
+            ),
             is_stopping: AtomicBool::new(false),
             tasks: Tasks::default(),
             metrics,
         });
         let (stop, stopped) = watch::channel(false);
         let public_server = server.clone();
+        let acceptor = tls.as_ref().map(Tls::acceptor).transpose();
         let (public, public_handle, public_task) = listen(
-            config.server.listen,
-            tls.as_ref(),
-            None,
-            move |routes| {
-                http::public_routes(&public_server)(routes);
+            Listening {
+                address: config.server.listen,
+                tls: acceptor.map_err(|source| StartError::Io {
+                    what: "TLS cannot be set up".to_owned(),
+                    source: source.into(),
+                })?,
+                workers: None,
+                connections: Arc::clone(&server.connections),
+                most: room,
+                routes: move |routes: &mut web::ServiceConfig| http::public_routes(&public_server)(routes),
+                drain_seconds: DRAIN_SECONDS,
             },
             &server,
         )?;
-        let (admin, admin_handle, admin_task) =
-            listen(config.server.admin_listen, None, Some(1), http::admin_routes, &server)?;
+        let (admin, admin_handle, admin_task) = listen(
+            Listening {
+                address: config.server.admin_listen,
+                tls: None,
+                workers: Some(1),
+                connections: Connections::new(
+                    ConnectionLimits {
+                        total: ADMIN_CONNECTIONS,
+                        per_address: ADMIN_CONNECTIONS,
+                        proxies: Vec::new(),
+                    },
+                    server.metrics.displaced_connections.clone(),
+                ),
+                most: ADMIN_CONNECTIONS,
+                routes: http::admin_routes,
+                drain_seconds: DRAIN_SECONDS,
+            },
+            &server,
+        )?;
         let mut tasks = vec![
             public_task,
             admin_task,
@@ -546,14 +595,6 @@ impl Running {
     }
 }
 
-/// Runs on each worker of a listener.
-async fn beat(pulse: Arc<Pulse>) {
-    loop {
-        pulse.beat();
-        sleep(WORKER_BEAT).await;
-    }
-}
-
 /// Reads now and then what the stored hashes cost, until told to stop.
 async fn follow_hash_costs(server: web::Data<Server>, mut stop: watch::Receiver<bool>) {
     let logins = &server.logins;
@@ -574,43 +615,14 @@ async fn follow_hash_costs(server: web::Data<Server>, mut stop: watch::Receiver<
 }
 
 fn listen(
-    address: SocketAddr,
-    tls: Option<&Tls>,
-    workers: Option<usize>,
-    routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+    listening: Listening<impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static>,
     server: &web::Data<Server>,
 ) -> Result<(SocketAddr, ServerHandle, JoinHandle<()>), StartError> {
-    let data = server.clone();
-    let has_https = data.issuer.starts_with("https://");
-    let mut http_server = HttpServer::new(move || {
-        actix_web::rt::spawn(beat(data.tasks.watch("listener", LONGEST_SILENCE)));
-        App::new()
-            .wrap(from_fn(move |request, next| http::guarded(has_https, request, next)))
-            .app_data(data.clone())
-            .configure(routes.clone())
-    })
-    .keep_alive(Duration::from_secs(75))
-    // Who hangs up wants no answer: else its password would still be hashed.
-    .h1_allow_half_closed(false)
-    .shutdown_timeout(DRAIN_SECONDS)
-    .disable_signals();
-    if let Some(workers) = workers {
-        http_server = http_server.workers(workers);
-    }
-    let cannot = |source| StartError::Io {
-        what: format!("cannot listen on {address}"),
+    let wanted = listening.address;
+    let (bound, running) = http::listener::listen(listening, server).map_err(|source| StartError::Io {
+        what: format!("cannot listen on {wanted}"),
         source,
-    };
-    let http_server = match tls {
-        Some(tls) => tls
-            .acceptor()
-            .map_err(std::io::Error::from)
-            .and_then(|acceptor| http_server.bind_openssl(address, acceptor)),
-        None => http_server.bind(address),
-    }
-    .map_err(cannot)?;
-    let bound = http_server.addrs().first().copied().unwrap_or(address);
-    let running = http_server.run();
+    })?;
     let handle = running.handle();
     let task = tokio::spawn(async move {
         if let Err(error) = running.await {
@@ -618,4 +630,37 @@ fn listen(
         }
     });
     Ok((bound, handle, task))
+}
+
+/// How many connections there can be for this setting: as many as files may be open, without what is open and what else needs one.
+fn room_for_connections(wanted: usize) -> Result<usize, StartError> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        // Where this is not allowed, the limit stays as it is.
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = raised;
+        }
+    }
+    let limit = limit
+        .current
+        .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let open = std::fs::read_dir("/proc/self/fd").map_or(RESERVED_FILES, Iterator::count);
+    let room = limit.saturating_sub(open + RESERVED_FILES + ADMIN_CONNECTIONS);
+    if room < LEAST_CONNECTIONS {
+        return Err(StartError::TooFewFiles {
+            limit,
+            least: open + RESERVED_FILES + ADMIN_CONNECTIONS + LEAST_CONNECTIONS,
+        });
+    }
+    if room < wanted {
+        tracing::warn!(
+            "server.max_connections is {wanted}, but this process may open only {limit} files, so that it holds at most {room} \
+             connections; raise the limit (LimitNOFILE, ulimit -n)"
+        );
+    }
+    Ok(wanted.min(room))
 }

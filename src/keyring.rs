@@ -136,6 +136,8 @@ pub struct Keyring {
     uses: Mutex<HashMap<Kid, KeyUse>>,
     /// The sessions that ended on this node, each with the moment, until every snapshot knows of them.
     ended_here: RwLock<HashMap<String, Duration>>,
+    /// The tokens that were denied on this node, in the same way.
+    denied_here: RwLock<HashMap<String, Duration>>,
     /// One load at a time: an older one must not replace a newer one.
     loading: tokio::sync::Mutex<()>,
 }
@@ -164,6 +166,7 @@ impl Keyring {
             current: ArcSwap::from_pointee(first),
             uses: Mutex::default(),
             ended_here: RwLock::default(),
+            denied_here: RwLock::default(),
             loading: tokio::sync::Mutex::new(()),
         })
     }
@@ -188,7 +191,7 @@ impl Keyring {
         .await?;
         let next = Arc::new(next);
         self.current.store(Arc::clone(&next));
-        self.forget_sessions_ended_before(next.loaded.monotonic);
+        self.forget_what_ended_before(next.loaded.monotonic);
         if next.change != previous.change {
             // Only now is it served.
             self.db.beat(&self.heartbeat(&next)).await?;
@@ -328,7 +331,7 @@ impl Keyring {
         };
         let find = |kid: &Kid| snapshot.trusted_key(&self.policy, expected.now, kid);
         Ok(match verification::verify(token, &expected, find) {
-            Ok(token) if snapshot.is_denied(&token.jti) => Err(Inactive::Denied),
+            Ok(token) if self.is_denied(&snapshot, &token.jti) => Err(Inactive::Denied),
             Ok(token) if self.has_ended(&snapshot, token.session.as_ref()) => Err(Inactive::Ended),
             Ok(token) => {
                 self.note_use(token.kid.clone(), KeyUse::once(expected.now));
@@ -358,9 +361,27 @@ impl Keyring {
     }
 
     /// Whatever was committed before a snapshot was read stands in it.
-    fn forget_sessions_ended_before(&self, moment: Duration) {
-        let mut ended = self.ended_here.write().unwrap_or_else(PoisonError::into_inner);
-        ended.retain(|_, at| *at >= moment);
+    fn forget_what_ended_before(&self, moment: Duration) {
+        for ended in [&self.ended_here, &self.denied_here] {
+            let mut ended = ended.write().unwrap_or_else(PoisonError::into_inner);
+            ended.retain(|_, at| *at >= moment);
+        }
+    }
+
+    /// Refuses a token from now on, on this node; the others read it from the database. The commit that denied it comes first.
+    pub fn token_denied(&self, jti: &str) {
+        let now = self.clock.read().monotonic;
+        let mut denied = self.denied_here.write().unwrap_or_else(PoisonError::into_inner);
+        denied.insert(jti.to_owned(), now);
+    }
+
+    fn is_denied(&self, snapshot: &Snapshot, jti: &str) -> bool {
+        snapshot.is_denied(jti)
+            || self
+                .denied_here
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains_key(jti)
     }
 
     fn note_use(&self, kid: Kid, seen: KeyUse) {

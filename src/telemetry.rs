@@ -250,6 +250,10 @@ pub struct Metrics {
     pub snapshot_age: Seconds,
     /// Living nodes with another policy.
     pub differing_nodes: Gauge,
+    /// Open connections of the public listener.
+    pub connections: Gauge,
+    /// Connections that ended to make room for others.
+    pub displaced_connections: Counter,
     /// TLS of the public listener.
     pub tls: TlsMetrics,
     /// Sessions.
@@ -290,6 +294,8 @@ impl Default for Metrics {
             snapshot_age: Seconds::default(),
             differing_nodes: Gauge::default(),
             tls: TlsMetrics::default(),
+            connections: Gauge::default(),
+            displaced_connections: Counter::default(),
             sessions: SessionMetrics::default(),
             logins: LoginMetrics::default(),
         };
@@ -400,6 +406,16 @@ impl Metrics {
             "tls_certificate_refused",
             "1 while the certificate or key in the files is refused and the one before is served, else 0",
             self.tls.refused.clone(),
+        );
+        registry.register(
+            "connections",
+            "Open connections of the public listener",
+            self.connections.clone(),
+        );
+        registry.register(
+            "displaced_connections",
+            "Connections that ended to make room for others",
+            self.displaced_connections.clone(),
         );
         registry.register(
             "dropped_log_lines",

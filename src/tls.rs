@@ -4,6 +4,7 @@
 //! changed: written over, renamed, or reached through a symbolic link that was turned. New handshakes get the new pair;
 //! connections that stand keep theirs.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
 use openssl::sha::Sha256;
 use openssl::ssl::{
-    AlpnError, ClientHelloResponse, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod, SslOptions,
+    AlpnError, ClientHelloResponse, Ssl, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod, SslMode, SslOptions,
     SslSessionCacheMode, SslVersion, select_next_proto,
 };
 use openssl::x509::X509;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_openssl::SslStream;
 
 use crate::clock::{Clock, UnixTime, sleep};
 use crate::config::{ConfigError, TlsFiles, TlsTexts};
@@ -40,6 +43,25 @@ pub struct Tls {
     /// Digest of what the last look saw, be it good or bad: each change is judged and told once.
     seen: Mutex<[u8; 32]>,
     metrics: TlsMetrics,
+}
+
+/// A connection with TLS.
+pub type TlsStream = SslStream<TcpStream>;
+
+/// What a listener accepts connections with.
+#[derive(Clone)]
+pub struct Acceptor(SslAcceptor);
+
+impl Acceptor {
+    /// Does the handshake.
+    ///
+    /// # Errors
+    /// When the peer does not want what is offered, or speaks no TLS.
+    pub async fn accept(&self, socket: TcpStream) -> Result<TlsStream, openssl::ssl::Error> {
+        let mut stream = SslStream::new(Ssl::new(self.0.context())?, socket)?;
+        Pin::new(&mut stream).accept().await?;
+        Ok(stream)
+    }
 }
 
 /// A pair that can be served.
@@ -69,14 +91,14 @@ impl Tls {
     ///
     /// # Errors
     /// When OpenSSL has no memory.
-    pub fn acceptor(&self) -> Result<SslAcceptorBuilder, ErrorStack> {
+    pub fn acceptor(&self) -> Result<Acceptor, ErrorStack> {
         let current = Arc::clone(&self.current);
         let mut acceptor = settings()?;
         acceptor.set_client_hello_callback(move |ssl, _| {
             ssl.set_ssl_context(&current.load())?;
             Ok(ClientHelloResponse::SUCCESS)
         });
-        Ok(acceptor)
+        Ok(Acceptor(acceptor.build()))
     }
 
     /// Looks at the files until told to stop.
@@ -213,6 +235,8 @@ fn settings() -> Result<SslAcceptorBuilder, ErrorStack> {
     // Left alone, TLS 1.3 would also take finite fields of 8192 bits, and a stranger's handshake would cost much.
     builder.set_groups_list("X25519:P-256:P-384")?;
     builder.set_options(SslOptions::NO_TICKET | SslOptions::NO_RENEGOTIATION);
+    // A connection that waits for its next request holds no buffers.
+    builder.set_mode(SslMode::RELEASE_BUFFERS);
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_num_tickets(0)?;
     builder.set_alpn_select_callback(|_, offered| {

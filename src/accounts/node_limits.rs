@@ -21,6 +21,12 @@ const FEDERATED_LOGINS: Rate = Rate {
     period: Seconds(600),
 };
 
+/// How often one client may deny its tokens, or the tokens of one session. Each is remembered until no verifier accepts it.
+pub const REVOCATIONS: Rate = Rate {
+    burst: 600,
+    period: Seconds(600),
+};
+
 /// How often a full table is searched for buckets that have drained.
 const SWEEP_EVERY: i64 = 1_000;
 
@@ -66,6 +72,7 @@ pub struct NodeLimits {
     families: Buckets<String>,
     addresses: Buckets<ClientAddress>,
     federated_logins: Buckets<ClientAddress>,
+    revocations: Buckets<String>,
 }
 
 impl NodeLimits {
@@ -76,6 +83,7 @@ impl NodeLimits {
             families: Buckets::new(family),
             addresses: Buckets::new(address),
             federated_logins: Buckets::new(FEDERATED_LOGINS),
+            revocations: Buckets::new(REVOCATIONS),
         }
     }
 
@@ -93,6 +101,14 @@ impl NodeLimits {
     /// How long to wait.
     pub fn charge_federated_login(&mut self, address: ClientAddress, now: Duration) -> Result<(), Seconds> {
         self.federated_logins.charge(address.network(), now)
+    }
+
+    /// Counts a denied token against the client or session whose it is, at this monotonic time.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn charge_revocation(&mut self, whose: &str, now: Duration) -> Result<(), Seconds> {
+        self.revocations.charge(whose.to_owned(), now)
     }
 
     /// Counts a refresh against its family, at this monotonic time; after the token's tag was found to be ours, so that nobody

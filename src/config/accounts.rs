@@ -50,6 +50,8 @@ pub struct Accounts {
     pub bcrypt_cost: u32,
     /// How many logins may wait for a core.
     pub hashing_queue: usize,
+    /// The most sessions of one user.
+    pub max_sessions: u32,
     /// How often a password may be tried.
     pub attempts: AttemptRates,
     /// How often one session may be refreshed at one node.
@@ -155,6 +157,7 @@ impl Accounts {
             password_hash: layers.required("accounts.password_hash", function)?,
             bcrypt_cost: layers.count("accounts.bcrypt_cost")?,
             hashing_queue: layers.count("accounts.hashing_queue")?,
+            max_sessions: layers.count("accounts.max_sessions")?,
             attempts: AttemptRates {
                 address: layers.required("accounts.limit_address", |text| rate(text, 1))?,
                 account: layers.required("accounts.limit_account", |text| rate(text, 1))?,
@@ -205,6 +208,7 @@ impl Accounts {
         if self.token_type == TokenType::Jwt && self.audience == self.client_id {
             return Err(ConfigError::AudienceIsClientId);
         }
+        within("accounts.max_sessions", self.max_sessions as usize, 1, 1_000)?;
         if self.plain_http_cookies && !may_use_plain_http_cookies(&server.issuer, server.listen) {
             return Err(ConfigError::PlainHttpCookies);
         }

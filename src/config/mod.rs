@@ -86,6 +86,10 @@ pub struct Server {
     pub behind_tls_proxy: bool,
     /// The proxies that name the client of a request.
     pub trusted_proxies: Vec<Network>,
+    /// The most connections of the public listener.
+    pub max_connections: usize,
+    /// The most of them from one address.
+    pub max_connections_per_address: usize,
     /// How long it still serves after it was told to stop.
     pub shutdown_delay: Seconds,
 }
@@ -278,6 +282,33 @@ impl Config {
 }
 
 impl Server {
+    fn check_connections(&self) -> Result<(), ConfigError> {
+        for (setting, given) in [
+            ("server.max_connections", self.max_connections),
+            ("server.max_connections_per_address", self.max_connections_per_address),
+        ] {
+            if !(16..=100_000).contains(&given) {
+                return Err(PolicyError::OutOfRange {
+                    setting,
+                    given: given.to_string(),
+                    needed: "from 16 to 100000".to_owned(),
+                }
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The most connections from one address that is no trusted proxy. Behind a proxy that is not named all come from one.
+    #[must_use]
+    pub fn connections_per_address(&self) -> usize {
+        if self.behind_tls_proxy && self.trusted_proxies.is_empty() {
+            self.max_connections
+        } else {
+            self.max_connections_per_address
+        }
+    }
+
     /// Refuses plain http towards others:
     ///
     /// - an issuer that is not https must be on loopback, or behind a proxy that ends TLS;
@@ -408,11 +439,14 @@ fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
         tls: read_tls_files(layers)?,
         behind_tls_proxy: layers.flag("server.behind_tls_proxy"),
         trusted_proxies: layers.list("server.trusted_proxies", str::parse)?,
+        max_connections: layers.count("server.max_connections")?,
+        max_connections_per_address: layers.count("server.max_connections_per_address")?,
         shutdown_delay: layers.required("server.shutdown_delay", shutdown_delay)?,
     };
     if server.listen == server.admin_listen && server.listen.port() != 0 {
         return Err(ConfigError::SameListener(server.listen));
     }
+    server.check_connections()?;
     server.check_transport()?;
     server.check_proxies()?;
     Ok(server)

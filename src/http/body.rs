@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use crate::clock::sleep;
 
 /// How long a body may take to arrive; the listener limits only the headers.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why there is no body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,9 @@ use actix_web::HttpRequest;
 use crate::accounts::client_address::ClientAddress;
 use crate::config::{Network, Server as Settings};
 
+/// The most proxies in a row whose word is taken.
+pub const MAX_PROXIES: usize = 32;
+
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// Reads the addresses of clients, and warns once of each misconfiguration that it sees.
@@ -111,6 +114,7 @@ fn behind_proxies(peer: IpAddr, forwarded_for: &[impl AsRef<str>], trusted: &[Ne
         .iter()
         .rev()
         .flat_map(|line| line.as_ref().rsplit(',').map(str::trim))
+        .take(MAX_PROXIES)
         .peekable();
     let names_any = hops.peek().is_some_and(|hop| !hop.is_empty());
     let mut fault = match (is_trusted(peer), names_any) {

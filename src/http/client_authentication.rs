@@ -24,7 +24,7 @@ use super::{Server, client_assertion, error};
 pub const CLIENT_SECRET_PURPOSE: &str = "client-secret";
 
 /// The longest form that is read, in bytes.
-const LONGEST_FORM: usize = 16 * 1024;
+pub const LONGEST_FORM: usize = 16 * 1024;
 
 /// Why a client does not get what it asks for.
 pub enum Refusal {

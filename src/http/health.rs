@@ -259,6 +259,7 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
     metrics.unwritten_revocations.set(count_of(unwritten));
     metrics.vanished_keys.set(count_of(snapshot.vanished.len()));
     metrics.snapshot_age.set(seconds(snapshot.age(reading).0));
+    metrics.connections.set(count_of(server.connections.count()));
     metrics.differing_nodes.set(count_of(server.rotation.differing_nodes()));
 }
 

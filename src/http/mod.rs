@@ -1,20 +1,24 @@
 //! The endpoints: one file each, the route table on one screen, one table from errors to answers.
 
 pub mod auth;
-mod body;
+pub mod body;
 pub mod client_address;
 mod client_assertion;
 pub mod client_authentication;
+pub mod connections;
 pub mod error;
 pub mod health;
 pub mod introspect;
 pub mod key_set;
+pub mod listener;
 pub mod metadata;
 pub mod refresh_grant;
 pub mod revoke;
+pub mod stream;
 pub mod token;
 mod turns;
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -49,6 +53,8 @@ use crate::telemetry::Metrics;
 
 use auth::cookies::Cookies;
 use client_address::ClientAddresses;
+use connections::Connections;
+use stream::Connection;
 
 /// What the handlers work with.
 pub struct Server {
@@ -92,6 +98,8 @@ pub struct Server {
     pub unbound_until: UnixTime,
     /// When the process read its settings.
     pub started_at: UnixTime,
+    /// The connections of the public listener.
+    pub connections: Arc<Connections>,
     /// Whether it was told to stop: it is not ready any more, and ends kept connections.
     pub is_stopping: AtomicBool,
     /// What runs beside the requests.
@@ -149,6 +157,16 @@ impl Server {
         let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.charge_address(address, now)?;
         session.map_or(Ok(()), |sid| limits.charge_family(&sid.to_string(), now))
+    }
+
+    /// Counts a denied token against its session, or its client when it belongs to none.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn charge_revocation(&self, whose: &str) -> Result<(), Seconds> {
+        let now = self.clock.read().monotonic;
+        let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.charge_revocation(whose, now)
     }
 
     /// Counts a login with another provider against its address.
@@ -215,11 +233,15 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
 }
 
 /// The longest header section that is read, names and values together, in bytes.
-const LONGEST_HEADERS: usize = 8 * 1024;
+pub const LONGEST_HEADERS: usize = 8 * 1024;
+
+/// The longest address of a request, its path and query, in bytes.
+pub const LONGEST_ADDRESS: usize = 8 * 1024;
 
 /// What stands around every handler, in one piece because each layer costs every request: refuses a request whose headers
-/// are longer than any honest client's (RFC 6585 section 5), and adds the headers of every answer. An issuer with https
-/// promises to have it for a year (RFC 6797). A server that stops asks for a new connection, which leads to another node.
+/// or address are longer than any honest client's (RFC 6585 section 5), and adds the headers of every answer. An issuer with https
+/// promises to have it for a year (RFC 6797). A server that stops asks for a new connection, which leads to another node. The
+/// connection learns when a request begins and ends, and hands on one at a time.
 ///
 /// What actix's parser refuses by itself (400, 408, and 431 for a head that it does not even hold) never becomes a request:
 /// its connection loop writes an answer without a body or a header of ours, and has no hook to add one.
@@ -239,13 +261,31 @@ pub async fn guarded(
     let is_stopping = request
         .app_data::<web::Data<Server>>()
         .is_some_and(|server| server.is_stopping());
-    let mut response = if length > LONGEST_HEADERS {
+    let connection = request.conn_data::<Rc<Connection>>().cloned();
+    if let Some(connection) = &connection {
+        connection.begin(request.head()).await;
+    }
+    let answered = if length > LONGEST_HEADERS {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        request.into_response(error::problem(status, "the headers are longer than 8 KiB"))
+        Ok(request.into_response(error::problem(status, "the headers are longer than 8 KiB")))
+    } else if request
+        .uri()
+        .path_and_query()
+        .map_or(0, |address| address.as_str().len())
+        > LONGEST_ADDRESS
+    {
+        Ok(request.into_response(error::problem(
+            StatusCode::URI_TOO_LONG,
+            "the address is longer than 8 KiB",
+        )))
     } else {
-        next.call(request).await?.map_into_boxed_body()
+        next.call(request).await.map(ServiceResponse::map_into_boxed_body)
     };
-    if is_stopping {
+    if let Some(connection) = &connection {
+        connection.finish();
+    }
+    let mut response = answered?;
+    if is_stopping || connection.is_some_and(|connection| connection.is_old()) {
         response
             .response_mut()
             .head_mut()

@@ -4,7 +4,7 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::accounts::session::EndedBy;
-use crate::oauth::error::OauthError;
+use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 use crate::oauth::verification::AccessToken;
 use crate::store::StoreError;
@@ -51,7 +51,15 @@ async fn revoke(
     let Some(token) = verified(server, token)?.filter(|token| token.client_id == client_id) else {
         return Ok(());
     };
-    deny_and_follow(server, &token).await.map_err(unavailable)?;
+    let whose = token.session.as_ref().map_or(&client_id, |session| &session.sid);
+    server.charge_revocation(whose).map_err(|retry_after| {
+        let description = format!("too many revocations; try again in {retry_after}");
+        Refusal::TooOften(
+            OauthError::new(ErrorCode::TemporarilyUnavailable, &description),
+            retry_after,
+        )
+    })?;
+    deny(server, &token).await.map_err(unavailable)?;
     tracing::info!(client.id = client_id, client.ip = %caller.address, token.jti = token.jti, "a token was revoked");
     Ok(())
 }
@@ -72,7 +80,7 @@ async fn who(
 }
 
 /// At once on this node, within `replica_refresh` on the others.
-async fn deny_and_follow(server: &Server, token: &AccessToken) -> Result<(), StoreError> {
+async fn deny(server: &Server, token: &AccessToken) -> Result<(), StoreError> {
     let leeway = server.keyring.policy().windows().verifier_leeway;
     let now = server.clock.read().wall;
     let entry = Entry {
@@ -85,6 +93,6 @@ async fn deny_and_follow(server: &Server, token: &AccessToken) -> Result<(), Sto
         once: false,
     };
     server.db.deny_token(&token.jti, token.exp + leeway, &entry).await?;
-    server.keyring.refresh().await?;
+    server.keyring.token_denied(&token.jti);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Scope (RFC 6749 section 3.3): a set of words, written in the order they were given.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -34,6 +35,7 @@ impl FromStr for Scope {
             return Ok(Self::default());
         }
         let mut words: Vec<String> = Vec::new();
+        let mut known = HashSet::new();
         for word in text.split(' ') {
             let fits = !word.is_empty()
                 && word
@@ -42,7 +44,7 @@ impl FromStr for Scope {
             if !fits {
                 return Err(InvalidScope);
             }
-            if !words.iter().any(|known| known == word) {
+            if known.insert(word) {
                 words.push(word.to_owned());
             }
         }

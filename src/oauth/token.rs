@@ -8,6 +8,15 @@ use super::client::{Audience, Client, Grant};
 use super::error::{ErrorCode, OauthError};
 use super::scope::Scope;
 
+/// The most parameters of a form.
+pub const MAX_PARAMETERS: usize = 64;
+
+/// The most words of a scope that a request names; a client that was granted more leaves the scope out.
+pub const MAX_SCOPE_WORDS: usize = 64;
+
+/// The most resources that a request names.
+pub const MAX_RESOURCES: usize = 16;
+
 /// The parameters of a form body, in the order they came.
 #[derive(Clone)]
 pub struct Parameters(Vec<(String, String)>);
@@ -16,9 +25,14 @@ impl Parameters {
     /// Reads a form body (`application/x-www-form-urlencoded`).
     ///
     /// # Errors
-    /// `invalid_request` when it is not a form of UTF-8 text.
+    /// `invalid_request` when it is not a form of UTF-8 text, or has too many parameters.
     pub fn parse(body: &str) -> Result<Self, OauthError> {
         let pairs = body.split('&').filter(|pair| !pair.is_empty());
+        if pairs.clone().nth(MAX_PARAMETERS).is_some() {
+            return Err(OauthError::invalid_request(&format!(
+                "the form holds more than {MAX_PARAMETERS} parameters"
+            )));
+        }
         let pairs: Vec<(String, String)> = pairs
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
             .map(|(name, value)| (form_decode(name), form_decode(value)))
@@ -106,20 +120,31 @@ impl TokenRequest {
 /// The scope that a request asks for.
 ///
 /// # Errors
-/// `invalid_scope` when it is malformed.
+/// `invalid_scope` when it is malformed or too long.
 pub fn requested_scope(parameters: &Parameters) -> Result<Option<Scope>, OauthError> {
-    let scope = parameters.one("scope")?.map(str::parse).transpose();
+    let text = parameters.one("scope")?;
+    if text.is_some_and(|text| text.split(' ').nth(MAX_SCOPE_WORDS).is_some()) {
+        let description =
+            format!("the scope holds more than {MAX_SCOPE_WORDS} words; leave it out to get all that is granted");
+        return Err(OauthError::new(ErrorCode::InvalidScope, &description));
+    }
+    let scope = text.map(str::parse).transpose();
     scope.map_err(|error: super::scope::InvalidScope| OauthError::new(ErrorCode::InvalidScope, &error.to_string()))
 }
 
 /// The resources that a request asks for. RFC 8707 names `resource`; `audience` is what many clients send for the same thing.
 ///
 /// # Errors
-/// `invalid_target` when one is malformed.
+/// `invalid_target` when one is malformed, or there are too many.
 pub fn requested_audiences(parameters: &Parameters) -> Result<Vec<Audience>, OauthError> {
     let mut audiences: Vec<Audience> = Vec::new();
     let targets = parameters.all("resource").chain(parameters.all("audience"));
-    for value in targets.filter(|value| !value.is_empty()) {
+    let targets = targets.filter(|value| !value.is_empty());
+    for (at, value) in targets.enumerate() {
+        if at >= MAX_RESOURCES {
+            let description = format!("the form names more than {MAX_RESOURCES} resources");
+            return Err(OauthError::new(ErrorCode::InvalidTarget, &description));
+        }
         let audience: Audience = value.parse().map_err(|_| {
             OauthError::new(
                 ErrorCode::InvalidTarget,

@@ -3,6 +3,7 @@
 use crate::accounts::session::{EndedBy, SessionId};
 use crate::accounts::user::UserId;
 use crate::store::StoreError;
+use crate::store::sessions::ENDED_AT_ONCE;
 
 use super::Sessions;
 
@@ -46,7 +47,8 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// Ends every session of a user, but this one when one is given; answers with those that had not ended.
+    /// Ends every session of a user, but this one when one is given; answers with those that had not ended. Each transaction ends a
+    /// few, and when one fails those before it hold.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -58,9 +60,16 @@ impl Sessions {
         actor: &str,
     ) -> Result<Vec<SessionId>, StoreError> {
         let entry = self.entry_about(String::new(), "session.ended", actor, by.name());
-        let ended = self.db.end_sessions_of(user, except, by, &entry).await?;
-        self.have_ended(&ended, by);
-        Ok(ended)
+        let mut ended = Vec::new();
+        loop {
+            let some = self.db.end_some_sessions_of(user, except, by, &entry).await?;
+            self.have_ended(&some, by);
+            let is_last = some.len() < ENDED_AT_ONCE as usize;
+            ended.extend(some);
+            if is_last {
+                return Ok(ended);
+            }
+        }
     }
 
     /// Refuses the access tokens of sessions whose end was committed a moment ago, by whichever statement.

@@ -144,15 +144,19 @@ impl Sessions {
             current_hash: &token.digest(&self.hash_key),
             salt: &new_salt()?,
             absolute: self.settings.session_absolute,
+            most: self.settings.max_sessions,
             device,
         };
         let whose = format!("user {}", user.user.id);
         let entry = self.entry("session.started", token.sid, &whose, &whose);
-        let (began, expires_at) = self
+        let reason = format!("the account had more than {} sessions", self.settings.max_sessions);
+        let surplus = self.entry_about(String::new(), "session.ended", &whose, &reason);
+        let begun = self
             .db
-            .begin_session(&new, user, now, &entry)
+            .begin_session(&new, user, now, &entry, &surplus)
             .await?
             .ok_or(CannotBegin::AccountChanged)?;
+        self.have_ended(&begun.ended, EndedBy::Operator);
         self.metrics.started();
         tracing::info!(session.sid = %token.sid, user.id = %user.user.id, client.ip = device.address, "a session has begun");
         let owner = Owner {
@@ -161,7 +165,7 @@ impl Sessions {
             roles: &user.user.roles,
             client_id: &self.settings.client_id,
             audience: &self.settings.audience,
-            rest: expires_at - began,
+            rest: begun.expires_at - begun.began,
         };
         Ok(self.tokens(&token, &owner)?)
     }
@@ -327,7 +331,7 @@ impl Sessions {
     /// When the database does not answer, or a row cannot be read.
     pub async fn list(&self, user: UserId) -> Result<Vec<Session>, StoreError> {
         self.db
-            .live_sessions(user, self.now(), self.settings.session_idle)
+            .live_sessions(user, self.now(), self.settings.session_idle, self.settings.max_sessions)
             .await
     }
 

@@ -40,12 +40,21 @@ const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                    WHERE sid = $1 AND user_id = COALESCE($4, user_id) AND revoked_at IS NULL";
 const END_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                            WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL RETURNING sid";
+const END_SOME_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 WHERE sid IN \
+                                (SELECT sid FROM sessions WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL LIMIT $5) \
+                                AND revoked_at IS NULL RETURNING sid";
+const END_SURPLUS: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 WHERE sid IN \
+                           (SELECT sid FROM sessions WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL AND expires_at > $2 \
+                           ORDER BY rotated_at DESC, sid DESC LIMIT $5 OFFSET $6) AND revoked_at IS NULL RETURNING sid";
 const BLANK: &str = "UPDATE sessions SET address = '', user_agent = '' WHERE user_id = $1";
 const LIVE: &str = "SELECT sid, user_id, tenant_id, client_id, audience, created_at, rotated_at, expires_at, revoked_at, revoked_for, \
                     address, user_agent FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 \
-                    AND rotated_at > $3 ORDER BY rotated_at DESC, sid";
+                    AND rotated_at > $3 ORDER BY rotated_at DESC, sid LIMIT $4";
 const PRUNE: &str = "DELETE FROM sessions WHERE sid IN \
                      (SELECT sid FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
+
+/// How many sessions one transaction ends: so few that no refresh waits for it.
+pub const ENDED_AT_ONCE: u32 = 100;
 
 /// How often a change is tried that other writers are in the way of.
 const TRIES: usize = 3;
@@ -65,8 +74,21 @@ pub struct NewSession<'a> {
     pub salt: &'a str,
     /// How long it may last.
     pub absolute: Seconds,
+    /// The most sessions that the user may have; for more, the ones end that were not used for longest.
+    pub most: u32,
     /// Where the user logs in from.
     pub device: &'a Device,
+}
+
+/// A login that was written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BegunSession {
+    /// When it began.
+    pub began: UnixTime,
+    /// When it will end.
+    pub expires_at: UnixTime,
+    /// The sessions that ended for it.
+    pub ended: Vec<SessionId>,
 }
 
 #[derive(Clone, FromRow)]
@@ -126,8 +148,8 @@ impl TryFrom<SessionRow> for Session {
 }
 
 impl Db {
-    /// Begins a session, as long as its user and tenant may act and the password is the one that was checked; answers with when it
-    /// began and when it will end, or with nothing. PostgreSQL goes by its own clock, SQLite by `now`.
+    /// Begins a session, as long as its user and tenant may act and the password is the one that was checked; otherwise answers with
+    /// nothing. PostgreSQL goes by its own clock, SQLite by `now`. `surplus` is noted for each session that ends for it.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -137,8 +159,9 @@ impl Db {
         user: &StoredUser,
         now: UnixTime,
         entry: &Entry,
-    ) -> Result<Option<(UnixTime, UnixTime)>, StoreError> {
-        retry(|| self.try_to_begin_session(new, user, now, entry)).await
+        surplus: &Entry,
+    ) -> Result<Option<BegunSession>, StoreError> {
+        retry(|| self.try_to_begin_session(new, user, now, entry, surplus)).await
     }
 
     async fn try_to_begin_session(
@@ -147,7 +170,8 @@ impl Db {
         user: &StoredUser,
         now: UnixTime,
         entry: &Entry,
-    ) -> Result<Option<(UnixTime, UnixTime)>, StoreError> {
+        surplus: &Entry,
+    ) -> Result<Option<BegunSession>, StoreError> {
         let mut tx = self.begin().await?;
         let now = tx.now(now).await?;
         let expires_at = now + new.absolute;
@@ -174,8 +198,26 @@ impl Db {
             return Ok(None);
         }
         note(&mut tx, entry, now).await?;
+        let ended: Vec<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(END_SURPLUS)
+            .bind(user.user.id.to_string())
+            .bind(now.0)
+            // Servers before this one know no other reason.
+            .bind(EndedBy::Operator.name())
+            .bind(new.sid.to_string())
+            .bind(i64::from(ENDED_AT_ONCE))
+            .bind(i64::from(new.most.saturating_sub(1)))
+            .fetch_all(connection)
+            .await?);
+        for sid in &ended {
+            note_for(&mut tx, surplus, sid, now).await?;
+        }
         tx.commit().await?;
-        Ok(Some((now, expires_at)))
+        let ended = ended.iter().map(|sid| parse_sid(sid)).collect::<Result<_, _>>()?;
+        Ok(Some(BegunSession {
+            began: now,
+            expires_at,
+            ended,
+        }))
     }
 
     /// The ids of the sessions that were ended at this time or later, in no order.
@@ -227,22 +269,22 @@ impl Db {
         Ok(ended == 1)
     }
 
-    /// Ends every session of a user, but this one when one is given; answers with those that had not ended. The entry is noted for
-    /// each.
+    /// Ends at most [`ENDED_AT_ONCE`] sessions of a user, but not this one when one is given; answers with those that had not ended.
+    /// The entry is noted for each.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn end_sessions_of(
+    pub async fn end_some_sessions_of(
         &self,
         user: UserId,
         except: Option<SessionId>,
         by: EndedBy,
         entry: &Entry,
     ) -> Result<Vec<SessionId>, StoreError> {
-        retry(|| self.try_to_end_sessions_of(user, except, by, entry)).await
+        retry(|| self.try_to_end_some_sessions_of(user, except, by, entry)).await
     }
 
-    async fn try_to_end_sessions_of(
+    async fn try_to_end_some_sessions_of(
         &self,
         user: UserId,
         except: Option<SessionId>,
@@ -251,27 +293,37 @@ impl Db {
     ) -> Result<Vec<SessionId>, StoreError> {
         let mut tx = self.begin().await?;
         let now = tx.now(entry.happened_at).await?;
-        let ended = end_of_user(&mut tx, user, except, now, by).await?;
+        let ended: Vec<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(END_SOME_OF_USER)
+            .bind(user.to_string())
+            .bind(now.0)
+            .bind(by.name())
+            .bind(except.map(|sid| sid.to_string()).unwrap_or_default())
+            .bind(i64::from(ENDED_AT_ONCE))
+            .fetch_all(connection)
+            .await?);
         for sid in &ended {
-            let entry = Entry {
-                subject: sid.to_string(),
-                ..entry.clone()
-            };
-            note(&mut tx, &entry, now).await?;
+            note_for(&mut tx, entry, sid, now).await?;
         }
         tx.commit().await?;
-        Ok(ended)
+        ended.iter().map(|sid| parse_sid(sid)).collect()
     }
 
-    /// The sessions of a user that have neither ended nor run out, the last used first.
+    /// The sessions of a user that have neither ended nor run out, the last used first, and at most this many.
     ///
     /// # Errors
     /// When the database does not answer, or a row cannot be read.
-    pub async fn live_sessions(&self, user: UserId, now: UnixTime, idle: Seconds) -> Result<Vec<Session>, StoreError> {
+    pub async fn live_sessions(
+        &self,
+        user: UserId,
+        now: UnixTime,
+        idle: Seconds,
+        most: u32,
+    ) -> Result<Vec<Session>, StoreError> {
         let rows: Vec<SessionRow> = on_read!(self, |pool| sqlx::query_as(LIVE)
             .bind(user.to_string())
             .bind(now.0)
             .bind((now - idle).0)
+            .bind(i64::from(most))
             .fetch_all(pool)
             .await)?;
         rows.into_iter().map(Session::try_from).collect()
@@ -333,6 +385,15 @@ where
         }
     }
     answer
+}
+
+/// The same about this session.
+async fn note_for(tx: &mut Tx, entry: &Entry, sid: &str, at: UnixTime) -> Result<(), StoreError> {
+    let entry = Entry {
+        subject: sid.to_owned(),
+        ..entry.clone()
+    };
+    note(tx, &entry, at).await
 }
 
 /// It took effect by the database's clock.

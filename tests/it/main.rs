@@ -12,10 +12,12 @@ mod architecture;
 mod auth;
 mod backup;
 mod blocked_logs;
+mod bounds;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod child;
 mod client_assertions;
 mod command_line;
+mod connections;
 mod crash;
 mod database;
 mod database_copy;

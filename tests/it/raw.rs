@@ -26,6 +26,11 @@ impl Connection {
         Self(BufReader::new(stream))
     }
 
+    /// The side that sends, for another thread.
+    pub fn sender(&self) -> TcpStream {
+        self.0.get_ref().try_clone().unwrap()
+    }
+
     /// Sends bytes. A server that has already closed shows itself when its answer is read.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.0.get_mut().write_all(bytes.as_ref());

@@ -38,6 +38,7 @@ macro_rules! on_both_databases_at_once {
     };
 }
 
+mod bounds;
 mod clocks;
 mod copied;
 mod crashes;

@@ -9,7 +9,7 @@ mod cors;
 mod csrf;
 pub mod delivery;
 mod federated;
-mod guard;
+pub mod guard;
 mod login;
 mod logout;
 mod me;

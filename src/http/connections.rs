@@ -1,0 +1,242 @@
+//! The connections of a listener: how many there may be, in all and of one address.
+//!
+//! Where there is no room for a new connection, an old one ends that no request is under way on: first one that never completed a
+//! request, else the one that was accepted first. So whoever opens connections and says nothing only displaces others who say nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::oneshot;
+
+use crate::accounts::client_address::ClientAddress;
+use crate::config::Network;
+
+/// How many connections a listener holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In all.
+    pub total: usize,
+    /// Of one IPv4 address, or of one /64 of IPv6.
+    pub per_address: usize,
+    /// The proxies, which bring the connections of many; only the first limit is for them.
+    pub proxies: Vec<Network>,
+}
+
+/// What a connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// It has not completed a request yet.
+    Fresh = 0,
+    /// A request is under way.
+    Busy = 1,
+    /// It waits for its next request.
+    Kept = 2,
+}
+
+/// The connections that are open.
+pub struct Connections {
+    limits: ConnectionLimits,
+    open: Mutex<Open>,
+    displaced: Counter,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    all: BTreeMap<u64, Entry>,
+    /// By address, in the order in which they were accepted.
+    by_address: HashMap<ClientAddress, BTreeMap<u64, ()>>,
+}
+
+struct Entry {
+    address: ClientAddress,
+    activity: Arc<AtomicU8>,
+    /// The connection ends when this is dropped.
+    _end: oneshot::Sender<()>,
+}
+
+/// The place of one connection; free again when it is dropped.
+pub(super) struct Place {
+    connections: Arc<Connections>,
+    number: u64,
+    activity: Arc<AtomicU8>,
+}
+
+impl Connections {
+    /// None yet. Connections that end for others are counted.
+    #[must_use]
+    pub fn new(limits: ConnectionLimits, displaced: Counter) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            open: Mutex::default(),
+            displaced,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().all.len()
+    }
+
+    /// A place for a new connection, and what resolves when it must end for another; none when requests are under way on all that
+    /// could end for it.
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<(Place, oneshot::Receiver<()>)> {
+        let address = ClientAddress::from(peer).network();
+        let is_proxy = self.limits.proxies.iter().any(|proxy| proxy.contains(peer));
+        let mut open = self.lock();
+        let of_address = open.by_address.get(&address).map_or(0, BTreeMap::len);
+        if !is_proxy && of_address >= self.limits.per_address {
+            let candidates = open.by_address.get(&address).into_iter().flat_map(BTreeMap::keys);
+            self.displace(open.replaceable(candidates.copied())?, &mut open);
+        }
+        if open.all.len() >= self.limits.total {
+            self.displace(open.replaceable(open.all.keys().copied())?, &mut open);
+        }
+        let (end, ended) = oneshot::channel();
+        let activity = Arc::new(AtomicU8::new(Activity::Fresh as u8));
+        let number = open.next;
+        open.next += 1;
+        let entry = Entry {
+            address,
+            activity: Arc::clone(&activity),
+            _end: end,
+        };
+        open.all.insert(number, entry);
+        open.by_address.entry(address).or_default().insert(number, ());
+        drop(open);
+        let place = Place {
+            connections: Arc::clone(self),
+            number,
+            activity,
+        };
+        Some((place, ended))
+    }
+
+    fn displace(&self, number: u64, open: &mut Open) {
+        if open.remove(number).is_some() {
+            self.displaced.inc();
+        }
+    }
+}
+
+impl Open {
+    fn replaceable(&self, candidates: impl Iterator<Item = u64>) -> Option<u64> {
+        let mut kept = None;
+        for number in candidates {
+            let Some(entry) = self.all.get(&number) else { continue };
+            let activity = entry.activity.load(Ordering::Relaxed);
+            if activity == Activity::Fresh as u8 {
+                return Some(number);
+            }
+            if activity == Activity::Kept as u8 {
+                kept = kept.or(Some(number));
+            }
+        }
+        kept
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.all.remove(&number)?;
+        if let Some(of_address) = self.by_address.get_mut(&entry.address) {
+            of_address.remove(&number);
+            if of_address.is_empty() {
+                self.by_address.remove(&entry.address);
+            }
+        }
+        Some(entry)
+    }
+}
+
+impl Place {
+    pub(super) fn is(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.lock().remove(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(total: usize, per_address: usize) -> Arc<Connections> {
+        let limits = ConnectionLimits {
+            total,
+            per_address,
+            proxies: vec!["10.0.0.0/8".parse().unwrap()],
+        };
+        Connections::new(limits, Counter::default())
+    }
+
+    type Admitted = (Place, oneshot::Receiver<()>);
+
+    fn has_ended((_, ended): &mut Admitted) -> bool {
+        ended.try_recv() != Err(oneshot::error::TryRecvError::Empty)
+    }
+
+    #[test]
+    fn one_address_displaces_its_own_connections_alone() {
+        let connections = connections(100, 3);
+        let mut others = connections.admit("192.0.2.2".parse().unwrap()).unwrap();
+        let admit = |host: u16| {
+            connections
+                .admit(format!("2001:db8::{host:x}").parse().unwrap())
+                .unwrap()
+        };
+        let mut places: Vec<Admitted> = (0..10).map(admit).collect();
+        let ended: Vec<bool> = places.iter_mut().map(has_ended).collect();
+        assert_eq!(ended.iter().filter(|ended| !**ended).count(), 3);
+        assert!(ended[..7].iter().all(|ended| *ended), "the oldest ended");
+        assert!(!has_ended(&mut others));
+        assert_eq!(connections.count(), 4);
+        drop(places);
+        assert_eq!(connections.count(), 1);
+    }
+
+    #[test]
+    fn requests_under_way_are_never_cut() {
+        let connections = connections(2, 2);
+        let peer = "192.0.2.1".parse().unwrap();
+        let (mut busy, mut kept) = (connections.admit(peer).unwrap(), connections.admit(peer).unwrap());
+        busy.0.is(Activity::Busy);
+        kept.0.is(Activity::Kept);
+        let third = connections.admit(peer).unwrap();
+        assert!(!has_ended(&mut busy) && has_ended(&mut kept));
+        third.0.is(Activity::Busy);
+        assert!(connections.admit(peer).is_none());
+        busy.0.is(Activity::Kept);
+        assert!(connections.admit(peer).is_some());
+    }
+
+    #[test]
+    fn connections_that_said_nothing_end_before_those_that_are_kept() {
+        let connections = connections(3, 3);
+        let peers = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|peer| peer.parse().unwrap());
+        let mut places = peers.map(|peer| connections.admit(peer).unwrap());
+        places[0].0.is(Activity::Kept);
+        places[1].0.is(Activity::Kept);
+        let _fourth = connections.admit("192.0.2.4".parse().unwrap()).unwrap();
+        assert_eq!(places.each_mut().map(has_ended), [false, false, true]);
+    }
+
+    #[test]
+    fn a_proxy_brings_the_connections_of_many() {
+        let connections = connections(100, 3);
+        let mut places: Vec<Admitted> = (0..50)
+            .map(|_| connections.admit("10.1.2.3".parse().unwrap()).unwrap())
+            .collect();
+        assert!(places.iter_mut().all(|place| !has_ended(place)));
+    }
+}
