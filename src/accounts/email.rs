@@ -180,4 +180,50 @@ mod tests {
         assert!(format!("{}@example.com", "a".repeat(65)).parse::<Email>().is_err());
         assert!(format!("a@{}.com", "b".repeat(300)).parse::<Email>().is_err());
     }
+
+    #[test]
+    fn what_cannot_be_seen_is_refused_and_stored_addresses_stay() {
+        for unseen in [
+            '\u{115f}',
+            '\u{1160}',
+            '\u{17b4}',
+            '\u{180b}',
+            '\u{180e}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{2800}',
+            '\u{2065}',
+            '\u{fff0}',
+            '\u{1d173}',
+            '\u{e0001}',
+            '\u{e0100}',
+        ] {
+            for text in [format!("a{unseen}da@example.com"), format!("ada{unseen}@example.com")] {
+                assert_eq!(text.parse::<Email>(), Err(InvalidEmail), "{text:?}");
+                assert!(Email::stored(&text).is_ok(), "{text:?}");
+            }
+            assert!(
+                format!("ada@exa{unseen}mple.com").parse::<Email>().is_err(),
+                "{unseen:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_same_spelling_is_the_same_mailbox() {
+        let fiona: Email = "fiona@example.com".parse().unwrap();
+        assert!(fiona.is_spelled("fiona@example.com") && fiona.is_spelled("Fiona@EXAMPLE.com"));
+        for other in [
+            "\u{fb01}ona@example.com",
+            "\u{ff46}iona@example.com",
+            "fiona@example.com.",
+            " fiona@example.com",
+            "fion\u{aa}@example.com",
+        ] {
+            assert_eq!(other.parse(), Ok(fiona.clone()), "{other}");
+            assert!(!fiona.is_spelled(other), "{other}");
+        }
+    }
 }

@@ -543,6 +543,113 @@ mod tests {
         assert!(refusal(&truncated, OPENS).contains("damaged"));
     }
 
+    /// A prime as the faulty library made them: `k * M + 65537^a mod M`, `M` the product of the first primes.
+    fn roca_prime() -> BigNum {
+        let mut context = BigNumContext::new().unwrap();
+        let mut product = BigNum::from_u32(1).unwrap();
+        let is_prime = |number: &u32| (2..*number).all(|divisor| number % divisor != 0);
+        for prime in (2..=701_u32).filter(is_prime) {
+            product.mul_word(prime).unwrap();
+        }
+        let generator = BigNum::from_u32(65_537).unwrap();
+        let (mut exponent, mut factor) = (BigNum::new().unwrap(), BigNum::new().unwrap());
+        let (mut power, mut prime) = (BigNum::new().unwrap(), BigNum::new().unwrap());
+        loop {
+            exponent.rand(62, openssl::bn::MsbOption::ONE, false).unwrap();
+            factor
+                .rand(1_024 - product.num_bits(), openssl::bn::MsbOption::TWO_ONES, false)
+                .unwrap();
+            power.mod_exp(&generator, &exponent, &product, &mut context).unwrap();
+            prime.checked_mul(&factor, &product, &mut context).unwrap();
+            prime.add_word(0).unwrap();
+            let mut sum = BigNum::new().unwrap();
+            sum.checked_add(&prime, &power).unwrap();
+            if sum.num_bits() == 1_024 && sum.is_prime(20, &mut context).unwrap() {
+                return sum;
+            }
+        }
+    }
+
+    /// CVE-2017-15361: the private half of such a key follows from the public one, so that it must be trusted in no form.
+    #[test]
+    fn a_key_with_the_roca_fingerprint_is_refused_in_every_form() {
+        let mut context = BigNumContext::new().unwrap();
+        let (p, q) = loop {
+            let (p, q) = (roca_prime(), roca_prime());
+            let mut n = BigNum::new().unwrap();
+            n.checked_mul(&p, &q, &mut context).unwrap();
+            if n.num_bits() == 2_048 {
+                break (p, q);
+            }
+        };
+        let one = BigNum::from_u32(1).unwrap();
+        let e = BigNum::from_u32(65_537).unwrap();
+        let (mut n, mut p1, mut q1, mut phi) = (
+            BigNum::new().unwrap(),
+            BigNum::new().unwrap(),
+            BigNum::new().unwrap(),
+            BigNum::new().unwrap(),
+        );
+        n.checked_mul(&p, &q, &mut context).unwrap();
+        p1.checked_sub(&p, &one).unwrap();
+        q1.checked_sub(&q, &one).unwrap();
+        phi.checked_mul(&p1, &q1, &mut context).unwrap();
+        let [mut d, mut dp, mut dq, mut qi] = std::array::from_fn(|_| BigNum::new().unwrap());
+        d.mod_inverse(&e, &phi, &mut context).unwrap();
+        dp.nnmod(&d, &p1, &mut context).unwrap();
+        dq.nnmod(&d, &q1, &mut context).unwrap();
+        qi.mod_inverse(&q, &p, &mut context).unwrap();
+        let copy = |number: &openssl::bn::BigNumRef| number.to_owned().unwrap();
+        let rsa = Rsa::from_private_components(copy(&n), copy(&e), copy(&d), copy(&p), copy(&q), dp, dq, qi).unwrap();
+        assert!(rsa.check_key().unwrap(), "a good key but for its primes");
+        let encoded = BASE64URL.encode(n.to_vec());
+        let public = format!(r#"{{"kty":"RSA","n":"{encoded}","e":"AQAB"}}"#);
+        let private = PKey::from_rsa(rsa).unwrap();
+        for text in [
+            public.into_bytes(),
+            private.private_key_to_pem_pkcs8().unwrap(),
+            private.public_key_to_pem().unwrap(),
+        ] {
+            assert!(refusal(&text, OPENS).contains("ROCA"), "{text:?}");
+        }
+        assert!(read(&fixture("rsa.pkcs8.pem"), OPENS).is_ok());
+    }
+
+    #[test]
+    fn operations_of_a_jwk_agree_with_what_it_is_for() {
+        let with = |name, operations: serde_json::Value| {
+            let mut jwk: serde_json::Value = serde_json::from_slice(&fixture(name)).unwrap();
+            jwk["key_ops"] = operations;
+            read(jwk.to_string().as_bytes(), OPENS).map_err(|error| error.to_string())
+        };
+        use serde_json::json;
+        for (name, good) in [
+            ("rsa.public.jwk", json!(["verify"])),
+            ("p256.public.jwk", json!(["sign", "verify"])),
+            ("rsa.jwk", json!(["sign"])),
+            ("p256.jwk", json!(["verify", "sign"])),
+        ] {
+            assert!(with(name, good.clone()).is_ok(), "{name} {good}");
+        }
+        for (name, bad) in [
+            ("rsa.public.jwk", json!(["encrypt"])),
+            ("rsa.public.jwk", json!(["verify", "encrypt"])),
+            ("rsa.public.jwk", json!(["sign"])),
+            ("p256.public.jwk", json!([])),
+            ("p256.public.jwk", json!(["deriveKey"])),
+            ("p256.public.jwk", json!(["verify", "verify"])),
+            ("p256.public.jwk", json!(["Verify"])),
+            ("rsa.jwk", json!(["verify"])),
+            ("rsa.jwk", json!(["sign", "wrapKey"])),
+        ] {
+            let refusal = with(name, bad.clone()).unwrap_err();
+            assert!(refusal.contains("'key_ops'"), "{name} {bad}: {refusal}");
+        }
+        for malformed in [json!("verify"), json!([1]), json!({})] {
+            assert!(with("rsa.public.jwk", malformed).is_err());
+        }
+    }
+
     #[test]
     fn a_jwk_whose_parts_do_not_fit_is_refused() {
         let jwk = |name, member: &str, value: serde_json::Value| {

@@ -91,6 +91,7 @@ mod tests {
         let private: Value = serde_json::from_str(include_str!("../../tests/fixtures/keys/p256.jwk")).unwrap();
         let set = json!({ "keys": [
             with("kty", json!("OKP")), with("use", json!("enc")), with("crv", json!("P-384")), private, 7,
+            with("key_ops", json!(["encrypt"])),
             with("kid", json!("good")),
         ] });
         let kids: Vec<String> = usable(set.to_string().as_bytes())

@@ -264,6 +264,31 @@ crate::on_both_databases!(a_login_brings_the_hash_up_to_date, |database| {
 });
 
 // A7, A10: counted before they are looked at, on two nodes, on every path.
+crate::on_both_databases!(registration_is_closed_while_its_tenant_is_disabled, |database| {
+    use keyround::store::tenants::TenantChange;
+
+    let world = start(database, &CHEAP).await;
+    let app = &world.app;
+    registered(app, "ada@example.com", PASSWORD).await;
+    let db = &app.running.server.db;
+    let tenant = "default".parse().unwrap();
+    for (change, event) in [
+        (TenantChange::Disable, "tenant.disabled"),
+        (TenantChange::Enable, "tenant.enabled"),
+    ] {
+        db.change_tenant(&tenant, change, &crate::helpers::entry(event, "default"))
+            .await
+            .unwrap();
+        // A taken address and a free one are answered alike.
+        for email in ["ada@example.com", "bob@example.com"] {
+            let answer = register(app, email, PASSWORD).await;
+            let is_closed = matches!(answer, Err(LoginError::RegistrationClosed));
+            assert_eq!(is_closed, change == TenantChange::Disable, "{email}");
+        }
+    }
+    world.stop().await;
+});
+
 crate::on_both_databases!(the_costs_of_all_stored_hashes_are_known, |database| {
     let world = start(database, &CHEAP).await;
     let app = &world.app;

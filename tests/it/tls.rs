@@ -49,9 +49,14 @@ impl Authority {
 
     /// The texts of a certificate with this serial number, valid for this many days, and of its key.
     pub fn pair(&self, serial: u32, days: i32) -> (String, String) {
+        self.pair_of("ec -pkeyopt ec_paramgen_curve:P-256", serial, days)
+    }
+
+    /// The same for a key of this kind.
+    fn pair_of(&self, kind: &str, serial: u32, days: i32) -> (String, String) {
         made(
             &self.0,
-            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
+            &format!("req -newkey {kind} -nodes -subj /CN=localhost -keyout server.key -out server.csr"),
         );
         made(
             &self.0,
@@ -308,6 +313,26 @@ fn only_tls_1_2_and_1_3_with_strong_ciphers_are_spoken() {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1"));
+}
+
+/// DHE needs an RSA certificate, and costs the server much more than the client.
+#[test]
+fn an_rsa_certificate_is_served_without_dhe() {
+    let site = Site::new();
+    let (certificate, key) = site.authority.pair_of("rsa:2048", 1, 30);
+    site.put(&certificate, &key);
+    let _serving = site.start();
+    for (cipher, is_spoken) in [
+        ("ECDHE-RSA-AES128-GCM-SHA256", true),
+        ("ECDHE-RSA-CHACHA20-POLY1305", true),
+        ("DHE-RSA-AES128-GCM-SHA256", false),
+        ("DHE-RSA-AES256-GCM-SHA384", false),
+        ("DHE-RSA-CHACHA20-POLY1305", false),
+        ("AES128-GCM-SHA256", false),
+    ] {
+        let (connected, said) = site.handshake(&format!("-tls1_2 -cipher {cipher} -verify_return_error"));
+        assert_eq!(connected, is_spoken, "{cipher}: {said}");
+    }
 }
 
 /// T1, as a scanner sees it.

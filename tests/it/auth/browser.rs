@@ -98,6 +98,7 @@ async fn live(site: &Site, browser: &Browser, page: &str, expected: &Expected<'_
 /// How the browser must keep the cookies.
 struct Expected<'a> {
     refresh: &'a str,
+    binding: &'a str,
     csrf: &'a str,
     secure: bool,
     registered: u16,
@@ -108,13 +109,13 @@ impl Expected<'_> {
         let named = |name: &str| cookies.iter().find(|cookie| cookie.name == name);
         if !logged_in {
             assert!(
-                named(self.refresh).is_none() && named(self.csrf).is_none(),
+                named(self.refresh).is_none() && named(self.binding).is_none() && named(self.csrf).is_none(),
                 "{cookies:?}"
             );
             return;
         }
-        assert_eq!(cookies.len(), 2, "{cookies:?}");
-        for (name, path) in [(self.refresh, "/auth"), (self.csrf, "/")] {
+        assert_eq!(cookies.len(), 3, "{cookies:?}");
+        for (name, path) in [(self.refresh, "/auth"), (self.binding, "/"), (self.csrf, "/")] {
             let cookie = named(name).unwrap_or_else(|| panic!("the browser did not take {name}: {cookies:?}"));
             assert_eq!(cookie.path, path);
             assert!(cookie.http_only && cookie.is_for_one_host, "{cookie:?}");
@@ -141,6 +142,7 @@ async fn a_page_on_loopback_lives_through_a_session() {
     let page = format!("{origin}/?auth={issuer}&api={issuer}/auth/me");
     let expected = Expected {
         refresh: "keyround-refresh",
+        binding: "keyround-refresh-binding",
         csrf: "keyround-csrf",
         secure: false,
         registered: 202,
@@ -205,6 +207,7 @@ async fn a_page_over_https_gets_the_prefixed_cookies() {
     let page = format!("{url}/page.html?auth={url}&api={url}/api/orders");
     let expected = Expected {
         refresh: "__Secure-keyround-refresh",
+        binding: "__Host-keyround-refresh-binding",
         csrf: "__Host-keyround-csrf",
         secure: true,
         registered: 202,

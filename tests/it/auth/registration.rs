@@ -62,7 +62,7 @@ crate::on_both_databases!(an_operator_may_tell_or_close, |database| {
     assert_eq!(told(register(&site, &body).await).await, refused(403, "csrf_failed"));
     let answer = bob.post("/auth/register", Some(body)).await;
     bob.take(answer).await;
-    assert_eq!(bob.jar.len(), 2);
+    assert_eq!(bob.jar.len(), 3);
     bob.refresh().await;
     site.stop().await;
 

@@ -149,16 +149,30 @@ crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session
         .await
         .unwrap();
     assert_eq!(refreshed.status(), 200);
+    let held: Vec<String> = cookies(&refreshed).into_iter().map(|(pair, _)| pair).collect();
+    let held = held.join("; ");
     let tokens: Value = refreshed.json().await.unwrap();
     let me = app
         .http
         .get(format!("{}/auth/me", app.url))
         .bearer_auth(tokens["access_token"].as_str().unwrap());
+    let again = me.try_clone().unwrap();
     let me: Value = me.send().await.unwrap().json().await.unwrap();
     assert_eq!(
         (&me["email"], &me["email_verified"], &me["name"]),
         (&json!("ada@example.com"), &json!(true), &json!("Ada Lovelace"))
     );
+
+    // Another login in this browser takes the place of the session, which ends. The strict cookies come along at the beginning, from
+    // our page, and not when the provider sends the browser back.
+    let answer = get(&app.http, &format!("{}{BEGIN}", app.url), &held).await;
+    let (binding, _) = cookie(&answer);
+    let callback = browser.log_in(header(&answer, "location").parse().unwrap()).await;
+    let answer = get(&app.http, &here(&app.url, &callback), &binding).await;
+    assert_eq!(answer.status(), 303);
+    assert_eq!(cookies(&answer).len(), 2);
+    let (status, code) = problem(again.send().await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (401, "session_ended"));
     app.running.stop().await;
 });
 
@@ -354,7 +368,8 @@ async fn the_log_holds_no_secret_of_a_login() {
         let answer = get(&http, &here(&serving.url, &upstream.callback(&question)), &binding).await;
         assert_eq!(answer.status(), status);
         if good {
-            secrets.push(cookie(&answer).0.split_once('=').unwrap().1.to_owned());
+            let pairs = cookies(&answer).into_iter().map(|(pair, _)| pair);
+            secrets.extend(pairs.map(|pair| pair.split_once('=').unwrap().1.to_owned()));
         }
         let signature = id_token.rsplit_once('.').unwrap().1.to_owned();
         secrets.extend([binding.split_once('=').unwrap().1.to_owned(), signature]);

@@ -52,6 +52,8 @@ impl OidcProvider {
                 "other-ada": { "email": "ada@example.com", "email_verified": true },
                 "eve": { "email": "eve@example.com", "email_verified": false },
                 "nobody": {},
+                // FULLWIDTH LATIN SMALL LETTER A: another mailbox, which folds to the address of ada.
+                "lookalike": { "email": "\u{ff41}da@example.com", "email_verified": true },
             },
         });
         for person in TWINS {
@@ -204,6 +206,11 @@ crate::on_both_databases!(
         let site = provider.site(database, &["--link-verified-email"]).await;
         existing_account(&site.db, "ada@example.com", true).await;
         existing_account(&site.db, "eve@example.com", true).await;
+        assert_eq!(
+            site.login(&mut provider.browser("lookalike")).await.unwrap_err(),
+            "account_exists"
+        );
+        assert_eq!(site.counts().await, (2, 0));
         let linked = site.login(&mut provider.browser("ada")).await.unwrap();
         assert_eq!((linked.name.as_str(), linked.roles.len()), ("Countess", 1));
         assert_eq!(site.counts().await, (2, 1));
@@ -249,7 +256,7 @@ async fn nobody_takes_an_account_by_an_email_alone() {
         assert_eq!(site.counts().await, (1, 0));
     }
     let site = provider.site(TestDatabase::sqlite(), &["--link-verified-email"]).await;
-    for person in ["eve", "nobody"] {
+    for person in ["eve", "nobody", "lookalike"] {
         assert_eq!(
             site.login(&mut provider.browser(person)).await.unwrap_err(),
             "email_not_verified"
