@@ -122,7 +122,15 @@ async fn move_all(context: &Context) -> Result<(), Failure> {
         ));
         output::line(&output::table(&["MASTER KEY", "ROLE", "BEFORE", "AFTER"], &cells));
     }
+    // A server may have started between the check and the end.
+    let without = rewrap::nodes_without(&db, &master_keys, now - memory).await?;
     match rewrapped.left(&master_keys) {
+        0 if !without.is_empty() => Err(Failure::Refused(format!(
+            "the rows lie under {}, which these servers that started meanwhile do not list, so that they cannot start again: {}; list it on \
+             them and restart them",
+            master_keys.sealing_id(),
+            without.join(", ")
+        ))),
         0 => Ok(()),
         left => Err(Failure::Refused(format!(
             "{left} rows could not be moved under {}; list the master key that they need, or see 'keyround db check'",

@@ -11,9 +11,9 @@ use crate::sessions::world::{create_user, log_in, log_out, refresh};
 
 const PAGE: &str = include_str!("../../docs/postgresql.md");
 
-/// The blocks of SQL below '## Roles', for roles of this test's own: roles belong to the whole server.
+/// The blocks of SQL below '## Roles with the least rights', for roles of this test's own: roles belong to the whole server.
 fn grants(suffix: &str) -> Vec<String> {
-    let (_, section) = PAGE.split_once("\n## Roles\n").unwrap();
+    let (_, section) = PAGE.split_once("\n## Roles with the least rights\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let blocks = section.split("```sql\n").skip(1);
     blocks

@@ -255,6 +255,9 @@ fn the_unit_is_one_that_systemd_takes() {
         text("keyround.service").replace("/usr/local/bin/keyround", BINARY),
     )
     .unwrap();
+    for file in ["keyround.service", "Dockerfile"] {
+        assert!(text(file).contains("MALLOC_MMAP_THRESHOLD_=4194304"), "{file}");
+    }
     // A start that fails is tried again, however often: the default gives up after five within ten seconds.
     assert!(text("keyround.service").contains("\nStartLimitIntervalSec=0\n"));
     let said = succeed("systemd-analyze", &["verify", unit.to_str().unwrap()]);
