@@ -307,14 +307,14 @@ async fn refuse_unlisted(db: &Db, master_key: &MasterKeys) -> Result<(), StartEr
 /// Makes the file of a database for its owner alone; SQLite gives the files beside it the same mode. A file that an earlier version made
 /// for everybody is taken back; a group that may write it was chosen on purpose, and keeps its rights.
 fn keep_private(file: &Path) -> std::io::Result<()> {
-    let made = std::fs::OpenOptions::new()
+    let created = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(file);
-    match made {
+    match created {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        made => return made.map(drop),
+        created => return created.map(drop),
     }
     for beside in ["", "-wal", "-shm"] {
         let mut name = file.as_os_str().to_owned();
