@@ -27,6 +27,12 @@ soak: $(VERIFIERS)
 	TEST_ROTATIONS=$${TEST_ROTATIONS:-500} tests/postgres.sh cargo test --locked --test interop -- --nocapture every_token
 	sed -i -e '/^<!-- soak -->/,/^<!-- \/soak -->/{//!d}' -e '/^<!-- soak -->/r $(INTEROP)/soak.md' README.md
 
+# Rolling restarts at length, behind each shipped gateway and in each shipped layout.
+.PHONY: proof proof-gateways
+proof: proof-gateways
+proof-gateways: $(VERIFIERS)
+	TEST_RESTARTS=20 tests/postgres.sh cargo test --locked --test it -- --nocapture --test-threads 1 gateways:: layouts::two
+
 # Its figures go into benches/, and the README shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready
 	@$(PACKAGES) build postgres bench

@@ -15,7 +15,8 @@ use std::time::Duration;
 use keyround::clock::{Clock, sleep};
 use serde_json::Value;
 
-use crate::deployment::{deploy, text};
+use crate::deployment::{deploy, self_signed, start_nginx_with, text};
+use crate::gateways::load::{Request, under_load};
 use crate::helpers::TestDatabase;
 use crate::process::{BINARY, PATH, free_port};
 
@@ -313,44 +314,43 @@ fn unit<'a>(text: &'a str, key: &'a str) -> Vec<&'a str> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_unit_writes_its_ledger() {
-    if is_left_out() {
-        return;
-    }
+/// The unit, with these settings in the file that its head speaks of.
+fn installed(settings: &str) -> Layout {
     let text = text("keyround.service");
     let only = |key| match unit(&text, key)[..] {
         [value] => value,
         ref several => panic!("{key} stands {} times in the unit", several.len()),
     };
-    assert_eq!(
-        (
-            only("ProtectSystem"),
-            only("PrivateTmp"),
-            only("User"),
-            only("StateDirectory")
-        ),
-        ("strict", "yes", "keyround", "keyround")
-    );
+    let expected = [
+        ("ProtectSystem", "strict"),
+        ("PrivateTmp", "yes"),
+        ("User", "keyround"),
+        ("StateDirectory", "keyround"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(only(key), value, "{key}");
+    }
     let command: Vec<&str> = only("ExecStart").split(' ').collect();
     assert_eq!(command[0], "/usr/local/bin/keyround");
-    let environment: BTreeMap<String, String> = unit(&text, "Environment")
+    let environment = unit(&text, "Environment")
         .into_iter()
         .map(|variable| variable.split_once('=').unwrap())
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let seconds = only("TimeoutStopSec").parse().unwrap();
-    let settings = "[server]\nissuer = \"https://id.example.com\"\n".to_owned();
-    let layout = Layout {
+    Layout {
         user: 10001,
         group: 10001,
         umask: "0077",
         working_directory: only("WorkingDirectory").to_owned(),
         environment,
         arguments: command[1..].iter().map(|&word| word.to_owned()).collect(),
-        // As the head of the unit says.
         files: vec![
-            ("/etc/keyround/config.toml".to_owned(), settings, 0o600, 10001),
+            (
+                "/etc/keyround/config.toml".to_owned(),
+                settings.to_owned(),
+                0o600,
+                10001,
+            ),
             (
                 "/etc/keyround/master.key".to_owned(),
                 MASTER_KEY.to_owned(),
@@ -359,9 +359,81 @@ async fn the_unit_writes_its_ledger() {
             ),
         ],
         writable: vec!["/var/lib/keyround".to_owned(), "/tmp".to_owned()],
-        grace: Duration::from_secs(seconds),
-    };
+        grace: Duration::from_secs(only("TimeoutStopSec").parse().unwrap()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unit_writes_its_ledger() {
+    if is_left_out() {
+        return;
+    }
+    let layout = installed("[server]\nissuer = \"https://id.example.com\"\n");
     hold_to_its_ledger(layout, Some("/var/lib/keyround/data/keyround.db")).await;
+}
+
+/// Restarts two such nodes behind nginx as shipped, by the signal and within the time of the layout.
+async fn restart_one_after_the_other(name: &str, mut layouts: [Layout; 2]) {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [first, second] = &mut layouts;
+    for (layout, folder) in [&mut *first, &mut *second].into_iter().zip(&folders) {
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        let proxies = "KEYROUND_SERVER__TRUSTED_PROXIES".to_owned();
+        layout.environment.insert(proxies, "127.0.0.1".to_owned());
+        layout
+            .environment
+            .insert("KEYROUND_SERVER__SHUTDOWN_DELAY".to_owned(), "1s".to_owned());
+    }
+    let mut nodes = [
+        Deployment::install(first, folders[0].path()),
+        Deployment::install(second, folders[1].path()),
+    ];
+    for node in &mut nodes {
+        node.start().await;
+    }
+    let client = "clients create --id strong --grant client_credentials --audience https://api.example.com --json";
+    let client = nodes[0].run(&client.split(' ').collect::<Vec<_>>());
+    let client: Value = serde_json::from_slice(&client.stdout).unwrap();
+
+    let (key, certificate) = self_signed(folders[0].path());
+    let port = free_port();
+    let address = |node: &Deployment<'_>| node.public.trim_start_matches("http://").to_owned();
+    let site = text("nginx/keyround.conf")
+        .replace("10.0.0.1:8080", &address(&nodes[0]))
+        .replace("10.0.0.2:8080", &address(&nodes[1]))
+        .replace("listen 443 ssl;", &format!("listen 127.0.0.1:{port} ssl;"))
+        .replace("/etc/nginx/keyround/fullchain.pem", &certificate)
+        .replace("/etc/nginx/keyround/privkey.pem", &key);
+    let nginx = tempfile::tempdir().unwrap();
+    let _nginx = start_nginx_with(nginx.path(), &site);
+    sleep(Duration::from_secs(1)).await;
+    let requests = Request::of_keyround(
+        &format!("https://localhost:{port}"),
+        client["client_secret"].as_str().unwrap(),
+    );
+    under_load(name, &requests, async || {
+        for node in &mut nodes {
+            node.stop().await;
+            node.start().await;
+        }
+    })
+    .await;
+    for node in &mut nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_units_restart_and_no_request_fails() {
+    if is_left_out() {
+        return;
+    }
+    let database = TestDatabase::postgres().await;
+    let settings = format!(
+        "[server]\nissuer = \"https://id.example.com\"\nbehind_tls_proxy = true\n[database]\nurl = \"{}\"\n",
+        database.url
+    );
+    restart_one_after_the_other("units", [installed(&settings), installed(&settings)]).await;
 }
 
 /// The lines below one that reads like this, as far as they are indented more.
@@ -489,4 +561,16 @@ async fn the_containers_with_postgresql_write_their_ledgers() {
             .map(ToString::to_string)
     };
     assert_ne!(volumes(&first), volumes(&second));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_containers_restart_and_no_request_fails() {
+    if is_left_out() {
+        return;
+    }
+    let database = TestDatabase::postgres().await;
+    let secrets = [("master_key", MASTER_KEY), ("database_url", database.url.as_str())];
+    // The other is the same but for its volume: see above.
+    let node = || composed("  node-1: &node", &secrets);
+    restart_one_after_the_other("containers", [node(), node()]).await;
 }

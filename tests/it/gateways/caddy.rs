@@ -17,6 +17,7 @@ fn start(around: &Surroundings<'_>) -> Gateway {
             first,
             second,
             admin,
+            around.policy(),
             ("\nid.example.com {\n", site(id)),
             ("\napi.example.com {\n", site(api)),
             ("127.0.0.1:8000", format!("127.0.0.1:{}", around.service)),
@@ -42,5 +43,5 @@ fn start(around: &Surroundings<'_>) -> Gateway {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caddy_as_shipped_refuses_forgers_and_no_one_else() {
-    hold_to_forward_auth("Caddy", Drops::Everything, start).await;
+    hold_to_forward_auth("Caddy", Drops::Everything, 404, start).await;
 }

@@ -57,7 +57,10 @@ fn start_ext_authz(around: &Surroundings<'_>) -> Gateway {
             address(("10.0.0.2", 8080), super::nodes::HOSTS[1], nodes.port),
             address(("127.0.0.1", 8000), "127.0.0.1", around.service),
         ],
-        &[("port_value: 9090", format!("port_value: {}", around.admin_port))],
+        &[
+            ("port_value: 9090", format!("port_value: {}", around.admin_port)),
+            around.policy(),
+        ],
     );
     Gateway {
         id: None,
@@ -69,7 +72,7 @@ fn start_ext_authz(around: &Surroundings<'_>) -> Gateway {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_with_ext_authz_as_shipped_refuses_forgers_and_no_one_else() {
     if !is_left_out() {
-        hold_to_forward_auth("Envoy ext_authz", Drops::Everything, start_ext_authz).await;
+        hold_to_forward_auth("Envoy ext_authz", Drops::Everything, 404, start_ext_authz).await;
     }
 }
 
@@ -124,6 +127,7 @@ async fn envoy_with_jwt_authn_as_shipped_refuses_forgers_and_no_one_else() {
         nodes: &nodes,
         service: service.port,
         admin_port: nodes.admin_port,
+        policy: "api",
     });
     let token = nodes.token("strong", "read").await;
     gateway.until(&gateway.api, Some(&token), 200).await;

@@ -22,6 +22,7 @@ fn start(around: &Surroundings<'_>) -> Gateway {
             first,
             second,
             admin,
+            around.policy(),
             (
                 "/etc/haproxy/keyround.lua",
                 concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy/keyround.lua").to_owned(),
@@ -49,5 +50,5 @@ fn start(around: &Surroundings<'_>) -> Gateway {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_as_shipped_refuses_forgers_and_no_one_else() {
-    hold_to_forward_auth("HAProxy", Drops::Everything, start).await;
+    hold_to_forward_auth("HAProxy", Drops::Everything, 503, start).await;
 }

@@ -64,8 +64,28 @@ impl Request {
     }
 }
 
+/// How often each node is restarted; `make proof` asks for more than one.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the person who runs the tests says so by the environment"
+)]
+fn rounds() -> usize {
+    std::env::var("TEST_RESTARTS").map_or(1, |rounds| rounds.parse().unwrap())
+}
+
 /// Restarts each node under load.
 pub async fn rolling_restart(name: &str, requests: &[Request], nodes: &mut Nodes) {
+    under_load(name, requests, async || {
+        for node in 0..HOSTS.len() {
+            nodes.stop_node(node).await;
+            nodes.start_node(node).await;
+        }
+    })
+    .await;
+}
+
+/// Sends these requests while each node is restarted by the caller; none may fail.
+pub async fn under_load(name: &str, requests: &[Request], mut restart: impl AsyncFnMut()) {
     let is_over = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = requests
         .iter()
@@ -84,9 +104,8 @@ pub async fn rolling_restart(name: &str, requests: &[Request], nodes: &mut Nodes
         })
         .collect();
     sleep(MARGIN).await;
-    for node in 0..HOSTS.len() {
-        nodes.stop_node(node).await;
-        nodes.start_node(node).await;
+    for _ in 0..rounds() {
+        restart().await;
     }
     sleep(MARGIN).await;
     is_over.store(true, Ordering::Relaxed);

@@ -5,7 +5,7 @@ mod caddy;
 mod envoy;
 mod forging;
 mod haproxy;
-mod load;
+pub mod load;
 mod nginx;
 mod nodes;
 
@@ -27,14 +27,21 @@ const POLICIES: &str = "api audience=https://api.example.com scope=read, open au
 /// A program in the foreground; ended when dropped.
 struct Program(Child);
 
+/// Where the libraries of unpacked programs are: in a folder named after the machine's kind.
+fn libraries() -> String {
+    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/lib"));
+    let folders = folders.into_iter().flatten().map(|folder| folder.unwrap().path());
+    let folders: Vec<String> = folders.map(|folder| folder.to_str().unwrap().to_owned()).collect();
+    folders.join(":")
+}
+
 impl Program {
     fn start(program: &str, arguments: &[&str], folder: &Path) -> Self {
-        let libraries = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/lib/x86_64-linux-gnu");
         let log = std::fs::File::create(folder.join("gateway.log")).unwrap();
         let child = Command::new("/usr/bin/env")
             .env_clear()
             .env("PATH", programs())
-            .env("LD_LIBRARY_PATH", libraries)
+            .env("LD_LIBRARY_PATH", libraries())
             .env("HOME", folder)
             .arg(program)
             .args(arguments)
@@ -99,6 +106,15 @@ struct Surroundings<'a> {
     service: u16,
     /// Where the health of nodes is asked for; a test puts a port there at which no node answers.
     admin_port: u16,
+    /// The policy that is asked for in place of `api`.
+    policy: &'a str,
+}
+
+impl Surroundings<'_> {
+    /// The question as it is shipped, and the one in its place.
+    fn policy(&self) -> (&'static str, String) {
+        ("/auth/verify/api", format!("/auth/verify/{}", self.policy))
+    }
 }
 
 /// A shipped file with addresses and files replaced; each of them must be there.
@@ -112,7 +128,7 @@ fn shipped(name: &str, replaced: &[(&str, String)]) -> String {
 }
 
 /// A client that takes any certificate.
-fn visitor() -> reqwest::Client {
+pub fn visitor() -> reqwest::Client {
     reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
         .timeout(Duration::from_secs(20))
@@ -142,8 +158,13 @@ impl Gateway {
     }
 }
 
-/// What every gateway that asks Keyround about each request must do.
-async fn hold_to_forward_auth(name: &str, drops: forging::Drops, start: impl Fn(&Surroundings<'_>) -> Gateway) {
+/// What every gateway that asks Keyround about each request must do; `denied_as` is its status where the policy does not exist.
+async fn hold_to_forward_auth(
+    name: &str,
+    drops: forging::Drops,
+    denied_as: u16,
+    start: impl Fn(&Surroundings<'_>) -> Gateway,
+) {
     let folder = tempfile::tempdir().unwrap();
     let mut nodes = Nodes::start(&[("KEYROUND_FORWARD_AUTH__POLICIES", POLICIES)]).await;
     let service = Service::start();
@@ -152,6 +173,7 @@ async fn hold_to_forward_auth(name: &str, drops: forging::Drops, start: impl Fn(
         nodes: &nodes,
         service: service.port,
         admin_port: nodes.admin_port,
+        policy: "api",
     };
     let gateway = start(&surroundings);
     let (strong, weak) = (nodes.token("strong", "read").await, nodes.token("weak", "write").await);
@@ -207,17 +229,23 @@ async fn hold_to_forward_auth(name: &str, drops: forging::Drops, start: impl Fn(
     gateway.until(&gateway.api, Some(&strong), 200).await;
     drop(gateway);
 
-    // When no node is ready as far as the gateway can see, requests go to all.
+    // When no node is ready as far as the gateway can see, requests go to all. A policy that is not set lets nothing through.
     let blind = start(&Surroundings {
-        admin_port: crate::process::free_port(),
         folder: folder.path(),
         nodes: &nodes,
         service: service.port,
+        admin_port: crate::process::free_port(),
+        policy: "unknown",
     });
-    blind.until(&blind.api, Some(&strong), 200).await;
+    blind.until(&blind.api, Some(&strong), denied_as).await;
     if let Some(id) = &blind.id {
         sleep(Duration::from_secs(2)).await;
         blind.until(&format!("{id}/.well-known/jwks.json"), None, 200).await;
+    }
+    let bearer = format!("Authorization: Bearer {strong}");
+    for lines in [&[][..], &[bearer.as_str()]] {
+        let (status, seen) = forging::send(&blind.api, "/", lines, "");
+        assert!(status == denied_as && seen.is_none(), "{name}: {status} {seen:?}");
     }
     nodes.stop_all().await;
 }

@@ -22,7 +22,7 @@ fn start(around: &Surroundings<'_>) -> Gateway {
     let service = ("127.0.0.1:3000", format!("127.0.0.1:{}", around.service));
     let forward_auth = shipped(
         "nginx/forward-auth.conf",
-        &[&files[..], &[service, listen(api)]].concat(),
+        &[&files[..], &[service, listen(api), around.policy()]].concat(),
     );
     Gateway {
         id: Some(format!("https://localhost:{id}")),
@@ -36,5 +36,5 @@ fn start(around: &Surroundings<'_>) -> Gateway {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_as_shipped_refuses_forgers_and_no_one_else() {
-    hold_to_forward_auth("nginx", Drops::Identity, start).await;
+    hold_to_forward_auth("nginx", Drops::Identity, 500, start).await;
 }
