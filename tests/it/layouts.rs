@@ -368,7 +368,9 @@ async fn the_unit_writes_its_ledger() {
     if is_left_out() {
         return;
     }
-    let layout = installed("[server]\nissuer = \"https://id.example.com\"\n");
+    let layout = installed(
+        "[server]\nissuer = \"https://id.example.com\"\nbehind_tls_proxy = true\ntrusted_proxies = [\"127.0.0.1\"]\n",
+    );
     hold_to_its_ledger(layout, Some("/var/lib/keyround/data/keyround.db")).await;
 }
 
@@ -456,8 +458,16 @@ fn variables(lines: &[&str]) -> BTreeMap<String, String> {
         .iter()
         .filter_map(|line| line.trim().split_once(": "))
         .filter(|(name, _)| name.starts_with("KEYROUND_"))
-        .map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()))
+        .map(|(name, value)| (name.to_owned(), interpolated(value.trim_matches('"')).to_owned()))
         .collect()
+}
+
+/// What a container engine makes of `${NAME:-DEFAULT}` where the variable is not set.
+fn interpolated(value: &str) -> &str {
+    let default = value
+        .strip_prefix("${")
+        .and_then(|value| value.strip_suffix('}')?.split_once(":-"));
+    default.map_or(value, |(_, default)| default)
 }
 
 /// The folders that a service's volumes are mounted at; a volume takes owner and mode from the folder of the image.

@@ -58,7 +58,12 @@ impl Request {
                 Ok(_) => None,
                 Err(error) => Some(format!("{}: {error:?}", self.url)),
             },
-            Ok(answer) => Some(format!("{}: {}", self.url, answer.status())),
+            Ok(answer) => {
+                let status = answer.status();
+                let headers = format!("{:?}", answer.headers());
+                let body = answer.text().await.unwrap_or_default();
+                Some(format!("{}: {status} {headers} {body}", self.url))
+            }
             Err(error) => Some(format!("{}: {error:?}", self.url)),
         }
     }
