@@ -21,7 +21,7 @@ use crate::jose::jwt::{AccessTokenClaims, SessionClaims, Signer, TokenType, rand
 use crate::jose::key::KeyError;
 use crate::jose::seal::{Binding, MasterKeys};
 use crate::keys::policy::Policy;
-use crate::keys::trusted_time::{Reference, TrustedTime};
+use crate::keys::trusted_time::{Record, Reference, TrustedTime};
 use crate::oauth::token::Granted;
 use crate::oauth::verification::{self, AccessToken, Expected, Refused};
 use crate::store::key_uses::KeyUse;
@@ -261,7 +261,7 @@ impl Keyring {
         let now = snapshot.now(reading, &self.policy);
         let active = snapshot
             .keys
-            .active(alg, now)
+            .active(alg, snapshot.keys_at(reading, &self.policy))
             .filter(|active| snapshot.key_set.contains(&active.kid))
             .ok_or(CannotSign::NoActiveKey(alg))?;
         let signer = snapshot.signers.get(&active.kid).ok_or(CannotSign::NoActiveKey(alg))?;
@@ -329,7 +329,8 @@ impl Keyring {
             now: snapshot.now(reading, &self.policy),
             clock_skew: windows.clock_skew,
         };
-        let find = |kid: &Kid| snapshot.trusted_key(&self.policy, expected.now, kid);
+        let keys_at = snapshot.keys_at(reading, &self.policy);
+        let find = |kid: &Kid| snapshot.trusted_key(&self.policy, keys_at, kid);
         Ok(match verification::verify(token, &expected, find) {
             Ok(token) if self.is_denied(&snapshot, &token.jti) => Err(Inactive::Denied),
             Ok(token) if self.has_ended(&snapshot, token.session.as_ref()) => Err(Inactive::Ended),
@@ -408,7 +409,7 @@ impl Keyring {
     }
 }
 
-/// Holds this machine's clock against its reference.
+/// Compares this machine's clock with the database's clock and record, and with the previous look.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -417,6 +418,30 @@ pub async fn trusted_time(
     policy: &Policy,
     clock: &Clock,
     previous: Option<&TrustedTime>,
+) -> Result<TrustedTime, StoreError> {
+    let record = db.clock_record().await?;
+    look(db, policy, clock, previous, record).await
+}
+
+/// The same soon after a look. It leaves the record alone, so a transaction may be under way on an embedded database.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn trusted_time_again(
+    db: &Db,
+    policy: &Policy,
+    clock: &Clock,
+    previous: &TrustedTime,
+) -> Result<TrustedTime, StoreError> {
+    look(db, policy, clock, Some(previous), previous.record()).await
+}
+
+async fn look(
+    db: &Db,
+    policy: &Policy,
+    clock: &Clock,
+    previous: Option<&TrustedTime>,
+    record: Record,
 ) -> Result<TrustedTime, StoreError> {
     let before = clock.read();
     let reference = db.time_reference().await?;
@@ -427,6 +452,7 @@ pub async fn trusted_time(
     }
     Ok(TrustedTime::check(
         previous,
+        record,
         reading,
         reference,
         policy.windows().clock_skew,

@@ -246,6 +246,8 @@ pub struct Metrics {
     pub unwritten_revocations: Gauge,
     /// Keys whose rows are gone before their time.
     pub vanished_keys: Gauge,
+    /// By how much the clock is in doubt; 0 when it is not.
+    pub clock_doubt: Seconds,
     /// Age of the snapshot that is served.
     pub snapshot_age: Seconds,
     /// Living nodes with another policy.
@@ -291,6 +293,7 @@ impl Default for Metrics {
             unwritten_revocations: Gauge::default(),
             distrusted_keys: Gauge::default(),
             vanished_keys: Gauge::default(),
+            clock_doubt: Seconds::default(),
             snapshot_age: Seconds::default(),
             differing_nodes: Gauge::default(),
             tls: TlsMetrics::default(),
@@ -384,6 +387,12 @@ impl Metrics {
             "vanished_keys",
             "Keys whose rows are gone before their time",
             self.vanished_keys.clone(),
+        );
+        registry.register_with_unit(
+            "clock_doubt",
+            "By how much the clock is off, if it is wrong; 0 when it is not in doubt",
+            Unit::Seconds,
+            self.clock_doubt.clone(),
         );
         registry.register_with_unit(
             "snapshot_age",

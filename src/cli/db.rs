@@ -12,6 +12,7 @@ use crate::config::{Config, Database, MasterKeySource, parse_duration};
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::policy::Policy;
+use crate::keys::trusted_time::Doubt;
 use crate::rotation::rewrap::{Census, Under, census};
 use crate::sessions::{prune, prune_audit, prune_limits};
 use crate::store::audit::Entry;
@@ -91,9 +92,13 @@ fn age(text: &str) -> Result<Seconds, String> {
 
 async fn forget(context: &Context, audit_older_than: Option<Seconds>) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
-    let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
-        .await?
-        .checked_at();
+    let trusted = trusted_time(&db, &config.keys.policy, &context.clock, None).await?;
+    if let Some(doubt) = trusted.doubt() {
+        return Err(Failure::Refused(format!(
+            "the clock is in doubt, so nothing was deleted: {doubt}"
+        )));
+    }
+    let now = trusted.reached();
     let nodes = db.forget_nodes(now - GONE).await?;
     let skew = config.keys.policy.windows().clock_skew;
     let sessions = prune(&db, now - skew * 2, &context.clock).await?;
@@ -237,7 +242,17 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
             findings.push(Finding::new("signing_keys", "", &[error.to_string()]));
         }
         stored => {
-            let now = trusted_time(db, policy, &context.clock, None).await?.checked_at();
+            let trusted = trusted_time(db, policy, &context.clock, None).await?;
+            let now = trusted.reached();
+            let doubt = trusted.doubt();
+            findings.push(Finding {
+                name: "clock",
+                ok: doubt.is_none_or(Doubt::is_harmless),
+                detail: doubt.map_or_else(
+                    || "it agrees with all that it is compared with".to_owned(),
+                    |doubt| doubt.to_string(),
+                ),
+            });
             let keys = stored?.keys();
             findings.push(Finding::new("signing_keys", "every row can be read", &[]));
             findings.push(Finding::new(

@@ -4,10 +4,11 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
-use crate::clock::{Reading, UnixTime};
+use crate::clock::{Reading, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::keyring::{Ledger, Snapshot};
 use crate::keys::lifecycle::State;
+use crate::keys::trusted_time::Doubt;
 use crate::telemetry::{AlgorithmLabel, CheckLabel, StateLabels};
 
 use super::Server;
@@ -83,8 +84,8 @@ fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime
         Check::new("snapshot", fresh, format!("the keys were read {age} ago")),
         Check::new(
             "clock",
-            doubt.is_none(),
-            doubt.map_or_else(|| "it is believed".to_owned(), |doubt| format!("{doubt:?}")),
+            doubt.is_none_or(Doubt::is_harmless),
+            doubt.map_or_else(|| "it agrees with all that it is compared with".to_owned(), |doubt| doubt.to_string()),
         ),
         Check::new(
             "signer",
@@ -149,7 +150,7 @@ pub async fn metrics(server: web::Data<Server>) -> HttpResponse {
 fn moment(server: &Server) -> (std::sync::Arc<Snapshot>, Reading, UnixTime) {
     let snapshot = server.keyring.snapshot();
     let reading = server.clock.read();
-    let now = snapshot.now(reading, server.keyring.policy());
+    let now = snapshot.keys_at(reading, server.keyring.policy());
     (snapshot, reading, now)
 }
 
@@ -258,6 +259,8 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
     let unwritten = server.keyring.ledger().map_or(0, Ledger::unwritten);
     metrics.unwritten_revocations.set(count_of(unwritten));
     metrics.vanished_keys.set(count_of(snapshot.vanished.len()));
+    let doubted_by = snapshot.trusted().doubt().map_or(Seconds::ZERO, Doubt::length);
+    metrics.clock_doubt.set(seconds(doubted_by.0));
     metrics.snapshot_age.set(seconds(snapshot.age(reading).0));
     metrics.connections.set(count_of(server.connections.count()));
     metrics.differing_nodes.set(count_of(server.rotation.differing_nodes()));

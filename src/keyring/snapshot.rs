@@ -17,7 +17,7 @@ use crate::keys::keyset::KeySet;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan;
 use crate::keys::policy::Policy;
-use crate::keys::trusted_time::TrustedTime;
+use crate::keys::trusted_time::{Record, TrustedTime};
 use crate::oauth::verification::{Refused, TrustedKey, trusted_row};
 use crate::store::denied_tokens::DeniedToken;
 use crate::store::nodes::Heartbeat;
@@ -105,7 +105,13 @@ impl Snapshot {
         self.denied.values().any(|&until| until <= now)
     }
 
-    /// The time to go by at this reading.
+    /// The time that keys go by at this reading: ahead of it nothing is dropped and no key signs.
+    #[must_use]
+    pub fn keys_at(&self, reading: Reading, policy: &Policy) -> UnixTime {
+        self.trusted.reached_at(reading, policy.windows().clock_skew)
+    }
+
+    /// The time that tokens and sessions go by at this reading.
     #[must_use]
     pub fn now(&self, reading: Reading, policy: &Policy) -> UnixTime {
         self.trusted.now(reading, policy.windows().clock_skew)
@@ -183,14 +189,16 @@ pub(super) async fn read(
 ) -> Result<Snapshot, StoreError> {
     // The age counts from before the heartbeat and the reads.
     let loaded = clock.read();
-    // Twice S: the row was stamped by another clock, and is held against a third.
-    let since = loaded.wall - LONGEST_ACCESS_TOKEN - policy.windows().clock_skew * 2;
+    let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
+    // By the time that was reached, which no wrong clock moves ahead. Twice S: the row was stamped by another clock, and is
+    // compared with a third.
+    let since = trusted.reached() - LONGEST_ACCESS_TOKEN - policy.windows().clock_skew * 2;
     let look = match heartbeat {
         Some(heartbeat) => db.beat_and_look(heartbeat, since).await?,
         None => db.look(since).await?,
     };
     let stored = look.keys;
-    let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
+    let trusted = write_record(db, policy, trusted).await;
     if let Some(ledger) = ledger {
         let keys = stored.keys();
         let revoked = keys.jwks().filter(|(_, revoked_at)| revoked_at.is_some());
@@ -206,6 +214,29 @@ pub(super) async fn read(
     next.ended = look.ended.into_iter().collect();
     next.disabled_tenants = look.disabled_tenants.into_iter().collect();
     Ok(next)
+}
+
+/// Writes down how far time has come, now and then: a start on a wrong clock is noticed by it. A node that disagrees with the
+/// database's clock writes nothing.
+async fn write_record(db: &Db, policy: &Policy, trusted: TrustedTime) -> TrustedTime {
+    let (record, reached) = (trusted.record(), trusted.reached());
+    let sure = trusted.doubt().is_none();
+    let written = if sure { Some(record.confirmed) } else { record.reached };
+    let pause = Seconds((policy.windows().clock_skew.0 / 4).max(1));
+    let is_due = written.is_none_or(|written| (reached - written).abs() >= pause);
+    if !is_due || !trusted.may_sign() {
+        return trusted;
+    }
+    match db.write_clock_record(reached, sure).await {
+        Ok(()) => trusted.having_written(Record {
+            reached: Some(reached),
+            confirmed: if sure { reached } else { record.confirmed },
+        }),
+        Err(error) => {
+            tracing::debug!(%error, "the time that was reached could not be written");
+            trusted
+        }
+    }
 }
 
 impl Snapshot {
@@ -226,10 +257,10 @@ impl Snapshot {
             .map(|(jwk, _)| jwk.kid.clone())
             .collect();
         let vanished = previous.map_or_else(Vec::new, |previous| {
-            vanished::vanished(&previous.vanished, &previous.keys, &keys, policy, trusted.checked_at())
+            vanished::vanished(&previous.vanished, &previous.keys, &keys, policy, trusted.reached())
         });
         log_news(&distrusted, &vanished, previous);
-        let mut key_set = KeySet::at(&keys, policy, trusted.checked_at());
+        let mut key_set = KeySet::at(&keys, policy, trusted.reached());
         if let Some(previous) = previous.filter(|_| !trusted.may_plan()) {
             // While the clock is in doubt no key leaves, unless it was revoked.
             key_set = key_set.union(previous.key_set.jwks().iter().cloned());

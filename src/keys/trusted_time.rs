@@ -1,72 +1,207 @@
-//! Which time to believe: the machine's wall clock can be wrong, and a key must not be made, destroyed or dropped because
-//! of it.
+//! Which time a node goes by: a wall clock can be wrong, and no key is made, destroyed or dropped because of it.
+//!
+//! A node compares its wall clock with the database's, and the later of both looks with the time that it has *reached*: the
+//! time of its previous look plus what its monotonic clock counted since. At a start the database's record of the time that
+//! some node had reached is in the place of the previous look.
+//!
+//! Keys, and whatever is forgotten, go by the time that was reached. While the clock is in doubt this time runs on by the
+//! monotonic clock, so a wrong clock changes the state of no key. The doubt ends when the clock agrees again, when another node
+//! that is not in doubt agrees with the clock, or when the step is confirmed: by a person, or by the schedule if the clock is
+//! ahead and has run evenly for as long as the longest token lives. A confirmed step moves the times of the keys by its length,
+//! so the step itself makes no key sign and none leave.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::{Reading, Seconds, UnixTime};
 
-/// What a wall clock is held against.
+/// What a wall clock is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
     /// The clock of a database server, which all nodes share, read just now.
     Database(UnixTime),
-    /// No other clock (an embedded database): the last good wall time, carried on by monotonic time.
+    /// No other clock: the database is a file.
     Monotonic,
 }
 
-/// Why the wall clock is not believed.
+impl Reference {
+    const fn time(self, reading: Reading) -> UnixTime {
+        match self {
+            Self::Database(time) => time,
+            Self::Monotonic => reading.wall,
+        }
+    }
+}
+
+/// What the database says about time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The newest time that any node has reached; none in a new database.
+    pub reached: Option<UnixTime>,
+    /// The newest time that any node was sure of.
+    pub confirmed: UnixTime,
+}
+
+/// Why the wall clock is in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// It differs from the database's by this much.
     FromDatabase(Seconds),
-    /// It jumped by this much since the last good look.
-    Jumped(Seconds),
+    /// It jumped ahead by this much while this node ran.
+    Ahead(Seconds),
+    /// It is behind the time that was reached by this much.
+    Behind(Seconds),
+    /// This node started, and the clock is ahead of the newest record by this much: a long stop, or a wrong clock.
+    Unconfirmed(Seconds),
 }
 
-/// The time at one moment, good or doubtful, from which later moments are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrustedTime {
-    time: UnixTime,
-    monotonic: Duration,
-    doubt: Option<Doubt>,
-}
-
-impl TrustedTime {
-    /// Holds a reading against its reference; half of `clock_skew` is the tolerance. Without an earlier look and without
-    /// a database's clock there is nothing to compare, and the wall is believed.
+impl Doubt {
+    /// By how much the clock is off, if it is wrong.
     #[must_use]
-    pub fn check(previous: Option<&Self>, reading: Reading, reference: Reference, clock_skew: Seconds) -> Self {
-        let expected = match reference {
-            Reference::Database(time) => Some(time),
-            Reference::Monotonic => previous.map(|previous| previous.carried_to(reading)),
-        };
-        // Time is carried in whole seconds. What is left over counts at the next look, or a clock in doubt would fall
-        // behind with every look until it agreed with the wall that had jumped back.
-        let left_over = match (reference, previous) {
-            (Reference::Monotonic, Some(previous)) => {
-                reading.monotonic.saturating_sub(previous.monotonic).subsec_nanos()
-            }
-            _ => 0,
-        };
-        let difference = expected.map_or(Seconds::ZERO, |expected| reading.wall - expected);
-        let doubt = (difference.abs() > half(clock_skew)).then_some(match reference {
-            Reference::Database(_) => Doubt::FromDatabase(difference),
-            Reference::Monotonic => Doubt::Jumped(difference),
-        });
-        let (time, left_over) = match (doubt, expected) {
-            (Some(_), Some(expected)) => (expected, left_over),
-            _ => (reading.wall, 0),
-        };
-        Self {
-            time,
-            monotonic: reading.monotonic.saturating_sub(Duration::from_nanos(left_over.into())),
-            doubt,
+    pub const fn length(self) -> Seconds {
+        match self {
+            Self::FromDatabase(by) | Self::Ahead(by) | Self::Behind(by) | Self::Unconfirmed(by) => by,
         }
     }
 
-    /// The time to go by at a later reading: the wall, unless it jumped since this check.
+    /// Whether the node may well be right: a start after a long stop looks like this.
+    #[must_use]
+    pub const fn is_harmless(self) -> bool {
+        matches!(self, Self::Unconfirmed(_))
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FromDatabase(by) => write!(
+                f,
+                "FromDatabase({}): this machine's clock differs from the database's by {by}; set the clock that is wrong",
+                by.0
+            ),
+            Self::Ahead(by) => write!(
+                f,
+                "Ahead({}): the clock jumped ahead by {by}; set it, or run 'keyround clock confirm' if it is right now",
+                by.0
+            ),
+            Self::Behind(by) => write!(
+                f,
+                "Behind({}): the clock is {} behind the time that was reached; set it, or run 'keyround clock confirm' if it \
+                 is right now",
+                by.0,
+                by.abs()
+            ),
+            Self::Unconfirmed(by) => write!(
+                f,
+                "Unconfirmed({}): at the start the clock was ahead of the newest record by {by}, as after a stop; until it is \
+                 confirmed no key is made or dropped and nothing is forgotten",
+                by.0
+            ),
+        }
+    }
+}
+
+/// Since when the clock runs evenly, and what it said then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Steady {
+    since: Duration,
+    time: UnixTime,
+}
+
+/// The time at one look, sure or in doubt, from which later moments are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrustedTime {
+    reached: UnixTime,
+    monotonic: Duration,
+    /// The reference less `reached`.
+    offset: Seconds,
+    doubt: Option<Doubt>,
+    /// No look before this doubt was sure: the wall is the best guess for what tokens say.
+    since_start: bool,
+    steady: Option<Steady>,
+    record: Record,
+}
+
+impl TrustedTime {
+    /// Compares a reading with its reference, the previous look and the record. Half of `clock_skew` is the tolerance.
+    #[must_use]
+    pub fn check(
+        previous: Option<&Self>,
+        record: Record,
+        reading: Reading,
+        reference: Reference,
+        clock_skew: Seconds,
+    ) -> Self {
+        let time = reference.time(reading);
+        let expected = match previous {
+            Some(previous) => previous.carried_to(reading),
+            None => record.reached.unwrap_or(time),
+        };
+        let difference = time - expected;
+        // Nodes that wrote the record may differ by S, and a clock that is slow by half of it is no wrong clock.
+        let behind = if previous.is_none() { clock_skew } else { half(clock_skew) };
+        let agrees = difference <= half(clock_skew) && difference >= Seconds::ZERO - behind;
+        // Only a node that is sure, and a confirmed step, write this part of the record.
+        let confirmed = previous.is_some_and(|previous| previous.record.confirmed != record.confirmed)
+            && (time - record.confirmed).abs() <= clock_skew;
+        let sure = agrees || confirmed;
+        let from_reference = reading.wall - time;
+        let since_start = !sure && previous.is_none_or(|previous| previous.since_start);
+        let doubt = if from_reference.abs() > half(clock_skew) {
+            Some(Doubt::FromDatabase(from_reference))
+        } else if sure {
+            None
+        } else if difference < Seconds::ZERO {
+            Some(Doubt::Behind(difference))
+        } else if since_start {
+            Some(Doubt::Unconfirmed(difference))
+        } else {
+            Some(Doubt::Ahead(difference))
+        };
+        // Time is carried in whole seconds. What is left over counts at the next look, or a clock in doubt would fall behind
+        // with every look.
+        let left_over = previous.filter(|_| !sure).map_or(0, |previous| {
+            reading.monotonic.saturating_sub(previous.monotonic).subsec_nanos()
+        });
+        let reached = match doubt {
+            None => reading.wall,
+            Some(_) if sure => time,
+            Some(_) => expected,
+        };
+        let steady = previous.and_then(|previous| previous.steady).filter(|steady| {
+            let passed = reading.monotonic.saturating_sub(steady.since);
+            (time - (steady.time + whole(passed))).abs() <= half(clock_skew)
+        });
+        let is_ahead = matches!(doubt, Some(Doubt::Ahead(_) | Doubt::Unconfirmed(_)));
+        Self {
+            reached,
+            monotonic: reading.monotonic.saturating_sub(Duration::from_nanos(left_over.into())),
+            offset: time - reached,
+            doubt,
+            since_start,
+            steady: is_ahead.then(|| {
+                steady.unwrap_or(Steady {
+                    since: reading.monotonic,
+                    time,
+                })
+            }),
+            record,
+        }
+    }
+
+    /// The time that tokens and sessions go by at a later reading: the wall, unless it jumped since this look.
     #[must_use]
     pub fn now(&self, reading: Reading, clock_skew: Seconds) -> UnixTime {
+        if self.is_ahead_since_start() {
+            self.carried_to(reading) + self.offset
+        } else {
+            self.reached_at(reading, clock_skew)
+        }
+    }
+
+    /// The time that keys go by, and whatever is forgotten, at a later reading. It is never ahead of what was lived through.
+    #[must_use]
+    pub fn reached_at(&self, reading: Reading, clock_skew: Seconds) -> UnixTime {
         let expected = self.carried_to(reading);
         if self.doubt.is_none() && (reading.wall - expected).abs() <= half(clock_skew) {
             reading.wall
@@ -75,13 +210,48 @@ impl TrustedTime {
         }
     }
 
-    /// The time at the check itself.
+    /// The time that tokens and sessions go by at the look itself.
     #[must_use]
-    pub const fn checked_at(&self) -> UnixTime {
-        self.time
+    pub fn checked_at(&self) -> UnixTime {
+        if self.is_ahead_since_start() {
+            self.reached + self.offset
+        } else {
+            self.reached
+        }
     }
 
-    /// Why the wall is not believed; none when all is well.
+    /// The time that keys go by at the look itself.
+    #[must_use]
+    pub const fn reached(&self) -> UnixTime {
+        self.reached
+    }
+
+    /// What the reference said at the look, right or wrong.
+    #[must_use]
+    pub fn reference(&self) -> UnixTime {
+        self.reached + self.offset
+    }
+
+    /// The same moment by the reference's clock.
+    #[must_use]
+    pub fn by_reference(&self, time: UnixTime) -> UnixTime {
+        time + self.offset
+    }
+
+    /// What the database said about time at this look.
+    #[must_use]
+    pub const fn record(&self) -> Record {
+        self.record
+    }
+
+    /// The same look, after this node has written the record.
+    #[must_use]
+    pub const fn having_written(mut self, record: Record) -> Self {
+        self.record = record;
+        self
+    }
+
+    /// Why the wall is in doubt; none when all is well.
     #[must_use]
     pub const fn doubt(&self) -> Option<Doubt> {
         self.doubt
@@ -93,17 +263,32 @@ impl TrustedTime {
         self.doubt.is_none()
     }
 
-    /// Whether this node may sign: with a jumped clock it goes by the last good time, but a node that disagrees with the
-    /// database's clock disagrees with its fellows.
+    /// Whether this node may sign: with a jumped clock it goes by the time that it reached, but a node that disagrees with the
+    /// database's clock disagrees with the other nodes.
     #[must_use]
     pub const fn may_sign(&self) -> bool {
         !matches!(self.doubt, Some(Doubt::FromDatabase(_)))
     }
 
-    fn carried_to(&self, reading: Reading) -> UnixTime {
-        let passed = reading.monotonic.saturating_sub(self.monotonic).as_secs();
-        self.time + Seconds(i64::try_from(passed).unwrap_or(i64::MAX))
+    /// Whether a clock that is ahead has run evenly for so long that the schedule may confirm it.
+    #[must_use]
+    pub fn is_steady_for(&self, reading: Reading, patience: Seconds) -> bool {
+        self.steady
+            .is_some_and(|steady| whole(reading.monotonic.saturating_sub(steady.since)) >= patience)
     }
+
+    /// Nothing but the reference says how long the stop was.
+    fn is_ahead_since_start(&self) -> bool {
+        self.since_start && self.offset > Seconds::ZERO
+    }
+
+    fn carried_to(&self, reading: Reading) -> UnixTime {
+        self.reached + whole(reading.monotonic.saturating_sub(self.monotonic))
+    }
+}
+
+fn whole(passed: Duration) -> Seconds {
+    Seconds(i64::try_from(passed.as_secs()).unwrap_or(i64::MAX))
 }
 
 const fn half(clock_skew: Seconds) -> Seconds {
@@ -115,6 +300,7 @@ mod tests {
     use super::*;
 
     const SKEW: Seconds = Seconds(60);
+    const DAY: i64 = 86_400;
 
     fn reading(wall: i64, milliseconds: u64) -> Reading {
         Reading {
@@ -123,10 +309,23 @@ mod tests {
         }
     }
 
+    fn reached(time: i64) -> Record {
+        Record {
+            reached: Some(UnixTime(time)),
+            confirmed: UnixTime(time),
+        }
+    }
+
+    /// A look beside a file.
+    fn look(previous: Option<&TrustedTime>, record: Record, reading: Reading) -> TrustedTime {
+        TrustedTime::check(previous, record, reading, Reference::Monotonic, SKEW)
+    }
+
     #[test]
     fn half_of_the_skew_is_tolerated() {
         for (wall, good) in [(1_030, true), (1_031, false), (970, true), (969, false)] {
-            let checked = TrustedTime::check(None, reading(wall, 0), Reference::Database(UnixTime(1_000)), SKEW);
+            let reference = Reference::Database(UnixTime(1_000));
+            let checked = TrustedTime::check(None, Record::default(), reading(wall, 0), reference, SKEW);
             assert_eq!(checked.may_plan(), good, "{wall}");
             assert_eq!(checked.may_sign(), good, "{wall}");
             assert_eq!(checked.checked_at(), UnixTime(if good { wall } else { 1_000 }));
@@ -135,25 +334,110 @@ mod tests {
 
     #[test]
     fn a_jump_beside_a_file_stops_planning_and_not_signing() {
-        let first = TrustedTime::check(None, reading(1_000, 0), Reference::Monotonic, SKEW);
+        let first = look(None, Record::default(), reading(1_000, 0));
         assert_eq!(first.now(reading(9_000, 5_000), SKEW), UnixTime(1_005));
-        let jumped = TrustedTime::check(Some(&first), reading(9_000, 10_000), Reference::Monotonic, SKEW);
-        assert_eq!(jumped.doubt(), Some(Doubt::Jumped(Seconds(7_990))));
+        let jumped = look(Some(&first), Record::default(), reading(9_000, 10_000));
+        assert_eq!(jumped.doubt(), Some(Doubt::Ahead(Seconds(7_990))));
         assert!(jumped.may_sign() && !jumped.may_plan());
         assert_eq!(jumped.checked_at(), UnixTime(1_010));
-        let returned = TrustedTime::check(Some(&jumped), reading(1_025, 20_000), Reference::Monotonic, SKEW);
+        let returned = look(Some(&jumped), Record::default(), reading(1_025, 20_000));
         assert_eq!(returned.doubt(), None);
         assert_eq!(returned.checked_at(), UnixTime(1_025));
     }
 
     #[test]
+    fn a_database_on_the_same_wrong_clock_is_no_witness() {
+        let at = |previous: Option<&TrustedTime>, off_by: i64, seconds: u64| {
+            let wall = 10 * DAY + off_by + i64::try_from(seconds).unwrap();
+            let reference = Reference::Database(UnixTime(wall));
+            TrustedTime::check(previous, reached(10 * DAY), reading(wall, seconds * 1_000), reference, SKEW)
+        };
+        let first = at(None, 0, 0);
+        for off_by in [-26 * 3_600, 26 * 3_600, -31, 31] {
+            let wrong = at(Some(&first), off_by, 9);
+            assert!(!wrong.may_plan() && wrong.may_sign(), "{off_by}: {wrong:?}");
+            assert_eq!(wrong.reached(), UnixTime(10 * DAY + 9));
+            assert_eq!(wrong.checked_at(), UnixTime(10 * DAY + 9));
+            let right = at(Some(&wrong), 0, 18);
+            assert_eq!((right.doubt(), right.reached()), (None, UnixTime(10 * DAY + 18)));
+        }
+    }
+
+    #[test]
+    fn a_database_that_jumps_alone_does_not_take_a_node_along() {
+        let first = TrustedTime::check(None, Record::default(), reading(1_000, 0), Reference::Monotonic, SKEW);
+        let reference = Reference::Database(UnixTime(9_000));
+        let jumped = TrustedTime::check(Some(&first), Record::default(), reading(1_010, 10_000), reference, SKEW);
+        assert_eq!(jumped.doubt(), Some(Doubt::FromDatabase(Seconds(-7_990))));
+        assert_eq!(jumped.reached(), UnixTime(1_010));
+    }
+
+    #[test]
+    fn a_start_is_compared_with_the_record() {
+        let start = |off_by: i64| look(None, reached(10 * DAY), reading(10 * DAY + off_by, 0));
+        for (off_by, doubt) in [
+            (-61, Some(Doubt::Behind(Seconds(-61)))),
+            (-60, None),
+            (30, None),
+            (31, Some(Doubt::Unconfirmed(Seconds(31)))),
+        ] {
+            assert_eq!(start(off_by).doubt(), doubt, "{off_by}");
+        }
+        // Behind, everything goes by the record. Ahead, tokens go by the wall and keys by the record.
+        let behind = start(-DAY);
+        assert_eq!((behind.checked_at(), behind.reached()), (UnixTime(10 * DAY), UnixTime(10 * DAY)));
+        let ahead = start(7 * DAY);
+        assert_eq!((ahead.checked_at(), ahead.reached()), (UnixTime(17 * DAY), UnixTime(10 * DAY)));
+        let later = reading(17 * DAY + 5, 5_000);
+        assert_eq!(ahead.now(later, SKEW), UnixTime(17 * DAY + 5));
+        assert_eq!(ahead.reached_at(later, SKEW), UnixTime(10 * DAY + 5));
+        // A time service puts it right.
+        let right = look(Some(&ahead), reached(10 * DAY), reading(10 * DAY + 6, 6_000));
+        assert_eq!(right.doubt(), None);
+        let right = look(Some(&behind), reached(10 * DAY), reading(10 * DAY + 6, 6_000));
+        assert_eq!(right.doubt(), None);
+    }
+
+    #[test]
+    fn a_node_that_is_sure_confirms_what_another_one_doubts() {
+        let first = look(None, Record::default(), reading(1_000, 0));
+        let resumed = look(Some(&first), reached(1_000), reading(9_000, 10_000));
+        // The record that this node wrote itself says nothing.
+        let first = first.having_written(reached(1_000));
+        assert!(!look(Some(&first), reached(1_000), reading(9_000, 10_000)).may_plan());
+        for (record, sure) in [(9_010, true), (1_020, false), (8_900, false)] {
+            let next = look(Some(&resumed), reached(record), reading(9_012, 22_000));
+            assert_eq!(next.may_plan(), sure, "{record}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_runs_evenly_for_long_may_be_confirmed_if_it_is_ahead() {
+        let first = look(None, Record::default(), reading(10 * DAY, 0));
+        let mut jumped = [DAY, -DAY].map(|by| look(Some(&first), Record::default(), reading(10 * DAY + by, 0)));
+        for second in 1..=100_u64 {
+            let passed = i64::try_from(second).unwrap();
+            for (place, by) in [DAY, -DAY].into_iter().enumerate() {
+                let reading = reading(10 * DAY + by + passed, second * 1_000);
+                jumped[place] = look(Some(&jumped[place]), Record::default(), reading);
+                let steady = jumped[place].is_steady_for(reading, Seconds(100));
+                assert_eq!(steady, by > 0 && second == 100, "{by} after {second}");
+            }
+        }
+        // One that jumps about begins again.
+        let again = reading(10 * DAY + 500, 101_000);
+        let again = look(Some(&jumped[0]), Record::default(), again);
+        assert!(!again.is_steady_for(reading(0, 150_000), Seconds(100)));
+    }
+
+    #[test]
     fn a_clock_in_doubt_does_not_fall_behind_with_every_look() {
-        let mut trusted = TrustedTime::check(None, reading(1_000, 0), Reference::Monotonic, SKEW);
-        for look in 1..=100 {
-            // Every 1.9 seconds, with a wall that lies 50 seconds back.
-            let wall = 950 + i64::try_from(look * 1_900 / 1_000).unwrap();
-            trusted = TrustedTime::check(Some(&trusted), reading(wall, look * 1_900), Reference::Monotonic, SKEW);
-            assert!(trusted.doubt().is_some(), "look {look}");
+        let mut trusted = look(None, Record::default(), reading(1_000, 0));
+        for step in 1..=100 {
+            // Every 1.9 seconds, with a wall that is 50 seconds back.
+            let wall = 950 + i64::try_from(step * 1_900 / 1_000).unwrap();
+            trusted = look(Some(&trusted), Record::default(), reading(wall, step * 1_900));
+            assert!(trusted.doubt().is_some(), "look {step}");
         }
         assert_eq!(trusted.checked_at(), UnixTime(1_190));
     }

@@ -38,8 +38,10 @@ impl Rotator {
         }
         let sealed = seal(key, &self.master_key).map_err(|reason| RotationError::Generation { alg, reason })?;
         let kid = sealed.jwk.kid.clone();
+        let trusted = self.look().await?;
         let mut change = self.db.change_keys().await?;
-        let now = self.checked_now(None).await?;
+        let trusted = self.plausible(&trusted).await?;
+        let now = trusted.reached();
         if change.keys().is_empty() {
             return Err(RotationError::NoKeys);
         }
@@ -51,7 +53,9 @@ impl Rotator {
         let generation = plan::rotate_early(change.keys(), &self.policy, alg, now);
         insert(&mut change, &generation, &sealed, actor, reason).await?;
         let committed_at = self.clock.read().wall;
-        change.commit(Some(self.commit_deadline(now)), committed_at).await?;
+        change
+            .commit(Some(self.commit_deadline(&trusted)), committed_at)
+            .await?;
         Ok(ImportedKey { kid, generation })
     }
 
@@ -67,9 +71,11 @@ impl Rotator {
         actor: &str,
         reason: &str,
     ) -> Result<VerifyingKey, RotationError> {
+        let trusted = self.look().await?;
         let mut change = self.db.change_keys().await?;
-        let now = self.checked_now(None).await?;
-        if until <= now {
+        let trusted = self.plausible(&trusted).await?;
+        let now = trusted.reached();
+        if until <= trusted.checked_at() {
             return Err(RotationError::EndPassed(until));
         }
         refuse_taken(&mut change, &jwk.kid).await?;

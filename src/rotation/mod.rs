@@ -102,7 +102,7 @@ impl Rotation {
 
     /// Runs until told to stop.
     pub async fn run(self: Arc<Self>, tasks: Tasks, stop: watch::Receiver<bool>) {
-        let a_day_ago = self.rotator.clock.read().wall - Seconds(86_400);
+        let a_day_ago = self.keyring.snapshot().trusted().reached() - Seconds(86_400);
         if let Err(error) = self.rotator.db.forget_nodes(a_day_ago).await {
             tracing::debug!(%error, "old nodes could not be forgotten");
         }
@@ -170,7 +170,7 @@ impl Rotation {
 
     fn until_wake(&self) -> Duration {
         let snapshot = self.keyring.snapshot();
-        let now = snapshot.now(self.rotator.clock.read(), &self.rotator.policy);
+        let now = snapshot.keys_at(self.rotator.clock.read(), &self.rotator.policy);
         let wake_at = plan(&snapshot.keys, &self.rotator.policy, now).wake_at;
         (wake_at - now).max(Seconds(1)).min(LONGEST_PAUSE).duration()
     }
@@ -178,31 +178,54 @@ impl Rotation {
     /// Gives a sign of life, reads the keys and notes what time has brought about.
     async fn follow(&self) -> Result<(), StoreError> {
         let snapshot = self.keyring.refresh().await?;
-        let now = snapshot.trusted().checked_at();
+        let reached = snapshot.trusted().reached();
         let doubtful = !snapshot.trusted().may_plan();
         if doubtful != self.doubtful.swap(doubtful, Ordering::Relaxed) {
             log_doubt(&snapshot);
         }
         if !doubtful {
-            self.note_transitions(&snapshot, now).await?;
-            if snapshot.has_outlived_denials(now) {
-                let pruned = self.rotator.db.prune_denied_tokens(now).await?;
-                tracing::debug!(pruned, "denied tokens that nobody accepts any more are forgotten");
-            }
+            self.note_transitions(&snapshot, reached).await?;
+            self.forget(&snapshot, reached).await?;
+        }
+        self.keyring.write_uses_down().await?;
+        self.compare_policies(snapshot.trusted().checked_at()).await
+    }
+
+    /// Forgets what no request can present any more. What a clock in doubt calls old is not forgotten.
+    async fn forget(&self, snapshot: &Snapshot, reached: UnixTime) -> Result<(), StoreError> {
+        let db = &self.rotator.db;
+        if snapshot.has_outlived_denials(reached) {
+            let pruned = db.prune_denied_tokens(reached).await?;
+            tracing::debug!(pruned, "denied tokens that have expired are forgotten");
         }
         // Other nodes' clocks may be behind by S.
         let skew = self.rotator.policy.windows().clock_skew;
-        self.rotator.db.forget_assertions(now - skew).await?;
-        self.rotator.db.prune_federated_logins(now - skew).await?;
-        self.keyring.write_uses_down().await?;
-        self.compare_policies(now).await
+        db.forget_assertions(reached - skew).await?;
+        db.prune_federated_logins(reached - skew).await?;
+        Ok(())
+    }
+
+    /// Confirms a clock that is ahead and has run evenly for as long as any token lives: whatever was signed or ended before the
+    /// doubt is over by then, whether the clock is right or not.
+    async fn confirm_steady_clock(&self, snapshot: &Snapshot) -> Result<usize, RotationError> {
+        let policy = &self.rotator.policy;
+        let longest = snapshot.keys.iter().map(|key| key.max_token_ttl).max();
+        let patience = policy.verify_window(longest.unwrap_or(policy.windows().max_token_ttl));
+        if snapshot.trusted().is_steady_for(self.rotator.clock.read(), patience) {
+            let reason = format!("it has run evenly for {patience}");
+            self.rotator
+                .confirm_clock(snapshot.trusted(), SCHEDULE, &reason)
+                .await?;
+            self.keyring.refresh().await?;
+        }
+        Ok(0)
     }
 
     /// Does what is due by the current snapshot.
     async fn rotate(&self) -> Result<usize, RotationError> {
         let snapshot = self.keyring.snapshot();
         if !snapshot.trusted().may_plan() {
-            return Ok(0);
+            return self.confirm_steady_clock(&snapshot).await;
         }
         // Rotation does not wait for it: what this node distrusts, it neither publishes nor signs with meanwhile.
         let written = self.rotator.revoke_again(&snapshot.distrusted).await;
@@ -210,7 +233,7 @@ impl Rotation {
             Ok(kids) if !kids.is_empty() => self.keyring.refresh().await?,
             _ => snapshot,
         };
-        let now = snapshot.now(self.rotator.clock.read(), &self.rotator.policy);
+        let now = snapshot.keys_at(self.rotator.clock.read(), &self.rotator.policy);
         // During a rolling change one half of the nodes would add the algorithm that the other half removes.
         let removal_agreed = self.differing.load(Ordering::Relaxed) == 0;
         let taken = match self
@@ -299,12 +322,9 @@ impl Rotation {
 
 fn log_doubt(snapshot: &Snapshot) {
     match snapshot.trusted().doubt() {
-        None => tracing::info!("the clock is believed again"),
-        Some(doubt) => tracing::error!(
-            ?doubt,
-            "the clock is not believed: no key is made, destroyed or dropped; set the clock, or restart this server if the \
-             time is right (a machine that was suspended looks the same)"
-        ),
+        None => tracing::info!("the clock is no longer in doubt"),
+        Some(doubt) if doubt.is_harmless() => tracing::warn!(%doubt, "the clock is not confirmed yet"),
+        Some(doubt) => tracing::error!(%doubt, "the clock is in doubt: no key is made, destroyed or dropped"),
     }
 }
 

@@ -101,9 +101,10 @@ impl Rotator {
         reason: &str,
         made: &mut Option<(Algorithm, SealedKey)>,
     ) -> Result<Revoked, RotationError> {
-        // An emergency goes by the database's clock even when this machine's is wrong.
+        // An emergency goes by the time that keys go by, whatever is in doubt.
         let before = self.db.signing_keys().await?;
-        let now = self.now().await?;
+        let trusted = self.look().await?;
+        let now = trusted.reached();
         let foreseen = emergency::revoke(&before.keys(), &self.policy, kid, now)?;
         if let (
             Response::Revoke(Revocation {
@@ -117,7 +118,8 @@ impl Rotator {
             *made = Some((*alg, self.make(*alg).await?));
         }
         let mut change = self.db.change_keys().await?;
-        let now = self.now().await?;
+        let trusted = self.look_again(&trusted).await?;
+        let now = trusted.reached();
         let revocation = match emergency::revoke(change.keys(), &self.policy, kid, now)? {
             Response::AlreadyRevoked { signs_now } => {
                 let keys = change.keys();
@@ -171,7 +173,7 @@ impl Rotator {
             revoked: revocation.revoke,
             materials,
             signs_now,
-            at: now,
+            at: trusted.checked_at(),
             version,
         })
     }

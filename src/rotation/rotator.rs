@@ -8,7 +8,7 @@ use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
 use crate::jose::seal::{MasterKeys, SealError};
-use crate::keyring::{Ledger, binding, trusted_time};
+use crate::keyring::{Ledger, binding, trusted_time, trusted_time_again};
 use crate::keys::emergency::UnknownKey;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{self, NewGeneration, Plan, Step, plan};
@@ -37,9 +37,12 @@ pub enum RotationError {
         /// What went wrong.
         reason: GenerationError,
     },
-    /// The clock is not believed.
-    #[error("this machine's clock is off by {0}, more than half of keys.clock_skew; set the clock, then try again")]
-    ClockInDoubt(Seconds),
+    /// The clock may be wrong.
+    #[error("the clock is in doubt, so no key was changed: {0}")]
+    ClockInDoubt(Doubt),
+    /// There is nothing to confirm.
+    #[error("the clock is not in doubt, so there is nothing to confirm")]
+    ClockNotInDoubt,
     /// One more key would make the set too large for real caches.
     #[error(
         "one more {0} key does not fit into keys.max_published or keys.max_set_bytes; wait until a retired key expires \
@@ -128,7 +131,7 @@ impl Rotator {
                 .filter(|step| removal_agreed || !matches!(step, Step::Remove(_)))
                 .collect()
         };
-        let now = trusted.now(self.clock.read(), self.policy.windows().clock_skew);
+        let now = trusted.reached_at(self.clock.read(), self.policy.windows().clock_skew);
         let steps = due(plan(keys, &self.policy, now));
         if steps.is_empty() {
             return Ok(0);
@@ -141,7 +144,11 @@ impl Rotator {
         let (mut made, failed) = apart(answers);
         let mut change = self.db.change_keys().await?;
         tracing::debug!("the rows are locked and read anew");
-        let now = self.checked_now(Some(trusted)).await?;
+        let trusted = self.look_again(trusted).await?;
+        if let Some(doubt) = trusted.doubt() {
+            return Err(RotationError::ClockInDoubt(doubt));
+        }
+        let now = trusted.reached();
         let steps = due(plan(change.keys(), &self.policy, now));
         let mut taken = 0;
         for step in &steps {
@@ -155,7 +162,9 @@ impl Rotator {
             // A machine that slept since has a later wall; one whose wall was set back has gone on by monotonic time.
             let committed_at = reading.wall.max(trusted.now(reading, self.policy.windows().clock_skew));
             tracing::debug!(taken, "the steps are about to be committed");
-            change.commit(Some(self.commit_deadline(now)), committed_at).await?;
+            change
+                .commit(Some(self.commit_deadline(&trusted)), committed_at)
+                .await?;
             tracing::debug!(taken, "the steps are committed");
         }
         failed.map_or(Ok(taken), Err)
@@ -175,8 +184,10 @@ impl Rotator {
             return Err(RotationError::NotEnabled(alg));
         }
         let key = self.make(alg).await?;
+        let trusted = self.look().await?;
         let mut change = self.db.change_keys().await?;
-        let now = self.checked_now(None).await?;
+        let trusted = self.plausible(&trusted).await?;
+        let now = trusted.reached();
         if change.keys().is_empty() {
             return Err(RotationError::NoKeys);
         }
@@ -186,35 +197,97 @@ impl Rotator {
         let new = plan::rotate_early(change.keys(), &self.policy, alg, now);
         insert(&mut change, &new, &key, actor, reason).await?;
         change
-            .commit(Some(self.commit_deadline(now)), self.clock.read().wall)
+            .commit(Some(self.commit_deadline(&trusted)), self.clock.read().wall)
             .await?;
         Ok((key.jwk.kid, new))
     }
 
-    /// The time to go by without an earlier look: the database's where this machine's clock is not believed.
+    /// The time to show and to compare heartbeats with.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn now(&self) -> Result<UnixTime, StoreError> {
-        let trusted = trusted_time(&self.db, &self.policy, &self.clock, None).await?;
-        Ok(trusted.checked_at())
+        Ok(self.look().await?.checked_at())
     }
 
-    /// The time, or a refusal when the clock is not believed.
-    pub(super) async fn checked_now(&self, previous: Option<&TrustedTime>) -> Result<UnixTime, RotationError> {
-        let trusted = trusted_time(&self.db, &self.policy, &self.clock, previous).await?;
-        match trusted.doubt() {
-            None => Ok(trusted.checked_at()),
-            Some(Doubt::FromDatabase(difference) | Doubt::Jumped(difference)) => {
-                Err(RotationError::ClockInDoubt(difference))
-            }
+    /// A look at the clock without an earlier one, before a transaction begins.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn look(&self) -> Result<TrustedTime, StoreError> {
+        trusted_time(&self.db, &self.policy, &self.clock, None).await
+    }
+
+    /// Another look within the transaction.
+    pub(super) async fn look_again(&self, previous: &TrustedTime) -> Result<TrustedTime, StoreError> {
+        trusted_time_again(&self.db, &self.policy, &self.clock, previous).await
+    }
+
+    /// Another look for a change that a person asks for. It may follow a long stop, for the time that keys go by stands still
+    /// meanwhile; it is refused while the clock is behind or disagrees with the database's.
+    pub(super) async fn plausible(&self, previous: &TrustedTime) -> Result<TrustedTime, RotationError> {
+        let trusted = self.look_again(previous).await?;
+        match trusted.doubt().filter(|doubt| !doubt.is_harmless()) {
+            Some(doubt) => Err(RotationError::ClockInDoubt(doubt)),
+            None => Ok(trusted),
         }
     }
 
-    /// The latest moment, by the database's clock, at which a row stamped `published_at` may be committed: its share of P,
-    /// and the difference that a node which plans may have to that clock.
-    pub(super) fn commit_deadline(&self, published_at: UnixTime) -> UnixTime {
-        published_at + self.policy.commit_share() + self.policy.tolerated_difference()
+    /// Confirms that the clock is right although it is in doubt. Keys stay what they are: their times move by the length of the
+    /// step. Answers with the doubt that ended; none when another node confirmed it in the same moment.
+    ///
+    /// # Errors
+    /// When the clock is not in doubt, differs from the database's, or the database does not answer.
+    pub async fn confirm_clock(
+        &self,
+        previous: &TrustedTime,
+        actor: &str,
+        reason: &str,
+    ) -> Result<Option<Doubt>, RotationError> {
+        let mut change = self.db.change_keys().await?;
+        let trusted = self.look_again(previous).await?;
+        let doubt = match trusted.doubt() {
+            None => return Err(RotationError::ClockNotInDoubt),
+            Some(doubt @ Doubt::FromDatabase(_)) => return Err(RotationError::ClockInDoubt(doubt)),
+            Some(doubt) => doubt,
+        };
+        if change.confirmed_time().await? != trusted.record().confirmed {
+            return Ok(None);
+        }
+        let (from, to) = (trusted.reached(), trusted.reference());
+        // What is older has had all its effects. A step back would let a key that stays overtake one that moves.
+        let longest = change.keys().iter().map(|key| key.max_token_ttl).max();
+        let newer_than = if to > from {
+            from - self.policy.verify_window(longest.unwrap_or(Seconds::ZERO))
+        } else {
+            UnixTime(i64::MIN)
+        };
+        change.step_clock(from, to, newer_than).await?;
+        change
+            .note(&Entry {
+                event: "clock.confirmed",
+                subject: "clock".to_owned(),
+                happened_at: to,
+                noted_at: to,
+                actor: actor.to_owned(),
+                reason: format!("{reason} (a step of {} from {from})", to - from),
+                once: false,
+            })
+            .await?;
+        change.commit(None, to).await?;
+        tracing::warn!(%from, %to, actor, "the clock is confirmed; the times of the keys move by the step");
+        Ok(Some(doubt))
+    }
+
+    /// The latest moment, by the database's clock, at which a row stamped at this look may be committed: its share of P, and the
+    /// difference that a node which plans may have to that clock.
+    pub(super) fn commit_deadline(&self, trusted: &TrustedTime) -> UnixTime {
+        let deadline = trusted.reached() + self.policy.commit_share() + self.policy.tolerated_difference();
+        if trusted.doubt().is_some() {
+            trusted.by_reference(deadline)
+        } else {
+            deadline
+        }
     }
 
     /// Makes, tests and seals a key pair on a thread of its own.

@@ -28,7 +28,8 @@ impl Sessions {
     pub async fn prune(&self) -> Result<u64, StoreError> {
         // No access token outlives its session; a clock that is ahead of another must not make it forgotten before that.
         let skew = self.keyring.policy().windows().clock_skew;
-        let expired = self.now() - skew * 2;
+        let snapshot = self.keyring.snapshot();
+        let expired = snapshot.keys_at(self.clock.read(), self.keyring.policy()) - skew * 2;
         let pruned = prune(&self.db, expired, &self.clock).await?;
         prune_limits(&self.db, expired, &self.clock).await?;
         self.metrics.pruned(pruned);

@@ -7,6 +7,7 @@ pub mod backup;
 mod change;
 pub mod client_keys;
 pub mod clients;
+mod clock;
 pub mod copy;
 pub mod denied_tokens;
 pub mod dump;
@@ -437,5 +438,12 @@ impl Tx {
             Self::Sqlite(_) => Ok(otherwise),
             Self::Postgres(tx) => Ok(UnixTime(sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut **tx).await?)),
         }
+    }
+
+    /// [`Tx::now`], and not before the time that the nodes have reached: a row that is stamped by a clock that is behind would
+    /// be forgotten too early.
+    pub(crate) async fn stamp(&mut self, otherwise: UnixTime) -> Result<UnixTime, StoreError> {
+        let now = self.now(otherwise).await?;
+        Ok(now.max(clock::reached(self).await?))
     }
 }

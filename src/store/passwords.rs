@@ -74,7 +74,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.begin().await?;
-        let now = tx.now(entry.happened_at).await?;
+        let now = tx.stamp(entry.happened_at).await?;
         // The account before its sessions: a login that holds the account is waited for, and its session is seen below.
         let changed = in_tx!(&mut tx, |connection| sqlx::query(CHANGE)
             .bind(user.user.id.to_string())

@@ -173,7 +173,7 @@ impl Db {
         surplus: &Entry,
     ) -> Result<Option<BegunSession>, StoreError> {
         let mut tx = self.begin().await?;
-        let now = tx.now(now).await?;
+        let now = tx.stamp(now).await?;
         let expires_at = now + new.absolute;
         let text = match tx {
             Tx::Sqlite(_) => SQLITE_BEGIN,
@@ -253,7 +253,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let now = tx.now(entry.happened_at).await?;
+        let now = tx.stamp(entry.happened_at).await?;
         let ended = in_tx!(&mut tx, |connection| sqlx::query(END)
             .bind(sid.to_string())
             .bind(now.0)
@@ -292,7 +292,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<Vec<SessionId>, StoreError> {
         let mut tx = self.begin().await?;
-        let now = tx.now(entry.happened_at).await?;
+        let now = tx.stamp(entry.happened_at).await?;
         let ended: Vec<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(END_SOME_OF_USER)
             .bind(user.to_string())
             .bind(now.0)

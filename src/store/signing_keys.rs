@@ -10,8 +10,8 @@ use crate::keys::plan::NewGeneration;
 use crate::keys::verifying::VerifyingKey;
 
 use super::audit::{self, Entry};
-use super::verifying_keys;
 use super::{ChangeId, Db, StoreError, Tx, in_tx, on_read};
+use super::{clock, verifying_keys};
 
 pub(super) const VERSION: &str = "SELECT version, change_id FROM key_version WHERE id = 1";
 pub(super) const ROWS: &str = "SELECT kid, alg, generation, jwk, sealed, published_at, activates_at, prepublish, max_token_ttl, \
@@ -300,6 +300,23 @@ impl KeyChange {
             }
         });
         Ok(())
+    }
+
+    /// The newest time that a node was sure of, as it is under the lock.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn confirmed_time(&mut self) -> Result<UnixTime, StoreError> {
+        clock::confirmed(&mut self.tx).await
+    }
+
+    /// Confirms that the time is `to`, although `from` was reached: the times of the unrevoked keys that activate after
+    /// `newer_than` move by the difference, so every key is at `to` what it was at `from`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn step_clock(&mut self, from: UnixTime, to: UnixTime, newer_than: UnixTime) -> Result<(), StoreError> {
+        clock::step(&mut self.tx, from, to, newer_than).await
     }
 
     /// Writes to the audit log within the change; what is noted once already is left as it is.

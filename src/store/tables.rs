@@ -39,6 +39,7 @@ pub(super) const TABLES: &[(&str, InBackup)] = &[
     ("sessions", InBackup::No),
     ("limits", InBackup::No),
     ("nodes", InBackup::No),
+    ("clock", InBackup::No),
     ("audit", InBackup::Yes),
 ];
 

@@ -133,7 +133,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<u64>, StoreError> {
         let mut tx = self.begin().await?;
-        let now = tx.now(entry.happened_at).await?;
+        let now = tx.stamp(entry.happened_at).await?;
         let changed = in_tx!(&mut tx, |connection| {
             let query = match change {
                 TenantChange::Disable => sqlx::query(DISABLE).bind(id.as_str()).bind(now.0),

@@ -208,7 +208,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.begin().await?;
-        let now = tx.now(entry.happened_at).await?;
+        let now = tx.stamp(entry.happened_at).await?;
         // The account before its sessions: a login that holds the account is waited for, and its session is seen below.
         if !apply(&mut tx, id, change, now).await? {
             return Ok(None);

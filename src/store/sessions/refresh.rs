@@ -14,10 +14,11 @@ use crate::store::{Db, StoreError};
 
 use super::{SessionRow, corrupt, parse_sid};
 
-/// Time by PostgreSQL's clock, in the statement that needs it.
+/// Time by PostgreSQL's clock, in the statement that needs it; not before the time that the nodes have reached, or a clock that
+/// is behind would make expired sessions valid again.
 macro_rules! postgres_now {
     () => {
-        "CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)"
+        "GREATEST(CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT), (SELECT reached FROM clock WHERE id = 1))"
     };
 }
 
