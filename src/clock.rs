@@ -148,7 +148,8 @@ impl fmt::Display for Seconds {
 pub struct Reading {
     /// What the machine believes the time to be.
     pub wall: UnixTime,
-    /// Time since some fixed moment of this process; never goes back. A suspended machine may not count its sleep.
+    /// Time since some fixed moment of this process; never goes back. A virtual machine that is stopped does not count, and
+    /// outside of Linux a suspended machine does not.
     pub monotonic: Duration,
 }
 
@@ -158,18 +159,15 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System { started: std::time::Instant },
+    System { started: Duration },
     Manual(Arc<Mutex<Reading>>),
 }
 
 impl Clock {
     /// The machine's clocks.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
     pub fn system() -> Self {
-        Self(Source::System {
-            started: std::time::Instant::now(),
-        })
+        Self(Source::System { started: monotonic() })
     }
 
     /// A clock that stands still until a test moves it.
@@ -188,7 +186,7 @@ impl Clock {
         match &self.0 {
             Source::System { started } => Reading {
                 wall: UnixTime(chrono::Utc::now().timestamp()),
-                monotonic: started.elapsed(),
+                monotonic: monotonic().saturating_sub(*started),
             },
             Source::Manual(reading) => *reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
         }
@@ -212,6 +210,23 @@ impl Clock {
             change(&mut reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         }
     }
+}
+
+/// The time since the machine started; with Linux the time that it was suspended counts.
+#[cfg(target_os = "linux")]
+fn monotonic() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
+fn monotonic() -> Duration {
+    static FIRST: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    FIRST.get_or_init(std::time::Instant::now).elapsed()
 }
 
 /// Waits for a length of time, or for less when the process is told to go on; the tasks' only way to sleep.

@@ -6,6 +6,7 @@
 mod audit;
 mod backup;
 mod clients;
+mod clock;
 mod config;
 mod confirm;
 mod db;
@@ -94,6 +95,9 @@ enum Command {
     /// Look after the database itself.
     #[command(subcommand)]
     Db(db::Command),
+    /// See whether the clock is in doubt, and confirm one that is right.
+    #[command(subcommand)]
+    Clock(clock::Command),
     /// Write the whole database into a new file (mode 0600), while servers run, and try whether it can be restored; what is sealed stays sealed.
     Backup(backup::Target),
     /// Put a backup into an empty database. Its keys verify on, but new ones sign: a backup may lie in other hands.
@@ -333,6 +337,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Audit(command) => audit::run(&context, &command).await,
             Command::MasterKey(command) => master_key::run(&context, &command).await,
             Command::Db(command) => db::run(&context, &command).await,
+            Command::Clock(command) => clock::run(&context, &command).await,
             Command::Backup(target) => backup::backup(&context, &target).await,
             Command::Restore(source) => backup::restore(&context, &source).await,
             Command::Token(command) => token::run(&context, command).await,

@@ -85,7 +85,10 @@ fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime
         Check::new(
             "clock",
             doubt.is_none_or(Doubt::is_harmless),
-            doubt.map_or_else(|| "it agrees with all that it is compared with".to_owned(), |doubt| doubt.to_string()),
+            doubt.map_or_else(
+                || "it agrees with all that it is compared with".to_owned(),
+                |doubt| doubt.to_string(),
+            ),
         ),
         Check::new(
             "signer",

@@ -17,7 +17,7 @@ use crate::keys::keyset::KeySet;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan;
 use crate::keys::policy::Policy;
-use crate::keys::trusted_time::{Record, TrustedTime};
+use crate::keys::trusted_time::TrustedTime;
 use crate::oauth::verification::{Refused, TrustedKey, trusted_row};
 use crate::store::denied_tokens::DeniedToken;
 use crate::store::nodes::Heartbeat;
@@ -219,19 +219,12 @@ pub(super) async fn read(
 /// Writes down how far time has come, now and then: a start on a wrong clock is noticed by it. A node that disagrees with the
 /// database's clock writes nothing.
 async fn write_record(db: &Db, policy: &Policy, trusted: TrustedTime) -> TrustedTime {
-    let (record, reached) = (trusted.record(), trusted.reached());
-    let sure = trusted.doubt().is_none();
-    let written = if sure { Some(record.confirmed) } else { record.reached };
-    let pause = Seconds((policy.windows().clock_skew.0 / 4).max(1));
-    let is_due = written.is_none_or(|written| (reached - written).abs() >= pause);
-    if !is_due || !trusted.may_sign() {
+    if !trusted.should_write_record(policy.windows().clock_skew) {
         return trusted;
     }
-    match db.write_clock_record(reached, sure).await {
-        Ok(()) => trusted.having_written(Record {
-            reached: Some(reached),
-            confirmed: if sure { reached } else { record.confirmed },
-        }),
+    let sure = trusted.doubt().is_none();
+    match db.write_clock_record(trusted.reached(), sure).await {
+        Ok(()) => trusted.having_written(trusted.next_record()),
         Err(error) => {
             tracing::debug!(%error, "the time that was reached could not be written");
             trusted

@@ -15,6 +15,9 @@ use std::time::Duration;
 
 use crate::clock::{Reading, Seconds, UnixTime};
 
+use super::lifecycle::Keys;
+use super::policy::Policy;
+
 /// What a wall clock is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
@@ -108,6 +111,29 @@ struct Steady {
     time: UnixTime,
 }
 
+/// A step of the clock that is confirmed: `from` was reached, and `to` is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockStep {
+    /// The time that keys went by.
+    pub from: UnixTime,
+    /// The time that they go by from now on.
+    pub to: UnixTime,
+    /// The times of keys that activate after this one move by the length of the step.
+    pub newer_than: UnixTime,
+}
+
+/// For how long a clock that is ahead must run evenly before the schedule may confirm it: as long as any key that was superseded
+/// stays. Whatever was signed, denied or ended before the doubt is over by then, whether the clock is right or not.
+#[must_use]
+pub fn patience(keys: &Keys, policy: &Policy) -> Seconds {
+    let longest = keys.iter().map(|key| key.max_token_ttl).max();
+    policy.verify_window(
+        longest
+            .unwrap_or(policy.windows().max_token_ttl)
+            .max(policy.windows().max_token_ttl),
+    )
+}
+
 /// The time at one look, sure or in doubt, from which later moments are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrustedTime {
@@ -139,7 +165,11 @@ impl TrustedTime {
         };
         let difference = time - expected;
         // Nodes that wrote the record may differ by S, and a clock that is slow by half of it is no wrong clock.
-        let behind = if previous.is_none() { clock_skew } else { half(clock_skew) };
+        let behind = if previous.is_none() {
+            clock_skew
+        } else {
+            half(clock_skew)
+        };
         let agrees = difference <= half(clock_skew) && difference >= Seconds::ZERO - behind;
         // Only a node that is sure, and a confirmed step, write this part of the record.
         let confirmed = previous.is_some_and(|previous| previous.record.confirmed != record.confirmed)
@@ -166,7 +196,8 @@ impl TrustedTime {
         let reached = match doubt {
             None => reading.wall,
             Some(_) if sure => time,
-            Some(_) => expected,
+            // Another node in doubt may have lived through more.
+            Some(_) => record.reached.map_or(expected, |reached| reached.max(expected)),
         };
         let steady = previous.and_then(|previous| previous.steady).filter(|steady| {
             let passed = reading.monotonic.saturating_sub(steady.since);
@@ -242,6 +273,46 @@ impl TrustedTime {
     #[must_use]
     pub const fn record(&self) -> Record {
         self.record
+    }
+
+    /// The step that confirming this clock is. Every unrevoked key is at its end what it was at its beginning.
+    #[must_use]
+    pub fn step(&self, keys: &Keys, policy: &Policy) -> ClockStep {
+        let (from, to) = (self.reached(), self.reference());
+        // What is older has had all its effects. After a step back a key that did not move would be overtaken.
+        let newer_than = if to > from {
+            from - patience(keys, policy)
+        } else {
+            UnixTime(i64::MIN)
+        };
+        ClockStep { from, to, newer_than }
+    }
+
+    /// Whether the record is so old that this node is to write it.
+    #[must_use]
+    pub fn should_write_record(&self, clock_skew: Seconds) -> bool {
+        let written = match self.doubt {
+            None => Some(self.record.confirmed),
+            Some(_) => self.record.reached,
+        };
+        let pause = Seconds((clock_skew.0 / 4).max(1));
+        self.may_sign() && written.is_none_or(|written| (self.reached - written).abs() >= pause)
+    }
+
+    /// What this node writes into the record.
+    #[must_use]
+    pub fn next_record(&self) -> Record {
+        match self.doubt {
+            None => Record {
+                reached: Some(self.reached),
+                confirmed: self.reached,
+            },
+            // What was reached only grows while it is in doubt.
+            Some(_) => Record {
+                reached: self.record.reached.max(Some(self.reached)),
+                confirmed: self.record.confirmed,
+            },
+        }
     }
 
     /// The same look, after this node has written the record.
@@ -350,7 +421,13 @@ mod tests {
         let at = |previous: Option<&TrustedTime>, off_by: i64, seconds: u64| {
             let wall = 10 * DAY + off_by + i64::try_from(seconds).unwrap();
             let reference = Reference::Database(UnixTime(wall));
-            TrustedTime::check(previous, reached(10 * DAY), reading(wall, seconds * 1_000), reference, SKEW)
+            TrustedTime::check(
+                previous,
+                reached(10 * DAY),
+                reading(wall, seconds * 1_000),
+                reference,
+                SKEW,
+            )
         };
         let first = at(None, 0, 0);
         for off_by in [-26 * 3_600, 26 * 3_600, -31, 31] {
@@ -385,9 +462,15 @@ mod tests {
         }
         // Behind, everything goes by the record. Ahead, tokens go by the wall and keys by the record.
         let behind = start(-DAY);
-        assert_eq!((behind.checked_at(), behind.reached()), (UnixTime(10 * DAY), UnixTime(10 * DAY)));
+        assert_eq!(
+            (behind.checked_at(), behind.reached()),
+            (UnixTime(10 * DAY), UnixTime(10 * DAY))
+        );
         let ahead = start(7 * DAY);
-        assert_eq!((ahead.checked_at(), ahead.reached()), (UnixTime(17 * DAY), UnixTime(10 * DAY)));
+        assert_eq!(
+            (ahead.checked_at(), ahead.reached()),
+            (UnixTime(17 * DAY), UnixTime(10 * DAY))
+        );
         let later = reading(17 * DAY + 5, 5_000);
         assert_eq!(ahead.now(later, SKEW), UnixTime(17 * DAY + 5));
         assert_eq!(ahead.reached_at(later, SKEW), UnixTime(10 * DAY + 5));

@@ -21,6 +21,7 @@ use crate::keys::SigningKey;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
+use crate::keys::trusted_time::patience;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
 use crate::supervision::{Pulse, Tasks};
@@ -205,12 +206,9 @@ impl Rotation {
         Ok(())
     }
 
-    /// Confirms a clock that is ahead and has run evenly for as long as any token lives: whatever was signed or ended before the
-    /// doubt is over by then, whether the clock is right or not.
+    /// Confirms a clock that is ahead and has run evenly for long enough.
     async fn confirm_steady_clock(&self, snapshot: &Snapshot) -> Result<usize, RotationError> {
-        let policy = &self.rotator.policy;
-        let longest = snapshot.keys.iter().map(|key| key.max_token_ttl).max();
-        let patience = policy.verify_window(longest.unwrap_or(policy.windows().max_token_ttl));
+        let patience = patience(&snapshot.keys, &self.rotator.policy);
         if snapshot.trusted().is_steady_for(self.rotator.clock.read(), patience) {
             let reason = format!("it has run evenly for {patience}");
             self.rotator

@@ -246,23 +246,22 @@ impl Rotator {
     ) -> Result<Option<Doubt>, RotationError> {
         let mut change = self.db.change_keys().await?;
         let trusted = self.look_again(previous).await?;
+        let reached = trusted.record().reached.unwrap_or_else(|| trusted.reached());
         let doubt = match trusted.doubt() {
-            None => return Err(RotationError::ClockNotInDoubt),
             Some(doubt @ Doubt::FromDatabase(_)) => return Err(RotationError::ClockInDoubt(doubt)),
             Some(doubt) => doubt,
+            // A start tolerates a clock that is behind by more than a node that runs.
+            None if reached - trusted.reached() > self.policy.tolerated_difference() => {
+                Doubt::Behind(trusted.reached() - reached)
+            }
+            None => return Err(RotationError::ClockNotInDoubt),
         };
         if change.confirmed_time().await? != trusted.record().confirmed {
             return Ok(None);
         }
-        let (from, to) = (trusted.reached(), trusted.reference());
-        // What is older has had all its effects. A step back would let a key that stays overtake one that moves.
-        let longest = change.keys().iter().map(|key| key.max_token_ttl).max();
-        let newer_than = if to > from {
-            from - self.policy.verify_window(longest.unwrap_or(Seconds::ZERO))
-        } else {
-            UnixTime(i64::MIN)
-        };
-        change.step_clock(from, to, newer_than).await?;
+        let step = trusted.step(change.keys(), &self.policy);
+        let (from, to) = (step.from, step.to);
+        change.step_clock(step).await?;
         change
             .note(&Entry {
                 event: "clock.confirmed",

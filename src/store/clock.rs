@@ -1,7 +1,7 @@
 //! Table `clock`: how far time has come, for a start that has no earlier look at the clock.
 
 use crate::clock::UnixTime;
-use crate::keys::trusted_time::Record;
+use crate::keys::trusted_time::{ClockStep, Record};
 
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
@@ -17,6 +17,12 @@ const REACH: &str = "UPDATE clock SET reached = $1 WHERE id = 1 AND reached < $1
 const CONFIRM: &str = "UPDATE clock SET reached = $1, confirmed = $1 WHERE id = 1";
 const SHIFT: &str = "UPDATE signing_keys SET published_at = published_at + $1, activates_at = activates_at + $1 \
                      WHERE revoked_at IS NULL AND activates_at > $2";
+/// What a step ahead must not make forgotten: denials, used assertions, and the ends of sessions whose access tokens may still live.
+const KEEP: [&str; 3] = [
+    "UPDATE denied_tokens SET denied_until = denied_until + $1 WHERE denied_until > $2",
+    "UPDATE client_assertions SET expires_at = expires_at + $1 WHERE expires_at > $2",
+    "UPDATE sessions SET revoked_at = revoked_at + $1 WHERE revoked_at > $2",
+];
 
 impl Db {
     /// How far time has come by what is written down.
@@ -53,17 +59,28 @@ impl Db {
     }
 }
 
-/// Within a change of keys: the clock was `from`, and `to` is confirmed to be right. The keys stay what they are.
-pub(super) async fn step(tx: &mut Tx, from: UnixTime, to: UnixTime, newer_than: UnixTime) -> Result<(), StoreError> {
+/// Within a change of keys: the keys are at the end of the step what they were at its beginning, and nothing that is refused is
+/// forgotten because of it.
+pub(super) async fn step(tx: &mut Tx, step: ClockStep) -> Result<(), StoreError> {
     in_tx!(tx, |connection| {
         sqlx::query(SHIFT)
-            .bind((to - from).0)
-            .bind(newer_than.0)
+            .bind((step.to - step.from).0)
+            .bind(step.newer_than.0)
             .execute(&mut *connection)
             .await
             .map(|_| ())?;
+        if step.to > step.from {
+            for text in KEEP {
+                sqlx::query(text)
+                    .bind((step.to - step.from).0)
+                    .bind(step.newer_than.0)
+                    .execute(&mut *connection)
+                    .await
+                    .map(|_| ())?;
+            }
+        }
         sqlx::query(CONFIRM)
-            .bind(to.0)
+            .bind(step.to.0)
             .execute(&mut *connection)
             .await
             .map(|_| ())?;

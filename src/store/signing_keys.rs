@@ -7,6 +7,7 @@ use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan::NewGeneration;
+use crate::keys::trusted_time::ClockStep;
 use crate::keys::verifying::VerifyingKey;
 
 use super::audit::{self, Entry};
@@ -310,13 +311,12 @@ impl KeyChange {
         clock::confirmed(&mut self.tx).await
     }
 
-    /// Confirms that the time is `to`, although `from` was reached: the times of the unrevoked keys that activate after
-    /// `newer_than` move by the difference, so every key is at `to` what it was at `from`.
+    /// Confirms a step of the clock: the times of the unrevoked keys that it concerns move by its length.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn step_clock(&mut self, from: UnixTime, to: UnixTime, newer_than: UnixTime) -> Result<(), StoreError> {
-        clock::step(&mut self.tx, from, to, newer_than).await
+    pub async fn step_clock(&mut self, step: ClockStep) -> Result<(), StoreError> {
+        clock::step(&mut self.tx, step).await
     }
 
     /// Writes to the audit log within the change; what is noted once already is left as it is.

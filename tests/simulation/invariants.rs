@@ -162,13 +162,16 @@ impl Watch {
         let Signature {
             key,
             issued_at,
+            keys_at,
             lifetime,
             version,
         } = signature;
         let kid = number(&key.kid);
         let windows = &self.windows;
         let skew = windows.clock_skew.0 * 1000;
-        let accepted_until = (*issued_at + *lifetime + windows.verifier_leeway).0 * 1000 - fastest + skew;
+        // A token of a clock that is wrong at a start may be from the future: no verifier that looks at `iat` accepts it then.
+        let issued = (issued_at.0 * 1000 - fastest).min(at);
+        let accepted_until = issued + (*lifetime + windows.verifier_leeway).0 * 1000 + skew;
         self.figures.tokens += 1;
         let known = self.known.entry(kid).or_default();
         known.accepted_until = known.accepted_until.max(accepted_until);
@@ -188,8 +191,9 @@ impl Watch {
                 format!("key {kid} lay in the store during an emergency, and signs after it"),
             );
         }
-        let first = self.first_issued.entry((key.alg, key.generation)).or_insert(*issued_at);
-        *first = (*first).min(*issued_at);
+        // In the time that keys go by: it stands still while no node runs and the clock is not confirmed.
+        let first = self.first_issued.entry((key.alg, key.generation)).or_insert(*keys_at);
+        *first = (*first).min(*keys_at);
         let tail = windows.snapshot_max_age + windows.clock_skew;
         let later = (key.alg, key.generation + 1)..=(key.alg, i64::MAX);
         let unrevoked = |generation: i64| {
@@ -203,7 +207,7 @@ impl Watch {
         let overlapped = self
             .first_issued
             .range(later)
-            .find(|((_, generation), first)| **first + tail < *issued_at && unrevoked(*generation));
+            .find(|((_, generation), first)| **first + tail < *keys_at && unrevoked(*generation));
         if let Some(((_, generation), first)) = overlapped {
             return violated(
                 "I3",
@@ -237,7 +241,7 @@ impl Watch {
     /// I3: a node that may sign has a key for each enabled algorithm.
     fn active_everywhere(&self, nodes: &[Node], at: i64, without: Without) -> Option<Violation> {
         for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.is_running()) {
-            let (Some(now), Some(snapshot)) = (node.now(at, without), &node.snapshot) else {
+            let (Some(now), Some(snapshot)) = (node.keys_at(at, without), &node.snapshot) else {
                 continue;
             };
             let sane = node.trusted.is_some_and(|trusted| trusted.may_sign());

@@ -10,7 +10,7 @@ use keyround::keys::SigningKey;
 use keyround::keys::lifecycle::{Keys, State};
 use keyround::keys::plan::Step;
 use keyround::keys::policy::Policy;
-use keyround::keys::trusted_time::{Reference, TrustedTime};
+use keyround::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
 
 use crate::sabotage::Without;
 use crate::store::{Database, number};
@@ -46,6 +46,8 @@ pub struct Node {
     pub next_policy: Option<Policy>,
     /// How far the wall clock is ahead of true time, in milliseconds.
     pub offset: i64,
+    /// How far the clock that all machines share is ahead of true time, in milliseconds.
+    pub common: i64,
     /// When a person or a time server puts a clock right that left its band.
     pub clock_right_at: Option<i64>,
     /// What the monotonic clock missed while the machine was suspended, in milliseconds.
@@ -63,12 +65,15 @@ pub struct Node {
     pub in_flight: VecDeque<InFlight>,
     /// Since when it could have done all its work without a break.
     pub able_since: Option<i64>,
+    is_beside_database: bool,
 }
 
 /// A signature that was made.
 pub struct Signature {
     pub key: SigningKey,
     pub issued_at: UnixTime,
+    /// The time that its keys went by.
+    pub keys_at: UnixTime,
     pub lifetime: Seconds,
     pub version: u64,
 }
@@ -79,6 +84,7 @@ impl Node {
             policy,
             next_policy: None,
             offset,
+            common: 0,
             clock_right_at: None,
             missed: 0,
             cut_off_until: 0,
@@ -91,12 +97,13 @@ impl Node {
             planned_version: None,
             in_flight: VecDeque::new(),
             able_since: None,
+            is_beside_database: false,
         }
     }
 
     pub fn reading(&self, at: i64) -> Reading {
         Reading {
-            wall: UnixTime((at + self.offset).div_euclid(1000)),
+            wall: UnixTime((at + self.offset + self.common).div_euclid(1000)),
             monotonic: Duration::from_millis(u64::try_from(at - self.missed).expect("after the start")),
         }
     }
@@ -105,13 +112,30 @@ impl Node {
         self.policy.windows().clock_skew
     }
 
-    /// The time it goes by; none before its first look at the clock.
+    /// The time that its tokens go by; none before its first look at the clock.
     pub fn now(&self, at: i64, without: Without) -> Option<UnixTime> {
         let reading = self.reading(at);
-        if without == Without::JumpDetection {
+        if self.trusts_the_wall(without) {
             return self.trusted.map(|_| reading.wall);
         }
         self.trusted.map(|trusted| trusted.now(reading, self.skew()))
+    }
+
+    /// The time that its keys go by.
+    pub fn keys_at(&self, at: i64, without: Without) -> Option<UnixTime> {
+        if without == Without::KeysWaitForConfirmation || self.trusts_the_wall(without) {
+            return self.now(at, without);
+        }
+        self.trusted
+            .map(|trusted| trusted.reached_at(self.reading(at), self.skew()))
+    }
+
+    fn trusts_the_wall(&self, without: Without) -> bool {
+        match without {
+            Without::JumpDetection => true,
+            Without::MonotonicBesideDatabase => self.is_beside_database,
+            _ => false,
+        }
     }
 
     /// The time it plans by.
@@ -119,7 +143,7 @@ impl Node {
         if without == Without::DoubtStopsPlanning {
             return Some(self.reading(at).wall);
         }
-        self.now(at, without)
+        self.keys_at(at, without)
     }
 
     pub fn is_running(&self) -> bool {
@@ -131,7 +155,7 @@ impl Node {
     }
 
     pub fn may_plan(&self, without: Without) -> bool {
-        let ignored = matches!(without, Without::DoubtStopsPlanning | Without::JumpDetection);
+        let ignored = without == Without::DoubtStopsPlanning || self.trusts_the_wall(without);
         ignored || self.trusted.is_some_and(|trusted| trusted.may_plan())
     }
 
@@ -147,23 +171,19 @@ impl Node {
     }
 
     /// Reads the rows and rebuilds the key set, as every `replica_refresh / 2`.
-    pub fn load(&mut self, database: &Database, at: i64, without: Without) {
-        let reading = self.reading(at);
-        let reference = if database.is_shared {
-            Reference::Database(UnixTime(at.div_euclid(1000)))
-        } else {
-            Reference::Monotonic
-        };
-        let mut checked = TrustedTime::check(self.trusted.as_ref(), reading, reference, self.skew());
-        if without == Without::JumpDetection && !database.is_shared {
-            checked = TrustedTime::check(None, reading, reference, self.skew());
+    pub fn load(&mut self, database: &mut Database, at: i64, without: Without) {
+        self.is_beside_database = database.is_shared;
+        let mut checked = self.checked(self.trusted, database.record, database, at, without);
+        if checked.should_write_record(self.skew()) {
+            database.record = checked.next_record();
+            checked = checked.having_written(database.record);
         }
         self.trusted = Some(checked);
-        let now = checked.now(reading, self.skew());
         let keys = Rc::clone(&database.keys);
-        let mut served = published(&keys, &self.policy, now, without);
-        if !database.is_shared && !checked.may_plan() {
-            // After a jump nothing is dropped, except what was revoked.
+        let keys_at = self.keys_at(at, without).expect("the clock was looked at");
+        let mut served = published(&keys, &self.policy, keys_at, without);
+        if !checked.may_plan() {
+            // While the clock is in doubt nothing is dropped, except what was revoked.
             let kept = self.served.iter().filter(|&&kid| !database.is_revoked(kid));
             served.extend(kept.copied());
             served.sort_unstable();
@@ -173,14 +193,56 @@ impl Node {
         self.snapshot = Some(Snapshot {
             keys,
             version: database.version,
-            loaded: reading,
+            loaded: self.reading(at),
             loaded_at: at,
         });
     }
 
+    /// Another look at the clock, which leaves the record alone.
+    pub fn look(&self, database: &Database, at: i64, without: Without) -> Option<TrustedTime> {
+        let previous = self.trusted?;
+        Some(self.checked(Some(previous), previous.record(), database, at, without))
+    }
+
+    fn checked(
+        &self,
+        previous: Option<TrustedTime>,
+        mut record: Record,
+        database: &Database,
+        at: i64,
+        without: Without,
+    ) -> TrustedTime {
+        let reading = self.reading(at);
+        let reference = if database.is_shared {
+            Reference::Database(database.clock(at))
+        } else {
+            Reference::Monotonic
+        };
+        let trusts_the_wall = self.trusts_the_wall(without);
+        let previous = previous.filter(|_| !trusts_the_wall);
+        if trusts_the_wall || (without == Without::StartsAreCompared && previous.is_none()) {
+            record = Record::default();
+        }
+        TrustedTime::check(previous.as_ref(), record, reading, reference, self.skew())
+    }
+
+    /// Until when denials are forgotten; none while nothing may be forgotten.
+    pub fn forgets_until(&self, at: i64, without: Without) -> Option<UnixTime> {
+        if without == Without::DoubtStopsForgetting {
+            return Some(self.reading(at).wall);
+        }
+        self.keys_at(at, without).filter(|_| self.may_plan(without))
+    }
+
+    /// Whether the clock is behind what was reached.
+    pub fn is_behind(&self) -> bool {
+        self.trusted
+            .is_some_and(|trusted| matches!(trusted.doubt(), Some(Doubt::Behind(_))))
+    }
+
     /// What a node does that breaks the rule to publish what it has while it cannot load.
     pub fn rebuild_without_loading(&mut self, at: i64, without: Without) {
-        if let (Some(snapshot), Some(now)) = (&self.snapshot, self.now(at, without)) {
+        if let (Some(snapshot), Some(now)) = (&self.snapshot, self.keys_at(at, without)) {
             let current = published(&snapshot.keys, &self.policy, now, without);
             self.served.retain(|kid| current.contains(kid));
         }
@@ -239,7 +301,11 @@ impl Node {
             return None;
         }
         let snapshot = self.snapshot.as_ref()?;
-        let key = active(&snapshot.keys, alg, now, without)?;
+        let keys_at = match without {
+            Without::DoubtStopsSigning => now,
+            _ => self.keys_at(at, without)?,
+        };
+        let key = active(&snapshot.keys, alg, keys_at, without)?;
         let wanted = self.policy.windows().max_token_ttl;
         let allowed = if without == Without::RowLimitsLifetime {
             wanted
@@ -249,6 +315,7 @@ impl Node {
         Some(Signature {
             key: key.clone(),
             issued_at: now,
+            keys_at,
             lifetime: wanted.min(allowed),
             version: snapshot.version,
         })

@@ -62,9 +62,15 @@ rules! {
     rows_with_a_half_are_not_purged: PurgeWithoutHalf violates "I6";
     only_expired_rows_are_purged: PurgeExpiredOnly violates "I1", "purge order";
     purges_go_oldest_first: PurgeOrder violates "purge order";
-    a_doubtful_clock_does_not_plan: DoubtStopsPlanning violates "I1", "I2", "I3", "I4", "I5", "I6", "rotation";
+    a_doubtful_clock_does_not_plan: DoubtStopsPlanning violates "I1", "I2", "I3", "I4", "I5", "I6", "rotation", "denied";
     a_doubtful_clock_does_not_sign: DoubtStopsSigning violates "I1", "I2", "I3";
-    a_jump_is_not_believed: JumpDetection violates "I1", "I2", "I3", "I5", "I6";
+    a_jump_is_not_believed: JumpDetection violates "I1", "I2", "I3", "I4", "I5", "I6", "denied";
+    a_database_on_the_same_clock_is_no_witness: MonotonicBesideDatabase violates "I1", "I2", "I3", "I4", "I5", "I6", "denied";
+    a_start_is_compared_with_the_record: StartsAreCompared violates "I1", "I2", "I3", "I4", "I5", "I6", "denied";
+    no_key_signs_because_of_a_start_ahead: KeysWaitForConfirmation violates "I1", "I2", "I3";
+    a_step_is_confirmed_late: StepsAreConfirmedLate violates "denied";
+    a_step_moves_the_keys: StepsMoveKeys violates "I1", "I2", "I3";
+    a_clock_in_doubt_forgets_nothing: DoubtStopsForgetting violates "denied";
     the_row_limits_the_lifetime: RowLimitsLifetime violates "I1";
     a_lifetime_never_shrinks: LifetimeNeverShrinks violates "I1";
     after_a_gap_one_key_comes: OneKeyAfterGap violates "I1", "I2", "I5";

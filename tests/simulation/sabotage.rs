@@ -62,6 +62,18 @@ pub enum Without {
     DoubtStopsSigning,
     /// A jump on an embedded database is not believed.
     JumpDetection,
+    /// Beside a database server the monotonic clock is asked too.
+    MonotonicBesideDatabase,
+    /// A start is compared with what the database has reached.
+    StartsAreCompared,
+    /// Keys go by the time that was reached until a clock is confirmed that is ahead at a start.
+    KeysWaitForConfirmation,
+    /// A clock that is ahead is confirmed only after it has run evenly for long.
+    StepsAreConfirmedLate,
+    /// A confirmed step moves the times of the keys.
+    StepsMoveKeys,
+    /// Nothing is forgotten while the clock is in doubt.
+    DoubtStopsForgetting,
     /// A token lives no longer than its row allows.
     RowLimitsLifetime,
     /// `max_token_ttl` never shrinks.
@@ -136,6 +148,15 @@ impl Without {
             },
             Self::EmergencySignsAtOnce => Focus { events: &[10], ..usual },
             Self::DoubtStopsPlanning => Focus { events: &[7], ..usual },
+            Self::MonotonicBesideDatabase => Focus { events: &[14], ..usual },
+            Self::StartsAreCompared
+            | Self::KeysWaitForConfirmation
+            | Self::StepsAreConfirmedLate
+            | Self::StepsMoveKeys
+            | Self::DoubtStopsForgetting => Focus {
+                events: &[14, 15],
+                ..usual
+            },
             Self::SnapshotAge | Self::SnapshotAgeInWindow => Focus {
                 events: &[0, 0, 8, 10],
                 ..usual

@@ -46,6 +46,7 @@ pub fn run(seed: u64, without: Without, traced: bool) -> Outcome {
         watch: Watch::new(&policy),
         at: START,
         database: Database::new(shared),
+        common_right_at: None,
         roll_out_pace: if focus.far_ahead { 60 } else { random.pick(&[4, 8, 60]) },
         nodes,
         without,
@@ -204,7 +205,7 @@ fn befall(world: &mut World) {
     let sane = node.clock_right_at.is_none() && told >= Seconds::ZERO - windows.clock_skew;
     let favourites = world.without.focus().events;
     let kind = if favourites.is_empty() || world.random.once_in(2) {
-        world.random.between(0, 13)
+        world.random.between(0, 15)
     } else {
         world.random.pick(favourites)
     };
@@ -238,6 +239,8 @@ fn befall(world: &mut World) {
         7 if running => jump(world, index, until),
         8 | 9 => roll_out(world),
         10 => revoke(world, index),
+        14 => common_jump(world, until),
+        15 => start_on_wrong_clocks(world, until),
         _ => world.rotate_early(index),
     }
 }
@@ -266,14 +269,40 @@ fn outage(world: &mut World, until: i64) {
 fn suspend(world: &mut World, index: usize, until: i64) {
     world.note(|_| format!("node {index} is suspended until {until}"));
     let length = until - world.at;
-    let is_shared = world.database.is_shared;
     let node = &mut world.nodes[index];
     node.life = Life::Paused(until);
     node.missed += length;
-    if !is_shared && node.clock_right_at.is_none() {
-        // It looks like a jump until a person restarts it.
-        node.next_policy = Some(node.policy.clone());
+}
+
+/// The database and all nodes are on one clock, and it is wrong for a while.
+fn common_jump(world: &mut World, until: i64) {
+    let skew = world.nodes[0].policy.windows().clock_skew.0 * 1000;
+    let sign = world.random.pick(&[-1, 1]);
+    let by = sign * world.random.pick(&[2 * skew, 20 * skew, 10_000_000, 1_000_000_000]);
+    let right = |node: &Node| node.clock_right_at.is_none() && node.trusted.is_some();
+    if world.common_right_at.is_none() && world.nodes.iter().all(right) {
+        world.set_common_clock(by, Some(until));
     }
+}
+
+/// All machines start on one clock that is wrong, and right again soon.
+fn start_on_wrong_clocks(world: &mut World, until: i64) {
+    if world.database.keys.is_empty() || world.common_right_at.is_some() {
+        return;
+    }
+    let restarted = world.at + world.random.between(0, 3000);
+    for index in 0..world.nodes.len() {
+        world.note(|_| format!("node {index} restarts"));
+        let offset = clock(&mut world.random, world.band);
+        let node = &mut world.nodes[index];
+        node.forget();
+        node.life = Life::Down(restarted);
+        (node.offset, node.clock_right_at) = (offset, None);
+    }
+    let skew = world.nodes[0].policy.windows().clock_skew.0 * 1000;
+    let sign = world.random.pick(&[-1, 1]);
+    let by = sign * world.random.pick(&[2 * skew, 20 * skew, 10_000_000, 1_000_000_000]);
+    world.set_common_clock(by, Some(until));
 }
 
 /// A clock leaves its band, by a little or by a lot, until someone puts it right.
@@ -340,14 +369,15 @@ fn skip_quiet_time(world: &mut World) {
         .map(|node| node.policy.windows().clock_skew * 2 + node.policy.propagation())
         .max();
     let margin = margin.unwrap_or(Seconds::ZERO) + Seconds(2);
-    let quiet = world.nodes.iter().all(|node| {
-        let current = node
-            .snapshot
-            .as_ref()
-            .is_some_and(|snapshot| snapshot.version == database.version);
-        let undisturbed = node.next_policy.is_none() && node.clock_right_at.is_none() && node.in_flight.is_empty();
-        current && undisturbed && node.able_since.is_some() && node.planned_version == Some(database.version)
-    });
+    let quiet = world.common_right_at.is_none()
+        && world.nodes.iter().all(|node| {
+            let current = node
+                .snapshot
+                .as_ref()
+                .is_some_and(|snapshot| snapshot.version == database.version);
+            let undisturbed = node.next_policy.is_none() && node.clock_right_at.is_none() && node.in_flight.is_empty();
+            current && undisturbed && node.able_since.is_some() && node.planned_version == Some(database.version)
+        });
     if !quiet {
         return;
     }
@@ -371,7 +401,7 @@ fn skip_quiet_time(world: &mut World) {
         world.at = target;
         world.note(|_| "time passes".to_owned());
         for index in 0..world.nodes.len() {
-            world.nodes[index].load(&world.database, target, world.without);
+            world.nodes[index].load(&mut world.database, target, world.without);
         }
     }
 }

@@ -8,6 +8,7 @@ use keyround::jose::jwk::{Kid, Parameters, PublicJwk};
 use keyround::keys::SigningKey;
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::NewGeneration;
+use keyround::keys::trusted_time::{ClockStep, Record};
 
 pub struct Database {
     pub keys: Rc<Keys>,
@@ -15,6 +16,11 @@ pub struct Database {
     pub down_until: i64,
     /// One server that all nodes share and whose clock they read, or a file beside a single node.
     pub is_shared: bool,
+    /// How far its clock is ahead of true time, in milliseconds.
+    pub off_by: i64,
+    pub record: Record,
+    /// Tokens that were denied: when they truly expire, in milliseconds, and until when the row says that they are denied.
+    pub denied: Vec<(i64, UnixTime)>,
     next_kid: u32,
     revoked: Vec<u32>,
 }
@@ -26,6 +32,9 @@ impl Database {
             version: 0,
             down_until: 0,
             is_shared,
+            off_by: 0,
+            record: Record::default(),
+            denied: Vec::new(),
             next_kid: 1,
             revoked: Vec::new(),
         }
@@ -64,6 +73,33 @@ impl Database {
 
     pub fn is_revoked(&self, kid: u32) -> bool {
         self.revoked.contains(&kid)
+    }
+
+    /// Its clock, right or wrong.
+    pub fn clock(&self, at: i64) -> UnixTime {
+        Self::time(at + self.off_by)
+    }
+
+    /// Confirms a step of the clock.
+    pub fn step(&mut self, step: ClockStep, moves_keys: bool) {
+        self.record = Record {
+            reached: Some(step.to),
+            confirmed: step.to,
+        };
+        for (_, row) in &mut self.denied {
+            if *row > step.newer_than && step.to > step.from {
+                *row = *row + (step.to - step.from);
+            }
+        }
+        self.change(|rows| {
+            let moved = rows
+                .iter_mut()
+                .filter(|row| moves_keys && row.revoked_at.is_none() && row.activates_at > step.newer_than);
+            for row in moved {
+                row.published_at = row.published_at + (step.to - step.from);
+                row.activates_at = row.activates_at + (step.to - step.from);
+            }
+        });
     }
 
     pub fn time(at: i64) -> UnixTime {

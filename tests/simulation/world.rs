@@ -5,6 +5,7 @@ use keyround::jose::jwk::Kid;
 use keyround::keys::emergency::{self, Response};
 use keyround::keys::plan::{self, NewGeneration, Step};
 use keyround::keys::policy::Policy;
+use keyround::keys::trusted_time;
 
 use crate::invariants::{Figures, Violation, Watch};
 use crate::node::{InFlight, Life, Node};
@@ -24,6 +25,8 @@ pub struct World {
     pub without: Without,
     /// Where the nodes' clocks lie while all is well: milliseconds ahead of true time.
     pub band: (i64, i64),
+    /// When the clock that all machines share is right again.
+    pub common_right_at: Option<i64>,
     /// A node takes up a new configuration once in so many steps.
     pub roll_out_pace: i64,
     pub watch: Watch,
@@ -84,6 +87,13 @@ impl World {
 
     /// What ends by itself: pauses, restarts, wrong clocks.
     fn settle(&mut self) {
+        if self.common_right_at.is_some_and(|right_at| right_at <= self.at) {
+            self.set_common_clock(0, None);
+        }
+        if self.common_right_at.is_some() {
+            self.watch.unhealthy(self.at);
+        }
+        self.confirm_by_hand();
         for node in &mut self.nodes {
             if node.clock_right_at.is_some_and(|right_at| right_at <= self.at) {
                 node.clock_right_at = None;
@@ -98,12 +108,87 @@ impl World {
                 self.watch.saw_policy(&policy);
                 node.policy = policy;
                 node.forget();
-                // Without another clock a restart believes the wall: whoever restarts has looked at it.
+                // A person who restarts a node has looked at its clock.
                 node.clock_right_at = None;
                 node.offset = self.random.between(self.band.0, self.band.1);
                 node.life = Life::Down(self.at + self.random.between(0, 3000));
             }
         }
+    }
+
+    /// Sets the clock that the database and all nodes share: milliseconds ahead of true time.
+    pub fn set_common_clock(&mut self, off_by: i64, right_at: Option<i64>) {
+        self.note(|_| format!("the clock of all machines is off by {off_by} ms"));
+        self.common_right_at = right_at;
+        self.database.off_by = off_by;
+        for node in &mut self.nodes {
+            node.common = off_by;
+        }
+    }
+
+    /// Right clocks that are behind what a wrong clock had reached wait for a person.
+    fn confirm_by_hand(&mut self) {
+        let right = |node: &Node| {
+            node.is_running()
+                && node.reaches(&self.database, self.at)
+                && node.clock_right_at.is_none()
+                && node.is_behind()
+        };
+        let waiting = self.common_right_at.is_none() && self.nodes.iter().all(right);
+        if waiting && self.random.once_in(20) {
+            self.confirm(0);
+        }
+    }
+
+    /// Confirms the clock of this node.
+    fn confirm(&mut self, index: usize) {
+        let Some(trusted) = self.nodes[index].trusted else {
+            return;
+        };
+        if self.database.record.confirmed != trusted.record().confirmed {
+            return;
+        }
+        let step = trusted.step(&self.database.keys, &self.nodes[index].policy);
+        self.note(|_| format!("node {index}: the clock is confirmed: {step:?}"));
+        self.database.step(step, self.without != Without::StepsMoveKeys);
+    }
+
+    fn confirm_steady_clock(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        let patience = match self.without {
+            Without::StepsAreConfirmedLate => Seconds(1),
+            _ => trusted_time::patience(&self.database.keys, &node.policy),
+        };
+        let reading = node.reading(self.at);
+        if node
+            .trusted
+            .is_some_and(|trusted| trusted.is_steady_for(reading, patience))
+        {
+            self.confirm(index);
+        }
+    }
+
+    /// Denies a token that was signed now, and forgets denials of tokens that have expired.
+    fn forget(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        let Some(forgets_until) = node.forgets_until(self.at, self.without) else {
+            return;
+        };
+        let at = self.at;
+        let early = self
+            .database
+            .denied
+            .iter()
+            .find(|(truly, row)| *row <= forgets_until && *truly > at);
+        let found = early.map(|(truly, _)| Violation {
+            invariant: "denied",
+            what: format!(
+                "a token was denied that lives for {} ms more, and is accepted again",
+                truly - at
+            ),
+        });
+        self.fail(found);
+        self.database.denied.retain(|(_, row)| *row > forgets_until);
     }
 
     fn run_node(&mut self, index: usize) {
@@ -122,12 +207,24 @@ impl World {
             return;
         }
         if node.next_load <= at {
-            node.load(&self.database, at, self.without);
+            let before = node.trusted.and_then(|trusted| trusted.doubt());
+            node.load(&mut self.database, at, self.without);
+            let (after, keys_at) = (
+                node.trusted.and_then(|trusted| trusted.doubt()),
+                node.keys_at(at, self.without),
+            );
+            if before.is_some() != after.is_some() {
+                self.note(|_| format!("node {index} doubts {after:?}; its keys go by {keys_at:?}"));
+            }
+            let node = &mut self.nodes[index];
             let half_refresh = node.policy.windows().replica_refresh.0 * 500;
             node.next_load = at + self.random.between(half_refresh / 2, half_refresh);
             if node.may_plan(self.without) {
                 self.plan(index);
+            } else {
+                self.confirm_steady_clock(index);
             }
+            self.forget(index);
             let found = self.watch.loaded(&self.nodes[index], &self.database, at);
             self.fail(found);
         }
@@ -250,7 +347,7 @@ impl World {
         // plan and commit shows it on the wall.
         let wall = node.reading(self.at).wall;
         let clock = if self.database.is_shared {
-            Database::time(self.at)
+            self.database.clock(self.at)
         } else {
             now.max(wall)
         };
@@ -290,7 +387,7 @@ impl World {
     fn has_good_time(&self, index: usize) -> Option<UnixTime> {
         let node = &self.nodes[index];
         let good = node.is_running() && node.reaches(&self.database, self.at) && node.may_plan(Without::Nothing);
-        node.now(self.at, self.without).filter(|_| good)
+        node.keys_at(self.at, self.without).filter(|_| good)
     }
 
     /// What `keys revoke` does on this node: one transaction.
@@ -348,6 +445,13 @@ impl World {
             }
             for alg in node.policy.algorithms().to_vec() {
                 if let Some(signature) = self.nodes[index].sign(alg, self.at, self.without) {
+                    if self.random.once_in(10) {
+                        let lifetime = signature.lifetime;
+                        let truly = self.at.min(signature.issued_at.0 * 1000) + lifetime.0 * 1000 - self.band.1;
+                        // The row says what the token says, and leaves room for clocks that differ.
+                        let row = signature.issued_at + lifetime + self.nodes[index].policy.windows().clock_skew;
+                        self.database.denied.push((truly, row));
+                    }
                     let found = self.watch.signed(&signature, &self.database, self.at, self.band.1);
                     if self.violation.is_none() {
                         self.violation = found;

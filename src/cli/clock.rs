@@ -1,0 +1,93 @@
+//! `keyround clock`: whether the clock is in doubt, and the end of the doubt.
+
+use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
+use serde_json::json;
+
+use crate::keyring::trusted_time;
+use crate::keys::trusted_time::{Doubt, TrustedTime};
+
+use super::confirm::Confirmation;
+use super::{ACTOR, Context, Failure, output};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Compare the clock with the database's clock and record; fails when it is in doubt.
+    Check,
+    /// Confirm that the clock is right although it is in doubt. The times of the keys move by the step, so no key signs or leaves because of it.
+    Confirm {
+        /// Why, for the audit log.
+        #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+        reason: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+}
+
+pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Check => check(context).await,
+        Command::Confirm { reason, confirmation } => confirm(context, reason, confirmation).await,
+    }
+}
+
+async fn check(context: &Context) -> Result<(), Failure> {
+    let (config, db) = context.database().await?;
+    let trusted = trusted_time(&db, &config.keys.policy, &context.clock, None).await?;
+    let doubt = trusted.doubt();
+    let detail = doubt.map_or_else(
+        || "the clock agrees with all that it is compared with".to_owned(),
+        |doubt| doubt.to_string(),
+    );
+    if context.json {
+        output::json(&json!({
+            "in_doubt": doubt.is_some(),
+            "off_by_seconds": doubt.map_or(0, |doubt| doubt.length().0),
+            "reached": trusted.reached().rfc3339(),
+            "clock": trusted.reference().rfc3339(),
+            "detail": detail,
+        }));
+    } else {
+        output::line(&detail);
+    }
+    match doubt.filter(|doubt| !doubt.is_harmless()) {
+        Some(_) => Err(Failure::Refused("the clock is in doubt".to_owned())),
+        None => Ok(()),
+    }
+}
+
+async fn confirm(context: &Context, reason: &str, confirmation: &Confirmation) -> Result<(), Failure> {
+    confirmation.can_be_given("the clock")?;
+    let (_, foundation) = context.foundation().await?;
+    let rotator = &foundation.rotator;
+    let trusted = rotator.look().await?;
+    if let Some(question) = question(&trusted) {
+        confirmation.ask(&question)?;
+    }
+    let ended = rotator.confirm_clock(&trusted, ACTOR, reason).await?;
+    if context.json {
+        output::json(&json!({
+            "confirmed": ended.is_some(),
+            "step_seconds": ended.map_or(0, |doubt| doubt.length().0),
+            "time": trusted.reference().rfc3339(),
+        }));
+    } else if let Some(doubt) = ended {
+        output::line(&format!(
+            "the clock is confirmed: {} is right, a step of {}",
+            trusted.reference().rfc3339(),
+            doubt.length()
+        ));
+    } else {
+        output::line("another node has confirmed the clock in this moment");
+    }
+    Ok(())
+}
+
+fn question(trusted: &TrustedTime) -> Option<String> {
+    let by = trusted.doubt().map(Doubt::length)?;
+    Some(format!(
+        "The database has reached {}, and the clock says {}, a step of {by}. If the clock is wrong, set it instead.",
+        trusted.reached().rfc3339(),
+        trusted.reference().rfc3339(),
+    ))
+}
