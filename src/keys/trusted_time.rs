@@ -188,17 +188,17 @@ impl TrustedTime {
         } else {
             Some(Doubt::Ahead(difference))
         };
-        // Time is carried in whole seconds. What is left over counts at the next look, or a clock in doubt would fall behind
-        // with every look.
-        let left_over = previous.filter(|_| !sure).map_or(0, |previous| {
-            reading.monotonic.saturating_sub(previous.monotonic).subsec_nanos()
-        });
         let reached = match doubt {
             None => reading.wall,
             Some(_) if sure => time,
             // Another node in doubt may have lived through more.
             Some(_) => record.reached.map_or(expected, |reached| reached.max(expected)),
         };
+        // Time is carried in whole seconds. What is left over counts at the next look, or a clock in doubt would fall behind
+        // with every look.
+        let left_over = previous.filter(|_| !sure && reached == expected).map_or(0, |previous| {
+            reading.monotonic.saturating_sub(previous.monotonic).subsec_nanos()
+        });
         let steady = previous.and_then(|previous| previous.steady).filter(|steady| {
             let passed = reading.monotonic.saturating_sub(steady.since);
             (time - (steady.time + whole(passed))).abs() <= half(clock_skew)

@@ -14,6 +14,7 @@ use keyround::keys::keyset::KeySet;
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::NewGeneration;
 use keyround::keys::policy::{Policy, Windows};
+use keyround::keys::trusted_time::ClockStep;
 
 use crate::node::{Node, Signature};
 use crate::sabotage::Without;
@@ -62,6 +63,7 @@ pub struct Watch {
     longest_prepublish: Seconds,
     healthy_since: Option<i64>,
     first_starts: BTreeSet<Algorithm>,
+    steps: Vec<(u64, Seconds)>,
     pub figures: Figures,
 }
 
@@ -79,6 +81,7 @@ impl Watch {
             distrusted: BTreeMap::new(),
             healthy_since: None,
             first_starts: BTreeSet::new(),
+            steps: Vec::new(),
             figures: Figures::default(),
         }
     }
@@ -93,6 +96,14 @@ impl Watch {
     /// The longest time from a plan to its commit that is tried, in milliseconds: past every guard.
     pub fn longest_commit(&self) -> i64 {
         (self.windows.replica_refresh.0 + 2 * self.windows.clock_skew.0) * 1000
+    }
+
+    /// The times of keys moved with this version of the rows.
+    pub fn stepped(&mut self, step: ClockStep, version: u64) {
+        self.steps.push((version, step.to - step.from));
+        for first in self.first_issued.values_mut().filter(|first| **first > step.newer_than) {
+            *first = *first + (step.to - step.from);
+        }
     }
 
     pub fn unhealthy(&mut self, at: i64) {
@@ -191,9 +202,12 @@ impl Watch {
                 format!("key {kid} lay in the store during an emergency, and signs after it"),
             );
         }
+        // A node that has not read the rows since a step does not know of it.
+        let unknown = self.steps.iter().filter(|(stepped, _)| *stepped > *version);
+        let keys_at = unknown.fold(*keys_at, |at, (_, length)| at + *length);
         // In the time that keys go by: it stands still while no node runs and the clock is not confirmed.
-        let first = self.first_issued.entry((key.alg, key.generation)).or_insert(*keys_at);
-        *first = (*first).min(*keys_at);
+        let first = self.first_issued.entry((key.alg, key.generation)).or_insert(keys_at);
+        *first = (*first).min(keys_at);
         let tail = windows.snapshot_max_age + windows.clock_skew;
         let later = (key.alg, key.generation + 1)..=(key.alg, i64::MAX);
         let unrevoked = |generation: i64| {
@@ -207,7 +221,7 @@ impl Watch {
         let overlapped = self
             .first_issued
             .range(later)
-            .find(|((_, generation), first)| **first + tail < *keys_at && unrevoked(*generation));
+            .find(|((_, generation), first)| **first + tail < keys_at && unrevoked(*generation));
         if let Some(((_, generation), first)) = overlapped {
             return violated(
                 "I3",
@@ -274,9 +288,11 @@ impl Watch {
 
     /// I4: a node that could work all the time since the half was due has destroyed it.
     fn halves_destroyed(&self, nodes: &[Node], database: &Database, at: i64) -> Option<Violation> {
+        // By the time that the machines agree on.
+        let (elapsed, at) = (at, at + database.off_by);
         let grace = 3 * self.longest_commit() + self.windows.replica_refresh.0 * 1000;
         let able = nodes.iter().filter_map(|node| node.able_since).min()?;
-        if at - able < grace {
+        if elapsed - able < grace {
             return None;
         }
         let tail = self.windows.snapshot_max_age + self.windows.clock_skew;

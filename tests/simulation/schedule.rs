@@ -220,8 +220,9 @@ fn befall(world: &mut World) {
             world.nodes[index].life = Life::Paused(until);
         }
         // A machine that slept and woke with a wrong clock cannot know how long: two faults at once.
-        4 if running && sane => suspend(world, index, until),
-        5 if running => {
+        4 if running && sane && world.common_right_at.is_none() => suspend(world, index, until),
+        // A start after an outage finds an old record, and hears of the other nodes with its next look: two faults at once.
+        5 if running && world.database.down_until < world.at => {
             world.note(|_| format!("node {index} crashes, until {until}"));
             let offset = clock(&mut world.random, world.band);
             let node = &mut world.nodes[index];
@@ -259,7 +260,7 @@ fn outage(world: &mut World, until: i64) {
             .is_some_and(|snapshot| snapshot.version == version);
         node.is_running() && node.cut_off_until + refresh < at && current
     });
-    if fresh {
+    if fresh && world.common_right_at.is_none() {
         world.note(|_| format!("the database is down until {until}"));
         world.database.down_until = until;
     }
@@ -279,15 +280,16 @@ fn common_jump(world: &mut World, until: i64) {
     let skew = world.nodes[0].policy.windows().clock_skew.0 * 1000;
     let sign = world.random.pick(&[-1, 1]);
     let by = sign * world.random.pick(&[2 * skew, 20 * skew, 10_000_000, 1_000_000_000]);
-    let right = |node: &Node| node.clock_right_at.is_none() && node.trusted.is_some();
-    if world.common_right_at.is_none() && world.nodes.iter().all(right) {
+    let right = |node: &Node| node.is_running() && node.clock_right_at.is_none() && node.trusted.is_some();
+    let is_up = world.database.down_until < world.at;
+    if is_up && world.common_right_at.is_none() && world.nodes.iter().all(right) {
         world.set_common_clock(by, Some(until));
     }
 }
 
 /// All machines start on one clock that is wrong, and right again soon.
 fn start_on_wrong_clocks(world: &mut World, until: i64) {
-    if world.database.keys.is_empty() || world.common_right_at.is_some() {
+    if world.database.keys.is_empty() || world.common_right_at.is_some() || world.database.down_until >= world.at {
         return;
     }
     let restarted = world.at + world.random.between(0, 3000);

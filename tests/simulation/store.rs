@@ -21,6 +21,8 @@ pub struct Database {
     pub record: Record,
     /// Tokens that were denied: when they truly expire, in milliseconds, and until when the row says that they are denied.
     pub denied: Vec<(i64, UnixTime)>,
+    /// The version of the rows that the last confirmed step of the clock made.
+    pub stepped_at: u64,
     next_kid: u32,
     revoked: Vec<u32>,
 }
@@ -35,6 +37,7 @@ impl Database {
             off_by: 0,
             record: Record::default(),
             denied: Vec::new(),
+            stepped_at: 0,
             next_kid: 1,
             revoked: Vec::new(),
         }
@@ -86,6 +89,7 @@ impl Database {
             reached: Some(step.to),
             confirmed: step.to,
         };
+        self.stepped_at = self.version + 1;
         for (_, row) in &mut self.denied {
             if *row > step.newer_than && step.to > step.from {
                 *row = *row + (step.to - step.from);
