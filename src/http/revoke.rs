@@ -82,7 +82,7 @@ async fn who(
 /// At once on this node, within `replica_refresh` on the others.
 async fn deny(server: &Server, token: &AccessToken) -> Result<(), StoreError> {
     let leeway = server.keyring.policy().windows().verifier_leeway;
-    let now = server.clock.read().wall;
+    let now = server.sessions.now();
     let entry = Entry {
         event: "token.denied",
         subject: token.jti.clone(),

@@ -196,6 +196,10 @@ impl Sessions {
             };
             let successor = match judge(&family, &presented, &self.hash_key, now, &self.limits()) {
                 Verdict::Refuse(refused) => return Err(refused.into()),
+                // By a clock that may be wrong no session ends: the token came a moment ago, or long ago.
+                Verdict::Reuse if self.is_in_doubt(now) && is_within_grace(&family, &presented, self) => {
+                    return Err(Refused::TooEarly.into());
+                }
                 Verdict::Reuse => return Err(self.kill(&family, EndedBy::Reuse, request.device).await?.into()),
                 Verdict::Rollback => return Err(self.kill(&family, EndedBy::Rollback, request.device).await?.into()),
                 Verdict::Replay => self.replay(&family, &token, request.device).await?,
@@ -352,7 +356,13 @@ impl Sessions {
         }
     }
 
-    /// The time that SQLite goes by: as far as it is believed.
+    /// Whether this time, by the database, may be wrong.
+    fn is_in_doubt(&self, now: UnixTime) -> bool {
+        let skew = self.keyring.policy().windows().clock_skew;
+        self.keyring.snapshot().trusted().doubt().is_some() || (now - self.now()).abs() > skew
+    }
+
+    /// The time that SQLite goes by: while the clock is in doubt, the time that was reached.
     #[must_use]
     pub fn now(&self) -> UnixTime {
         self.keyring.snapshot().now(self.clock.read(), self.keyring.policy())
@@ -414,6 +424,12 @@ impl Sessions {
             once: false,
         }
     }
+}
+
+/// Whether this would be a token that comes again within the grace, if its successor had been made just now.
+fn is_within_grace(family: &Family, presented: &Presented<'_>, sessions: &Sessions) -> bool {
+    let made_at = family.session.rotated_at;
+    judge(family, presented, &sessions.hash_key, made_at, &sessions.limits()) == Verdict::Replay
 }
 
 /// Of those who ask together, the last one knows best how late it is.

@@ -68,7 +68,7 @@ rules! {
     a_database_on_the_same_clock_is_no_witness: MonotonicBesideDatabase violates "I1", "I2", "I3", "I4", "I5", "I6", "denied";
     a_start_is_compared_with_the_record: StartsAreCompared violates "I1", "I2", "I3", "I4", "I5", "I6", "denied";
     no_key_signs_because_of_a_start_ahead: KeysWaitForConfirmation violates "I1", "I2", "I3";
-    a_step_is_confirmed_late: StepsAreConfirmedLate violates "denied";
+    a_step_keeps_denials: StepsKeepDenials violates "denied";
     a_step_moves_the_keys: StepsMoveKeys violates "I1", "I2", "I3";
     a_clock_in_doubt_forgets_nothing: DoubtStopsForgetting violates "denied";
     the_row_limits_the_lifetime: RowLimitsLifetime violates "I1";

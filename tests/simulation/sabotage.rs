@@ -68,8 +68,8 @@ pub enum Without {
     StartsAreCompared,
     /// Keys go by the time that was reached until a clock is confirmed that is ahead at a start.
     KeysWaitForConfirmation,
-    /// A clock that is ahead is confirmed only after it has run evenly for long.
-    StepsAreConfirmedLate,
+    /// A confirmed step moves the times of denials.
+    StepsKeepDenials,
     /// A confirmed step moves the times of the keys.
     StepsMoveKeys,
     /// Nothing is forgotten while the clock is in doubt.
@@ -151,7 +151,7 @@ impl Without {
             Self::MonotonicBesideDatabase => Focus { events: &[14], ..usual },
             Self::StartsAreCompared
             | Self::KeysWaitForConfirmation
-            | Self::StepsAreConfirmedLate
+            | Self::StepsKeepDenials
             | Self::StepsMoveKeys
             | Self::DoubtStopsForgetting => Focus {
                 events: &[14, 15],

@@ -10,6 +10,8 @@ use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::NewGeneration;
 use keyround::keys::trusted_time::{ClockStep, Record};
 
+use crate::sabotage::Without;
+
 pub struct Database {
     pub keys: Rc<Keys>,
     pub version: u64,
@@ -84,14 +86,15 @@ impl Database {
     }
 
     /// Confirms a step of the clock.
-    pub fn step(&mut self, step: ClockStep, moves_keys: bool) {
+    pub fn step(&mut self, step: ClockStep, without: Without) {
+        let (moves_keys, keeps_denials) = (without != Without::StepsMoveKeys, without != Without::StepsKeepDenials);
         self.record = Record {
             reached: Some(step.to),
             confirmed: step.to,
         };
         self.stepped_at = self.version + 1;
         for (_, row) in &mut self.denied {
-            if *row > step.newer_than && step.to > step.from {
+            if keeps_denials && *row > step.newer_than && step.to > step.from {
                 *row = *row + (step.to - step.from);
             }
         }

@@ -167,7 +167,7 @@ impl World {
         let step = trusted.step(&self.database.keys, &self.nodes[index].policy);
         self.note(|_| format!("node {index}: the clock is confirmed: {step:?}"));
         self.watch.stepped(step, self.database.version + 1);
-        self.database.step(step, self.without != Without::StepsMoveKeys);
+        self.database.step(step, self.without);
         // Whoever confirms looks again, and the others soon.
         for node in &mut self.nodes {
             node.next_load = self.at;
@@ -176,10 +176,7 @@ impl World {
 
     fn confirm_steady_clock(&mut self, index: usize) {
         let node = &self.nodes[index];
-        let patience = match self.without {
-            Without::StepsAreConfirmedLate => Seconds(1),
-            _ => trusted_time::patience(&self.database.keys, &node.policy),
-        };
+        let patience = trusted_time::patience(&self.database.keys, &node.policy);
         let reading = node.reading(self.at);
         if node
             .trusted

@@ -73,7 +73,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
 /// Asks, unless there is nothing left to do.
 async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
     let keys = rotator.db.signing_keys().await?.keys();
-    let now = rotator.now().await?;
+    let now = rotator.look().await?.reached();
     let Some(question) = question(&keys, &rotator.policy, request, now)? else {
         return Ok(());
     };
@@ -145,7 +145,7 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
         return Ok(());
     }
     let keys = rotator.db.signing_keys().await?.keys();
-    let now = rotator.now().await?;
+    let now = rotator.look().await?.reached();
     for alg in keys.algorithms() {
         // Repeated, the command must not revoke the replacements that it made.
         let revoked_at = keys
@@ -253,9 +253,17 @@ struct Watched {
     /// The changes of the keys since the revocation. Whichever of them a node serves, it has followed.
     changes: HashSet<String>,
     nodes: BTreeMap<String, Heartbeat>,
+    /// The first heartbeat of each node.
+    first: BTreeMap<String, Heartbeat>,
 }
 
 impl Watched {
+    /// Whether a node has sent a heartbeat meanwhile. Its clock, this command's or the database's may be wrong, so the time of a
+    /// heartbeat alone does not tell who is alive.
+    fn has_moved(&self, node: &Heartbeat) -> bool {
+        self.first.get(&node.node_id).is_some_and(|first| first != node)
+    }
+
     fn has_followed(&self, node: &Heartbeat) -> bool {
         match &node.change_id {
             Some(change) => self.changes.contains(change),
@@ -274,10 +282,12 @@ impl Followers {
             version,
             changes: HashSet::new(),
             nodes: BTreeMap::new(),
+            first: BTreeMap::new(),
         };
         loop {
             let followers = Self::look(rotator, &mut watched).await?;
-            if followers.behind.is_empty() || clock.read().monotonic >= deadline {
+            let settled = followers.behind.is_empty() && followers.silent.is_empty();
+            if settled || clock.read().monotonic >= deadline {
                 return Ok(followers);
             }
             sleep(LOOK).await;
@@ -289,6 +299,10 @@ impl Followers {
         let now = rotator.now().await?;
         // A node that has sent no heartbeat for a while may be cut off from the database, and still serve the revoked key.
         for node in rotator.db.nodes_seen_since(UnixTime(i64::MIN)).await? {
+            watched
+                .first
+                .entry(node.node_id.clone())
+                .or_insert_with(|| node.clone());
             watched.nodes.insert(node.node_id.clone(), node);
         }
         let living_since = now - rotator.policy.windows().snapshot_max_age;
@@ -296,7 +310,7 @@ impl Followers {
             .nodes
             .values()
             .cloned()
-            .partition(|node| UnixTime(node.seen_at) >= living_since);
+            .partition(|node| UnixTime(node.seen_at) >= living_since || watched.has_moved(node));
         let own_policy = rotator.policy.fingerprint();
         Ok(Self {
             living: living.len(),

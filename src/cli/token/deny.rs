@@ -5,6 +5,7 @@ use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use crate::clock::{Seconds, UnixTime};
+use crate::keyring::trusted_time;
 use crate::store::audit::Entry;
 
 use super::super::{ACTOR, Context, Failure, output};
@@ -45,7 +46,10 @@ fn time(text: &str) -> Result<UnixTime, String> {
 
 pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
-    let now = context.clock.read().wall;
+    // A clock that is wrong must not refuse the denial of a token that lives.
+    let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
+        .await?
+        .reached();
     let windows = config.keys.policy.windows();
     let latest = now + LONGEST_DENIAL;
     if request.until > latest {
