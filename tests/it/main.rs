@@ -16,6 +16,7 @@ mod bounds;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod child;
 mod client_assertions;
+mod clocks;
 mod command_line;
 mod connections;
 mod crash;

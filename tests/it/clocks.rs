@@ -1,0 +1,229 @@
+//! Clocks that are wrong: the database and the server on one wrong clock, starts on wrong clocks, and how a doubt ends.
+
+use keyround::clock::{Clock, Seconds, UnixTime};
+use keyround::keys::trusted_time::{Doubt, patience};
+use serde_json::Value;
+
+use crate::helpers::{START, TestApp, TestDatabase};
+use crate::introspection::ask;
+use crate::rows::Raw;
+use crate::sessions::world::{ES256_ALONE, create_user, log_in};
+use crate::token::{client, register};
+
+const HOUR: i64 = 3_600;
+
+/// A clock at `START`, wrong by this much.
+fn off_by(seconds: i64) -> Clock {
+    Clock::manual(START + Seconds(seconds))
+}
+
+fn doubt(app: &TestApp) -> Option<Doubt> {
+    app.running.server.keyring.snapshot().trusted().doubt()
+}
+
+async fn tick(app: &TestApp) {
+    app.running.server.rotation.tick().await.unwrap();
+}
+
+/// All that must not change because of a clock alone.
+async fn keys(app: &TestApp, raw: &Raw) -> (Vec<String>, Value) {
+    let rows =
+        "SELECT kid || published_at || ' ' || activates_at || COALESCE(sealed, '') FROM signing_keys ORDER BY kid";
+    (raw.texts(rows).await, app.key_set().await)
+}
+
+async fn is_active(app: &TestApp, secret: &str, token: &str) -> bool {
+    let answer = ask(app, "introspect", "billing", secret, token).await;
+    answer.json::<Value>().await.unwrap()["active"].as_bool().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_on_a_wrong_clock_changes_no_key_and_forgets_no_denial() {
+    for wrong in [-26 * HOUR, -120, 2 * HOUR, 26 * HOUR, 400 * 24 * HOUR] {
+        let database = TestDatabase::sqlite();
+        let raw = Raw::open(&database).await;
+        let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(0)).await;
+        let billing = register(&app, &client("billing")).await;
+        let (token, denied) = (
+            app.token("billing", &billing).await,
+            app.token("billing", &billing).await,
+        );
+        assert_eq!(ask(&app, "revoke", "billing", &billing, &denied).await.status(), 200);
+        let before = keys(&app, &raw).await;
+        app.running.stop().await;
+
+        let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(wrong)).await;
+        assert!(doubt(&app).is_some(), "{wrong}");
+        for _ in 0..5 {
+            app.clock.advance(Seconds(9));
+            tick(&app).await;
+            app.running.server.sessions.prune().await.unwrap();
+            assert_eq!(keys(&app, &raw).await, before, "{wrong}");
+            assert!(!is_active(&app, &billing, &denied).await, "{wrong}");
+        }
+        let signed = app.token("billing", &billing).await;
+        assert_eq!(is_active(&app, &billing, &token).await, wrong < 0, "{wrong}");
+
+        app.clock.jump(Seconds(-wrong));
+        tick(&app).await;
+        assert_eq!(doubt(&app), None, "{wrong}");
+        assert_eq!(keys(&app, &raw).await, before, "{wrong}");
+        assert!(is_active(&app, &billing, &token).await, "{wrong}");
+        assert!(!is_active(&app, &billing, &denied).await, "{wrong}: it is valid again");
+        assert_eq!(is_active(&app, &billing, &signed).await, wrong < 0, "{wrong}");
+        app.running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_of_a_week_is_confirmed_by_itself() {
+    let database = TestDatabase::sqlite();
+    let raw = Raw::open(&database).await;
+    let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(0)).await;
+    let billing = register(&app, &client("billing")).await;
+    let before = keys(&app, &raw).await;
+    app.running.stop().await;
+
+    let week = 7 * 24 * HOUR;
+    let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(week)).await;
+    let token = app.token("billing", &billing).await;
+    assert!(is_active(&app, &billing, &token).await, "it signs at once");
+    let (status, checks) = probe(&app).await;
+    assert!(status == 200 && checks.contains("Unconfirmed(604800)"), "{checks}");
+    let server = &app.running.server;
+    let wait = patience(&server.keyring.snapshot().keys, server.keyring.policy());
+    app.pass(wait - Seconds(1), Seconds(60)).await;
+    assert!(doubt(&app).is_some());
+    assert_eq!(keys(&app, &raw).await, before);
+    app.pass(Seconds(61), Seconds(30)).await;
+    assert_eq!(doubt(&app), None);
+    assert_eq!(keys(&app, &raw).await.1, before.1, "a key left or came");
+    assert_eq!(
+        raw.number("SELECT count(*) FROM audit WHERE event = 'clock.confirmed'")
+            .await,
+        1
+    );
+    app.running.stop().await;
+}
+
+async fn probe(app: &TestApp) -> (u16, String) {
+    let answer = app
+        .http
+        .get(format!("{}{}", app.admin_url, "/readyz/issue"))
+        .send()
+        .await
+        .unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_confirms_a_clock_that_is_behind() {
+    let database = TestDatabase::sqlite();
+    let raw = Raw::open(&database).await;
+    let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(2 * HOUR)).await;
+    let (_, set) = keys(&app, &raw).await;
+    app.clock.jump(Seconds(-2 * HOUR));
+    app.clock.advance(Seconds(10));
+    tick(&app).await;
+    assert_eq!(doubt(&app), Some(Doubt::Behind(Seconds(-2 * HOUR))));
+    let (status, checks) = probe(&app).await;
+    assert!(status == 503 && checks.contains("keyround clock confirm"), "{checks}");
+    let mut rotator =
+        keyround::app::Foundation::open(&crate::helpers::config(&database, &ES256_ALONE), app.clock.clone())
+            .await
+            .unwrap()
+            .rotator;
+    rotator.clock = app.clock.clone();
+    let look = rotator.look().await.unwrap();
+    let ended = rotator.confirm_clock(&look, "ada", "the clock was set").await.unwrap();
+    assert_eq!(ended, Some(Doubt::Behind(Seconds(-2 * HOUR))));
+    tick(&app).await;
+    assert_eq!(doubt(&app), None);
+    assert_eq!(keys(&app, &raw).await.1, set);
+    let now = app.clock.read().wall;
+    assert!(raw.number("SELECT MAX(activates_at) FROM signing_keys").await <= now.0);
+    app.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspended_person_stays_refused_whatever_the_clock_does() {
+    for jump in [18 * 60, 26 * HOUR, -18 * 60, -26 * HOUR] {
+        let database = TestDatabase::sqlite();
+        let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(0)).await;
+        let raw = Raw::open(&database).await;
+        let user = create_user(&app, "ada").await;
+        let tokens = log_in(&app, &user).await.unwrap();
+        let server = &app.running.server;
+        let verdict = || {
+            let verified = server
+                .keyring
+                .verify(&tokens.access_token, &server.issuer, app.clock.read());
+            verified.unwrap().is_ok()
+        };
+        assert!(verdict());
+        // By another process: this node reads it from the database.
+        raw.execute(&format!(
+            "UPDATE sessions SET revoked_at = {}, revoked_for = 'suspension'",
+            app.clock.read().wall.0
+        ))
+        .await;
+        tick(&app).await;
+        assert!(!verdict(), "{jump}");
+        app.clock.jump(Seconds(jump));
+        for _ in 0..5 {
+            app.clock.advance(Seconds(9));
+            tick(&app).await;
+            server.sessions.prune().await.unwrap();
+            assert!(!verdict(), "{jump}");
+        }
+        app.clock.jump(Seconds(-jump));
+        tick(&app).await;
+        assert!(!verdict(), "{jump}");
+        app.running.stop().await;
+    }
+}
+
+/// The clock of PostgreSQL, as this test sets it.
+async fn set_database_clock(raw: &Raw, now: UnixTime) {
+    raw.execute(&format!("UPDATE public.clock_face SET seconds = {}", now.0))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_and_its_postgresql_are_on_one_wrong_clock() {
+    let database = TestDatabase::postgres().await;
+    let raw = Raw::open(&database).await;
+    for sql in [
+        "CREATE TABLE public.clock_face (seconds BIGINT)",
+        "INSERT INTO public.clock_face VALUES (0)",
+        "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+         $$ SELECT to_timestamp((SELECT seconds FROM public.clock_face)) $$",
+    ] {
+        raw.execute(sql).await;
+    }
+    let name = raw.texts("SELECT CAST(current_database() AS TEXT)").await.remove(0);
+    raw.execute(&format!("ALTER DATABASE {name} SET search_path = public, pg_catalog"))
+        .await;
+    set_database_clock(&raw, START).await;
+    let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(0)).await;
+    let billing = register(&app, &client("billing")).await;
+    let before = keys(&app, &raw).await;
+    for wrong in [-26 * HOUR, 26 * HOUR, -90, 90] {
+        app.clock.jump(Seconds(wrong));
+        for _ in 0..9 {
+            app.clock.advance(Seconds(1));
+            set_database_clock(&raw, app.clock.read().wall).await;
+            tick(&app).await;
+        }
+        assert!(doubt(&app).is_some(), "{wrong}");
+        assert_eq!(keys(&app, &raw).await, before, "{wrong}");
+        let token = app.token("billing", &billing).await;
+        app.clock.jump(Seconds(-wrong));
+        set_database_clock(&raw, app.clock.read().wall).await;
+        tick(&app).await;
+        assert_eq!(doubt(&app), None, "{wrong}");
+        assert_eq!(keys(&app, &raw).await, before, "{wrong}");
+        assert!(is_active(&app, &billing, &token).await, "{wrong}");
+    }
+    app.running.stop().await;
+}
