@@ -1,4 +1,4 @@
-//! HAProxy, with its one file and its Lua.
+//! `HAProxy`, with its one file and its Lua.
 
 use crate::deployment::self_signed;
 use crate::process::free_port;
