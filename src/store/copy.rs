@@ -4,6 +4,8 @@
 //! place of an unfinished copy, so that no server takes the empty schema for a first start; the transaction that writes the rows removes it.
 //! The source accepts no writes meanwhile.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sqlx::AssertSqlSafe;
@@ -114,7 +116,10 @@ impl Sum {
     }
 
     fn hexadecimal(&self) -> String {
-        self.digest.iter().map(|octet| format!("{octet:02x}")).collect()
+        self.digest.iter().fold(String::new(), |mut text, octet| {
+            let _ = write!(text, "{octet:02x}");
+            text
+        })
     }
 }
 
@@ -174,7 +179,9 @@ impl Db {
             let mut written = Sum::default();
             let mut pages = Pages::new(table, &to_columns);
             while let Some(rows) = pages.next(&mut to).await? {
-                rows.iter().for_each(|row| written.add(row));
+                for row in &rows {
+                    written.add(row);
+                }
             }
             if written.rows != read.rows || written.digest != read.digest {
                 return Err(CopyError::Differs {
@@ -283,7 +290,9 @@ async fn copy_table(
         for rows in rows.chunks(ROWS_OF_STATEMENT) {
             write_rows(to, table, columns, rows).await?;
         }
-        rows.iter().for_each(|row| sum.add(row));
+        for row in &rows {
+            sum.add(row);
+        }
     }
     Ok(sum)
 }

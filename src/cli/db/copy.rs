@@ -17,7 +17,7 @@ use super::living_nodes;
 #[derive(Args)]
 #[group(id = "target", required = true, multiple = false)]
 pub struct Request {
-    /// The other database: sqlite:PATH, or postgres://USER@HOST/DATABASE. Other processes can read a password in it; use --to-file then.
+    /// The other database: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE`. Other processes can read a password in it; use --to-file then.
     #[arg(long, value_name = "URL", group = "target")]
     to: Option<String>,
     /// A file that holds the URL (mode 0600).
