@@ -547,7 +547,7 @@ mod tests {
     fn roca_prime() -> BigNum {
         let mut context = BigNumContext::new().unwrap();
         let mut product = BigNum::from_u32(1).unwrap();
-        let is_prime = |number: &u32| (2..*number).all(|divisor| number % divisor != 0);
+        let is_prime = |number: &u32| (2..*number).all(|divisor| !number.is_multiple_of(divisor));
         for prime in (2..=701_u32).filter(is_prime) {
             product.mul_word(prime).unwrap();
         }
@@ -617,12 +617,13 @@ mod tests {
 
     #[test]
     fn operations_of_a_jwk_agree_with_what_it_is_for() {
+        use serde_json::json;
+
         let with = |name, operations: serde_json::Value| {
             let mut jwk: serde_json::Value = serde_json::from_slice(&fixture(name)).unwrap();
             jwk["key_ops"] = operations;
             read(jwk.to_string().as_bytes(), OPENS).map_err(|error| error.to_string())
         };
-        use serde_json::json;
         for (name, good) in [
             ("rsa.public.jwk", json!(["verify"])),
             ("p256.public.jwk", json!(["sign", "verify"])),

@@ -41,7 +41,7 @@ mod tests {
         for prime in PRIMES {
             let powers: Vec<u32> = powers_of_generator(prime).collect();
             assert!(
-                !powers.contains(&0) && (prime - 1) % u32::try_from(powers.len()).unwrap() == 0,
+                !powers.contains(&0) && (prime - 1).is_multiple_of(u32::try_from(powers.len()).unwrap()),
                 "{prime}"
             );
         }
