@@ -11,6 +11,7 @@ use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, Database, MasterKeySource, parse_duration};
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::{Keys, State};
+use crate::keys::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::Doubt;
 use crate::rotation::rewrap::{Census, Under, census};
@@ -257,7 +258,7 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
             findings.push(Finding::new("signing_keys", "every row can be read", &[]));
             findings.push(Finding::new(
                 "active_keys",
-                "every enabled algorithm has one",
+                &all_active(&keys, policy),
                 &without_active(&keys, policy, now),
             ));
             findings.push(ledger(config, &keys)?);
@@ -280,16 +281,29 @@ async fn all_clients(db: &Db) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The enabled algorithms that should have an active key, and have none; a new one waits for its first activation.
+/// The algorithms that should have an active key and have none.
 fn without_active(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<String> {
-    let enabled = policy.algorithms().iter().filter(|&&alg| {
-        let activated = |key: &crate::keys::SigningKey| key.activates_at <= now && !key.is_keyless();
-        !keys.is_removed(alg, now) && keys.line(alg).iter().any(activated)
-    });
-    enabled
-        .filter(|&&alg| keys.active(alg, now).is_none())
-        .map(|alg| format!("no {alg} key is active"))
+    plan::without_active(keys, policy, now)
+        .into_iter()
+        .map(|alg| match keys.last_removal(alg) {
+            Some((removal, _)) => format!(
+                "no {alg} key is active, because it was removed with effect from {}: 'keyround keys keep-algorithm {alg}' takes \
+                 that back while its last key is published",
+                removal.activates_at
+            ),
+            None => format!("no {alg} key is active"),
+        })
         .collect()
+}
+
+/// What is said of active keys when all is well.
+fn all_active(keys: &Keys, policy: &Policy) -> String {
+    let left_out: Vec<String> = plan::left_out(keys, policy).iter().map(ToString::to_string).collect();
+    let left_out = match left_out.as_slice() {
+        [] => String::new(),
+        names => format!("; left out of keys.algorithms but not removed: {}", names.join(", ")),
+    };
+    format!("every enabled algorithm has one{left_out}")
 }
 
 /// Whether the ledger can be written, and whether the database trusts a key that was revoked.

@@ -2,6 +2,7 @@
 
 mod foresight;
 mod import;
+mod removal;
 mod revoke;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use crate::keys::SigningKey;
 use crate::keys::emergency::UnknownKey;
 use crate::keys::history::{expires_at, retires_at};
 use crate::keys::lifecycle::{Keys, State};
-use crate::keys::plan::{NewGeneration, next_generation};
+use crate::keys::plan::{NewGeneration, continued, next_generation};
 use crate::keys::policy::Policy;
 use crate::keys::verifying::VerifyingKey;
 use crate::rotation::RotationError;
@@ -52,6 +53,10 @@ pub enum Command {
     },
     /// The emergency: take a key out of trust; where it signed, a new one signs at once.
     Revoke(revoke::Request),
+    /// Announce the end of an algorithm that keys.algorithms leaves out; until its last key has left, it can be taken back.
+    RemoveAlgorithm(removal::Remove),
+    /// Take the removal of an algorithm back, while its last key is published.
+    KeepAlgorithm(removal::Keep),
     /// Take in a key from elsewhere: to sign with from its turn on, or only to verify with.
     Import(import::Import),
     /// Print public keys: one, or the whole key set.
@@ -92,6 +97,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         } => foresight::print_dry_run(context, &View::read(context).await?, algorithm)?,
         Command::Rotate { algorithm, reason, .. } => rotate(context, algorithm, &reason).await?,
         Command::Revoke(request) => revoke::run(context, &request).await?,
+        Command::RemoveAlgorithm(request) => removal::remove(context, &request).await?,
+        Command::KeepAlgorithm(request) => removal::keep(context, &request).await?,
         Command::Import(request) => import::run(context, &request).await?,
         Command::Export { kid, pem } => import::export(context, &View::read(context).await?, kid.as_ref(), pem)?,
         Command::Timeline { file } => draw(context, &View::read(context).await?, file.as_deref())?,
@@ -185,6 +192,9 @@ fn list(context: &Context, view: &View) {
         output::line(&RotationError::NoKeys.to_string());
     } else {
         output::line(&output::table(&["KID", "ALG", "GEN", "STATE", "SINCE", "NEXT"], &rows));
+        for line in removal::remarks(&view.keys, &view.policy, view.now) {
+            output::line(&line);
+        }
     }
 }
 
@@ -239,7 +249,7 @@ fn verifying_row(view: &View, key: &VerifyingKey) -> Vec<String> {
 
 /// When the schedule will supersede a key that has no successor yet.
 fn planned_end(view: &View, key: &SigningKey) -> Option<UnixTime> {
-    if !view.policy.algorithms().contains(&key.alg) {
+    if !continued(&view.keys, &view.policy).contains(&key.alg) {
         return None;
     }
     next_generation(&view.keys, &view.policy, key.alg, view.now).map(|next| next.generation.activates_at)
@@ -359,8 +369,8 @@ impl Inserted {
 }
 
 /// The algorithms that a rotation is about.
-fn chosen(policy: &Policy, algorithm: Option<Algorithm>) -> Vec<Algorithm> {
-    algorithm.map_or_else(|| policy.algorithms().to_vec(), |alg| vec![alg])
+fn chosen(keys: &Keys, policy: &Policy, algorithm: Option<Algorithm>) -> Vec<Algorithm> {
+    algorithm.map_or_else(|| continued(keys, policy), |alg| vec![alg])
 }
 
 async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -> Result<(), Failure> {
@@ -368,7 +378,8 @@ async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -
     let rotator = &foundation.rotator;
     let mut inserted = Vec::new();
     let mut outcome = Ok(());
-    for alg in chosen(&rotator.policy, algorithm) {
+    let keys = rotator.db.signing_keys().await?.keys();
+    for alg in chosen(&keys, &rotator.policy, algorithm) {
         match rotator.rotate(alg, ACTOR, reason).await {
             Ok((kid, new)) => {
                 if !context.json {

@@ -328,7 +328,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
         match arguments.command {
             Command::Serve => serve::run(&context).await,
             Command::Healthcheck(request) => healthcheck::run(&context, &request),
-            Command::Config(command) => config::run(&context, &command),
+            Command::Config(command) => config::run(&context, &command).await,
             Command::Keys(command) => keys::run(&context, command).await,
             Command::Clients(command) => clients::run(&context, command).await,
             Command::Users(command) => users::run(&context, command).await,

@@ -8,7 +8,7 @@ use crate::clock::{Seconds, UnixTime};
 use crate::keys::SigningKey;
 use crate::keys::history::{expires_at, retires_at};
 use crate::keys::lifecycle::{Keys, State};
-use crate::keys::plan::next_generation;
+use crate::keys::plan::{continued, next_generation};
 use crate::keys::policy::Policy;
 use crate::keys::verifying::VerifyingKey;
 
@@ -397,10 +397,9 @@ impl Axis {
         let ends = lives
             .iter()
             .flat_map(|life| [life.end(), life.activates_at, life.retires_at]);
-        let next = policy
-            .algorithms()
-            .iter()
-            .filter_map(|&alg| next_generation(keys, policy, alg, now));
+        let next = continued(keys, policy)
+            .into_iter()
+            .filter_map(|alg| next_generation(keys, policy, alg, now));
         let verifying_end = |key: &VerifyingKey| key.revoked_at.unwrap_or_else(|| key.leaves_at(policy));
         let ends = ends
             .flatten()

@@ -93,7 +93,7 @@ fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime
         Check::new(
             "signer",
             without.is_empty(),
-            named("every enabled algorithm has a signer", "no signer for", &without),
+            signer(&without, &snapshot.left_out(policy)),
         ),
         Check::new(
             "rotation",
@@ -121,6 +121,15 @@ fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime
         // It hinders nobody from signing, so it does not take this node out of service.
         Check::new("rows", true, gone(snapshot)),
     ]
+}
+
+fn signer(without: &[Algorithm], left_out: &[Algorithm]) -> String {
+    let detail = named("every enabled algorithm has a signer", "no signer for", without);
+    if left_out.is_empty() {
+        return detail;
+    }
+    let left_out = named("", "left out of keys.algorithms but not removed:", left_out);
+    format!("{detail}; {left_out}")
 }
 
 /// Whether a revocation outlives a database that was set back, and whether the database has lost one.

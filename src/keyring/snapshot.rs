@@ -147,28 +147,24 @@ impl Snapshot {
         shortest - policy.commit_share() - policy.windows().verifier_cache - policy.windows().clock_skew
     }
 
-    /// The enabled algorithms that cannot sign at this moment.
+    /// The algorithms that should sign at this moment and cannot: no key is active, or its private half does not open.
     #[must_use]
     pub fn without_signer(&self, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
-        policy
-            .algorithms()
-            .iter()
-            .copied()
-            .filter(|&alg| {
-                // One that was removed and added again waits for its first activation like a new one.
-                let enabled = !self.keys.is_removed(alg, now)
-                    && self
-                        .keys
-                        .line(alg)
-                        .iter()
-                        .any(|key| key.activates_at <= now && !key.is_keyless());
-                let signs = self
-                    .keys
-                    .active(alg, now)
-                    .is_some_and(|key| self.signers.contains_key(&key.kid));
-                enabled && !signs
-            })
+        let without_active = plan::without_active(&self.keys, policy, now);
+        let signs = |alg: Algorithm| {
+            let active = self.keys.active(alg, now);
+            active.is_none_or(|key| self.signers.contains_key(&key.kid))
+        };
+        plan::continued(&self.keys, policy)
+            .into_iter()
+            .filter(|&alg| without_active.contains(&alg) || !signs(alg))
             .collect()
+    }
+
+    /// The algorithms that the settings leave out though they were not removed.
+    #[must_use]
+    pub fn left_out(&self, policy: &Policy) -> Vec<Algorithm> {
+        plan::left_out(&self.keys, policy)
     }
 
     /// The algorithms whose rotation is late.

@@ -18,6 +18,8 @@ pub struct Revocation {
     pub revoke: Vec<Kid>,
     /// Superseded keys whose private halves lay in the same store: destroyed, while they stay published.
     pub destroy: Vec<Kid>,
+    /// The removal of the algorithm that was announced: it is called off, because its last key is replaced.
+    pub ends_removal: Option<Kid>,
     /// The key that signs at once instead; none when the revoked key was not the one that signs.
     pub replacement: Option<NewGeneration>,
 }
@@ -67,6 +69,7 @@ pub fn revoke(keys: &Keys, policy: &Policy, kid: &Kid, now: UnixTime) -> Result<
             alg: jwk.alg,
             revoke: Vec::new(),
             destroy: Vec::new(),
+            ends_removal: None,
             replacement: None,
         },
     };
@@ -141,11 +144,12 @@ fn replace_line(keys: &Keys, policy: &Policy, signing: &SigningKey, now: UnixTim
         alg: signing.alg,
         revoke: revoke.into_iter().map(|key| key.kid.clone()).collect(),
         destroy,
+        ends_removal: keys.removal(signing.alg).map(|removal| removal.kid.clone()),
         replacement: Some(new_generation(keys, policy, signing.alg, now, activates_at, prepublish)),
     }
 }
 
-/// What ends the restore of a backup, per enabled algorithm: a new key signs at once, nobody may sign with a private half
+/// What ends the restore of a backup, per algorithm that was not removed: a new key signs at once, nobody may sign with a private half
 /// from the backup, and the pending keys are revoked. The others only retire, for tokens that they signed are out there.
 #[must_use]
 pub fn renew(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Revocation> {
@@ -162,12 +166,13 @@ pub fn renew(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Revocation> {
             let stored = revoke.iter().map(|key| key.prepublish).max().unwrap_or(Seconds::ZERO);
             let prepublish = stored.max(prepublish_in_force(keys, policy, now));
             let activates_at = now - policy.windows().clock_skew;
-            let replaced = policy.algorithms().contains(&alg);
+            let replaced = policy.algorithms().contains(&alg) || keys.has_line(alg);
             let revoke: Vec<Kid> = revoke.into_iter().map(|key| key.kid.clone()).collect();
             Revocation {
                 alg,
                 revoke: with_aliases(keys, &revoke),
                 destroy: others.into_iter().map(|key| key.kid.clone()).collect(),
+                ends_removal: None,
                 replacement: replaced.then(|| new_generation(keys, policy, alg, now, activates_at, prepublish)),
             }
         })

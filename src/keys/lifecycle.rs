@@ -199,6 +199,34 @@ impl Keys {
             .is_some_and(SigningKey::is_keyless)
     }
 
+    /// The removal of this algorithm that was announced or is in force; none once a later generation follows it.
+    #[must_use]
+    pub fn removal(&self, alg: Algorithm) -> Option<&SigningKey> {
+        self.line(alg)
+            .iter()
+            .rfind(|key| key.revoked_at.is_none())
+            .filter(|key| key.is_keyless())
+    }
+
+    /// Whether this algorithm has keys and was not removed.
+    #[must_use]
+    pub fn has_line(&self, alg: Algorithm) -> bool {
+        self.line(alg)
+            .iter()
+            .rfind(|key| key.revoked_at.is_none())
+            .is_some_and(|key| !key.is_keyless())
+    }
+
+    /// The last removal of this algorithm, whatever followed it, and the key that signs again if it is taken back.
+    #[must_use]
+    pub fn last_removal(&self, alg: Algorithm) -> Option<(&SigningKey, Option<&SigningKey>)> {
+        let line = self.line(alg);
+        let unrevoked = || line.iter().filter(|key| key.revoked_at.is_none());
+        let removal = unrevoked().rfind(|key| key.is_keyless())?;
+        let last = unrevoked().rfind(|key| key.generation < removal.generation && !key.is_keyless());
+        Some((removal, last))
+    }
+
     /// When this key leaves the key set; none while nothing supersedes it.
     #[must_use]
     pub fn expires_at(&self, key: &SigningKey, policy: &Policy) -> Option<UnixTime> {
@@ -285,7 +313,7 @@ mod tests {
     use crate::jose::jwk::Parameters;
     use crate::jose::key::RsaBits;
     use crate::keys::emergency::{Response, revoke};
-    use crate::keys::plan::{Step, plan};
+    use crate::keys::plan::{Step, left_out, plan, removal, without_active};
     use crate::keys::policy::Windows;
 
     const NOW: UnixTime = UnixTime(1_000_000);
@@ -477,23 +505,41 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_waits_until_it_was_read_and_does_not_fight() {
+    fn an_algorithm_that_is_left_out_goes_on_until_it_is_removed() {
         let mut windows = policy().windows().clone();
         windows.algorithms = vec![Algorithm::Rs256];
         let without = Policy::new(windows).unwrap();
-        let removals = |keys: &Keys, at: i64| {
+        let inserts = |keys: &Keys, at: i64| {
             let steps = plan(keys, &without, NOW + Seconds(at)).steps;
-            steps.into_iter().find_map(|step| match step {
-                Step::Remove(new) => Some(new.activates_at),
-                _ => None,
-            })
+            let is_es256 = |step: &Step| matches!(step, Step::Insert(new) if new.alg == Algorithm::Es256);
+            steps.into_iter().filter(is_es256).count()
         };
-        let line = vec![key(1, -200, -104)];
-        assert_eq!(removals(&Keys::new(line.clone()), 0), Some(NOW + Seconds(14)));
-        let mut removal = key(2, 0, 14);
-        (removal.jwk, removal.has_private_half) = (None, false);
-        let added_again = [line, vec![removal, key(3, 1, 41)]].concat();
-        assert_eq!(removals(&Keys::new(added_again.clone()), 20), None);
-        assert_eq!(removals(&Keys::new(added_again), 41), Some(NOW + Seconds(55)));
+        let line = Keys::new(vec![key(1, -200, -104)]);
+        assert_eq!(left_out(&line, &without), [Algorithm::Es256]);
+        assert_eq!((inserts(&line, -45), inserts(&line, -44)), (0, 1));
+        assert_eq!(without_active(&line, &without, NOW), []);
+
+        let announced = removal(&line, &without, Algorithm::Es256, NOW);
+        assert_eq!(announced.activates_at, NOW + Seconds(40), "as long ahead as a new key");
+        let mut keyless = key(2, 0, 40);
+        (keyless.jwk, keyless.has_private_half) = (None, false);
+        let removed = Keys::new(vec![key(1, -200, -104), keyless.clone()]);
+        assert_eq!(left_out(&removed, &without), []);
+        assert_eq!(inserts(&removed, 39), 0);
+        assert!(removed.active(Algorithm::Es256, NOW + Seconds(39)).is_some());
+        assert!(removed.active(Algorithm::Es256, NOW + Seconds(40)).is_none());
+        // Published 47 s longer, and its half with it: until then the removal can be taken back.
+        let destroyed = |keys: &Keys, at: i64| {
+            let steps = plan(keys, &without, NOW + Seconds(at)).steps;
+            steps.iter().any(|step| matches!(step, Step::DestroyPrivateHalf { .. }))
+        };
+        assert!(!destroyed(&removed, 86) && destroyed(&removed, 87));
+
+        // Configured again: its new key waits like any other, and no check calls that well.
+        let again = Keys::new(vec![key(1, -200, -104), keyless, key(3, 50, 90)]);
+        assert_eq!(without_active(&again, &policy(), NOW + Seconds(60)), [Algorithm::Es256]);
+        assert_eq!(without_active(&again, &policy(), NOW + Seconds(90)), []);
+        let (taken_back, last) = again.last_removal(Algorithm::Es256).unwrap();
+        assert_eq!((taken_back.generation, last.unwrap().generation), (2, 1));
     }
 }

@@ -32,8 +32,6 @@ pub enum Step {
     FirstStart(Vec<NewGeneration>),
     /// The next generation, published ahead of its first signature.
     Insert(NewGeneration),
-    /// A keyless generation: the algorithm was taken out of the configuration.
-    Remove(NewGeneration),
     /// Longer tokens are configured than the row allows.
     RaiseMaxTokenTtl {
         /// The key.
@@ -77,7 +75,7 @@ pub fn plan(keys: &Keys, policy: &Policy, now: UnixTime) -> Plan {
     let mut steps = Vec::new();
     let mut too_large = Vec::new();
     let mut room = Room::left(keys, policy, now);
-    for &alg in policy.algorithms() {
+    for alg in continued(keys, policy) {
         let Some(next) = next_generation(keys, policy, alg, now).filter(|next| next.due_at <= now) else {
             continue;
         };
@@ -87,7 +85,6 @@ pub fn plan(keys: &Keys, policy: &Policy, now: UnixTime) -> Plan {
             too_large.push(alg);
         }
     }
-    steps.extend(removals(keys, policy, now));
     steps.extend(raises(keys, policy, now));
     steps.extend(destructions(keys, policy, now));
     steps.extend(purges(keys, policy, now));
@@ -96,6 +93,56 @@ pub fn plan(keys: &Keys, policy: &Policy, now: UnixTime) -> Plan {
         too_large,
         wake_at: wake_at(keys, policy, now),
     }
+}
+
+/// The algorithms whose lines go on: those that are configured, and those that are only left out of the configuration. A
+/// line ends by a removal, which is an explicit act; nodes with different settings therefore agree about every line.
+#[must_use]
+pub fn continued(keys: &Keys, policy: &Policy) -> Vec<Algorithm> {
+    let configured = policy.algorithms().iter().copied();
+    // The configured ones come first: the room in the set is theirs.
+    let left_out = Algorithm::ALL
+        .into_iter()
+        .filter(|alg| !policy.algorithms().contains(alg) && keys.has_line(*alg));
+    configured.chain(left_out).collect()
+}
+
+/// The algorithms that have keys, are not configured and were not removed.
+#[must_use]
+pub fn left_out(keys: &Keys, policy: &Policy) -> Vec<Algorithm> {
+    let is_left_out = |alg: &Algorithm| !policy.algorithms().contains(alg);
+    continued(keys, policy).into_iter().filter(is_left_out).collect()
+}
+
+/// The algorithms that should have an active key and have none. A new one waits for its first activation; one that was
+/// removed and is configured again has no such excuse, for its clients had tokens before.
+#[must_use]
+pub fn without_active(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
+    let has_begun = |alg: Algorithm| {
+        let activated = |key: &SigningKey| key.activates_at <= now && !key.is_keyless();
+        keys.is_removed(alg, now) || keys.line(alg).iter().any(activated)
+    };
+    continued(keys, policy)
+        .into_iter()
+        .filter(|&alg| has_begun(alg) && keys.active(alg, now).is_none())
+        .collect()
+}
+
+/// The keyless generation that removes an algorithm. It is announced as long as a new key is, so that every node has read it
+/// and clients can be told, and its last key signs until then.
+#[must_use]
+pub fn removal(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTime) -> NewGeneration {
+    let prepublish = prepublish_in_force(keys, policy, now);
+    new_generation(keys, policy, alg, now, now + prepublish, prepublish)
+}
+
+/// Whether the last key before a removal may sign again: its private half is there, and no node drops it from the set before
+/// every node has read that the removal was taken back.
+#[must_use]
+pub fn may_sign_again(keys: &Keys, policy: &Policy, last: &SigningKey, now: UnixTime) -> bool {
+    let read_everywhere = now + policy.propagation() + policy.windows().clock_skew;
+    let expires_at = keys.expires_at(last, policy);
+    last.has_private_half && expires_at.is_some_and(|expires_at| expires_at > read_everywhere)
 }
 
 /// The generation that follows in a line, and when its row is to be inserted.
@@ -155,10 +202,9 @@ pub fn has_room_for(keys: &Keys, policy: &Policy, bytes: usize, now: UnixTime) -
 #[must_use]
 pub fn has_room_for_verifying(keys: &Keys, policy: &Policy, bytes: usize, now: UnixTime) -> bool {
     let per_algorithm = policy.published_per_algorithm();
-    let scheduled = policy
-        .algorithms()
-        .iter()
-        .flat_map(|&alg| std::iter::repeat_n(policy.jwk_bytes(alg), per_algorithm));
+    let scheduled = continued(keys, policy)
+        .into_iter()
+        .flat_map(|alg| std::iter::repeat_n(policy.jwk_bytes(alg), per_algorithm));
     let verifying = keys
         .verifying()
         .iter()
@@ -175,10 +221,8 @@ pub fn has_room_for_verifying(keys: &Keys, policy: &Policy, bytes: usize, now: U
 #[must_use]
 pub fn overdue(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
     let patience = policy.propagation().max(Seconds(policy.windows().prepublish.0 / 8));
-    policy
-        .algorithms()
-        .iter()
-        .copied()
+    continued(keys, policy)
+        .into_iter()
         .filter(|&alg| next_generation(keys, policy, alg, now).is_some_and(|next| next.due_at + patience < now))
         .collect()
 }
@@ -249,31 +293,6 @@ pub(super) fn new_generation(
     }
 }
 
-fn removals(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
-    keys.algorithms()
-        .into_iter()
-        .filter(|alg| !policy.algorithms().contains(alg))
-        .filter(|&alg| needs_removal(keys.line(alg), now))
-        .map(|alg| {
-            let prepublish = prepublish_in_force(keys, policy, now);
-            // I1: the last key's end is told from this time on, so no node may have begun J later than it. A commit takes
-            // its share of P, and clocks differ.
-            let read_everywhere = now + policy.propagation() + policy.windows().clock_skew;
-            Step::Remove(new_generation(keys, policy, alg, now, read_everywhere, prepublish))
-        })
-        .collect()
-}
-
-/// While a new configuration is rolled out, a node that still has the old one adds the algorithm again as soon as it was
-/// removed. Its pending key is left alone until it activates, or the two would insert in turns without end.
-fn needs_removal(line: &[SigningKey], now: UnixTime) -> bool {
-    let unrevoked = || line.iter().filter(|key| key.revoked_at.is_none());
-    match unrevoked().rfind(|key| key.is_keyless()) {
-        Some(removal) => unrevoked().any(|key| key.generation > removal.generation && key.activates_at <= now),
-        None => unrevoked().next().is_some(),
-    }
-}
-
 fn raises(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
     let to = policy.windows().max_token_ttl;
     keys.iter()
@@ -287,7 +306,8 @@ fn raises(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Step> {
 }
 
 /// When a private half is due for destruction: no node signs with it any more. None while it must stay, above all when
-/// it is the last one of its algorithm, whatever the clock says.
+/// it is the last one of its algorithm, whatever the clock says. The last half before a removal stays as long as its key is
+/// published, so that the removal can be taken back.
 #[must_use]
 pub fn destruction_due(keys: &Keys, policy: &Policy, key: &SigningKey, now: UnixTime) -> Option<UnixTime> {
     if !key.has_private_half || key.revoked_at.is_some() {
@@ -297,6 +317,16 @@ pub fn destruction_due(keys: &Keys, policy: &Policy, key: &SigningKey, now: Unix
         .line(key.alg)
         .iter()
         .any(|newer| newer.generation > key.generation && newer.has_private_half && newer.revoked_at.is_none());
+    let mut later = keys
+        .line(key.alg)
+        .iter()
+        .filter(|later| later.generation > key.generation);
+    let is_before_removal = later
+        .find(|later| later.revoked_at.is_none())
+        .is_some_and(SigningKey::is_keyless);
+    if is_before_removal {
+        return keys.expires_at(key, policy);
+    }
     if !newer_can_sign && !keys.is_removed(key.alg, now) {
         return None;
     }
@@ -338,10 +368,9 @@ fn verifying_purges<'a>(keys: &'a Keys, policy: &'a Policy, now: UnixTime) -> im
 }
 
 fn wake_at(keys: &Keys, policy: &Policy, now: UnixTime) -> UnixTime {
-    let inserts = policy
-        .algorithms()
-        .iter()
-        .filter_map(|&alg| next_generation(keys, policy, alg, now))
+    let inserts = continued(keys, policy)
+        .into_iter()
+        .filter_map(|alg| next_generation(keys, policy, alg, now))
         .map(|next| next.due_at);
     let changes = keys.iter().filter(|key| key.revoked_at.is_none()).flat_map(|key| {
         [

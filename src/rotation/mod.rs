@@ -3,6 +3,7 @@
 //! Two loops, so that nothing waits for key generation: one follows the database and publishes, the other makes keys.
 
 mod import;
+mod removal;
 mod restore;
 mod revocation;
 pub mod rewrap;
@@ -27,10 +28,11 @@ use crate::store::audit::Entry;
 use crate::supervision::{Pulse, Tasks};
 
 pub use import::ImportedKey;
+pub use removal::{CannotKeep, CannotRemove, Kept, Removed};
 pub use restore::{CannotRestore, Restored, try_restore};
 pub use revocation::Revoked;
 use rotator::once;
-pub use rotator::{GenerationError, RotationError, Rotator};
+pub use rotator::{GenerationError, RotationError, Rotator, refuse_rotation};
 
 /// Who acts when nobody does.
 pub const SCHEDULE: &str = "schedule";
@@ -232,13 +234,7 @@ impl Rotation {
             _ => snapshot,
         };
         let now = snapshot.keys_at(self.rotator.clock.read(), &self.rotator.policy);
-        // During a rolling change one half of the nodes would add the algorithm that the other half removes.
-        let removal_agreed = self.differing.load(Ordering::Relaxed) == 0;
-        let taken = match self
-            .rotator
-            .apply_due(&snapshot.keys, snapshot.trusted(), removal_agreed)
-            .await
-        {
+        let taken = match self.rotator.apply_due(&snapshot.keys, snapshot.trusted()).await {
             // Another node did it in the same moment.
             Err(RotationError::Store(StoreError::Conflict)) => Ok(0),
             answer => answer,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::UnixTime;
+use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::jose::seal::{MasterKeys, SealError};
 use crate::keyring::{Ledger, secret_binding};
@@ -62,7 +63,7 @@ impl Rotator {
         check_secrets(dump, &self.master_key)?;
         let lines: BTreeSet<&str> = dump.table("signing_keys").filter_map(|row| row.text("alg")).collect();
         let mut made = BTreeMap::new();
-        for &alg in self.policy.algorithms() {
+        for alg in Algorithm::ALL {
             if lines.contains(alg.name()) {
                 made.insert(alg, self.make(alg).await?);
             }

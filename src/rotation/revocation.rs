@@ -12,6 +12,7 @@ use crate::store::audit::Entry;
 use crate::store::signing_keys::SealedKey;
 
 use super::SCHEDULE;
+use super::removal::about_removal;
 use super::rotator::{RotationError, Rotator, insert, once};
 
 /// How often a change is tried when other writers are faster.
@@ -26,6 +27,8 @@ pub struct Revoked {
     pub revoked: Vec<Kid>,
     /// The thumbprints of the key material that is revoked, by this or before: what belongs in the ledger.
     pub materials: Vec<Kid>,
+    /// Whether a removal of the algorithm that was announced is called off.
+    pub ends_removal: bool,
     /// The key that signs from now on.
     pub signs_now: Option<Kid>,
     /// When it was done.
@@ -129,6 +132,7 @@ impl Rotator {
                     alg: jwk.alg,
                     revoked: Vec::new(),
                     materials: vec![jwk.thumbprint()],
+                    ends_removal: false,
                     signs_now,
                     at: revoked_at.unwrap_or(now),
                     // What stands under the lock; another node may have revoked it since the first look.
@@ -155,6 +159,13 @@ impl Rotator {
                 .note(&once("key.destroyed", kid, now, now, actor, reason))
                 .await?;
         }
+        if let Some(removal) = &revocation.ends_removal {
+            change.purge(removal).await?;
+            let reason = "an emergency replaced its last key";
+            change
+                .note(&about_removal("algorithm.kept", revocation.alg, now, actor, reason))
+                .await?;
+        }
         let signs_now = match &revocation.replacement {
             None => signs_before,
             Some(new) => {
@@ -172,6 +183,7 @@ impl Rotator {
             alg: revocation.alg,
             revoked: revocation.revoke,
             materials,
+            ends_removal: revocation.ends_removal.is_some(),
             signs_now,
             at: trusted.checked_at(),
             version,

@@ -9,9 +9,10 @@ use crate::jose::jwk::Kid;
 use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
 use crate::jose::seal::{MasterKeys, SealError};
 use crate::keyring::{Ledger, binding, trusted_time, trusted_time_again};
+use crate::keys::SigningKey;
 use crate::keys::emergency::UnknownKey;
 use crate::keys::lifecycle::Keys;
-use crate::keys::plan::{self, NewGeneration, Plan, Step, plan};
+use crate::keys::plan::{self, NewGeneration, Step, plan};
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Doubt, TrustedTime};
 use crate::store::audit::Entry;
@@ -50,8 +51,19 @@ pub enum RotationError {
     )]
     SetFull(Algorithm),
     /// The algorithm is not enabled.
-    #[error("{0} is not among keys.algorithms, so it has no key to rotate")]
+    #[error("{0} is not among keys.algorithms and has no key; add it there to enable it")]
     NotEnabled(Algorithm),
+    /// The algorithm was removed.
+    #[error(
+        "{alg} was removed, with effect from {at}; while its last key is published, 'keyround keys keep-algorithm {alg}' takes \
+         that back, and otherwise a new key signs once it was published for keys.prepublish"
+    )]
+    Removed {
+        /// The algorithm.
+        alg: Algorithm,
+        /// From when on it has no key that signs.
+        at: UnixTime,
+    },
     /// There is nothing to rotate before the first start.
     #[error("there are no keys yet; the first 'keyround serve' makes them")]
     NoKeys,
@@ -119,20 +131,9 @@ impl Rotator {
     ///
     /// # Errors
     /// The first thing that went wrong; what is due stays due.
-    pub async fn apply_due(
-        &self,
-        keys: &Keys,
-        trusted: &TrustedTime,
-        removal_agreed: bool,
-    ) -> Result<usize, RotationError> {
-        let due = |plan: Plan| -> Vec<Step> {
-            plan.steps
-                .into_iter()
-                .filter(|step| removal_agreed || !matches!(step, Step::Remove(_)))
-                .collect()
-        };
+    pub async fn apply_due(&self, keys: &Keys, trusted: &TrustedTime) -> Result<usize, RotationError> {
         let now = trusted.reached_at(self.clock.read(), self.policy.windows().clock_skew);
-        let steps = due(plan(keys, &self.policy, now));
+        let steps = plan(keys, &self.policy, now).steps;
         if steps.is_empty() {
             return Ok(0);
         }
@@ -149,7 +150,7 @@ impl Rotator {
             return Err(RotationError::ClockInDoubt(doubt));
         }
         let now = trusted.reached();
-        let steps = due(plan(change.keys(), &self.policy, now));
+        let steps = plan(change.keys(), &self.policy, now).steps;
         let mut taken = 0;
         for step in &steps {
             taken += usize::from(self.take(&mut change, step, &mut made, now).await?);
@@ -180,17 +181,14 @@ impl Rotator {
         actor: &str,
         reason: &str,
     ) -> Result<(Kid, NewGeneration), RotationError> {
-        if !self.policy.algorithms().contains(&alg) {
-            return Err(RotationError::NotEnabled(alg));
-        }
+        let before = self.db.signing_keys().await?.keys();
+        refuse_rotation(&before, &self.policy, alg, self.look().await?.reached())?;
         let key = self.make(alg).await?;
         let trusted = self.look().await?;
         let mut change = self.db.change_keys().await?;
         let trusted = self.plausible(&trusted).await?;
         let now = trusted.reached();
-        if change.keys().is_empty() {
-            return Err(RotationError::NoKeys);
-        }
+        refuse_rotation(change.keys(), &self.policy, alg, now)?;
         if !plan::has_room(change.keys(), &self.policy, alg, now) {
             return Err(RotationError::SetFull(alg));
         }
@@ -322,10 +320,6 @@ impl Rotator {
                 };
                 insert(change, new, &key, SCHEDULE, "next generation").await?;
             }
-            Step::Remove(new) => {
-                change.insert(new, None).await?;
-                tracing::warn!(key.alg = %new.alg, "the algorithm is no longer configured; its keys are superseded");
-            }
             Step::RaiseMaxTokenTtl { kid, to } => {
                 change.raise_max_token_ttl(kid, *to).await?;
                 tracing::debug!(key.kid = %kid, %to, "a key may sign longer tokens");
@@ -350,12 +344,45 @@ impl Rotator {
                     let entry = once("key.expired", kid, at, now, SCHEDULE, "its stated end came");
                     change.note(&entry).await?;
                 }
+                let is_keyless = change.keys().find(kid).is_some_and(SigningKey::is_keyless);
+                if !is_keyless {
+                    let entry = once(
+                        "key.purged",
+                        kid,
+                        now,
+                        now,
+                        SCHEDULE,
+                        "nothing depends on its row any more",
+                    );
+                    change.note(&entry).await?;
+                }
                 change.purge(kid).await?;
                 tracing::debug!(key.kid = %kid, "an expired row is purged");
             }
         }
         Ok(true)
     }
+}
+
+/// Refuses to rotate what has no key that signs. A removed algorithm gets its next key no earlier by one more.
+///
+/// # Errors
+/// The reason.
+pub fn refuse_rotation(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTime) -> Result<(), RotationError> {
+    if let Some((removal, _)) = keys
+        .last_removal(alg)
+        .filter(|_| keys.active(alg, now).is_none() || !keys.has_line(alg))
+    {
+        let at = removal.activates_at;
+        return Err(RotationError::Removed { alg, at });
+    }
+    if !plan::continued(keys, policy).contains(&alg) {
+        return Err(RotationError::NotEnabled(alg));
+    }
+    if keys.is_empty() {
+        return Err(RotationError::NoKeys);
+    }
+    Ok(())
 }
 
 /// The algorithms that these steps need a key pair of.

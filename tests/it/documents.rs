@@ -11,8 +11,8 @@ fn a_shell_completes_commands() {
     let script = run(folder.path(), &[], &["completions", "bash"]);
     assert!(script.status.success());
     std::fs::write(folder.path().join("keyround.bash"), script.stdout).unwrap();
-    let ask = "source ./keyround.bash; COMP_WORDS=(keyround keys re); COMP_CWORD=2; COMPREPLY=(); \
-               _keyround keyround re keys; echo \"${COMPREPLY[*]}\"";
+    let ask = "source ./keyround.bash; COMP_WORDS=(keyround keys rev); COMP_CWORD=2; COMPREPLY=(); \
+               _keyround keyround rev keys; echo \"${COMPREPLY[*]}\"";
     let answer = Command::new("bash")
         .args(["-c", ask])
         .current_dir(&folder)

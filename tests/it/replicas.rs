@@ -35,7 +35,7 @@ async fn rotators(database: &TestDatabase, count: usize) -> Vec<Rotator> {
 
 async fn apply_due(rotator: &Rotator) -> Result<usize, RotationError> {
     let keys = rotator.db.signing_keys().await.unwrap().keys();
-    rotator.apply_due(&keys, &look(rotator).await, true).await
+    rotator.apply_due(&keys, &look(rotator).await).await
 }
 
 async fn look(rotator: &Rotator) -> TrustedTime {
@@ -115,7 +115,7 @@ async fn rotate_at_once(database: TestDatabase, nodes: usize, rounds: i64) {
                 let (keys, together) = (Arc::clone(&keys), Arc::clone(&together));
                 tokio::spawn(async move {
                     together.wait().await;
-                    rotator.apply_due(&keys, &trusted, true).await
+                    rotator.apply_due(&keys, &trusted).await
                 })
             })
             .collect();

@@ -9,13 +9,14 @@ use keyround::jose::jwk::{Kid, PublicJwk};
 use keyround::jose::jwt::verify_access_token_signature;
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::plan;
-use keyround::rotation::{RotationError, Rotator};
+use keyround::rotation::{CannotKeep, CannotRemove, RotationError, Rotator};
 use keyround::store::Db;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::helpers::{START, TestApp, TestDatabase, config, master_key};
 use crate::network::{Network, network};
+use crate::process::run;
 use crate::rows::Raw;
 
 const HOUR: Seconds = Seconds(3_600);
@@ -287,53 +288,243 @@ async fn announced(app: &TestApp) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_algorithm_is_removed_and_added_again() {
+async fn an_algorithm_that_is_left_out_loses_nothing() {
     let database = TestDatabase::sqlite();
     let app = TestApp::start(&database, &[]).await;
     let secret = app.create_clients().await;
     let token = app.token("ES256", &secret).await;
 
-    // Removed: it signs no more, what it signed verifies to its end, and its private halves are destroyed.
+    // Left out for three seconds, as by a mistake in a file.
     let app = app.restarted(&database, RS256_ALONE).await;
-    // It stays announced while its key is published: some verifiers take the list as their own for good.
     assert_eq!(announced(&app).await, serde_json::json!(["RS256", "ES256"]));
     assert_eq!(app.asked("ES256", &secret).await.0, 400);
-    app.token("RS256", &secret).await;
-    assert!(app.may_issue().await, "{:?}", app.probe("/readyz/issue").await);
-    // The removal takes effect when every node has read it: after P + S.
-    app.pass(Seconds(10 + 60), Seconds(20)).await;
-    app.pass(TAIL - Seconds(1), Seconds(20)).await;
-    assert!(app.keys().await.line(Algorithm::Es256)[0].has_private_half);
-    app.pass(Seconds(1), Seconds(1)).await;
-    assert!(
-        app.keys()
-            .await
-            .line(Algorithm::Es256)
-            .iter()
-            .all(|key| !key.has_private_half)
-    );
-    app.pass(HOUR, Seconds(20)).await;
+    app.pass(Seconds(3), Seconds(1)).await;
+    let (ready, told) = (app.may_issue().await, app.probe("/readyz/issue").await);
+    let detail = "left out of keys.algorithms but not removed: ES256";
+    assert!(ready && format!("{told:?}").contains(detail), "{told:?}");
+    let app = app.restarted(&database, &[]).await;
+    app.token("ES256", &secret).await;
     verify_access_token_signature(&token, &app.served().await).unwrap();
 
-    // Added again while the removed key is still published: announced at once, and pre-published like any key.
+    // And for months: its line is rotated meanwhile, and it signs at once when it is configured again.
+    let app = app.restarted(&database, RS256_ALONE).await;
+    app.pass(DAY * 65, HOUR * 4).await;
+    assert!(app.keys().await.line(Algorithm::Es256).last().unwrap().generation >= 3);
     let app = app.restarted(&database, &[]).await;
-    assert_eq!(announced(&app).await, serde_json::json!(["RS256", "ES256"]));
-    assert_eq!(app.asked("ES256", &secret).await.0, 503);
-    let newest = app.keys().await.line(Algorithm::Es256).last().unwrap().clone();
-    assert_eq!((newest.generation, newest.activates_at - newest.published_at), (3, DAY));
-    assert!(app.served().await.iter().any(|jwk| jwk.kid == newest.kid));
-    assert!(app.may_issue().await, "{:?}", app.probe("/readyz/issue").await);
+    assert!(app.may_issue().await);
+    let token = app.token("ES256", &secret).await;
     verify_access_token_signature(&token, &app.served().await).unwrap();
-    app.pass(DAY - Seconds(1), HOUR).await;
-    assert_eq!(app.asked("ES256", &secret).await.0, 503);
-    app.pass(Seconds(1), Seconds(1)).await;
-    let served = app.served().await;
-    assert_eq!(kid_of(&app.token("ES256", &secret).await, &served), newest.kid);
-    // The removed key has left by now.
-    assert_eq!(served.len(), 2);
-    verify_access_token_signature(&token, &served).unwrap_err();
     app.running.stop().await;
 }
+
+async fn events(app: &TestApp, event: &str) -> usize {
+    let records = app.db().audit(None, 1_000).await.unwrap();
+    records.iter().filter(|record| record.event == event).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_algorithm_is_removed_by_an_act_and_kept_by_another() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let secret = app.create_clients().await;
+    let token = app.token("ES256", &secret).await;
+    let remove = async |app: &TestApp| {
+        app.rotator()
+            .remove_algorithm(Algorithm::Es256, "test", "test", true)
+            .await
+    };
+    let refused = remove(&app).await.unwrap_err().to_string();
+    assert!(refused.contains("is among keys.algorithms"), "{refused}");
+
+    let app = app.restarted(&database, RS256_ALONE).await;
+    let refused = remove(&app).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("these clients are registered for ES256: ES256"),
+        "{refused}"
+    );
+    let raw = Raw::open(&database).await;
+    raw.execute("DELETE FROM clients WHERE client_id = 'ES256'").await;
+    let kept = app.rotator().keep_algorithm(Algorithm::Es256, "test", "test").await;
+    assert!(matches!(kept, Err(CannotKeep::NotRemoved(_))), "{kept:?}");
+
+    // Announced as long ahead as a new key; a dry run announces nothing.
+    let rows = app.keys().await.line(Algorithm::Es256).len();
+    app.rotator()
+        .remove_algorithm(Algorithm::Es256, "test", "test", false)
+        .await
+        .unwrap();
+    assert_eq!(app.keys().await.line(Algorithm::Es256).len(), rows);
+    let removed = remove(&app).await.unwrap();
+    let now = app.clock.read().wall;
+    assert_eq!(removed.generation.activates_at - now, DAY);
+    assert!(matches!(remove(&app).await, Err(CannotRemove::Already { .. })));
+    assert_eq!(events(&app, "algorithm.removed").await, 1);
+    app.pass(DAY - Seconds(1), HOUR).await;
+    let active = async |app: &TestApp| {
+        let keys = app.keys().await;
+        keys.active(Algorithm::Es256, app.clock.read().wall)
+            .map(|key| key.kid.clone())
+    };
+    let signs = active(&app).await.unwrap();
+    let kept = app
+        .rotator()
+        .keep_algorithm(Algorithm::Es256, "test", "test")
+        .await
+        .unwrap();
+    assert_eq!(kept.signs, signs);
+    app.pass(DAY, HOUR).await;
+    assert_eq!(active(&app).await, Some(signs.clone()));
+    assert_eq!(events(&app, "algorithm.kept").await, 1);
+
+    // In force: nothing signs, what was signed verifies, and it can still be taken back, even when it is configured again.
+    remove(&app).await.unwrap();
+    app.pass(DAY, HOUR).await;
+    assert_eq!(active(&app).await, None);
+    assert!(app.may_issue().await, "no setting asks for it");
+    verify_access_token_signature(&token, &app.served().await).unwrap();
+    let app = app.restarted(&database, &[]).await;
+    app.running.server.rotation.tick().await.unwrap();
+    assert!(!app.may_issue().await, "{:?}", app.probe("/readyz/issue").await);
+    let rotated = app.rotator().rotate(Algorithm::Es256, "test", "test").await;
+    assert!(matches!(rotated, Err(RotationError::Removed { .. })), "{rotated:?}");
+    app.pass(HOUR, Seconds(60)).await;
+    let kept = app
+        .rotator()
+        .keep_algorithm(Algorithm::Es256, "test", "test")
+        .await
+        .unwrap();
+    assert_eq!(kept.signs, signs);
+    app.running.server.rotation.tick().await.unwrap();
+    assert!(app.may_issue().await);
+    assert_eq!(active(&app).await, Some(signs.clone()));
+    verify_access_token_signature(&token, &app.served().await).unwrap();
+
+    // Removed for good: the half goes when the key leaves, and it is too late.
+    let app = app.restarted(&database, RS256_ALONE).await;
+    remove(&app).await.unwrap();
+    app.pass(DAY * 2 + HOUR * 2, HOUR).await;
+    let halves = app.keys().await;
+    assert!(halves.line(Algorithm::Es256).iter().all(|key| !key.has_private_half));
+    assert!(app.served().await.iter().all(|jwk| jwk.alg == Algorithm::Rs256));
+    let kept = app.rotator().keep_algorithm(Algorithm::Es256, "test", "test").await;
+    assert!(matches!(kept, Err(CannotKeep::TooLate(_))), "{kept:?}");
+    assert!(events(&app, "key.purged").await > 0);
+
+    // Added again, it is published before it signs like any other.
+    let app = app.restarted(&database, &[]).await;
+    assert!(!app.may_issue().await);
+    app.pass(DAY, HOUR).await;
+    assert!(app.may_issue().await);
+    app.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emergency_calls_an_announced_removal_off() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let app = app.restarted(&database, RS256_ALONE).await;
+    let rotator = app.rotator();
+    rotator
+        .remove_algorithm(Algorithm::Es256, "test", "test", true)
+        .await
+        .unwrap();
+    let keys = app.keys().await;
+    let kid = keys
+        .active(Algorithm::Es256, app.clock.read().wall)
+        .unwrap()
+        .kid
+        .clone();
+    let revoked = rotator.revoke(&kid, "test", "test").await.unwrap();
+    assert!(revoked.ends_removal && revoked.signs_now.is_some());
+    assert!(app.keys().await.removal(Algorithm::Es256).is_none());
+    app.pass(DAY * 2, HOUR).await;
+    let keys = app.keys().await;
+    assert!(keys.active(Algorithm::Es256, app.clock.read().wall).is_some());
+    app.running.stop().await;
+}
+
+crate::on_both_databases!(the_commands_that_remove_an_algorithm_say_what_follows, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let with = |algorithms: &str, arguments: &[&str]| {
+        let variables = [
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_DATABASE__URL", database.url.as_str()),
+            (
+                "KEYROUND_KEYS__MASTER_KEY",
+                "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+            ),
+            ("KEYROUND_KEYS__ALGORITHMS", algorithms),
+        ];
+        let output = run(database.folder.path(), &variables, arguments);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code().unwrap(),
+            text(output.stdout) + &text(output.stderr),
+        )
+    };
+    let remove = [
+        "keys",
+        "remove-algorithm",
+        "ES256",
+        "--reason",
+        "no client uses it",
+        "--yes",
+    ];
+    let (code, told) = with("RS256,ES256", &remove);
+    assert!(code == 1 && told.contains("is among keys.algorithms"), "{told}");
+    // The server that runs has it configured still.
+    let (code, told) = with("RS256", &remove);
+    assert!(
+        code == 1 && told.contains("these nodes run with other settings"),
+        "{told}"
+    );
+    app.running.stop().await;
+
+    let app = TestApp::start_with_clock(&database, RS256_ALONE, Clock::system()).await;
+    for look in [&["keys", "list"][..], &["config", "check"], &["db", "check"]] {
+        let (code, told) = with("RS256", look);
+        assert!(code == 0 && told.contains("not removed"), "{look:?}: {told}");
+    }
+    let (code, told) = with("RS256", &[&remove[..], &["--dry-run"]].concat());
+    assert!(code == 0 && told.starts_with("Nothing was changed."), "{told}");
+    let (code, told) = with("RS256", &remove);
+    assert!(
+        code == 0 && told.contains("the removal of ES256 is announced"),
+        "{told}"
+    );
+    let (_, told) = with("RS256", &["keys", "list"]);
+    assert!(told.contains("ES256 is removed with effect from"), "{told}");
+    let (code, told) = with("RS256", &["keys", "rotate", "--algorithm", "ES256"]);
+    assert!(code == 1 && told.contains("keep-algorithm ES256"), "{told}");
+    // In force since an hour, and configured again: no check is green.
+    let raw = Raw::open(&database).await;
+    let hour_ago = Clock::system().read().wall - HOUR;
+    raw.execute(&format!(
+        "UPDATE signing_keys SET activates_at = {} WHERE jwk IS NULL",
+        hour_ago.0
+    ))
+    .await;
+    let (code, told) = with("RS256,ES256", &["db", "check"]);
+    assert!(
+        code == 1 && told.contains("no ES256 key is active, because it was removed"),
+        "{told}"
+    );
+    let keep = ["keys", "keep-algorithm", "ES256", "--reason", "a client uses it"];
+    let (code, told) = with("RS256,ES256", &keep);
+    assert!(
+        code == 0 && told.contains("the removal of ES256 is taken back"),
+        "{told}"
+    );
+    assert_eq!(with("RS256,ES256", &["db", "check"]).0, 0);
+    let (code, told) = with("RS256,ES256", &keep);
+    assert!(code == 1 && told.contains("was not removed"), "{told}");
+    let (_, told) = with("RS256", &["audit", "list"]);
+    assert!(
+        told.contains("algorithm.removed") && told.contains("algorithm.kept"),
+        "{told}"
+    );
+    app.running.stop().await;
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_algorithm_that_is_new_is_published_before_it_signs() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keyround::clock::{Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
-use keyround::jose::jwk::Kid;
+use keyround::jose::jwk::{Kid, PublicJwk};
 use keyround::keys::SigningKey;
 use keyround::keys::keyset::KeySet;
 use keyround::keys::lifecycle::Keys;
@@ -64,6 +64,8 @@ pub struct Watch {
     healthy_since: Option<i64>,
     first_starts: BTreeSet<Algorithm>,
     steps: Vec<(u64, Seconds)>,
+    /// The key material that was revoked under one of its kids.
+    revoked_materials: Vec<PublicJwk>,
     pub figures: Figures,
 }
 
@@ -82,6 +84,7 @@ impl Watch {
             healthy_since: None,
             first_starts: BTreeSet::new(),
             steps: Vec::new(),
+            revoked_materials: Vec::new(),
             figures: Figures::default(),
         }
     }
@@ -236,6 +239,20 @@ impl Watch {
 
     /// The rows were read: no revoked key is published, every sane node has a signer.
     pub fn loaded(&self, node: &Node, database: &Database, at: i64) -> Option<Violation> {
+        let is_revoked = |jwk: &&PublicJwk| {
+            self.revoked_materials
+                .iter()
+                .any(|revoked| revoked.parameters == jwk.parameters)
+        };
+        if let Some(jwk) = node.aliases.iter().find(is_revoked) {
+            return violated(
+                "alias",
+                format!(
+                    "key {} is published at {at}, and the same key was revoked under another kid",
+                    jwk.kid
+                ),
+            );
+        }
         if let Some(kid) = node.served.iter().find(|&&kid| database.is_revoked(kid)) {
             return violated(
                 "revoked",
@@ -265,9 +282,9 @@ impl Watch {
             if !sane || !young {
                 continue;
             }
-            for &alg in node.policy.algorithms() {
-                let agreed = nodes.iter().all(|other| other.policy.algorithms().contains(&alg));
-                if agreed && self.is_enabled(&snapshot.keys, alg, now) && node.sign(alg, at, without).is_none() {
+            // Left out of the settings or not: only a removal ends an algorithm.
+            for alg in Algorithm::ALL {
+                if self.is_enabled(&snapshot.keys, alg, now) && node.sign(alg, at, without).is_none() {
                     return violated("I3", format!("node {index} has no active key for {alg} at its {now}"));
                 }
             }
@@ -278,7 +295,9 @@ impl Watch {
     /// An algorithm is enabled from the first activation of a key after its last removal.
     fn is_enabled(&self, keys: &Keys, alg: Algorithm, now: UnixTime) -> bool {
         let line = keys.line(alg);
-        let after_removal = line.iter().rposition(SigningKey::is_keyless).map_or(0, |last| last + 1);
+        // An announced removal ends nothing before its time.
+        let in_force = |key: &SigningKey| key.is_keyless() && key.activates_at <= now;
+        let after_removal = line.iter().rposition(in_force).map_or(0, |last| last + 1);
         line[after_removal..].iter().any(|key| {
             let at_once = self.known.get(&number(&key.kid)).is_some_and(|known| known.at_once);
             let signed = key.revoked_at.is_none_or(|revoked_at| revoked_at >= key.activates_at);
@@ -305,6 +324,13 @@ impl Watch {
                     .filter(|later| later.generation > key.generation)
             };
             let replaced = later().any(|later| later.revoked_at.is_none());
+            // The last half before a removal stays as long as its key is published.
+            let next = later().find(|later| later.revoked_at.is_none());
+            let tail = if next.is_some_and(SigningKey::is_keyless) {
+                tail + self.windows.verifier_leeway + key.max_token_ttl
+            } else {
+                tail
+            };
             let superseded_at = superseded_at(&database.keys, key);
             let overdue = superseded_at.is_some_and(|superseded_at| {
                 (superseded_at + tail).0 * 1000 + self.windows.clock_skew.0 * 500 + grace < at
@@ -338,6 +364,9 @@ impl Watch {
         }
         let now = Database::time(at);
         for &alg in policy.algorithms() {
+            if database.keys.removal(alg).is_some() {
+                continue;
+            }
             let age = database.keys.active(alg, now).map(|key| now - key.activates_at);
             if age.is_none_or(|age| age > period + slack) {
                 return violated(
@@ -380,15 +409,14 @@ impl Watch {
     }
 
     /// I6, before a destruction: another half of the algorithm can sign, unless the algorithm was removed.
-    pub fn destroying(&self, nodes: &[Node], database: &Database, kid: &Kid) -> Option<Violation> {
+    pub fn destroying(&self, database: &Database, kid: &Kid) -> Option<Violation> {
         let key = database.keys.find(kid)?;
         let line = database.keys.line(key.alg);
         let removed = line
             .iter()
             .any(|later| later.generation > key.generation && later.is_keyless());
-        let configured = nodes.iter().all(|node| node.policy.algorithms().contains(&key.alg));
         let others = line.iter().any(|other| other.kid != key.kid && other.has_private_half);
-        if configured && !removed && !others {
+        if !removed && !others {
             return violated(
                 "I6",
                 format!("the last private half of {}, of key {kid}, is destroyed", key.alg),
@@ -436,6 +464,24 @@ impl Watch {
             .iter()
             .find(|key| key.has_private_half && self.distrusted.contains_key(&number(&key.kid)))?;
         violated("emergency", format!("the private half of {} is still there", left.kid))
+    }
+
+    /// After a removal: it takes effect when every node has read it, at the earliest.
+    pub fn announced(&self, new: &NewGeneration) -> Option<Violation> {
+        let spread = self.windows.replica_refresh * 2 + self.windows.verifier_cache + self.windows.clock_skew;
+        let lead = new.activates_at - new.published_at;
+        if lead < spread {
+            return violated(
+                "announced",
+                format!("{new:?} is announced {lead} ahead, and its spreading takes {spread}"),
+            );
+        }
+        None
+    }
+
+    /// A key was revoked under one of its kids.
+    pub fn revoked_material(&mut self, jwk: PublicJwk) {
+        self.revoked_materials.push(jwk);
     }
 
     /// I3: a first start makes one key per algorithm.

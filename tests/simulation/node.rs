@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyround::clock::{Reading, Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
+use keyround::jose::jwk::PublicJwk;
 use keyround::keys::SigningKey;
 use keyround::keys::lifecycle::{Keys, State};
 use keyround::keys::plan::Step;
@@ -59,6 +60,8 @@ pub struct Node {
     pub snapshot: Option<Snapshot>,
     /// The numbers of the kids it publishes, sorted.
     pub served: Vec<u32>,
+    /// The keys that it publishes to verify with alone.
+    pub aliases: Vec<PublicJwk>,
     pub next_load: i64,
     pub wake_at: UnixTime,
     pub planned_version: Option<u64>,
@@ -92,6 +95,7 @@ impl Node {
             trusted: None,
             snapshot: None,
             served: Vec::new(),
+            aliases: Vec::new(),
             next_load: 0,
             wake_at: UnixTime(0),
             planned_version: None,
@@ -164,6 +168,7 @@ impl Node {
         self.trusted = None;
         self.snapshot = None;
         self.served.clear();
+        self.aliases.clear();
         self.in_flight.clear();
         self.planned_version = None;
         self.able_since = None;
@@ -190,6 +195,7 @@ impl Node {
             served.dedup();
         }
         self.served = served;
+        self.aliases = aliases(&keys, &self.policy, keys_at, without);
         self.snapshot = Some(Snapshot {
             keys,
             version: database.version,
@@ -333,6 +339,19 @@ pub fn active(keys: &Keys, alg: Algorithm, now: UnixTime, without: Without) -> O
         Without::SigningAtOnceOnSlowNodes => found.filter(|key| key.activates_at <= now),
         _ => found,
     }
+}
+
+/// What is published to verify with alone.
+fn aliases(keys: &Keys, policy: &Policy, now: UnixTime, without: Without) -> Vec<PublicJwk> {
+    let published = keys
+        .verifying()
+        .iter()
+        .filter(|key| key.state(policy, now).is_published());
+    published
+        // The second net, for rows that an older version left; without it the transaction alone decides.
+        .filter(|key| without == Without::AliasesGoTogether || !keys.revokes(&key.jwk))
+        .map(|key| key.jwk.clone())
+        .collect()
 }
 
 /// The numbers of the published kids, sorted.

@@ -112,7 +112,6 @@ fn applied(rows: &Keys, steps: &[Step]) -> Keys {
         match step {
             Step::FirstStart(all) => all.iter().for_each(|new| insert(&mut rows, new, false)),
             Step::Insert(new) => insert(&mut rows, new, false),
-            Step::Remove(new) => insert(&mut rows, new, true),
             Step::RaiseMaxTokenTtl { kid, to } => {
                 rows.iter_mut()
                     .filter(|row| row.kid == *kid)

@@ -82,5 +82,8 @@ rules! {
     the_first_key_waits: FirstKeyWaits violates "I2";
     an_added_algorithm_is_published_first: AddedAlgorithmPrepublished violates "I1", "I2";
     the_halves_of_a_removed_algorithm_go: RemovedHalvesDestroyed violates "I4";
-    a_removal_is_read_before_it_counts: RemovalLead violates "I1";
+    a_removal_is_read_before_it_counts: RemovalLead violates "I1", "I2", "announced";
+    an_algorithm_that_is_left_out_goes_on: LeftOutGoesOn violates "I3", "I6";
+    a_removal_is_taken_back_in_time: TakenBackInTime violates "I1", "I2", "I3", "I5";
+    aliases_of_one_key_go_together: AliasesGoTogether violates "alias";
 }

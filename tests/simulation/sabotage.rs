@@ -98,6 +98,12 @@ pub enum Without {
     RemovedHalvesDestroyed,
     /// A removal takes effect when every node has read it.
     RemovalLead,
+    /// The line of an algorithm that the settings leave out goes on until it is removed.
+    LeftOutGoesOn,
+    /// A removal is taken back only while its last key can sign and is published.
+    TakenBackInTime,
+    /// A revocation takes every kid of the key material.
+    AliasesGoTogether,
 }
 
 impl Without {
@@ -124,7 +130,16 @@ impl Without {
                 ..usual
             },
             Self::RemovalLead => Focus {
-                events: &[0, 8, 8],
+                events: &[0, 8, 16, 16],
+                ..usual
+            },
+            Self::LeftOutGoesOn => Focus { events: &[8], ..usual },
+            Self::TakenBackInTime => Focus {
+                events: &[8, 16, 17],
+                ..usual
+            },
+            Self::AliasesGoTogether => Focus {
+                events: &[10, 18],
                 ..usual
             },
             Self::PublishingOutlivesSigning => Focus {

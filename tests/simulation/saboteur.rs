@@ -29,7 +29,6 @@ pub fn steps(
             match &mut step {
                 Step::Insert(new) => insertion(new, keys, policy, now, without),
                 Step::FirstStart(all) => all.iter_mut().for_each(|new| backdated(new, without)),
-                Step::Remove(new) if without == Without::RemovalLead => new.activates_at = new.published_at,
                 _ => {}
             }
             step
@@ -52,6 +51,11 @@ pub fn steps(
         }
         Without::PurgeOrder => steps.reverse(),
         _ => {}
+    }
+    if without == Without::LeftOutGoesOn {
+        // As if to leave an algorithm out were to forget it.
+        let of_left_out = |step: &Step| matches!(step, Step::Insert(new) if !policy.algorithms().contains(&new.alg));
+        steps.retain(|step| !of_left_out(step));
     }
     steps.extend(row_changes(keys, policy, now, without));
     steps
@@ -97,10 +101,9 @@ fn insertions(keys: &Keys, policy: &Policy, now: UnixTime, without: Without) -> 
         };
         (regular - generation.prepublish <= now).then_some(generation)
     };
-    policy
-        .algorithms()
-        .iter()
-        .filter_map(|&alg| next(alg))
+    plan::continued(keys, policy)
+        .into_iter()
+        .filter_map(next)
         .map(Step::Insert)
         .collect()
 }
@@ -124,6 +127,10 @@ fn row_changes(keys: &Keys, policy: &Policy, now: UnixTime, without: Without) ->
             // Age alone decides.
             let age = policy.windows().rotation_period + policy.signing_tail();
             let old = |key: &&SigningKey| key.has_private_half && key.activates_at + age <= now;
+            living().filter(old).map(destroy).collect()
+        }
+        Without::LeftOutGoesOn => {
+            let old = |key: &&SigningKey| key.has_private_half && !policy.algorithms().contains(&key.alg);
             living().filter(old).map(destroy).collect()
         }
         Without::PurgeWithoutHalf => {

@@ -205,7 +205,7 @@ fn befall(world: &mut World) {
     let sane = node.clock_right_at.is_none() && told >= Seconds::ZERO - windows.clock_skew;
     let favourites = world.without.focus().events;
     let kind = if favourites.is_empty() || world.random.once_in(2) {
-        world.random.between(0, 15)
+        world.random.between(0, 18)
     } else {
         world.random.pick(favourites)
     };
@@ -242,6 +242,9 @@ fn befall(world: &mut World) {
         10 => revoke(world, index),
         14 => common_jump(world, until),
         15 => start_on_wrong_clocks(world, until),
+        16 => world.remove_algorithm(index),
+        17 => world.keep_algorithm(index),
+        18 => world.import_alias(index),
         _ => world.rotate_early(index),
     }
 }
@@ -347,7 +350,7 @@ fn revoke(world: &mut World, index: usize) {
     let active = |alg| keys.active(alg, now).map(|key| key.kid.clone());
     let kids: Vec<Kid> = match world.random.between(0, 3) {
         0 => Algorithm::ALL.into_iter().filter_map(active).collect(),
-        1 => keys.iter().map(|key| key.kid.clone()).collect::<Vec<_>>(),
+        1 => keys.jwks().map(|(jwk, _)| jwk.kid.clone()).collect::<Vec<_>>(),
         _ => active(world.random.pick(&Algorithm::ALL)).into_iter().collect(),
     };
     let all = kids.len() <= 2;
@@ -390,10 +393,9 @@ fn skip_quiet_time(world: &mut World) {
             let destroyed = plan::destruction_due(&database.keys, policy, key, now);
             [Some(key.activates_at), database.keys.expires_at(key, policy), destroyed]
         });
-        let inserts = policy
-            .algorithms()
-            .iter()
-            .map(|&alg| plan::next_generation(&database.keys, policy, alg, now).map(|next| next.due_at));
+        let inserts = plan::continued(&database.keys, policy)
+            .into_iter()
+            .map(|alg| plan::next_generation(&database.keys, policy, alg, now).map(|next| next.due_at));
         for time in changes.chain(inserts).flatten().filter(|&time| time > now - margin) {
             next = Some(next.map_or(time, |next: keyround::clock::UnixTime| next.min(time)));
         }

@@ -9,6 +9,7 @@ use keyround::keys::SigningKey;
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::NewGeneration;
 use keyround::keys::trusted_time::{ClockStep, Record};
+use keyround::keys::verifying::VerifyingKey;
 
 use crate::sabotage::Without;
 
@@ -49,9 +50,22 @@ impl Database {
     pub fn change(&mut self, change: impl FnOnce(&mut Vec<SigningKey>)) {
         let mut rows: Vec<SigningKey> = self.keys.iter().cloned().collect();
         change(&mut rows);
+        let verifying = self.keys.verifying().to_vec();
+        self.replace(rows, verifying);
+    }
+
+    /// The same for the keys that only verify.
+    pub fn change_verifying(&mut self, change: impl FnOnce(&mut Vec<VerifyingKey>)) {
+        let rows = self.keys.iter().cloned().collect();
+        let mut verifying = self.keys.verifying().to_vec();
+        change(&mut verifying);
+        self.replace(rows, verifying);
+    }
+
+    fn replace(&mut self, rows: Vec<SigningKey>, verifying: Vec<VerifyingKey>) {
         let revoked = rows.iter().filter(|row| row.revoked_at.is_some());
         self.revoked = revoked.map(|row| number(&row.kid)).collect();
-        self.keys = Rc::new(Keys::new(rows));
+        self.keys = Rc::new(Keys::new(rows).with_verifying(verifying));
         self.version += 1;
     }
 
@@ -70,6 +84,24 @@ impl Database {
         let row = row(new, number, keyless);
         self.change(|rows| rows.push(row));
         number
+    }
+
+    /// Takes the public half of a key in under a kid of its own, to verify with, as when keys move in.
+    pub fn import_alias(&mut self, of: &Kid, at: UnixTime, until: UnixTime) {
+        let kid: Kid = format!("alias-{}", self.next_kid).parse().expect("a kid");
+        self.next_kid += 1;
+        let Some(mut jwk) = self.keys.find(of).and_then(|key| key.jwk.clone()) else {
+            return;
+        };
+        jwk.kid = kid;
+        self.change_verifying(|rows| {
+            rows.push(VerifyingKey {
+                jwk,
+                published_at: at,
+                expires_at: until,
+                revoked_at: None,
+            });
+        });
     }
 
     pub fn has_generation(&self, alg: Algorithm, generation: i64) -> bool {

@@ -1,7 +1,9 @@
 //! The world: true time, one database, nodes, and all verifiers at once. It moves in small steps and watches the invariants.
 
 use keyround::clock::{Seconds, UnixTime};
+use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::Kid;
+use keyround::keys::SigningKey;
 use keyround::keys::emergency::{self, Response};
 use keyround::keys::plan::{self, NewGeneration, Step};
 use keyround::keys::policy::Policy;
@@ -323,13 +325,6 @@ impl World {
                 self.fail(found);
                 true
             }
-            Step::Remove(new) => {
-                let may = self.may_insert(index, new, now);
-                if may {
-                    self.insert(new, true, &policy, false);
-                }
-                may
-            }
             Step::RaiseMaxTokenTtl { .. } | Step::DestroyPrivateHalf { .. } | Step::Purge { .. } => {
                 let again = plan::plan(&self.database.keys, &policy, now).steps;
                 let again = sabotaged(again, &self.database.keys, &policy, now, self.without);
@@ -346,9 +341,13 @@ impl World {
         match step {
             Step::RaiseMaxTokenTtl { kid, to } => self.database.change_row(kid, |row| row.max_token_ttl = *to),
             Step::DestroyPrivateHalf { kid } => {
-                let found = self.watch.destroying(&self.nodes, &self.database, kid);
+                let found = self.watch.destroying(&self.database, kid);
                 self.fail(found);
                 self.database.change_row(kid, |row| row.has_private_half = false);
+            }
+            Step::Purge { kid } if self.database.keys.find_verifying(kid).is_some() => {
+                self.database
+                    .change_verifying(|rows| rows.retain(|row| row.jwk.kid != *kid));
             }
             Step::Purge { kid } => {
                 let found = self.watch.purging(&self.database, kid);
@@ -376,7 +375,11 @@ impl World {
             Without::TightCommitGuard => skew,
             _ => Seconds(skew.0 / 2),
         };
-        let free = !self.database.has_generation(new.alg, new.generation) || self.without == Without::UniqueGeneration;
+        // The store decides again under its lock, so a row that was planned for another line is not written.
+        let newest = self.database.keys.line(new.alg).last();
+        let follows = newest.is_none_or(|newest| new.generation <= newest.generation + 1);
+        let free = follows && !self.database.has_generation(new.alg, new.generation)
+            || self.without == Without::UniqueGeneration;
         free && clock <= new.published_at + node.policy.commit_share() + slack
     }
 
@@ -392,7 +395,11 @@ impl World {
         if self.database.keys.is_empty() {
             return;
         }
-        let alg = node.policy.algorithms()[self.random.index(node.policy.algorithms().len())];
+        let algorithms = plan::continued(&self.database.keys, &node.policy);
+        let alg = algorithms[self.random.index(algorithms.len())];
+        if self.database.keys.removal(alg).is_some() {
+            return;
+        }
         let policy = node.policy.clone();
         let new = plan::rotate_early(&self.database.keys, &policy, alg, now);
         let room = plan::has_room(&self.database.keys, &policy, alg, now);
@@ -417,6 +424,13 @@ impl World {
         let Ok(Response::Revoke(mut revocation)) = emergency::revoke(&self.database.keys, &policy, kid, now) else {
             return;
         };
+        let material = emergency::find_material(&self.database.keys, kid).cloned();
+        if self.without == Without::AliasesGoTogether {
+            let keys = self.database.keys.clone();
+            revocation
+                .revoke
+                .retain(|other| other == kid || keys.find_verifying(other).is_none());
+        }
         let signed = revocation.replacement.is_some();
         match self.without {
             Without::EmergencyRevokesPending => revocation.revoke.retain(|other| other == kid),
@@ -444,7 +458,16 @@ impl World {
                     row.has_private_half = false;
                 }
             }
+            rows.retain(|row| revocation.ends_removal.as_ref() != Some(&row.kid));
         });
+        self.database.change_verifying(|rows| {
+            for row in rows.iter_mut().filter(|row| revocation.revoke.contains(&row.jwk.kid)) {
+                row.revoked_at.get_or_insert(now);
+            }
+        });
+        if let Some(jwk) = material {
+            self.watch.revoked_material(jwk);
+        }
         if let Some(mut new) = revocation.replacement {
             backdated(&mut new, self.without);
             if self.without == Without::EmergencySignsAtOnce {
@@ -455,6 +478,81 @@ impl World {
         self.watch.distrusted_from(self.database.version);
         let found = self.watch.after_emergency(&self.database);
         self.fail(found);
+    }
+
+    /// What `keys remove-algorithm` does on this node: only what every node leaves out is removed.
+    pub fn remove_algorithm(&mut self, index: usize) {
+        let Some(now) = self.has_good_time(index) else { return };
+        let policy = self.nodes[index].policy.clone();
+        let keys = self.database.keys.clone();
+        let agreed = self
+            .nodes
+            .iter()
+            .all(|node| node.policy == policy && node.next_policy.is_none());
+        let left_out = plan::left_out(&keys, &policy);
+        let Some(&alg) = left_out.first().filter(|_| agreed) else {
+            return;
+        };
+        let mut new = plan::removal(&keys, &policy, alg, now);
+        if self.without == Without::RemovalLead {
+            new.activates_at = new.published_at;
+        }
+        if self.may_insert(index, &new, now) {
+            self.note(|_| format!("node {index} removes {alg}: {new:?}"));
+            self.insert(&new, true, &policy, false);
+            let found = self.watch.announced(&new);
+            self.fail(found);
+        }
+    }
+
+    /// What `keys keep-algorithm` does on this node.
+    pub fn keep_algorithm(&mut self, index: usize) {
+        let Some(now) = self.has_good_time(index) else { return };
+        let policy = self.nodes[index].policy.clone();
+        let keys = self.database.keys.clone();
+        for alg in Algorithm::ALL {
+            let Some((removal, last)) = keys.last_removal(alg) else {
+                continue;
+            };
+            let in_force = removal.activates_at <= now;
+            let added_again = in_force && keys.active(alg, now).is_some();
+            let in_time = |last: &SigningKey| plan::may_sign_again(&keys, &policy, last, now);
+            let late = self.without == Without::TakenBackInTime;
+            let Some(last) = last.filter(|last| !added_again && (late || in_time(last))) else {
+                continue;
+            };
+            self.note(|_| format!("node {index} keeps {alg}, whose key {} signs", last.kid));
+            self.database.change(|rows| {
+                rows.retain(|row| row.kid != removal.kid);
+                // A node that does not ask whether the half is there finds one in an old backup.
+                if late && let Some(row) = rows.iter_mut().find(|row| row.kid == last.kid) {
+                    row.has_private_half = true;
+                }
+            });
+            self.watch.unhealthy(self.at);
+        }
+    }
+
+    /// What `keys import --verify-only` does with a public half that is here under another kid.
+    pub fn import_alias(&mut self, index: usize) {
+        let Some(now) = self.has_good_time(index) else { return };
+        let policy = self.nodes[index].policy.clone();
+        let keys = self.database.keys.clone();
+        let fitting: Vec<&SigningKey> = keys
+            .published(&policy, now)
+            .map(|(key, _)| key)
+            .filter(|key| {
+                let bytes = key.jwk.as_ref().map_or(0, |jwk| jwk.to_json().len());
+                plan::has_room_for_verifying(&keys, &policy, bytes, now)
+            })
+            .collect();
+        if fitting.is_empty() || keys.verifying().len() > 3 {
+            return;
+        }
+        let of = fitting[self.random.index(fitting.len())].kid.clone();
+        self.note(|_| format!("node {index} imports an alias of {of}"));
+        self.database
+            .import_alias(&of, now, now + policy.windows().max_token_ttl * 4);
     }
 
     fn sign(&mut self) {

@@ -10,8 +10,8 @@ use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::Keys;
-use crate::keys::plan::{NewGeneration, destruction_due, has_room, next_generation, rotate_early};
-use crate::rotation::RotationError;
+use crate::keys::plan::{NewGeneration, continued, destruction_due, has_room, next_generation, rotate_early};
+use crate::rotation::{RotationError, refuse_rotation};
 
 use super::{Context, Failure, Inserted, View, chosen, output};
 
@@ -89,19 +89,10 @@ pub fn print_plan(context: &Context, view: &View) -> Result<(), Failure> {
     if view.keys.is_empty() {
         return Err(RotationError::NoKeys.into());
     }
-    let coming: Vec<NewGeneration> = view
-        .policy
-        .algorithms()
-        .iter()
-        .filter_map(|&alg| coming(view, alg))
-        .collect();
+    let continued = continued(&view.keys, &view.policy);
+    let coming: Vec<NewGeneration> = continued.iter().filter_map(|&alg| coming(view, alg)).collect();
     let events = events(view, &coming);
-    let earliest: Vec<Earliest> = view
-        .policy
-        .algorithms()
-        .iter()
-        .map(|&alg| earliest(view, alg))
-        .collect();
+    let earliest: Vec<Earliest> = continued.iter().map(|&alg| earliest(view, alg)).collect();
     if context.json {
         let events: Vec<ShownEvent> = events.iter().map(ShownEvent::from).collect();
         output::json(&json!({ "now": view.now.rfc3339(), "events": events, "earliest": earliest }));
@@ -130,12 +121,10 @@ pub fn print_dry_run(context: &Context, view: &View, algorithm: Option<Algorithm
     if view.keys.is_empty() {
         return Err(RotationError::NoKeys.into());
     }
-    let chosen = chosen(&view.policy, algorithm);
+    let chosen = chosen(&view.keys, &view.policy, algorithm);
     let mut inserts = Vec::new();
     for &alg in &chosen {
-        if !view.policy.algorithms().contains(&alg) {
-            return Err(RotationError::NotEnabled(alg).into());
-        }
+        refuse_rotation(&view.keys, &view.policy, alg, view.now)?;
         if !has_room(&view.keys, &view.policy, alg, view.now) {
             return Err(RotationError::SetFull(alg).into());
         }

@@ -161,6 +161,7 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
                 alg,
                 revoked: Vec::new(),
                 materials: Vec::new(),
+                ends_removal: false,
                 signs_now: active.map(|active| active.kid.clone()),
                 at,
                 version: done[0].version,
@@ -196,6 +197,11 @@ fn print(request: &Request, done: &[Revoked], policy: &Policy, now: UnixTime) {
                 format!("the {alg} key")
             };
             output::line(&format!("{what} was revoked already, {at}"));
+        }
+        if revoked.ends_removal {
+            output::line(&format!(
+                "the removal of {alg} is called off; announce it again when this is over"
+            ));
         }
         output::line(&revoked.signs_now.as_ref().map_or_else(
             || format!("no {alg} key signs now"),
