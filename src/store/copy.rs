@@ -28,7 +28,7 @@ const SOURCE: &str = "SELECT source FROM keyround_unfinished_copy";
 /// Signs of life of the servers on the source: the target has none.
 const NOT_COPIED: &str = "nodes";
 /// Rows that the schema itself makes.
-const MADE_BY_SCHEMA: [&str; 2] = ["key_version", "client_changes"];
+const MADE_BY_SCHEMA: [&str; 3] = ["key_version", "client_changes", "clock"];
 
 const SQLITE_INSTALLED: &str = "SELECT version, CAST(strftime('%s', installed_on) AS INTEGER) FROM _sqlx_migrations";
 const POSTGRES_INSTALLED: &str =
