@@ -41,8 +41,8 @@ async fn is_active(app: &TestApp, secret: &str, token: &str) -> bool {
 async fn a_start_on_a_wrong_clock_changes_no_key_and_forgets_no_denial() {
     for wrong in [-26 * HOUR, -120, 2 * HOUR, 26 * HOUR, 400 * 24 * HOUR] {
         let database = TestDatabase::sqlite();
-        let raw = Raw::open(&database).await;
         let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(0)).await;
+        let raw = Raw::open(&database).await;
         let billing = register(&app, &client("billing")).await;
         let (token, denied) = (
             app.token("billing", &billing).await,
@@ -78,8 +78,8 @@ async fn a_start_on_a_wrong_clock_changes_no_key_and_forgets_no_denial() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_of_a_week_is_confirmed_by_itself() {
     let database = TestDatabase::sqlite();
-    let raw = Raw::open(&database).await;
     let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(0)).await;
+    let raw = Raw::open(&database).await;
     let billing = register(&app, &client("billing")).await;
     let before = keys(&app, &raw).await;
     app.running.stop().await;
@@ -119,8 +119,8 @@ async fn probe(app: &TestApp) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_confirms_a_clock_that_is_behind() {
     let database = TestDatabase::sqlite();
-    let raw = Raw::open(&database).await;
     let app = TestApp::start_with_clock(&database, &ES256_ALONE, off_by(2 * HOUR)).await;
+    let raw = Raw::open(&database).await;
     let (_, set) = keys(&app, &raw).await;
     app.clock.jump(Seconds(-2 * HOUR));
     app.clock.advance(Seconds(10));
