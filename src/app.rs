@@ -403,7 +403,8 @@ impl Running {
     /// # Errors
     /// The first thing that is not in order.
     pub async fn start(config: &Config, foundation: Foundation) -> Result<Self, StartError> {
-        let Foundation { rotator, hash_key } = foundation;
+        let Foundation { mut rotator, hash_key } = foundation;
+        rotator.db = rotator.db.with_patience();
         refuse_first_party_client(config, &rotator.db).await?;
         refuse_audience_of_client(config, &rotator.db).await?;
         let room = room_for_connections(config.server.max_connections)?;

@@ -4,6 +4,7 @@
 //! by itself; it stops signing once its snapshot is older than J.
 
 mod ledger;
+mod memory;
 mod snapshot;
 mod vanished;
 
@@ -29,6 +30,8 @@ use crate::store::nodes::Heartbeat;
 use crate::store::{Db, StoreError};
 
 pub use ledger::{Ledger, LedgerError};
+use memory::Here;
+pub use memory::Lost;
 use snapshot::read;
 pub use snapshot::{Document, Snapshot};
 pub use vanished::Vanished;
@@ -154,7 +157,17 @@ impl Keyring {
         clock: Clock,
         ledger: Option<Arc<Ledger>>,
     ) -> Result<Self, StoreError> {
-        let first = read(&db, &master_key, &policy, &clock, ledger.as_deref(), None, None).await?;
+        let first = read(
+            &db,
+            &master_key,
+            &policy,
+            &clock,
+            ledger.as_deref(),
+            None,
+            None,
+            &Here::default(),
+        )
+        .await?;
         Ok(Self {
             ledger,
             node_id: uuid::Uuid::new_v4().to_string(),
@@ -187,6 +200,7 @@ impl Keyring {
             ledger,
             Some(&self.heartbeat(&previous)),
             Some(&previous),
+            &self.endings_here(),
         )
         .await?;
         let next = Arc::new(next);
@@ -361,7 +375,16 @@ impl Keyring {
         ended.extend(sids.into_iter().map(|sid| (sid.to_string(), now)));
     }
 
-    /// Whatever was committed before a snapshot was read stands in it.
+    fn endings_here(&self) -> Here {
+        let clone =
+            |known: &RwLock<HashMap<String, Duration>>| known.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Here {
+            ended: clone(&self.ended_here),
+            denied: clone(&self.denied_here),
+        }
+    }
+
+    /// What was committed before a snapshot was read stands in it, even if the database has lost it.
     fn forget_what_ended_before(&self, moment: Duration) {
         for ended in [&self.ended_here, &self.denied_here] {
             let mut ended = ended.write().unwrap_or_else(PoisonError::into_inner);

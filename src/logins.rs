@@ -25,6 +25,7 @@ use crate::keyring::CannotSign;
 use crate::sessions::{CannotBegin, SessionTokens, Sessions};
 use crate::store::audit::Entry;
 use crate::store::limits::{Charged, Charging};
+use crate::store::outage;
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::LoginMetrics;
@@ -378,13 +379,16 @@ impl Logins {
     async fn accept(&self, proof: &Proof) {
         let now = self.sessions.now();
         if let Err(error) = self.db.succeed(&proof.attempt, &proof.charged, now).await {
-            tracing::warn!(%error, "an attempt that was right could not be taken off the limits");
+            outage::report("an attempt that was right could not be taken off the limits", &error);
         }
     }
 
     async fn give_back(&self, charged: &Charged) {
         if let Err(error) = self.db.give_back(charged, self.sessions.now()).await {
-            tracing::warn!(%error, "an attempt that got no answer could not be taken off the limits");
+            outage::report(
+                "an attempt that got no answer could not be taken off the limits",
+                &error,
+            );
         }
     }
 

@@ -6,15 +6,16 @@
 //! row is read again. A database that lost its last seconds has other names from then on, so no cached row outlives them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
 use crate::clock::Clock;
 use crate::oauth::client::ClientId;
-use crate::store::clients::StoredClient;
-use crate::store::{ChangeId, Db, StoreError};
+use crate::store::audit::Entry;
+use crate::store::clients::{ClientChange, StoredClient};
+use crate::store::{ChangeId, Db, REMEMBERED, StoreError};
 
 /// How long the name of the last change is used.
 pub const BELIEVED: Duration = Duration::from_millis(100);
@@ -45,6 +46,15 @@ pub struct Registry {
     confirmed: ArcSwapOption<Confirmed>,
     renewing: tokio::sync::Mutex<()>,
     known: RwLock<HashMap<ClientId, Known>>,
+    /// The clients that were refused here because they were disabled.
+    disabled: Mutex<HashMap<ClientId, Disabled>>,
+}
+
+/// When a client was seen to be disabled, and the newest audit record about it then.
+#[derive(Clone, Copy)]
+struct Disabled {
+    seen_at: Duration,
+    newest_record: Option<i64>,
 }
 
 impl Registry {
@@ -57,6 +67,7 @@ impl Registry {
             confirmed: ArcSwapOption::empty(),
             renewing: tokio::sync::Mutex::default(),
             known: RwLock::default(),
+            disabled: Mutex::default(),
         }
     }
 
@@ -101,6 +112,7 @@ impl Registry {
         let Some((client, change)) = Box::pin(self.db.client_with_change(id)).await? else {
             return Ok(None);
         };
+        let client = Box::pin(self.still_disabled(client)).await?;
         let client = Arc::new(client);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
@@ -112,6 +124,60 @@ impl Registry {
         };
         known.insert(id.clone(), row);
         Ok(Some(client))
+    }
+
+    /// The client as this node knows it: one that was refused here stays disabled if the database has lost that it was.
+    async fn still_disabled(&self, mut stored: StoredClient) -> Result<StoredClient, StoreError> {
+        let now = self.clock.read().monotonic;
+        let known = self.lock_disabled().get(&stored.client.id).copied();
+        let known = known.filter(|known| now.saturating_sub(known.seen_at) < REMEMBERED);
+        let id = &stored.client.id;
+        match (stored.client.disabled_at, known) {
+            (Some(_), Some(_)) | (None, None) => {}
+            (Some(_), None) => {
+                let newest_record = self.db.newest_record_about(id.as_str()).await?;
+                let mut disabled = self.lock_disabled();
+                if disabled.len() >= MOST {
+                    disabled.clear();
+                }
+                disabled.insert(
+                    id.clone(),
+                    Disabled {
+                        seen_at: now,
+                        newest_record,
+                    },
+                );
+            }
+            // Enabling leaves a record, or at least the old ones; a database that was set back has fewer.
+            (None, Some(known)) if self.db.newest_record_about(id.as_str()).await? < known.newest_record => {
+                let at = self.clock.read().wall;
+                tracing::error!(
+                    client.id = %id,
+                    "the database has lost that this client was disabled, as after a failover to a standby without the last seconds; \
+                     it stays disabled and this is written again"
+                );
+                let entry = Entry {
+                    event: "client.disabled",
+                    subject: id.to_string(),
+                    happened_at: at,
+                    noted_at: at,
+                    actor: "registry".to_owned(),
+                    reason: "the database had lost it".to_owned(),
+                    once: false,
+                };
+                self.db.change_client(id, &ClientChange::Disable, &entry).await?;
+                self.lock_disabled().remove(&stored.client.id);
+                stored.client.disabled_at = Some(at);
+            }
+            (None, Some(_)) => {
+                self.lock_disabled().remove(id);
+            }
+        }
+        Ok(stored)
+    }
+
+    fn lock_disabled(&self) -> MutexGuard<'_, HashMap<ClientId, Disabled>> {
+        self.disabled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kept(&self, id: &ClientId, change: ChangeId) -> Option<Arc<StoredClient>> {

@@ -248,6 +248,8 @@ pub struct Metrics {
     pub vanished_keys: Gauge,
     /// By how much the clock is in doubt; 0 when it is not.
     pub clock_doubt: Seconds,
+    /// Records that were written again after the database had lost them.
+    pub restored_records: Gauge,
     /// Age of the snapshot that is served.
     pub snapshot_age: Seconds,
     /// Living nodes with another policy.
@@ -294,6 +296,7 @@ impl Default for Metrics {
             distrusted_keys: Gauge::default(),
             vanished_keys: Gauge::default(),
             clock_doubt: Seconds::default(),
+            restored_records: Gauge::default(),
             snapshot_age: Seconds::default(),
             differing_nodes: Gauge::default(),
             tls: TlsMetrics::default(),
@@ -382,6 +385,11 @@ impl Metrics {
             "unwritten_revocations",
             "Revoked keys that the ledger of this node lacks, because it cannot be written",
             self.unwritten_revocations.clone(),
+        );
+        registry.register(
+            "restored_records",
+            "Denied tokens, ended sessions and disabled tenants that the database had lost and this node wrote again",
+            self.restored_records.clone(),
         );
         registry.register(
             "vanished_keys",

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use url::Url;
 
@@ -22,18 +23,48 @@ pub enum Database {
     Postgres(PostgresUrl),
 }
 
-/// The URL of a PostgreSQL database, with the password that it may hold.
+/// The URL of a PostgreSQL database on one or more servers, with the password that it may hold.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     text: SecretText,
     shown: String,
+    servers: Vec<PostgresServer>,
+    connect_timeout: Option<Duration>,
+}
+
+/// One of the servers of a URL.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresServer {
+    /// Its host and port, for people.
+    pub name: String,
+    url: SecretText,
+}
+
+impl PostgresServer {
+    /// A URL of this server alone with its password, for the driver alone.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.url.reveal()
+    }
 }
 
 impl PostgresUrl {
-    /// The URL with its password, for the driver alone.
+    /// The URL with its password, as it was written.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.text.reveal()
+    }
+
+    /// The servers, in the order of the URL.
+    #[must_use]
+    pub fn servers(&self) -> &[PostgresServer] {
+        &self.servers
+    }
+
+    /// How long one server may take to accept a connection, where the URL says so.
+    #[must_use]
+    pub const fn connect_timeout(&self) -> Option<Duration> {
+        self.connect_timeout
     }
 }
 
@@ -79,12 +110,44 @@ fn parse_sqlite(rest: &str) -> Result<Database, Refusal> {
     Ok(Database::Sqlite { path: path.into() })
 }
 
+/// The options that the driver knows, by libpq's names; those of its own are aliases, or bound its caches.
+const OPTIONS: [&str; 20] = [
+    "application_name",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "target_session_attrs",
+    "user",
+];
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+const DEFAULT_PORT: &str = "5432";
+
 fn parse_postgres(text: &str) -> Result<Database, Refusal> {
-    let Ok(mut url) = Url::parse(text) else {
-        return refuse(
-            "is not the URL of a PostgreSQL database; write postgres://USER:PASSWORD@HOST/DATABASE, with '@', ':', '/', '#', '?' \
-             and '%' in a password percent-encoded",
-        );
+    // `Url` knows no list of hosts, so that part is taken out for it.
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| not_a_url(""))?;
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user, hosts) = match authority.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    };
+    let with_host = |host: &str, tail: &str| format!("{scheme}://{user}{host}{tail}");
+    let one_host = if authority.is_empty() { "" } else { "host.invalid" };
+    let Ok(mut url) = Url::parse(&with_host(one_host, tail)) else {
+        return Err(not_a_url(hosts));
     };
     // An unencoded password would be taken for a path, and shown.
     if url.fragment().is_some()
@@ -93,9 +156,52 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
     {
         return refuse("holds an unencoded '#', '@', ':', '/' or '?'; in a password write %23, %40, %3A, %2F or %3F");
     }
-    if url.path().trim_start_matches('/').is_empty() {
+    let options: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let option = |name: &str| {
+        let found = options.iter().rev().find(|(option, _)| option == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    if url.path().trim_start_matches('/').is_empty() && option("dbname").is_none() {
         return refuse("names no database; write postgres://USER:PASSWORD@HOST/DATABASE");
     }
+    check_options(&options)?;
+    let connect_timeout = option("connect_timeout")
+        .map(|seconds| match seconds.parse::<u64>() {
+            Ok(seconds) if (1..=60).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+            _ => refuse("has a connect_timeout that is not 1 to 60 seconds"),
+        })
+        .transpose()?;
+    let hosts = hosts_of(hosts, option("hostaddr").or_else(|| option("host")), option("port"))?;
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    let ours = ["host", "hostaddr", "port", "target_session_attrs", "connect_timeout"];
+    for (name, value) in options.iter().filter(|(name, _)| !ours.contains(&name.as_str())) {
+        query.append_pair(name, value);
+    }
+    let query = query.finish();
+    let servers = hosts
+        .into_iter()
+        .map(|(host, port)| {
+            // A folder of sockets is written as an option.
+            let url = if host.starts_with('/') {
+                let mut socket = url::form_urlencoded::Serializer::new(query.clone());
+                socket.append_pair("host", &host).append_pair("port", &port);
+                with_host("localhost", &format!("{}?{}", url.path(), socket.finish()))
+            } else {
+                with_host(&format!("{host}:{port}"), &format!("{}?{query}", url.path()))
+            };
+            let Ok(_) = Url::parse(&url) else {
+                return refuse("names a host that is neither a name, an address nor a folder of sockets");
+            };
+            Ok(PostgresServer {
+                name: if host.starts_with('/') {
+                    host
+                } else {
+                    format!("{host}:{port}")
+                },
+                url: SecretText::new(url.as_str()),
+            })
+        })
+        .collect::<Result<Vec<_>, Refusal>>()?;
     // These cannot fail on a URL with a host; on one without there is nothing to hide there.
     if url.password().is_some() {
         let _ = url.set_password(Some("hidden"));
@@ -105,8 +211,112 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
     }
     Ok(Database::Postgres(PostgresUrl {
         text: SecretText::new(text),
-        shown: url.to_string(),
+        shown: url
+            .to_string()
+            .replacen("host.invalid", authority.rsplit('@').next().unwrap_or_default(), 1),
+        servers,
+        connect_timeout,
     }))
+}
+
+fn not_a_url(hosts: &str) -> Refusal {
+    let about_hosts = if hosts.contains(',') {
+        "; several hosts are written HOST1:PORT1,HOST2:PORT2"
+    } else {
+        ""
+    };
+    Refusal(format!(
+        "is not the URL of a PostgreSQL database; write postgres://USER:PASSWORD@HOST/DATABASE, with '@', ':', '/', '#', '?' \
+         and '%' in a password percent-encoded{about_hosts}"
+    ))
+}
+
+/// Refuses what would be ignored: a misspelt `sslmode` connects in the clear.
+fn check_options(options: &[(String, String)]) -> Result<(), Refusal> {
+    for (place, (name, value)) in options.iter().enumerate() {
+        if !OPTIONS.contains(&name.as_str()) && !(name.starts_with("options[") && name.ends_with(']')) {
+            // What resembles no option may be a part of a password, and is not shown.
+            return refuse(similar(name).map_or_else(
+                || format!("has an unknown option; the options are {}", OPTIONS.join(", ")),
+                |similar| format!("has the option '{name}', which is unknown; did you mean '{similar}'?"),
+            ));
+        }
+        if name != "options" && options[..place].iter().any(|(earlier, _)| earlier == name) {
+            return refuse(format!("has the option '{name}' twice; write it once"));
+        }
+        match name.as_str() {
+            "sslmode" | "ssl-mode" if !SSL_MODES.contains(&value.as_str()) => {
+                return refuse(format!("has an unknown {name}; write one of {}", SSL_MODES.join(", ")));
+            }
+            // Keyround writes with each look at the keys, so that only a server that accepts writes is of use.
+            "target_session_attrs" if !["any", "read-write", "primary"].contains(&value.as_str()) => {
+                return refuse(
+                    "has a target_session_attrs that is of no use: Keyround writes, and connects only to a server that accepts \
+                     writes; write read-write, primary or any, or leave it out",
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn similar(name: &str) -> Option<&'static str> {
+    let likeness = |option: &&str| strsim::jaro_winkler(&name.to_ascii_lowercase(), option);
+    OPTIONS
+        .into_iter()
+        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)))
+        .filter(|option| likeness(option) > 0.85)
+}
+
+/// The hosts with their ports. As in libpq, the options name them where the authority does not, one port is for all hosts, and an
+/// empty port is the default.
+fn hosts_of(authority: &str, hosts: Option<&str>, ports: Option<&str>) -> Result<Vec<(String, String)>, Refusal> {
+    let from_authority = || {
+        authority.split(',').map(|host| {
+            let decoded = |host: &str| percent_decoded(host);
+            match host.rsplit_once(':') {
+                // Colons within brackets are of an IPv6 address.
+                Some((host, port)) if !port.contains(']') => (decoded(host), port.to_owned()),
+                _ => (decoded(host), String::new()),
+            }
+        })
+    };
+    let mut pairs: Vec<(String, String)> = match hosts {
+        Some(hosts) => hosts.split(',').map(|host| (host.to_owned(), String::new())).collect(),
+        None => from_authority().collect(),
+    };
+    if let Some(ports) = ports {
+        let ports: Vec<&str> = ports.split(',').collect();
+        if ports.len() != 1 && ports.len() != pairs.len() {
+            return refuse(format!("names {} hosts and {} ports", pairs.len(), ports.len()));
+        }
+        for (place, pair) in pairs.iter_mut().enumerate() {
+            pair.1 = (*ports.get(place).unwrap_or(&ports[0])).to_owned();
+        }
+    }
+    for (host, port) in &mut pairs {
+        if host.is_empty() {
+            "localhost".clone_into(host);
+        }
+        if host.contains(':') && !host.starts_with(['[', '/']) {
+            *host = format!("[{host}]");
+        }
+        if port.is_empty() {
+            DEFAULT_PORT.clone_into(port);
+        }
+        if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+            return refuse("names a port that is not a number from 1 to 65535; is an '@' missing after the password?");
+        }
+    }
+    Ok(pairs)
+}
+
+fn percent_decoded(text: &str) -> String {
+    let pair = format!("x={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map_or_else(String::new, |(_, value)| value.into_owned())
 }
 
 #[cfg(test)]
@@ -150,6 +360,9 @@ mod tests {
             assert_eq!(url.reveal(), text);
             assert!(!format!("{database} {database:?}").contains("swordfish"), "{text}");
             assert!(format!("{database}").contains("/keyround"), "{text}");
+            for server in url.servers() {
+                assert!(!server.name.contains("swordfish"));
+            }
         }
         for text in [
             "postgres://app:1#swordfish@db.example.com/keyround",
@@ -159,6 +372,75 @@ mod tests {
         ] {
             let refusal = text.parse::<Database>().unwrap_err().to_string();
             assert!(!refusal.contains("fish"), "{refusal}");
+        }
+    }
+
+    fn servers(text: &str) -> Vec<String> {
+        let Database::Postgres(url) = text.parse().unwrap() else {
+            panic!("{text}")
+        };
+        let reveal = |server: &PostgresServer| format!("{} {}", server.name, server.reveal());
+        url.servers().iter().map(reveal).collect()
+    }
+
+    #[test]
+    fn several_hosts_are_read_as_libpq_reads_them() {
+        for (text, expected) in [
+            ("postgres://u:p@a/k", &["a:5432 postgres://u:p@a:5432/k?"][..]),
+            (
+                "postgres://u:p@a,b:6000,[::1]:7000/k?target_session_attrs=read-write&sslmode=require",
+                &[
+                    "a:5432 postgres://u:p@a:5432/k?sslmode=require",
+                    "b:6000 postgres://u:p@b:6000/k?sslmode=require",
+                    "[::1]:7000 postgres://u:p@[::1]:7000/k?sslmode=require",
+                ],
+            ),
+            (
+                "postgresql:///k?host=a,b&port=1,2&user=u",
+                &["a:1 postgresql://a:1/k?user=u", "b:2 postgresql://b:2/k?user=u"],
+            ),
+            (
+                "postgres://u@/k?host=a,b&port=6000",
+                &["a:6000 postgres://u@a:6000/k?", "b:6000 postgres://u@b:6000/k?"],
+            ),
+            (
+                "postgres:///k?host=/run/postgresql&password=p",
+                &["/run/postgresql postgres://localhost/k?password=p&host=%2Frun%2Fpostgresql&port=5432"],
+            ),
+            (
+                "postgres://u@%2Frun%2Fpostgresql/k",
+                &["/run/postgresql postgres://u@localhost/k?host=%2Frun%2Fpostgresql&port=5432"],
+            ),
+        ] {
+            assert_eq!(servers(text), expected, "{text}");
+        }
+        let Database::Postgres(url) = "postgres://u:p@a,b/k?connect_timeout=3".parse().unwrap() else {
+            panic!()
+        };
+        assert_eq!(url.connect_timeout(), Some(Duration::from_secs(3)));
+        assert_eq!(url.shown, "postgres://u:hidden@a,b/k?hidden");
+    }
+
+    #[test]
+    fn an_option_that_would_be_ignored_is_refused() {
+        for (text, says) in [
+            ("postgres://h/k?sslmod=verify-full", "did you mean 'sslmode'?"),
+            ("postgres://h/k?SSLMODE=verify-full", "did you mean 'sslmode'?"),
+            (
+                "postgres://h/k?zzzzzzzzzz=1",
+                "has an unknown option; the options are application_name",
+            ),
+            ("postgres://h/k?sslmode=verify_full", "write one of disable"),
+            ("postgres://h/k?sslmode=disable&sslmode=verify-full", "twice"),
+            ("postgres://h/k?target_session_attrs=standby", "accepts writes"),
+            ("postgres://h/k?target_session_attrs=readwrite", "accepts writes"),
+            ("postgres://h/k?connect_timeout=0", "1 to 60"),
+            ("postgres://a,b/k?port=1,2,3", "2 hosts and 3 ports"),
+            ("postgres://a:1,b:x/k", "a port that is not a number"),
+            ("postgres://a b,c/k", "names a host that is neither"),
+        ] {
+            let refusal = text.parse::<Database>().unwrap_err().to_string();
+            assert!(refusal.contains(says), "{text}: {refusal}");
         }
     }
 }

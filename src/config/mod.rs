@@ -30,7 +30,7 @@ use crate::jose::key::RsaBits;
 use crate::keys::policy::{Policy, PolicyError, Windows};
 
 pub use accounts::{Accounts, CookieName, PasswordFunction, Registration};
-pub use database::{Database, PostgresUrl};
+pub use database::{Database, PostgresServer, PostgresUrl};
 pub use error::ConfigError;
 pub use forward_auth::{ForwardAuth, ForwardAuthPolicy};
 pub use layers::Sources;

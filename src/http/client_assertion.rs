@@ -11,6 +11,7 @@ use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::metadata::TOKEN_PATH;
 use crate::store::StoreError;
 use crate::store::clients::StoredClient;
+use crate::store::outage;
 
 use super::Server;
 
@@ -64,7 +65,7 @@ async fn published(server: &Server, uri: &JwksUri, assertion: &Assertion<'_>) ->
 }
 
 fn unavailable(error: &StoreError) -> OauthError {
-    tracing::error!(%error, "a client's keys could not be looked up");
+    outage::report("a client's keys could not be looked up", error);
     OauthError::new(
         ErrorCode::TemporarilyUnavailable,
         "the database does not answer; try again in a few seconds",

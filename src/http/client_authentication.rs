@@ -16,6 +16,7 @@ use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 use crate::store::StoreError;
 use crate::store::clients::StoredClient;
+use crate::store::outage;
 
 use super::body::{self, Unreadable};
 use super::{Server, client_assertion, error};
@@ -201,6 +202,6 @@ fn proves(server: &Server, stored: Option<&StoredClient>, secret: &str) -> bool 
 /// The database failed.
 #[must_use]
 pub fn unavailable(error: &StoreError) -> Refusal {
-    tracing::error!(%error, "a client could not be looked up");
+    outage::report("a client could not be looked up", error);
     Refusal::unavailable("the database does not answer; try again in a few seconds")
 }

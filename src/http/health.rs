@@ -273,6 +273,10 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
     metrics.vanished_keys.set(count_of(snapshot.vanished.len()));
     let doubted_by = snapshot.trusted().doubt().map_or(Seconds::ZERO, Doubt::length);
     metrics.clock_doubt.set(seconds(doubted_by.0));
+    let restored = server.rotation.restored_records();
+    metrics
+        .restored_records
+        .set(i64::try_from(restored).unwrap_or(i64::MAX));
     metrics.snapshot_age.set(seconds(snapshot.age(reading).0));
     metrics.connections.set(count_of(server.connections.count()));
     metrics.differing_nodes.set(count_of(server.rotation.differing_nodes()));

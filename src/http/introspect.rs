@@ -11,6 +11,7 @@ use crate::oauth::client::Client;
 use crate::oauth::error::OauthError;
 use crate::oauth::verification::{AccessToken, is_client, may_introspect};
 use crate::store::StoreError;
+use crate::store::outage;
 
 use super::Server;
 use super::client_authentication::{Caller, Refusal, authenticate, form};
@@ -103,7 +104,10 @@ fn log_inactive(reason: &Inactive) {
 }
 
 fn cannot_verify(error: &CannotVerify) -> Refusal {
-    tracing::error!(%error, "a token could not be verified");
+    match error {
+        CannotVerify::Stale { .. } => outage::failed("a token could not be verified", error),
+        CannotVerify::ClockInDoubt => tracing::error!(%error, "a token could not be verified"),
+    }
     Refusal::unavailable("nothing can be said of a token at this moment; try again in a few seconds")
 }
 
@@ -120,7 +124,7 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
         return Ok(false);
     };
     let stored = server.registry.find(&id).await.map_err(|error: StoreError| {
-        tracing::error!(%error, "the client of a token could not be looked up");
+        outage::report("the client of a token could not be looked up", &error);
         Refusal::unavailable("the database does not answer; try again in a few seconds")
     })?;
     Ok(stored.is_some_and(|stored| stored.client.disabled_at.is_none() && is_client(&stored.client, token)))

@@ -6,10 +6,12 @@ use actix_web::http::header;
 
 use crate::accounts::refresh::Refused;
 use crate::accounts::session::Device;
+use crate::keyring::CannotSign;
 use crate::oauth::client::Audience;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::{Parameters, requested_audiences, requested_scope};
 use crate::sessions::{CannotRefresh, RefreshRequest, SessionTokens};
+use crate::store::outage;
 
 use super::Server;
 use super::client_authentication::{Caller, Refusal, authenticate};
@@ -103,7 +105,12 @@ fn refusal(error: &CannotRefresh) -> Refusal {
             OauthError::new(ErrorCode::InvalidGrant, &description).into()
         }
         CannotRefresh::CannotSign(_) | CannotRefresh::Store(_) | CannotRefresh::Randomness(_) => {
-            tracing::error!(%error, "a session was not refreshed");
+            match error {
+                CannotRefresh::CannotSign(error @ CannotSign::Stale { .. }) => {
+                    outage::failed("a session was not refreshed", error);
+                }
+                error => outage::report("a session was not refreshed", error),
+            }
             Refusal::unavailable(
                 "nothing can be refreshed at this moment; try again in a few seconds with the same token",
             )

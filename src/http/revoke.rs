@@ -9,6 +9,7 @@ use crate::oauth::token::Parameters;
 use crate::oauth::verification::AccessToken;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
+use crate::store::outage;
 
 use super::Server;
 use super::client_authentication::{Caller, Refusal, authenticate, form};
@@ -40,7 +41,7 @@ async fn revoke(
         .one("token")?
         .ok_or_else(|| OauthError::invalid_request("token is missing in the form"))?;
     let unavailable = |error: StoreError| {
-        tracing::error!(%error, "a token could not be denied");
+        outage::report("a token could not be denied", &error);
         Refusal::unavailable("the token is not revoked yet; try again in a few seconds")
     };
     let ended = server.sessions.end_by_token(token, &client_id, EndedBy::Revocation);

@@ -8,6 +8,7 @@ use crate::keyring::{CannotSign, Issued};
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::{Granted, TokenRequest, grant};
 use crate::sessions::SessionTokens;
+use crate::store::outage;
 
 use super::Server;
 pub use super::client_authentication::CLIENT_SECRET_PURPOSE;
@@ -101,7 +102,10 @@ fn sign(server: &Server, granted: &Granted) -> Result<Issued, Refusal> {
 }
 
 fn cannot_sign(error: &CannotSign) -> Refusal {
-    tracing::error!(%error, "a token was not signed");
+    match error {
+        CannotSign::Stale { .. } => outage::failed("a token was not signed", error),
+        error => tracing::error!(%error, "a token was not signed"),
+    }
     OauthError::new(
         ErrorCode::TemporarilyUnavailable,
         "no key can sign at this moment; try again in a few seconds",

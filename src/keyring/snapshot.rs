@@ -1,7 +1,8 @@
 //! The keys at one moment, and all that follows from them: built at every look at the database, never changed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -25,6 +26,7 @@ use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{ChangeId, Db, StoreError};
 
 use super::ledger::Ledger;
+use super::memory::{self, DisabledTenant, Here, Lost};
 use super::vanished::{self, Vanished};
 use super::{binding, trusted_time};
 
@@ -51,8 +53,10 @@ pub struct Snapshot {
     pub(super) verifying_keys: HashMap<Kid, Arc<VerifyingKey>>,
     pub(super) denied: HashMap<String, UnixTime>,
     /// The sessions that ended while access tokens of theirs may still live.
-    pub(super) ended: HashSet<String>,
-    pub(super) disabled_tenants: HashSet<String>,
+    pub(super) ended: HashMap<String, UnixTime>,
+    pub(super) disabled_tenants: HashMap<String, DisabledTenant>,
+    /// What the database lacks although this node knew it.
+    pub lost: Lost,
     pub(super) loaded: Reading,
     pub(super) trusted: TrustedTime,
 }
@@ -78,12 +82,22 @@ impl Document {
 
 impl Snapshot {
     pub(super) fn trusted_key(&self, policy: &Policy, now: UnixTime, kid: &Kid) -> Result<TrustedKey<'_>, Refused> {
-        let row = trusted_row(&self.keys, policy, now, kid)?;
+        let max_token_ttl = match trusted_row(&self.keys, policy, now, kid) {
+            Ok(row) => row.max_token_ttl,
+            // Its tokens stay valid as long as it is published.
+            Err(Refused::UnknownKey) => self
+                .vanished
+                .iter()
+                .find(|vanished| vanished.jwk.kid == *kid && vanished.until > now)
+                .and_then(|vanished| vanished.max_token_ttl)
+                .ok_or(Refused::UnknownKey)?,
+            Err(refused) => return Err(refused),
+        };
         let key = self.verifying_keys.get(kid).ok_or(Refused::UnknownKey)?;
         Ok(TrustedKey {
             key,
             // A node with a newer policy may have raised the row's a moment ago.
-            max_token_ttl: row.max_token_ttl.max(policy.windows().max_token_ttl),
+            max_token_ttl: max_token_ttl.max(policy.windows().max_token_ttl),
         })
     }
 
@@ -96,7 +110,7 @@ impl Snapshot {
     /// Whether the session has ended, or its tenant was disabled.
     #[must_use]
     pub fn has_ended(&self, session: &SessionClaims) -> bool {
-        self.ended.contains(&session.sid) || self.disabled_tenants.contains(&session.tid)
+        self.ended.contains_key(&session.sid) || self.disabled_tenants.contains_key(&session.tid)
     }
 
     /// Whether a denied token may be forgotten at this time.
@@ -182,6 +196,7 @@ pub(super) async fn read(
     ledger: Option<&Ledger>,
     heartbeat: Option<&Heartbeat>,
     previous: Option<&Snapshot>,
+    here: &Here,
 ) -> Result<Snapshot, StoreError> {
     // The age counts from before the heartbeat and the reads.
     let loaded = clock.read();
@@ -207,8 +222,21 @@ pub(super) async fn read(
         .into_iter()
         .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
         .collect();
-    next.ended = look.ended.into_iter().collect();
-    next.disabled_tenants = look.disabled_tenants.into_iter().collect();
+    let skew = policy.windows().clock_skew;
+    next.ended = look
+        .ended
+        .into_iter()
+        .map(|session| {
+            // No access token outlives its session.
+            let last_token = UnixTime(session.revoked_at) + LONGEST_ACCESS_TOKEN + skew * 2;
+            (session.sid, last_token.min(UnixTime(session.expires_at)))
+        })
+        .collect();
+    let disabled = look.disabled_tenants.into_iter();
+    next.disabled_tenants = disabled.map(|tenant| (tenant, DisabledTenant::EARLIER)).collect();
+    if let Some(previous) = previous {
+        memory::remember(db, previous, &mut next, here, policy).await?;
+    }
     Ok(next)
 }
 
@@ -286,8 +314,9 @@ impl Snapshot {
             change: stored.change,
             verifying_keys: verifying_keys(&key_set, previous),
             denied: HashMap::new(),
-            ended: HashSet::new(),
-            disabled_tenants: HashSet::new(),
+            ended: HashMap::new(),
+            disabled_tenants: HashMap::new(),
+            lost: Lost::default(),
             keys,
             key_set,
             document,
@@ -330,7 +359,7 @@ fn log_news(distrusted: &[Kid], vanished: &[Vanished], previous: Option<&Snapsho
             );
         }
     }
-    for Vanished { jwk, until } in vanished {
+    for Vanished { jwk, until, .. } in vanished {
         if previous.is_none_or(|previous| previous.vanished.iter().all(|known| known.jwk.kid != jwk.kid)) {
             tracing::error!(key.kid = %jwk.kid, %until, "a key's row is gone before its time; it stays published");
         }

@@ -1,6 +1,6 @@
 //! A row that vanishes is not a revocation: its key stays published until it would have expired.
 
-use crate::clock::UnixTime;
+use crate::clock::{Seconds, UnixTime};
 use crate::jose::jwk::PublicJwk;
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
@@ -12,6 +12,8 @@ pub struct Vanished {
     pub jwk: PublicJwk,
     /// Until when it stays published.
     pub until: UnixTime,
+    /// The longest lifetime of the tokens that it signed here; none for a key that only verified.
+    pub max_token_ttl: Option<Seconds>,
 }
 
 /// What is gone of what was there before, with what was gone already and has not come back.
@@ -29,12 +31,17 @@ pub(super) fn vanished(
         let as_if_superseded = now + policy.verify_window(key.max_token_ttl);
         let until = previous.expires_at(key, policy).unwrap_or(as_if_superseded);
         let jwk = key.jwk.clone()?;
-        Some(Vanished { jwk, until })
+        Some(Vanished {
+            jwk,
+            until,
+            max_token_ttl: Some(key.max_token_ttl),
+        })
     });
     let unrevoked = previous.verifying().iter().filter(|key| key.revoked_at.is_none());
     let verifying = unrevoked.map(|key| Vanished {
         jwk: key.jwk.clone(),
         until: key.leaves_at(policy),
+        max_token_ttl: None,
     });
     let gone = signing.chain(verifying).filter(|vanished| vanished.until > purged);
     before

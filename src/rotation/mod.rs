@@ -10,7 +10,7 @@ pub mod rewrap;
 mod rotator;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ use crate::keys::policy::Policy;
 use crate::keys::trusted_time::patience;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
+use crate::store::outage;
+use crate::store::tenants::TenantChange;
 use crate::supervision::{Pulse, Tasks};
 
 pub use import::ImportedKey;
@@ -47,6 +49,8 @@ const LONGEST_PAUSE: Seconds = Seconds(60);
 /// What a turn of a loop may take beside its pauses and time-outs before `/livez` reports it: a busy machine is no reason for a
 /// restart.
 const SLACK: Duration = Duration::from_secs(30);
+/// How soon the next look follows one that failed.
+const PAUSE_WHILE_AWAY: Duration = Duration::from_secs(1);
 
 /// How rotation has gone lately.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +72,10 @@ pub struct Rotation {
     differing: AtomicUsize,
     doubtful: AtomicBool,
     followed: Notify,
+    /// Since a look failed, until one succeeds.
+    away: AtomicBool,
+    returned: Notify,
+    restored: AtomicU64,
 }
 
 impl Rotation {
@@ -82,6 +90,9 @@ impl Rotation {
             differing: AtomicUsize::new(0),
             doubtful: AtomicBool::new(false),
             followed: Notify::new(),
+            away: AtomicBool::new(false),
+            returned: Notify::new(),
+            restored: AtomicU64::new(0),
         }
     }
 
@@ -136,17 +147,45 @@ impl Rotation {
         // Twice within the bound, so that a change is served within it.
         let pause = self.rotator.policy.windows().replica_refresh.duration() / 2;
         let patience = self.rotator.policy.windows().snapshot_max_age.duration() / 2;
-        while !stopped(&mut stop, pause).await {
+        let mut next = pause;
+        while !stopped(&mut stop, next).await {
             // A database that went silent must not hold the next look, which may find it back.
-            tokio::select! {
-                followed = self.follow() => if let Err(error) = followed {
-                    tracing::warn!(%error, "the keys could not be read; the last ones are served");
-                },
-                () = sleep(patience) => tracing::warn!("the database went silent; the last keys are served"),
-            }
+            let followed = tokio::select! {
+                followed = self.follow() => followed,
+                () = sleep(patience) => Err(StoreError::NoPrimary("the database went silent".to_owned())),
+            };
+            next = match followed {
+                Ok(()) => {
+                    self.note_return();
+                    pause
+                }
+                Err(error) => {
+                    self.note_failed_look(&error).await;
+                    pause.min(PAUSE_WHILE_AWAY)
+                }
+            };
             self.followed.notify_one();
             pulse.beat();
         }
+    }
+
+    fn note_return(&self) {
+        outage::answered();
+        if self.away.swap(false, Ordering::Relaxed) {
+            self.returned.notify_one();
+        }
+    }
+
+    async fn note_failed_look(&self, error: &StoreError) {
+        let is_first = !self.away.swap(true, Ordering::Relaxed);
+        // The error of a pool says nothing about the servers behind it.
+        match self.rotator.db.trouble().await {
+            Some(servers) if is_first => {
+                tracing::error!(%servers, "no database server accepts writes; the last keys are served");
+            }
+            _ => {}
+        }
+        outage::report("the keys could not be read; the last ones are served", error);
     }
 
     async fn rotate_until(&self, pulse: &Pulse, mut stop: watch::Receiver<bool>) {
@@ -158,7 +197,7 @@ impl Rotation {
             let pause = match done {
                 Ok(_) => self.until_wake(),
                 Err(error) => {
-                    tracing::error!(%error, "what is due for the keys could not be done; it is tried again");
+                    outage::report("what is due for the keys could not be done; it is tried again", &error);
                     backoff(self.progress().failures)
                 }
             };
@@ -167,6 +206,8 @@ impl Rotation {
             tokio::select! {
                 ended = stopped(&mut stop, pause) => if ended { return },
                 () = self.followed.notified(), if self.progress().failures == 0 => {}
+                // What failed while the database was away is done as soon as it is back.
+                () = self.returned.notified() => {}
             }
         }
     }
@@ -190,6 +231,7 @@ impl Rotation {
             self.note_transitions(&snapshot, reached).await?;
             self.forget(&snapshot, reached).await?;
         }
+        self.write_lost_again(&snapshot, snapshot.trusted().checked_at()).await?;
         self.keyring.write_uses_down().await?;
         self.compare_policies(snapshot.trusted().checked_at()).await
     }
@@ -219,6 +261,52 @@ impl Rotation {
             self.keyring.refresh().await?;
         }
         Ok(0)
+    }
+
+    /// Writes again what the database lacks although this node knew it, and reports it.
+    async fn write_lost_again(&self, snapshot: &Snapshot, now: UnixTime) -> Result<(), StoreError> {
+        let lost = &snapshot.lost;
+        if lost.count() == 0 {
+            return Ok(());
+        }
+        tracing::error!(
+            denied_tokens = lost.denied.len(),
+            ended_sessions = lost.ended.len(),
+            disabled_tenants = lost.tenants.len(),
+            "the database has lost what this node knew, as after a failover to a standby without the last seconds; it stays in force \
+             and is written again, but what no node knew is gone: repeat the last changes"
+        );
+        let entry = |event, subject: &str| Entry {
+            event,
+            subject: subject.to_owned(),
+            happened_at: now,
+            noted_at: now,
+            actor: format!("node {}", self.keyring.node_id()),
+            reason: "the database had lost it".to_owned(),
+            once: false,
+        };
+        let db = &self.rotator.db;
+        for (jti, until) in &lost.denied {
+            db.deny_token(jti, *until, &entry("token.denied", jti)).await?;
+        }
+        for (sid, until) in &lost.ended {
+            db.end_lost_session(sid, *until, &entry("session.ended", sid)).await?;
+        }
+        for tenant in &lost.tenants {
+            if let Ok(id) = tenant.parse() {
+                db.change_tenant(&id, TenantChange::Disable, &entry("tenant.disabled", tenant))
+                    .await?;
+            }
+        }
+        let written = u64::try_from(lost.count()).unwrap_or(u64::MAX);
+        self.restored.fetch_add(written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many records were written again that the database had lost.
+    #[must_use]
+    pub fn restored_records(&self) -> u64 {
+        self.restored.load(Ordering::Relaxed)
     }
 
     /// Does what is due by the current snapshot.

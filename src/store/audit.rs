@@ -12,6 +12,8 @@ const INSERT: &str = "INSERT INTO audit (event, subject, happened_at, noted_at, 
 const NEWEST: &str = "SELECT seq, event, subject, happened_at, noted_at, actor, reason FROM audit \
                       WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
 
+const NEWEST_ABOUT: &str = "SELECT MAX(seq) FROM audit WHERE subject = $1";
+
 macro_rules! bound {
     ($entry:expr, $once:expr) => {
         sqlx::query(INSERT)
@@ -69,6 +71,17 @@ pub struct Record {
 }
 
 impl Db {
+    /// The place of the newest record about this subject.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn newest_record_about(&self, subject: &str) -> Result<Option<i64>, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_scalar(NEWEST_ABOUT)
+            .bind(subject)
+            .fetch_one(pool)
+            .await)?)
+    }
+
     /// The newest records before `before`, newest first; at most `limit`.
     ///
     /// # Errors

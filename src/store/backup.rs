@@ -50,7 +50,7 @@ impl Db {
         let known = known_columns().await?;
         let mut tx = match self {
             Self::Sqlite { read, .. } => Tx::Sqlite(read.begin().await?),
-            Self::Postgres { pool, .. } => Tx::Postgres(pool.begin_with(POSTGRES_READ).await?),
+            Self::Postgres { pool, .. } => Tx::Postgres(pool.begin_with(POSTGRES_READ).await?, None),
         };
         let taken_at = tx.now(now).await?;
         let schema = in_tx!(&mut tx, |connection| sqlx::query_scalar(SCHEMA)
@@ -113,7 +113,7 @@ async fn columns_of_all(tx: &mut Tx) -> Result<Columns, StoreError> {
 async fn read_table(tx: &mut Tx, table: &str, columns: &[Column]) -> Result<Vec<DumpedRow>, StoreError> {
     let object = match tx {
         Tx::Sqlite(_) => "json_object",
-        Tx::Postgres(_) => "json_build_object",
+        Tx::Postgres(..) => "json_build_object",
     };
     let pairs: Vec<String> = columns
         .iter()
@@ -179,6 +179,13 @@ async fn write_row(tx: &mut Tx, columns: &Columns, row: &DumpedRow) -> Result<()
         names.join(", "),
         places.join(", ")
     );
+    let is_storable = |value: &Value| value.is_string() || value.is_i64();
+    if let Some((column, _)) = values.iter().find(|(_, value)| !is_storable(value)) {
+        return Err(unknown(format!(
+            "a strange value in column {column} of table {}",
+            row.table
+        )));
+    }
     in_tx!(tx, |connection| {
         let mut query = sqlx::query(AssertSqlSafe(insert));
         for (_, value) in &values {

@@ -234,7 +234,7 @@ impl Db {
         let tables: Vec<String> = TABLES.iter().map(|(table, _)| format!("\"{table}\"")).collect();
         let lock = format!("LOCK TABLE {} IN SHARE MODE", tables.join(", "));
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await?;
-        Ok(Tx::Postgres(tx))
+        Ok(Tx::Postgres(tx, None))
     }
 }
 
@@ -242,11 +242,11 @@ impl Db {
 async fn copy_installation_times(from: &mut Tx, to: &mut Tx) -> Result<(), StoreError> {
     let times: Vec<(i64, i64)> = match from {
         Tx::Sqlite(tx) => sqlx::query_as(SQLITE_INSTALLED).fetch_all(&mut **tx).await?,
-        Tx::Postgres(tx) => sqlx::query_as(POSTGRES_INSTALLED).fetch_all(&mut **tx).await?,
+        Tx::Postgres(tx, _) => sqlx::query_as(POSTGRES_INSTALLED).fetch_all(&mut **tx).await?,
     };
     let update = match to {
         Tx::Sqlite(_) => SQLITE_SET_INSTALLED,
-        Tx::Postgres(_) => POSTGRES_SET_INSTALLED,
+        Tx::Postgres(..) => POSTGRES_SET_INSTALLED,
     };
     for (version, at) in times {
         in_tx!(&mut *to, |connection| sqlx::query(update)
@@ -337,7 +337,7 @@ impl Pages {
                 self.after = rows.last().map_or(self.after, |(rowid, _)| *rowid);
                 rows.into_iter().map(|(_, text)| text).collect()
             }
-            Tx::Postgres(tx) => {
+            Tx::Postgres(tx, _) => {
                 if !self.is_begun {
                     let declare = format!(
                         "DECLARE copied CURSOR FOR SELECT CAST(json_build_object({select}) AS TEXT) FROM \"{table}\""
@@ -394,7 +394,7 @@ async fn write_rows(
         .collect();
     // PostgreSQL numbers the rows of such a table itself unless it is told otherwise.
     let overriding = match tx {
-        Tx::Postgres(_) if columns.iter().any(Column::is_numbered) => "OVERRIDING SYSTEM VALUE",
+        Tx::Postgres(..) if columns.iter().any(Column::is_numbered) => "OVERRIDING SYSTEM VALUE",
         _ => "",
     };
     let insert = format!(

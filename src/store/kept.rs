@@ -12,10 +12,12 @@ use sqlx::{PgConnection, PgPool, Postgres};
 
 use crate::clock::sleep;
 
-use super::{StoreError, primary};
+use super::{StoreError, primary, within};
 
 /// How long one statement may take. What takes longer has died unheard, or might as well have.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_millis(1_200);
+/// How long a statement may take that is asked for a second time, with the wait for a connection.
+const SECOND_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// PostgreSQL plans a statement with arrays anew each time, as it takes a plan for any array to be worse than one for this array; each
 /// of ours finds sessions by their names, whatever their number. That is also how they are to be found in a table that was empty
@@ -76,15 +78,18 @@ impl Kept {
             // Dropped, it is closed.
             if era == primary::era() {
                 match self.rows_by(kept, statement()).await {
-                    Err(error) if has_died(&error) => primary::note(&error),
+                    Err(error) if has_died(&error) => primary::distrust(),
                     answer => return Ok(answer?),
                 }
             }
         }
         let era = primary::era();
-        let mut new = Lent(Some(self.pool.acquire().await?), era);
-        sqlx::raw_sql(SETTINGS).execute(new.connection()?).await?;
-        Ok(self.rows_by(new, statement()).await?)
+        within(Some(SECOND_PATIENCE), async {
+            let mut new = Lent(Some(self.pool.acquire().await?), era);
+            sqlx::raw_sql(SETTINGS).execute(new.connection()?).await?;
+            Ok(self.rows_by(new, statement()).await?)
+        })
+        .await
     }
 
     async fn rows_by(

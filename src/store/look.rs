@@ -7,8 +7,9 @@ use crate::clock::UnixTime;
 
 use super::denied_tokens::{self, DeniedToken};
 use super::nodes::{self, Heartbeat};
+use super::sessions::EndedSession;
 use super::signing_keys::{self, StoredKeys};
-use super::{Db, StoreError, on_read, sessions, tenants, verifying_keys};
+use super::{Db, StoreError, on_read, sessions, tenants, verifying_keys, within};
 
 /// What a snapshot is made of.
 #[derive(Clone, Debug)]
@@ -18,7 +19,7 @@ pub struct Look {
     /// The denied tokens.
     pub denied: Vec<DeniedToken>,
     /// The sessions that ended lately.
-    pub ended: Vec<String>,
+    pub ended: Vec<EndedSession>,
     /// The disabled tenants.
     pub disabled_tenants: Vec<String>,
 }
@@ -32,7 +33,7 @@ macro_rules! look {
         Look {
             keys: signing_keys::stored(&version, rows, verifying)?,
             denied: sqlx::query_as(denied_tokens::ALL).fetch_all($executor).await?,
-            ended: sqlx::query_scalar(sessions::ENDED)
+            ended: sqlx::query_as(sessions::ENDED_UNTIL)
                 .bind($ended_since.0)
                 .fetch_all($executor)
                 .await?,
@@ -47,7 +48,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or a row cannot be read.
     pub async fn look(&self, ended_since: UnixTime) -> Result<Look, StoreError> {
-        on_read!(self, |pool| Ok(look!(pool, ended_since)))
+        Ok(on_read!(self, |pool| look!(pool, ended_since)))
     }
 
     /// Writes a heartbeat and looks.
@@ -61,11 +62,15 @@ impl Db {
                 self.beat(heartbeat).await?;
                 Ok(look!(read, ended_since))
             }
-            Self::Postgres { pool, .. } => {
-                let mut tx = pool.begin().await?;
-                nodes::beat!(heartbeat, &mut *tx)?;
-                let look = look!(&mut *tx, ended_since);
-                tx.commit().await?;
+            Self::Postgres { pool, patience, .. } => {
+                // Waiting has an end for each of the three parts.
+                let mut tx = within(*patience, async { Ok(pool.begin().await?) }).await?;
+                let look = within(*patience, async {
+                    nodes::beat!(heartbeat, &mut *tx)?;
+                    Ok(look!(&mut *tx, ended_since))
+                })
+                .await?;
+                within(*patience, async { Ok(tx.commit().await?) }).await?;
                 Ok(look)
             }
         }

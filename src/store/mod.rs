@@ -20,10 +20,12 @@ pub mod key_uses;
 pub mod limits;
 pub mod look;
 pub mod nodes;
+pub mod outage;
 pub mod passwords;
 mod primary;
 pub mod sealed;
 pub mod secrets;
+mod servers;
 pub mod sessions;
 pub mod signing_keys;
 mod tables;
@@ -31,20 +33,20 @@ pub mod tenants;
 pub mod users;
 pub mod verifying_keys;
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
-use crate::clock::UnixTime;
+use crate::clock::{UnixTime, sleep};
 use crate::config::Database;
 use crate::keys::trusted_time::Reference;
 
 pub use change::ChangeId;
 pub use kept::Kept;
+pub use servers::Servers;
 
 /// A database: the embedded one, or the one it grows into.
 #[derive(Clone, Debug)]
@@ -62,13 +64,17 @@ pub enum Db {
         pool: PgPool,
         /// Those of them that are kept for refreshes.
         kept: Kept,
+        /// Where they go.
+        servers: Arc<Servers>,
+        /// How long a statement may take; a command waits as long as it takes.
+        patience: Option<Duration>,
     },
 }
 
 /// A write transaction. Dropped without `commit`, it is rolled back.
 pub(crate) enum Tx {
     Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
+    Postgres(Transaction<'static, Postgres>, Option<Duration>),
 }
 
 /// What can go wrong between us and the database.
@@ -77,6 +83,9 @@ pub enum StoreError {
     /// It does not answer, or answered with an error of its own.
     #[error("the database did not answer: {0}")]
     Unavailable(#[source] Arc<sqlx::Error>),
+    /// No server of the URL accepts writes.
+    #[error("no database server can be used: {0}")]
+    NoPrimary(String),
     /// Somebody else was faster; the whole operation may be tried again.
     #[error("another writer was faster")]
     Conflict,
@@ -176,7 +185,9 @@ macro_rules! on_read {
     ($db:expr, |$pool:ident| $body:expr) => {
         match $db {
             $crate::store::Db::Sqlite { read: $pool, .. } => $body,
-            $crate::store::Db::Postgres { pool: $pool, .. } => $body,
+            $crate::store::Db::Postgres {
+                pool: $pool, patience, ..
+            } => $crate::store::within(*patience, async { Ok::<_, $crate::store::StoreError>($body) }).await?,
         }
     };
 }
@@ -186,7 +197,9 @@ macro_rules! on_write {
     ($db:expr, |$pool:ident| $body:expr) => {
         match $db {
             $crate::store::Db::Sqlite { write: $pool, .. } => $body,
-            $crate::store::Db::Postgres { pool: $pool, .. } => $body,
+            $crate::store::Db::Postgres {
+                pool: $pool, patience, ..
+            } => $crate::store::within(*patience, async { Ok::<_, $crate::store::StoreError>($body) }).await?,
         }
     };
 }
@@ -199,15 +212,30 @@ macro_rules! in_tx {
                 let $connection = &mut **tx;
                 $body
             }
-            $crate::store::Tx::Postgres(tx) => {
+            $crate::store::Tx::Postgres(tx, patience) => {
                 let $connection = &mut **tx;
-                $body
+                $crate::store::within(*patience, async { Ok::<_, $crate::store::StoreError>($body) }).await?
             }
         }
     };
 }
 
 pub(crate) use {in_tx, on_read, on_write};
+
+/// Ends a wait for a server that went silent, as one does that is stopped or cut off. Without a limit, it is waited for.
+async fn within<T>(
+    limit: Option<Duration>,
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let Some(limit) = limit else { return answer.await };
+    tokio::select! {
+        answer = answer => answer,
+        () = sleep(limit) => {
+            primary::distrust();
+            Err(StoreError::Unavailable(Arc::new(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))))
+        }
+    }
+}
 
 static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
@@ -238,6 +266,10 @@ fn known_versions() -> impl Iterator<Item = i64> {
     SQLITE_MIGRATIONS.iter().map(|migration| migration.version)
 }
 
+/// For how long a node remembers a change that can be taken back, in case the database loses it. What a failover loses is seconds
+/// old.
+pub const REMEMBERED: Duration = Duration::from_hours(1);
+
 const SQLITE_NOW: &str = "SELECT CAST(strftime('%s', 'now') AS INTEGER)";
 const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
 
@@ -253,6 +285,8 @@ const CHECKPOINT_PAGES: &str = "100";
 const LOG_SIZE_LIMIT: &str = "1048576";
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a statement of a server may take, with the wait for a connection. Each answer is due within 3 s.
+const STATEMENT_TIMEOUT: Duration = Duration::from_millis(2_000);
 
 impl Db {
     /// Opens the database, making an SQLite file that does not exist.
@@ -265,11 +299,20 @@ impl Db {
                 let options = PgPoolOptions::new()
                     .max_connections(CONNECTIONS)
                     .acquire_timeout(ACQUIRE_TIMEOUT);
+                let servers = Arc::new(Servers::new(url)?);
                 let pool = primary::writable_only(options)
-                    .connect_with(PgConnectOptions::from_str(url.reveal())?)
+                    .connect_with(servers.find().await?)
                     .await?;
+                if servers.are_several() {
+                    tokio::spawn(Arc::clone(&servers).follow(pool.clone()));
+                }
                 let kept = Kept::new(pool.clone());
-                Ok(Self::Postgres { pool, kept })
+                Ok(Self::Postgres {
+                    pool,
+                    kept,
+                    servers,
+                    patience: None,
+                })
             }
             Database::Sqlite { path } => {
                 let options = sqlite_options().filename(path).create_if_missing(true);
@@ -296,6 +339,30 @@ impl Db {
                     write: pool,
                 })
             }
+        }
+    }
+
+    /// The same database for a server, whose requests want an answer soon.
+    #[must_use]
+    pub fn with_patience(self) -> Self {
+        match self {
+            Self::Postgres {
+                pool, kept, servers, ..
+            } => Self::Postgres {
+                pool,
+                kept,
+                servers,
+                patience: Some(STATEMENT_TIMEOUT),
+            },
+            sqlite @ Self::Sqlite { .. } => sqlite,
+        }
+    }
+
+    /// Why the database cannot be used, by each of its servers; nothing when one of them accepts writes.
+    pub async fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Postgres { servers, .. } => servers.trouble().await,
+            Self::Sqlite { .. } => None,
         }
     }
 
@@ -355,7 +422,12 @@ impl Db {
     pub async fn now(&self) -> Result<UnixTime, StoreError> {
         let seconds: i64 = match self {
             Self::Sqlite { read, .. } => sqlx::query_scalar(SQLITE_NOW).fetch_one(read).await?,
-            Self::Postgres { pool, .. } => sqlx::query_scalar(POSTGRES_NOW).fetch_one(pool).await?,
+            Self::Postgres { pool, patience, .. } => {
+                within(*patience, async {
+                    Ok(sqlx::query_scalar(POSTGRES_NOW).fetch_one(pool).await?)
+                })
+                .await?
+            }
         };
         Ok(UnixTime(seconds))
     }
@@ -378,7 +450,7 @@ impl Db {
                 read.close().await;
                 write.close().await;
             }
-            Self::Postgres { pool, kept } => {
+            Self::Postgres { pool, kept, .. } => {
                 let closed = pool.close();
                 kept.give_back();
                 closed.await;
@@ -390,7 +462,10 @@ impl Db {
         Ok(match self {
             // A transaction that begins by reading and then writes fails at once when another wrote in between.
             Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres { pool, .. } => Tx::Postgres(pool.begin().await?),
+            Self::Postgres { pool, patience, .. } => {
+                let begun = within(*patience, async { Ok(pool.begin().await?) }).await?;
+                Tx::Postgres(begun, *patience)
+            }
         })
     }
 }
@@ -427,7 +502,7 @@ impl Tx {
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(tx) => tx.commit().await?,
-            Self::Postgres(tx) => tx.commit().await?,
+            Self::Postgres(tx, patience) => within(patience, async { Ok(tx.commit().await?) }).await?,
         }
         Ok(())
     }
@@ -436,7 +511,10 @@ impl Tx {
     pub(crate) async fn now(&mut self, otherwise: UnixTime) -> Result<UnixTime, StoreError> {
         match self {
             Self::Sqlite(_) => Ok(otherwise),
-            Self::Postgres(tx) => Ok(UnixTime(sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut **tx).await?)),
+            Self::Postgres(tx, patience) => {
+                let now = async { Ok(sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut **tx).await?) };
+                Ok(UnixTime(within(*patience, now).await?))
+            }
         }
     }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection};
 
+use tokio::sync::watch;
+
 use crate::clock::{Clock, sleep};
 
 const IS_READ_ONLY: &str = "SHOW transaction_read_only";
@@ -18,6 +20,8 @@ const IS_READ_ONLY: &str = "SHOW transaction_read_only";
 /// How long an idle connection may take to answer before it is used. A server that is stopped or unreachable does not answer.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Counts what may mean that another server is the primary now.
+static TROUBLES: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
 static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
 /// When an error last meant that the connections should not be used, in milliseconds of [`CLOCK`]; 0 for never.
 static DISTRUSTED_AT: AtomicU64 = AtomicU64::new(0);
@@ -74,6 +78,9 @@ pub(super) fn note(error: &sqlx::Error) {
     };
     if is_of_server {
         distrust();
+    } else if matches!(error, sqlx::Error::PoolTimedOut) {
+        // No connection could be made, or all are in use: those that there are may be good.
+        TROUBLES.send_modify(|troubles| *troubles += 1);
     }
 }
 
@@ -82,8 +89,19 @@ pub(super) fn ends_connection(code: &str) -> bool {
     code == "25006" || code.starts_with("08") || code.starts_with("57P")
 }
 
-/// Ends every connection that exists now, when it is next looked at.
+/// Ends every connection that exists now, when it is next looked at, and lets the primary be searched for.
 pub(super) fn distrust() {
+    distrust_quietly();
+    TROUBLES.send_modify(|troubles| *troubles += 1);
+}
+
+/// Changes whenever the primary should be searched for.
+pub(super) fn troubles() -> watch::Receiver<u64> {
+    TROUBLES.subscribe()
+}
+
+/// Ends every connection that exists now, when it is next looked at.
+pub(super) fn distrust_quietly() {
     DISTRUSTED_AT.fetch_max(now(), Ordering::Relaxed);
 }
 

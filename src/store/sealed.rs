@@ -60,7 +60,7 @@ async fn replace(tx: &mut Tx, row: &SealedRow, sealed: &str) -> Result<Option<St
     } else {
         (REPLACE_SECRET, READ_SECRET)
     };
-    in_tx!(tx, |connection| {
+    Ok(in_tx!(tx, |connection| {
         let changed = sqlx::query(update)
             .bind(&row.name)
             .bind(&row.sealed)
@@ -68,12 +68,13 @@ async fn replace(tx: &mut Tx, row: &SealedRow, sealed: &str) -> Result<Option<St
             .execute(&mut *connection)
             .await?
             .rows_affected();
-        if changed != 1 {
-            return Ok(None);
+        if changed == 1 {
+            sqlx::query_scalar(read)
+                .bind(&row.name)
+                .fetch_optional(connection)
+                .await?
+        } else {
+            None
         }
-        Ok(sqlx::query_scalar(read)
-            .bind(&row.name)
-            .fetch_optional(connection)
-            .await?)
-    })
+    }))
 }

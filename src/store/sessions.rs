@@ -35,7 +35,14 @@ macro_rules! begin {
 const SQLITE_BEGIN: &str = begin!("");
 const POSTGRES_BEGIN: &str = begin!(" FOR SHARE");
 
-pub(super) const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
+const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
+/// With the time until which an access token of the session may live at most.
+pub(super) const ENDED_UNTIL: &str = "SELECT sid, revoked_at, expires_at FROM sessions WHERE revoked_at >= $1";
+/// A session that a database lost with its end; no user or tenant is known of it.
+const BURY: &str = "INSERT INTO sessions (sid, user_id, tenant_id, client_id, audience, generation, current_hash, salt, created_at, \
+                    rotated_at, expires_at, revoked_at, revoked_for, address, user_agent) \
+                    VALUES ($1, '00000000-0000-0000-0000-000000000000', 'default', '', '', 0, '', '', $2, $2, $3, $2, 'rollback', '', '') \
+                    ON CONFLICT (sid) DO NOTHING";
 const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                    WHERE sid = $1 AND user_id = COALESCE($4, user_id) AND revoked_at IS NULL";
 const END_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
@@ -89,6 +96,17 @@ pub struct BegunSession {
     pub expires_at: UnixTime,
     /// The sessions that ended for it.
     pub ended: Vec<SessionId>,
+}
+
+/// A session that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct EndedSession {
+    /// Its id.
+    pub sid: String,
+    /// When it ended, in Unix seconds.
+    pub revoked_at: i64,
+    /// When it would have expired.
+    pub expires_at: i64,
 }
 
 #[derive(Clone, FromRow)]
@@ -177,7 +195,7 @@ impl Db {
         let expires_at = now + new.absolute;
         let text = match tx {
             Tx::Sqlite(_) => SQLITE_BEGIN,
-            Tx::Postgres(_) => POSTGRES_BEGIN,
+            Tx::Postgres(..) => POSTGRES_BEGIN,
         };
         let inserted = in_tx!(&mut tx, |connection| sqlx::query(text)
             .bind(new.sid.to_string())
@@ -267,6 +285,38 @@ impl Db {
             tx.commit().await?;
         }
         Ok(ended == 1)
+    }
+
+    /// Ends a session again whose end the database lost, perhaps with the session itself; it counts until this time.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_lost_session(&self, sid: &str, until: UnixTime, entry: &Entry) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let now = tx.now(entry.happened_at).await?;
+        let changed = in_tx!(&mut tx, |connection| {
+            let ended = sqlx::query(END)
+                .bind(sid)
+                .bind(now.0)
+                .bind(EndedBy::Rollback.name())
+                .bind(None::<String>)
+                .execute(&mut *connection)
+                .await?
+                .rows_affected();
+            let buried = sqlx::query(BURY)
+                .bind(sid)
+                .bind(now.0)
+                .bind(until.0)
+                .execute(connection)
+                .await?
+                .rows_affected();
+            ended + buried
+        });
+        if changed > 0 {
+            note(&mut tx, entry, now).await?;
+            tx.commit().await?;
+        }
+        Ok(())
     }
 
     /// Ends at most [`ENDED_AT_ONCE`] sessions of a user, but not this one when one is given; answers with those that had not ended.

@@ -110,7 +110,7 @@ pub(super) async fn columns(tx: &mut Tx, known: &Columns) -> Result<Columns, Sto
 async fn columns_of(tx: &mut Tx) -> Result<Columns, StoreError> {
     let all: Vec<Column> = match tx {
         Tx::Sqlite(tx) => sqlx::query_as(SQLITE_COLUMNS).fetch_all(&mut **tx).await?,
-        Tx::Postgres(tx) => sqlx::query_as(POSTGRES_COLUMNS).fetch_all(&mut **tx).await?,
+        Tx::Postgres(tx, _) => sqlx::query_as(POSTGRES_COLUMNS).fetch_all(&mut **tx).await?,
     };
     let mut columns = Columns::new();
     for column in all {

@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use keyround::accounts::session::SessionId;
 use keyround::clock::{Clock, Seconds, sleep};
 use keyround::oauth::client::ClientId;
 use keyround::registry::Registry;
+use keyround::store::clients::ClientChange;
 use keyround::store::nodes::Heartbeat;
+use keyround::store::tenants::TenantChange;
 use serde_json::Value;
+use tokio::sync::watch;
 
-use crate::helpers::{START, TestApp, TestDatabase};
+use crate::child::{Process, register_clients};
+use crate::helpers::{START, TestApp, TestDatabase, entry};
 use crate::introspection::ask;
+use crate::network::{Network, network};
 use crate::process::run;
 use crate::rows::Raw;
 
@@ -301,3 +307,263 @@ async fn a_server_that_is_read_only_is_not_connected_to() {
     raw.close().await;
     app.running.stop().await;
 }
+
+/// This URL with these hosts before its own.
+fn with_hosts(url: &str, hosts: &str) -> String {
+    let (before, after) = url.split_once('@').unwrap();
+    let (own, path) = after.split_once('/').unwrap();
+    format!("{before}@{hosts},{own}/{path}?target_session_attrs=read-write")
+}
+
+fn host_of(url: &str) -> &str {
+    url.split_once('@').unwrap().1.split('/').next().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_hosts_the_one_that_accepts_writes_is_used() {
+    let mut database = TestDatabase::postgres().await;
+    let (to_first, first) = watch::channel(Network::Open { era: 0 });
+    let first = network(&database.url, first).await;
+    let raw = Raw::open(&database).await;
+    // The first refuses connections, the second is a way to the database that will go silent.
+    database.url = with_hosts(&database.url, &format!("127.0.0.1:1,{}", host_of(&first)));
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let secret = app.create_client("billing", None).await;
+    for era in 1..4 {
+        to_first.send_replace(Network::Closed);
+        let clock = Clock::system();
+        // What was under way is answered, and the next request finds the way that is open.
+        let answer = app.ask("billing", &secret, &[GRANT]).await;
+        assert!([200, 503].contains(&answer.status().as_u16()));
+        let mut answer = answer.status();
+        while answer != 200 && clock.read().monotonic < Duration::from_secs(10) {
+            answer = app.ask("billing", &secret, &[GRANT]).await.status();
+        }
+        println!("tokens again after {:?}", clock.read().monotonic);
+        assert_eq!(answer, 200);
+        app.running.server.rotation.tick().await.unwrap();
+        to_first.send_replace(Network::Open { era });
+    }
+    raw.close().await;
+    app.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_names_the_hosts_that_cannot_be_used() {
+    let database = TestDatabase::postgres().await;
+    database.open().await.close().await;
+    let (server, name) = database.url.rsplit_once('/').unwrap();
+    let server = Raw::open(&TestDatabase {
+        url: format!("{server}/postgres"),
+        folder: tempfile::tempdir().unwrap(),
+    })
+    .await;
+    server
+        .execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        .await;
+    let url = with_hosts(&database.url, "127.0.0.1:1");
+    for command in [&["serve"][..], &["keys", "list"], &["db", "migrate"]] {
+        let variables = [
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_DATABASE__URL", url.as_str()),
+            (
+                "KEYROUND_KEYS__MASTER_KEY",
+                "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+            ),
+        ];
+        let output = run(database.folder.path(), &variables, command);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in [
+            "no database server can be used: 127.0.0.1:1: Connection refused",
+            &format!("{}: the server accepts no writes", host_of(&database.url)),
+        ] {
+            assert!(said.contains(part), "{command:?}: {said}");
+        }
+    }
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_a_few_lines_in_the_log() {
+    let database = TestDatabase::postgres().await;
+    let (door, watched) = watch::channel(Network::Open { era: 0 });
+    let through = TestDatabase {
+        url: network(&database.url, watched).await,
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let secret = register_clients(&database, QUICK).await;
+    let mut process = Process::spawn(&through, "node", QUICK);
+    process.until_it_serves().await;
+    let address = process.address().unwrap();
+    let http = reqwest::Client::new();
+    let ask = async || {
+        let answer = http
+            .post(format!("http://{address}/oauth2/token"))
+            .basic_auth("ES256", Some(&secret))
+            .form(&[GRANT])
+            .send()
+            .await;
+        answer.unwrap().status().as_u16()
+    };
+    assert_eq!(ask().await, 200);
+    let before = process.log().lines().count();
+    door.send_replace(Network::Closed);
+    let clock = Clock::system();
+    let mut failed = 0;
+    while clock.read().monotonic < Duration::from_secs(6) {
+        let began = clock.read().monotonic;
+        let answers = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask(), ask(), ask());
+        let took = clock.read().monotonic.saturating_sub(began);
+        assert!(took < Duration::from_secs(3), "an answer took {took:?}");
+        failed += u32::from(answers.0 == 503);
+    }
+    assert!(failed > 0);
+    door.send_replace(Network::Open { era: 1 });
+    let mut answer = 0;
+    for _ in 0..100 {
+        answer = ask().await;
+        if answer == 200 && process.log().contains("the database answers again") {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(answer, 200);
+    let log = process.log();
+    // The refusals are lines of their own at INFO, as ever.
+    let is_complaint = |line: &&str| line.contains(r#""level":"ERROR""#) || line.contains(r#""level":"WARN""#);
+    let lines: Vec<&str> = log.lines().skip(before).filter(is_complaint).collect();
+    assert!(log.contains("the database answers again"), "{lines:#?}");
+    assert!(log.contains("no database server accepts writes"), "{lines:#?}");
+    println!("{failed} failures, {lines:#?}");
+    assert!(lines.len() <= 6, "{lines:#?}");
+    process.tell_to_stop();
+    process.until_it_ends().await;
+}
+
+crate::on_both_databases!(
+    a_token_of_a_vanished_key_is_active_while_the_key_is_published,
+    |database| {
+        let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+        let secret = app.create_client("billing", None).await;
+        let token = app.token("billing", &secret).await;
+        let raw = Raw::open(&database).await;
+        let published = app.key_set().await;
+        raw.execute("DELETE FROM signing_keys").await;
+        app.running.server.keyring.refresh().await.unwrap();
+        assert_eq!(app.key_set().await, published);
+        let answer = ask(&app, "introspect", "billing", &secret, &token).await;
+        let said: Value = answer.json().await.unwrap();
+        assert_eq!(said["active"], true);
+        raw.close().await;
+        app.running.stop().await;
+    }
+);
+
+/// A lost audit record and a lost end, as on a standby without the last seconds.
+async fn lose(raw: &Raw, statements: &[&str]) {
+    for statement in statements {
+        raw.execute(statement).await;
+    }
+}
+
+// Denied by this node, and lost: it stays denied here, is written again for the others, and is reported.
+crate::on_both_databases!(what_a_node_knew_outlives_a_database_that_lost_it, |database| {
+    let app = TestApp::start_with_clock(&database, QUICK, Clock::system()).await;
+    let secret = app.create_client("billing", None).await;
+    let token = app.token("billing", &secret).await;
+    let raw = Raw::open(&database).await;
+    assert_eq!(ask(&app, "revoke", "billing", &secret, &token).await.status(), 200);
+    app.running
+        .server
+        .keyring
+        .sessions_ended([SessionId::from_bytes([7; 16])]);
+    raw.execute("INSERT INTO tenants (tenant_id, name, created_at) VALUES ('acme', 'Acme', 1)")
+        .await;
+    let db = database.open().await;
+    let acme = "acme".parse().unwrap();
+    let disabled = entry("tenant.disabled", "acme");
+    db.change_tenant(&acme, TenantChange::Disable, &disabled).await.unwrap();
+    app.running.server.rotation.tick().await.unwrap();
+
+    lose(
+        &raw,
+        &[
+            "DELETE FROM denied_tokens",
+            "DELETE FROM sessions",
+            "UPDATE tenants SET disabled_at = NULL",
+            "DELETE FROM audit WHERE event IN ('token.denied', 'tenant.disabled', 'session.ended')",
+        ],
+    )
+    .await;
+    app.running.server.keyring.refresh().await.unwrap();
+    let answer = ask(&app, "introspect", "billing", &secret, &token).await;
+    assert_eq!(answer.json::<Value>().await.unwrap()["active"], false);
+    app.running.server.rotation.tick().await.unwrap();
+    assert_eq!(raw.number("SELECT count(*) FROM denied_tokens").await, 1);
+    assert_eq!(
+        raw.number("SELECT count(*) FROM tenants WHERE disabled_at IS NOT NULL")
+            .await,
+        1
+    );
+    assert_eq!(
+        raw.number("SELECT count(*) FROM sessions WHERE revoked_at IS NOT NULL")
+            .await,
+        1
+    );
+    let reported = "SELECT count(*) FROM audit WHERE reason = 'the database had lost it'";
+    assert_eq!(raw.number(reported).await, 3);
+    app.running.server.rotation.tick().await.unwrap();
+    assert_eq!(raw.number(reported).await, 3, "it is written once");
+    let metrics = app.http.get(format!("{}/metrics", app.admin_url)).send().await.unwrap();
+    assert!(metrics.text().await.unwrap().contains("keyround_restored_records 3"));
+
+    // A person who enables it again is obeyed, by a command or by hand.
+    db.change_tenant(&acme, TenantChange::Enable, &entry("tenant.enabled", "acme"))
+        .await
+        .unwrap();
+    app.running.server.rotation.tick().await.unwrap();
+    assert_eq!(
+        raw.number("SELECT count(*) FROM tenants WHERE disabled_at IS NOT NULL")
+            .await,
+        0
+    );
+    raw.close().await;
+    app.running.stop().await;
+});
+
+crate::on_both_databases!(a_client_that_was_refused_stays_disabled, |database| {
+    let app = TestApp::start_with_clock(&database, QUICK, Clock::system()).await;
+    let secret = app.create_client("billing", None).await;
+    let db = database.open().await;
+    let raw = Raw::open(&database).await;
+    let id: ClientId = "billing".parse().unwrap();
+    db.change_client(&id, &ClientChange::Disable, &entry("client.disabled", "billing"))
+        .await
+        .unwrap();
+    app.until_clients_are_read_anew().await;
+    assert_eq!(app.ask("billing", &secret, &[GRANT]).await.status(), 401);
+    lose(
+        &raw,
+        &[
+            "UPDATE clients SET disabled_at = NULL",
+            "DELETE FROM audit WHERE event = 'client.disabled'",
+        ],
+    )
+    .await;
+    app.until_clients_are_read_anew().await;
+    for _ in 0..2 {
+        assert_eq!(app.ask("billing", &secret, &[GRANT]).await.status(), 401);
+    }
+    assert_eq!(
+        raw.number("SELECT count(*) FROM clients WHERE disabled_at IS NOT NULL")
+            .await,
+        1
+    );
+    db.change_client(&id, &ClientChange::Enable, &entry("client.enabled", "billing"))
+        .await
+        .unwrap();
+    app.token("billing", &secret).await;
+    raw.close().await;
+    app.running.stop().await;
+});

@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
 use crate::clock::Seconds;
+use crate::store::outage;
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -242,7 +243,7 @@ impl Problem {
 
     /// Something of ours failed, which the log tells.
     pub fn unavailable(error: &(dyn std::error::Error + 'static), what: &'static str) -> Self {
-        tracing::error!(%error, "{what}");
+        outage::report(what, error);
         Self::new(
             Code::TemporarilyUnavailable,
             "the server cannot do this at the moment; try again in a few seconds",

@@ -10,7 +10,7 @@ use crate::accounts::refresh::Family;
 use crate::accounts::session::{Device, SessionId};
 use crate::accounts::user::Role;
 use crate::clock::UnixTime;
-use crate::store::{Db, StoreError};
+use crate::store::{Db, StoreError, within};
 
 use super::{SessionRow, corrupt, parse_sid};
 
@@ -186,7 +186,12 @@ impl Db {
                     .fetch_optional(read)
                     .await?
             }
-            Self::Postgres { pool, .. } => sqlx::query_as(POSTGRES_FAMILY).bind(sid).fetch_optional(pool).await?,
+            Self::Postgres { pool, patience, .. } => {
+                within(*patience, async {
+                    Ok(sqlx::query_as(POSTGRES_FAMILY).bind(sid).fetch_optional(pool).await?)
+                })
+                .await?
+            }
         };
         row.map(TryInto::try_into).transpose()
     }
@@ -242,8 +247,9 @@ impl Db {
     pub async fn claim_generation(&self, claim: &Claim, now: UnixTime) -> Result<bool, StoreError> {
         let claimed = match self {
             Self::Sqlite { write, .. } => bound!(SQLITE_CLAIM, claim).bind(now.0).execute(write).await?,
-            Self::Postgres { pool, .. } => {
-                return Ok(bound!(POSTGRES_CLAIM, claim).execute(pool).await?.rows_affected() == 1);
+            Self::Postgres { pool, patience, .. } => {
+                let claimed = async { Ok(bound!(POSTGRES_CLAIM, claim).execute(pool).await?) };
+                return Ok(within(*patience, claimed).await?.rows_affected() == 1);
             }
         };
         Ok(claimed.rows_affected() == 1)

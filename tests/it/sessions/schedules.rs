@@ -307,7 +307,7 @@ async fn settle(db: &Db) {
     match db {
         // The one that writes takes one statement after another.
         Db::Sqlite { .. } => assert_eq!(db.prune_sessions(UnixTime(0), 1).await.unwrap(), 0),
-        Db::Postgres { pool, kept } => {
+        Db::Postgres { pool, kept, .. } => {
             while pool.num_idle() + kept.idle() < pool.size() as usize {
                 sleep(Duration::from_millis(1)).await;
             }
