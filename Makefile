@@ -1,6 +1,6 @@
 # The two commands: `make run` serves, `make test` proves. Both install what is missing on a Debian-like machine.
 # `make soak` proves at length, `make bench` measures: see the README.
-.PHONY: run test soak bench
+.PHONY: run test soak bench proof
 
 PACKAGES := tests/packages.sh
 INTEROP := target/interop
@@ -29,9 +29,15 @@ soak: $(VERIFIERS)
 
 # Rolling restarts at length, behind each shipped gateway and in each shipped layout.
 .PHONY: proof proof-gateways
-proof: proof-gateways
+proof: proof-gateways proof-failover
 proof-gateways: $(VERIFIERS)
 	TEST_RESTARTS=20 tests/postgres.sh cargo test --locked --test it -- --nocapture --test-threads 1 gateways:: layouts::two
+
+# Three PostgreSQL members under Patroni fail over. The results go into docs/proof.
+.PHONY: proof-failover
+proof-failover:
+	@$(PACKAGES) build postgres failover
+	cargo test --locked --test failover -- --nocapture
 
 # Its figures go into benches/, and the README shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that are missing:
-# tests/packages.sh [build] [postgres] [node] [python] [tools] [browser] [java] [bench]
+# tests/packages.sh [build] [postgres] [node] [python] [tools] [browser] [java] [bench] [failover]
 # Asks for nothing when nothing is missing; says what to install when it cannot.
 set -euo pipefail
 
@@ -65,6 +65,19 @@ check_bench() {
     have taskset || need util-linux
 }
 
+# Patroni, etcd and HAProxy themselves are unpacked: see `finish`.
+check_failover() {
+    local package
+    [ -x /usr/bin/python3 ] || need python3
+    for package in psycopg2 etcd yaml dateutil click prettytable psutil urllib3 cdiff; do
+        dpkg -s "python3-$package" >/dev/null 2>&1 || need "python3-$package"
+    done
+    for package in liblua5.3-0 libopentracing-c-wrapper0; do
+        dpkg -s "$package" >/dev/null 2>&1 || need "$package"
+    done
+    type -P pgrep >/dev/null || need procps
+}
+
 check_browser() {
     have chromium || need chromium
     # Of the same release as the browser, because of the same source.
@@ -101,6 +114,10 @@ finish() {
             unpack libopentracing.so.1 libopentracing1
             unpack libopentracing-c-wrapper.so.0 libopentracing-c-wrapper0
             unpack faketime/libfaketime.so.1 libfaketime
+        elif [ "$part" = failover ]; then
+            unpack patroni patroni
+            unpack etcd etcd-server
+            unpack haproxy haproxy
         elif [ "$part" = bench ]; then
             unpack nginx nginx
         fi

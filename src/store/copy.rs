@@ -402,6 +402,20 @@ async fn write_rows(
         names.join(", "),
         places.join(", ")
     );
+    let fits = |column: &Column, value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => column.is_text() && !text.contains('\0'),
+        Value::Number(number) => !column.is_text() && number.is_i64(),
+        _ => false,
+    };
+    for row in rows {
+        let misfit = columns
+            .iter()
+            .find(|column| !fits(column, row.get(&column.name).unwrap_or(&Value::Null)));
+        if let Some(column) = misfit {
+            return Err(refused(&column.name));
+        }
+    }
     in_tx!(tx, |connection| {
         let mut query = sqlx::query(AssertSqlSafe(insert));
         for row in rows {
@@ -409,9 +423,8 @@ async fn write_rows(
                 query = match row.get(&column.name).unwrap_or(&Value::Null) {
                     Value::Null if column.is_text() => query.bind(None::<String>),
                     Value::Null => query.bind(None::<i64>),
-                    Value::String(text) if column.is_text() && !text.contains('\0') => query.bind(text.clone()),
-                    Value::Number(number) if !column.is_text() && number.is_i64() => query.bind(number.as_i64()),
-                    _ => return Err(refused(&column.name)),
+                    Value::String(text) => query.bind(text.clone()),
+                    other => query.bind(other.as_i64()),
                 };
             }
         }
@@ -422,7 +435,7 @@ async fn write_rows(
 
 /// Lets PostgreSQL number the next row after the last; SQLite does by itself.
 async fn restore_numbering(tx: &mut Tx, table: &str, columns: &Columns) -> Result<(), StoreError> {
-    let Tx::Postgres(tx) = tx else { return Ok(()) };
+    let Tx::Postgres(tx, _) = tx else { return Ok(()) };
     for column in columns
         .get(table)
         .into_iter()

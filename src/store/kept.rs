@@ -15,9 +15,9 @@ use crate::clock::sleep;
 use super::{StoreError, primary, within};
 
 /// How long one statement may take. What takes longer has died unheard, or might as well have.
-const PATIENCE: Duration = Duration::from_millis(1_200);
+const PATIENCE: Duration = Duration::from_millis(1_000);
 /// How long a statement may take that is asked for a second time, with the wait for a connection.
-const SECOND_PATIENCE: Duration = Duration::from_millis(1_500);
+const SECOND_PATIENCE: Duration = Duration::from_millis(1_300);
 
 /// PostgreSQL plans a statement with arrays anew each time, as it takes a plan for any array to be worse than one for this array; each
 /// of ours finds sessions by their names, whatever their number. That is also how they are to be found in a table that was empty

@@ -63,14 +63,14 @@ impl Db {
                 Ok(look!(read, ended_since))
             }
             Self::Postgres { pool, patience, .. } => {
-                // Waiting has an end for each of the three parts.
-                let mut tx = within(*patience, async { Ok(pool.begin().await?) }).await?;
                 let look = within(*patience, async {
+                    let mut tx = pool.begin().await?;
                     nodes::beat!(heartbeat, &mut *tx)?;
-                    Ok(look!(&mut *tx, ended_since))
+                    let look = look!(&mut *tx, ended_since);
+                    tx.commit().await?;
+                    Ok(look)
                 })
                 .await?;
-                within(*patience, async { Ok(tx.commit().await?) }).await?;
                 Ok(look)
             }
         }
