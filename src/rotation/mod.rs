@@ -286,19 +286,20 @@ impl Rotation {
             once: false,
         };
         let db = &self.rotator.db;
+        let mut written = 0;
         for (jti, until) in &lost.denied {
-            db.deny_token(jti, *until, &entry("token.denied", jti)).await?;
+            written += u64::from(db.deny_token(jti, *until, &entry("token.denied", jti)).await?);
         }
         for (sid, until) in &lost.ended {
-            db.end_lost_session(sid, *until, &entry("session.ended", sid)).await?;
+            written += u64::from(db.end_lost_session(sid, *until, &entry("session.ended", sid)).await?);
         }
         for tenant in &lost.tenants {
             if let Ok(id) = tenant.parse() {
-                db.change_tenant(&id, TenantChange::Disable, &entry("tenant.disabled", tenant))
-                    .await?;
+                let entry = entry("tenant.disabled", tenant);
+                let changed = db.change_tenant(&id, TenantChange::Disable, &entry).await?;
+                written += u64::from(changed.is_some());
             }
         }
-        let written = u64::try_from(lost.count()).unwrap_or(u64::MAX);
         self.restored.fetch_add(written, Ordering::Relaxed);
         Ok(())
     }

@@ -287,11 +287,12 @@ impl Db {
         Ok(ended == 1)
     }
 
-    /// Ends a session again whose end the database lost, perhaps with the session itself; it counts until this time.
+    /// Ends a session again whose end the database lost, perhaps with the session itself; it counts until this time. False when it
+    /// has ended already.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn end_lost_session(&self, sid: &str, until: UnixTime, entry: &Entry) -> Result<(), StoreError> {
+    pub async fn end_lost_session(&self, sid: &str, until: UnixTime, entry: &Entry) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let now = tx.now(entry.happened_at).await?;
         let changed = in_tx!(&mut tx, |connection| {
@@ -316,7 +317,7 @@ impl Db {
             note(&mut tx, entry, now).await?;
             tx.commit().await?;
         }
-        Ok(())
+        Ok(changed > 0)
     }
 
     /// Ends at most [`ENDED_AT_ONCE`] sessions of a user, but not this one when one is given; answers with those that had not ended.
