@@ -231,7 +231,8 @@ impl Rotation {
             self.note_transitions(&snapshot, reached).await?;
             self.forget(&snapshot, reached).await?;
         }
-        self.write_lost_again(&snapshot, snapshot.trusted().checked_at()).await?;
+        self.write_lost_again(&snapshot, snapshot.trusted().checked_at())
+            .await?;
         self.keyring.write_uses_down().await?;
         self.compare_policies(snapshot.trusted().checked_at()).await
     }
