@@ -345,11 +345,9 @@ fn outlived(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<String> {
 
 async fn sealed(config: &Config, db: &Db) -> Result<Finding, Failure> {
     if config.keys.master_key == MasterKeySource::Missing {
-        return Ok(Finding::new(
-            "sealed_rows",
-            "not looked at, for no master key is set",
-            &[],
-        ));
+        let problem =
+            "they were not read, because no master key is set; set keys.master_key_file or keys.master_key".to_owned();
+        return Ok(Finding::new("sealed_rows", "", &[problem]));
     }
     let census: Census = census(db, &master_keys(config)?).await?;
     let problems: Vec<String> = census

@@ -33,6 +33,9 @@ struct Check {
     name: String,
     ok: bool,
     detail: String,
+    /// Whether a failure leaves the node in service.
+    #[serde(default)]
+    advisory: bool,
 }
 
 pub fn run(context: &Context, request: &Request) -> Result<(), Failure> {
@@ -115,8 +118,8 @@ fn read(text: &str) -> Option<Answer> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?;
     let answer: Answer = serde_json::from_str(body).ok()?;
-    let all_ok = !answer.checks.is_empty() && answer.checks.iter().all(|check| check.ok);
-    (status == if all_ok { "200" } else { "503" }).then_some(answer)
+    let in_service = !answer.checks.is_empty() && answer.checks.iter().all(|check| check.ok || check.advisory);
+    (status == if in_service { "200" } else { "503" }).then_some(answer)
 }
 
 #[cfg(test)]
@@ -131,11 +134,14 @@ mod tests {
     fn an_answer_is_believed_only_when_its_parts_agree() {
         let good = r#"{"status":"ok","checks":[{"name":"key_set","ok":true,"detail":"2 keys"}]}"#;
         let bad = r#"{"status":"failing","checks":[{"name":"key_set","ok":false,"detail":"old"}]}"#;
+        let advisory = r#"{"status":"failing","checks":[{"name":"rows","ok":false,"detail":"gone","advisory":true}]}"#;
         assert!(read(&envelope("200 OK", good)).is_some());
+        assert!(read(&envelope("200 OK", advisory)).is_some_and(|answer| !answer.checks[0].ok));
         assert!(read(&envelope("503 Service Unavailable", bad)).is_some());
         for (status, body) in [
             ("200 OK", bad),
             ("503 Service Unavailable", good),
+            ("503 Service Unavailable", advisory),
             ("404 Not Found", good),
             ("200 OK", "<html>"),
             ("200 OK", r#"{"status":"ok","checks":[]}"#),

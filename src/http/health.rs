@@ -19,6 +19,8 @@ struct Check {
     name: &'static str,
     ok: bool,
     detail: String,
+    /// Whether a failure leaves this node in service: balancers go by the status, people and `healthcheck` by every check.
+    advisory: bool,
 }
 
 impl Check {
@@ -27,6 +29,14 @@ impl Check {
             name,
             ok,
             detail: detail.into(),
+            advisory: false,
+        }
+    }
+
+    fn advisory(name: &'static str, ok: bool, detail: impl Into<String>) -> Self {
+        Self {
+            advisory: true,
+            ..Self::new(name, ok, detail)
         }
     }
 }
@@ -118,8 +128,8 @@ fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime
             ),
         ),
         ledger(server, snapshot),
-        // It hinders nobody from signing, so it does not take this node out of service.
-        Check::new("rows", true, gone(snapshot)),
+        // Every node signs on, and every node sees the same rows: a red status would take all of them out of service.
+        Check::advisory("rows", snapshot.vanished.is_empty(), gone(snapshot)),
     ]
 }
 
@@ -205,7 +215,7 @@ struct Answer {
 
 fn answer(checks: Vec<Check>) -> HttpResponse {
     let ok = checks.iter().all(|check| check.ok);
-    let status = if ok {
+    let status = if checks.iter().all(|check| check.ok || check.advisory) {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE

@@ -131,7 +131,20 @@ crate::on_both_databases!(a_row_that_vanishes_is_no_revocation, |database| {
         body.contains(&format!("gone before their time, and still published: {kid}")),
         "{body}"
     );
-    assert_eq!(status, 200, "{body}");
+    // The check is red, and the node stays in service: every other node sees the same rows.
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let rows = answer["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["name"] == "rows");
+    let rows = rows.unwrap();
+    assert_eq!(
+        (&rows["ok"], &rows["advisory"]),
+        (&false.into(), &true.into()),
+        "{body}"
+    );
+    assert_eq!((status, &answer["status"]), (200, &"failing".into()), "{body}");
     assert!(get(&app, "/metrics").await.1.contains("keyround_vanished_keys 1\n"));
     app.token("service", &secret).await;
     assert_eq!(std::fs::read_to_string(ledger(&database)).unwrap(), "");
