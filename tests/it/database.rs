@@ -143,6 +143,27 @@ crate::on_both_databases!(a_check_finds_what_is_not_in_order, |database| {
     }
 });
 
+crate::on_both_databases!(rows_that_could_not_be_tried_are_not_called_good, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    app.running.stop().await;
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+    ];
+    let output = run(database.folder.path(), &variables, &["db", "check", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let failed: Vec<&Value> = findings.iter().filter(|finding| finding["ok"] == false).collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0]["name"], "sealed_rows");
+    assert!(
+        failed[0]["detail"]
+            .as_str()
+            .unwrap()
+            .contains("set keys.master_key_file")
+    );
+});
+
 crate::on_both_databases!(nodes_that_have_gone_are_forgotten, |database| {
     let db = database.open().await;
     let now = Clock::system().read().wall;

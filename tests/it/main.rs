@@ -13,6 +13,7 @@ mod auth;
 mod backup;
 mod blocked_logs;
 mod bounds;
+mod checks;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod child;
 mod client_assertions;

@@ -8,7 +8,7 @@ fn root() -> &'static Path {
 }
 
 /// The tests that a page names: what stands in backticks and looks like a path in a crate.
-fn named(page: &str) -> BTreeSet<&str> {
+pub fn named(page: &str) -> BTreeSet<&str> {
     let is_path = |text: &&str| {
         let parts: Vec<&str> = text.split("::").collect();
         let is_name = |part: &&str| {
@@ -33,7 +33,8 @@ fn declares(text: &str, name: &str) -> bool {
     })
 }
 
-fn exists(test: &str) -> bool {
+/// Whether there is a test of this path.
+pub fn exists(test: &str) -> bool {
     let (module, name) = test.rsplit_once("::").unwrap();
     let path = module.replace("::", "/");
     ["tests/it", "tests", "src"]
