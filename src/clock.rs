@@ -247,7 +247,6 @@ impl Timer {
     }
 
     /// Begins again.
-    #[expect(clippy::disallowed_methods, reason = "the one file that waits for the clock")]
     pub fn reset(&mut self, length: Duration) {
         self.0.as_mut().reset(tokio::time::Instant::now() + length);
     }
@@ -260,7 +259,6 @@ impl Timer {
 
 /// The time that [`sleep`] measures, since some fixed moment of this process; a manual clock does not move it.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
 pub fn uptime() -> Duration {
     static STARTED: LazyLock<tokio::time::Instant> = LazyLock::new(tokio::time::Instant::now);
     let started = *STARTED;

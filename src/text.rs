@@ -28,10 +28,7 @@ pub fn decode(content: &[u8]) -> Result<&str, NotText> {
         return Err(NotText::Utf16);
     }
     std::str::from_utf8(content).map_err(|error| NotText::NotUtf8 {
-        line: 1 + content[..error.valid_up_to()]
-            .iter()
-            .filter(|&&octet| octet == b'\n')
-            .count(),
+        line: content[..error.valid_up_to()].split(|&octet| octet == b'\n').count(),
     })
 }
 

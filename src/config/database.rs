@@ -234,7 +234,8 @@ fn not_a_url(hosts: &str) -> Refusal {
 /// Refuses what would be ignored: a misspelt `sslmode` connects in the clear.
 fn check_options(options: &[(String, String)]) -> Result<(), Refusal> {
     for (place, (name, value)) in options.iter().enumerate() {
-        if !OPTIONS.contains(&name.as_str()) && !(name.starts_with("options[") && name.ends_with(']')) {
+        let is_server_setting = name.starts_with("options[") && name.ends_with(']');
+        if !is_server_setting && !OPTIONS.contains(&name.as_str()) {
             // What resembles no option may be a part of a password, and is not shown.
             return refuse(similar(name).map_or_else(
                 || format!("has an unknown option; the options are {}", OPTIONS.join(", ")),
@@ -292,7 +293,7 @@ fn hosts_of(authority: &str, hosts: Option<&str>, ports: Option<&str>) -> Result
             return refuse(format!("names {} hosts and {} ports", pairs.len(), ports.len()));
         }
         for (place, pair) in pairs.iter_mut().enumerate() {
-            pair.1 = (*ports.get(place).unwrap_or(&ports[0])).to_owned();
+            (*ports.get(place).unwrap_or(&ports[0])).clone_into(&mut pair.1);
         }
     }
     for (host, port) in &mut pairs {

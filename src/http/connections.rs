@@ -3,7 +3,7 @@
 //! Where there is no room for a new connection, an old one ends that no request is under way on: first one that never completed a
 //! request, else the one that was accepted first. So whoever opens connections and says nothing only displaces others who say nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,7 +48,7 @@ struct Open {
     next: u64,
     all: BTreeMap<u64, Entry>,
     /// By address, in the order in which they were accepted.
-    by_address: HashMap<ClientAddress, BTreeMap<u64, ()>>,
+    by_address: HashMap<ClientAddress, BTreeSet<u64>>,
 }
 
 struct Entry {
@@ -92,9 +92,9 @@ impl Connections {
         let address = ClientAddress::from(peer).network();
         let is_proxy = self.limits.proxies.iter().any(|proxy| proxy.contains(peer));
         let mut open = self.lock();
-        let of_address = open.by_address.get(&address).map_or(0, BTreeMap::len);
+        let of_address = open.by_address.get(&address).map_or(0, BTreeSet::len);
         if !is_proxy && of_address >= self.limits.per_address {
-            let candidates = open.by_address.get(&address).into_iter().flat_map(BTreeMap::keys);
+            let candidates = open.by_address.get(&address).into_iter().flatten();
             self.displace(open.replaceable(candidates.copied())?, &mut open);
         }
         if open.all.len() >= self.limits.total {
@@ -110,7 +110,7 @@ impl Connections {
             _end: end,
         };
         open.all.insert(number, entry);
-        open.by_address.entry(address).or_default().insert(number, ());
+        open.by_address.entry(address).or_default().insert(number);
         drop(open);
         let place = Place {
             connections: Arc::clone(self),

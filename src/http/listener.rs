@@ -106,7 +106,7 @@ where
             .on_connect_ext(|stream: &Stream<Socket>, data| {
                 data.insert(stream.connection());
             })
-            .h1(map_config(app, |_| AppConfig::default()));
+            .h1(map_config(app, |()| AppConfig::default()));
         let (tls, connections) = (tls.clone(), Arc::clone(&connections));
         actix_service::fn_service(move |socket: TcpStream| accept(socket, tls.clone(), Arc::clone(&connections)))
             .and_then(http.map_err(drop))

@@ -152,6 +152,10 @@ impl Lines {
 }
 
 /// A stream between the HTTP library and the socket.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact about the socket, and any of them may hold beside the others"
+)]
 pub struct Stream<T> {
     io: T,
     connection: Rc<Connection>,

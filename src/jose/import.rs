@@ -572,6 +572,7 @@ mod tests {
 
     /// CVE-2017-15361: the private half of such a key follows from the public one, so that it must be trusted in no form.
     #[test]
+    #[expect(clippy::many_single_char_names, reason = "the names of RFC 8017")]
     fn a_key_with_the_roca_fingerprint_is_refused_in_every_form() {
         let mut context = BigNumContext::new().unwrap();
         let (p, q) = loop {

@@ -180,9 +180,8 @@ impl Ledger {
                 %error,
                 "the ledger of revoked keys cannot be kept; revocations hold, but a restart on an older database would forget them"
             ),
-            Err(_) => {}
             Ok(()) if before.is_some() => tracing::info!("the ledger of revoked keys is kept again"),
-            Ok(()) => {}
+            Err(_) | Ok(()) => {}
         }
     }
 

@@ -15,7 +15,7 @@ use crate::clock::sleep;
 use super::{StoreError, primary, within};
 
 /// How long one statement may take. What takes longer has died unheard, or might as well have.
-const PATIENCE: Duration = Duration::from_millis(1_000);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a statement may take that is asked for a second time, with the wait for a connection.
 const SECOND_PATIENCE: Duration = Duration::from_millis(1_300);
 

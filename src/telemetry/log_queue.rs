@@ -102,7 +102,7 @@ impl Shared {
             let line = self.next();
             // A line behind one that was cut off must not become a part of it.
             let end_of_torn = if is_torn { &b"\n"[..] } else { &[] };
-            let written = write_all(&mut stream, end_of_torn).and_then(|_| write_all(&mut stream, &line));
+            let written = write_all(&mut stream, end_of_torn).and_then(|()| write_all(&mut stream, &line));
             if let Err(bytes) = written {
                 is_torn |= bytes > 0;
                 self.dropped.inc();

@@ -70,7 +70,7 @@ impl Server {
     }
 
     /// Requests until lines were dropped.
-    async fn log_until_lines_are_dropped(&self) {
+    fn log_until_lines_are_dropped(&self) {
         for _ in 0..100_000 {
             assert_eq!(Self::get(&self.url, "/.well-known/jwks.json").status(), 200);
             if self.dropped() > 0 {
@@ -122,7 +122,7 @@ fn closed_pipe() -> Stdio {
 /// A pipe without room, and its reader.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
-    writer.write_all(&[b'x'; 64 * 1024]).unwrap();
+    writer.write_all(&vec![b'x'; 64 * 1024]).unwrap();
     (reader, writer)
 }
 
@@ -143,7 +143,7 @@ async fn a_reader_that_does_not_read_stops_nothing_and_is_told_what_it_missed() 
     let (mut reader, writer) = full_pipe();
     let stdout = writer.try_clone().unwrap();
     let server = Server::start(folder.path(), "trace", stdout.into(), writer.into()).await;
-    server.log_until_lines_are_dropped().await;
+    server.log_until_lines_are_dropped();
     server.is_well();
 
     let text = std::thread::spawn(move || {

@@ -111,7 +111,7 @@ fn metric(serving: &Serving, name: &str) -> u64 {
 /// Whether the server closes it, within a bound that leaves room for a busy machine.
 fn is_closed(mut stream: TcpStream, within: Duration) -> bool {
     stream.set_read_timeout(Some(within * 4)).unwrap();
-    let mut bytes = [0; 64 * 1024];
+    let mut bytes = vec![0; 64 * 1024];
     loop {
         match stream.read(&mut bytes) {
             Ok(0) => return true,
@@ -302,7 +302,7 @@ fn a_second_request_that_never_ends_is_cut() {
     let serving = start(folder.path(), &[]);
     let mut kept = TcpStream::connect(address(&serving.url)).unwrap();
     kept.write_all(KEY_SET.as_bytes()).unwrap();
-    let mut bytes = [0; 64 * 1024];
+    let mut bytes = vec![0; 64 * 1024];
     assert!(kept.read(&mut bytes).unwrap() > 0);
     kept.write_all(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: ")
         .unwrap();

@@ -90,7 +90,7 @@ async fn a_server_whose_disk_was_full_writes_again_as_soon_as_there_is_room() {
     ];
     let mut process = Process::spawn_by(command, &database, "server", &settings, &[]);
     process.until_it_serves().await;
-    until(&process, "ready", |failing| failing.is_empty()).await;
+    until(&process, "ready", <[String]>::is_empty).await;
     let inside = PathBuf::from(format!("/proc/{}/root", process.child.id()));
     let filler = inside.join(disk.join("filler").strip_prefix("/").unwrap());
     for _ in 0..3 {
@@ -104,6 +104,6 @@ async fn a_server_whose_disk_was_full_writes_again_as_soon_as_there_is_room() {
         until(&process, "red", |failing| failing.contains(&"snapshot".to_owned())).await;
         drop(file);
         remove_file(&filler).unwrap();
-        until(&process, "ready again", |failing| failing.is_empty()).await;
+        until(&process, "ready again", <[String]>::is_empty).await;
     }
 }

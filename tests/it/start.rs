@@ -249,6 +249,7 @@ fn a_development_start_with_settings_of_production_is_refused() {
     let https = ("KEYROUND_SERVER__ISSUER", "https://id.example.com");
     let proxies = ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.1");
     let postgres = ("KEYROUND_DATABASE__URL", "postgres://127.0.0.1:1/keyround");
+    #[expect(clippy::type_complexity, reason = "a table of settings and what the refusal names")]
     let cases: [(&[(&str, &str)], &[&str]); 9] = [
         (&[https, proxies], &["server.issuer is https://id.example.com"]),
         (

@@ -29,7 +29,7 @@ fn p99(address: SocketAddr) -> Duration {
     let clock = Clock::system();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    let mut bytes = [0; 64 * 1024];
+    let mut bytes = vec![0; 64 * 1024];
     let mut times: Vec<Duration> = (0..SAMPLES)
         .map(|_| {
             let before = clock.read().monotonic;

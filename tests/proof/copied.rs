@@ -71,6 +71,6 @@ async fn no_token_is_refused_because_the_database_was_copied() {
         }
     }
     println!("{}", verifier.figures());
-    assert_eq!(verifier.refused, [String::new(); 0]);
+    assert!(verifier.refused.is_empty(), "{:?}", verifier.refused);
     assert!(verifier.verified > 1_000 && verifier.taken.iter().all(|&taken| taken > 50));
 }

@@ -106,10 +106,9 @@ pub fn refresh_token<'r>(server: &Server, request: &'r HttpRequest) -> Result<Op
     };
     let mut fitting = opened.iter().filter(|(_, sid)| sid.is_some_and(is_bound));
     match (fitting.next(), fitting.next(), opened.as_slice()) {
-        (Some((text, _)), None, _) => Ok(Some(text)),
         (Some(_), Some(_), _) => Err(twice()),
-        // No token of ours: it gets nothing, and the answer says so.
-        (None, _, [(text, None)]) => Ok(Some(text)),
+        // The second is no token of ours: it gets nothing, and the answer says so.
+        (Some((text, _)), None, _) | (None, _, [(text, None)]) => Ok(Some(text)),
         (None, ..) => Ok(None),
     }
 }

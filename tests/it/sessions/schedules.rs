@@ -354,7 +354,7 @@ async fn run(world: &World, nodes: &mut [TestApp; 2], number: usize, steps: Vec<
         },
     };
     for step in steps {
-        schedule.take(step).await;
+        Box::pin(schedule.take(step)).await;
         schedule.assert_one_is_live().await;
     }
     if schedule.model.ended.is_some() {
