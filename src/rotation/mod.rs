@@ -287,21 +287,22 @@ impl Rotation {
             once: false,
         };
         let db = &self.rotator.db;
-        let mut written = 0;
+        let wrote = |is_new: bool| {
+            self.restored.fetch_add(is_new.into(), Ordering::Relaxed);
+        };
         for (jti, until) in &lost.denied {
-            written += u64::from(db.deny_token(jti, *until, &entry("token.denied", jti)).await?);
+            wrote(db.deny_token(jti, *until, &entry("token.denied", jti)).await?);
         }
         for (sid, until) in &lost.ended {
-            written += u64::from(db.end_lost_session(sid, *until, &entry("session.ended", sid)).await?);
+            wrote(db.end_lost_session(sid, *until, &entry("session.ended", sid)).await?);
         }
         for tenant in &lost.tenants {
             if let Ok(id) = tenant.parse() {
                 let entry = entry("tenant.disabled", tenant);
                 let changed = db.change_tenant(&id, TenantChange::Disable, &entry).await?;
-                written += u64::from(changed.is_some());
+                wrote(changed.is_some());
             }
         }
-        self.restored.fetch_add(written, Ordering::Relaxed);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use keyround::jose::seal::random_secret;
 use keyround::keyring::binding;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::Db;
+use keyround::store::audit::Entry;
 
 use crate::helpers::{TestDatabase, config, entry, master_key};
 use crate::rows::Raw;
@@ -198,7 +199,13 @@ pub async fn register_clients(database: &TestDatabase, settings: &[(&str, &str)]
             disabled_at: None,
         };
         let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
-        let entry = entry("client.created", alg.name());
+        // The processes go by the machine's clock, and take a later record for a time that was reached.
+        let now = Clock::system().read().wall;
+        let entry = Entry {
+            happened_at: now,
+            noted_at: now,
+            ..entry("client.created", alg.name())
+        };
         let created = foundation.rotator.db.create_client(&client, &digest, &entry).await;
         assert!(created.unwrap());
     }
