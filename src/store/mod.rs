@@ -286,7 +286,7 @@ const LOG_SIZE_LIMIT: &str = "1048576";
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a statement of a server may take, with the wait for a connection. Each answer is due within 3 s.
-const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_800);
+const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_400);
 
 impl Db {
     /// Opens the database, making an SQLite file that does not exist.
