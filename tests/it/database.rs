@@ -164,6 +164,16 @@ crate::on_both_databases!(rows_that_could_not_be_tried_are_not_called_good, |dat
     );
 });
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_behind_what_was_written_is_found() {
+    let database = TestDatabase::sqlite();
+    let two_hours_ahead = Clock::manual(Clock::system().read().wall + Seconds(7_200));
+    let app = TestApp::start_with_clock(&database, &[], two_hours_ahead).await;
+    app.running.stop().await;
+    let failed = failed_checks(&database);
+    assert!(failed.iter().any(|(check, _)| check == "clock"), "{failed:?}");
+}
+
 crate::on_both_databases!(nodes_that_have_gone_are_forgotten, |database| {
     let db = database.open().await;
     let now = Clock::system().read().wall;
