@@ -39,7 +39,7 @@ use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::sessions::{Grouped, Replays, Sessions};
 use crate::store::{Db, StoreError};
-use crate::supervision::Tasks;
+use crate::supervision::{Pulse, Tasks};
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
 
@@ -549,7 +549,7 @@ impl Running {
             admin_task,
             tokio::spawn(rotation.run(server.tasks.clone(), stopped.clone())),
             tokio::spawn(sessions.run(server.tasks.clone(), stopped.clone())),
-            tokio::spawn(follow_hash_costs(server.clone(), stopped.clone())),
+            tokio::spawn(supervise_hash_costs(server.clone(), stopped.clone())),
         ];
         let follow_tls = |tls: Tls| Arc::new(tls).follow(clock, server.tasks.clone(), stopped);
         tasks.extend(tls.map(|tls| tokio::spawn(follow_tls(tls))));
@@ -596,22 +596,41 @@ impl Running {
     }
 }
 
-/// Reads now and then what the stored hashes cost, until told to stop.
-async fn follow_hash_costs(server: web::Data<Server>, mut stop: watch::Receiver<bool>) {
+/// Runs [`follow_hash_costs`] until the server stops.
+async fn supervise_hash_costs(server: web::Data<Server>, stop: watch::Receiver<bool>) {
+    let longest = (hash_costs::RENEW_PERIOD + hash_costs::RENEW_TIMEOUT * 2).duration();
+    let (tasks, stopped) = (server.tasks.clone(), stop.clone());
+    let follow = move |pulse: Arc<Pulse>| follow_hash_costs(server.clone(), pulse, stopped.clone());
+    tasks.supervise("hash_costs", longest, stop, follow).await;
+}
+
+/// Reads every hour what the stored hashes cost.
+async fn follow_hash_costs(server: web::Data<Server>, pulse: Arc<Pulse>, mut stop: watch::Receiver<bool>) {
     let logins = &server.logins;
     loop {
         tokio::select! {
             _ = stop.wait_for(|stopped| *stopped) => return,
             () = sleep(hash_costs::RENEW_PERIOD.duration()) => {}
         }
-        if server.has_accounts()
-            && let Err(error) = logins
-                .hash_costs
-                .renew(&logins.db, logins.settings.hash_parameters())
-                .await
-        {
-            tracing::warn!(%error, "the costs of stored passwords could not be read; those that are known are used");
+        let renewed = async {
+            if server.has_accounts() {
+                logins
+                    .hash_costs
+                    .renew(&logins.db, logins.settings.hash_parameters())
+                    .await
+            } else {
+                Ok(())
+            }
+        };
+        tokio::select! {
+            renewed = renewed => if let Err(error) = renewed {
+                tracing::warn!(%error, "the costs of stored passwords could not be read; those that are known are used");
+            },
+            () = sleep(hash_costs::RENEW_TIMEOUT.duration()) => {
+                tracing::warn!("the costs of stored passwords were not read in time; those that are known are used");
+            }
         }
+        pulse.beat();
     }
 }
 

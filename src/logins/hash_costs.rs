@@ -16,6 +16,9 @@ use crate::store::{Db, StoreError};
 /// How often all stored hashes are looked at. A cost that is new is learnt when a login meets it.
 pub const RENEW_PERIOD: Seconds = Seconds(3_600);
 
+/// How long one reading may take.
+pub const RENEW_TIMEOUT: Seconds = Seconds(60);
+
 /// The costs that a wrong password is charged with.
 pub struct HashCosts {
     current: ArcSwap<BTreeSet<HashCost>>,
