@@ -20,7 +20,7 @@ run:
 	./target/release/keyround serve --dev
 
 test: $(VERIFIERS) $(PROVIDER)/node_modules/ready
-	tests/postgres.sh cargo test --locked
+	tests/postgres.sh cargo test --locked --no-fail-fast
 
 # Its table goes into the README.
 soak: $(VERIFIERS)
