@@ -66,6 +66,8 @@ pub struct Watch {
     steps: Vec<(u64, Seconds)>,
     /// The key material that was revoked under one of its kids.
     revoked_materials: Vec<PublicJwk>,
+    /// Keys that the database lost with its last seconds.
+    lost: BTreeSet<u32>,
     pub figures: Figures,
 }
 
@@ -85,6 +87,7 @@ impl Watch {
             first_starts: BTreeSet::new(),
             steps: Vec::new(),
             revoked_materials: Vec::new(),
+            lost: BTreeSet::new(),
             figures: Figures::default(),
         }
     }
@@ -181,6 +184,9 @@ impl Watch {
             version,
         } = signature;
         let kid = number(&key.kid);
+        if self.lost.contains(&kid) {
+            return None;
+        }
         let windows = &self.windows;
         let skew = windows.clock_skew.0 * 1000;
         // A token of a clock that is wrong at a start may be from the future: no verifier that looks at `iat` accepts it then.
@@ -259,6 +265,12 @@ impl Watch {
                 format!("key {kid} is published at {at} though it was revoked"),
             );
         }
+        if let Some(kid) = node.served.iter().find(|kid| node.ledger.contains(kid)) {
+            return violated(
+                "forgotten",
+                format!("key {kid} is published at {at} by a node that knew that it was revoked"),
+            );
+        }
         None
     }
 
@@ -279,7 +291,12 @@ impl Watch {
             let young = node
                 .snapshot_age(at)
                 .is_some_and(|age| age < self.windows.snapshot_max_age);
-            if !sane || !young {
+            // One that knows of a lost revocation signs with nothing until it has written it again and read the new key.
+            let knows_better = snapshot
+                .keys
+                .iter()
+                .any(|key| key.revoked_at.is_none() && node.ledger.contains(&number(&key.kid)));
+            if !sane || !young || knows_better {
                 continue;
             }
             // Left out of the settings or not: only a removal ends an algorithm.
@@ -448,6 +465,23 @@ impl Watch {
         for kid in kids {
             self.distrusted.entry(kid).or_insert(None);
         }
+    }
+
+    /// The database lost its last seconds: what only they held is not promised.
+    pub fn lost(&mut self, before: &Database, left: &Keys, at: i64) {
+        self.unhealthy(at);
+        // Nor are tokens of a key whose revocation was lost: whoever learnt of it keeps it out.
+        let is_lost = |key: &&SigningKey| {
+            left.find(&key.kid)
+                .is_none_or(|row| row.revoked_at.is_none() && key.revoked_at.is_some())
+        };
+        for key in before.keys.iter().filter(is_lost) {
+            self.known.remove(&number(&key.kid));
+            self.lost.insert(number(&key.kid));
+            self.first_issued.remove(&(key.alg, key.generation));
+        }
+        self.distrusted.clear();
+        self.revoked_materials.clear();
     }
 
     /// The version of the rows that the emergency wrote.

@@ -1,6 +1,6 @@
 //! One server: its clock, its snapshot of the rows, what it publishes, with which key it signs, what it has planned.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -55,6 +55,10 @@ pub struct Node {
     pub missed: i64,
     /// When the connection to the database returns.
     pub cut_off_until: i64,
+    /// What it reads meanwhile: a standby that gets nothing any more answers with the rows of the moment.
+    pub standby: Option<(Rc<Keys>, u64)>,
+    /// The revoked keys that it learnt of, in its ledger.
+    pub ledger: BTreeSet<u32>,
     pub life: Life,
     pub trusted: Option<TrustedTime>,
     pub snapshot: Option<Snapshot>,
@@ -91,6 +95,8 @@ impl Node {
             clock_right_at: None,
             missed: 0,
             cut_off_until: 0,
+            standby: None,
+            ledger: BTreeSet::new(),
             life: Life::Running,
             trusted: None,
             snapshot: None,
@@ -194,8 +200,14 @@ impl Node {
             served.sort_unstable();
             served.dedup();
         }
+        let revoked = keys.iter().filter(|key| key.revoked_at.is_some());
+        self.ledger.extend(revoked.map(|key| number(&key.kid)));
+        if without != Without::KnownRevocationsStay {
+            served.retain(|kid| without == Without::RevokedLeaves || !self.ledger.contains(kid));
+        }
         self.served = served;
         self.aliases = aliases(&keys, &self.policy, keys_at, without);
+        self.standby = None;
         self.snapshot = Some(Snapshot {
             keys,
             version: database.version,
@@ -244,6 +256,20 @@ impl Node {
     pub fn is_behind(&self) -> bool {
         self.trusted
             .is_some_and(|trusted| matches!(trusted.doubt(), Some(Doubt::Behind(_))))
+    }
+
+    /// What a node does that takes the answers of a standby for a look: the rows are old, and the snapshot counts as new.
+    pub fn load_from_standby(&mut self, at: i64, without: Without) {
+        let (Some((keys, version)), Some(now)) = (&self.standby, self.keys_at(at, without)) else {
+            return;
+        };
+        self.served = published(keys, &self.policy, now, without);
+        self.snapshot = Some(Snapshot {
+            keys: Rc::clone(keys),
+            version: *version,
+            loaded: self.reading(at),
+            loaded_at: at,
+        });
     }
 
     /// What a node does that breaks the rule to publish what it has while it cannot load.
@@ -312,6 +338,9 @@ impl Node {
             _ => self.keys_at(at, without)?,
         };
         let key = active(&snapshot.keys, alg, keys_at, without)?;
+        if self.ledger.contains(&number(&key.kid)) && without != Without::KnownRevocationsStay {
+            return None;
+        }
         let wanted = self.policy.windows().max_token_ttl;
         let allowed = if without == Without::RowLimitsLifetime {
             wanted

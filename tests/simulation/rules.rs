@@ -51,9 +51,9 @@ rules! {
     late_commits_are_refused_in_time: TightCommitGuard violates "I1";
     readiness_counts_the_commit: CommitShareInReadiness violates "I1";
     old_sets_are_not_ready: Readiness violates "I1";
-    publishing_outlives_signing: PublishingOutlivesSigning violates "I1";
+    publishing_outlives_signing: PublishingOutlivesSigning violates "I1", "I2";
     keys_that_sign_at_once_sign_everywhere: SigningAtOnceOnSlowNodes violates "I3";
-    signing_at_once_is_back_dated: BackDating violates "I3";
+    signing_at_once_is_back_dated: BackDating violates "I2", "I3";
     an_emergency_revokes_what_is_pending: EmergencyRevokesPending violates "emergency";
     an_emergency_destroys_superseded_halves: EmergencyDestroysHalves violates "emergency";
     an_emergency_inserts_a_replacement: EmergencyReplacement violates "I2", "I3", "emergency";
@@ -82,6 +82,8 @@ rules! {
     the_first_key_waits: FirstKeyWaits violates "I2";
     an_added_algorithm_is_published_first: AddedAlgorithmPrepublished violates "I1", "I2";
     the_halves_of_a_removed_algorithm_go: RemovedHalvesDestroyed violates "I4";
+    a_standby_is_no_look: LooksAreWrites violates "I1", "I2", "I3", "revoked", "emergency";
+    what_a_node_knew_is_not_forgotten: KnownRevocationsStay violates "forgotten";
     a_removal_is_read_before_it_counts: RemovalLead violates "I1", "I2", "announced";
     an_algorithm_that_is_left_out_goes_on: LeftOutGoesOn violates "I3", "I6";
     a_removal_is_taken_back_in_time: TakenBackInTime violates "I1", "I2", "I3", "I5";

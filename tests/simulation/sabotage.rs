@@ -104,6 +104,10 @@ pub enum Without {
     TakenBackInTime,
     /// A revocation takes every kid of the key material.
     AliasesGoTogether,
+    /// A look counts only when the database committed a write in it.
+    LooksAreWrites,
+    /// A node keeps a revocation that it learnt of, and writes it again when the database has lost it.
+    KnownRevocationsStay,
 }
 
 impl Without {
@@ -161,6 +165,11 @@ impl Without {
                 events: &[8, 10],
                 ..usual
             },
+            Self::LooksAreWrites => Focus {
+                events: &[19, 19, 8, 10],
+                ..usual
+            },
+            Self::KnownRevocationsStay => Focus { events: &[20], ..usual },
             Self::EmergencySignsAtOnce => Focus { events: &[10], ..usual },
             Self::DoubtStopsPlanning => Focus { events: &[7], ..usual },
             Self::MonotonicBesideDatabase => Focus { events: &[14], ..usual },

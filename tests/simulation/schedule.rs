@@ -47,6 +47,7 @@ pub fn run(seed: u64, without: Without, traced: bool) -> Outcome {
         at: START,
         database: Database::new(shared),
         common_right_at: None,
+        loses: None,
         roll_out_pace: if focus.far_ahead { 60 } else { random.pick(&[4, 8, 60]) },
         nodes,
         without,
@@ -205,7 +206,7 @@ fn befall(world: &mut World) {
     let sane = node.clock_right_at.is_none() && told >= Seconds::ZERO - windows.clock_skew;
     let favourites = world.without.focus().events;
     let kind = if favourites.is_empty() || world.random.once_in(2) {
-        world.random.between(0, 18)
+        world.random.between(0, 20)
     } else {
         world.random.pick(favourites)
     };
@@ -245,6 +246,19 @@ fn befall(world: &mut World) {
         16 => world.remove_algorithm(index),
         17 => world.keep_algorithm(index),
         18 => world.import_alias(index),
+        19 if running && world.database.is_shared => {
+            world.note(|_| format!("node {index} reads from a standby that gets nothing any more, until {until}"));
+            let rows = (world.database.keys.clone(), world.database.version);
+            world.nodes[index].standby = Some(rows);
+            world.nodes[index].cut_off_until = until;
+        }
+        20 => {
+            let keys = world.database.keys.clone();
+            revoke(world, index);
+            let refresh = windows.replica_refresh.0 * 1000;
+            let at = world.at + world.random.between(1, 2 * refresh);
+            world.loses = Some((at, keys, world.database.version));
+        }
         _ => world.rotate_early(index),
     }
 }

@@ -1,10 +1,13 @@
 //! The world: true time, one database, nodes, and all verifiers at once. It moves in small steps and watches the invariants.
 
+use std::rc::Rc;
+
 use keyround::clock::{Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::Kid;
 use keyround::keys::SigningKey;
 use keyround::keys::emergency::{self, Response};
+use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::{self, NewGeneration, Step};
 use keyround::keys::policy::Policy;
 use keyround::keys::trusted_time::{self, Record};
@@ -24,6 +27,8 @@ pub struct World {
     pub at: i64,
     pub database: Database,
     pub nodes: Vec<Node>,
+    /// When the database fails over to a standby that lacks the last emergency, and the rows that it has.
+    pub loses: Option<(i64, Rc<Keys>, u64)>,
     pub without: Without,
     /// Where the nodes' clocks lie while all is well: milliseconds ahead of true time.
     pub band: (i64, i64),
@@ -67,6 +72,7 @@ impl World {
     pub fn step(&mut self, milliseconds: i64) {
         self.at += milliseconds;
         self.settle();
+        self.fail_over();
         self.observe();
         let first = self.random.index(self.nodes.len());
         for turn in 0..self.nodes.len() {
@@ -85,6 +91,42 @@ impl World {
     fn check(&mut self) {
         let found = self.watch.check(&self.nodes, &self.database, self.at, self.without);
         self.fail(found);
+    }
+
+    /// The database loses its last emergency, if nothing was written since.
+    fn fail_over(&mut self) {
+        let due = self.loses.take_if(|(at, ..)| *at <= self.at);
+        let Some((_, keys, version)) = due else { return };
+        if self.database.version != version {
+            return;
+        }
+        self.note(|_| "the database loses the last emergency".to_owned());
+        let left: Vec<_> = keys.iter().cloned().collect();
+        self.watch.lost(&self.database, &keys, self.at);
+        self.database.change(|rows| *rows = left);
+        // No transaction outlives its server.
+        for node in &mut self.nodes {
+            node.in_flight.clear();
+            node.planned_version = None;
+        }
+    }
+
+    /// A node that learnt of a revocation writes it again when the database has lost it.
+    fn revoke_again(&mut self, index: usize) {
+        if self.without == Without::KnownRevocationsStay {
+            return;
+        }
+        let ledger = &self.nodes[index].ledger;
+        let lost = self
+            .database
+            .keys
+            .iter()
+            .find(|key| key.revoked_at.is_none() && ledger.contains(&number(&key.kid)));
+        if let Some(kid) = lost.map(|key| key.kid.clone()) {
+            self.revoke(index, &kid);
+            let (at, without) = (self.at, self.without);
+            self.nodes[index].load(&mut self.database, at, without);
+        }
     }
 
     /// What ends by itself: pauses, restarts, wrong clocks.
@@ -221,6 +263,9 @@ impl World {
                 node.in_flight.clear();
                 node.planned_version = None;
             }
+            if node.is_running() && self.without == Without::LooksAreWrites && self.database.down_until <= at {
+                node.load_from_standby(at, self.without);
+            }
             if node.is_running() && self.without == Without::PublishingOutlivesSigning {
                 node.rebuild_without_loading(at, self.without);
             }
@@ -249,6 +294,7 @@ impl World {
             self.forget(index);
             let found = self.watch.loaded(&self.nodes[index], &self.database, at);
             self.fail(found);
+            self.revoke_again(index);
         }
         if self.nodes[index].may_plan(self.without) {
             self.nodes[index].able_since.get_or_insert(at);
