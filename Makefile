@@ -29,7 +29,7 @@ soak: $(VERIFIERS)
 
 # Rolling restarts at length, behind each shipped gateway and in each shipped layout.
 .PHONY: proof proof-gateways
-proof: proof-gateways proof-failover
+proof: proof-gateways proof-failover proof-measured
 proof-gateways: $(VERIFIERS)
 	TEST_RESTARTS=20 tests/postgres.sh cargo test --locked --test it -- --nocapture --test-threads 1 gateways:: layouts::two
 
@@ -38,6 +38,12 @@ proof-gateways: $(VERIFIERS)
 proof-failover:
 	@$(PACKAGES) build postgres failover
 	cargo test --locked --test failover -- --nocapture
+
+# What a busy machine would hide: nothing else should run meanwhile.
+.PHONY: proof-measured
+proof-measured:
+	@$(PACKAGES) build postgres
+	tests/postgres.sh cargo test --locked --test measured -- --nocapture --test-threads 1
 
 # Its figures go into benches/, and the README shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready

@@ -38,31 +38,17 @@ macro_rules! on_both_databases_at_once {
     };
 }
 
-mod bounds;
 mod clocks;
 mod copied;
 mod crashes;
 mod cut_off;
 mod hangs;
 mod lifetimes;
-mod login_times;
 mod named_steps;
 mod namespace;
 mod overdue;
 mod set_back;
+mod until;
 mod verifier;
 
-use std::time::Duration;
-
-use keyround::clock::sleep;
-
-/// Waits for a condition, for at most a minute.
-async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    for _ in 0..1_200 {
-        if holds().await {
-            return;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-    panic!("not within a minute: {what}");
-}
+use until::until;
