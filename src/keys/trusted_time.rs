@@ -141,6 +141,8 @@ pub struct TrustedTime {
     monotonic: Duration,
     /// The reference less `reached`.
     offset: Seconds,
+    /// The same when this node was last sure.
+    usual: Seconds,
     doubt: Option<Doubt>,
     /// No look before this doubt was sure: the wall is the best guess for what tokens say.
     since_start: bool,
@@ -163,7 +165,9 @@ impl TrustedTime {
             Some(previous) => previous.carried_to(reading),
             None => record.reached.unwrap_or(time),
         };
-        let difference = time - expected;
+        // A clock that differs from the database's by what is tolerated is not ahead of itself.
+        let usual = previous.map_or(Seconds::ZERO, |previous| previous.usual);
+        let difference = time - (expected + usual);
         // Nodes that wrote the record may differ by S, and a clock that is slow by half of it is no wrong clock.
         let behind = if previous.is_none() {
             clock_skew
@@ -208,6 +212,7 @@ impl TrustedTime {
             reached,
             monotonic: reading.monotonic.saturating_sub(Duration::from_nanos(left_over.into())),
             offset: time - reached,
+            usual: if sure { time - reached } else { usual },
             doubt,
             since_start,
             steady: is_ahead.then(|| {
@@ -447,6 +452,22 @@ mod tests {
         let jumped = TrustedTime::check(Some(&first), Record::default(), reading(1_010, 10_000), reference, SKEW);
         assert_eq!(jumped.doubt(), Some(Doubt::FromDatabase(Seconds(-7_990))));
         assert_eq!(jumped.reached(), UnixTime(1_010));
+    }
+
+    #[test]
+    fn a_clock_at_the_edge_of_the_tolerance_is_not_in_doubt() {
+        for off_by in [-30, 30] {
+            let mut trusted = None;
+            for second in 0..100_u64 {
+                let wall = 10 * DAY + off_by + i64::try_from(second).unwrap();
+                let reference = Reference::Database(UnixTime(wall - off_by));
+                let reading = reading(wall, second * 1_000 + 999);
+                let next = TrustedTime::check(trusted.as_ref(), reached(10 * DAY), reading, reference, SKEW);
+                assert_eq!(next.doubt(), None, "{off_by} after {second} s");
+                assert_eq!(next.reached(), UnixTime(wall));
+                trusted = Some(next);
+            }
+        }
     }
 
     #[test]
