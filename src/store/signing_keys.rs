@@ -334,7 +334,8 @@ impl KeyChange {
     /// `LateCommit`, or when the database does not answer.
     pub async fn commit(mut self, deadline: Option<UnixTime>, now: UnixTime) -> Result<i64, StoreError> {
         if let Some(deadline) = deadline {
-            let now = self.tx.now(now).await?;
+            // The later of both: either clock may have been set back since the stamp.
+            let now = self.tx.now(now).await?.max(now);
             if now > deadline {
                 return Err(StoreError::LateCommit {
                     late_by: now - deadline,

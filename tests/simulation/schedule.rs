@@ -222,8 +222,9 @@ fn befall(world: &mut World) {
         }
         // A machine that slept and woke with a wrong clock cannot know how long: two faults at once.
         4 if running && sane && world.common_right_at.is_none() => suspend(world, index, until),
-        // A start after an outage finds an old record, and hears of the other nodes with its next look: two faults at once.
-        5 if running && world.database.down_until < world.at => {
+        // A start after an outage, or beside nodes in doubt, finds an old record and hears of the other nodes with its next look only:
+        // two faults at once.
+        5 if running && world.database.down_until < world.at && world.common_right_at.is_none() => {
             world.note(|_| format!("node {index} crashes, until {until}"));
             let offset = clock(&mut world.random, world.band);
             let node = &mut world.nodes[index];

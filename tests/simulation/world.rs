@@ -412,7 +412,7 @@ impl World {
         // plan and commit shows it on the wall.
         let wall = node.reading(self.at).wall;
         let clock = if self.database.is_shared {
-            self.database.clock(self.at)
+            self.database.clock(self.at).max(now)
         } else {
             now.max(wall)
         };
