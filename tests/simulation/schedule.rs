@@ -210,13 +210,21 @@ fn befall(world: &mut World) {
     } else {
         world.random.pick(favourites)
     };
+    // A node that starts while its peer is out of touch finds an old record. If the peer is sure of the time when it is back, the keys'
+    // time steps, and tokens that the first signed meanwhile are not covered: two faults at once.
+    let others = || world.nodes.iter().enumerate().filter(|(other, _)| *other != index);
+    let none_starts = others().all(|(_, node)| !matches!(node.life, Life::Down(_)));
+    let all_in_touch = others().all(|(_, node)| {
+        let is_paused = matches!(node.life, Life::Paused(_));
+        !is_paused && node.cut_off_until <= world.at
+    });
     match kind {
-        0 | 1 if running => {
+        0 | 1 if running && none_starts => {
             world.note(|_| format!("node {index} is cut off from the database until {until}"));
             world.nodes[index].cut_off_until = until;
         }
         2 => outage(world, until),
-        3 if running => {
+        3 if running && none_starts => {
             world.note(|_| format!("node {index} is paused until {until}"));
             world.nodes[index].life = Life::Paused(until);
         }
@@ -224,7 +232,7 @@ fn befall(world: &mut World) {
         4 if running && sane && world.common_right_at.is_none() => suspend(world, index, until),
         // A start after an outage, or beside nodes in doubt, finds an old record and hears of the other nodes with its next look only:
         // two faults at once.
-        5 if running && world.database.down_until < world.at && world.common_right_at.is_none() => {
+        5 if running && all_in_touch && world.database.down_until < world.at && world.common_right_at.is_none() => {
             world.note(|_| format!("node {index} crashes, until {until}"));
             let offset = clock(&mut world.random, world.band);
             let node = &mut world.nodes[index];
