@@ -323,7 +323,8 @@ pub fn destruction_due(keys: &Keys, policy: &Policy, key: &SigningKey, now: Unix
         .filter(|later| later.generation > key.generation);
     let is_before_removal = later
         .find(|later| later.revoked_at.is_none())
-        .is_some_and(SigningKey::is_keyless);
+        // A generation that is only foreseen has no public half yet either.
+        .is_some_and(|next| next.is_keyless() && !next.has_private_half);
     if is_before_removal {
         return keys.expires_at(key, policy);
     }

@@ -53,7 +53,7 @@ rules! {
     old_sets_are_not_ready: Readiness violates "I1";
     publishing_outlives_signing: PublishingOutlivesSigning violates "I1", "I2";
     keys_that_sign_at_once_sign_everywhere: SigningAtOnceOnSlowNodes violates "I3";
-    signing_at_once_is_back_dated: BackDating violates "I2", "I3";
+    signing_at_once_is_back_dated: BackDating violates "I1", "I2", "I3";
     an_emergency_revokes_what_is_pending: EmergencyRevokesPending violates "emergency";
     an_emergency_destroys_superseded_halves: EmergencyDestroysHalves violates "emergency";
     an_emergency_inserts_a_replacement: EmergencyReplacement violates "I2", "I3", "emergency";

@@ -148,7 +148,7 @@ impl Without {
             },
             Self::PublishingOutlivesSigning => Focus {
                 far_ahead: true,
-                events: &[0, 8],
+                events: &[0],
                 ..usual
             },
             Self::Outranking => Focus {
@@ -162,7 +162,7 @@ impl Without {
                 ..usual
             },
             Self::BackDating => Focus {
-                events: &[8, 10],
+                events: &[6, 10, 10],
                 ..usual
             },
             Self::LooksAreWrites => Focus {
