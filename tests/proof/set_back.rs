@@ -171,7 +171,10 @@ on_both_databases_at_once!(a_revoked_key_does_not_come_back, |database| {
 
     // The nodes have revoked it again, and another key signs everywhere.
     let written = format!("SELECT count(*) FROM signing_keys WHERE kid = '{revoked}' AND revoked_at IS NOT NULL");
-    until("the revocation is written again", async || raw.number(&written).await == 1).await;
+    until("the revocation is written again", async || {
+        raw.number(&written).await == 1
+    })
+    .await;
     let since = verifier.clock.read().monotonic;
     for node in &mut nodes {
         until_ready(node, &verifier, since).await;
