@@ -12,7 +12,7 @@ JAVA := tests/interop/java
 RUST := tests/interop/rust
 RIVAL := benches/oidc-provider
 ENVOY := tests/interop/envoy/requirements.txt
-VERIFIERS := $(INTEROP)/envoy/ready $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready $(INTEROP)/rust/verifier
+VERIFIERS := $(INTEROP)/envoy/ready $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready $(INTEROP)/rust/verifier $(INTEROP)/vectors/ready
 
 run:
 	@$(PACKAGES) build
@@ -79,6 +79,10 @@ $(INTEROP)/envoy/ready: $(ENVOY) | $(VENV)/ready
 
 $(INTEROP)/go/verifier: $(wildcard $(GO)/*) | $(VENV)/ready
 	$(GO)/build.sh $(@D) $(VENV)/bin/pip || tests/interop/lacking.sh go-oidc
+
+# After the verifier in Go, which brings a toolchain where there is none.
+$(INTEROP)/vectors/ready: $(wildcard tests/vectors/*) | $(INTEROP)/go/verifier
+	{ tests/vectors/install.sh $(@D) $(abspath $(INTEROP)/go/toolchain/go) && touch $@; } || tests/interop/lacking.sh vectors
 
 $(INTEROP)/java/ready: $(wildcard $(JAVA)/*) | packages
 	{ $(PACKAGES) java && $(JAVA)/build.sh $(INTEROP)/java; } || tests/interop/lacking.sh nimbus-jose-jwt

@@ -49,6 +49,7 @@ mod output;
 mod owasp;
 mod people;
 mod process;
+mod public_vectors;
 mod raw;
 mod readme;
 mod registry;
