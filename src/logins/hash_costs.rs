@@ -13,7 +13,7 @@ use crate::accounts::password_hash::{HashCost, HashParameters};
 use crate::clock::Seconds;
 use crate::store::{Db, StoreError};
 
-/// How often all stored hashes are looked at. A cost that is new is learnt when a login meets it.
+/// How often the costs are read again. A cost that is new is learnt when a login meets it.
 pub const RENEW_PERIOD: Seconds = Seconds(3_600);
 
 /// How long one reading may take.
@@ -50,7 +50,7 @@ impl HashCosts {
         }
     }
 
-    /// Reads the costs of all stored hashes, one pass over the table.
+    /// Reads the costs of all stored hashes, as many steps as there are costs.
     ///
     /// # Errors
     /// When the database does not answer; what was known stays.

@@ -16,23 +16,38 @@ const REHASH: &str = "UPDATE users SET password_hash = $3 \
 const CHANGE: &str = "UPDATE users SET password_hash = $3, password_changed_at = $4 \
                       WHERE user_id = $1 AND password_hash = $2 AND suspended_at IS NULL";
 
-// What stands before the salt: `$2b$12$` and `$argon2id$v=19$m=19456,t=2,p=1$`. Both databases strip the same way.
-const COSTS: &str = "SELECT DISTINCT CASE WHEN password_hash LIKE '%$argon2%' \
-                     THEN rtrim(rtrim(rtrim(password_hash, $1), '$'), $1) ELSE rtrim(password_hash, $1) END \
-                     FROM users WHERE password_hash IS NOT NULL LIMIT 1000";
-/// The characters of salts and hashes in either function.
-const SALT_CHARACTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/.";
+// What stands before the salt: `$2b$12$` and `$argon2id$v=19$m=19456,t=2,p=1$`, as the index `users_by_password_cost` has it.
+macro_rules! cost {
+    () => {
+        "CASE WHEN password_hash LIKE '%$2_$__$%' \
+         THEN rtrim(password_hash, 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/.-_=') \
+         ELSE rtrim(rtrim(rtrim(password_hash, 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/.-_='), \
+         '$'), 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/.-_=') END"
+    };
+}
+
+/// Goes from each cost to the next one: as many steps in the index as there are costs, however many accounts there are.
+pub const COSTS: &str = concat!(
+    "WITH RECURSIVE costs (cost) AS (SELECT (SELECT ",
+    cost!(),
+    " FROM users WHERE password_hash IS NOT NULL ORDER BY ",
+    cost!(),
+    " LIMIT 1) UNION ALL SELECT (SELECT ",
+    cost!(),
+    " FROM users WHERE password_hash IS NOT NULL AND ",
+    cost!(),
+    " > costs.cost ORDER BY ",
+    cost!(),
+    " LIMIT 1) FROM costs WHERE costs.cost IS NOT NULL) SELECT cost FROM costs WHERE cost IS NOT NULL LIMIT 1000"
+);
 
 impl Db {
-    /// What checking the stored hashes costs, each cost once. Reads the whole table.
+    /// What checking the stored hashes costs, each cost once.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn password_hash_costs(&self) -> Result<BTreeSet<HashCost>, StoreError> {
-        let beginnings: Vec<String> = on_read!(self, |pool| sqlx::query_scalar(COSTS)
-            .bind(SALT_CHARACTERS)
-            .fetch_all(pool)
-            .await)?;
+        let beginnings: Vec<String> = on_read!(self, |pool| sqlx::query_scalar(COSTS).fetch_all(pool).await)?;
         Ok(beginnings.iter().filter_map(|text| HashCost::parse(text)).collect())
     }
 

@@ -10,8 +10,11 @@ use keyround::accounts::user::UserId;
 use keyround::hashing::Overflow;
 use keyround::logins::{LoginError, Registered};
 use keyround::sessions::SessionTokens;
+use keyround::store::passwords::COSTS;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::helpers::{TestApp, TestDatabase};
+use crate::rows::Raw;
 use crate::sessions::world::{World, claims, device, is_active, refresh};
 
 const PASSWORD: &str = "seven wet umbrellas";
@@ -349,6 +352,45 @@ crate::on_both_databases!(the_costs_of_all_stored_hashes_are_known, |database| {
     assert_eq!(costs(), [bcrypt(4), bcrypt(5)]);
     world.stop().await;
 });
+
+crate::on_both_databases!(
+    the_costs_are_read_by_an_index_however_many_accounts_there_are,
+    |database| {
+        let world = start(database, &CHEAP).await;
+        let plan = format!("EXPLAIN QUERY PLAN {COSTS}");
+        let plan: Vec<String> = match &world.raw {
+            Raw::Sqlite(pool) => sqlx::query(AssertSqlSafe(plan))
+                .fetch_all(pool)
+                .await
+                .unwrap()
+                .iter()
+                .map(|row| row.get("detail"))
+                .collect(),
+            Raw::Postgres(_) => {
+                // A planner reads a small table as a whole.
+                world
+                .raw
+                .execute(
+                    "INSERT INTO users (user_id, tenant_id, email, name, roles, password_hash, created_at) \
+                     SELECT 'user-' || n, 'default', 'user-' || n || '@example.com', 'A', '', \
+                     '$2b$' || 10 + n % 2 || '$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy', 0 FROM generate_series(1, 5000) n",
+                )
+                .await;
+                world.raw.execute("ANALYZE users").await;
+                world.raw.texts(&format!("EXPLAIN {COSTS}")).await
+            }
+        };
+        let looks = plan
+            .iter()
+            .filter(|line| line.contains("users_by_password_cost"))
+            .count();
+        assert!(looks > 0, "{plan:#?}");
+        let reads_all =
+            |line: &String| line.contains("Seq Scan") || (line.contains("SCAN users") && !line.contains("INDEX"));
+        assert!(!plan.iter().any(reads_all), "{plan:#?}");
+        world.stop().await;
+    }
+);
 
 crate::on_both_databases!(of_a_hundred_guesses_at_once_five_are_looked_at, |database| {
     let world = start(database, &CHEAP).await;
