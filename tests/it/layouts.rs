@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -241,6 +241,9 @@ async fn hold_to_its_ledger(mut layout: Layout, sqlite: Option<&str>) {
         "{status}"
     );
     assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+    // What a process that may be dumped shows to its own user belongs to root here.
+    let memory = std::fs::metadata(format!("/proc/{process}/mem")).unwrap();
+    assert_eq!(memory.uid(), 0, "its memory can be dumped");
     assert!(
         !deployment
             .run(&["master-key", "generate", "/etc/keyround-written"])
