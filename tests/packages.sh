@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that are missing:
-# tests/packages.sh [build] [postgres] [node] [python] [tools] [browser] [java] [bench] [failover]
+# tests/packages.sh [build] [postgres] [node] [python] [tools] [browser] [java] [apache] [bench] [failover]
 # Asks for nothing when nothing is missing; says what to install when it cannot.
 set -euo pipefail
 
@@ -49,6 +49,12 @@ check_java() {
     have javac || { need default-jdk-headless; return; }
     [ "$(javac -version 2>&1 | sed 's/^javac \([0-9]*\).*/\1/')" -ge 17 ] ||
         fail "javac is older than 17, which the verifier needs: install a newer JDK"
+}
+
+# Not the package apache2, which Debian would start as a service.
+check_apache() {
+    [ -x /usr/sbin/apache2 ] || need apache2-bin
+    [ -e /usr/lib/apache2/modules/mod_auth_openidc.so ] || need libapache2-mod-auth-openidc
 }
 
 check_tools() {

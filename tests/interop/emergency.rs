@@ -96,10 +96,9 @@ impl Scene {
                 continue;
             }
             let node = self.watched.len() % self.site.nodes();
-            let url = self.site.key_set_url(node);
             let mut verifier = match cache {
-                Some(seconds) => Verifier::start_with_cache(library, node, &url, seconds),
-                None => Verifier::start(library, node, &url),
+                Some(seconds) => Verifier::start_with_cache(library, node, &self.site, seconds),
+                None => Verifier::start(library, node, &self.site),
             };
             verifier.hand(&self.old.text);
             verifier.hand(&unexpected);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::COMMON;
 use crate::SUITS_NO_CACHE;
-use crate::site::{AUDIENCE, ISSUER, Kind, Site, Token};
+use crate::site::{AUDIENCE, Kind, Site, Token};
 use crate::verifier::is_left_out;
 use crate::watch::Watch;
 
@@ -78,7 +78,7 @@ fn configuration(site: &Site, port: u16, ahead: bool) -> Value {
     if ahead {
         remote["async_fetch"] = json!({ "failed_refetch_duration": "1s" });
     }
-    let provider = json!({ "issuer": ISSUER, "audiences": [AUDIENCE], "remote_jwks": remote });
+    let provider = json!({ "issuer": site.front.issuer(), "audiences": [AUDIENCE], "remote_jwks": remote });
     let filters = "type.googleapis.com/envoy.extensions.filters";
     let http_filters = json!([
         {
@@ -265,7 +265,7 @@ fn check(prepublish: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_keyround"))
         .args(["config", "check"])
         .env_clear()
-        .env("KEYROUND_SERVER__ISSUER", ISSUER)
+        .env("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080")
         .env("KEYROUND_KEYS__VERIFIER_CACHE", "5m")
         .env("KEYROUND_KEYS__PREPUBLISH", prepublish)
         .output()

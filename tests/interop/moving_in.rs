@@ -8,7 +8,7 @@ use std::time::Duration;
 use keyround::clock::{Clock, Seconds, UnixTime, sleep};
 use keyround::jose::alg::Algorithm;
 
-use crate::site::{AUDIENCE, ISSUER, Kind, Site};
+use crate::site::{AUDIENCE, Kind, Site};
 use crate::verifier::{Library, Report, Verifier};
 
 /// The old issuer's keys, with the kids in their JWKs.
@@ -46,8 +46,9 @@ async fn the_tokens_of_the_old_issuer_stay_valid_through_the_move() {
 
 async fn move_in(name: &'static str, kind: Kind, nodes: usize) {
     let site = Site::start(name, kind, nodes, &SETTINGS).await;
+    let issuer = site.front.issuer();
     let until = now() + OLD_TOKENS_LIVE;
-    let old_tokens: Vec<String> = OLD.iter().map(|(key, _)| old_token(key, until)).collect();
+    let old_tokens: Vec<String> = OLD.iter().map(|(key, _)| old_token(&issuer, key, until)).collect();
     for (key, kid) in OLD {
         let file = fixture(&format!("{key}.public.jwk"));
         let printed = site.keyround(&["keys", "import", &file, "--verify-only", "--until", &until.rfc3339()]);
@@ -63,7 +64,7 @@ async fn move_in(name: &'static str, kind: Kind, nodes: usize) {
 
     // Services are pointed at the new key set: the old issuer's tokens and ours, again and again until they expire.
     let mut verifiers: Vec<Verifier> = (0..nodes)
-        .flat_map(|node| VERIFIERS.map(|name| Verifier::start(Library::named(name), node, &site.key_set_url(node))))
+        .flat_map(|node| VERIFIERS.map(|name| Verifier::start(Library::named(name), node, &site)))
         .collect();
     let mut handed = old_tokens.len();
     for verifier in &mut verifiers {
@@ -104,9 +105,9 @@ async fn move_in(name: &'static str, kind: Kind, nodes: usize) {
     // Whoever still has the old private keys can make no token that a service takes.
     let late: Vec<String> = OLD
         .iter()
-        .map(|(key, _)| old_token(key, now() + LATE_TOKENS_LIVE))
+        .map(|(key, _)| old_token(&issuer, key, now() + LATE_TOKENS_LIVE))
         .collect();
-    let mut verifier = Verifier::start(Library::named("jose"), 0, &site.key_set_url(0));
+    let mut verifier = Verifier::start(Library::named("jose"), 0, &site);
     for token in &late {
         verifier.hand(token);
     }
@@ -131,13 +132,13 @@ fn fixture(name: &str) -> String {
 }
 
 /// A token that the old issuer signs.
-fn old_token(key: &str, expires_at: UnixTime) -> String {
+fn old_token(issuer: &str, key: &str, expires_at: UnixTime) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/javascript/old-issuer.mjs");
     let output = Command::new("node")
         .arg(script)
         .args([
             &fixture(&format!("{key}.jwk")),
-            ISSUER,
+            issuer,
             AUDIENCE,
             &expires_at.0.to_string(),
         ])

@@ -14,14 +14,15 @@ use keyround::clock::{self, Clock, UnixTime};
 use keyround::config::{Config, Sources};
 use keyround::http::token::CLIENT_SECRET_PURPOSE;
 use keyround::jose::alg::Algorithm;
+use keyround::jose::jwt::TokenType;
 use keyround::jose::seal::random_secret;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::audit::Entry;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The `iss` of every token. Nobody listens there: verifiers are told where each node's key set is.
-pub const ISSUER: &str = "http://127.0.0.1:8080";
+use crate::front::Front;
+
 /// The `aud` of every token.
 pub const AUDIENCE: &str = "https://api.example.com";
 
@@ -43,21 +44,23 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Servers on one database.
+/// Servers on one database, behind one address.
 pub struct Site {
     /// What the table calls it.
     pub name: &'static str,
+    /// The issuer's address.
+    pub front: Front,
     nodes: Vec<Node>,
-    secrets: BTreeMap<Algorithm, String>,
+    secrets: BTreeMap<String, String>,
     http: reqwest::Client,
     environment: BTreeMap<String, String>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 struct Node {
     process: Child,
     log: PathBuf,
-    url: String,
+    address: String,
 }
 
 /// A token as a client sees it.
@@ -73,10 +76,26 @@ pub struct Token {
 
 impl Site {
     /// Starts `nodes` servers with these settings (`("keys.prepublish", "35s")`), all at once, on a database that holds a
-    /// client per algorithm and no key yet.
+    /// client per algorithm and type of tokens, and no key yet.
     pub async fn start(name: &'static str, kind: Kind, nodes: usize, settings: &[(&str, &str)]) -> Self {
+        Self::start_with(name, kind, nodes, settings, false).await
+    }
+
+    /// The same behind an issuer's address that may forget keys.
+    pub async fn start_with(
+        name: &'static str,
+        kind: Kind,
+        nodes: usize,
+        settings: &[(&str, &str)],
+        forgets: bool,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let environment = environment(&database_url(kind, name, folder.path()).await, settings);
+        let front = Front::start(folder.path(), forgets).await;
+        let environment = environment(
+            &database_url(kind, name, folder.path()).await,
+            &front.issuer(),
+            settings,
+        );
         let secrets = create_clients(&environment).await;
         let mut started: Vec<Node> = (0..nodes)
             .map(|node| Node::spawn(&environment, folder.path().join(format!("node{node}.log"))))
@@ -84,8 +103,10 @@ impl Site {
         for node in &mut started {
             node.wait_until_it_serves().await;
         }
+        front.pass_on_to(started.iter().map(|node| node.address.clone()).collect());
         Self {
             name,
+            front,
             nodes: started,
             secrets,
             http: reqwest::Client::builder()
@@ -94,7 +115,7 @@ impl Site {
                 .build()
                 .unwrap(),
             environment,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -105,28 +126,33 @@ impl Site {
 
     /// Where this node's key set is.
     pub fn key_set_url(&self, node: usize) -> String {
-        format!("{}/.well-known/jwks.json", self.nodes[node].url)
+        format!("http://{}/.well-known/jwks.json", self.nodes[node].address)
+    }
+
+    /// An empty folder for this service.
+    pub fn folder_of(&self, service: &str) -> PathBuf {
+        let folder = self.folder.path().join(service);
+        std::fs::create_dir(&folder).unwrap();
+        folder
     }
 
     /// What the command line prints beside the servers.
     pub fn keyround(&self, arguments: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_keyround"))
-            .args(arguments)
-            .env_clear()
-            .envs(&self.environment)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}");
-        String::from_utf8(output.stdout).unwrap()
+        command(&self.environment, arguments)
     }
 
     /// A token of this algorithm from this node; that it is granted is part of the promise.
     pub async fn token(&self, node: usize, alg: Algorithm) -> Token {
+        self.token_of_type(node, alg, TokenType::AtJwt).await
+    }
+
+    /// The same of this type.
+    pub async fn token_of_type(&self, node: usize, alg: Algorithm, token_type: TokenType) -> Token {
+        let client = client_id(alg, token_type);
         let answer = self
             .http
-            .post(format!("{}/oauth2/token", self.nodes[node].url))
-            .basic_auth(client_id(alg), Some(&self.secrets[&alg]))
+            .post(format!("http://{}/oauth2/token", self.nodes[node].address))
+            .basic_auth(&client, Some(&self.secrets[&client]))
             .form(&[("grant_type", "client_credentials")])
             .send()
             .await
@@ -183,7 +209,7 @@ impl Node {
         Self {
             process,
             log,
-            url: String::new(),
+            address: String::new(),
         }
     }
 
@@ -191,7 +217,7 @@ impl Node {
     async fn wait_until_it_serves(&mut self) {
         for _ in 0..600 {
             if let Some(address) = self.serving_at() {
-                self.url = format!("http://{address}");
+                self.address = address;
                 return;
             }
             let ended = self.process.try_wait().unwrap();
@@ -222,14 +248,30 @@ impl Drop for Node {
             // Every start warns of verifiers with longer caches than those that are tested here.
             let expected = |line: &str| line.contains("\"INFO\"") || line.contains("too short for");
             let trouble = log.lines().filter(|line| !expected(line));
-            eprintln!("the server at {} logged:", self.url);
+            eprintln!("the server at {} logged:", self.address);
             trouble.for_each(|line| eprintln!("  {line}"));
         }
     }
 }
 
-fn client_id(alg: Algorithm) -> String {
-    format!("client-{alg}")
+/// What the command line prints with this environment.
+fn command(environment: &BTreeMap<String, String>, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_keyround"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn client_id(alg: Algorithm, token_type: TokenType) -> String {
+    match token_type {
+        TokenType::AtJwt => format!("client-{alg}"),
+        TokenType::Jwt => format!("client-{alg}-JWT"),
+    }
 }
 
 async fn database_url(kind: Kind, name: &str, folder: &Path) -> String {
@@ -264,9 +306,9 @@ fn postgres_url() -> String {
 }
 
 /// The whole environment of a server: a port of its own choice, a log that can be read, and what the test adds.
-fn environment(database: &str, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+fn environment(database: &str, issuer: &str, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
     let common = [
-        ("server.issuer", ISSUER),
+        ("server.issuer", issuer),
         ("server.listen", "127.0.0.1:0"),
         ("server.admin_listen", "127.0.0.1:0"),
         ("database.url", database),
@@ -284,8 +326,8 @@ fn environment(database: &str, settings: &[(&str, &str)]) -> BTreeMap<String, St
         .collect()
 }
 
-/// A client for each algorithm, registered before any server runs; answers with their secrets.
-async fn create_clients(environment: &BTreeMap<String, String>) -> BTreeMap<Algorithm, String> {
+/// A client for each algorithm and type of tokens, registered before any server runs; answers with their secrets.
+async fn create_clients(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let sources = Sources {
         environment: environment.clone(),
         ..Sources::default()
@@ -293,35 +335,30 @@ async fn create_clients(environment: &BTreeMap<String, String>) -> BTreeMap<Algo
     let foundation = Foundation::open(&Config::load(&sources).unwrap(), Clock::system())
         .await
         .unwrap();
+    let db = &foundation.rotator.db;
     let mut secrets = BTreeMap::new();
     for alg in Algorithm::ALL {
-        let secret = random_secret().unwrap();
-        let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
-        let client = client(alg);
-        let entry = created(&client);
-        assert!(
-            foundation
-                .rotator
-                .db
-                .create_client(&client, &digest, &entry)
-                .await
-                .unwrap()
-        );
-        secrets.insert(alg, secret.to_string());
+        for token_type in TokenType::ALL {
+            let secret = random_secret().unwrap();
+            let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+            let client = client(alg, token_type);
+            assert!(db.create_client(&client, &digest, &created(&client)).await.unwrap());
+            secrets.insert(client.id.to_string(), secret.to_string());
+        }
     }
-    foundation.rotator.db.close().await;
+    db.close().await;
     secrets
 }
 
-fn client(alg: Algorithm) -> Client {
+fn client(alg: Algorithm, token_type: TokenType) -> Client {
     Client {
-        id: client_id(alg).parse().unwrap(),
+        id: client_id(alg, token_type).parse().unwrap(),
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),
         audiences: vec![AUDIENCE.parse().unwrap()],
         serves: Vec::new(),
         alg: Some(alg),
-        token_type: keyround::jose::jwt::TokenType::AtJwt,
+        token_type,
         token_ttl: None,
         created_at: Clock::system().read().wall,
         disabled_at: None,

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use keyround::jose::alg::Algorithm;
 
+use crate::libraries::LIBRARIES;
 use crate::setup::Outcome;
-use crate::verifier::{LIBRARIES, Library, Summary};
+use crate::verifier::{Library, Summary};
 
 /// How the README's table begins.
 pub const HEADER: &str =
@@ -81,14 +82,14 @@ fn grouped(count: usize) -> String {
 
 fn print_verifiers<'a>(outcomes: impl Iterator<Item = &'a Outcome>) {
     println!(
-        "{:<15} {:<18} {:>6} {:>13} {:>8} {:>14} {:>5} {:>11}",
+        "{:<15} {:<27} {:>6} {:>13} {:>8} {:>14} {:>5} {:>11}",
         "server", "verifier", "tokens", "verifications", "refusals", "refused tokens", "late", "max lag"
     );
     for outcome in outcomes {
         for (library, node, report) in &outcome.verifiers {
             let summary = report.summary.clone().unwrap_or_default();
             println!(
-                "{:<15} {:<18} {:>6} {:>13} {:>8} {:>14} {:>5} {:>8} ms",
+                "{:<15} {:<27} {:>6} {:>13} {:>8} {:>14} {:>5} {:>8} ms",
                 outcome.setup.name,
                 format!("{library}, {node}"),
                 summary.tokens,

@@ -1,21 +1,25 @@
 //! Verifier processes: a library with its default caching behind a pipe.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
+use keyround::jose::jwt::TokenType;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::gateway;
-use crate::site::{AUDIENCE, ISSUER};
+use crate::libraries::LIBRARIES;
+use crate::service::{Client, Sender, free_port};
+use crate::site::{AUDIENCE, Site};
+use crate::versions::Version;
 
-/// A library that verifies, one row of [`LIBRARIES`]. Its program takes the issuer, the audience and the key set's URL, and where
-/// the library can be told so the seconds for which it keeps the keys; it is handed a line of JSON a token, and answers with
-/// [`Line`]s.
+/// A library that verifies, one row of [`LIBRARIES`].
 #[derive(Debug)]
 pub struct Library {
     /// Its name, also in `TEST_WITHOUT_VERIFIERS`.
@@ -28,10 +32,16 @@ pub struct Library {
     pub fetches: Fetches,
     /// What it says of a kid that it does not find, any of these.
     pub unknown_key: &'static [&'static str],
+    /// The tokens that it accepts as it is set up here.
+    pub accepts: TokenType,
+    /// Whether it refuses the other type.
+    pub checks_type: bool,
+    /// How tokens reach it.
+    pub runs: Runs,
     /// The file that `make test` leaves when it is installed.
-    installed: &'static str,
-    /// The program and its first arguments; those with a slash are files of the repository.
-    command: &'static [&'static str],
+    pub installed: &'static str,
+    /// The program and its first arguments; those of the repository's folders `target` and `tests` are files.
+    pub command: &'static [&'static str],
 }
 
 /// What a library does about an unknown kid.
@@ -41,78 +51,19 @@ pub enum Fetches {
     AfterHoldingBack,
     /// Fetches, every time.
     AtOnce,
+    /// Fetches, unless it did so less than five minutes ago.
+    OnceInFiveMinutes,
 }
 
-/// Every library that Keyround is held against.
-pub static LIBRARIES: [Library; 6] = [
-    Library {
-        name: "jose",
-        what: "npm `jose`, `createRemoteJWKSet`",
-        cache: "the set, 10 min; none fetched within 30 s",
-        fetches: Fetches::AfterHoldingBack,
-        unknown_key: &["ERR_JWKS_NO_MATCHING_KEY"],
-        installed: "tests/interop/javascript/node_modules/ready",
-        command: &["node", "tests/interop/javascript/verifier.mjs", "jose"],
-    },
-    Library {
-        name: "PyJWT",
-        what: "PyPI `PyJWT`, `PyJWKClient`",
-        cache: "the set, 5 min; none fetched within 30 s",
-        fetches: Fetches::AfterHoldingBack,
-        unknown_key: &["Unable to find a signing key"],
-        installed: "target/interop/python/ready",
-        command: &["target/interop/python/bin/python", "tests/interop/python/verifier.py"],
-    },
-    Library {
-        name: "nimbus-jose-jwt",
-        what: "Java `nimbus-jose-jwt`, `JWKSourceBuilder`",
-        cache: "the set, 5 min; at most two fetched within 30 s",
-        fetches: Fetches::AfterHoldingBack,
-        unknown_key: &["no matching key(s) found", "RateLimitReachedException"],
-        installed: "target/interop/java/ready",
-        command: &[
-            "java",
-            // Less to start for a process that lives minutes.
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/target/interop/java/classes:",
-                env!("CARGO_MANIFEST_DIR"),
-                "/target/interop/java/lib/*"
-            ),
-            "Verifier",
-        ],
-    },
-    Library {
-        name: "jwks-rsa",
-        what: "npm `jwks-rsa` with `jsonwebtoken`",
-        cache: "five keys by kid, 10 min",
-        fetches: Fetches::AtOnce,
-        unknown_key: &["Unable to find a signing key"],
-        installed: "tests/interop/javascript/node_modules/ready",
-        command: &["node", "tests/interop/javascript/verifier.mjs", "jwks-rsa"],
-    },
-    Library {
-        name: "go-oidc",
-        what: "Go `coreos/go-oidc`, `NewRemoteKeySet`",
-        cache: "the set, until a kid is missing",
-        fetches: Fetches::AtOnce,
-        unknown_key: &["failed to verify id token signature"],
-        installed: "target/interop/go/verifier",
-        command: &["target/interop/go/verifier"],
-    },
-    Library {
-        name: "jsonwebtoken",
-        what: "Rust `jsonwebtoken` with a plain fetch",
-        cache: "the set, until a kid is missing",
-        fetches: Fetches::AtOnce,
-        unknown_key: &["in the set"],
-        installed: "target/interop/rust/verifier",
-        command: &["target/interop/rust/verifier"],
-    },
-];
+/// How tokens reach it.
+#[derive(Debug)]
+pub enum Runs {
+    /// A program beside each node. It takes the issuer, the audience and the key set's URL, and where the library can be told so the
+    /// seconds for which it keeps the keys; it is handed a line of JSON a token, and answers with [`Line`]s.
+    Program,
+    /// A service that knows the issuer alone, with its version as the lock file says it.
+    Service(Version),
+}
 
 impl Library {
     /// The one of this name.
@@ -174,12 +125,19 @@ impl fmt::Display for Library {
 pub struct Verifier {
     /// The library.
     pub library: &'static Library,
-    /// The node whose key set it fetches.
+    /// The node whose key set it fetches; the first for a service, which asks the issuer.
     pub node: usize,
     process: Child,
-    input: Option<ChildStdin>,
+    input: Input,
     said: Arc<Mutex<Report>>,
     reader: Option<JoinHandle<()>>,
+}
+
+/// Where tokens are handed in.
+enum Input {
+    Pipe(ChildStdin),
+    Client(Client, mpsc::Sender<String>),
+    Ended,
 }
 
 /// A token that was not accepted.
@@ -254,17 +212,89 @@ impl Report {
 }
 
 impl Verifier {
-    /// Starts one that fetches its keys from this address and keeps them as the library does by default.
-    pub fn start(library: &'static Library, node: usize, key_set_url: &str) -> Self {
-        Self::spawn(library, node, &[ISSUER, AUDIENCE, key_set_url])
+    /// Starts one that keeps the keys of this node, or of the issuer, as the library does by default.
+    pub fn start(library: &'static Library, node: usize, site: &Site) -> Self {
+        match &library.runs {
+            Runs::Program => {
+                let key_set_url = if site.front.forgets() {
+                    site.front.key_set_url()
+                } else {
+                    site.key_set_url(node)
+                };
+                Self::spawn(library, node, &[site.front.issuer(), AUDIENCE.to_owned(), key_set_url])
+            }
+            Runs::Service(version) => Self::serve(library, site, version),
+        }
     }
 
     /// The same with a library whose cache is set to this many seconds.
-    pub fn start_with_cache(library: &'static Library, node: usize, key_set_url: &str, seconds: u32) -> Self {
-        Self::spawn(library, node, &[ISSUER, AUDIENCE, key_set_url, &seconds.to_string()])
+    pub fn start_with_cache(library: &'static Library, node: usize, site: &Site, seconds: u32) -> Self {
+        let key_set_url = site.key_set_url(node);
+        Self::spawn(
+            library,
+            node,
+            &[
+                site.front.issuer(),
+                AUDIENCE.to_owned(),
+                key_set_url,
+                seconds.to_string(),
+            ],
+        )
     }
 
-    fn spawn(library: &'static Library, node: usize, arguments: &[&str]) -> Self {
+    fn serve(library: &'static Library, site: &Site, version: &Version) -> Self {
+        let port = free_port();
+        let folder = site.folder_of(library.name);
+        let log = File::create(folder.join("log")).unwrap();
+        let process = library
+            .command()
+            .env("PORT", port.to_string())
+            .env("ISSUER", site.front.issuer())
+            .env("AUDIENCE", AUDIENCE)
+            .env("KEY_SET", site.front.https_key_set_url())
+            .env("CA", site.front.authority())
+            .env("FOLDER", folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            // Some tell each refusal there, and the client tells it as well.
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let client = Client::new(port);
+        let (tokens, handed) = mpsc::channel();
+        let said = Arc::new(Mutex::new(Report::default()));
+        let (sends, report, version) = (client.clone(), Arc::clone(&said), version.read());
+        Self {
+            library,
+            node: 0,
+            process,
+            input: Input::Client(client, tokens),
+            said,
+            reader: Some(std::thread::spawn(move || {
+                Sender::new(sends, version, &report).send_all(&handed);
+            })),
+        }
+    }
+
+    /// Waits until a service serves.
+    pub async fn wait_until_it_serves(&mut self) {
+        if let Input::Client(client, _) = &self.input {
+            client.wait_until_it_serves(self.library, &mut self.process).await;
+        }
+    }
+
+    /// What a service says of this token beside those that it is handed.
+    ///
+    /// # Errors
+    /// How it refuses it.
+    pub async fn send(&self, token: &str) -> Result<(), String> {
+        let Input::Client(client, _) = &self.input else {
+            panic!("{} is no service", self.library);
+        };
+        client.send(token).await
+    }
+
+    fn spawn(library: &'static Library, node: usize, arguments: &[String]) -> Self {
         let mut process = library
             .command()
             .args(arguments)
@@ -278,7 +308,7 @@ impl Verifier {
         Self {
             library,
             node,
-            input: process.stdin.take(),
+            input: Input::Pipe(process.stdin.take().unwrap()),
             process,
             said,
             reader: Some(std::thread::spawn(move || read(output, &report))),
@@ -287,14 +317,17 @@ impl Verifier {
 
     /// Hands it a token.
     pub fn hand(&mut self, token: &str) {
-        let line = json!({ "token": token });
-        let written = self.input.as_mut().map(|input| writeln!(input, "{line}"));
-        assert!(matches!(written, Some(Ok(()))), "{} ended early", self.library);
+        let is_taken = match &mut self.input {
+            Input::Pipe(input) => writeln!(input, "{}", json!({ "token": token })).is_ok(),
+            Input::Client(_, tokens) => tokens.send(token.to_owned()).is_ok(),
+            Input::Ended => false,
+        };
+        assert!(is_taken, "{} ended early", self.library);
     }
 
     /// Says that no more tokens come.
     pub fn end_input(&mut self) {
-        self.input = None;
+        self.input = Input::Ended;
     }
 
     /// Whether it has said its last word; it does so when the last token has expired.
@@ -316,6 +349,13 @@ impl Verifier {
 
 impl Drop for Verifier {
     fn drop(&mut self) {
+        self.input = Input::Ended;
+        // A service may have processes of its own, which it ends when it is asked to end.
+        if matches!(self.library.runs, Runs::Service(_)) {
+            let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+            let _ = self.process.wait();
+            return;
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -179,8 +179,11 @@ impl Seen {
     }
 }
 
-/// Between the first tokens of two keys, one after the other.
+/// Between the first tokens of two keys, one after the other. The first key signs for as long as its successor is published ahead, so
+/// it does not count.
 fn mean_period(signed: &BTreeMap<String, Duration>) -> Option<Duration> {
-    let span = signed.values().max()?.saturating_sub(*signed.values().min()?);
-    span.checked_div(u32::try_from(signed.len()).ok()?.checked_sub(1)?)
+    let first = signed.values().min()?;
+    let later: Vec<Duration> = signed.values().filter(|since| *since > first).copied().collect();
+    let span = later.iter().max()?.saturating_sub(*later.iter().min()?);
+    span.checked_div(u32::try_from(later.len()).ok()?.checked_sub(1)?)
 }

