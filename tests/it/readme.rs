@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::helpers::{TestApp, TestDatabase, entry};
 use crate::people::user;
-use crate::process::{Serving, free_port};
+use crate::process::{Serving, free_port, run};
 use crate::runbooks::{Shell, Step, steps};
 
 /// What stands between two comments.
@@ -78,4 +78,27 @@ fn the_commands_for_applications_do_what_they_show() {
         count += 1;
     }
     assert_eq!(count, 14);
+}
+
+#[test]
+fn the_page_on_verifying_registers_a_client_as_it_says() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/verify-tokens.md")).unwrap();
+    let command = page
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("keyround "))
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", "sqlite:keyround.db"),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ];
+    let created = run(folder.path(), &variables, &command.split(' ').collect::<Vec<_>>());
+    assert!(created.status.success(), "{created:?}");
+    let shown = run(folder.path(), &variables, &["clients", "show", "billing", "--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["token_type"], "JWT", "{shown}");
 }
