@@ -104,7 +104,7 @@ impl Site {
             node.wait_until_it_serves().await;
         }
         front.pass_on_to(started.iter().map(|node| node.address.clone()).collect());
-        Self {
+        let site = Self {
             name,
             front,
             nodes: started,
@@ -116,7 +116,9 @@ impl Site {
                 .unwrap(),
             environment,
             folder,
-        }
+        };
+        site.wait_until_every_node_signs().await;
+        site
     }
 
     /// How many nodes there are.
@@ -148,20 +150,37 @@ impl Site {
 
     /// The same of this type.
     pub async fn token_of_type(&self, node: usize, alg: Algorithm, token_type: TokenType) -> Token {
-        let client = client_id(alg, token_type);
-        let answer = self
-            .http
-            .post(format!("http://{}/oauth2/token", self.nodes[node].address))
-            .basic_auth(&client, Some(&self.secrets[&client]))
-            .form(&[("grant_type", "client_credentials")])
-            .send()
-            .await
-            .unwrap();
+        let answer = self.ask(node, alg, token_type).await;
         let status = answer.status();
         let body = answer.text().await.unwrap();
         assert!(status.is_success(), "{} node {node}: {status}: {body}", self.name);
         let body: Value = serde_json::from_str(&body).unwrap();
         Token::read(body["access_token"].as_str().unwrap(), alg)
+    }
+
+    async fn ask(&self, node: usize, alg: Algorithm, token_type: TokenType) -> reqwest::Response {
+        let client = client_id(alg, token_type);
+        self.http
+            .post(format!("http://{}/oauth2/token", self.nodes[node].address))
+            .basic_auth(&client, Some(&self.secrets[&client]))
+            .form(&[("grant_type", "client_credentials")])
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// A node that starts beside another one, on a loaded machine, may find its clock ahead of the other's record and wait a moment.
+    async fn wait_until_every_node_signs(&self) {
+        for node in 0..self.nodes.len() {
+            for alg in Algorithm::ALL {
+                let mut tries = 0;
+                while !self.ask(node, alg, TokenType::AtJwt).await.status().is_success() {
+                    tries += 1;
+                    assert!(tries < 300, "{} node {node} signs nothing", self.name);
+                    clock::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
     }
 
     /// The set that this node serves now.
