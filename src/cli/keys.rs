@@ -278,7 +278,7 @@ fn show_verifying(context: &Context, view: &View, key: &VerifyingKey) {
         ("until", time(key.expires_at)),
         ("expires", expires_at.map_or_else(|| "-".to_owned(), time)),
         ("revoked", key.revoked_at.map_or_else(|| "-".to_owned(), time)),
-        ("public half", jwk),
+        ("public half", output::printable(&jwk)),
     ] {
         output::line(&format!("{name:<15}{value}"));
     }
@@ -339,7 +339,7 @@ async fn show(context: &Context, kid: &Kid) -> Result<(), Failure> {
         ("max token ttl", key.max_token_ttl.to_string()),
         ("verifications", format!("{verifications} by introspection")),
         ("last verified", or_dash(last_verified_at)),
-        ("public half", jwk),
+        ("public half", output::printable(&jwk)),
     ] {
         output::line(format!("{name:<15}{value}").trim_end());
     }

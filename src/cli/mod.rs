@@ -210,10 +210,18 @@ impl Context {
 
 /// The text of a file that an argument names.
 fn read_text(path: &Path) -> Result<String, Failure> {
-    let cannot = |error: &dyn std::fmt::Display| Failure::Usage(format!("cannot read {}: {error}", path.display()));
-    let content = std::fs::read(path).map_err(|error| cannot(&error))?;
-    let text = text::decode(&content).map_err(|error| cannot(&error))?;
-    Ok(text.to_owned())
+    String::from_utf8(read_content(path)?).map_err(|error| cannot_read(path, &error))
+}
+
+/// The same as bytes.
+fn read_content(path: &Path) -> Result<Vec<u8>, Failure> {
+    let content = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
+    let text = text::decode(&content).map_err(|error| cannot_read(path, &error))?;
+    Ok(text.as_bytes().to_vec())
+}
+
+fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Usage(format!("cannot read {}: {error}", path.display()))
 }
 
 /// Reads the arguments and does what they say.

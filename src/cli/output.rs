@@ -75,9 +75,10 @@ pub fn state(state: State) -> String {
     }
 }
 
-/// A text from outside without control characters, which would move a terminal's cursor.
+/// A text from outside without the characters that move a terminal's cursor, begin a line, or turn the direction of one.
 pub fn printable(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    let turns = |character: char| matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.replace(|character: char| character.is_control() || turns(character), "\u{fffd}")
 }
 
 /// A time with its distance from now: `2026-11-22T21:00:00Z (in 23h)`.
@@ -178,5 +179,6 @@ mod tests {
     #[test]
     fn no_text_from_outside_moves_the_cursor() {
         assert_eq!(printable("a\u{1b}[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
+        assert_eq!(printable("\u{202e}a\u{2066}\u{2028}"), "\u{fffd}a\u{fffd}\u{fffd}");
     }
 }

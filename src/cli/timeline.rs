@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use crate::clock::{Seconds, UnixTime};
+use crate::jose::jwk::Kid;
 use crate::keys::SigningKey;
 use crate::keys::history::{expires_at, retires_at};
 use crate::keys::lifecycle::{Keys, State};
@@ -240,8 +241,8 @@ impl Mark {
 }
 
 /// Opens the group of a row and writes its name and, below it, what it is.
-fn begin_row(svg: &mut String, kid: &str, state: State, what: &str, y: i64) {
-    let kid = escape(kid);
+fn begin_row(svg: &mut String, kid: &Kid, state: State, what: &str, y: i64) {
+    let kid = escape(&kid.to_string());
     put(svg, format_args!("<g><title>{kid}: {state}</title>"));
     put(
         svg,
@@ -257,7 +258,7 @@ fn draw_life(svg: &mut String, axis: &Axis, life: &Life<'_>, y: i64) {
     let key = life.key;
     let middle = y + BAR / 2;
     let what = format!("generation {}, {}", key.generation, life.state);
-    begin_row(svg, key.kid.as_str(), life.state, &what, y);
+    begin_row(svg, &key.kid, life.state, &what, y);
     for (state, from, to) in life.parts() {
         draw_part(svg, axis, state, (from, to), y);
     }
@@ -276,7 +277,7 @@ fn draw_verifying(svg: &mut String, axis: &Axis, key: &VerifyingKey, policy: &Po
     };
     begin_row(
         svg,
-        key.jwk.kid.as_str(),
+        &key.jwk.kid,
         state,
         &format!("{}, imported, {state}", key.jwk.alg),
         y,
@@ -499,7 +500,7 @@ mod tests {
     }
 
     fn key(name: &str, alg: Algorithm, generation: i64, activates_at: UnixTime) -> SigningKey {
-        let kid: crate::jose::jwk::Kid = name.parse().unwrap();
+        let kid: Kid = name.parse().unwrap();
         let (n, e) = ("sample".to_owned(), "AQAB".to_owned());
         SigningKey {
             jwk: Some(PublicJwk {

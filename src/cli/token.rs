@@ -10,10 +10,10 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use crate::clock::UnixTime;
-use crate::jose::jwk::PublicJwk;
-use crate::jose::jwt::verify_access_token_signature;
+use crate::jose::jwk_set::{JwkSet, reasons};
+use crate::jose::jwt::{TokenError, verify_access_token_signature};
 
-use super::{Context, Failure, output, read_text};
+use super::{Context, Failure, output, read_content, read_text};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -45,8 +45,15 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 fn verify(context: &Context, key_set: &Path, file: &Path) -> Result<(), Failure> {
     let keys = read_key_set(key_set)?;
     let token = read_token(file)?;
-    let claims = verify_access_token_signature(&token, &keys)
-        .map_err(|error| Failure::Refused(format!("the token is not valid: {error}")))?;
+    let claims = verify_access_token_signature(&token, &keys.keys).map_err(|error| {
+        let left_out = match error {
+            TokenError::UnknownKey if !keys.left_out.is_empty() => {
+                format!("; of the key set is left out {}", reasons(&keys.left_out))
+            }
+            _ => String::new(),
+        };
+        Failure::Refused(format!("the token is not valid: {error}{left_out}"))
+    })?;
     let now = context.clock.read().wall;
     let expires_at = claims
         .get("exp")
@@ -62,6 +69,9 @@ fn verify(context: &Context, key_set: &Path, file: &Path) -> Result<(), Failure>
     if context.json {
         output::json(&claims);
     } else {
+        for key in &keys.left_out {
+            output::line(&format!("left out of the key set: {key}"));
+        }
         output::line(&format!(
             "the token is valid; it expires at {}",
             output::time(expires_at, now)
@@ -71,16 +81,9 @@ fn verify(context: &Context, key_set: &Path, file: &Path) -> Result<(), Failure>
     Ok(())
 }
 
-fn read_key_set(path: &Path) -> Result<Vec<PublicJwk>, Failure> {
-    let no_set = |why: String| Failure::Usage(format!("{} is no key set: {why}", path.display()));
-    let set: Value = serde_json::from_str(&read_text(path)?).map_err(|error| no_set(error.to_string()))?;
-    let keys = set
-        .get("keys")
-        .and_then(Value::as_array)
-        .ok_or_else(|| no_set("it has no array 'keys'".to_owned()))?;
-    keys.iter()
-        .map(|key| PublicJwk::parse(&key.to_string()).map_err(|error| no_set(error.to_string())))
-        .collect()
+fn read_key_set(path: &Path) -> Result<JwkSet, Failure> {
+    let content = read_content(path)?;
+    JwkSet::read(&content).map_err(|error| Failure::Usage(format!("{} cannot be used: {error}", path.display())))
 }
 
 fn read_token(path: &Path) -> Result<String, Failure> {

@@ -1,16 +1,19 @@
 //! Keys from elsewhere: PEM as PKCS#8 (RFC 5208), PKCS#1 (RFC 8017), SEC1 (RFC 5915) and SPKI (RFC 5280), encrypted or not,
 //! and JWK (RFC 7517).
 
+mod jwk;
+mod old_encryption;
+mod pem;
+mod primes;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use openssl::bn::{BigNum, BigNumContext};
-use openssl::ec::{EcGroup, EcKey, EcKeyRef};
+use openssl::ec::{EcKey, EcKeyRef};
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{HasPublic, Id, PKey, Private, Public};
 use openssl::rsa::{Rsa, RsaRef};
-use serde::Deserialize;
-use zeroize::Zeroizing;
 
 use crate::text::{self, NotText};
 
@@ -61,12 +64,33 @@ pub enum ImportError {
     /// More than one key.
     #[error("the file holds {0} keys; it must hold one, so that it is clear which is meant")]
     Several(usize),
+    /// A key and certificates of other keys.
+    #[error("the file holds a key and a certificate of another key; take the one out that is wrong")]
+    OtherCertificate,
+    /// ASN.1 without PEM around it.
+    #[error(
+        "the file is binary (DER or PKCS#12), not PEM; write it as PEM: 'openssl pkey -inform DER -in FILE' or \
+         'openssl pkcs12 -nodes -nocerts -in FILE'"
+    )]
+    Binary,
+    /// The format of ssh-keygen.
+    #[error("the key is in the format of OpenSSH; write a copy as PEM: 'ssh-keygen -p -m PKCS8 -f COPY'")]
+    OpenSsh,
+    /// A PEM that was encoded once more.
+    #[error("the file is a PEM in base64; decode it first: 'base64 -d FILE'")]
+    WrappedPem,
     /// Too long for any key.
     #[error("the file has {0} octets; a key has at most {LONGEST_FILE}")]
     TooLong(usize),
     /// Encrypted, and no passphrase was given.
     #[error("the key is encrypted; give its passphrase with --passphrase-file")]
     PassphraseNeeded,
+    /// Encrypted in a way that OpenSSL gave up.
+    #[error(
+        "the key is encrypted with {0}, which OpenSSL does not open any more; encrypt it again: \
+         'openssl pkcs8 -topk8 -v2 aes-256-cbc -provider legacy -provider default -in FILE'"
+    )]
+    OldEncryption(String),
     /// The passphrase is another one, or the text is damaged.
     #[error("the key does not open with this passphrase, or the file is damaged")]
     DoesNotOpen,
@@ -117,11 +141,15 @@ pub fn read(text: &[u8], passphrase: Passphrase<'_>) -> Result<Imported, ImportE
     if text.len() > LONGEST_FILE {
         return Err(ImportError::TooLong(text.len()));
     }
+    // A sequence in DER, with octets that no text has.
+    if text.starts_with(b"0") && text.iter().take(8).any(|octet| !matches!(octet, 9..=0x7e)) {
+        return Err(ImportError::Binary);
+    }
     let text = text::decode(text)?;
     let imported = if text.trim_start().starts_with('{') {
-        read_jwk(text)?
+        jwk::read(text)?
     } else {
-        read_pem(text, passphrase)?
+        pem::read(text, passphrase)?
     };
     if let Some(private) = &imported.private {
         self_test(private, &own_jwk(&imported).to_json())?;
@@ -143,58 +171,13 @@ fn own_jwk(imported: &Imported) -> PublicJwk {
 /// [`ImportError::Inconsistent`] when the parameters are no key.
 pub fn public_pem(parameters: &Parameters) -> Result<String, ImportError> {
     let key = match parameters {
-        Parameters::Rsa { n, e } => PKey::from_rsa(Rsa::from_public_components(number(n)?, number(e)?)?)?,
-        Parameters::P256 { x, y } => PKey::from_ec_key(point(&number(x)?, &number(y)?)?)?,
+        Parameters::Rsa { n, e } => {
+            let (n, e) = (jwk::number("n", n)?, jwk::number("e", e)?);
+            PKey::from_rsa(Rsa::from_public_components(n, e)?)?
+        }
+        Parameters::P256 { x, y } => PKey::from_ec_key(jwk::point(&jwk::number("x", x)?, &jwk::number("y", y)?)?)?,
     };
     String::from_utf8(key.public_key_to_pem()?).map_err(|_| ImportError::Inconsistent)
-}
-
-/// The labels of the PEM blocks, without the parameters that OpenSSL writes before a SEC1 key.
-fn labels(text: &str) -> Vec<&str> {
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"))
-        .filter(|label| *label != "EC PARAMETERS")
-        .collect()
-}
-
-fn read_pem(text: &str, passphrase: Passphrase<'_>) -> Result<Imported, ImportError> {
-    let labels = labels(text);
-    let [label] = labels[..] else {
-        return Err(if labels.is_empty() {
-            ImportError::NotAKey
-        } else {
-            ImportError::Several(labels.len())
-        });
-    };
-    let damaged = |_| ImportError::Damaged;
-    match label {
-        "PUBLIC KEY" => public(&PKey::public_key_from_pem(text.as_bytes()).map_err(damaged)?),
-        "RSA PUBLIC KEY" => {
-            let key = Rsa::public_key_from_pem_pkcs1(text.as_bytes()).map_err(damaged)?;
-            public(&PKey::from_rsa(key)?)
-        }
-        "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => {
-            let is_encrypted = label.starts_with("ENCRYPTED") || text.contains("Proc-Type: 4,ENCRYPTED");
-            private(&open_pem(text, is_encrypted, passphrase)?)
-        }
-        "CERTIFICATE" => Err(ImportError::Certificate),
-        _ => Err(ImportError::NotAKey),
-    }
-}
-
-fn open_pem(text: &str, is_encrypted: bool, passphrase: Passphrase<'_>) -> Result<PKey<Private>, ImportError> {
-    // Without a passphrase OpenSSL would ask at the terminal by itself.
-    match (is_encrypted, passphrase) {
-        (false, _) => PKey::private_key_from_pem_passphrase(text.as_bytes(), b"").map_err(|_| ImportError::Damaged),
-        (true, Passphrase::None) => Err(ImportError::PassphraseNeeded),
-        (true, Passphrase::Text(passphrase)) => {
-            PKey::private_key_from_pem_passphrase(text.as_bytes(), passphrase.as_bytes())
-                .map_err(|_| ImportError::DoesNotOpen)
-        }
-        (true, Passphrase::AskAtTerminal) => {
-            PKey::private_key_from_pem(text.as_bytes()).map_err(|_| ImportError::DoesNotOpen)
-        }
-    }
 }
 
 fn private(key: &PKey<Private>) -> Result<Imported, ImportError> {
@@ -278,162 +261,6 @@ fn p256_parameters<T: HasPublic>(key: &EcKeyRef<T>) -> Result<Parameters, Import
     })
 }
 
-/// The members that matter; others are left alone (RFC 7517 section 4).
-#[derive(Deserialize)]
-struct Members {
-    kty: Option<String>,
-    r#use: Option<String>,
-    key_ops: Option<Vec<String>>,
-    alg: Option<String>,
-    kid: Option<String>,
-    crv: Option<String>,
-    n: Option<String>,
-    e: Option<String>,
-    x: Option<String>,
-    y: Option<String>,
-    d: Option<PrivateMember>,
-    p: Option<PrivateMember>,
-    q: Option<PrivateMember>,
-    dp: Option<PrivateMember>,
-    dq: Option<PrivateMember>,
-    qi: Option<PrivateMember>,
-    oth: Option<serde::de::IgnoredAny>,
-    keys: Option<Vec<serde::de::IgnoredAny>>,
-}
-
-/// A private member, wiped when it is dropped.
-#[derive(Deserialize)]
-#[serde(from = "String")]
-struct PrivateMember(Zeroizing<String>);
-
-impl From<String> for PrivateMember {
-    fn from(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-}
-
-fn read_jwk(text: &str) -> Result<Imported, ImportError> {
-    // The message of the parser may quote a private member, so only the place is told.
-    let members: Members = serde_json::from_str(text).map_err(|error| {
-        ImportError::Jwk(format!(
-            "line {}, column {} is not as RFC 7517 has it",
-            error.line(),
-            error.column()
-        ))
-    })?;
-    if let Some(keys) = &members.keys {
-        return Err(match keys.len() {
-            1 => ImportError::Jwk("it is a JWK set; take the one key out of its array 'keys'".to_owned()),
-            count => ImportError::Several(count),
-        });
-    }
-    if members.r#use.as_deref().is_some_and(|usage| usage != "sig") {
-        return Err(ImportError::Jwk("its 'use' must be sig".to_owned()));
-    }
-    if let Some(operations) = &members.key_ops {
-        check_operations(operations, members.d.is_some())?;
-    }
-    let kid = members.kid.as_deref().map(str::parse).transpose()?;
-    let alg = match members.kty.as_deref() {
-        Some("RSA") => Algorithm::Rs256,
-        Some("EC") => Algorithm::Es256,
-        Some(_) => return Err(ImportError::Kind),
-        None => return Err(ImportError::NotAKey),
-    };
-    if alg == Algorithm::Es256 && members.crv.as_deref() != Some("P-256") {
-        return Err(ImportError::Curve);
-    }
-    if members.alg.as_deref().is_some_and(|named| named != alg.name()) {
-        return Err(ImportError::Jwk(format!("its 'alg' must be {alg}, or be left out")));
-    }
-    let imported = match alg {
-        Algorithm::Rs256 => rsa_from_jwk(&members)?,
-        Algorithm::Es256 => p256_from_jwk(&members)?,
-    };
-    Ok(Imported { kid, ..imported })
-}
-
-/// `key_ops` must allow what the key is for, and nothing beside signatures (RFC 7517 section 4.3).
-fn check_operations(operations: &[String], is_private: bool) -> Result<(), ImportError> {
-    let needed = if is_private { "sign" } else { "verify" };
-    let refused = |why: String| Err(ImportError::Jwk(why));
-    if let Some(other) = operations
-        .iter()
-        .find(|name| !matches!(name.as_str(), "sign" | "verify"))
-    {
-        return refused(format!(
-            "its 'key_ops' allow '{}'; a key for signatures has no other operation than sign and verify",
-            other.escape_debug()
-        ));
-    }
-    if !operations.iter().any(|name| name == needed) {
-        return refused(format!("its 'key_ops' do not allow {needed}"));
-    }
-    if operations
-        .iter()
-        .enumerate()
-        .any(|(at, name)| operations[..at].contains(name))
-    {
-        return refused("its 'key_ops' name an operation twice".to_owned());
-    }
-    Ok(())
-}
-
-fn rsa_from_jwk(members: &Members) -> Result<Imported, ImportError> {
-    let (n, e) = (member("n", members.n.as_ref())?, member("e", members.e.as_ref())?);
-    let Some(d) = &members.d else {
-        return public(&PKey::from_rsa(Rsa::from_public_components(n, e)?)?);
-    };
-    if members.oth.is_some() {
-        return Err(ImportError::Jwk(
-            "it has more than two primes ('oth'); it must have two".to_owned(),
-        ));
-    }
-    let secret = |name, value: &Option<PrivateMember>| member(name, value.as_ref().map(|value| &*value.0));
-    // Out of range, OpenSSL would refuse them one by one; the sizes are told first.
-    rsa_parameters(&*Rsa::from_public_components(n.to_owned()?, e.to_owned()?)?)?;
-    let key = Rsa::from_private_components(
-        n,
-        e,
-        number(&d.0)?,
-        secret("p", &members.p)?,
-        secret("q", &members.q)?,
-        secret("dp", &members.dp)?,
-        secret("dq", &members.dq)?,
-        secret("qi", &members.qi)?,
-    );
-    private_rsa(key.map_err(|_| ImportError::Inconsistent)?)
-}
-
-fn p256_from_jwk(members: &Members) -> Result<Imported, ImportError> {
-    let (x, y) = (member("x", members.x.as_ref())?, member("y", members.y.as_ref())?);
-    let key = point(&x, &y)?;
-    let Some(d) = &members.d else {
-        return public(&PKey::from_ec_key(key)?);
-    };
-    let secret = number(&d.0)?;
-    let key = EcKey::from_private_components(key.group(), &secret, key.public_key())
-        .map_err(|_| ImportError::Inconsistent)?;
-    private_p256(key)
-}
-
-fn point(x: &BigNum, y: &BigNum) -> Result<EcKey<Public>, ImportError> {
-    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
-    EcKey::from_public_key_affine_coordinates(&group, x, y).map_err(|_| ImportError::Inconsistent)
-}
-
-fn member(name: &str, text: Option<&String>) -> Result<BigNum, ImportError> {
-    number(text.ok_or_else(|| ImportError::Jwk(format!("it has no '{name}'")))?)
-}
-
-fn number(text: &str) -> Result<BigNum, ImportError> {
-    let octets = BASE64URL
-        .decode(text)
-        .map(Zeroizing::new)
-        .map_err(|_| ImportError::Jwk("a member is not base64url without padding".to_owned()))?;
-    Ok(BigNum::from_slice(&octets)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -459,6 +286,8 @@ mod tests {
                     "rsa.pkcs1.pem",
                     "rsa.pkcs8.encrypted.pem",
                     "rsa.pkcs1.encrypted.pem",
+                    "rsa.pkcs8.3des.pem",
+                    "rsa.certified.pem",
                     "rsa.jwk",
                 ][..],
                 &["rsa.spki.pem", "rsa.public.pkcs1.pem", "rsa.public.jwk"][..],
@@ -518,6 +347,8 @@ mod tests {
             ("refused.secp256k1.pem", "another curve"),
             ("refused.certificate.pem", "a certificate"),
             ("refused.two.pem", "holds 2 keys"),
+            ("refused.certified.pem", "a certificate of another key"),
+            ("refused.dek-des.pem", "encrypted with DES-CBC, which"),
             ("rsa.pkcs8.encrypted.pem", "give its passphrase"),
             ("p256.sec1.encrypted.pem", "give its passphrase"),
         ] {
@@ -532,6 +363,18 @@ mod tests {
             let refusal = refusal(&fixture(name), Passphrase::Text("another"));
             assert!(refusal.contains("does not open"), "{name}: {refusal}");
         }
+        for (name, algorithm) in [
+            ("refused.pbe-md5-des.pem", "PBE-MD5-DES"),
+            ("refused.pbe-sha1-rc2-40.pem", "PBE-SHA1-RC2-40"),
+            ("refused.pbes2-des.pem", "DES-CBC"),
+            ("refused.dek-des.pem", "DES-CBC"),
+        ] {
+            for passphrase in [OPENS, Passphrase::Text("another"), Passphrase::None] {
+                let refusal = refusal(&fixture(name), passphrase);
+                let reason = format!("encrypted with {algorithm}, which OpenSSL does not open any more");
+                assert!(refusal.contains(&reason), "{name}: {refusal}");
+            }
+        }
         for text in [&b""[..], b"hello", b"-----BEGIN DH PARAMETERS-----\n", b"{}"] {
             assert!(refusal(text, OPENS).contains("holds no key"), "{text:?}");
         }
@@ -541,6 +384,108 @@ mod tests {
         assert!(refusal(&vec![b'a'; LONGEST_FILE + 1], OPENS).contains("at most"));
         let truncated = fixture("rsa.pkcs8.pem")[..900].to_vec();
         assert!(refusal(&truncated, OPENS).contains("damaged"));
+    }
+
+    #[test]
+    fn a_pem_is_read_however_its_lines_end_and_whatever_is_around_it() {
+        let text = |name| String::from_utf8(fixture(name)).unwrap();
+        let with_text = |pem: &str| format!("Bag Attributes\n    friendlyName: a\n\n{pem}\nafter it\n");
+        for name in [
+            "rsa.pkcs1.encrypted.pem",
+            "rsa.certified.pem",
+            "p256.sec1.parameters.pem",
+            "p256.spki.pem",
+        ] {
+            let pem = text(name);
+            let expected = read(pem.as_bytes(), OPENS).unwrap().parameters;
+            for variant in [
+                pem.replace('\n', "\r\n"),
+                pem.replace('\n', "\r"),
+                pem.replace('\n', "\\n"),
+                format!("\"{}\"", pem.replace('\n', "\\r\\n")),
+                format!("  {}", pem.replace('\n', "\n  ")),
+                format!("\u{feff}{pem}"),
+                pem.trim_end().to_owned(),
+                with_text(&pem),
+            ] {
+                let read = read(variant.as_bytes(), OPENS).unwrap_or_else(|error| panic!("{error}: {variant:?}"));
+                assert_eq!(read.parameters, expected, "{variant:?}");
+            }
+        }
+        let both = format!("{}{}", text("p256.spki.pem"), text("p256.sec1.pem"));
+        assert!(read(both.as_bytes(), OPENS).unwrap().private.is_some());
+        let others = format!("{}{}", text("rsa.spki.pem"), text("p256.sec1.pem"));
+        assert!(refusal(others.as_bytes(), OPENS).contains("holds 2 keys"));
+        let wrapped = base64::engine::general_purpose::STANDARD.encode(fixture("rsa.pkcs8.pem"));
+        assert!(refusal(wrapped.as_bytes(), OPENS).contains("PEM in base64"));
+        let openssh = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjE=\n-----END OPENSSH PRIVATE KEY-----\n";
+        assert!(refusal(openssh.as_bytes(), OPENS).contains("ssh-keygen -p -m PKCS8"));
+        let der = read(&fixture("p256.pkcs8.pem"), OPENS)
+            .unwrap()
+            .private
+            .unwrap()
+            .to_pkcs8_der()
+            .unwrap();
+        assert!(refusal(&der, OPENS).contains("binary (DER or PKCS#12)"));
+        let utf16: Vec<u8> = text("rsa.pkcs8.pem")
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        for mark in [&b""[..], b"\xff\xfe"] {
+            assert!(refusal(&[mark, &utf16].concat(), OPENS).contains("UTF-16"));
+        }
+    }
+
+    #[test]
+    fn the_primes_of_a_private_jwk_are_found_when_it_states_none() {
+        let whole: serde_json::Value = serde_json::from_slice(&fixture("rsa.jwk")).unwrap();
+        let without = |names: &[&str]| {
+            let mut jwk = whole.clone();
+            names
+                .iter()
+                .for_each(|name| drop(jwk.as_object_mut().unwrap().remove(*name)));
+            jwk
+        };
+        let der = |jwk: &serde_json::Value| {
+            let read = read(jwk.to_string().as_bytes(), OPENS).map_err(|error| error.to_string())?;
+            Ok::<_, String>(read.private.unwrap().to_pkcs8_der().unwrap())
+        };
+        let bare = without(&["p", "q", "dp", "dq", "qi"]);
+        assert_eq!(der(&bare).unwrap(), der(&whole).unwrap());
+        for missing in ["p", "q", "dp", "dq", "qi"] {
+            let refusal = der(&without(&[missing])).unwrap_err();
+            assert!(
+                refusal.contains(&format!("no '{missing}'")) && refusal.contains("or none of them"),
+                "{refusal}"
+            );
+        }
+        let encode = |octets: &[u8]| BASE64URL.encode(octets);
+        let n = BASE64URL.decode(whole["n"].as_str().unwrap()).unwrap();
+        let mut other = BASE64URL.decode(whole["d"].as_str().unwrap()).unwrap();
+        *other.last_mut().unwrap() ^= 2;
+        for d in [
+            vec![],
+            vec![0],
+            vec![1],
+            vec![3],
+            other,
+            n.clone(),
+            [&n[..], &n].concat(),
+        ] {
+            let mut wrong = bare.clone();
+            wrong["d"] = encode(&d).into();
+            let refusal = der(&wrong).unwrap_err();
+            assert!(refusal.contains("do not belong together"), "{d:?}: {refusal}");
+        }
+        // A prime, of which no base finds factors: 2^2203 - 1.
+        let mut prime = vec![0xff; 276];
+        prime[0] = 0x07;
+        let (n, e) = (BigNum::from_slice(&prime).unwrap(), BigNum::from_u32(65_537).unwrap());
+        let (mut order, mut d) = (n.to_owned().unwrap(), BigNum::new().unwrap());
+        order.sub_word(1).unwrap();
+        d.mod_inverse(&e, &order, &mut BigNumContext::new().unwrap()).unwrap();
+        let jwk = serde_json::json!({"kty": "RSA", "n": encode(&prime), "e": "AQAB", "d": encode(&d.to_vec())});
+        assert!(der(&jwk).unwrap_err().contains("do not belong together"));
     }
 
     /// A prime as the faulty library made them: `k * M + 65537^a mod M`, `M` the product of the first primes.
@@ -681,9 +626,9 @@ mod tests {
             ("rsa.public.jwk", "alg", "PS256", "'alg' must be RS256"),
             ("rsa.public.jwk", "use", "enc", "'use' must be sig"),
             ("rsa.public.jwk", "kty", "oct", "another kind"),
-            ("rsa.public.jwk", "kid", "a\"b", "kid cannot be kept"),
+            ("rsa.public.jwk", "kid", "a\0b", "kid cannot be kept"),
             ("p256.public.jwk", "crv", "P-384", "another curve"),
-            ("p256.public.jwk", "x", "a+b", "not base64url"),
+            ("p256.public.jwk", "x", "a+b", "'x' is not base64url"),
         ] {
             let refusal = refusal(jwk(name, member, value.into()).as_bytes(), OPENS);
             assert!(refusal.contains(reason), "{member}: {refusal}");

@@ -255,15 +255,25 @@ fn read(path: &Path) -> Result<(BTreeSet<Kid>, bool), LedgerError> {
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let names = lines.map(|(index, line)| {
-        line.trim().parse().map_err(|_| LedgerError::NoKid {
+        let no_kid = || LedgerError::NoKid {
             path: path.to_owned(),
             line: index + 1,
-        })
+        };
+        let name = Some(line.trim()).filter(|line| is_name(line)).ok_or_else(no_kid)?;
+        name.parse().map_err(|_| no_kid())
     });
     Ok((
         names.collect::<Result<_, _>>()?,
         text.is_empty() || text.ends_with('\n'),
     ))
+}
+
+/// A thumbprint, or a kid as the versions took them that wrote kids. Any other text is a mistake in the file.
+fn is_name(line: &str) -> bool {
+    line.len() <= 128
+        && line
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
 }
 
 /// A pipe would be waited for, and a device forgets.

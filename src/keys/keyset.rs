@@ -34,7 +34,7 @@ impl KeySet {
     fn from_jwks(jwks: impl Iterator<Item = PublicJwk>) -> Self {
         let mut jwks: Vec<PublicJwk> = jwks.collect();
         jwks.sort_by(|a, b| (a.alg, &a.kid).cmp(&(b.alg, &b.kid)));
-        jwks.dedup_by(|a, b| a.kid == b.kid);
+        jwks.dedup_by(|a, b| (a.alg, &a.kid) == (b.alg, &b.kid));
         Self(jwks)
     }
 

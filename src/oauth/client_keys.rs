@@ -1,17 +1,13 @@
 //! The public keys by which a client proves itself, as a JWK set (RFC 7517 section 5).
 
-use serde_json::Value;
-
-use crate::jose::import::{self, Imported, Passphrase};
-use crate::jose::jwk::{PublicJwk, thumbprint};
+use crate::jose::jwk::PublicJwk;
+use crate::jose::jwk_set::{JwkSet, JwkSetError, LeftOut};
 use crate::keys::keyset::KeySet;
 
 use super::client::JwksUri;
 
 /// A client changes its keys with both in the set; more than a few are a mistake.
 pub const MOST_KEYS: usize = 10;
-/// A published set may be a large provider's, with keys for every region.
-const MOST_PUBLISHED: usize = 64;
 
 /// Where the keys of a client are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,60 +18,57 @@ pub enum ClientKeys {
     Published(JwksUri),
 }
 
-/// Reads a set that is to be registered: every key must be one that can be used.
+/// Reads a set that is to be registered: the keys that can be used, and those that are left out (RFC 7517 section 5).
 ///
 /// # Errors
 /// What is wrong, as the rest of a sentence; nothing of the text is in it, which could be a private key.
-pub fn read(text: &str) -> Result<KeySet, String> {
-    let set: Value = serde_json::from_str(text).map_err(|_| "it is not JSON".to_owned())?;
-    let keys = set["keys"]
-        .as_array()
-        .filter(|keys| (1..=MOST_KEYS).contains(&keys.len()))
-        .ok_or_else(|| format!("a JWK set has an array 'keys', here of 1 to {MOST_KEYS} keys"))?;
-    let jwks: Vec<PublicJwk> = keys.iter().map(public).collect::<Result<_, String>>()?;
-    let set = KeySet::default().union(jwks);
-    if set.jwks().len() < keys.len() {
-        return Err("two of its keys have one kid; each must have its own".to_owned());
+pub fn read(document: &[u8]) -> Result<(KeySet, Vec<LeftOut>), String> {
+    let read = JwkSet::read(document);
+    // Also a set in which nothing else is: that it is private is the worst of its faults.
+    if let Some(private) = read
+        .as_ref()
+        .ok()
+        .and_then(|set| set.left_out.iter().find(|key| key.is_private))
+    {
+        return Err(private.to_string());
     }
-    Ok(set)
+    let JwkSet { mut keys, left_out } = read.map_err(|error| error.to_string())?;
+    if keys.len() > MOST_KEYS {
+        return Err(format!(
+            "it has {} keys that can be used; a client has at most {MOST_KEYS}",
+            keys.len()
+        ));
+    }
+    // The same key twice is no contradiction.
+    let mut seen: Vec<PublicJwk> = Vec::new();
+    keys.retain(|key| {
+        let is_new = !seen.contains(key);
+        seen.push(key.clone());
+        is_new
+    });
+    let count = keys.len();
+    let set = KeySet::default().union(keys);
+    if set.jwks().len() < count {
+        return Err("two of its keys have one kid and one algorithm; each must have its own kid".to_owned());
+    }
+    Ok((set, left_out))
 }
 
 /// The keys of a published set that can be used; others are ignored, as RFC 7517 section 5 asks for.
-#[must_use]
-pub fn usable(document: &[u8]) -> Vec<PublicJwk> {
-    let Ok(set) = serde_json::from_slice::<Value>(document) else {
-        return Vec::new();
-    };
-    let keys = set["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let signs = |key: &&Value| key.get("use").is_none_or(|purpose| purpose == "sig");
-    keys.iter()
-        .filter(signs)
-        .filter_map(|key| public(key).ok())
-        .take(MOST_PUBLISHED)
-        .collect()
-}
-
-fn public(key: &Value) -> Result<PublicJwk, String> {
-    let Imported {
-        private,
-        kid,
-        alg,
-        parameters,
-        ..
-    } = import::read(key.to_string().as_bytes(), Passphrase::None).map_err(|error| error.to_string())?;
-    if private.is_some() {
-        return Err("it holds a private key, which only the client may have; register the public half".to_owned());
+///
+/// # Errors
+/// When it is no set, or nothing in it can be used.
+pub fn usable(document: &[u8]) -> Result<Vec<PublicJwk>, JwkSetError> {
+    let set = JwkSet::read(document)?;
+    for key in &set.left_out {
+        tracing::debug!(%key, "a published key is ignored");
     }
-    Ok(PublicJwk {
-        kid: kid.unwrap_or_else(|| thumbprint(&parameters)),
-        alg,
-        parameters,
-    })
+    Ok(set.keys)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -93,12 +86,14 @@ mod tests {
             with("kty", json!("OKP")), with("use", json!("enc")), with("crv", json!("P-384")), private, 7,
             with("key_ops", json!(["encrypt"])),
             with("kid", json!("good")),
+            with("kid", json!("my key \"\u{e9}\"")),
         ] });
         let kids: Vec<String> = usable(set.to_string().as_bytes())
+            .unwrap()
             .iter()
-            .map(|key| key.kid.to_string())
+            .map(|key| key.kid.as_str().to_owned())
             .collect();
-        assert_eq!(kids, ["good"]);
+        assert_eq!(kids, ["good", "my key \"\u{e9}\""]);
         for nothing in [
             "",
             "{",
@@ -108,7 +103,7 @@ mod tests {
             r#"{"keys":[]}"#,
             r#"{"keys":[{"kty":"AKP"}]}"#,
         ] {
-            assert!(usable(nothing.as_bytes()).is_empty(), "{nothing}");
+            assert!(usable(nothing.as_bytes()).is_err(), "{nothing}");
         }
     }
 }

@@ -76,13 +76,12 @@ impl RemoteKeySets {
 
 async fn fetch(outbound: Outbound, uri: JwksUri) -> Result<Arc<[PublicJwk]>, NoKeys> {
     let fetched = outbound.document(uri.url()).await;
-    let keys = fetched.map_err(NoKeys::from).map(|document| usable(&document));
-    let keys = keys.and_then(|keys| {
-        if keys.is_empty() {
-            Err(NoKeys::NoKeySet)
-        } else {
-            Ok(keys.into())
-        }
+    let keys = fetched.map_err(NoKeys::from).and_then(|document| {
+        let usable = usable(&document).map_err(|reason| {
+            tracing::warn!(jwks_uri = %uri, %reason, "a key set cannot be used");
+            NoKeys::NoKeySet
+        })?;
+        Ok(usable.into())
     });
     if let Err(failure) = &keys {
         tracing::warn!(jwks_uri = %uri, %failure, "a key set was not renewed");

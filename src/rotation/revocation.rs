@@ -66,7 +66,7 @@ impl Rotator {
             for kid in &revoked.revoked {
                 let entry = Entry {
                     event: WRITTEN_AGAIN,
-                    subject: kid.to_string(),
+                    subject: kid.as_str().to_owned(),
                     happened_at: revoked.at,
                     noted_at: revoked.at,
                     actor: SCHEDULE.to_owned(),

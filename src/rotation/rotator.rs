@@ -454,7 +454,7 @@ pub(super) fn once(
 ) -> Entry {
     Entry {
         event,
-        subject: kid.to_string(),
+        subject: kid.as_str().to_owned(),
         happened_at,
         noted_at,
         actor: actor.to_owned(),

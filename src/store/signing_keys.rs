@@ -217,7 +217,7 @@ impl KeyChange {
     pub async fn insert(&mut self, new: &NewGeneration, key: Option<&SealedKey>) -> Result<(), StoreError> {
         let kid = key.map_or_else(
             || format!("removed-{}-{}", new.alg, new.generation),
-            |key| key.jwk.kid.to_string(),
+            |key| key.jwk.kid.as_str().to_owned(),
         );
         in_tx!(&mut self.tx, |connection| {
             sqlx::query(INSERT)

@@ -425,14 +425,29 @@ async fn a_key_set_that_no_client_should_have_is_refused() {
         std::fs::read_to_string(format!("{}/tests/fixtures/keys/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
     };
     let public = fixture("p256.public.jwk");
+    let kid = serde_json::from_str::<Value>(&public).unwrap()["kid"].clone();
+    let other_key = Pair::new(Algorithm::Es256, kid.as_str().unwrap()).jwk.to_json();
+    let ed25519 = r#"{"kty":"OKP","crv":"Ed25519","x":"AA","kid":"ed"}"#;
     for (text, reason) in [
         ("x".to_owned(), "not JSON"),
         ("{}".to_owned(), "array 'keys'"),
-        (r#"{"keys":[]}"#.to_owned(), "1 to 10 keys"),
-        (format!(r#"{{"keys":[{public},{public}]}}"#), "one kid"),
+        (r#"{"keys":[]}"#.to_owned(), "is empty"),
+        (format!(r#"{{"keys":[{public},{other_key}]}}"#), "one kid"),
+        (
+            format!(r#"{{"keys":[{public},{}]}}"#, fixture("rsa.jwk")),
+            "private key",
+        ),
+        (
+            format!(r#"{{"keys":[{public},{{"kty":"oct","k":"AAAA"}}]}}"#),
+            "private key",
+        ),
+        (
+            format!(r#"{{"keys":[{ed25519}]}}"#),
+            "key 1 ('ed'): the key is of another kind",
+        ),
+        (fixture("rsa.spki.pem"), "it is PEM"),
         (format!(r#"{{"keys":[{}]}}"#, fixture("p256.jwk")), "private key"),
-        (public.clone(), "array 'keys'"),
-        (r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#.to_owned(), "another kind"),
+        (public.clone(), "one JWK"),
     ] {
         let file = written(&database, &text);
         let (code, out, err) = keyround(
@@ -447,4 +462,50 @@ async fn a_key_set_that_no_client_should_have_is_refused() {
         &["clients", "set-keys", "nobody", "--jwks-file", file.to_str().unwrap()],
     );
     assert!(code == 1 && err.contains("no client is called"), "{err}");
+}
+
+/// RFC 7517 section 5: what is not understood is ignored, and the command tells what.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_cannot_be_used_are_left_out_of_a_set_and_named() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let pair = Pair::new(Algorithm::Es256, "my \"key\" \u{e9}");
+    let public: Value = serde_json::from_str(&pair.jwk.to_json()).unwrap();
+    let set = json!({ "keys": [
+        { "kty": "OKP", "crv": "Ed25519", "x": "AA", "kid": "ed\u{1b}[31m" },
+        { "kty": "RSA", "use": "enc", "n": "AA", "e": "AQAB", "kid": "for encryption" },
+        public,
+        public,
+    ] });
+    let file = written(&database, &set.to_string());
+    let client = ["clients", "create", "--id", "billing", "--grant", "client_credentials"];
+    let rest = [
+        "--audience",
+        "https://api.example.com",
+        "--jwks-file",
+        file.to_str().unwrap(),
+    ];
+    let create = [&client[..], &rest].concat();
+    let (code, out, err) = keyround(&database, &[&create[..], &["--json"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let created: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(created["keys"], json!([pair.jwk.kid]));
+    assert_eq!(created["left_out"][0]["kid"], "ed\u{1b}[31m");
+    assert_eq!(
+        created["left_out"][1]["reason"],
+        "the JWK cannot be read: its 'use' must be sig"
+    );
+    let set_keys = ["clients", "set-keys", "billing", "--jwks-file", file.to_str().unwrap()];
+    let (code, out, _) = keyround(&database, &set_keys);
+    assert_eq!(code, 0);
+    assert!(
+        out.contains("left out       key 1 ('ed\\u{1b}[31m'): the key is of another kind"),
+        "{out}"
+    );
+    assert!(
+        out.contains("left out       key 2 ('for encryption')") && !out.contains('\u{1b}'),
+        "{out}"
+    );
+    assert_eq!(present(&app, &pair.assertion(&app, |_, _| {})).await.0, 200);
+    app.running.stop().await;
 }

@@ -10,6 +10,7 @@ use keyround::keys::lifecycle::State;
 use keyround::rotation::{RotationError, Rotator};
 use serde_json::Value;
 
+use crate::client_assertions::Pair;
 use crate::helpers::{START, TestApp, TestDatabase};
 use crate::process::run;
 use crate::rows::Raw;
@@ -210,13 +211,7 @@ crate::on_both_databases!(a_key_to_verify_with_keeps_its_name_and_never_signs, |
     assert_eq!(shell.prints(&["keys", "export", FOREIGN_KID, "--pem"]), pem_text);
     let set: Value = serde_json::from_str(&shell.prints(&["keys", "export"])).unwrap();
     assert_eq!(set, app.key_set().await);
-    assert_eq!(
-        shell
-            .prints(&["keys", "export", "--pem"])
-            .matches("BEGIN PUBLIC KEY")
-            .count(),
-        3
-    );
+    every_exported_pem_is_named(&shell, &app.key_set().await);
     shell.refused(&["keys", "export", "nobody"], "no key is called");
 
     // Two keys for one kid.
@@ -248,6 +243,117 @@ crate::on_both_databases!(a_key_to_verify_with_keeps_its_name_and_never_signs, |
         ["key.revoked", "key.published", "key.created"]
     );
 });
+
+/// Each PEM of the whole set has its kid before it, and is read by OpenSSL and by the import.
+fn every_exported_pem_is_named(shell: &Shell, set: &Value) {
+    let text = shell.prints(&["keys", "export", "--pem"]);
+    let mut seen = Vec::new();
+    for block in text.split_inclusive("-----END PUBLIC KEY-----\n") {
+        let (alg, kid) = block
+            .lines()
+            .next()
+            .unwrap()
+            .strip_prefix("# ")
+            .unwrap()
+            .split_once(" key ")
+            .unwrap();
+        let ours = read(block.as_bytes(), Passphrase::None).unwrap();
+        let theirs = openssl::pkey::PKey::public_key_from_pem(block.as_bytes()).unwrap();
+        let theirs = String::from_utf8(theirs.public_key_to_pem().unwrap()).unwrap();
+        assert_eq!(keyround::jose::import::public_pem(&ours.parameters).unwrap(), theirs);
+        let published = set["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|key| key["kid"] == kid)
+            .unwrap();
+        let published = read(published.to_string().as_bytes(), Passphrase::None).unwrap();
+        assert_eq!((published.parameters, alg), (ours.parameters, ours.alg.name()), "{kid}");
+        seen.push(kid);
+    }
+    assert_eq!(seen.len(), 3, "{text}");
+}
+
+crate::on_both_databases!(a_kid_of_others_is_any_text_wherever_it_goes, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let shell = Shell(&database);
+    let file = database.folder.path().join("foreign.jwk");
+    let longest = "k".repeat(512);
+    let kids = [
+        "my key",
+        "cl\u{e9} \u{1f511} \"quoted\" \\ back",
+        "https://vault.example/keys/a/1?b=c&d=%20#e",
+        "line\nfeed\u{1b}[31m\u{202e}",
+        "",
+        longest.as_str(),
+    ];
+    for (index, kid) in kids.into_iter().enumerate() {
+        let pair = Pair::new(Algorithm::Es256, kid);
+        std::fs::write(&file, pair.jwk.to_json()).unwrap();
+        let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
+        let import = [&["keys", "import", file.to_str().unwrap()], &until[..]].concat();
+        assert_eq!(shell.json(&import)["kid"], kid);
+        let set = app_set(&app).await;
+        let published = set["keys"].as_array().unwrap().iter().find(|key| key["kid"] == kid);
+        assert_eq!(
+            published.unwrap().to_string(),
+            serde_json::from_str::<Value>(&pair.jwk.to_json()).unwrap().to_string()
+        );
+        // A service that holds the set finds the key by the kid of the token.
+        let header = serde_json::json!({ "alg": "ES256", "typ": "at+jwt", "kid": kid }).to_string();
+        let token = pair.sign(&header, r#"{"exp":4102444800}"#);
+        let folder = database.folder.path();
+        std::fs::write(folder.join("jwks.json"), set.to_string()).unwrap();
+        std::fs::write(folder.join("token"), &token).unwrap();
+        assert!(
+            shell
+                .prints(&["token", "verify", "--key-set", "jwks.json", "token"])
+                .contains("is valid"),
+            "{kid:?}"
+        );
+        let shown = shell.json(&["keys", "show", kid]);
+        assert_eq!(shown["kid"], kid);
+        for command in [
+            &["keys", "list"][..],
+            &["keys", "plan"],
+            &["keys", "show", kid],
+            &["audit", "list"],
+            &["keys", "timeline"],
+        ] {
+            let text = shell.prints(command);
+            let bad = |character: char| character.is_control() && character != '\n' || character == '\u{202e}';
+            assert!(
+                !text.contains(bad) && !text.contains("line\nfeed"),
+                "{command:?}: {text}"
+            );
+        }
+        shell.refused(&import, "names one key for ever");
+        let revoked = shell.json(&["keys", "revoke", kid, "--reason", "leaked", "--yes"]);
+        assert_eq!(revoked["revocations"][0]["revoked"][0], kid);
+        assert_eq!(shell.events(kid)[0], "key.revoked", "{index}");
+        shell.prints(&["db", "check"]);
+    }
+    for (kid, reason) in [("a\u{0}b", "U+0000"), (&format!("{longest}k"), "512 bytes")] {
+        let mut jwk: Value = serde_json::from_slice(&std::fs::read(fixture("p256.public.jwk")).unwrap()).unwrap();
+        jwk["kid"] = kid.into();
+        std::fs::write(&file, jwk.to_string()).unwrap();
+        let import = [
+            "keys",
+            "import",
+            file.to_str().unwrap(),
+            "--verify-only",
+            "--until",
+            "2100-01-01T00:00:00Z",
+        ];
+        shell.refused(&import, reason);
+    }
+    app.running.stop().await;
+});
+
+async fn app_set(app: &TestApp) -> Value {
+    app.running.server.rotation.tick().await.unwrap();
+    app.key_set().await
+}
 
 /// Both halves as the page "moving in" brings them: the public one under its old kid, the private one to sign with.
 fn move_in(shell: &Shell) -> String {

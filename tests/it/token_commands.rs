@@ -4,10 +4,12 @@ use std::process::Output;
 use std::time::Duration;
 
 use keyround::clock::{Clock, sleep};
+use keyround::jose::alg::Algorithm;
 use keyround::oauth::client::Client;
 use keyround::store::clients::ClientChange;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::client_assertions::Pair;
 use crate::helpers::{TestApp, TestDatabase};
 use crate::introspection::ask;
 use crate::process::run;
@@ -235,4 +237,45 @@ async fn a_denial_or_a_token_that_makes_no_sense_is_refused() {
     let empty = TestDatabase::sqlite();
     let (_, sentence) = refused(&empty, 1, &["token", "issue", "--client", "billing"]);
     assert!(sentence.contains("there is no database"), "{sentence}");
+}
+
+/// RFC 7517 section 5: a set of others holds what is not for us, and members that we do not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_reads_the_key_sets_of_others() {
+    let database = TestDatabase::sqlite();
+    let folder = database.folder.path();
+    let pair = Pair::new(Algorithm::Es256, "my key");
+    let mut key: Value = serde_json::from_str(&pair.jwk.to_json()).unwrap();
+    key["x5t#S256"] = "AA".into();
+    key["ext"] = true.into();
+    for name in ["use", "alg"] {
+        key.as_object_mut().unwrap().remove(name);
+    }
+    let ed25519 = json!({ "kty": "OKP", "crv": "Ed25519", "x": "AA", "kid": "ed" });
+    std::fs::write(
+        folder.join("set.json"),
+        json!({ "keys": [ed25519, key], "a": 1 }).to_string(),
+    )
+    .unwrap();
+    std::fs::write(folder.join("none.json"), json!({ "keys": [ed25519] }).to_string()).unwrap();
+    let token = |kid: &str| {
+        let header = json!({ "alg": "ES256", "typ": "at+jwt", "kid": kid }).to_string();
+        std::fs::write(folder.join("token"), pair.sign(&header, r#"{"exp":4102444800}"#)).unwrap();
+    };
+    let verify = |set: &'static str| ["token", "verify", "--key-set", set, "token"];
+    token("my key");
+    let told = printed(&database, &verify("set.json"));
+    assert!(
+        told.contains("left out of the key set: key 1 ('ed'): the key is of another kind"),
+        "{told}"
+    );
+    assert!(told.contains("the token is valid"), "{told}");
+    token("ed");
+    let (_, sentence) = refused(&database, 1, &verify("set.json"));
+    assert!(
+        sentence.contains("of the key set is left out key 1 ('ed')"),
+        "{sentence}"
+    );
+    let (_, sentence) = refused(&database, 2, &verify("none.json"));
+    assert!(sentence.contains("no key that can be used: key 1 ('ed')"), "{sentence}");
 }

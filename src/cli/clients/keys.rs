@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::jose::jwk_set::LeftOut;
 use crate::keys::keyset::KeySet;
 use crate::oauth::client::{Client, ClientId, JwksUri};
 use crate::oauth::client_keys::{self, ClientKeys};
 
-use super::super::read_text;
+use super::super::read_content;
 use super::{ACTOR, Context, Failure, entry, output, to_json, unknown};
 
 /// Where the keys come from: with one of these, a client has no secret (`private_key_jwt`).
@@ -25,10 +26,10 @@ pub struct Source {
 }
 
 impl Source {
-    fn read(self) -> Result<ClientKeys, Failure> {
+    fn read(self) -> Result<(ClientKeys, Vec<LeftOut>), Failure> {
         match (self.jwks_uri, self.jwks_file) {
-            (Some(uri), _) => Ok(ClientKeys::Published(uri)),
-            (None, Some(file)) => read(&file).map(ClientKeys::Registered),
+            (Some(uri), _) => Ok((ClientKeys::Published(uri), Vec::new())),
+            (None, Some(file)) => read(&file).map(|(keys, left_out)| (ClientKeys::Registered(keys), left_out)),
             (None, None) => Err(Failure::Usage("give --jwks-file or --jwks-uri".to_owned())),
         }
     }
@@ -36,7 +37,7 @@ impl Source {
 
 /// Registers a client with keys and without a secret.
 pub async fn create(context: &Context, client: &Client, source: Source) -> Result<(), Failure> {
-    let keys = source.read()?;
+    let (keys, left_out) = source.read()?;
     let (_, foundation) = context.foundation().await?;
     let entries = ["client.created", "client.keys_changed"]
         .map(|event| entry(event, &client.id, client.created_at, ACTOR, "registered"));
@@ -47,17 +48,19 @@ pub async fn create(context: &Context, client: &Client, source: Source) -> Resul
     if context.json {
         let mut shown = to_json(client);
         show(&mut shown, Some(&keys));
+        show_left_out(&mut shown, &left_out);
         output::json(&shown);
     } else {
         output::line(&format!("client id      {}", client.id));
         output::line(&format!("keys           {}", told(&keys)));
+        tell_left_out(&left_out);
     }
     Ok(())
 }
 
 /// Gives a client other keys; its secrets, if it has any, are refused from then on.
 pub async fn set(context: &Context, id: &ClientId, source: Source) -> Result<(), Failure> {
-    let keys = source.read()?;
+    let (keys, left_out) = source.read()?;
     let (_, foundation) = context.foundation().await?;
     let now = context.clock.read().wall;
     let entry = entry("client.keys_changed", id, now, ACTOR, "asked for");
@@ -67,9 +70,11 @@ pub async fn set(context: &Context, id: &ClientId, source: Source) -> Result<(),
     if context.json {
         let mut shown = json!({ "client_id": id });
         show(&mut shown, Some(&keys));
+        show_left_out(&mut shown, &left_out);
         output::json(&shown);
     } else {
         output::line(&format!("client {id} proves itself with {}", told(&keys)));
+        tell_left_out(&left_out);
     }
     Ok(())
 }
@@ -88,16 +93,30 @@ pub fn show(shown: &mut Value, keys: Option<&ClientKeys>) {
 /// The keys in one line.
 pub fn told(keys: &ClientKeys) -> String {
     match keys {
-        ClientKeys::Registered(keys) => kids(keys).join(" "),
+        ClientKeys::Registered(keys) => {
+            let kids: Vec<String> = keys.jwks().iter().map(|jwk| jwk.kid.to_string()).collect();
+            kids.join(" ")
+        }
         ClientKeys::Published(uri) => format!("those at {uri}"),
     }
 }
 
-fn kids(keys: &KeySet) -> Vec<String> {
-    keys.jwks().iter().map(|jwk| jwk.kid.to_string()).collect()
+fn kids(keys: &KeySet) -> Vec<&str> {
+    keys.jwks().iter().map(|jwk| jwk.kid.as_str()).collect()
 }
 
-fn read(path: &Path) -> Result<KeySet, Failure> {
-    let text = read_text(path)?;
-    client_keys::read(&text).map_err(|why| Failure::Usage(format!("{} cannot be registered: {why}", path.display())))
+fn show_left_out(shown: &mut Value, left_out: &[LeftOut]) {
+    let told = |key: &LeftOut| json!({ "place": key.place, "kid": key.kid, "reason": key.reason });
+    shown["left_out"] = left_out.iter().map(told).collect();
+}
+
+fn tell_left_out(left_out: &[LeftOut]) {
+    for key in left_out {
+        output::line(&format!("left out       {key}"));
+    }
+}
+
+fn read(path: &Path) -> Result<(KeySet, Vec<LeftOut>), Failure> {
+    let content = read_content(path)?;
+    client_keys::read(&content).map_err(|why| Failure::Usage(format!("{} cannot be registered: {why}", path.display())))
 }

@@ -14,6 +14,7 @@ use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::emergency::UnknownKey;
 use crate::keys::keyset::KeySet;
 use crate::rotation::Rotator;
+use crate::text;
 
 use super::{ACTOR, Context, Failure, Inserted, View, output};
 
@@ -141,8 +142,9 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
 
 fn read_passphrase(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let text = read_file(path)?;
-    let text = std::str::from_utf8(&text).ok();
-    match text.and_then(|text| text.lines().next()) {
+    let text =
+        text::decode(&text).map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
         _ => Err(Failure::Usage(format!(
             "{} holds no passphrase on its first line",
@@ -169,7 +171,11 @@ pub fn export(context: &Context, view: &View, kid: Option<&Kid>, pem: bool) -> R
                 .collect();
             output::json(&keys);
         } else {
-            for (_, pem) in &pems {
+            // Text before a block is no part of it (RFC 7468 section 2). Of one key it is left out, for readers that do not know so.
+            for (jwk, (kid, pem)) in jwks.iter().zip(&pems) {
+                if jwks.len() > 1 {
+                    output::line(&format!("# {} key {kid}", jwk.alg));
+                }
                 output::line(pem.trim_end());
             }
         }

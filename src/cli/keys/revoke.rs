@@ -119,7 +119,7 @@ fn beside(keys: &Keys, kid: &Kid, revocation: &Revocation) -> String {
     let aliases = match aliases.as_slice() {
         [] => String::new(),
         aliases => {
-            let names: Vec<&str> = aliases.iter().map(|kid| kid.as_str()).collect();
+            let names: Vec<String> = aliases.iter().map(ToString::to_string).collect();
             format!(" under its other kid {} too", names.join(", "))
         }
     };

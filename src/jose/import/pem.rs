@@ -1,0 +1,135 @@
+//! One key as PEM (RFC 7468), however its lines end and whatever text is around it.
+
+use openssl::pkey::{PKey, Private, Public};
+use openssl::rsa::Rsa;
+use openssl::x509::X509;
+use zeroize::Zeroizing;
+
+use super::{ImportError, Imported, Passphrase, old_encryption, private, public};
+
+/// A block with its first and last line.
+struct Block<'a> {
+    label: &'a str,
+    text: Zeroizing<String>,
+}
+
+/// Reads the one key of the text. Its certificate, and its public half, may be beside it.
+pub(super) fn read(text: &str, passphrase: Passphrase<'_>) -> Result<Imported, ImportError> {
+    let text = unescaped(text);
+    let blocks = blocks(&text);
+    let (mut certificates, mut publics, mut privates) = (Vec::new(), Vec::new(), Vec::new());
+    for block in &blocks {
+        match block.label {
+            "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => certificates.push(block),
+            "PUBLIC KEY" | "RSA PUBLIC KEY" => publics.push(block),
+            "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => privates.push(block),
+            "OPENSSH PRIVATE KEY" => return Err(ImportError::OpenSsh),
+            _ => {}
+        }
+    }
+    let publics = publics.into_iter().map(read_public).collect::<Result<Vec<_>, _>>()?;
+    let (key, halves) = match (privates.as_slice(), publics.split_first()) {
+        ([block], _) => {
+            let key = open(block, passphrase)?;
+            let half = PKey::public_key_from_der(&key.public_key_to_der()?)?;
+            (private(&key)?, [&[half], &*publics].concat())
+        }
+        ([], Some((half, _))) => (public(half)?, publics),
+        ([], None) if !certificates.is_empty() => return Err(ImportError::Certificate),
+        ([], None) => return Err(nothing(&text)),
+        (several, _) => return Err(ImportError::Several(several.len())),
+    };
+    let Some((half, others)) = halves.split_first() else {
+        return Ok(key);
+    };
+    let different = others.iter().filter(|other| !half.public_eq(other)).count();
+    if different > 0 {
+        return Err(ImportError::Several(1 + different));
+    }
+    // One of them is the key's; the others are those of its issuers.
+    let is_its_own = |block: &&Block<'_>| {
+        let certified = X509::from_pem(block.text.as_bytes()).and_then(|certificate| certificate.public_key());
+        certified.is_ok_and(|certified| half.public_eq(&certified))
+    };
+    if !certificates.is_empty() && !certificates.iter().any(|block| is_its_own(&block)) {
+        return Err(ImportError::OtherCertificate);
+    }
+    Ok(key)
+}
+
+/// The text with the line ends that a JSON or environment file wrote as `\n`. No PEM has a backslash.
+fn unescaped(text: &str) -> Zeroizing<String> {
+    if text.contains("-----BEGIN ") && text.contains("\\n") {
+        let text = Zeroizing::new(text.replace("\\r", "\r"));
+        return Zeroizing::new(text.replace("\\n", "\n").trim().trim_matches(['"', '\'']).to_owned());
+    }
+    Zeroizing::new(text.to_owned())
+}
+
+/// Why a text without a block is not a key.
+fn nothing(text: &str) -> ImportError {
+    // "-----BEGIN " in base64.
+    if text.trim_start().starts_with("LS0tLS1CRUdJTi") {
+        ImportError::WrappedPem
+    } else {
+        ImportError::NotAKey
+    }
+}
+
+/// The blocks, the parameters aside that OpenSSL writes before a SEC1 key. A block that does not end is one too.
+fn blocks(text: &str) -> Vec<Block<'_>> {
+    let mut blocks: Vec<Block<'_>> = Vec::new();
+    let mut is_within = false;
+    // A line may end with CR, LF or both (RFC 7468 section 3).
+    let end = if text.contains('\n') { '\n' } else { '\r' };
+    for line in text.split(end).map(str::trim) {
+        let begins = line
+            .strip_prefix("-----BEGIN ")
+            .and_then(|rest| rest.strip_suffix("-----"));
+        if let Some(label) = begins {
+            // As large as the text, so that no copy of the key stays behind.
+            let text = Zeroizing::new(String::with_capacity(text.len() + 1));
+            blocks.push(Block { label, text });
+            is_within = true;
+        }
+        let Some(block) = blocks.last_mut().filter(|_| is_within) else {
+            continue;
+        };
+        // An empty line parts the headers of RFC 1421 from the key.
+        let is_header_end = line.is_empty() && block.text.contains(':') && !block.text.ends_with("\n\n");
+        if !line.is_empty() || is_header_end {
+            block.text.push_str(line);
+            block.text.push('\n');
+        }
+        is_within = !line.starts_with("-----END ");
+    }
+    blocks.retain(|block| !block.label.ends_with("PARAMETERS"));
+    blocks
+}
+
+fn read_public(block: &Block<'_>) -> Result<PKey<Public>, ImportError> {
+    let text = block.text.as_bytes();
+    let key = if block.label == "PUBLIC KEY" {
+        PKey::public_key_from_pem(text)
+    } else {
+        Rsa::public_key_from_pem_pkcs1(text).and_then(PKey::from_rsa)
+    };
+    key.map_err(|_| ImportError::Damaged)
+}
+
+fn open(block: &Block<'_>, passphrase: Passphrase<'_>) -> Result<PKey<Private>, ImportError> {
+    let text = block.text.as_bytes();
+    let is_encrypted = block.label.starts_with("ENCRYPTED") || block.text.contains("Proc-Type: 4,ENCRYPTED");
+    // Without a passphrase OpenSSL would ask at the terminal by itself.
+    let opened = match (is_encrypted, passphrase) {
+        (false, _) => return PKey::private_key_from_pem_passphrase(text, b"").map_err(|_| ImportError::Damaged),
+        (true, Passphrase::None) => return Err(old(block).unwrap_or(ImportError::PassphraseNeeded)),
+        (true, Passphrase::Text(passphrase)) => PKey::private_key_from_pem_passphrase(text, passphrase.as_bytes()),
+        (true, Passphrase::AskAtTerminal) => PKey::private_key_from_pem(text),
+    };
+    opened.map_err(|_| old(block).unwrap_or(ImportError::DoesNotOpen))
+}
+
+fn old(block: &Block<'_>) -> Option<ImportError> {
+    old_encryption::find(&block.text).map(ImportError::OldEncryption)
+}
