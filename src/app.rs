@@ -188,6 +188,7 @@ impl Foundation {
         refuse_unfinished_copy(&db).await?;
         if schema == Schema::Required && db.schema_version().await? > 0 {
             db.require_known_schema().await?;
+            db.require_utf8().await?;
         } else {
             db.migrate().await?;
         }
@@ -470,6 +471,7 @@ impl Running {
         let server = web::Data::new(Server {
             issuer: config.server.issuer.as_str().to_owned(),
             issuer_path: config.server.issuer.path().to_owned(),
+            max_header_bytes: config.server.max_header_bytes,
             client_addresses: ClientAddresses::new(&config.server),
             forward_auth: config.forward_auth.clone(),
             origin: config.server.issuer.origin(),

@@ -19,6 +19,17 @@ pub enum NotText {
 /// # Errors
 /// [`NotText`] names the encoding or the line.
 pub fn decode(content: &[u8]) -> Result<&str, NotText> {
+    let content = without_mark(content)?;
+    std::str::from_utf8(content).map_err(|error| NotText::NotUtf8 {
+        line: content[..error.valid_up_to()].split(|&octet| octet == b'\n').count(),
+    })
+}
+
+/// The content without its byte order mark, for readers that skip what is around a PEM, whatever its encoding is.
+///
+/// # Errors
+/// [`NotText::Utf16`].
+pub fn without_mark(content: &[u8]) -> Result<&[u8], NotText> {
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     // Without a mark, UTF-16 shows by the zero octet in one of the first two.
     if content.starts_with(b"\xff\xfe")
@@ -27,9 +38,7 @@ pub fn decode(content: &[u8]) -> Result<&str, NotText> {
     {
         return Err(NotText::Utf16);
     }
-    std::str::from_utf8(content).map_err(|error| NotText::NotUtf8 {
-        line: content[..error.valid_up_to()].split(|&octet| octet == b'\n').count(),
-    })
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -51,5 +60,7 @@ mod tests {
         ] {
             assert_eq!(decode(content), expected, "{}", content.escape_ascii());
         }
+        assert_eq!(without_mark(b"\xef\xbb\xbfJ\xfcrgen"), Ok(&b"J\xfcrgen"[..]));
+        assert_eq!(without_mark(b"\xff\xfea\0"), Err(NotText::Utf16));
     }
 }

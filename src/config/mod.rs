@@ -28,6 +28,7 @@ use crate::clock::Seconds;
 use crate::jose::alg::Algorithm;
 use crate::jose::key::RsaBits;
 use crate::keys::policy::{Policy, PolicyError, Windows};
+use crate::text;
 
 pub use accounts::{Accounts, CookieName, PasswordFunction, Registration};
 pub use database::{Database, PostgresServer, PostgresUrl};
@@ -90,6 +91,8 @@ pub struct Server {
     pub max_connections: usize,
     /// The most of them from one address.
     pub max_connections_per_address: usize,
+    /// The longest header section that is read, in bytes.
+    pub max_header_bytes: usize,
     /// How long it still serves after it was told to stop.
     pub shutdown_delay: Seconds,
 }
@@ -117,11 +120,15 @@ impl TlsFiles {
     /// # Errors
     /// A file that cannot be read, or a key that is empty or open to group or others.
     pub fn read(&self) -> Result<TlsTexts, ConfigError> {
-        let certificate = std::fs::read(&self.certificate).map_err(|source| ConfigError::SecretUnreadable {
+        let unreadable = |source| ConfigError::SecretUnreadable {
             setting: "server.tls_certificate_file",
             path: self.certificate.clone(),
             source,
-        })?;
+        };
+        let content = std::fs::read(&self.certificate).map_err(unreadable)?;
+        let certificate = text::without_mark(&content)
+            .map_err(|error| unreadable(std::io::Error::other(error)))?
+            .to_vec();
         let key = secret_file::read("server.tls_key_file", &self.key)?;
         Ok(TlsTexts { certificate, key })
     }
@@ -283,15 +290,22 @@ impl Config {
 
 impl Server {
     fn check_connections(&self) -> Result<(), ConfigError> {
-        for (setting, given) in [
-            ("server.max_connections", self.max_connections),
-            ("server.max_connections_per_address", self.max_connections_per_address),
+        for (setting, given, least, most) in [
+            ("server.max_connections", self.max_connections, 16, 100_000),
+            (
+                "server.max_connections_per_address",
+                self.max_connections_per_address,
+                16,
+                100_000,
+            ),
+            // The HTTP library holds a head of 128 KiB.
+            ("server.max_header_bytes", self.max_header_bytes, 8_192, 65_536),
         ] {
-            if !(16..=100_000).contains(&given) {
+            if !(least..=most).contains(&given) {
                 return Err(PolicyError::OutOfRange {
                     setting,
                     given: given.to_string(),
-                    needed: "from 16 to 100000".to_owned(),
+                    needed: format!("from {least} to {most}"),
                 }
                 .into());
             }
@@ -441,6 +455,7 @@ fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
         trusted_proxies: layers.list("server.trusted_proxies", str::parse)?,
         max_connections: layers.count("server.max_connections")?,
         max_connections_per_address: layers.count("server.max_connections_per_address")?,
+        max_header_bytes: layers.count("server.max_header_bytes")?,
         shutdown_delay: layers.required("server.shutdown_delay", shutdown_delay)?,
     };
     if server.listen == server.admin_listen && server.listen.port() != 0 {

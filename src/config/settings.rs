@@ -187,6 +187,7 @@ pub const SETTINGS: &[Setting] = &[
     row("server", "trusted_proxies", Default("[]"), Kind::Networks, false, "The addresses or networks that your proxies connect from: their `X-Forwarded-For` names the client. Required where a proxy ends TLS."),
     row("server", "max_connections", Default("4096"), Kind::Count, false, "The most connections of the public listener; beyond it one without a request under way ends for a new one. Less where fewer files may be open."),
     row("server", "max_connections_per_address", Default("256"), Kind::Count, false, "The most of them from one address (an IPv6 /64) that is not in `server.trusted_proxies`."),
+    row("server", "max_header_bytes", Default("32768"), Kind::Count, false, "The longest request headers that are read, names and values together, from 8192 to 65536 bytes; browsers send the cookies of other applications too."),
     row("server", "shutdown_delay", Default(r#""5s""#), Kind::Duration, false, "How long a server that was told to stop says so at `/readyz` and still serves, so that load balancers send it nothing more; at most 5m. `--dev` sets it to 0s."),
     row("outbound", "allowed_networks", Default("[]"), Kind::Networks, false, "Private networks that the key sets of clients (`jwks_uri`) may be fetched from; without, only public addresses are."),
     row("outbound", "ca_file", Unset(r#""/etc/keyround/private-ca.pem""#), Kind::File, false, "Certificates in PEM that are believed beside the system's when a key set is fetched."),

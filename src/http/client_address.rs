@@ -1,4 +1,7 @@
-//! Where a request comes from: the peer, unless a trusted proxy names the client.
+//! Where a request comes from: the peer, unless a trusted proxy names the client in `X-Forwarded-For`.
+//!
+//! `Forwarded` (RFC 7239) and `X-Real-IP` are not read. A proxy overwrites or extends the one header that it knows and passes the others on
+//! as the visitor sent them, so that with two of them the visitor could choose which one counts.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
@@ -13,6 +16,15 @@ use crate::config::{Network, Server as Settings};
 pub const MAX_PROXIES: usize = 32;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// What other proxies write, and is not read.
+const NOT_READ: [&str; 5] = [
+    "forwarded",
+    "x-real-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-client-ip",
+];
 
 /// Reads the addresses of clients, and warns once of each misconfiguration that it sees.
 #[derive(Debug)]
@@ -70,12 +82,13 @@ impl ClientAddresses {
         if self.is_proxied
             && let Some(fault) = reading.fault
         {
-            self.warn_once(fault, peer);
+            let instead = NOT_READ.iter().find(|name| request.headers().contains_key(**name));
+            self.warn_once(fault, peer, instead.copied());
         }
         reading.client
     }
 
-    fn warn_once(&self, fault: Fault, peer: IpAddr) {
+    fn warn_once(&self, fault: Fault, peer: IpAddr, instead: Option<&'static str>) {
         let warned = match fault {
             Fault::Unreadable => &self.warned_unreadable,
             Fault::Unnamed => &self.warned_unnamed,
@@ -93,9 +106,9 @@ impl ClientAddresses {
                  one client: let the proxy write the client's IP address"
             ),
             Fault::Unnamed => tracing::warn!(
-                proxy.ip = %peer,
-                "a trusted proxy sent a request without X-Forwarded-For; limits count its own address, which all its clients share: \
-                 let the proxy write the header"
+                proxy.ip = %peer, header.not_read = instead,
+                "a trusted proxy sent a request without X-Forwarded-For, which is the only header that is read; limits count its own \
+                 address, which all its clients share: let the proxy write the header"
             ),
             Fault::Untrusted => tracing::warn!(
                 peer.ip = %peer,

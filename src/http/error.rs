@@ -1,10 +1,14 @@
 //! Refusals as answers: RFC 6749 form at the OAuth endpoints, `problem+json` (RFC 9457) everywhere else; none is cached.
 
-use actix_web::HttpResponse;
+use std::borrow::Cow;
+
 use actix_web::http::{StatusCode, header};
-use serde_json::json;
+use actix_web::{HttpResponse, ResponseError};
+use serde_json::{Value, json};
 
 use crate::oauth::error::{ErrorCode, OauthError};
+
+use super::auth::problem::{Code, Problem};
 
 /// The one table from refusals to statuses (RFC 6749 section 5.2).
 const fn status(code: ErrorCode) -> StatusCode {
@@ -42,29 +46,45 @@ pub fn oauth_with_status(error: &OauthError, status: StatusCode) -> HttpResponse
     if status == StatusCode::METHOD_NOT_ALLOWED {
         answer.insert_header((header::ALLOW, "POST"));
     }
-    answer.json(json!({ "error": error.code, "error_description": error.description }))
+    answer.json(oauth_body(error))
+}
+
+/// The members of RFC 6749 section 5.2.
+#[must_use]
+pub fn oauth_body(error: &OauthError) -> Value {
+    json!({ "error": error.code, "error_description": error.description })
+}
+
+/// Whether a path is below those of the OAuth endpoints, whose refusals have their own form.
+#[must_use]
+pub fn is_oauth(path: &str) -> bool {
+    path.contains("/oauth2/")
+}
+
+/// A refusal in the form of the endpoint that was asked.
+#[must_use]
+pub fn for_path(path: &str, code: Code, detail: String) -> HttpResponse {
+    if is_oauth(path) {
+        oauth_with_status(&OauthError::invalid_request(&detail), code.status())
+    } else {
+        problem(code, detail)
+    }
 }
 
 /// A refusal as `problem+json`.
 #[must_use]
-pub fn problem(status: StatusCode, detail: &str) -> HttpResponse {
-    let body = json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "detail": detail,
-    });
-    HttpResponse::build(status)
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header((header::CONTENT_TYPE, "application/problem+json"))
-        .body(body.to_string())
+pub fn problem(code: Code, detail: impl Into<Cow<'static, str>>) -> HttpResponse {
+    let mut answer = Problem::new(code, detail).error_response();
+    let no_store = header::HeaderValue::from_static("no-store");
+    answer.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    answer
 }
 
 /// Nothing is here.
 #[must_use]
 pub fn not_found() -> HttpResponse {
     problem(
-        StatusCode::NOT_FOUND,
+        Code::NotFound,
         "nothing is here; /.well-known/oauth-authorization-server names the endpoints",
     )
 }
@@ -72,7 +92,7 @@ pub fn not_found() -> HttpResponse {
 /// Something is here, for other methods.
 #[must_use]
 pub fn method_not_allowed(allow: &'static str) -> HttpResponse {
-    let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("use {allow}"));
+    let mut answer = problem(Code::MethodNotAllowed, format!("use {allow}"));
     answer
         .headers_mut()
         .insert(header::ALLOW, header::HeaderValue::from_static(allow));

@@ -108,8 +108,10 @@ where
             })
             .h1(map_config(app, |()| AppConfig::default()));
         let (tls, connections) = (tls.clone(), Arc::clone(&connections));
-        actix_service::fn_service(move |socket: TcpStream| accept(socket, tls.clone(), Arc::clone(&connections)))
-            .and_then(http.map_err(drop))
+        actix_service::fn_service(move |socket: TcpStream| {
+            accept(socket, tls.clone(), Arc::clone(&connections), has_https)
+        })
+        .and_then(http.map_err(drop))
     })?;
     Ok((address, running.run()))
 }
@@ -121,6 +123,7 @@ async fn accept(
     socket: TcpStream,
     tls: Option<Acceptor>,
     connections: Arc<Connections>,
+    has_https: bool,
 ) -> Result<(Stream<Socket>, Option<SocketAddr>), ()> {
     let peer = socket.peer_addr().map_err(drop)?;
     let (place, mut ended) = connections.admit(peer.ip()).ok_or(())?;
@@ -132,7 +135,7 @@ async fn accept(
             _ = &mut ended => return Err(()),
         },
     };
-    Ok((Stream::new(socket, place, ended), Some(peer)))
+    Ok((Stream::new(socket, place, ended, has_https), Some(peer)))
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {

@@ -12,6 +12,7 @@ pub mod introspect;
 pub mod key_set;
 pub mod listener;
 pub mod metadata;
+mod parser_refusal;
 pub mod refresh_grant;
 pub mod revoke;
 pub mod stream;
@@ -25,8 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
-use actix_web::http::header::HeaderValue;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpResponse, Resource, Route, web};
 
@@ -52,6 +52,7 @@ use crate::supervision::Tasks;
 use crate::telemetry::Metrics;
 
 use auth::cookies::Cookies;
+use auth::problem::Code;
 use client_address::ClientAddresses;
 use connections::Connections;
 use stream::Connection;
@@ -62,6 +63,8 @@ pub struct Server {
     pub issuer: String,
     /// The path of the issuer; empty when it has none.
     pub issuer_path: String,
+    /// The longest header section that is read, names and values together, in bytes.
+    pub max_header_bytes: usize,
     /// Reads the addresses of clients.
     pub client_addresses: ClientAddresses,
     /// What gateways require of a token.
@@ -232,9 +235,6 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
         .default_service(web::to(|| async { error::not_found() }));
 }
 
-/// The longest header section that is read, names and values together, in bytes.
-pub const LONGEST_HEADERS: usize = 8 * 1024;
-
 /// The longest address of a request, its path and query, in bytes.
 pub const LONGEST_ADDRESS: usize = 8 * 1024;
 
@@ -243,8 +243,8 @@ pub const LONGEST_ADDRESS: usize = 8 * 1024;
 /// promises to have it for a year (RFC 6797). A server that stops asks for a new connection, which leads to another node. The
 /// connection learns when a request begins and ends, and hands on one at a time.
 ///
-/// What actix's parser refuses by itself (400, 408, and 431 for a head that it does not even hold) never becomes a request:
-/// its connection loop writes an answer without a body or a header of ours, and has no hook to add one.
+/// What actix's parser refuses by itself (400, 408, and 431 for a head that it does not even hold) never becomes a request; see
+/// [`parser_refusal`].
 ///
 /// # Errors
 /// Whatever the handler behind it fails with.
@@ -258,26 +258,26 @@ pub async fn guarded(
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
-    let is_stopping = request
-        .app_data::<web::Data<Server>>()
-        .is_some_and(|server| server.is_stopping());
+    let server = request.app_data::<web::Data<Server>>();
+    let is_stopping = server.is_some_and(|server| server.is_stopping());
+    let most = server.map_or(usize::MAX, |server| server.max_header_bytes);
     let connection = request.conn_data::<Rc<Connection>>().cloned();
     if let Some(connection) = &connection {
         connection.begin(request.head()).await;
     }
-    let answered = if length > LONGEST_HEADERS {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Ok(request.into_response(error::problem(status, "the headers are longer than 8 KiB")))
+    let answered = if length > most {
+        let detail = format!("the headers have {length} bytes; at most {most} are read");
+        let refusal = error::for_path(request.path(), Code::HeadersTooLarge, detail);
+        Ok(request.into_response(refusal))
     } else if request
         .uri()
         .path_and_query()
         .map_or(0, |address| address.as_str().len())
         > LONGEST_ADDRESS
     {
-        Ok(request.into_response(error::problem(
-            StatusCode::URI_TOO_LONG,
-            "the address is longer than 8 KiB",
-        )))
+        let detail = "the path and the query are longer than 8 KiB".to_owned();
+        let refusal = error::for_path(request.path(), Code::AddressTooLong, detail);
+        Ok(request.into_response(refusal))
     } else {
         next.call(request).await.map(ServiceResponse::map_into_boxed_body)
     };
@@ -292,19 +292,24 @@ pub async fn guarded(
             .set_connection_type(ConnectionType::Close);
     }
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
-    );
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    if has_https {
-        headers.insert(
-            header::STRICT_TRANSPORT_SECURITY,
-            HeaderValue::from_static("max-age=31536000"),
-        );
+    for (name, value) in protective_headers(has_https) {
+        headers.insert(name, HeaderValue::from_static(value));
     }
     Ok(response)
+}
+
+/// The headers of every answer.
+fn protective_headers(has_https: bool) -> impl Iterator<Item = (HeaderName, &'static str)> {
+    let always = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    let with_https = has_https.then_some((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
+    always.into_iter().chain(with_https)
 }
 
 /// An endpoint that a client proves itself at: a form, and nothing else.

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::clock::Timer;
 
 use super::connections::{Activity, Place};
+use super::parser_refusal::{self, MAX_REMEMBERED};
 
 /// How much of what follows a request is read before its answer is written, in bytes.
 pub const MAX_HELD: usize = 8 * 1024;
@@ -172,10 +173,15 @@ pub struct Stream<T> {
     answer_ticks: u32,
     is_write_blocked: bool,
     is_closing: bool,
+    /// The first bytes of the head that is read.
+    head: Vec<u8>,
+    /// What is left to write in the place of an answer of the library's own.
+    refusal: Option<Vec<u8>>,
+    has_https: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
-    pub(super) fn new(io: T, place: Place, ended: oneshot::Receiver<()>) -> Self {
+    pub(super) fn new(io: T, place: Place, ended: oneshot::Receiver<()>, has_https: bool) -> Self {
         Self {
             io,
             connection: Rc::new(Connection {
@@ -199,6 +205,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             answer_ticks: 0,
             is_write_blocked: false,
             is_closing: false,
+            head: Vec::new(),
+            refusal: None,
+            has_https,
         }
     }
 
@@ -277,6 +286,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         let connection = &self.connection;
         if !connection.is_busy.get() {
             connection.has_begun.set(true);
+            let room = MAX_REMEMBERED - self.head.len();
+            self.head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
             let Some((end, follows)) = self.lines.cut(bytes) else {
                 return bytes.len();
             };
@@ -304,6 +315,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
                 None => bytes.len(),
             },
         }
+    }
+
+    /// Writes the whole of it: the library believes that it wrote its own.
+    fn poll_write_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(refusal) = self.refusal.as_mut().filter(|refusal| !refusal.is_empty()) {
+            let written = Pin::new(&mut self.io).poll_write(context, refusal);
+            self.is_write_blocked = written.is_pending();
+            let length = ready!(written)?;
+            if length == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            refusal.drain(..length.min(refusal.len()));
+        }
+        self.refusal = None;
+        Poll::Ready(Ok(()))
     }
 
     /// Reads a piece that the library must not have yet; false at the end of the connection.
@@ -368,6 +394,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check(context)?;
+        let connection = &this.connection;
+        // No handler has answered, so that this is the library's own answer.
+        if this.refusal.is_none() && !connection.is_busy.get() && !connection.is_answering.get() {
+            this.refusal = parser_refusal::in_place_of(bytes, &this.head, this.has_https);
+        }
+        if this.refusal.is_some() {
+            return this.poll_write_refusal(context).map_ok(|()| bytes.len());
+        }
         let written = Pin::new(&mut this.io).poll_write(context, bytes);
         this.is_write_blocked = written.is_pending();
         written
@@ -384,6 +418,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
         if connection.is_answering.replace(false) {
             connection.place.is(Activity::Kept);
             this.lines = Lines::default();
+            this.head.clear();
             if connection.is_waiting.get() || !this.held.is_empty() || std::mem::take(&mut this.must_wake) {
                 context.waker().wake_by_ref();
             }

@@ -12,7 +12,7 @@ use keyround::http::client_address::MAX_PROXIES;
 use keyround::http::client_authentication::LONGEST_FORM;
 use keyround::http::listener::{BACKLOG, FIRST_HEAD_TIMEOUT, HANDSHAKE_TIMEOUT, KEEP_ALIVE, SOCKET_BUFFER};
 use keyround::http::stream::{ANSWER_TICKS, HEAD_TICKS, LIFE_TICKS, MAX_HELD, TICK};
-use keyround::http::{LONGEST_ADDRESS, LONGEST_HEADERS, body};
+use keyround::http::{LONGEST_ADDRESS, body};
 use keyround::oauth::token::{MAX_PARAMETERS, MAX_RESOURCES, MAX_SCOPE_WORDS};
 use keyround::store::sessions::ENDED_AT_ONCE;
 use keyround::telemetry::{MAX_QUEUED_BYTES, MAX_QUEUED_LINES};
@@ -23,7 +23,8 @@ use crate::introspection::ask;
 use crate::sessions::world::{ES256_ALONE, World};
 use crate::token::{client, register};
 
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
+    ("request headers, names and values", "server.max_header_bytes"),
     ("connections of the public listener", "server.max_connections"),
     (
         "connections from one address (IPv6: one /64)",
@@ -67,7 +68,6 @@ fn the_page_says_what_the_code_does() {
         ("answers of one connection that are not written", "1".to_owned()),
         ("bytes of a connection that are read ahead", MAX_HELD.to_string()),
         ("socket buffers of the kernel, each way", SOCKET_BUFFER.to_string()),
-        ("request headers, names and values", LONGEST_HEADERS.to_string()),
         // Of the HTTP library.
         ("number of request headers", "96".to_owned()),
         ("path and query", LONGEST_ADDRESS.to_string()),

@@ -13,7 +13,7 @@ fn ask(url: &str, request: &str) -> Option<Answer> {
     connection.answer()
 }
 
-/// T2. What the HTTP parser itself refuses never reaches the place where these headers are added.
+/// T2.
 async fn check_every_answer(issuer: &str, hsts: Option<&str>) {
     let settings = [
         ("server.issuer", issuer),
@@ -23,7 +23,8 @@ async fn check_every_answer(issuer: &str, hsts: Option<&str>) {
     let database = TestDatabase::sqlite();
     let app = TestApp::start(&database, &settings).await;
     let long = "x".repeat(20_000);
-    let wide = "x".repeat(9_000);
+    let wide = "x".repeat(33_000);
+    let many = "X-Many: 1\r\n".repeat(200);
     let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length";
     let public = [
         (200, "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
@@ -55,6 +56,9 @@ async fn check_every_answer(issuer: &str, hsts: Option<&str>) {
             format!("POST /oauth2/token HTTP/1.1\r\nHost: a\r\n{form}: 20000\r\n\r\n{long}"),
         ),
         (431, format!("{KEY_SET}X-Wide: {wide}\r\n\r\n")),
+        (431, format!("{KEY_SET}{many}\r\n")),
+        (431, format!("{KEY_SET}X-Wide: {wide}{wide}{wide}{wide}\r\n\r\n")),
+        (400, format!("{KEY_SET}Broken header\r\n\r\n")),
     ];
     let admin = [
         (200, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
@@ -90,22 +94,163 @@ async fn an_https_issuer_promises_https_for_a_year() {
     check_every_answer("https://id.example.com", Some("max-age=31536000")).await;
 }
 
+/// The members of a refusal, in the form that the endpoint promises.
+fn refusal(answer: &Answer, path: &str) -> String {
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let content_type = answer.header("content-type").unwrap();
+    assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+    if path.contains("/oauth2/") {
+        assert_eq!(content_type, "application/json", "{path}");
+        assert!(body["error_description"].as_str().is_some_and(|text| !text.is_empty()));
+        body["error"].as_str().unwrap().to_owned()
+    } else {
+        assert_eq!(content_type, "application/problem+json", "{path}");
+        assert_eq!(body["status"], answer.status(), "{path}");
+        assert!(body["detail"].as_str().is_some_and(|text| !text.is_empty()));
+        body["code"].as_str().unwrap().to_owned()
+    }
+}
+
+const PATHS: [&str; 5] = [
+    "/.well-known/jwks.json",
+    "/auth/me",
+    "/nothing",
+    "/oauth2/token",
+    "/oauth2/introspect?a=b",
+];
+
 /// T3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_beyond_8_kib_or_too_many_are_refused() {
+async fn headers_beyond_the_setting_or_too_many_are_refused_in_the_promised_form() {
     let database = TestDatabase::sqlite();
-    let app = TestApp::start(&database, &[]).await;
-    let wide = |length: usize| format!("{KEY_SET}X-Wide: {}\r\n\r\n", "x".repeat(length));
-    assert_eq!(ask(&app.url, &wide(8_000)).unwrap().status(), 200);
-    assert_eq!(ask(&app.url, &wide(8_300)).unwrap().status(), 431);
-    assert_eq!(ask(&app.url, &wide(200_000)).unwrap().status(), 431);
-    let many = "X-Many: 1\r\n".repeat(200);
-    assert_eq!(ask(&app.url, &format!("{KEY_SET}{many}\r\n")).unwrap().status(), 431);
-    let path = "x".repeat(200_000);
-    let long_line = format!("GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!((400..500).contains(&ask(&app.url, &long_line).unwrap().status()));
-    assert_eq!(ask(&app.url, &format!("{KEY_SET}\r\n")).unwrap().status(), 200);
-    app.running.stop().await;
+    for (settings, most) in [(&[][..], 32_768), (&[("server.max_header_bytes", "8192")][..], 8_192)] {
+        let app = TestApp::start(&database, settings).await;
+        let wide = |path: &str, length: usize| {
+            let wide = "x".repeat(length);
+            ask(
+                &app.url,
+                &format!("POST {path} HTTP/1.1\r\nHost: a\r\nX-Wide: {wide}\r\n\r\n"),
+            )
+            .unwrap()
+        };
+        // "Host", "a" and "X-Wide" count too.
+        let room = most - 11;
+        assert_eq!(wide("/.well-known/jwks.json", room).status(), 405);
+        for path in PATHS {
+            let is_oauth = path.contains("/oauth2/");
+            let many = format!("POST {path} HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-Many: 1\r\n".repeat(200));
+            for answer in [
+                wide(path, room + 1),
+                wide(path, 100_000),
+                wide(path, 200_000),
+                ask(&app.url, &many).unwrap(),
+            ] {
+                assert_eq!(answer.status(), 431, "{path}");
+                let expected = if is_oauth {
+                    "invalid_request"
+                } else {
+                    "headers_too_large"
+                };
+                assert_eq!(refusal(&answer, path), expected);
+            }
+            let long = format!("POST {}{} HTTP/1.1\r\nHost: a\r\n\r\n", path, "x".repeat(9_000));
+            let answer = ask(&app.url, &long).unwrap();
+            assert_eq!(answer.status(), 414);
+            assert_eq!(
+                refusal(&answer, path),
+                if is_oauth {
+                    "invalid_request"
+                } else {
+                    "address_too_long"
+                }
+            );
+            let broken = format!("POST {path} HTTP/1.1\r\nBroken header\r\n\r\n");
+            let answer = ask(&app.url, &broken).unwrap();
+            assert_eq!(
+                (answer.status(), refusal(&answer, path).as_str()),
+                (400, "invalid_request")
+            );
+        }
+        let answer = ask(&app.admin_url, "GET /livez HTTP/1.1\r\nBroken header\r\n\r\n").unwrap();
+        assert_eq!(refusal(&answer, "/livez"), "invalid_request");
+        let path = "x".repeat(200_000);
+        let long_line = format!("GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(ask(&app.url, &long_line).unwrap().status(), 431);
+        assert_eq!(ask(&app.url, &format!("{KEY_SET}\r\n")).unwrap().status(), 200);
+        app.running.stop().await;
+    }
+}
+
+/// Programs decide by `code`, wherever they came by a wrong path or method.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_and_another_method_have_a_code_everywhere() {
+    let database = TestDatabase::sqlite();
+    for settings in [
+        &[][..],
+        &[("accounts.enabled", "false")],
+        &[("server.issuer", "http://127.0.0.1:8080/issuer")],
+    ] {
+        let app = TestApp::start(&database, settings).await;
+        let prefix = if settings.iter().any(|(name, _)| *name == "server.issuer") {
+            "/issuer"
+        } else {
+            ""
+        };
+        let mut requests = Vec::new();
+        for path in [
+            "/auth",
+            "/auth/",
+            "/auth/nothing",
+            "/auth/sessions/",
+            "/auth/sessions/a/b",
+            "/auth//me",
+            "/auth/federated",
+            "/auth/federated/a/b",
+            "/auth/me/",
+            "/AUTH/me",
+            "/oauth2",
+            "/oauth2/nothing",
+            "/oauth2/token/",
+            "/.well-known/nothing",
+            "/%2e%2e",
+            "/auth/%ff",
+        ] {
+            requests.push((404, "GET", format!("{prefix}{path}")));
+            requests.push((404, "BREW", format!("{prefix}{path}")));
+        }
+        requests.push((405, "BREW", format!("{prefix}/.well-known/jwks.json")));
+        requests.push((405, "PUT", format!("{prefix}/.well-known/openid-configuration")));
+        if !settings.iter().any(|(name, _)| *name == "accounts.enabled") {
+            for path in [
+                "/auth/me",
+                "/auth/login",
+                "/auth/sessions",
+                "/auth/sessions/a",
+                "/auth/csrf",
+                "/auth/federated/a",
+            ] {
+                requests.push((405, "BREW", format!("{prefix}{path}")));
+            }
+        }
+        for (status, method, path) in requests {
+            let answer = ask(&app.url, &format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+            assert_eq!(answer.status(), status, "{method} {path}");
+            let expected = if status == 404 {
+                "not_found"
+            } else {
+                "method_not_allowed"
+            };
+            // Nothing is there, so it is no OAuth endpoint.
+            assert_eq!(refusal(&answer, ""), expected, "{method} {path}");
+            assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {path}");
+        }
+        for (status, method, path) in [(404, "GET", "/nothing"), (405, "POST", "/livez")] {
+            let answer = ask(&app.admin_url, &format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+            assert_eq!(answer.status(), status);
+            refusal(&answer, path);
+        }
+        app.running.stop().await;
+    }
 }
 
 /// T5: what two readers could take for different requests.
@@ -229,7 +374,11 @@ async fn headers_and_forms_that_never_end_are_cut() {
                 Content-Length: 100\r\n\r\ngrant_type=";
     let both = async { tokio::join!(cut("GET /.well-known/jwks.json HTTP/1.1\r\nHost: "), cut(form)) };
     let (headers, form) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
-    assert!(headers.unwrap().is_none_or(|answer| answer.status() == 408));
+    let headers = headers.unwrap().unwrap();
+    assert_eq!(
+        (headers.status(), refusal(&headers, "").as_str()),
+        (408, "head_timeout")
+    );
     assert_eq!(form.unwrap().unwrap().status(), 408);
     app.running.stop().await;
 }

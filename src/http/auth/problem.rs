@@ -42,11 +42,14 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     BodyTimeout,
+    HeadTimeout,
     EmailTaken,
     AccountExists,
     BodyTooLarge,
+    AddressTooLong,
     UnsupportedMediaType,
     RateLimited,
+    HeadersTooLarge,
     FederationFailed,
     ProviderUnavailable,
     TemporarilyUnavailable,
@@ -71,7 +74,7 @@ const fn row(name: &'static str, status: StatusCode, title: &'static str, remedy
 
 impl Code {
     /// Every code, by status.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::InvalidRequest,
         Self::InvalidEmail,
         Self::InvalidName,
@@ -98,11 +101,14 @@ impl Code {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
+        Self::HeadTimeout,
         Self::EmailTaken,
         Self::AccountExists,
         Self::BodyTooLarge,
+        Self::AddressTooLong,
         Self::UnsupportedMediaType,
         Self::RateLimited,
+        Self::HeadersTooLarge,
         Self::FederationFailed,
         Self::ProviderUnavailable,
         Self::TemporarilyUnavailable,
@@ -136,14 +142,17 @@ impl Code {
             Self::EmailNotVerified => row("email_not_verified", S::FORBIDDEN, "The other provider has not verified the user's e-mail address", "let the user verify it there and begin again"),
             Self::ProviderUnknown => row("provider_unknown", S::NOT_FOUND, "No provider of this name is enabled", "use a name that `keyround providers list` shows"),
             Self::PolicyUnknown => row("policy_unknown", S::NOT_FOUND, "A gateway asked for no policy of `forward_auth.policies`", "ask `/auth/verify/POLICY` with a name that is set there"),
-            Self::NotFound => row("not_found", S::NOT_FOUND, "It is not here", "list the sessions again"),
+            Self::NotFound => row("not_found", S::NOT_FOUND, "Nothing is here", "check the path; the metadata names the endpoints, and `GET /auth/sessions` the sessions"),
             Self::MethodNotAllowed => row("method_not_allowed", S::METHOD_NOT_ALLOWED, "The endpoint does not know this method", "use one that `Allow` names"),
             Self::BodyTimeout => row("body_timeout", S::REQUEST_TIMEOUT, "The body took too long", "try again"),
+            Self::HeadTimeout => row("head_timeout", S::REQUEST_TIMEOUT, "The head of the request took too long", "try again"),
             Self::EmailTaken => row("email_taken", S::CONFLICT, "There is an account with this e-mail address", "log in; only with `accounts.reveal_taken_email`"),
             Self::AccountExists => row("account_exists", S::CONFLICT, "The account with this e-mail address is not linked to the other provider", "let the user log in as before"),
             Self::BodyTooLarge => row("body_too_large", S::PAYLOAD_TOO_LARGE, "The body is longer than 4 KB", "send less"),
+            Self::AddressTooLong => row("address_too_long", S::URI_TOO_LONG, "The path and the query are longer than 8 KiB", "send less"),
             Self::UnsupportedMediaType => row("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON", "send `Content-Type: application/json`"),
             Self::RateLimited => row("rate_limited", S::TOO_MANY_REQUESTS, "Too many attempts", "wait for `Retry-After` seconds"),
+            Self::HeadersTooLarge => row("headers_too_large", S::REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are longer than `server.max_header_bytes`, or there are too many", "send less: most often the cookies of other applications are too many"),
             Self::FederationFailed => row("federation_failed", S::BAD_GATEWAY, "What the other provider answered is no proof of who the user is", "let the user begin again; when it stays so, the server's log tells the operator why"),
             Self::ProviderUnavailable => row("provider_unavailable", S::SERVICE_UNAVAILABLE, "The other provider does not answer, or not as a provider does", "wait for `Retry-After` seconds and begin again"),
             Self::TemporarilyUnavailable => row("temporarily_unavailable", S::SERVICE_UNAVAILABLE, "The server cannot do this at the moment", "wait for `Retry-After` seconds and try again"),
@@ -252,6 +261,18 @@ impl Problem {
 }
 
 impl Problem {
+    /// The members of RFC 9457, and the code.
+    #[must_use]
+    pub fn body(&self) -> serde_json::Value {
+        json!({
+            "type": "about:blank",
+            "title": self.code.row().title,
+            "status": self.code.status().as_u16(),
+            "code": self.code.name(),
+            "detail": self.detail,
+        })
+    }
+
     /// The answer to a person whose browser was led here: a page, without anything that would have to be loaded. Nothing in it was sent.
     #[must_use]
     pub fn page(&self) -> HttpResponse<BoxBody> {
@@ -280,15 +301,7 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
-        let status = self.code.status();
-        let body = json!({
-            "type": "about:blank",
-            "title": self.code.row().title,
-            "status": status.as_u16(),
-            "code": self.code.name(),
-            "detail": self.detail,
-        });
-        let mut answer = HttpResponse::build(status);
+        let mut answer = HttpResponse::build(self.code.status());
         answer.insert_header((header::CONTENT_TYPE, "application/problem+json"));
         if let Some(error) = self.code.challenge() {
             let description = if error.is_empty() {
@@ -305,7 +318,7 @@ impl ResponseError for Problem {
         if let Some(allow) = self.allow {
             answer.insert_header((header::ALLOW, allow));
         }
-        answer.body(body.to_string())
+        answer.body(self.body().to_string())
     }
 }
 

@@ -1,0 +1,120 @@
+//! What the HTTP library refuses before there is a request: a head that it cannot read, that is too large, or that does not end. It answers
+//! with a status alone, and has no place where a body or a header could be added. So the stream puts the promised form in its place.
+
+use std::fmt::Write as _;
+
+use crate::oauth::error::OauthError;
+
+use super::auth::problem::{Code, Problem};
+use super::error;
+
+/// How much of a head is remembered to know what it asks for.
+pub(super) const MAX_REMEMBERED: usize = 512;
+
+/// The answer in the place of the library's own, when this is one.
+pub(super) fn in_place_of(answer: &[u8], head: &[u8], has_https: bool) -> Option<Vec<u8>> {
+    let status = answer.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    let (code, detail) = match status {
+        b"400" => (Code::InvalidRequest, "the request is not HTTP/1.1 (RFC 9112)"),
+        b"408" => (
+            Code::HeadTimeout,
+            "the head of the request took longer than 5 seconds to arrive",
+        ),
+        b"431" => (
+            Code::HeadersTooLarge,
+            "the request has more than 96 headers, or its head is longer than 128 KiB",
+        ),
+        _ => return None,
+    };
+    Some(write(code, detail, path(head), has_https))
+}
+
+/// The path, as far as it can be told.
+fn path(head: &[u8]) -> &str {
+    let line = head
+        .split(|&octet| octet == b'\r' || octet == b'\n')
+        .next()
+        .unwrap_or_default();
+    let target = line.split(|&octet| octet == b' ').nth(1).unwrap_or_default();
+    let path = target.split(|&octet| octet == b'?').next().unwrap_or_default();
+    std::str::from_utf8(path).unwrap_or_default()
+}
+
+fn write(code: Code, detail: &'static str, path: &str, has_https: bool) -> Vec<u8> {
+    let status = code.status();
+    let (content_type, body) = if error::is_oauth(path) {
+        let refusal = OauthError::invalid_request(detail);
+        ("application/json", error::oauth_body(&refusal).to_string())
+    } else {
+        (
+            "application/problem+json",
+            Problem::new(code, detail).body().to_string(),
+        )
+    };
+    let mut answer = format!(
+        "HTTP/1.1 {} {}\r\ncontent-length: {}\r\ncontent-type: {content_type}\r\ncache-control: no-store\r\nconnection: close\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        body.len()
+    );
+    for (name, value) in super::protective_headers(has_https) {
+        // Writing to a text cannot fail.
+        let _ = write!(answer, "{name}: {value}\r\n");
+    }
+    answer.push_str("\r\n");
+    answer.push_str(&body);
+    answer.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::StatusCode;
+
+    use super::*;
+
+    /// The statuses that the library answers by itself.
+    const OF_THE_LIBRARY: [StatusCode; 3] = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ];
+
+    fn told(answer: &str, head: &str) -> Option<(String, serde_json::Value)> {
+        let told = String::from_utf8(in_place_of(answer.as_bytes(), head.as_bytes(), true)?).unwrap();
+        let (head, body) = told.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{told}");
+        Some((head.to_owned(), serde_json::from_str(body).unwrap()))
+    }
+
+    #[test]
+    fn what_the_library_refuses_gets_the_promised_form() {
+        for status in OF_THE_LIBRARY {
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            for (head, is_oauth) in [
+                ("", false),
+                ("GET", false),
+                ("GET /auth/me?a=/oauth2/token HTTP/1.1\r\nHost: a\r\n", false),
+                ("POST /oauth2/token HTTP/1.1\r\n", true),
+                ("POST /issuer/oauth2/introspect?a HTTP/1.1\nHost", true),
+                ("POST /oauth2/revo", true),
+            ] {
+                let (lines, body) = told(&answer, head).unwrap();
+                assert!(lines.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{lines}");
+                assert!(
+                    lines.contains("nosniff") && lines.contains("strict-transport-security"),
+                    "{lines}"
+                );
+                if is_oauth {
+                    assert_eq!(body["error"], "invalid_request", "{head}");
+                    assert!(lines.contains("content-type: application/json"));
+                } else {
+                    assert_eq!(body["status"], status.as_u16(), "{head}");
+                    assert!(body["code"].is_string() && lines.contains("content-type: application/problem+json"));
+                }
+            }
+        }
+        for other in ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 100 Continue\r\n\r\n", "{\"a\":1}", ""] {
+            assert_eq!(told(other, "POST /oauth2/token HTTP/1.1\r\n"), None, "{other}");
+        }
+    }
+}
