@@ -5,6 +5,7 @@
 //! connection goes to the very addresses that were looked at.
 
 mod addresses;
+mod encoding;
 mod kept;
 pub mod key_sets;
 pub mod providers;
@@ -15,16 +16,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::ACCEPT;
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use url::{Host, Url};
 
 use crate::config::{Network, Outbound as Settings};
+use crate::text;
 
 use addresses::is_allowed;
+use encoding::Encoding;
 
-/// The longest document that is read, in bytes.
+/// The longest document that is read, in bytes, as it comes and as it is once inflated.
 const LONGEST: usize = 64 * 1024;
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -42,8 +45,8 @@ pub struct Outbound {
 #[derive(Debug, thiserror::Error)]
 pub enum OutboundError {
     /// `outbound.ca_file` holds something else.
-    #[error("outbound.ca_file {0} holds no certificate in PEM")]
-    Authority(String),
+    #[error("outbound.ca_file {0} holds no certificate in PEM{1}")]
+    Authority(String, String),
     /// The TLS library.
     #[error("the outbound HTTP client cannot be made: {0}")]
     Client(String),
@@ -67,6 +70,9 @@ pub enum FetchError {
     /// It is too long.
     #[error("it is longer than 64 KiB")]
     TooLong,
+    /// Compressed in another way, or damaged.
+    #[error("its Content-Encoding is not gzip or deflate, which were asked for, or its body is not so encoded")]
+    Encoding,
 }
 
 impl Outbound {
@@ -83,13 +89,21 @@ impl Outbound {
             .connect_timeout(CONNECT_WITHIN)
             .timeout(ANSWER_WITHIN)
             .user_agent("Keyround")
+            .default_headers(HeaderMap::from_iter([(
+                ACCEPT_ENCODING,
+                HeaderValue::from_static(encoding::ACCEPTED),
+            )]))
             .dns_resolver(Arc::new(Guard(Arc::clone(&allowed))));
         if let Some(file) = &settings.ca_file {
-            let refused = || OutboundError::Authority(file.display().to_string());
-            let text = std::fs::read(file).map_err(|_| refused())?;
-            let authorities = Certificate::from_pem_bundle(&text).map_err(|_| refused())?;
+            let refused = |why: Option<String>| {
+                let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+                OutboundError::Authority(file.display().to_string(), why)
+            };
+            let content = std::fs::read(file).map_err(|error| refused(Some(error.to_string())))?;
+            let text = text::without_mark(&content).map_err(|error| refused(Some(error.to_string())))?;
+            let authorities = Certificate::from_pem_bundle(text).map_err(|_| refused(None))?;
             if authorities.is_empty() {
-                return Err(refused());
+                return Err(refused(None));
             }
             client = client.tls_certs_merge(authorities);
         }
@@ -162,6 +176,7 @@ impl Outbound {
 }
 
 async fn body(mut answer: Response) -> Result<Vec<u8>, FetchError> {
+    let encoding = Encoding::of(answer.headers())?;
     let mut body = Vec::new();
     while let Some(part) = answer.chunk().await.map_err(|error| reason(&error))? {
         if body.len() + part.len() > LONGEST {
@@ -169,7 +184,7 @@ async fn body(mut answer: Response) -> Result<Vec<u8>, FetchError> {
         }
         body.extend_from_slice(&part);
     }
-    Ok(body)
+    encoding.decode(body, LONGEST)
 }
 
 fn reason(error: &reqwest::Error) -> FetchError {

@@ -172,7 +172,7 @@ impl Providers {
     /// Why it says nothing.
     pub async fn userinfo(&self, endpoint: &Url, access_token: &str) -> Result<Map<String, Value>, ProviderError> {
         let document = self.outbound.protected_document(endpoint, access_token).await?;
-        strict_json::object(document.trim_ascii()).map_err(|_| ProviderError::NoUserinfo)
+        strict_json::object(json(&document)).map_err(|_| ProviderError::NoUserinfo)
     }
 }
 
@@ -188,12 +188,17 @@ async fn fetch_metadata(outbound: Outbound, issuer: ProviderIssuer, url: Url) ->
     read
 }
 
+/// The JSON without what may stand around it (RFC 8259 sections 2 and 8.1).
+fn json(document: &[u8]) -> &[u8] {
+    document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document).trim_ascii()
+}
+
 fn form_encoded(text: &str) -> Zeroizing<String> {
     Zeroizing::new(byte_serialize(text.as_bytes()).collect())
 }
 
 fn tokens(status: u16, body: &[u8]) -> Result<Tokens, ProviderError> {
-    let members = strict_json::object(body.trim_ascii()).map_err(|_| ProviderError::NoIdToken);
+    let members = strict_json::object(json(body)).map_err(|_| ProviderError::NoIdToken);
     match status {
         200 => {
             let members = members?;
@@ -250,6 +255,11 @@ mod tests {
                 r#"{"access_token":"a","token_type":"bearer","id_token":"x"} "#,
                 Some("a"),
             ),
+            (
+                "\u{feff}{\"access_token\":\"a\",\"token_type\":\"bearer\",\"refresh_token\":null,\"id_token\":\"x\"}",
+                Some("a"),
+            ),
+            (r#"{"access_token":null,"token_type":null,"id_token":"x"}"#, None),
             (r#"{"access_token":"a","token_type":"DPoP","id_token":"x"}"#, None),
             (r#"{"id_token":"x"}"#, None),
         ] {

@@ -1,11 +1,14 @@
 //! Clients that publish their keys (`jwks_uri`), at a real server with TLS whose answers the test changes.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use keyround::clock::{Clock, sleep};
 use keyround::config::Outbound as Settings;
 use keyround::jose::alg::Algorithm;
@@ -20,6 +23,8 @@ use crate::tls::Authority;
 /// What is answered.
 enum Reply {
     Text(String),
+    /// Under this `Content-Encoding`; 406 when it was not asked for.
+    Encoded(&'static str, Vec<u8>),
     Redirect,
     Status(u16),
     Never,
@@ -39,11 +44,20 @@ struct Publisher {
     handle: actix_web::dev::ServerHandle,
 }
 
-async fn answer(state: web::Data<State>) -> HttpResponse {
+async fn answer(state: web::Data<State>, request: HttpRequest) -> HttpResponse {
     state.asked.fetch_add(1, Ordering::SeqCst);
     let never = {
         match &*state.reply.lock().unwrap() {
             Reply::Text(text) => return HttpResponse::Ok().body(text.clone()),
+            Reply::Encoded(encoding, body) => {
+                let accepted = request.headers().get("accept-encoding").unwrap().to_str().unwrap();
+                if ["gzip", "deflate"].contains(encoding) && !accepted.split(", ").any(|name| name == *encoding) {
+                    return HttpResponse::NotAcceptable().finish();
+                }
+                let mut answer = HttpResponse::Ok();
+                answer.insert_header(("Content-Encoding", *encoding));
+                return answer.body(body.clone());
+            }
             Reply::Redirect => return HttpResponse::Found().insert_header(("Location", "/other")).finish(),
             Reply::Status(status) => {
                 return HttpResponse::build((*status).try_into().unwrap()).body(set(&[]));
@@ -307,6 +321,58 @@ async fn only_a_short_and_quick_document_behind_a_good_certificate_is_read() {
     let outbound = Outbound::new(&without_authority).unwrap();
     assert_eq!(outbound.document(&url).await, Err(FetchError::Unreachable));
     assert_eq!(publisher.asked(), asked);
+    publisher.handle.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_key_set_is_read_within_the_same_bound() {
+    let publisher = Publisher::new();
+    let pair = Pair::new(Algorithm::Es256, "my key");
+    let gzip = |body: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zlib = |body: &[u8]| {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    };
+    let keys = set(&[&pair]);
+    let uri = publisher.uri().parse().unwrap();
+    for (encoding, body) in [
+        ("gzip", gzip(keys.as_bytes())),
+        ("x-gzip", gzip(keys.as_bytes())),
+        ("deflate", zlib(keys.as_bytes())),
+        ("identity", keys.clone().into_bytes()),
+    ] {
+        publisher.reply(Reply::Encoded(encoding, body));
+        let found = publisher.sets().keys(&uri, Duration::ZERO, |_| true).await;
+        assert_eq!(
+            found.map(|keys| keys[0].kid.as_str().to_owned()),
+            Ok("my key".to_owned()),
+            "{encoding}"
+        );
+    }
+    // A byte order mark would hide the first certificate.
+    let authority = std::fs::read(&publisher.ca_file).unwrap();
+    std::fs::write(&publisher.ca_file, [b"\xef\xbb\xbf", &*authority].concat()).unwrap();
+    let outbound = Outbound::new(&publisher.settings()).unwrap();
+    let url = publisher.uri().parse().unwrap();
+    publisher.reply(Reply::Text("x".to_owned()));
+    assert_eq!(outbound.document(&url).await, Ok(b"x".to_vec()));
+    for (encoding, body, refusal) in [
+        // 64 MiB in 64 KiB.
+        ("gzip", gzip(&vec![b' '; 64 << 20]), FetchError::TooLong),
+        ("gzip", gzip(&vec![b' '; (64 << 10) + 1]), FetchError::TooLong),
+        ("gzip", gzip(&vec![b' '; 256 << 20]), FetchError::TooLong),
+        ("gzip", keys.clone().into_bytes(), FetchError::Encoding),
+        ("br", keys.clone().into_bytes(), FetchError::Encoding),
+        ("gzip, gzip", gzip(&gzip(keys.as_bytes())), FetchError::Encoding),
+    ] {
+        publisher.reply(Reply::Encoded(encoding, body));
+        assert_eq!(outbound.document(&url).await, Err(refusal), "{encoding}");
+    }
     publisher.handle.stop(false).await;
 }
 

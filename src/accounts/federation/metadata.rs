@@ -56,7 +56,10 @@ impl Metadata {
     /// # Errors
     /// [`MetadataError`] says what is wrong.
     pub fn parse(document: &[u8], issuer: &ProviderIssuer) -> Result<Self, MetadataError> {
-        let members = strict_json::object(document.trim_ascii()).map_err(|_| MetadataError::NoObject)?;
+        let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
+        let mut members = strict_json::object(document.trim_ascii()).map_err(|_| MetadataError::NoObject)?;
+        // What has no value is left out (RFC 8414 section 3.2); some write it as null.
+        members.retain(|_, value| !value.is_null());
         if members.get("issuer").and_then(Value::as_str) != Some(issuer.as_str()) {
             return Err(MetadataError::Issuer);
         }
@@ -166,12 +169,29 @@ mod tests {
                 json!("https://id.example/#a"),
                 json!("javascript:alert(1)"),
                 json!(["https://id.example/"]),
-                Value::Null,
             ] {
                 let read = read(|document| document[name] = value.clone());
                 assert_eq!(read, Err(MetadataError::Endpoint(name)), "{value}");
             }
+            let read = read(|document| document[name] = Value::Null);
+            if name == "userinfo_endpoint" {
+                assert_eq!(read.unwrap().userinfo_endpoint, None);
+            } else {
+                assert_eq!(read, Err(MetadataError::Endpoint(name)));
+            }
         }
+        for name in [
+            "token_endpoint_auth_methods_supported",
+            "authorization_response_iss_parameter_supported",
+            "response_modes_supported",
+        ] {
+            let with_null = read(|document| document[name] = Value::Null);
+            assert_eq!(with_null, read(|_| {}), "{name}");
+        }
+        assert_eq!(
+            read(|document| document["issuer"] = Value::Null),
+            Err(MetadataError::Issuer)
+        );
         let issuer = "https://id.example".parse().unwrap();
         for text in [
             "",
