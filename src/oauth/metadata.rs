@@ -46,7 +46,8 @@ pub struct Metadata {
     pub revocation_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     /// The grants.
     pub grant_types_supported: Vec<&'static str>,
-    /// Empty while there is no authorization endpoint; the member itself is required (RFC 8414 section 2).
+    /// The member is required (RFC 8414 section 2), and an empty array is not allowed (section 3.2). There is no authorization endpoint
+    /// yet, so nothing is issued there, which `none` says (OAuth 2.0 Multiple Response Type Encoding Practices, section 4).
     pub response_types_supported: Vec<&'static str>,
     /// Required by strict readers of OpenID metadata: one subject, the same for every client.
     pub subject_types_supported: Vec<&'static str>,
@@ -76,7 +77,7 @@ impl Metadata {
             revocation_endpoint_auth_methods_supported: methods().into_iter().chain(none).collect(),
             revocation_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             grant_types_supported: Grant::ALL.map(Grant::name).into_iter().chain(refresh).collect(),
-            response_types_supported: Vec::new(),
+            response_types_supported: vec!["none"],
             subject_types_supported: vec!["public"],
             id_token_signing_alg_values_supported: algorithms.iter().map(|alg| alg.name()).collect(),
         }

@@ -51,7 +51,11 @@ async fn check_that_everything_exists(app: &TestApp, document: &Value, issuer: &
         "id_token_signing_alg_values_supported",
     ];
     assert_eq!(names, promised.into());
-    assert_eq!(document["response_types_supported"], json!([]));
+    assert_eq!(document["response_types_supported"], json!(["none"]));
+    for (name, value) in document.as_object().unwrap() {
+        let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value == "";
+        assert!(!is_empty, "RFC 8414 section 3.2: {name} is to be left out");
+    }
     assert_eq!(document["subject_types_supported"], json!(["public"]));
     assert_eq!(
         document["id_token_signing_alg_values_supported"],
