@@ -2,6 +2,7 @@
 
 pub mod client_address;
 pub mod csrf;
+mod domain;
 pub mod email;
 pub mod federation;
 pub mod limits;

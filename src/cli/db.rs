@@ -205,6 +205,7 @@ async fn check(context: &Context, config: &Config) -> Result<(), Failure> {
 /// Each look only when those before it found nothing: rows of a damaged file or of another schema would only look broken.
 async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding>, Failure> {
     let mut findings = vec![Finding::new("integrity", "nothing is damaged", &db.damage().await?)];
+    findings.push(encoding(db).await?);
     if let Some(source) = db.unfinished_copy().await? {
         let problem =
             format!("a copy from {source} into this database did not finish: run 'keyround db copy' there again");
@@ -217,6 +218,18 @@ async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
         findings.extend(rows(context, config, db).await?);
     }
     Ok(findings)
+}
+
+async fn encoding(db: &Db) -> Result<Finding, StoreError> {
+    let problem = match db.require_utf8().await {
+        Err(error @ StoreError::NotUtf8 { .. }) => Some(error.to_string()),
+        answer => answer.map(|()| None)?,
+    };
+    Ok(Finding::new(
+        "encoding",
+        "every character can be stored",
+        problem.as_slice(),
+    ))
 }
 
 async fn schema(db: &Db) -> Result<Finding, StoreError> {
@@ -238,6 +251,7 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
         "every row can be read",
         all_clients(db).await,
     )];
+    findings.push(mailboxes(db).await?);
     match db.signing_keys().await {
         Err(error @ StoreError::Corrupt { .. }) => {
             findings.push(Finding::new("signing_keys", "", &[error.to_string()]));
@@ -271,6 +285,22 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
     }
     findings.push(sealed(config, db).await?);
     Ok(findings)
+}
+
+/// Accounts that a person would take for one.
+async fn mailboxes(db: &Db) -> Result<Finding, StoreError> {
+    let problems: Vec<String> = db
+        .accounts_of_one_mailbox()
+        .await?
+        .iter()
+        .map(|(one, other)| {
+            format!(
+                "{one} and {other} are one mailbox and two accounts, each found by its own spelling: keep the one that is used, and \
+                 remove the other with 'keyround users delete'"
+            )
+        })
+        .collect();
+    Ok(Finding::new("mailboxes", "no mailbox has two accounts", &problems))
 }
 
 async fn all_clients(db: &Db) -> Result<(), StoreError> {

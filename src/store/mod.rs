@@ -114,6 +114,15 @@ pub enum StoreError {
         /// The audience and id.
         audience: String,
     },
+    /// Not every character can be stored.
+    #[error(
+        "the encoding of the PostgreSQL database is {found}, which cannot store every name; it must be UTF8: make another one with \
+         'CREATE DATABASE ... ENCODING UTF8 TEMPLATE template0', bring what there is with 'pg_dump -E UTF8', and change database.url"
+    )]
+    NotUtf8 {
+        /// The encoding of the database.
+        found: String,
+    },
     /// The schema is from a later version.
     #[error(
         "the database has schema {found}, but this version of Keyround knows schemas up to {known}; start a newer version, or \
@@ -271,6 +280,7 @@ fn known_versions() -> impl Iterator<Item = i64> {
 pub const REMEMBERED: Duration = Duration::from_hours(1);
 
 const SQLITE_NOW: &str = "SELECT CAST(strftime('%s', 'now') AS INTEGER)";
+const POSTGRES_ENCODING: &str = "SHOW server_encoding";
 const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
 
 /// How many connections to PostgreSQL a node has at most: enough to keep its processors busy, and so few that five nodes fit
@@ -370,8 +380,9 @@ impl Db {
     /// starts in the same moment as others tries again.
     ///
     /// # Errors
-    /// When a migration fails, or the schema is newer than this binary knows.
+    /// When a migration fails, the schema is newer than this binary knows, or the database is not UTF-8.
     pub async fn migrate(&self) -> Result<(), StoreError> {
+        self.require_utf8().await?;
         if self.has_known_schema().await? {
             return Ok(());
         }
@@ -397,6 +408,23 @@ impl Db {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a database that cannot store every character.
+    ///
+    /// # Errors
+    /// When its encoding is not UTF-8, or the database does not answer.
+    pub async fn require_utf8(&self) -> Result<(), StoreError> {
+        // SQLite stores UTF-8 or UTF-16, and both hold everything.
+        let Self::Postgres { pool, .. } = self else {
+            return Ok(());
+        };
+        let found: String = sqlx::query_scalar(POSTGRES_ENCODING).fetch_one(pool).await?;
+        if found == "UTF8" {
+            Ok(())
+        } else {
+            Err(StoreError::NotUtf8 { found })
+        }
     }
 
     /// Refuses a schema that is not the one that this binary knows.

@@ -15,6 +15,10 @@ const BY_ID: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, 
                      FROM users WHERE user_id = $1";
 const BY_EMAIL: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, roles, password_hash, created_at, suspended_at \
                         FROM users WHERE email = $1";
+const BY_SPELLINGS: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, roles, password_hash, created_at, \
+                            suspended_at FROM users WHERE email = $1 OR email = $2";
+const COUNT_OF_SPELLING: &str = "SELECT COUNT(*) FROM users WHERE email = $1";
+const IN_ASCII: &str = "SELECT email FROM users WHERE email LIKE '%@%xn--%' ORDER BY email";
 const INSERT: &str = "INSERT INTO users (user_id, tenant_id, email, email_verified_at, name, roles, password_hash, \
                       password_changed_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (email) DO NOTHING";
 const LIST: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, roles, password_hash, created_at, suspended_at \
@@ -137,11 +141,46 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or the row cannot be read.
     pub async fn user_by_email(&self, email: &Email) -> Result<Option<StoredUser>, StoreError> {
-        let row: Option<Row> = on_read!(self, |pool| sqlx::query_as(BY_EMAIL)
-            .bind(email.as_str())
-            .fetch_optional(pool)
-            .await)?;
+        let row: Option<Row> = match email.spellings() {
+            (given, None) => on_read!(self, |pool| sqlx::query_as(BY_EMAIL)
+                .bind(given)
+                .fetch_optional(pool)
+                .await)?,
+            (given, Some(other)) => {
+                let mut rows: Vec<Row> = on_read!(self, |pool| sqlx::query_as(BY_SPELLINGS)
+                    .bind(given)
+                    .bind(other)
+                    .fetch_all(pool)
+                    .await)?;
+                // Two accounts of an earlier version are still two.
+                rows.sort_by_key(|row| row.email != given);
+                rows.into_iter().next()
+            }
+        };
         row.map(StoredUser::try_from).transpose()
+    }
+
+    /// Addresses of one mailbox that are the names of two accounts. An earlier version took both spellings of a domain.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn accounts_of_one_mailbox(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let in_ascii: Vec<String> = on_read!(self, |pool| sqlx::query_scalar(IN_ASCII).fetch_all(pool).await)?;
+        let mut found = Vec::new();
+        for address in in_ascii {
+            let Ok(email) = address.parse::<Email>() else { continue };
+            if email.as_str() == address {
+                continue;
+            }
+            let count: i64 = on_read!(self, |pool| sqlx::query_scalar(COUNT_OF_SPELLING)
+                .bind(email.as_str())
+                .fetch_one(pool)
+                .await)?;
+            if count > 0 {
+                found.push((address, email.as_str().to_owned()));
+            }
+        }
+        Ok(found)
     }
 
     /// Makes an account; false when its address is taken.
@@ -254,6 +293,18 @@ fn words(roles: &[Role]) -> String {
 
 /// False when the address is taken.
 pub(super) async fn insert(tx: &mut Tx, StoredUser { user, password_hash }: &StoredUser) -> Result<bool, StoreError> {
+    // An account of an earlier version may have the other spelling; none is made with it any more.
+    if let (given, Some(other)) = user.email.spellings() {
+        for spelling in [given, other] {
+            let count: i64 = in_tx!(tx, |connection| sqlx::query_scalar(COUNT_OF_SPELLING)
+                .bind(spelling)
+                .fetch_one(connection)
+                .await?);
+            if count > 0 {
+                return Ok(false);
+            }
+        }
+    }
     let inserted = in_tx!(tx, |connection| sqlx::query(INSERT)
         .bind(user.id.to_string())
         .bind(user.tenant.as_str())

@@ -217,3 +217,33 @@ async fn a_damaged_file_is_found() {
     std::fs::write(&file, octets).unwrap();
     assert_eq!(failed_checks(&database)[0].0, "integrity");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_not_utf_8_is_refused() {
+    for encoding in ["LATIN1", "SQL_ASCII", "WIN1252"] {
+        let options = format!("ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+        let database = TestDatabase::postgres_with(&options).await;
+        let found = failed_checks(&database);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, "encoding");
+        assert!(found[0].1.contains(&format!("is {encoding}")), "{found:?}");
+        for arguments in [&["serve"][..], &["db", "migrate"], &["clients", "list"]] {
+            let refused = output(&database, arguments);
+            let sentence = String::from_utf8(refused.stderr).unwrap();
+            assert!(!refused.status.success(), "{arguments:?}");
+            let told = sentence.contains(encoding) && sentence.contains("must be UTF8");
+            // A command that only looks finds no schema, which a server has refused to make.
+            assert!(told || arguments[0] == "clients", "{arguments:?}: {sentence}");
+        }
+        let tables = Raw::open(&database).await;
+        assert_eq!(
+            tables
+                .number("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'")
+                .await,
+            0
+        );
+    }
+    let database = TestDatabase::postgres_with("ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0").await;
+    let app = TestApp::start(&database, &[]).await;
+    app.running.stop().await;
+}

@@ -36,11 +36,16 @@ impl TestDatabase {
 
     /// A database on the throw-away PostgreSQL.
     pub async fn postgres() -> Self {
+        Self::postgres_with("").await
+    }
+
+    /// The same, made with these options.
+    pub async fn postgres_with(options: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = postgres_url();
         let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let pool = sqlx::PgPool::connect(&server).await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} {options}")))
             .execute(&pool)
             .await
             .unwrap();

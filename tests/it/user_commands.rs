@@ -708,3 +708,57 @@ crate::on_both_databases!(
         stop(apps).await;
     }
 );
+
+// An earlier version took `bücher.example` and `xn--bcher-kva.example` for two domains.
+crate::on_both_databases!(two_accounts_of_one_mailbox_are_found_and_keep_working, |database| {
+    let apps = start(&database).await;
+    let person = Person(&database);
+    let (unicode, ascii) = ("ada@b\u{fc}cher.example", "ada@xn--bcher-kva.example");
+    std::fs::write(database.folder.path().join("password"), PASSWORD).unwrap();
+    std::fs::write(database.folder.path().join("other"), "other green umbrellas").unwrap();
+    let log_in = async |email: &str, password: &str| {
+        let body = json!({ "email": email, "password": password, "token_delivery": "body" });
+        let answer = Visitor(&apps[0]).post("/auth/login", &body).await;
+        answer.json::<Value>().await.unwrap()["access_token"].is_string()
+    };
+    // One mailbox, one account: whichever spelling is used.
+    let ada = person.create(ascii, &["--password-file", "password"]);
+    for spelling in [unicode, ascii, "ADA@B\u{dc}CHER.example", "ada@XN--BCHER-KVA.example."] {
+        assert_eq!(person.json(&["users", "show", spelling])["user_id"], ada, "{spelling}");
+        assert!(log_in(spelling, PASSWORD).await, "{spelling}");
+        let again = ["users", "create", "--email", spelling, "--name", "Ada"];
+        assert!(person.refused(1, &again).contains("already"), "{spelling}");
+    }
+    assert_eq!(person.json(&["users", "show", ascii])["email"], unicode);
+
+    // An account of an earlier version with the other spelling is the same one.
+    let raw = Raw::open(&database).await;
+    raw.execute(&format!("UPDATE users SET email = '{ascii}'")).await;
+    for spelling in [unicode, ascii] {
+        assert!(log_in(spelling, PASSWORD).await, "{spelling}");
+        let again = ["users", "create", "--email", spelling, "--name", "Ada"];
+        assert!(person.refused(1, &again).contains("already"), "{spelling}");
+    }
+    person.printed(&["db", "check"]);
+
+    // Two of them stay two, each by its own spelling, until an operator decides.
+    let other = person.create("other@example.com", &["--password-file", "other"]);
+    raw.execute(&format!(
+        "UPDATE users SET email = '{unicode}' WHERE user_id = '{other}'"
+    ))
+    .await;
+    assert!(log_in(ascii, PASSWORD).await && log_in(unicode, "other green umbrellas").await);
+    assert!(!log_in(unicode, PASSWORD).await && !log_in(ascii, "other green umbrellas").await);
+    let checks = person.output(&["db", "check"]);
+    let told = String::from_utf8(checks.stdout).unwrap();
+    assert_eq!(checks.status.code(), Some(1));
+    assert!(
+        told.contains(&format!("{ascii} and {unicode} are one mailbox and two accounts")),
+        "{told}"
+    );
+    person.printed(&["users", "delete", &other, "--yes"]);
+    person.printed(&["db", "check"]);
+    assert!(log_in(unicode, PASSWORD).await);
+    raw.close().await;
+    stop(apps).await;
+});
