@@ -1,5 +1,6 @@
 //! The variables that Kubernetes sets in every container for each Service of its namespace (`enableServiceLinks`). A Service
-//! named `keyround` or `keyround-pg` makes variables that begin with `KEYROUND_` and are no settings.
+//! named `keyround` or `keyround-pg` makes variables that begin with `KEYROUND_` and are no settings. The links of Docker make the same ones,
+//! and those with `_NAME` and `_ENV_`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,6 +30,13 @@ pub(super) fn describes_service(variable: &str, value: &str) -> bool {
                 Some("ADDR") => is_address,
                 Some(_) => false,
             };
+    }
+    // Docker: KEYROUND_NAME=/app/keyround, and KEYROUND_ENV_PATH for a variable of the other container.
+    if variable.contains("_ENV_") {
+        return true;
+    }
+    if variable.ends_with("_NAME") {
+        return value.strip_prefix('/').is_some_and(|names| names.contains('/'));
     }
     // KEYROUND_PORT=tcp://10.0.0.1:443
     variable.ends_with("_PORT") && is_endpoint(value)
@@ -67,6 +75,8 @@ mod tests {
             ("KEYROUND_PG_PORT", "tcp://10.0.0.2:5432"),
             ("KEYROUND_PORT_PORT_5432_TCP_ADDR", "10.0.0.2"),
             ("KEYROUND_SERVER_PORT_8080_SCTP", "sctp://10.0.0.2:8080"),
+            ("KEYROUND_NAME", "/app/keyround"),
+            ("KEYROUND_PG_ENV_PG_MAJOR", "16"),
         ] {
             assert!(describes_service(variable, value), "{variable}={value}");
         }
@@ -81,6 +91,8 @@ mod tests {
             ("KEYROUND_PORT_80_QUIC", "tcp://10.0.0.1:80"),
             ("KEYROUND_DATABASE_URL", "postgres://10.0.0.1:5432"),
             ("KEYROUND_PORT", "tcp://10.0.0.1"),
+            ("KEYROUND_NAME", "keyround"),
+            ("KEYROUND_ISSUER_NAME", "/keyround"),
         ] {
             assert!(!describes_service(variable, value), "{variable}={value}");
         }

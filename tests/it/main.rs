@@ -34,6 +34,7 @@ mod health;
 mod helpers;
 mod hostile_tokens;
 mod imports;
+mod input;
 mod introspection;
 mod key_set;
 mod layouts;

@@ -1,0 +1,703 @@
+//! The page of inputs. Its table is the one below, and every row is driven against the code: each example that is accepted, and each one that
+//! is refused, with a part of the reason.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use actix_web::test::TestRequest;
+use keyround::accounts::email::Email;
+use keyround::accounts::federation::ProviderIssuer;
+use keyround::accounts::federation::metadata::Metadata;
+use keyround::accounts::user::Name;
+use keyround::config::{Config, Issuer, Origin, Sources};
+use keyround::http::client_address::ClientAddresses;
+use keyround::jose::assertion::Assertion;
+use keyround::jose::import::{Passphrase, read};
+use keyround::jose::jwk::Kid;
+use keyround::jose::jwk_set::JwkSet;
+use keyround::jose::numeric_date::whole_seconds;
+use keyround::oauth::scope::Scope;
+use keyround::text;
+use serde_json::{Value, json};
+
+use crate::client_assertions::Pair;
+use crate::helpers::{TestApp, TestDatabase, config};
+use crate::raw::Connection;
+
+/// A row of the page.
+struct Row {
+    input: &'static str,
+    accepted: &'static str,
+    refused: &'static str,
+    because: &'static str,
+    /// The code that reads such an input, on an example.
+    judge: fn(&Site, &str) -> Result<(), String>,
+    good: &'static [&'static str],
+    /// With a part of the reason.
+    bad: &'static [(&'static str, &'static str)],
+}
+
+/// A server, for what comes by HTTP.
+struct Site {
+    url: String,
+    config: Config,
+    folder: std::path::PathBuf,
+}
+
+const TABLE: &[Row] = &[
+    Row {
+        input: "A key as PEM",
+        accepted: "PKCS#8, PKCS#1, SEC1, SPKI; any line end, also the `\\n` of a JSON or environment file; a byte order mark; text around it; its certificate or its public half beside it",
+        refused: "UTF-16, DER, PKCS#12, OpenSSH's own format, a PEM in base64, several keys, a certificate of another key, a certificate alone",
+        because: "RFC 7468 sections 2 and 3. Two keys leave open which is meant.",
+        judge: |_, recipe| key(recipe),
+        good: &[
+            "rsa.pkcs8.pem",
+            "rsa.pkcs1.pem",
+            "p256.sec1.pem",
+            "p256.sec1.parameters.pem",
+            "rsa.spki.pem",
+            "rsa.public.pkcs1.pem",
+            "rsa.pkcs8.pem crlf",
+            "rsa.pkcs8.pem cr",
+            "p256.spki.pem escaped",
+            "rsa.pkcs8.pem mark",
+            "rsa.pkcs8.pem text",
+            "rsa.certified.pem",
+            "p256.spki.pem+p256.sec1.pem",
+        ],
+        bad: &[
+            ("rsa.pkcs8.pem utf16", "UTF-16"),
+            ("rsa.pkcs8.pem der", "binary (DER or PKCS#12)"),
+            ("rsa.pkcs8.pem base64", "PEM in base64"),
+            ("rsa.pkcs8.pem openssh", "ssh-keygen -p -m PKCS8"),
+            ("refused.two.pem", "holds 2 keys"),
+            ("refused.certified.pem", "a certificate of another key"),
+            ("refused.certificate.pem", "holds a certificate"),
+        ],
+    },
+    Row {
+        input: "An encrypted key",
+        accepted: "what OpenSSL 3 opens: PBES2 with AES, 3DES, also in the headers of RFC 1421",
+        refused: "DES, RC2, RC4, MD2, MD5: the refusal names the algorithm and the command that encrypts the key again",
+        because: "RFC 8018. OpenSSL's default provider does not have them any more.",
+        judge: |_, recipe| key(recipe),
+        good: &[
+            "rsa.pkcs8.encrypted.pem",
+            "rsa.pkcs1.encrypted.pem",
+            "p256.sec1.encrypted.pem crlf",
+            "rsa.pkcs8.3des.pem",
+        ],
+        bad: &[
+            ("refused.pbe-md5-des.pem", "encrypted with PBE-MD5-DES"),
+            ("refused.pbe-sha1-rc2-40.pem", "PBE-SHA1-RC2-40"),
+            ("refused.pbes2-des.pem", "DES-CBC"),
+            ("refused.dek-des.pem", "DES-CBC"),
+        ],
+    },
+    Row {
+        input: "A key as JWK",
+        accepted: "RSA and P-256, public or private; a private RSA key with `d` alone; unknown members, `null` as absent",
+        refused: "`use` other than `sig`, an `alg` of another kind, `key_ops` that do not fit, some of the members beside `d` without the others",
+        because: "RFC 7517 section 4, RFC 7518 section 6.3.2.",
+        judge: |_, recipe| key(recipe),
+        good: &[
+            "rsa.jwk",
+            "p256.jwk",
+            "rsa.public.jwk",
+            "rsa.jwk -p -q -dp -dq -qi",
+            "p256.public.jwk -use -alg -kid",
+            "p256.public.jwk x5t=\"AA\" ext=true",
+            "p256.public.jwk use=null",
+            "p256.public.jwk key_ops=[\"verify\"]",
+        ],
+        bad: &[
+            ("rsa.jwk -qi", "no 'qi'"),
+            ("rsa.public.jwk use=\"enc\"", "'use' must be sig"),
+            ("rsa.public.jwk alg=\"PS256\"", "'alg' must be RS256"),
+            ("p256.public.jwk key_ops=[\"encrypt\"]", "'key_ops'"),
+            ("p256.public.jwk kty=\"OKP\"", "another kind"),
+        ],
+    },
+    Row {
+        input: "The strength of a key",
+        accepted: "RSA from 2048 to 4096 bits with exponent 65537; P-256",
+        refused: "other sizes, exponents and curves; keys of the ROCA library; parts that do not belong together",
+        because: "RFC 7518 sections 3.3 and 3.4, NIST SP 800-57, CVE-2017-15361.",
+        judge: |_, recipe| key(recipe),
+        good: &["rsa.spki.pem", "p256.spki.pem"],
+        bad: &[
+            ("refused.rsa1024.pem", "1024 bits"),
+            ("refused.exponent3.pem", "exponent"),
+            ("refused.p384.pem", "another curve"),
+            ("refused.secp256k1.pem", "another curve"),
+            ("refused.ed25519.pem", "another kind"),
+            ("refused.rsa-pss.pem", "another kind"),
+            ("rsa.jwk d=\"AQAB\"", "do not belong together"),
+        ],
+    },
+    Row {
+        input: "A JWK set",
+        accepted: "every set with at least one key that can be used; the others are left out, and commands name them with the reason",
+        refused: "a set in which nothing can be used, one JWK, PEM, more than 64 keys",
+        because: "RFC 7517 section 5.",
+        judge: |_, recipe| {
+            JwkSet::read(expanded(recipe).as_bytes())
+                .map(drop)
+                .map_err(|error| error.to_string())
+        },
+        good: &[
+            "{\"keys\":[P256]}",
+            "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"AA\"},RSA],\"more\":1}",
+            "{\"keys\":[7,P256,{}]}",
+            "\u{feff}{\"keys\":[P256]}",
+        ],
+        bad: &[
+            (
+                "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"AA\"}]}",
+                "key 1: the key is of another kind",
+            ),
+            ("{\"keys\":[PRIVATE]}", "private key"),
+            ("P256", "one JWK"),
+            ("{\"keys\":[]}", "is empty"),
+            ("-----BEGIN PUBLIC KEY-----", "it is PEM"),
+            ("x", "not JSON"),
+        ],
+    },
+    Row {
+        input: "The name of a key, `kid`",
+        accepted: "any text up to 512 bytes: spaces, quotes, other scripts, control characters, none; commands and logs escape what cannot be seen",
+        refused: "U+0000, which PostgreSQL cannot store; longer texts",
+        because: "RFC 7517 section 4.5.",
+        judge: |_, text| text.parse::<Kid>().map(drop).map_err(|error| error.to_string()),
+        good: &[
+            "my key",
+            "a\"b\\c",
+            "cl\u{e9}",
+            "https://vault.example/keys/1?a=b",
+            "a\nb",
+            "",
+        ],
+        bad: &[("a\0b", "U+0000"), (LONG, "512 bytes")],
+    },
+    Row {
+        input: "The header of a client's assertion",
+        accepted: "any member beside `alg`, `typ` and `kid`: it is ignored, also a key that it brings",
+        refused: "`crit`, `b64`, a name twice, a `kid` that is no text",
+        because: "RFC 7515 sections 4 and 4.1.11, RFC 7797.",
+        judge: |_, header| assertion(header, r#""exp":1"#),
+        good: &[
+            r#"{"alg":"ES256"}"#,
+            r#"{"alg":"ES256","kid":"my key","typ":"JWT","cty":"x","x5t":"AA","x5t#S256":"AA","x5c":["AA"],"jku":"https://a.example"}"#,
+        ],
+        bad: &[
+            (r#"{"alg":"ES256","crit":["exp"]}"#, "crit or b64"),
+            (r#"{"alg":"ES256","b64":false}"#, "crit or b64"),
+            (r#"{"alg":"ES256","alg":"ES256"}"#, "occurs once"),
+            (r#"{"alg":"ES256","kid":7}"#, "must be strings"),
+        ],
+    },
+    Row {
+        input: "A time in a token of others",
+        accepted: "a JSON number, also with a fraction or an exponent: the whole second that contains it",
+        refused: "texts, `null`, numbers beyond 2^53",
+        because: "RFC 7519 section 2.",
+        judge: |_, value| {
+            let claim = format!(r#""exp":{value}"#);
+            let is_number = whole_seconds(&serde_json::from_str(value).unwrap_or_default()).is_some();
+            let read = assertion(r#"{"alg":"ES256"}"#, &claim);
+            assert_eq!(read.is_ok(), is_number, "{value}");
+            read
+        },
+        good: &["1795895060", "1795895060.5", "1.795895060e9", "-1"],
+        bad: &[
+            ("\"1795895060\"", "claims"),
+            ("null", "claims"),
+            ("1e300", "claims"),
+            ("[1]", "claims"),
+        ],
+    },
+    Row {
+        input: "The metadata of a provider",
+        accepted: "`null` as absent, unknown members, a byte order mark",
+        refused: "another issuer, an endpoint that is needed and is not https, a name twice",
+        because: "OpenID Connect Discovery section 3, RFC 8414 section 3.2.",
+        judge: |_, change| metadata(change),
+        good: &[
+            "",
+            r#""userinfo_endpoint":null"#,
+            r#""token_endpoint_auth_methods_supported":null"#,
+            r#""more":{"a":[]}"#,
+        ],
+        bad: &[
+            (r#""userinfo_endpoint":"http://id.example/u""#, "userinfo_endpoint"),
+            (r#""jwks_uri":null"#, "name stands once"),
+            (r#""userinfo_endpoint":7"#, "userinfo_endpoint"),
+        ],
+    },
+    Row {
+        input: "A request head",
+        accepted: "up to `server.max_header_bytes` (32768) of headers, 96 of them, and 8192 bytes of path and query",
+        refused: "more: 431 `headers_too_large` and 414 `address_too_long`, at OAuth endpoints in the form of RFC 6749; what is not HTTP: 400 `invalid_request`",
+        because: "RFC 6585 section 5, RFC 9110 section 15.5.15.",
+        judge: head,
+        good: &["header 100", "header 32757", "number 90", "path 8000"],
+        bad: &[
+            ("header 32758", "431 headers_too_large"),
+            ("header 150000", "431 headers_too_large"),
+            ("number 100", "431 headers_too_large"),
+            ("path 9000", "414 address_too_long"),
+            ("broken", "400 invalid_request"),
+        ],
+    },
+    Row {
+        input: "Cookies of other applications",
+        accepted: "any bytes: they do not matter",
+        refused: "nothing",
+        because: "RFC 6265 section 4.2.",
+        judge: cookie,
+        good: &[
+            "user=J\u{fc}rgen",
+            "a",
+            "=",
+            "a=b=c; ;;",
+            "\u{ff}=\u{80}",
+            "keyround-csrf2=a",
+        ],
+        bad: &[],
+    },
+    Row {
+        input: "`X-Forwarded-For` of a trusted proxy",
+        accepted: "IPv4 and IPv6, with a port, in brackets, in quotes, with a zone",
+        refused: "other texts: each counts as one client of its own, never as the proxy, and one log line says so",
+        because: "RFC 7239 section 6 has the same forms.",
+        judge: |site, value| forwarded(site, "X-Forwarded-For", value),
+        good: &[
+            "198.51.100.1",
+            "198.51.100.1:4711",
+            "[2001:db8::1]",
+            "[2001:db8::1]:4711",
+            "\"[2001:db8::1]:4711\"",
+            "2001:db8::1",
+            "fe80::1%eth0",
+            "1.1.1.1, 198.51.100.1",
+            "\t2001:DB8::1 ",
+        ],
+        bad: &[
+            ("unknown", "unreadable:"),
+            ("_hidden", "unreadable:"),
+            ("010.0.0.1", "unreadable:"),
+            ("1.2.3", "unreadable:"),
+            ("", "the proxy"),
+        ],
+    },
+    Row {
+        input: "`Forwarded`, `X-Real-IP` and other headers with a client's address",
+        accepted: "none is read; a proxy that sends one without `X-Forwarded-For` is named in a log line",
+        refused: "all: the proxy's own address counts, which its clients share",
+        because: "With two headers, a visitor could send the one that the proxy does not overwrite.",
+        judge: |site, line| {
+            let (name, value) = line.split_once(": ").unwrap();
+            forwarded(site, name, value)
+        },
+        good: &[],
+        bad: &[
+            ("Forwarded: for=198.51.100.1", "the proxy"),
+            ("X-Real-IP: 198.51.100.1", "the proxy"),
+            ("CF-Connecting-IP: 198.51.100.1", "the proxy"),
+        ],
+    },
+    Row {
+        input: "An e-mail address",
+        accepted: "capitals, width and composition of letters do not matter; a domain in Unicode and in ASCII (`xn--`) is one",
+        refused: "characters that cannot be seen, quoted local parts, domains that DNS cannot have",
+        because: "IDNA 2008 (RFC 5891), UTS #46: one mailbox, one account.",
+        judge: |_, text| {
+            let email: Email = text
+                .parse()
+                .map_err(|error: keyround::accounts::email::InvalidEmail| error.to_string())?;
+            let again: Email = email.spellings().1.unwrap_or(email.as_str()).parse().unwrap();
+            assert_eq!(again, email, "both spellings are one");
+            Ok(())
+        },
+        good: &[
+            "ada@example.com",
+            " Ada@Example.COM. ",
+            "ada@b\u{fc}cher.example",
+            "ada@xn--bcher-kva.example",
+            "\u{ff41}da@example.com",
+            "ada@\u{939}\u{93f}\u{928}\u{94d}\u{926}\u{940}.\u{92d}\u{93e}\u{930}\u{924}",
+            "j\u{fc}rgen@example.com",
+        ],
+        bad: &[
+            ("a\u{200b}da@example.com", "each of them visible"),
+            ("ada@exam\u{ad}ple.com", "visible"),
+            ("\"ada\"@example.com", "looks like"),
+            ("ada@\u{2665}.example", "one of DNS"),
+            ("ada@\u{5d0}a.example", "one of DNS"),
+            ("ada@example", "looks like"),
+        ],
+    },
+    Row {
+        input: "The name of a person",
+        accepted: "any script, with single spaces between words",
+        refused: "characters that cannot be seen",
+        because: "UAX #44, `Default_Ignorable_Code_Point`.",
+        judge: |_, text| text.parse::<Name>().map(drop).map_err(|error| error.to_string()),
+        good: &["Ada Lovelace", "\u{912}\u{928}\u{941}", "O'Neil", "\u{674e}"],
+        bad: &[("Ada\u{200b}", "name"), ("\u{3164}", "name"), ("Ada\nX", "name")],
+    },
+    Row {
+        input: "`scope`",
+        accepted: "words of printable ASCII, single spaces between them, repetitions",
+        refused: "quotes, backslashes, other spaces, other scripts: `invalid_scope`",
+        because: "RFC 6749 section 3.3.",
+        judge: |_, text| text.parse::<Scope>().map(drop).map_err(|error| error.to_string()),
+        good: &["", "read", "read read write:all", "https://api.example.com/.default"],
+        bad: &[
+            ("read  write", "single spaces"),
+            (" read", "single spaces"),
+            ("l\u{e9}", "ASCII"),
+            ("a\"b", "quotes"),
+            ("a\tb", "spaces"),
+        ],
+    },
+    Row {
+        input: "A text file: settings, secrets, passwords, keys",
+        accepted: "UTF-8, with or without a byte order mark, any line end",
+        refused: "UTF-16 and other encodings, by their name or their line",
+        because: "RFC 3629 section 6. A password that was read wrongly cannot be typed.",
+        judge: |_, recipe| {
+            let octets: Vec<u8> = recipe
+                .chars()
+                .map(|character| u8::try_from(u32::from(character)).unwrap())
+                .collect();
+            text::decode(&octets).map(drop).map_err(|error| error.to_string())
+        },
+        // Each character is one octet.
+        good: &["a\n", "a\r\n", "\u{ef}\u{bb}\u{bf}a", "J\u{c3}\u{bc}rgen", ""],
+        bad: &[
+            ("\u{ff}\u{fe}a\0", "UTF-16"),
+            ("a\0b\0", "UTF-16"),
+            ("a\nJ\u{fc}rgen", "line 2 is not UTF-8"),
+        ],
+    },
+    Row {
+        input: "A file with a secret",
+        accepted: "mode 0600 or less; 0640 if it is root's and the process is not root, as Kubernetes mounts it for `fsGroup`",
+        refused: "files that others may read",
+        because: "The rule of PostgreSQL's private keys.",
+        judge: secret_file,
+        good: &["0600", "0400"],
+        bad: &[("0644", "0644"), ("0604", "0604"), ("0666", "0666")],
+    },
+    Row {
+        input: "Environment variables that begin with `KEYROUND_`",
+        accepted: "settings, and what Kubernetes and Docker set for a service of our name",
+        refused: "every other one, with \"did you mean\"",
+        because: "A misspelt setting must not be ignored.",
+        judge: |site, line| {
+            let (name, value) = line.split_once('=').unwrap();
+            let sources = Sources {
+                environment: [
+                    (name.to_owned(), value.to_owned()),
+                    ("KEYROUND_SERVER__ISSUER".to_owned(), site.url.clone()),
+                ]
+                .into(),
+                ..Sources::default()
+            };
+            Config::load(&sources).map(drop).map_err(|error| error.to_string())
+        },
+        good: &[
+            "KEYROUND_SERVER__LISTEN=127.0.0.1:8081",
+            "KEYROUND_PORT=tcp://10.0.0.1:80",
+            "KEYROUND_SERVICE_HOST=10.0.0.1",
+            "KEYROUND_PORT_80_TCP_ADDR=10.0.0.1",
+            "KEYROUND_PG_SERVICE_PORT=5432",
+            "KEYROUND_NAME=/app/keyround",
+            "KEYROUND_ENV_PATH=/bin",
+        ],
+        bad: &[
+            ("KEYROUND_SERVER__LISTN=127.0.0.1:8081", "KEYROUND_SERVER__LISTEN"),
+            ("KEYROUND_PORT=8080", "KEYROUND_PORT"),
+        ],
+    },
+    Row {
+        input: "The issuer",
+        accepted: "a URL with or without a path",
+        refused: "a path with percent-encoding, a query, a fragment, a trailing slash",
+        because: "RFC 8414 section 2. Verifiers compare it byte for byte.",
+        judge: |_, text| text.parse::<Issuer>().map(drop).map_err(|error| error.to_string()),
+        good: &["https://id.example.com", "https://id.example.com/a/b"],
+        bad: &[
+            ("https://id.example.com/%C3%A9", "percent"),
+            ("https://id.example.com/?a", ""),
+            ("https://id.example.com/#a", ""),
+            ("https://id.example.com/", ""),
+        ],
+    },
+    Row {
+        input: "An allowed origin",
+        accepted: "scheme, host and port, as browsers send them",
+        refused: "patterns, paths",
+        because: "RFC 6454 section 6.1. A pattern would never match.",
+        judge: |_, text| text.parse::<Origin>().map(drop).map_err(|error| error.to_string()),
+        good: &[
+            "https://app.example.com",
+            "https://app.example.com:8443",
+            "http://localhost:3000",
+        ],
+        bad: &[
+            ("https://*.example.com", ""),
+            ("https://app.example.com/a", ""),
+            ("*", ""),
+        ],
+    },
+];
+
+/// Longer than a kid may be.
+const LONG: &str = "kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk";
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/keys")
+            .join(name),
+    )
+    .unwrap()
+}
+
+/// A fixture, or several behind one another, and what was done to it.
+fn key(recipe: &str) -> Result<(), String> {
+    let mut words = recipe.split(' ');
+    let names = words.next().unwrap();
+    let mut content: Vec<u8> = names.split('+').flat_map(fixture).collect();
+    for word in words {
+        let text = || String::from_utf8(content.clone()).unwrap();
+        content = match word {
+            "crlf" => text().replace('\n', "\r\n").into_bytes(),
+            "cr" => text().replace('\n', "\r").into_bytes(),
+            "escaped" => text().replace('\n', "\\n").into_bytes(),
+            "mark" => [b"\xef\xbb\xbf", &*content].concat(),
+            "text" => format!("Bag Attributes\n  friendlyName: a\n{}", text()).into_bytes(),
+            "utf16" => text().encode_utf16().flat_map(u16::to_le_bytes).collect(),
+            "der" => openssl::pkey::PKey::private_key_from_pem(&content)
+                .unwrap()
+                .private_key_to_der()
+                .unwrap(),
+            "base64" => openssl::base64::encode_block(&content).into_bytes(),
+            "openssh" => text().replace("PRIVATE KEY", "OPENSSH PRIVATE KEY").into_bytes(),
+            change => {
+                let mut jwk: Value = serde_json::from_slice(&content).unwrap();
+                match change.split_once('=') {
+                    Some((name, value)) => jwk[name] = serde_json::from_str(value).unwrap(),
+                    None => drop(jwk.as_object_mut().unwrap().remove(change.strip_prefix('-').unwrap())),
+                }
+                jwk.to_string().into_bytes()
+            }
+        };
+    }
+    read(&content, Passphrase::Text("opens-the-fixtures"))
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+fn expanded(recipe: &str) -> String {
+    let text = |name| String::from_utf8(fixture(name)).unwrap();
+    recipe
+        .replace("P256", &text("p256.public.jwk"))
+        .replace("RSA", &text("rsa.public.jwk"))
+        .replace("PRIVATE", &text("p256.jwk"))
+}
+
+static PAIR: LazyLock<Pair> = LazyLock::new(|| Pair::new(keyround::jose::alg::Algorithm::Es256, "my key"));
+
+fn assertion(header: &str, claim: &str) -> Result<(), String> {
+    let token = PAIR.sign(
+        header,
+        &format!(r#"{{"iss":"a","sub":"a","aud":"a","jti":"a",{claim}}}"#),
+    );
+    let read = Assertion::parse(&token).map_err(|error| error.to_string())?;
+    read.verify(std::slice::from_ref(&PAIR.jwk))
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+fn metadata(change: &str) -> Result<(), String> {
+    let issuer: ProviderIssuer = "https://id.example".parse().unwrap();
+    let mut document = json!({
+        "issuer": "https://id.example", "authorization_endpoint": "https://id.example/a", "token_endpoint": "https://id.example/t",
+        "jwks_uri": "https://id.example/k",
+    })
+    .to_string();
+    if !change.is_empty() {
+        document.insert_str(1, &format!("{change},"));
+    }
+    Metadata::parse(format!("\u{feff}{document}").as_bytes(), &issuer)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+/// A request whose head is as the recipe says.
+fn head(site: &Site, recipe: &str) -> Result<(), String> {
+    let (what, count) = recipe.split_once(' ').unwrap_or((recipe, "0"));
+    let count: usize = count.parse().unwrap();
+    let (path, lines) = match what {
+        "header" => (String::new(), format!("X-Wide: {}\r\n", "x".repeat(count))),
+        "number" => (String::new(), "X-Many: 1\r\n".repeat(count)),
+        "path" => (format!("?{}", "x".repeat(count)), String::new()),
+        _ => (String::new(), "Broken header\r\n".to_owned()),
+    };
+    for (at, status) in [("/.well-known/jwks.json", 200), ("/oauth2/token", 405)] {
+        let mut connection = Connection::open(&site.url);
+        connection.send(format!("GET {at}{path} HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
+        let answer = connection.answer().unwrap();
+        if answer.status() == status {
+            continue;
+        }
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        if at == "/oauth2/token" {
+            assert_eq!(body["error"], "invalid_request", "{recipe}");
+            assert!(body["error_description"].is_string());
+            continue;
+        }
+        let mut other = Connection::open(&site.url);
+        other.send(format!("POST /oauth2/token{path} HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
+        let form: Value = serde_json::from_slice(&other.answer().unwrap().body).unwrap();
+        assert_eq!(form["error"], "invalid_request", "{recipe}");
+        return Err(format!("{} {}", answer.status(), body["code"].as_str().unwrap()));
+    }
+    Ok(())
+}
+
+/// A login with a wrong password, which gets as far as the password only if our cookie is found.
+fn cookie(site: &Site, other: &str) -> Result<(), String> {
+    let mut connection = Connection::open(&site.url);
+    connection.send("GET /auth/csrf HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = connection.answer().unwrap();
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    let own = answer
+        .header("set-cookie")
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    // Each character is one octet.
+    let other: Vec<u8> = other
+        .chars()
+        .map(|character| u8::try_from(u32::from(character)).unwrap())
+        .collect();
+    // Each login is about another account, so that no limit is met.
+    let email = format!(
+        "{}@example.com",
+        other.iter().map(|&octet| u32::from(octet)).sum::<u32>()
+    );
+    let login = format!(r#"{{"email":"{email}","password":"seven green umbrellas"}}"#);
+    let head = format!(
+        "POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\nX-CSRF-Token: {}\r\nCookie: ",
+        login.len(),
+        body["csrf_token"].as_str().unwrap()
+    );
+    let line = [
+        head.as_bytes(),
+        &other,
+        b"; ",
+        own.as_bytes(),
+        b"\r\n\r\n",
+        login.as_bytes(),
+    ]
+    .concat();
+    connection.send(line);
+    let answer = connection.answer().unwrap();
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    match body["code"].as_str().unwrap() {
+        "login_failed" => Ok(()),
+        other => Err(other.to_owned()),
+    }
+}
+
+fn forwarded(site: &Site, name: &str, value: &str) -> Result<(), String> {
+    let request = TestRequest::default()
+        .peer_addr("10.0.0.1:4711".parse().unwrap())
+        .insert_header((name, value))
+        .to_http_request();
+    let client = ClientAddresses::new(&site.config.server).of(&request).to_string();
+    if client == "10.0.0.1" {
+        return Err("the proxy".to_owned());
+    }
+    if client.starts_with("unreadable:") {
+        Err(client)
+    } else {
+        Ok(())
+    }
+}
+
+fn secret_file(site: &Site, mode: &str) -> Result<(), String> {
+    let path = site.folder.join(format!("secret-{mode}"));
+    std::fs::write(&path, "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=").unwrap();
+    let mode = std::fs::Permissions::from_mode(u32::from_str_radix(mode, 8).unwrap());
+    std::fs::set_permissions(&path, mode).unwrap();
+    let settings = [
+        ("server.issuer", site.url.as_str()),
+        ("keys.master_key_file", path.to_str().unwrap()),
+    ];
+    let sources = Sources {
+        flags: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        ..Sources::default()
+    };
+    let config = Config::load(&sources).map_err(|error| error.to_string())?;
+    config.master_key_text().map(drop).map_err(|error| error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_row_of_the_page_does_what_it_says() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start(&database, &[]).await;
+    let site = Site {
+        url: app.url.clone(),
+        config: config(
+            &database,
+            &[
+                ("server.behind_tls_proxy", "true"),
+                ("server.trusted_proxies", "10.0.0.0/8"),
+            ],
+        ),
+        folder: database.folder.path().to_owned(),
+    };
+    for row in TABLE {
+        assert!(!row.good.is_empty() || !row.bad.is_empty(), "{}", row.input);
+        for example in row.good {
+            let judged = (row.judge)(&site, example);
+            assert!(judged.is_ok(), "{}: {example:?} is refused: {judged:?}", row.input);
+        }
+        for (example, reason) in row.bad {
+            let refusal = (row.judge)(&site, example).expect_err(example);
+            assert!(refusal.contains(reason), "{}: {example:?}: {refusal}", row.input);
+        }
+    }
+    app.running.stop().await;
+}
+
+#[test]
+fn the_page_has_the_table() {
+    let rows: String = TABLE
+        .iter()
+        .map(|row| {
+            format!(
+                "| {} | {} | {} | {} |\n",
+                row.input, row.accepted, row.refused, row.because
+            )
+        })
+        .collect();
+    let table = format!("| input | accepted | refused | because |\n|---|---|---|---|\n{rows}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/input.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert!(page.contains(&table), "{} lacks:\n{table}", path.display());
+    assert_eq!(
+        page.matches("\n| ").count(),
+        TABLE.len() + 1,
+        "a row that no test drives"
+    );
+}
