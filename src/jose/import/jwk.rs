@@ -115,6 +115,7 @@ fn check_operations(operations: &[String], is_private: bool) -> Result<(), Impor
     Ok(())
 }
 
+#[expect(clippy::many_single_char_names, reason = "the names of RFC 7518")]
 fn rsa_from_jwk(members: &Members) -> Result<Imported, ImportError> {
     let (n, e) = (member("n", members.n.as_ref())?, member("e", members.e.as_ref())?);
     let Some(d) = &members.d else {
