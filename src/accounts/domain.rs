@@ -43,10 +43,10 @@ impl Domain {
         if !is_domain(&name) {
             return None;
         }
-        let in_ascii = in_ascii(&name)?;
+        let dns_name = in_ascii(&name)?;
         Some(Self {
             is_given_in_ascii: is_ascii,
-            in_ascii: Some(in_ascii).filter(|ascii| *ascii != name),
+            in_ascii: Some(dns_name).filter(|dns_name| *dns_name != name),
             name,
         })
     }
@@ -57,9 +57,9 @@ impl Domain {
         if !is_domain(&folded) {
             return None;
         }
-        let in_ascii = in_ascii(&folded).filter(|ascii| *ascii != folded);
+        let dns_name = in_ascii(&folded).filter(|dns_name| *dns_name != folded);
         Some(Self {
-            in_ascii,
+            in_ascii: dns_name,
             ..Self::plain(folded)
         })
     }

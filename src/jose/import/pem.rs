@@ -51,7 +51,7 @@ pub(super) fn read(text: &str, passphrase: Passphrase<'_>) -> Result<Imported, I
         let certified = X509::from_pem(block.text.as_bytes()).and_then(|certificate| certificate.public_key());
         certified.is_ok_and(|certified| half.public_eq(&certified))
     };
-    if !certificates.is_empty() && !certificates.iter().any(|block| is_its_own(&block)) {
+    if !certificates.is_empty() && !certificates.iter().any(is_its_own) {
         return Err(ImportError::OtherCertificate);
     }
     Ok(key)
