@@ -335,7 +335,7 @@ impl Keyring {
         if age > windows.replica_refresh {
             return Err(CannotVerify::Stale { age });
         }
-        if !snapshot.trusted.may_sign() {
+        if !snapshot.trusted.agrees_with_database() {
             return Err(CannotVerify::ClockInDoubt);
         }
         let expected = Expected {

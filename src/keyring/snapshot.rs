@@ -204,6 +204,15 @@ pub(super) async fn read(
     // The age counts from before the heartbeat and the reads.
     let loaded = clock.read();
     let trusted = trusted_time(db, policy, clock, previous.map(|previous| &previous.trusted)).await?;
+    // Before the rows are read: what a node in doubt has signed is kept, or it learns that this one is sure.
+    let trusted = match write_record(db, policy, trusted).await {
+        // A first look may find a database that takes no writes.
+        Err(error) if previous.is_none() => {
+            tracing::debug!(%error, "the time that was reached could not be written");
+            trusted
+        }
+        written => written?,
+    };
     // By the time that was reached, which no wrong clock moves ahead. Twice S: the row was stamped by another clock, and is
     // compared with a third.
     let since = trusted.reached() - LONGEST_ACCESS_TOKEN - policy.windows().clock_skew * 2;
@@ -212,7 +221,6 @@ pub(super) async fn read(
         None => db.look(since).await?,
     };
     let stored = look.keys;
-    let trusted = write_record(db, policy, trusted).await;
     if let Some(ledger) = ledger {
         let keys = stored.keys();
         let revoked = keys.jwks().filter(|(_, revoked_at)| revoked_at.is_some());
@@ -245,18 +253,15 @@ pub(super) async fn read(
 
 /// Writes down how far time has come, now and then: a start on a wrong clock is noticed by it. A node that disagrees with the
 /// database's clock writes nothing.
-async fn write_record(db: &Db, policy: &Policy, trusted: TrustedTime) -> TrustedTime {
+async fn write_record(db: &Db, policy: &Policy, trusted: TrustedTime) -> Result<TrustedTime, StoreError> {
     if !trusted.should_write_record(policy.windows().clock_skew) {
-        return trusted;
+        return Ok(trusted);
     }
-    let sure = trusted.doubt().is_none();
-    match db.write_clock_record(trusted.reached(), sure).await {
-        Ok(()) => trusted.having_written(trusted.next_record()),
-        Err(error) => {
-            tracing::debug!(%error, "the time that was reached could not be written");
-            trusted
-        }
-    }
+    Ok(match db.write_clock_record(&trusted, policy).await? {
+        Some(record) => trusted.having_written(record),
+        // In doubt it does not sign before its next look.
+        None => trusted,
+    })
 }
 
 impl Snapshot {

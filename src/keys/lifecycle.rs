@@ -4,11 +4,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::clock::UnixTime;
+use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk};
 
 use super::SigningKey;
+use super::kept::Kept;
 use super::policy::Policy;
 use super::verifying::VerifyingKey;
 
@@ -57,16 +58,16 @@ impl fmt::Display for State {
     }
 }
 
-/// All rows, each algorithm's in the order of its generations, and the keys that only verify.
+/// All rows, each algorithm's in the order of its generations, the keys that only verify, and which keys stay longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys(Vec<SigningKey>, Vec<VerifyingKey>);
+pub struct Keys(Vec<SigningKey>, Vec<VerifyingKey>, Option<Kept>);
 
 impl Keys {
     /// Puts rows in order.
     #[must_use]
     pub fn new(mut rows: Vec<SigningKey>) -> Self {
         rows.sort_by_key(|key| (key.alg, key.generation));
-        Self(rows, Vec::new())
+        Self(rows, Vec::new(), None)
     }
 
     /// The same with these keys to verify with.
@@ -75,6 +76,43 @@ impl Keys {
         rows.sort_by(|a, b| (a.jwk.alg, &a.jwk.kid).cmp(&(b.jwk.alg, &b.jwk.kid)));
         self.1 = rows;
         self
+    }
+
+    /// The same with these keys kept longer.
+    #[must_use]
+    pub const fn with_kept(mut self, kept: Option<Kept>) -> Self {
+        self.2 = kept;
+        self
+    }
+
+    /// Which keys are kept longer, because time has leapt.
+    #[must_use]
+    pub const fn kept(&self) -> Option<Kept> {
+        self.2
+    }
+
+    /// The longest lifetime of any token that a key has signed or may sign.
+    #[must_use]
+    pub fn longest_token(&self, policy: &Policy) -> Seconds {
+        let longest = self.0.iter().map(|key| key.max_token_ttl).max();
+        longest.unwrap_or(Seconds::ZERO).max(policy.windows().max_token_ttl)
+    }
+
+    /// Whether a token may still be valid that a node in doubt signed before time leapt.
+    #[must_use]
+    pub fn is_keeping(&self, policy: &Policy, now: UnixTime) -> bool {
+        let end = |kept: Kept| kept.expires_at(kept.at, self.longest_token(policy), policy);
+        self.2.and_then(end).is_some_and(|end| end > now)
+    }
+
+    /// What is kept once a node is sure at this time and another one has signed in doubt since `doubted`.
+    #[must_use]
+    pub fn keeping(&self, policy: &Policy, doubted: UnixTime, at: UnixTime) -> Kept {
+        let earlier = self.2.filter(|_| self.is_keeping(policy, at));
+        Kept {
+            from: earlier.map_or(doubted, |earlier| earlier.from.min(doubted)),
+            at,
+        }
     }
 
     /// The keys that only verify, by algorithm and kid.
@@ -230,8 +268,12 @@ impl Keys {
     /// When this key leaves the key set; none while nothing supersedes it.
     #[must_use]
     pub fn expires_at(&self, key: &SigningKey, policy: &Policy) -> Option<UnixTime> {
-        self.superseded_at(key)
-            .map(|superseded_at| superseded_at + policy.verify_window(key.max_token_ttl))
+        let superseded_at = self.superseded_at(key)?;
+        let regular = superseded_at + policy.verify_window(key.max_token_ttl);
+        let kept = self
+            .2
+            .and_then(|kept| kept.expires_at(superseded_at, key.max_token_ttl, policy));
+        Some(kept.map_or(regular, |kept| kept.max(regular)))
     }
 
     /// What this key is at this moment.
@@ -246,7 +288,7 @@ impl Keys {
         // A pending key that was outranked is superseded before its own time comes, and never signs.
         match self.superseded_at(key) {
             Some(superseded_at) if superseded_at <= now => {
-                if superseded_at + policy.verify_window(key.max_token_ttl) <= now {
+                if self.expires_at(key, policy).is_some_and(|expires_at| expires_at <= now) {
                     State::Expired
                 } else {
                     State::Retired
@@ -309,7 +351,6 @@ fn stand_in(line: &[SigningKey]) -> Option<&SigningKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Seconds;
     use crate::jose::jwk::Parameters;
     use crate::jose::key::RsaBits;
     use crate::keys::emergency::{Response, revoke};

@@ -5,6 +5,7 @@
 
 pub mod emergency;
 pub mod history;
+pub mod kept;
 pub mod keyset;
 pub mod lifecycle;
 pub mod plan;

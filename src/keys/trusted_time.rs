@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::clock::{Reading, Seconds, UnixTime};
 
+use super::kept::Kept;
 use super::lifecycle::Keys;
 use super::policy::Policy;
 
@@ -43,6 +44,10 @@ pub struct Record {
     pub reached: Option<UnixTime>,
     /// The newest time that any node was sure of.
     pub confirmed: UnixTime,
+    /// The time by which a node in doubt began to sign; none once a node that is sure has seen it and keeps its keys.
+    pub doubted: Option<UnixTime>,
+    /// The sum of the steps that were confirmed: the times in the rows are in this calendar.
+    pub stepped: Seconds,
 }
 
 /// Why the wall clock is in doubt.
@@ -120,18 +125,15 @@ pub struct ClockStep {
     pub to: UnixTime,
     /// The times of keys that activate after this one move by the length of the step.
     pub newer_than: UnixTime,
+    /// Two clocks tell the length of the step differently, so what is in the set stays for a full window.
+    pub kept: Kept,
 }
 
 /// For how long a clock that is ahead must run evenly before the schedule may confirm it: as long as any key that was superseded
 /// stays. Whatever was signed, denied or ended before the doubt is over by then, whether the clock is right or not.
 #[must_use]
 pub fn patience(keys: &Keys, policy: &Policy) -> Seconds {
-    let longest = keys.iter().map(|key| key.max_token_ttl).max();
-    policy.verify_window(
-        longest
-            .unwrap_or(policy.windows().max_token_ttl)
-            .max(policy.windows().max_token_ttl),
-    )
+    policy.verify_window(keys.longest_token(policy))
 }
 
 /// The time at one look, sure or in doubt, from which later moments are told.
@@ -162,7 +164,8 @@ impl TrustedTime {
     ) -> Self {
         let time = reference.time(reading);
         let expected = match previous {
-            Some(previous) => previous.carried_to(reading),
+            // A step that this node did not see moved the times in the rows, and so what this node has reached.
+            Some(previous) => previous.carried_to(reading) + (record.stepped - previous.record.stepped),
             None => record.reached.unwrap_or(time),
         };
         // A clock that differs from the database's by what is tolerated is not ahead of itself.
@@ -282,15 +285,28 @@ impl TrustedTime {
 
     /// The step that confirming this clock is. Every unrevoked key is at its end what it was at its beginning.
     #[must_use]
-    pub fn step(&self, keys: &Keys, policy: &Policy) -> ClockStep {
-        let (from, to) = (self.reached(), self.reference());
-        // What is older has had all its effects. After a step back a key that did not move would be overtaken.
-        let newer_than = if to > from {
-            from - patience(keys, policy)
-        } else {
-            UnixTime(i64::MIN)
-        };
-        ClockStep { from, to, newer_than }
+    pub fn step(&self, record: Record, keys: &Keys, policy: &Policy) -> ClockStep {
+        let from = self.reached();
+        // What the reference is ahead by when all is well is no part of the step.
+        let to = self.reference() - self.usual;
+        // What is older has had all its effects, unless a node in doubt signed by it.
+        let kept = keys
+            .kept()
+            .filter(|_| keys.is_keeping(policy, from))
+            .map(|kept| kept.from);
+        let old = from - patience(keys, policy);
+        let old = [kept, record.doubted].into_iter().flatten().fold(old, UnixTime::min);
+        // After a step back a key that did not move would be overtaken.
+        let newer_than = if to > from { old } else { UnixTime(i64::MIN) };
+        ClockStep {
+            from,
+            to,
+            newer_than,
+            kept: Kept {
+                from: old + (to - from),
+                at: to,
+            },
+        }
     }
 
     /// Whether the record is so old that this node is to write it.
@@ -301,7 +317,17 @@ impl TrustedTime {
             Some(_) => self.record.reached,
         };
         let pause = Seconds((clock_skew.0 / 4).max(1));
-        self.may_sign() && written.is_none_or(|written| (self.reached - written).abs() >= pause)
+        let is_old = written.is_none_or(|written| (self.reached - written).abs() >= pause);
+        self.agrees_with_database() && (is_old || self.changes_mark())
+    }
+
+    /// Whether this node signs in doubt and no mark says so, or is sure and finds the mark of one that does.
+    fn changes_mark(&self) -> bool {
+        let doubted = self.record.doubted;
+        match self.doubt {
+            None => doubted.is_some(),
+            Some(_) => doubted.is_none_or(|doubted| doubted > self.reached),
+        }
     }
 
     /// What this node writes into the record.
@@ -311,11 +337,15 @@ impl TrustedTime {
             None => Record {
                 reached: Some(self.reached),
                 confirmed: self.reached,
+                doubted: None,
+                stepped: self.record.stepped,
             },
             // What was reached only grows while it is in doubt.
             Some(_) => Record {
                 reached: self.record.reached.max(Some(self.reached)),
                 confirmed: self.record.confirmed,
+                doubted: self.record.doubted.min(Some(self.reached)).or(Some(self.reached)),
+                stepped: self.record.stepped,
             },
         }
     }
@@ -340,9 +370,15 @@ impl TrustedTime {
     }
 
     /// Whether this node may sign: with a jumped clock it goes by the time that it reached, but a node that disagrees with the
-    /// database's clock disagrees with the other nodes.
+    /// database's clock disagrees with the other nodes. In doubt it signs only under a mark, by which the others keep its keys.
     #[must_use]
     pub const fn may_sign(&self) -> bool {
+        self.agrees_with_database() && (self.doubt.is_none() || self.record.doubted.is_some())
+    }
+
+    /// Whether this node may judge tokens.
+    #[must_use]
+    pub const fn agrees_with_database(&self) -> bool {
         !matches!(self.doubt, Some(Doubt::FromDatabase(_)))
     }
 
@@ -389,6 +425,7 @@ mod tests {
         Record {
             reached: Some(UnixTime(time)),
             confirmed: UnixTime(time),
+            ..Record::default()
         }
     }
 

@@ -237,9 +237,12 @@ impl Rotation {
         self.compare_policies(snapshot.trusted().checked_at()).await
     }
 
-    /// Forgets what no request can present any more. What a clock in doubt calls old is not forgotten.
+    /// Forgets what no request can present any more. What a clock in doubt calls old is not forgotten, nor what a leap made old.
     async fn forget(&self, snapshot: &Snapshot, reached: UnixTime) -> Result<(), StoreError> {
         let db = &self.rotator.db;
+        if snapshot.keys.is_keeping(&self.rotator.policy, reached) {
+            return Ok(());
+        }
         if snapshot.has_outlived_denials(reached) {
             let pruned = db.prune_denied_tokens(reached).await?;
             tracing::debug!(pruned, "denied tokens that have expired are forgotten");

@@ -149,7 +149,7 @@ fn with_every_revocation(keys: &Keys, ledger: Option<&Ledger>, now: UnixTime, re
             revoked.push(jwk.kid.clone());
         }
     }
-    Keys::new(rows).with_verifying(verifying)
+    Keys::new(rows).with_verifying(verifying).with_kept(keys.kept())
 }
 
 fn note(dump: &Dump, now: UnixTime, actor: &str) -> Entry {

@@ -254,10 +254,11 @@ impl Rotator {
             }
             None => return Err(RotationError::ClockNotInDoubt),
         };
-        if change.confirmed_time().await? != trusted.record().confirmed {
+        let record = change.clock_record().await?;
+        if (record.confirmed, record.stepped) != (trusted.record().confirmed, trusted.record().stepped) {
             return Ok(None);
         }
-        let step = trusted.step(change.keys(), &self.policy);
+        let step = trusted.step(record, change.keys(), &self.policy);
         let (from, to) = (step.from, step.to);
         change.step_clock(step).await?;
         change

@@ -1,20 +1,35 @@
 //! Table `clock`: how far time has come, for a start that has no earlier look at the clock.
 
-use crate::clock::UnixTime;
-use crate::keys::trusted_time::{ClockStep, Record};
+use crate::clock::{Seconds, UnixTime};
+use crate::keys::kept::Kept;
+use crate::keys::policy::Policy;
+use crate::keys::trusted_time::{ClockStep, Record, TrustedTime};
 
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
-const RECORD: &str = "SELECT reached, confirmed FROM clock WHERE id = 1";
+const RECORD: &str = "SELECT reached, confirmed, doubted, stepped FROM clock WHERE id = 1";
 const REACHED: &str = "SELECT reached FROM clock WHERE id = 1";
-const CONFIRMED: &str = "SELECT confirmed FROM clock WHERE id = 1";
+/// Which keys stay longer. It is read after the rows, so it is never older than they are.
+pub(super) const KEPT: &str = "SELECT kept_from, kept_at FROM clock WHERE id = 1";
 /// What a database says that no node of this version has written to: the newest key, the newest line of the audit log and the
 /// newest heartbeat.
 const NEWEST: &str = "SELECT MAX(at) FROM (SELECT MAX(published_at) AS at FROM signing_keys \
                       UNION ALL SELECT noted_at FROM audit WHERE seq = (SELECT MAX(seq) FROM audit) \
                       UNION ALL SELECT MAX(seen_at) FROM nodes) AS times";
-const REACH: &str = "UPDATE clock SET reached = $1 WHERE id = 1 AND reached < $1";
-const CONFIRM: &str = "UPDATE clock SET reached = $1, confirmed = $1 WHERE id = 1";
+/// Written only if nothing was confirmed since the look: a node that signs in doubt must not miss that another one is sure.
+const REACH: &str = "UPDATE clock SET reached = CASE WHEN reached < $1 THEN $1 ELSE reached END, \
+                     doubted = CASE WHEN doubted = 0 OR doubted > $1 THEN $1 ELSE doubted END \
+                     WHERE id = 1 AND confirmed = $2 AND stepped = $3";
+/// A node that is sure keeps the keys of those that signed in doubt, beside what is kept already. `$2` is the time before which what
+/// was kept has ended, less the longest token.
+const CONFIRM: &str = "UPDATE clock SET reached = $1, confirmed = $1, \
+                       kept_from = CASE WHEN doubted = 0 THEN kept_from \
+                       WHEN kept_from < doubted AND kept_at > $2 - (SELECT COALESCE(MAX(max_token_ttl), 0) FROM signing_keys) \
+                       THEN kept_from ELSE doubted END, \
+                       kept_at = CASE WHEN doubted = 0 THEN kept_at ELSE $1 END, doubted = 0 \
+                       WHERE id = 1 AND stepped = $3";
+const STEP: &str = "UPDATE clock SET reached = $1, confirmed = $1, doubted = 0, kept_from = $2, kept_at = $3, \
+                    stepped = stepped + $4 WHERE id = 1";
 const SHIFT: &str = "UPDATE signing_keys SET published_at = published_at + $1, activates_at = activates_at + $1 \
                      WHERE revoked_at IS NULL AND activates_at > $2";
 /// What a step ahead must not make forgotten: denials, used assertions, and the ends of sessions whose access tokens may still live.
@@ -30,33 +45,69 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn clock_record(&self) -> Result<Record, StoreError> {
-        let (reached, confirmed): (i64, i64) = on_read!(self, |pool| sqlx::query_as(RECORD).fetch_one(pool).await)?;
-        if reached > 0 {
-            return Ok(Record {
-                reached: Some(UnixTime(reached)),
-                confirmed: UnixTime(confirmed),
-            });
+        let row: RecordRow = on_read!(self, |pool| sqlx::query_as(RECORD).fetch_one(pool).await)?;
+        let record = Record::from(row);
+        if record.reached.is_some() {
+            return Ok(record);
         }
         let newest: Option<i64> = on_read!(self, |pool| sqlx::query_scalar(NEWEST).fetch_one(pool).await)?;
         Ok(Record {
             reached: newest.map(UnixTime),
-            confirmed: UnixTime(confirmed),
+            ..record
         })
     }
 
-    /// Writes down how far time has come; `sure` says that the clock is not in doubt.
+    /// Writes down how far time has come, and answers with the record as it is then. None if another node confirmed the time or a step
+    /// since the look.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn write_clock_record(&self, reached: UnixTime, sure: bool) -> Result<(), StoreError> {
-        let text = if sure { CONFIRM } else { REACH };
-        on_write!(self, |pool| sqlx::query(text)
-            .bind(reached.0)
+    pub async fn write_clock_record(
+        &self,
+        trusted: &TrustedTime,
+        policy: &Policy,
+    ) -> Result<Option<Record>, StoreError> {
+        let (read, next) = (trusted.record(), trusted.next_record());
+        let windows = policy.windows();
+        let (text, second) = if trusted.may_plan() {
+            let ended = trusted.reached() - policy.verify_window(windows.max_token_ttl) - windows.clock_skew;
+            (CONFIRM, ended)
+        } else {
+            (REACH, read.confirmed)
+        };
+        let written = on_write!(self, |pool| sqlx::query(text)
+            .bind(trusted.reached().0)
+            .bind(second.0)
+            .bind(read.stepped.0)
             .execute(pool)
-            .await
-            .map(|_| ())?);
-        Ok(())
+            .await?
+            .rows_affected());
+        Ok((written > 0).then_some(next))
     }
+}
+
+type RecordRow = (i64, i64, i64, i64);
+
+impl From<RecordRow> for Record {
+    fn from((reached, confirmed, doubted, stepped): RecordRow) -> Self {
+        let time = |seconds: i64| (seconds > 0).then_some(UnixTime(seconds));
+        Self {
+            reached: time(reached),
+            confirmed: UnixTime(confirmed),
+            doubted: time(doubted),
+            stepped: Seconds(stepped),
+        }
+    }
+}
+
+/// What is kept, as the table has it.
+pub(super) type KeptRow = (i64, i64);
+
+pub(super) fn kept((from, at): KeptRow) -> Option<Kept> {
+    (at != 0).then_some(Kept {
+        from: UnixTime(from),
+        at: UnixTime(at),
+    })
 }
 
 /// Within a change of keys: the keys are at the end of the step what they were at its beginning, and nothing that is refused is
@@ -79,8 +130,11 @@ pub(super) async fn step(tx: &mut Tx, step: ClockStep) -> Result<(), StoreError>
                     .map(|_| ())?;
             }
         }
-        sqlx::query(CONFIRM)
+        sqlx::query(STEP)
             .bind(step.to.0)
+            .bind(step.kept.from.0)
+            .bind(step.kept.at.0)
+            .bind((step.to - step.from).0)
             .execute(&mut *connection)
             .await
             .map(|_| ())?;
@@ -88,11 +142,10 @@ pub(super) async fn step(tx: &mut Tx, step: ClockStep) -> Result<(), StoreError>
     Ok(())
 }
 
-/// The newest time that a node was sure of.
-pub(super) async fn confirmed(tx: &mut Tx) -> Result<UnixTime, StoreError> {
-    Ok(UnixTime(in_tx!(tx, |connection| sqlx::query_scalar(CONFIRMED)
-        .fetch_one(connection)
-        .await?)))
+/// What is written down, as it is under the lock.
+pub(super) async fn record(tx: &mut Tx) -> Result<Record, StoreError> {
+    let row: RecordRow = in_tx!(tx, |connection| sqlx::query_as(RECORD).fetch_one(connection).await?);
+    Ok(row.into())
 }
 
 /// The newest time that a node has reached.

@@ -9,7 +9,7 @@ use super::denied_tokens::{self, DeniedToken};
 use super::nodes::{self, Heartbeat};
 use super::sessions::EndedSession;
 use super::signing_keys::{self, StoredKeys};
-use super::{Db, StoreError, on_read, sessions, tenants, verifying_keys, within};
+use super::{Db, StoreError, clock, on_read, sessions, tenants, verifying_keys, within};
 
 /// What a snapshot is made of.
 #[derive(Clone, Debug)]
@@ -30,8 +30,9 @@ macro_rules! look {
         let version = sqlx::query_as(signing_keys::VERSION).fetch_one($executor).await?;
         let rows = sqlx::query_as(signing_keys::ROWS).fetch_all($executor).await?;
         let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all($executor).await?;
+        let kept = sqlx::query_as(clock::KEPT).fetch_one($executor).await?;
         Look {
-            keys: signing_keys::stored(&version, rows, verifying)?,
+            keys: signing_keys::stored(&version, rows, verifying, kept)?,
             denied: sqlx::query_as(denied_tokens::ALL).fetch_all($executor).await?,
             ended: sqlx::query_as(sessions::ENDED_UNTIL)
                 .bind($ended_since.0)

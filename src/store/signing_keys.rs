@@ -5,9 +5,10 @@ use sqlx::FromRow;
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::SigningKey;
+use crate::keys::kept::Kept;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan::NewGeneration;
-use crate::keys::trusted_time::ClockStep;
+use crate::keys::trusted_time::{ClockStep, Record};
 use crate::keys::verifying::VerifyingKey;
 
 use super::audit::{self, Entry};
@@ -45,13 +46,17 @@ pub struct StoredKeys {
     pub rows: Vec<StoredKey>,
     /// The keys that only verify.
     pub verifying: Vec<VerifyingKey>,
+    /// Which keys stay longer, because time has leapt.
+    pub kept: Option<Kept>,
 }
 
 impl StoredKeys {
     /// The rows without their private halves.
     #[must_use]
     pub fn keys(&self) -> Keys {
-        Keys::new(self.rows.iter().map(|row| row.key.clone()).collect()).with_verifying(self.verifying.clone())
+        Keys::new(self.rows.iter().map(|row| row.key.clone()).collect())
+            .with_verifying(self.verifying.clone())
+            .with_kept(self.kept)
     }
 }
 
@@ -132,7 +137,8 @@ impl Db {
             let version: VersionRow = sqlx::query_as(VERSION).fetch_one(pool).await?;
             let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(pool).await?;
             let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all(pool).await?;
-            stored(&version, rows, verifying)
+            let kept = sqlx::query_as(clock::KEPT).fetch_one(pool).await?;
+            stored(&version, rows, verifying, kept)
         })
     }
 
@@ -158,6 +164,7 @@ pub(super) fn stored(
     version: &VersionRow,
     rows: Vec<Row>,
     verifying: Vec<verifying_keys::Row>,
+    kept: clock::KeptRow,
 ) -> Result<StoredKeys, StoreError> {
     let rows = rows.into_iter().map(StoredKey::try_from).collect::<Result<_, _>>()?;
     let verifying = verifying
@@ -169,6 +176,7 @@ pub(super) fn stored(
         change: ChangeId::read("key_version", &version.change_id)?,
         rows,
         verifying,
+        kept: clock::kept(kept),
     })
 }
 
@@ -185,7 +193,8 @@ impl KeyChange {
             let version: VersionRow = sqlx::query_as(LOCK).fetch_one(&mut *connection).await?;
             let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(&mut *connection).await?;
             let verifying = sqlx::query_as(verifying_keys::ROWS).fetch_all(&mut *connection).await?;
-            stored(&version, rows, verifying)
+            let kept = sqlx::query_as(clock::KEPT).fetch_one(&mut *connection).await?;
+            stored(&version, rows, verifying, kept)
         })?;
         Ok(Self {
             tx,
@@ -303,12 +312,12 @@ impl KeyChange {
         Ok(())
     }
 
-    /// The newest time that a node was sure of, as it is under the lock.
+    /// What is written down about time, as it is under the lock.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn confirmed_time(&mut self) -> Result<UnixTime, StoreError> {
-        clock::confirmed(&mut self.tx).await
+    pub async fn clock_record(&mut self) -> Result<Record, StoreError> {
+        clock::record(&mut self.tx).await
     }
 
     /// Confirms a step of the clock: the times of the unrevoked keys that it concerns move by its length.

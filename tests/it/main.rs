@@ -17,6 +17,7 @@ mod checks;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod child;
 mod client_assertions;
+mod clock_leaps;
 mod clocks;
 mod command_line;
 mod connections;
@@ -27,6 +28,8 @@ mod database_roles;
 mod deployment;
 mod documents;
 mod failover;
+mod faked_clocks;
+mod faketime;
 mod federation;
 mod full_disk;
 mod gateways;

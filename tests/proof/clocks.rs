@@ -1,6 +1,5 @@
 //! Clocks that are wrong, by libfaketime: the wall alone moves, and the server is the real one.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use keyround::clock::sleep;
@@ -8,6 +7,7 @@ use keyround::jose::alg::Algorithm;
 
 use crate::child::{Process, register_clients};
 use crate::crashes::until_ready;
+use crate::faketime::Wall;
 use crate::helpers::TestDatabase;
 use crate::rows::Raw;
 use crate::until;
@@ -36,48 +36,6 @@ const POLICY: &[(&str, &str)] = &[
     ("tokens.max_token_ttl", "30s"),
 ];
 
-/// The library, where `tests/packages.sh` or Debian put it.
-fn library() -> PathBuf {
-    let roots = [concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/lib"), "/usr/lib"];
-    roots
-        .iter()
-        .filter_map(|root| std::fs::read_dir(root).ok())
-        .flatten()
-        .map(|folder| folder.unwrap().path().join("faketime/libfaketimeMT.so.1"))
-        .find(|path| path.exists())
-        .expect("libfaketime is missing: run tests/packages.sh tools")
-}
-
-/// A wall clock that is off by as much as its file says.
-struct Wall(PathBuf);
-
-impl Wall {
-    fn new(database: &TestDatabase, name: &str, off_by: i64) -> Self {
-        let wall = Self(database.folder.path().join(format!("{name}.clock")));
-        wall.set(off_by);
-        wall
-    }
-
-    /// Sets it, at once for everybody who reads it.
-    fn set(&self, off_by: i64) {
-        let next = self.0.with_extension("next");
-        std::fs::write(&next, format!("{off_by:+}\n")).unwrap();
-        std::fs::rename(next, &self.0).unwrap();
-    }
-
-    fn spawn(&self, database: &TestDatabase, name: &str) -> Process {
-        let library = library();
-        let variables = [
-            ("LD_PRELOAD", library.to_str().unwrap()),
-            ("FAKETIME_TIMESTAMP_FILE", self.0.to_str().unwrap()),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-            ("FAKETIME_DISABLE_SHM", "1"),
-        ];
-        Process::spawn_in(database, name, POLICY, &variables)
-    }
-}
-
 /// Takes a token, if there is one, and holds it against the true time: its key was not used early, nor was it written late.
 async fn take_in_time(verifier: &mut Verifier, process: &Process, raw: &Raw) -> Option<String> {
     let token = verifier.take_one(process.address().unwrap(), Algorithm::Es256).await?;
@@ -101,7 +59,7 @@ async fn one_node_is_5_seconds_off_and_one_60() {
     let mut nodes = Vec::new();
     for (name, off_by) in [("right", 0), ("fast", 5), ("slow", -5), ("wrong", 60)] {
         let wall = Wall::new(&database, name, off_by);
-        let mut process = wall.spawn(&database, name);
+        let mut process = wall.spawn(&database, name, POLICY);
         process.until_it_serves().await;
         nodes.push(process);
     }
@@ -141,7 +99,7 @@ on_both_databases_at_once!(a_clock_that_jumps_an_hour_or_a_year_and_comes_back, 
     let mut verifier = Verifier::new(register_clients(&database, POLICY).await);
     let raw = Raw::open(&database).await;
     let wall = Wall::new(&database, "node", 0);
-    let mut process = wall.spawn(&database, "node");
+    let mut process = wall.spawn(&database, "node", POLICY);
     let started = verifier.clock.read().monotonic;
     until_ready(&mut process, &verifier, started).await;
     let address = process.address().unwrap();

@@ -12,6 +12,8 @@
 #[path = "../it/child.rs"]
 #[allow(dead_code, reason = "the other binary uses the rest")]
 mod child;
+#[path = "../it/faketime.rs"]
+mod faketime;
 #[path = "../it/helpers.rs"]
 #[allow(dead_code, unused_macros, reason = "the other binary uses the rest")]
 mod helpers;

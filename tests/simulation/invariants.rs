@@ -194,8 +194,10 @@ impl Watch {
         let accepted_until = issued + (*lifetime + windows.verifier_leeway).0 * 1000 + skew;
         self.figures.tokens += 1;
         let known = self.known.entry(kid).or_default();
+        let is_first = known.accepted_until == 0;
         known.accepted_until = known.accepted_until.max(accepted_until);
-        if !known.at_once && *issued_at < key.published_at + key.prepublish {
+        // One that has signed before was in time, though a clock may have been set back since.
+        if is_first && !known.at_once && *issued_at < key.published_at + key.prepublish {
             return violated(
                 "I2",
                 format!("key {kid} signs at {issued_at}, published at {}", key.published_at),
@@ -343,15 +345,16 @@ impl Watch {
             let replaced = later().any(|later| later.revoked_at.is_none());
             // The last half before a removal stays as long as its key is published.
             let next = later().find(|later| later.revoked_at.is_none());
-            let tail = if next.is_some_and(SigningKey::is_keyless) {
-                tail + self.windows.verifier_leeway + key.max_token_ttl
-            } else {
-                tail
-            };
             let superseded_at = superseded_at(&database.keys, key);
-            let overdue = superseded_at.is_some_and(|superseded_at| {
-                (superseded_at + tail).0 * 1000 + self.windows.clock_skew.0 * 500 + grace < at
+            let due = superseded_at.map(|superseded_at| {
+                if !next.is_some_and(SigningKey::is_keyless) {
+                    return superseded_at + tail;
+                }
+                let published = tail + self.windows.verifier_leeway + key.max_token_ttl;
+                let kept = database.keys.kept().map(|kept| kept.at + self.windows.clock_skew);
+                kept.map_or(superseded_at, |kept| kept.max(superseded_at)) + published
             });
+            let overdue = due.is_some_and(|due| due.0 * 1000 + self.windows.clock_skew.0 * 500 + grace < at);
             if replaced && overdue {
                 return violated(
                     "I4",

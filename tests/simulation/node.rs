@@ -186,7 +186,7 @@ impl Node {
         self.is_beside_database = database.is_shared;
         let mut checked = self.checked(self.trusted, database.record, database, at, without);
         if checked.should_write_record(self.skew()) {
-            database.record = checked.next_record();
+            database.write_record(checked.next_record(), &self.policy, without);
             checked = checked.having_written(database.record);
         }
         self.trusted = Some(checked);
@@ -249,7 +249,12 @@ impl Node {
         if without == Without::DoubtStopsForgetting {
             return Some(self.reading(at).wall);
         }
-        self.keys_at(at, without).filter(|_| self.may_plan(without))
+        let keeps = |now: UnixTime| {
+            let snapshot = self.snapshot.as_ref();
+            snapshot.is_some_and(|snapshot| snapshot.keys.is_keeping(&self.policy, now))
+        };
+        self.keys_at(at, without)
+            .filter(|&now| self.may_plan(without) && (without == Without::LeapsKeepDenials || !keeps(now)))
     }
 
     /// Whether the clock is behind what was reached.

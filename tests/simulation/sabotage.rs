@@ -72,6 +72,14 @@ pub enum Without {
     StepsKeepDenials,
     /// A confirmed step moves the times of the keys.
     StepsMoveKeys,
+    /// Keys of a node that signed in doubt stay for a window once another one is sure.
+    LeapsKeepKeys,
+    /// What is in the set at a confirmed step stays for a window.
+    StepsKeepKeys,
+    /// A node that was away during a step counts it.
+    StepsAreCounted,
+    /// Nothing is forgotten while keys are kept after a step or a leap.
+    LeapsKeepDenials,
     /// Nothing is forgotten while the clock is in doubt.
     DoubtStopsForgetting,
     /// A token lives no longer than its row allows.
@@ -176,9 +184,14 @@ impl Without {
             Self::StartsAreCompared
             | Self::KeysWaitForConfirmation
             | Self::StepsKeepDenials
+            | Self::StepsKeepKeys
             | Self::StepsMoveKeys
             | Self::DoubtStopsForgetting => Focus {
                 events: &[14, 15],
+                ..usual
+            },
+            Self::LeapsKeepKeys | Self::LeapsKeepDenials | Self::StepsAreCounted => Focus {
+                events: &[0, 3, 5, 5, 14, 15, 19],
                 ..usual
             },
             Self::SnapshotAge | Self::SnapshotAgeInWindow => Focus {

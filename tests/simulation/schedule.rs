@@ -210,40 +210,20 @@ fn befall(world: &mut World) {
     } else {
         world.random.pick(favourites)
     };
-    // A node that starts while its peer is out of touch finds an old record. If the peer is sure of the time when it is back, the keys'
-    // time steps, and tokens that the first signed meanwhile are not covered: two faults at once.
-    let others = || world.nodes.iter().enumerate().filter(|(other, _)| *other != index);
-    let none_starts = others().all(|(_, node)| !matches!(node.life, Life::Down(_)));
-    let all_in_touch = others().all(|(_, node)| {
-        let is_paused = matches!(node.life, Life::Paused(_));
-        !is_paused && node.cut_off_until <= world.at
-    });
-    // A step that confirms itself, and the step back, each have an error of up to the clock skew. Only the rules about clocks, and the
-    // schedules without sabotage, go so far: the others would find that first.
-    let is_about_clocks = world.without == Without::Nothing || favourites.iter().any(|event| [14, 15].contains(event));
-    let unconfirmed = if is_about_clocks {
-        i64::MAX
-    } else {
-        let window = windows.snapshot_max_age + windows.max_token_ttl + windows.verifier_leeway + windows.clock_skew;
-        world.at + window.0 * 1000 / 2
-    };
-    // A clock that is wrong on every machine is a fault by itself.
-    let is_calm = world.common_right_at.is_none();
     match kind {
-        0 | 1 if running && none_starts && is_calm => {
+        0 | 1 if running => {
             world.note(|_| format!("node {index} is cut off from the database until {until}"));
             world.nodes[index].cut_off_until = until;
         }
         2 => outage(world, until),
-        3 if running && none_starts && is_calm => {
+        3 if running => {
             world.note(|_| format!("node {index} is paused until {until}"));
             world.nodes[index].life = Life::Paused(until);
         }
-        // A machine that slept and woke with a wrong clock cannot know how long: two faults at once.
-        4 if running && sane && is_calm => suspend(world, index, until),
-        // A start after an outage, or beside nodes in doubt, finds an old record and hears of the other nodes with its next look only:
-        // two faults at once.
-        5 if running && all_in_touch && is_calm && world.database.down_until < world.at => {
+        // Neither hand of a clock says how long a machine slept if its wall was wrong before: its monotonic clock stood still, and the
+        // wall was set meanwhile. Until its next look such a node takes its old rows for new ones, as any server would.
+        4 if running && sane && world.common_right_at.is_none() => suspend(world, index, until),
+        5 if running => {
             world.note(|_| format!("node {index} crashes, until {until}"));
             let offset = clock(&mut world.random, world.band);
             let node = &mut world.nodes[index];
@@ -261,12 +241,12 @@ fn befall(world: &mut World) {
         7 if running => jump(world, index, until),
         8 | 9 => roll_out(world),
         10 => revoke(world, index),
-        14 => common_jump(world, until.min(unconfirmed)),
-        15 => start_on_wrong_clocks(world, until.min(unconfirmed)),
+        14 => common_jump(world, until),
+        15 => start_on_wrong_clocks(world, until),
         16 => world.remove_algorithm(index),
         17 => world.keep_algorithm(index),
         18 => world.import_alias(index),
-        19 if running && none_starts && is_calm && world.database.is_shared => {
+        19 if running && world.database.is_shared => {
             world.note(|_| format!("node {index} reads from a standby that gets nothing any more, until {until}"));
             let rows = (world.database.keys.clone(), world.database.version);
             world.nodes[index].standby = Some(rows);
@@ -297,7 +277,7 @@ fn outage(world: &mut World, until: i64) {
             .is_some_and(|snapshot| snapshot.version == version);
         node.is_running() && node.cut_off_until + refresh < at && current
     });
-    if fresh && world.common_right_at.is_none() {
+    if fresh {
         world.note(|_| format!("the database is down until {until}"));
         world.database.down_until = until;
     }

@@ -2,12 +2,14 @@
 
 use std::rc::Rc;
 
-use keyround::clock::UnixTime;
+use keyround::clock::{Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::{Kid, Parameters, PublicJwk};
 use keyround::keys::SigningKey;
+use keyround::keys::kept::Kept;
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::NewGeneration;
+use keyround::keys::policy::Policy;
 use keyround::keys::trusted_time::{ClockStep, Record};
 use keyround::keys::verifying::VerifyingKey;
 
@@ -22,10 +24,9 @@ pub struct Database {
     /// How far its clock is ahead of true time, in milliseconds.
     pub off_by: i64,
     pub record: Record,
+    kept: Option<Kept>,
     /// Tokens that were denied: when they truly expire, in milliseconds, and until when the row says that they are denied.
     pub denied: Vec<(i64, UnixTime)>,
-    /// The version of the rows that the last confirmed step of the clock made.
-    pub stepped_at: u64,
     next_kid: u32,
     revoked: Vec<u32>,
 }
@@ -39,8 +40,8 @@ impl Database {
             is_shared,
             off_by: 0,
             record: Record::default(),
+            kept: None,
             denied: Vec::new(),
-            stepped_at: 0,
             next_kid: 1,
             revoked: Vec::new(),
         }
@@ -65,7 +66,7 @@ impl Database {
     fn replace(&mut self, rows: Vec<SigningKey>, verifying: Vec<VerifyingKey>) {
         let revoked = rows.iter().filter(|row| row.revoked_at.is_some());
         self.revoked = revoked.map(|row| number(&row.kid)).collect();
-        self.keys = Rc::new(Keys::new(rows).with_verifying(verifying));
+        self.keys = Rc::new(Keys::new(rows).with_verifying(verifying).with_kept(self.kept));
         self.version += 1;
     }
 
@@ -112,6 +113,24 @@ impl Database {
         self.revoked.contains(&kid)
     }
 
+    /// A node writes down how far time has come. One that is sure ends the mark of one in doubt: its keys are kept from now on.
+    pub fn write_record(&mut self, next: Record, policy: &Policy, without: Without) {
+        let is_sure = next.doubted.is_none();
+        if let Some(doubted) = self
+            .record
+            .doubted
+            .filter(|_| is_sure && without != Without::LeapsKeepKeys)
+        {
+            self.keep(self.keys.keeping(policy, doubted, next.confirmed));
+        }
+        self.record = next;
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        self.kept = Some(kept);
+        self.keys = Rc::new(Keys::clone(&self.keys).with_kept(self.kept));
+    }
+
     /// Its clock, right or wrong.
     pub fn clock(&self, at: i64) -> UnixTime {
         Self::time(at + self.off_by)
@@ -119,12 +138,18 @@ impl Database {
 
     /// Confirms a step of the clock.
     pub fn step(&mut self, step: ClockStep, without: Without) {
+        let is_counted = without != Without::StepsAreCounted;
+        let length = Some(step.to - step.from).filter(|_| is_counted);
         let (moves_keys, keeps_denials) = (without != Without::StepsMoveKeys, without != Without::StepsKeepDenials);
         self.record = Record {
             reached: Some(step.to),
             confirmed: step.to,
+            doubted: None,
+            stepped: self.record.stepped + length.unwrap_or(Seconds::ZERO),
         };
-        self.stepped_at = self.version + 1;
+        if without != Without::StepsKeepKeys {
+            self.keep(step.kept);
+        }
         for (_, row) in &mut self.denied {
             if keeps_denials && *row > step.newer_than && step.to > step.from {
                 *row = *row + (step.to - step.from);

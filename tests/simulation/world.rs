@@ -10,7 +10,7 @@ use keyround::keys::emergency::{self, Response};
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::{self, NewGeneration, Step};
 use keyround::keys::policy::Policy;
-use keyround::keys::trusted_time::{self, Record};
+use keyround::keys::trusted_time;
 
 use crate::invariants::{Figures, Violation, Watch};
 use crate::node::{InFlight, Life, Node};
@@ -171,20 +171,6 @@ impl World {
         }
     }
 
-    /// A start finds the record that the other nodes keep. That all of them pause for longer than any window, and go on with the
-    /// first look of the start, is not promised.
-    fn refresh_record(&mut self, index: usize) {
-        let is_kept = |node: &Node| node.trusted.is_some_and(|trusted| trusted.may_plan());
-        let starts = self.nodes[index].trusted.is_none();
-        if starts && self.common_right_at.is_none() && self.nodes.iter().any(is_kept) {
-            let time = self.database.clock(self.at);
-            self.database.record = Record {
-                reached: Some(time),
-                confirmed: time,
-            };
-        }
-    }
-
     /// Right clocks that are behind what a wrong clock had reached wait for a person.
     fn confirm_by_hand(&mut self) {
         let right = |node: &Node| {
@@ -208,7 +194,7 @@ impl World {
         if settled || self.database.record.confirmed != trusted.record().confirmed {
             return;
         }
-        let step = trusted.step(&self.database.keys, &self.nodes[index].policy);
+        let step = trusted.step(self.database.record, &self.database.keys, &self.nodes[index].policy);
         self.note(|_| format!("node {index}: the clock is confirmed: {step:?}"));
         self.watch.stepped(step, self.database.version + 1);
         self.database.step(step, self.without);
@@ -272,8 +258,6 @@ impl World {
             return;
         }
         if node.next_load <= at {
-            self.refresh_record(index);
-            let node = &mut self.nodes[index];
             let before = node.trusted.and_then(|trusted| trusted.doubt());
             node.load(&mut self.database, at, self.without);
             let (after, keys_at) = (
@@ -614,11 +598,7 @@ impl World {
                         let truly = self.at.min(signature.issued_at.0 * 1000) + lifetime.0 * 1000 - self.band.1;
                         // The row says what the token says, and leaves room for clocks that differ.
                         let row = signature.issued_at + lifetime + self.nodes[index].policy.windows().clock_skew;
-                        // One that is denied before its node has heard of a step is left out.
-                        let heard = signature.version >= self.database.stepped_at;
-                        if heard {
-                            self.database.denied.push((truly, row));
-                        }
+                        self.database.denied.push((truly, row));
                     }
                     let found = self.watch.signed(&signature, &self.database, self.at, self.band.1);
                     if self.violation.is_none() {

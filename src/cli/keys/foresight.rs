@@ -226,7 +226,9 @@ fn with(keys: &Keys, coming: &[NewGeneration]) -> Keys {
         revoked_at: None,
         has_private_half: true,
     });
-    Keys::new(keys.iter().cloned().chain(coming).collect()).with_verifying(keys.verifying().to_vec())
+    Keys::new(keys.iter().cloned().chain(coming).collect())
+        .with_verifying(keys.verifying().to_vec())
+        .with_kept(keys.kept())
 }
 
 /// Stands for the name of a key that has none yet; no thumbprint is so short.
