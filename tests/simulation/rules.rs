@@ -70,8 +70,8 @@ rules! {
     no_key_signs_because_of_a_start_ahead: KeysWaitForConfirmation violates "I1", "I2", "I3";
     a_step_keeps_denials: StepsKeepDenials violates "denied";
     a_step_moves_the_keys: StepsMoveKeys violates "I1", "I2", "I3";
-    a_leap_keeps_keys: LeapsKeepKeys violates "I1";
-    a_step_keeps_keys: StepsKeepKeys violates "I1";
+    a_leap_keeps_keys: LeapsKeepKeys violates "I1", "denied";
+    a_step_keeps_keys: StepsKeepKeys violates "I1", "denied";
     a_leap_keeps_denials: LeapsKeepDenials violates "denied";
     a_node_that_was_away_counts_steps: StepsAreCounted violates "I1", "I2", "I3", "I5", "denied";
     a_clock_in_doubt_forgets_nothing: DoubtStopsForgetting violates "denied";
