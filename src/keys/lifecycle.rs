@@ -445,6 +445,26 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_a_node_in_doubt_may_have_signed_with_stays_for_a_window_after_the_leap() {
+        // The first was superseded at -104, the second at -2.
+        let keys = Keys::new(vec![key(1, -200, -204), key(2, -150, -104), key(3, -44, -2)]);
+        let at = |seconds: i64| NOW + Seconds(seconds);
+        let ends = |keys: &Keys| [0, 1].map(|place| keys.expires_at(&keys.line(Algorithm::Es256)[place], &policy()));
+        assert_eq!(ends(&keys), [Some(at(-57)), Some(at(45))]);
+        let kept = keys.keeping(&policy(), at(-50), at(100));
+        let keys = keys.with_kept(Some(kept));
+        assert_eq!(
+            ends(&keys),
+            [Some(at(-57)), Some(at(151))],
+            "a window of 47 s and a skew of 4 s after the leap"
+        );
+        assert!(keys.is_keeping(&policy(), at(150)) && !keys.is_keeping(&policy(), at(151)));
+        // Another doubt meanwhile keeps what was kept, and one afterwards does not.
+        assert_eq!(keys.keeping(&policy(), at(120), at(140)).from, at(-50));
+        assert_eq!(keys.keeping(&policy(), at(120), at(160)).from, at(120));
+    }
+
+    #[test]
     fn an_emergency_takes_what_lay_beside_the_key_and_ends_no_other_early() {
         let rows = vec![key(1, -200, -104), key(2, -44, -2), key(3, 0, 98)];
         let keys = Keys::new(rows);

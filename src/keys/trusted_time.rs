@@ -572,6 +572,44 @@ mod tests {
     }
 
     #[test]
+    fn a_node_in_doubt_signs_under_a_mark_that_one_that_is_sure_ends() {
+        let late = look(None, reached(1_000), reading(9_000, 0));
+        assert!(late.doubt().is_some() && !late.may_sign() && late.agrees_with_database());
+        assert!(late.should_write_record(SKEW));
+        let marked = late.next_record();
+        assert_eq!(marked.doubted, Some(UnixTime(1_000)));
+        assert!(late.having_written(marked).may_sign());
+        // An earlier mark stays.
+        let next = look(Some(&late.having_written(marked)), marked, reading(9_005, 5_000));
+        assert!(next.may_sign() && next.next_record().doubted == Some(UnixTime(1_000)));
+        let sure = look(
+            None,
+            Record {
+                doubted: Some(UnixTime(500)),
+                ..reached(1_000)
+            },
+            reading(1_000, 0),
+        );
+        assert!(sure.may_sign() && sure.should_write_record(SKEW));
+        assert_eq!(sure.next_record().doubted, None);
+    }
+
+    #[test]
+    fn a_step_that_a_node_did_not_see_counts() {
+        let first = look(None, reached(1_000), reading(1_000, 0));
+        let stepped = Record {
+            stepped: Seconds(80),
+            ..reached(1_090)
+        };
+        // Its own clock is right, and the times in the rows are not.
+        let behind = look(Some(&first), stepped, reading(1_010, 10_000));
+        assert_eq!(behind.doubt(), Some(Doubt::Behind(Seconds(-80))));
+        assert_eq!(behind.reached(), UnixTime(1_090));
+        let same = look(Some(&first), stepped, reading(1_090, 10_000));
+        assert_eq!((same.doubt(), same.reached()), (None, UnixTime(1_090)));
+    }
+
+    #[test]
     fn a_clock_in_doubt_does_not_fall_behind_with_every_look() {
         let mut trusted = look(None, Record::default(), reading(1_000, 0));
         for step in 1..=100 {
