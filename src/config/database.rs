@@ -30,6 +30,7 @@ pub struct PostgresUrl {
     shown: String,
     servers: Vec<PostgresServer>,
     connect_timeout: Option<Duration>,
+    files: Vec<(String, PathBuf)>,
 }
 
 /// One of the servers of a URL.
@@ -59,6 +60,12 @@ impl PostgresUrl {
     #[must_use]
     pub fn servers(&self) -> &[PostgresServer] {
         &self.servers
+    }
+
+    /// The files that its options name, with the options.
+    #[must_use]
+    pub fn files(&self) -> &[(String, PathBuf)] {
+        &self.files
     }
 
     /// How long one server may take to accept a connection, where the URL says so.
@@ -133,6 +140,16 @@ const OPTIONS: [&str; 20] = [
     "target_session_attrs",
     "user",
 ];
+/// The options that name a file.
+const FILE_OPTIONS: [&str; 7] = [
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+];
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 const DEFAULT_PORT: &str = "5432";
 
@@ -178,6 +195,11 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
         query.append_pair(name, value);
     }
     let query = query.finish();
+    let files = options
+        .iter()
+        .filter(|(name, _)| FILE_OPTIONS.contains(&name.as_str()))
+        .map(|(name, path)| (name.clone(), PathBuf::from(path)))
+        .collect();
     let servers = hosts
         .into_iter()
         .map(|(host, port)| {
@@ -216,6 +238,7 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
             .replacen("host.invalid", authority.rsplit('@').next().unwrap_or_default(), 1),
         servers,
         connect_timeout,
+        files,
     }))
 }
 

@@ -31,10 +31,12 @@ pub enum ConfigError {
         hint: String,
     },
     /// A flag for a setting that does not exist.
-    #[error("a flag sets {name}, which is not a setting of Keyround")]
+    #[error("a flag sets {name}, which is not a setting of Keyround{hint}")]
     UnknownFlag {
         /// Its name.
         name: String,
+        /// What was probably meant.
+        hint: String,
     },
     /// A variable with bytes that are no text.
     #[error("{variable} is not valid UTF-8 text")]
@@ -51,7 +53,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML.
-    #[error("{path} is not TOML, in line {line}: {why}", path = path.display())]
+    #[error("{path} is not TOML, in line {line}: {why}; deploy/config.example.toml shows the form", path = path.display())]
     NotToml {
         /// The file.
         path: PathBuf,
@@ -72,10 +74,12 @@ pub enum ConfigError {
     #[error("the settings of the file, the environment and the flags could not be merged")]
     Unmerged,
     /// A value of the wrong type.
-    #[error("{setting} must be {form}")]
+    #[error("{setting} is {found}, but must be {form}")]
     BadType {
         /// The name as it was written.
         setting: String,
+        /// What was written, unless it may be secret.
+        found: String,
         /// The right form.
         form: &'static str,
     },
@@ -90,10 +94,12 @@ pub enum ConfigError {
         why: String,
     },
     /// A setting without a value.
-    #[error("{setting} is not set, and has no default")]
+    #[error("{setting} is not set, and has no default; {cure}")]
     Missing {
         /// Its name.
         setting: &'static str,
+        /// How to set it.
+        cure: String,
     },
     /// A secret and its file, both given.
     #[error("{setting} and {setting}_file are both set; keep one of them")]
@@ -199,6 +205,16 @@ pub enum ConfigError {
          server.tls_certificate_file and server.tls_key_file"
     )]
     NoTrustedProxies,
+    /// Two files in one place.
+    #[error("{one} and {other} both name {path}, but one would overwrite the other; give each its own file", path = path.display())]
+    SameFile {
+        /// The setting that comes first in the table.
+        one: &'static str,
+        /// The other one.
+        other: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
     /// Both listeners in one place.
     #[error("server.listen and server.admin_listen are both {0}; give each its own port")]
     SameListener(SocketAddr),

@@ -52,6 +52,13 @@ impl Sources {
     }
 }
 
+/// Who called `sudo`, as it says.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "only this module reads the environment")]
+pub fn sudo_user() -> Option<String> {
+    std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty())
+}
+
 /// Names the variables and flags, not their values: a secret may be among them.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,7 +101,11 @@ impl Layers {
         };
         for setting in SETTINGS {
             if let Ok(value) = merged.get::<config::Value>(&setting.name()) {
-                let value = shaped(setting, value.kind).ok_or_else(|| layers.wrong_shape(setting))?;
+                if let Some(cure) = comma_separated(setting, &value.kind) {
+                    return Err(layers.refused(&setting.name(), None, cure));
+                }
+                let found = described(setting, &value.kind);
+                let value = shaped(setting, value.kind).ok_or_else(|| layers.wrong_shape(setting, found))?;
                 layers.values.insert(setting.name(), value);
             }
         }
@@ -130,6 +141,10 @@ impl Layers {
         let Some(text) = self.values.get(name).and_then(toml::Value::as_str) else {
             return Ok(None);
         };
+        if self.is_quoted_variable(name, text) {
+            let why = "has quotation marks, which the environment keeps; leave them out".to_owned();
+            return Err(self.refused(name, None, why));
+        }
         if text.trim().is_empty() {
             return Err(self.refused(name, Some(""), "is empty; leave it out, or write a value".to_owned()));
         }
@@ -144,7 +159,7 @@ impl Layers {
         name: &'static str,
         parse: impl FnOnce(&str) -> Result<T, Refusal>,
     ) -> Result<T, ConfigError> {
-        self.text(name, parse)?.ok_or(ConfigError::Missing { setting: name })
+        self.text(name, parse)?.ok_or_else(|| missing(name))
     }
 
     /// A list of texts, each read by `parse`.
@@ -173,8 +188,12 @@ impl Layers {
     /// A whole number of the type that is asked for.
     pub(super) fn count<T: TryFrom<i64>>(&self, name: &'static str) -> Result<T, ConfigError> {
         let number = self.values.get(name).and_then(toml::Value::as_integer);
-        let number = number.ok_or(ConfigError::Missing { setting: name })?;
-        T::try_from(number).map_err(|_| self.refused(name, Some(&number.to_string()), "is out of range".to_owned()))
+        let number = number.ok_or_else(|| missing(name))?;
+        T::try_from(number).map_err(|_| {
+            let preset = settings::find(name).and_then(Setting::default).unwrap_or("1");
+            let why = format!("is out of range; write a whole number that is not negative, such as {preset}");
+            self.refused(name, Some(&number.to_string()), why)
+        })
     }
 
     fn refused(&self, name: &str, text: Option<&str>, why: String) -> ConfigError {
@@ -190,11 +209,19 @@ impl Layers {
         }
     }
 
-    fn wrong_shape(&self, setting: &Setting) -> ConfigError {
+    fn wrong_shape(&self, setting: &Setting, found: String) -> ConfigError {
         ConfigError::BadType {
             setting: self.written_name(&setting.name()),
+            found,
             form: setting.kind.form(),
         }
+    }
+
+    /// Whether a variable's value is in quotation marks: files of variables, as Docker reads them, are not read by a shell.
+    fn is_quoted_variable(&self, name: &str, text: &str) -> bool {
+        let is_variable = settings::find(name).is_some_and(|setting| self.written_name(name) == setting.variable());
+        let is_within = |mark: char| text.len() > 1 && text.starts_with(mark) && text.ends_with(mark);
+        is_variable && (is_within('"') || is_within('\''))
     }
 
     /// The name that the person wrote: the variable's where the environment won.
@@ -272,7 +299,10 @@ fn given_names(sources: &Sources, in_file: &BTreeSet<String>) -> Result<BTreeMap
     }
     for name in sources.flags.keys() {
         let Some(setting) = settings::find(name) else {
-            return Err(ConfigError::UnknownFlag { name: name.clone() });
+            return Err(ConfigError::UnknownFlag {
+                name: name.clone(),
+                hint: hint(name, Setting::name),
+            });
         };
         given.insert(setting.name(), name.clone());
     }
@@ -349,6 +379,54 @@ fn shaped(setting: &Setting, value: ValueKind) -> Option<toml::Value> {
             .map(Into::into),
         _ => None,
     }
+}
+
+/// What to write instead of a list in JSON or TOML where a text was to be split: its items would keep brackets and quotation marks.
+fn comma_separated(setting: &Setting, value: &ValueKind) -> Option<String> {
+    let (Shape::List, ValueKind::String(text)) = (setting.kind.shape(), value) else {
+        return None;
+    };
+    text.trim_start().starts_with('[').then(|| {
+        let items = text
+            .split(',')
+            .map(|item| item.trim_matches(['[', ']', '"', '\'', ' ']));
+        let items: Vec<&str> = items.collect();
+        format!(
+            "is a list as in a file; in the environment its items are comma separated: write {}",
+            items.join(",").escape_debug()
+        )
+    })
+}
+
+/// A value of the wrong shape, for a sentence.
+fn described(setting: &Setting, value: &ValueKind) -> String {
+    match value {
+        ValueKind::String(_) if setting.secret => "another text".to_owned(),
+        ValueKind::String(text) => format!("'{}'", text.escape_debug()),
+        ValueKind::Nil => "nothing".to_owned(),
+        ValueKind::Boolean(_) => "true or false".to_owned(),
+        ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) | ValueKind::Float(_) => {
+            "a number".to_owned()
+        }
+        ValueKind::Table(_) => "a table".to_owned(),
+        ValueKind::Array(_) => "an array".to_owned(),
+    }
+}
+
+fn missing(name: &'static str) -> ConfigError {
+    let cure = settings::find(name).map_or(String::new(), |setting| {
+        let example = setting.example().trim_matches('"');
+        let development = if name == "server.issuer" {
+            ", or try Keyround on this machine by --dev"
+        } else {
+            ""
+        };
+        format!(
+            "set {}={example}, or {name} in the settings file{development}",
+            setting.variable()
+        )
+    });
+    ConfigError::Missing { setting: name, cure }
 }
 
 /// The items of a comma separated list; an empty text is an empty list.

@@ -19,7 +19,7 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
@@ -34,7 +34,7 @@ pub use accounts::{Accounts, CookieName, PasswordFunction, Registration};
 pub use database::{Database, PostgresServer, PostgresUrl};
 pub use error::ConfigError;
 pub use forward_auth::{ForwardAuth, ForwardAuthPolicy};
-pub use layers::Sources;
+pub use layers::{Sources, sudo_user};
 pub use secret_file::read as read_secret_file;
 pub use values::{Issuer, Network, Origin, Refusal, SecretText, parse_duration};
 
@@ -45,6 +45,10 @@ pub const DEVELOPMENT_MASTER_KEY_FILE: &str = "keys/master.key";
 
 /// The name of the ledger of revoked keys where no setting names one.
 const LEDGER_FILE: &str = "revoked-kids";
+
+/// What nginx `auth_jwt` reads of a key set: its buffer, in bytes, and the keys that it takes.
+const NGINX_SET_BYTES: usize = 4096;
+const NGINX_SET_KEYS: usize = 64;
 
 /// An orchestrator would kill a server that takes longer.
 const LONGEST_SHUTDOWN_DELAY: Seconds = Seconds(300);
@@ -221,6 +225,7 @@ impl Config {
         let forward_auth = ForwardAuth::read(&layers, &accounts.audience)?;
         let master_key = read_master_key_source(&layers)?;
         let ledger_file = read_ledger_file(&layers, &database, &master_key)?;
+        refuse_shared_files(&layers, &database, ledger_file.as_deref())?;
         let former_ledger_file = beside_master_key(&master_key).filter(|former| ledger_file.as_ref() != Some(former));
         let log = read_log(&layers)?;
         layers.set("database.url", database.to_string());
@@ -274,6 +279,7 @@ impl Config {
             )
         });
         let accounts = self.accounts.warnings();
+        let key_set = self.key_set_warnings();
         let database = match &self.database {
             Database::Postgres(url) => postgres_tls::warning(url.reveal()),
             Database::Sqlite { .. } | Database::SqliteInMemory => None,
@@ -283,8 +289,38 @@ impl Config {
             .into_iter()
             .chain(database)
             .chain(accounts)
+            .chain(key_set)
             .chain(short)
             .collect()
+    }
+
+    /// Verifiers that read less than the policy may publish, or that take its `max-age` for something else.
+    fn key_set_warnings(&self) -> Vec<String> {
+        let policy = &self.keys.policy;
+        let (keys, bytes) = policy.largest_set();
+        let mut warnings = Vec::new();
+        if bytes > NGINX_SET_BYTES {
+            warnings.push(format!(
+                "keys.rsa_bits, keys.algorithms and keys.rotation_period lead to a key set of up to {bytes} bytes, but nginx auth_jwt reads \
+                 {NGINX_SET_BYTES} by default: lower keys.rsa_bits or lengthen keys.rotation_period if you have such a gateway, or raise its \
+                 proxy_buffer_size and subrequest_output_buffer_size"
+            ));
+        }
+        let most = policy.windows().max_published;
+        if keys > NGINX_SET_KEYS || most > NGINX_SET_KEYS {
+            warnings.push(format!(
+                "keys.max_published is {most}, and the policy leads to {keys} keys, but nginx auth_jwt takes at most {NGINX_SET_KEYS}: write \
+                 {NGINX_SET_KEYS} or less, and lengthen keys.rotation_period if that is refused, if you have such a gateway"
+            ));
+        }
+        if policy.windows().jwks_max_age == Seconds::ZERO {
+            warnings.push(
+                "keys.jwks_max_age is 0s: Vert.x then never fetches the key set again, and SmallRye JWT falls back to an hour; write 1m or \
+                 more, such as 5m, if you have such verifiers"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 }
 
@@ -436,7 +472,15 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 
 fn address(text: &str) -> Result<SocketAddr, Refusal> {
     text.parse().map_err(|_| {
-        Refusal("is not an IP address with a port; write one such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+        let port = text.rsplit_once(':').map_or("", |(_, port)| port);
+        let why = if port.parse::<u64>().is_ok_and(|port| port > 65_535) {
+            "has a port beyond 65535; write one from 1 to 65535, such as 127.0.0.1:8080"
+        } else if port.is_empty() || !text.contains(':') {
+            "has no port; write an IP address with a port, such as 127.0.0.1:8080"
+        } else {
+            "is not an IP address with a port; write one such as 127.0.0.1:8080 or [::1]:8080"
+        };
+        Refusal(why.to_owned())
     })
 }
 
@@ -586,6 +630,37 @@ fn read_ledger_file(
         Database::Sqlite { path } => Some(path.with_file_name(LEDGER_FILE)),
         Database::Postgres(_) | Database::SqliteInMemory => beside_master_key(master_key),
     }))
+}
+
+/// Refuses one file for two purposes: what one writes, the other would read.
+fn refuse_shared_files(layers: &Layers, database: &Database, ledger: Option<&Path>) -> Result<(), ConfigError> {
+    const FILES: [&str; 5] = [
+        "server.tls_certificate_file",
+        "server.tls_key_file",
+        "outbound.ca_file",
+        "database.url_file",
+        "keys.master_key_file",
+    ];
+    let mut named: Vec<(&'static str, PathBuf)> = Vec::new();
+    for setting in FILES {
+        named.extend(layers.text(setting, |path| Ok((setting, PathBuf::from(path))))?);
+    }
+    let mut written: Vec<(&'static str, PathBuf)> = Vec::new();
+    if let Database::Sqlite { path } = database {
+        written.push(("database.url", path.clone()));
+    }
+    written.extend(ledger.map(|path| ("keys.ledger_file", path.to_owned())));
+    for (place, (setting, path)) in written.iter().enumerate() {
+        let others = named.iter().chain(&written[..place]);
+        if let Some((other, _)) = others.clone().find(|(_, other)| other == path) {
+            return Err(ConfigError::SameFile {
+                one: other,
+                other: setting,
+                path: path.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn beside_master_key(master_key: &MasterKeySource) -> Option<PathBuf> {

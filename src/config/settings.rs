@@ -145,6 +145,14 @@ impl Setting {
         format!("KEYROUND_{}__{}", self.section, self.field).to_uppercase()
     }
 
+    /// A value as TOML text: the default, or one that shows the form.
+    #[must_use]
+    pub const fn example(&self) -> &'static str {
+        match self.preset {
+            Preset::Default(value) | Preset::Unset(value) => value,
+        }
+    }
+
     /// The default as TOML text, if there is one.
     #[must_use]
     pub const fn default(&self) -> Option<&'static str> {

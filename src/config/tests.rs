@@ -262,7 +262,7 @@ fn a_bad_value_is_refused_by_name_with_the_right_form() {
         (
             "KEYROUND_KEYS__RSA_BITS",
             "big",
-            "KEYROUND_KEYS__RSA_BITS must be a whole number",
+            "KEYROUND_KEYS__RSA_BITS is 'big', but must be a whole number",
         ),
         (
             "KEYROUND_KEYS__MAX_PUBLISHED",
@@ -272,7 +272,7 @@ fn a_bad_value_is_refused_by_name_with_the_right_form() {
         (
             "KEYROUND_SERVER__BEHIND_TLS_PROXY",
             "yes",
-            "KEYROUND_SERVER__BEHIND_TLS_PROXY must be true or false",
+            "KEYROUND_SERVER__BEHIND_TLS_PROXY is 'yes', but must be true or false",
         ),
         (
             "KEYROUND_KEYS__ALGORITHMS",
@@ -310,12 +310,15 @@ fn a_bad_value_is_refused_by_name_with_the_right_form() {
         ),
         (
             "[keys]\nalgorithms = [1]",
-            "keys.algorithms must be a list of RS256 and ES256",
+            "keys.algorithms is an array, but must be a list of RS256 and ES256",
         ),
-        ("[keys]\nmaster_key = 123456", "keys.master_key must be a text"),
+        (
+            "[keys]\nmaster_key = 123456",
+            "keys.master_key is a number, but must be a text",
+        ),
         (
             "[keys]\nprepublish = { hours = 1 }",
-            "keys.prepublish must be a length of time such as \"30d\"",
+            "keys.prepublish is a table, but must be a length of time such as \"30d\"",
         ),
         (
             "keys = 3",
@@ -558,7 +561,12 @@ fn verifiers_that_fetch_too_seldom_are_named() {
 #[test]
 fn the_issuer_is_required_except_in_development() {
     let refusal = Config::load(&Sources::default()).unwrap_err().to_string();
-    assert_eq!(refusal, "server.issuer is not set, and has no default");
+    assert!(
+        refusal.starts_with(
+            "server.issuer is not set, and has no default; set KEYROUND_SERVER__ISSUER=https://id.example.com,"
+        ) && refusal.contains("--dev"),
+        "{refusal}"
+    );
     let develop = |environment: &[(&str, &str)]| {
         Config::load(&Sources {
             environment: map(environment),
@@ -770,4 +778,39 @@ fn unprotected_cookies_stay_on_loopback() {
             .any(|warning| warning.contains("no Secure attribute"))
     );
     assert!(!development(&[ISSUER, PROXIES]).accounts.plain_http_cookies);
+}
+
+#[test]
+fn key_sets_that_nginx_does_not_read_are_named() {
+    let warnings = |variables: &[(&str, &str)]| load(variables).unwrap().warnings();
+    let large = [
+        ("KEYROUND_KEYS__RSA_BITS", "4096"),
+        ("KEYROUND_KEYS__ROTATION_PERIOD", "6h"),
+        ("KEYROUND_KEYS__MAX_SET_BYTES", "20000"),
+    ];
+    let told = warnings(&large);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("keys.rsa_bits") && told[0].contains("nginx auth_jwt reads 4096"),
+        "{told:?}"
+    );
+    let many = [
+        ("KEYROUND_KEYS__ALGORITHMS", "ES256"),
+        ("KEYROUND_TOKENS__DEFAULT_ALGORITHM", "ES256"),
+        ("KEYROUND_KEYS__MAX_PUBLISHED", "65"),
+    ];
+    let told = warnings(&many);
+    assert!(
+        told.len() == 1 && told[0].starts_with("keys.max_published is 65") && told[0].contains("at most 64"),
+        "{told:?}"
+    );
+    assert_eq!(
+        warnings(&[many[0], many[1], ("KEYROUND_KEYS__MAX_PUBLISHED", "64")]),
+        Vec::<String>::new()
+    );
+    let told = warnings(&[("KEYROUND_KEYS__JWKS_MAX_AGE", "0s")]);
+    assert!(
+        told.len() == 1 && told[0].starts_with("keys.jwks_max_age is 0s: Vert.x") && told[0].contains("SmallRye"),
+        "{told:?}"
+    );
 }

@@ -121,6 +121,9 @@ impl FromStr for Issuer {
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http"))
         else {
+            if !text.contains("://") && !text.trim().is_empty() && Url::parse(&format!("https://{text}")).is_ok() {
+                return refuse(format!("has no scheme; write https://{}", text.trim_end_matches('/')));
+            }
             return refuse("is not an https URL; write one such as https://id.example.com");
         };
         if !url.username().is_empty() || url.password().is_some() {

@@ -286,10 +286,21 @@ impl Policy {
         Ok(())
     }
 
+    /// The most keys that are published at once when every rotation happens on time, and their length in bytes.
+    #[must_use]
+    pub fn largest_set(&self) -> (usize, usize) {
+        let per_algorithm = self.published_per_algorithm();
+        let keys = per_algorithm.saturating_mul(self.algorithms().len());
+        let lengths = self
+            .algorithms()
+            .iter()
+            .flat_map(|&alg| std::iter::repeat_n(self.jwk_bytes(alg), per_algorithm.min(1_000)));
+        (keys, set_bytes(lengths))
+    }
+
     fn check_capacity(&self) -> Result<(), PolicyError> {
         let windows = &self.0;
-        let per_algorithm = self.published_per_algorithm();
-        let keys = per_algorithm.saturating_mul(windows.algorithms.len());
+        let (keys, bytes) = self.largest_set();
         if keys > windows.max_published {
             return Err(PolicyError::SetTooLarge {
                 setting: "keys.max_published",
@@ -298,12 +309,6 @@ impl Policy {
                 rotation_period: windows.rotation_period,
             });
         }
-        let bytes = set_bytes(
-            windows
-                .algorithms
-                .iter()
-                .flat_map(|&alg| std::iter::repeat_n(self.jwk_bytes(alg), per_algorithm)),
-        );
         if bytes > windows.max_set_bytes {
             return Err(PolicyError::SetTooLarge {
                 setting: "keys.max_set_bytes",

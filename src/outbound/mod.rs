@@ -44,6 +44,9 @@ pub struct Outbound {
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboundError {
+    /// `outbound.ca_file` cannot be read.
+    #[error("cannot read {0}, which outbound.ca_file names: {1}")]
+    Unreadable(String, std::io::Error),
     /// `outbound.ca_file` holds something else.
     #[error("outbound.ca_file {0} holds no certificate in PEM{1}")]
     Authority(String, String),
@@ -99,7 +102,8 @@ impl Outbound {
                 let why = why.map(|why| format!(": {why}")).unwrap_or_default();
                 OutboundError::Authority(file.display().to_string(), why)
             };
-            let content = std::fs::read(file).map_err(|error| refused(Some(error.to_string())))?;
+            let unreadable = |error| OutboundError::Unreadable(file.display().to_string(), error);
+            let content = std::fs::read(file).map_err(unreadable)?;
             let text = text::without_mark(&content).map_err(|error| refused(Some(error.to_string())))?;
             let authorities = Certificate::from_pem_bundle(text).map_err(|_| refused(None))?;
             if authorities.is_empty() {
