@@ -33,8 +33,8 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A look that takes longer is reported by `/livez`.
 const LONGEST_LOOK: Duration = Duration::from_secs(20);
 
-/// The only protocol that is offered (RFC 7301), in its wire form.
-const HTTP_1_1: &[u8] = b"\x08http/1.1";
+/// The protocols that are spoken (RFC 7301), in their wire form, the preferred one first.
+const PROTOCOLS: &[u8] = b"\x08http/1.1\x08http/1.0";
 
 /// The pair of certificate and key that new handshakes get.
 pub struct Tls {
@@ -221,7 +221,8 @@ fn context(certificate: &X509, issuers: &[X509], key: &PKey<Private>) -> Result<
 /// Mozilla's "intermediate" settings, version 5: TLS 1.2 and 1.3, forward secrecy and authenticated encryption alone.
 ///
 /// No session is resumed: every handshake shows the certificate of its moment, and no ticket key lives as long as the
-/// process. A client that offers protocols without HTTP/1.1 is refused (RFC 7301 section 3.2).
+/// process. A client that offers other protocols alone is refused (RFC 7301 section 3.2): it would be led to
+/// take our answers for those of another protocol.
 /// Forward secrecy by elliptic curves, and authenticated encryption.
 const TLS_1_2_CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:\
                                ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
@@ -239,11 +240,7 @@ fn settings() -> Result<SslAcceptorBuilder, ErrorStack> {
     builder.set_mode(SslMode::RELEASE_BUFFERS);
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_num_tickets(0)?;
-    builder.set_alpn_select_callback(|_, offered| {
-        select_next_proto(HTTP_1_1, offered)
-            .and_then(|_| HTTP_1_1.get(1..))
-            .ok_or(AlpnError::ALERT_FATAL)
-    });
+    builder.set_alpn_select_callback(|_, offered| select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL));
     Ok(builder)
 }
 

@@ -280,6 +280,9 @@ fn only_tls_1_2_and_1_3_with_strong_ciphers_are_spoken() {
         ("-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256", "TLSv1.2"),
         ("-alpn http/1.1", "ALPN protocol: http/1.1"),
         ("-alpn h2,http/1.1", "ALPN protocol: http/1.1"),
+        ("-alpn http/1.0,http/1.1", "ALPN protocol: http/1.1"),
+        ("-alpn http/1.0", "ALPN protocol: http/1.0"),
+        ("-alpn h2,http/1.0", "ALPN protocol: http/1.0"),
         ("", "No ALPN negotiated"),
         ("-tls1_2", "Secure Renegotiation IS supported"),
     ] {
@@ -300,10 +303,35 @@ fn only_tls_1_2_and_1_3_with_strong_ciphers_are_spoken() {
         "-tls1_2 -cipher ECDHE-ECDSA-AES256-SHA384".to_owned(),
         "-tls1_2 -cipher aNULL:@SECLEVEL=0".to_owned(),
         "-alpn h2".to_owned(),
+        "-alpn http/0.9,acme-tls/1".to_owned(),
     ] {
         let (connected, said) = site.handshake(&flags);
         assert!(!connected && said.contains("alert"), "{flags}: {said}");
     }
+    let request = b"GET /.well-known/jwks.json HTTP/1.0\r\n\r\n";
+    let mut client = std::process::Command::new("openssl");
+    client.args([
+        "s_client",
+        "-quiet",
+        "-alpn",
+        "http/1.0",
+        "-CAfile",
+        "authority/ca.pem",
+        "-connect",
+    ]);
+    client
+        .arg(format!("127.0.0.1:{}", site.port))
+        .current_dir(site.folder.path());
+    client
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped());
+    let mut client = client.stderr(std::process::Stdio::null()).spawn().unwrap();
+    client.stdin.as_mut().unwrap().write_all(request).unwrap();
+    let answer = String::from_utf8(client.wait_with_output().unwrap().stdout).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.0 200") && answer.contains("\"keys\""),
+        "{answer}"
+    );
     // Plain http gets no answer there.
     let mut plain = TcpStream::connect(("127.0.0.1", site.port)).unwrap();
     plain.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
