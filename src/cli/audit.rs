@@ -10,7 +10,8 @@ use super::{Context, Failure, output};
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// List what happened, newest first.
+    /// List what happened, newest first. SEQ grows; on PostgreSQL a number may be missing where a change was rolled back, or records were
+    /// deleted by 'db prune --audit-older-than'.
     List {
         /// How many records at most.
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -7,8 +7,11 @@ use crate::clock::UnixTime;
 
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
+/// PostgreSQL takes a number before it sees a conflict, so what was noted before is looked for first. Numbers are lost only with a
+/// transaction that is rolled back.
 const INSERT: &str = "INSERT INTO audit (event, subject, happened_at, noted_at, actor, reason, once) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (subject, once) DO NOTHING";
+                      SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM audit WHERE subject = $2 AND once = $7) \
+                      ON CONFLICT (subject, once) DO NOTHING";
 const NEWEST: &str = "SELECT seq, event, subject, happened_at, noted_at, actor, reason FROM audit \
                       WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
 
