@@ -108,7 +108,11 @@ fn every_alert_is_tested_names_a_metric_that_exists_and_has_its_runbook() {
         names_after(&tests, "  - name: "),
         "an alert without a test, or the other way round"
     );
-    for page in rules.lines().filter_map(|line| line.trim().strip_prefix("runbook: ")) {
+    let published = "runbook_url: https://docs.example.com/keyround/";
+    let pages = rules.lines().filter_map(|line| line.trim().strip_prefix(published));
+    let pages: Vec<&str> = pages.collect();
+    assert_eq!(pages.len(), alerts.len(), "each alert has its runbook");
+    for page in pages {
         assert!(deploy(page).exists(), "deploy/{page} does not exist");
     }
     let pages = std::fs::read_dir(deploy("runbooks")).unwrap();
