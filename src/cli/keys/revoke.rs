@@ -1,5 +1,7 @@
 //! `keys revoke`: the emergency, and what a person must know about it.
 
+mod foresight;
+
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -27,8 +29,11 @@ pub struct Request {
     #[arg(allow_hyphen_values = true, value_parser = super::kid)]
     kid: Kid,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
-    reason: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "dry_run", value_parser = NonEmptyStringValueParser::new())]
+    reason: Option<String>,
+    /// Print what would be revoked, what would sign then, and until when a revoked key could still be accepted; change nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Also replace the active key of every algorithm: they all lay in the same store.
     #[arg(long)]
     all_algorithms: bool,
@@ -37,6 +42,9 @@ pub struct Request {
 }
 
 pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+    if request.dry_run {
+        return foresight::run(context, request).await;
+    }
     request.confirmation.can_be_given("the revocation")?;
     let (_, foundation) = context.foundation().await?;
     let rotator = &foundation.rotator;
@@ -138,7 +146,8 @@ async fn revoke(rotator: &Rotator, request: &Request) -> (Vec<Revoked>, Result<(
 }
 
 async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoked>) -> Result<(), Failure> {
-    let first = rotator.revoke(&request.kid, ACTOR, &request.reason).await?;
+    let reason = request.reason.as_deref().unwrap_or_default();
+    let first = rotator.revoke(&request.kid, &ACTOR, reason).await?;
     let since = first.at;
     done.push(first);
     if !request.all_algorithms {
@@ -156,7 +165,7 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
             .max();
         let active = keys.active(alg, now);
         match (revoked_at, active) {
-            (None, Some(active)) => done.push(rotator.revoke(&active.kid, ACTOR, &request.reason).await?),
+            (None, Some(active)) => done.push(rotator.revoke(&active.kid, &ACTOR, reason).await?),
             (Some(at), _) if done.iter().all(|revoked| revoked.alg != alg) => done.push(Revoked {
                 alg,
                 revoked: Vec::new(),
