@@ -1,6 +1,7 @@
 //! The composition root: from the configuration to a database, a keyring, two listeners and a task.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -16,13 +17,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::accounts::node_limits::NodeLimits;
-use crate::clock::{Clock, Seconds, sleep};
-use crate::config::{Config, ConfigError, Database};
+use crate::clock::{Clock, Seconds, UnixTime, sleep};
+use crate::config::{Config, ConfigError, Database, settings};
 use crate::hashing::Hashing;
 use crate::http::auth::cookies::Cookies;
 use crate::http::client_address::ClientAddresses;
 use crate::http::connections::{ConnectionLimits, Connections};
-use crate::http::listener::Listening;
+use crate::http::listener::{Bound, Listening};
 use crate::http::{self, Server};
 use crate::jose::jwt::TokenType;
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
@@ -122,7 +123,17 @@ pub enum StartError {
         /// How many it needs.
         least: usize,
     },
-    /// A folder or a listener.
+    /// A listener.
+    #[error("cannot listen on {address} ({setting}): {}", why_not_bound(setting, *address, source))]
+    Listener {
+        /// The setting of its address.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A folder or a file.
     #[error("{what}: {source}")]
     Io {
         /// What was tried.
@@ -131,6 +142,63 @@ pub enum StartError {
         source: std::io::Error,
     },
 }
+
+/// Why an address cannot be taken, and the way on.
+fn why_not_bound(setting: &'static str, address: SocketAddr, error: &std::io::Error) -> String {
+    let port = address.port();
+    let instead = |port: u16| {
+        let other = SocketAddr::new(address.ip(), port);
+        let variable = settings::find(setting).map_or(String::new(), settings::Setting::variable);
+        format!("{variable}={other} (or --set {setting}={other})")
+    };
+    match error.kind() {
+        ErrorKind::AddrInUse => format!(
+            "another program uses port {port}; stop it ('ss -ltnp sport = :{port}' names it), or choose another port by {}",
+            instead(port.checked_add(1).unwrap_or(8080))
+        ),
+        ErrorKind::PermissionDenied => format!(
+            "this user may not use port {port}; choose one from 1024 on by {}, or grant the process CAP_NET_BIND_SERVICE",
+            instead(port.saturating_add(8000))
+        ),
+        ErrorKind::AddrNotAvailable => format!(
+            "no network interface of this machine has the address {}; 'ip address' lists those that it has, and {setting} ({}) \
+             chooses one",
+            address.ip(),
+            settings::find(setting).map_or(String::new(), settings::Setting::variable)
+        ),
+        _ => error.to_string(),
+    }
+}
+
+/// The addresses of both listeners, taken before anything is made: a start that finds one in use leaves no key, file or client.
+pub struct Addresses {
+    public: Bound,
+    admin: Bound,
+}
+
+impl Addresses {
+    /// Takes both.
+    ///
+    /// # Errors
+    /// The one that cannot be taken.
+    pub fn bind(config: &Config) -> Result<Self, StartError> {
+        let bind = |setting, address| {
+            Bound::new(address).map_err(|source| StartError::Listener {
+                setting,
+                address,
+                source,
+            })
+        };
+        Ok(Self {
+            public: bind(PUBLIC, config.server.listen)?,
+            admin: bind(ADMIN, config.server.admin_listen)?,
+        })
+    }
+}
+
+/// The settings of the listeners.
+const PUBLIC: &str = "server.listen";
+const ADMIN: &str = "server.admin_listen";
 
 /// What the server and the command line both stand on.
 pub struct Foundation {
@@ -221,6 +289,30 @@ pub fn open_ledger(config: &Config) -> Result<Option<Ledger>, LedgerError> {
         Some(former) => ledger.with_names_of(former)?,
         None => ledger,
     }))
+}
+
+/// Names the servers that use the same SQLite file. It works, since each change is one transaction, but it is rarely meant: their writes
+/// wait for each other, and over a network file system SQLite's locks do not hold.
+async fn warn_of_other_servers(config: &Config, rotator: &Rotator) -> Result<(), StartError> {
+    let Database::Sqlite { path } = &config.database else {
+        return Ok(());
+    };
+    let now = rotator.clock.read().wall;
+    let since = now - rotator.policy.windows().snapshot_max_age;
+    let others = rotator.db.nodes_seen_since(since).await?;
+    if !others.is_empty() {
+        let names: Vec<String> = others
+            .iter()
+            .map(|node| format!("{} (seen {} ago)", node.node_id, (now - UnixTime(node.seen_at)).abs()))
+            .collect();
+        tracing::warn!(
+            "another server uses the SQLite file {} too, or was killed a moment ago: {}. Processes of one machine may share the file, \
+             but their writes wait for each other; for several machines use PostgreSQL ('keyround db copy'), never a network file system",
+            path.display(),
+            names.join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// Refuses to serve people while a registered client has the name that they log in with.
@@ -314,7 +406,7 @@ fn keep_private(file: &Path) -> std::io::Result<()> {
         .mode(0o600)
         .open(file);
     match created {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         created => return created.map(drop),
     }
     for beside in ["", "-wal", "-shm"] {
@@ -399,13 +491,22 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts everything, in the order that leaves nothing behind when a step fails: keys first, listeners last.
+    /// Takes the addresses and starts everything.
     ///
     /// # Errors
     /// The first thing that is not in order.
     pub async fn start(config: &Config, foundation: Foundation) -> Result<Self, StartError> {
+        Self::start_on(config, foundation, Addresses::bind(config)?).await
+    }
+
+    /// Starts everything on addresses that are taken: keys first, and connections are accepted last.
+    ///
+    /// # Errors
+    /// The first thing that is not in order.
+    pub async fn start_on(config: &Config, foundation: Foundation, addresses: Addresses) -> Result<Self, StartError> {
         let Foundation { mut rotator, hash_key } = foundation;
         rotator.db = rotator.db.with_patience();
+        warn_of_other_servers(config, &rotator).await?;
         refuse_first_party_client(config, &rotator.db).await?;
         refuse_audience_of_client(config, &rotator.db).await?;
         let room = room_for_connections(config.server.max_connections)?;
@@ -513,8 +614,9 @@ impl Running {
         let public_server = server.clone();
         let acceptor = tls.as_ref().map(Tls::acceptor).transpose();
         let (public, public_handle, public_task) = listen(
+            PUBLIC,
             Listening {
-                address: config.server.listen,
+                bound: addresses.public,
                 tls: acceptor.map_err(|source| StartError::Io {
                     what: "TLS cannot be set up".to_owned(),
                     source: source.into(),
@@ -528,8 +630,9 @@ impl Running {
             &server,
         )?;
         let (admin, admin_handle, admin_task) = listen(
+            ADMIN,
             Listening {
-                address: config.server.admin_listen,
+                bound: addresses.admin,
                 tls: None,
                 workers: Some(1),
                 connections: Connections::new(
@@ -637,12 +740,14 @@ async fn follow_hash_costs(server: web::Data<Server>, pulse: Arc<Pulse>, mut sto
 }
 
 fn listen(
+    setting: &'static str,
     listening: Listening<impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static>,
     server: &web::Data<Server>,
 ) -> Result<(SocketAddr, ServerHandle, JoinHandle<()>), StartError> {
-    let wanted = listening.address;
-    let (bound, running) = http::listener::listen(listening, server).map_err(|source| StartError::Io {
-        what: format!("cannot listen on {wanted}"),
+    let address = listening.bound.address;
+    let (bound, running) = http::listener::listen(listening, server).map_err(|source| StartError::Listener {
+        setting,
+        address,
         source,
     })?;
     let handle = running.handle();

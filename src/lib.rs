@@ -9,6 +9,7 @@
 //! | [`clock`] | the types of time, and the only code that reads it |
 //! | [`supervision`] | tasks that run as long as the server |
 //! | [`text`] | the encodings of text files |
+//! | [`files`] | files that appear whole or not at all |
 //! | [`jose`] | the standards: algorithms, keys, tokens, a private key at rest |
 //! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
 //! | [`accounts`] | people and their sessions: the rules |
@@ -36,6 +37,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod files;
 pub mod hashing;
 pub mod http;
 pub mod jose;

@@ -1,12 +1,17 @@
 //! What the outside can watch: structured logs, and metrics in the OpenMetrics format.
 
+mod format;
+mod http;
 mod log_queue;
+mod process;
+mod request;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,8 +23,12 @@ use crate::clock::UnixTime;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 
+use format::{Lines, Quoted};
+pub use http::HttpMetrics;
 use log_queue::LogQueue;
 pub use log_queue::{MAX_QUEUED_BYTES, MAX_QUEUED_LINES};
+use process::ProcessMetrics;
+pub use request::{LONGEST_REQUEST_ID, Request};
 
 /// There is one log a process, and it may run before there are metrics.
 static DROPPED_LOG_LINES: LazyLock<Counter> = LazyLock::new(Counter::default);
@@ -56,6 +65,15 @@ pub struct OutcomeLabel {
 pub struct CheckLabel {
     /// Its name there.
     pub check: &'static str,
+}
+
+/// Labels of connections to the database.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PoolLabels {
+    /// Which of them: those that read, the one that writes, or all.
+    pub pool: &'static str,
+    /// `in_use` or `idle`.
+    pub state: &'static str,
 }
 
 /// Label of answers.
@@ -218,6 +236,17 @@ impl SessionMetrics {
 /// Every metric. Counters are counted where things happen; gauges are set when somebody asks.
 pub struct Metrics {
     registry: Registry,
+    /// Without our prefix.
+    process_registry: Registry,
+    process: ProcessMetrics,
+    /// Requests by endpoint.
+    pub http: HttpMetrics,
+    /// Connections to the database.
+    pub database_connections: Family<PoolLabels, Gauge>,
+    /// Transactions that found no idle connection.
+    pub database_waits: Counter,
+    /// Waits for a connection that took too long.
+    pub database_timeouts: Counter,
     tokens_signed: Family<AlgorithmLabel, Counter>,
     signing_duration: Family<AlgorithmLabel, Histogram>,
     refusals: Family<ReasonLabel, Counter>,
@@ -278,6 +307,12 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("keyround"),
+            process_registry: Registry::default(),
+            process: ProcessMetrics::default(),
+            http: HttpMetrics::default(),
+            database_connections: Family::default(),
+            database_waits: Counter::default(),
+            database_timeouts: Counter::default(),
             tokens_signed: Family::default(),
             signing_duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(20e-6, 2.0, 14))),
             refusals: Family::default(),
@@ -439,8 +474,25 @@ impl Metrics {
             "Log lines that could not be written",
             DROPPED_LOG_LINES.clone(),
         );
+        registry.register(
+            "database_connections",
+            "Connections to the database, in use or idle",
+            self.database_connections.clone(),
+        );
+        registry.register(
+            "database_waits",
+            "Transactions that found no idle connection to the database and waited for one",
+            self.database_waits.clone(),
+        );
+        registry.register(
+            "database_timeouts",
+            "Waits for a connection to the database that took too long",
+            self.database_timeouts.clone(),
+        );
         self.sessions.register(registry);
         self.logins.register(registry);
+        self.http.register(registry);
+        self.process.register(&mut self.process_registry);
     }
 
     /// A token was signed, in this time.
@@ -471,9 +523,12 @@ impl Metrics {
     /// Everything in the OpenMetrics text format.
     #[must_use]
     pub fn encode(&self) -> String {
+        self.process.look();
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &self.process_registry))
+            .and_then(|()| encode_eof(&mut text));
         text
     }
 }
@@ -502,11 +557,15 @@ impl Drop for Logging {
 /// When the system refuses a thread.
 pub fn start_logging(format: LogFormat, filter: &str) -> std::io::Result<Logging> {
     let queue = LogQueue::start(std::io::stderr(), DROPPED_LOG_LINES.clone())?;
+    let lines = Lines {
+        queue: queue.clone(),
+        is_json: format == LogFormat::Json,
+    };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter_of(filter))
-        .with_writer(queue.clone());
+        .with_writer(lines);
     match format {
-        LogFormat::Text => logs.init(),
+        LogFormat::Text => logs.fmt_fields(Quoted).init(),
         LogFormat::Json => logs.json().init(),
     }
     // The hook of the standard library writes to standard error itself, and waits for its reader.
@@ -523,7 +582,12 @@ pub fn start_logging(format: LogFormat, filter: &str) -> std::io::Result<Logging
 /// The filter, without lines of libraries that it does not name: any caller could fill the log with malformed requests, and the pool
 /// writes a line for each connection that it gives up while a database is away.
 fn filter_of(text: &str) -> EnvFilter {
-    let left_out = [("actix_http", "actix_http=off"), ("sqlx", "sqlx_core::pool=off")];
+    let left_out = [
+        ("actix_http", "actix_http=off"),
+        ("sqlx", "sqlx_core::pool=off"),
+        // "relation already exists, skipping", at a start that brings the schema up to date.
+        ("sqlx", "sqlx=warn"),
+    ];
     let directives = left_out.into_iter().filter(|(name, _)| !text.contains(name));
     directives
         .filter_map(|(_, directive)| directive.parse().ok())

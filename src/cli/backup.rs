@@ -1,10 +1,7 @@
 //! `keyround backup` and `keyround restore`: the database in one file, and back.
 
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,6 +9,7 @@ use serde_json::json;
 
 use crate::app::{StartError, open_database, open_ledger, refuse_unfinished_copy};
 use crate::clock::UnixTime;
+use crate::files::Unfinished;
 use crate::jose::jwk::Kid;
 use crate::keyring::trusted_time;
 use crate::rotation::{Rotator, try_restore};
@@ -48,9 +46,10 @@ pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), F
     if file.symlink_metadata().is_ok() {
         return Err(cannot(&"it exists; name another file"));
     }
-    let unfinished = Unfinished::new(file).map_err(|error| cannot(&error))?;
+    let mut unfinished = Unfinished::new(file, 0o600).map_err(|error| cannot(&error))?;
     let written = unfinished
-        .write(&dump.to_text(&master_keys))
+        .write(dump.to_text(&master_keys).as_bytes())
+        .and_then(|()| std::fs::read_to_string(unfinished.path()))
         .map_err(|error| cannot(&error))?;
     let read = Dump::parse(&written, &master_keys, Unauthenticated::Refused).map_err(|error| cannot(&error))?;
     if read != dump {
@@ -59,7 +58,7 @@ pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), F
     try_restore(&read, &master_keys)
         .await
         .map_err(|error| cannot(&format!("it could not be restored: {error}")))?;
-    unfinished.finish(file).map_err(|error| cannot(&error))?;
+    unfinished.finish_new().map_err(|error| cannot(&error))?;
     let reason = format!("{} rows", dump.rows.len());
     db.note(&Entry {
         event: "database.backed_up",
@@ -82,49 +81,6 @@ pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), F
         ));
     }
     Ok(())
-}
-
-/// A file beside the backup, which becomes the backup once it is known to be good. Removed when dropped.
-struct Unfinished(PathBuf);
-
-impl Unfinished {
-    fn new(file: &Path) -> std::io::Result<Self> {
-        let mut name = file.file_name().ok_or(ErrorKind::InvalidFilename)?.to_owned();
-        name.push(format!(".{}.unfinished", std::process::id()));
-        let path = file.with_file_name(name);
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        Ok(Self(path))
-    }
-
-    /// Writes it to the disk; answers with what is read back from there.
-    fn write(&self, text: &str) -> std::io::Result<String> {
-        let mut file = OpenOptions::new().write(true).open(&self.0)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::read_to_string(&self.0)
-    }
-
-    /// Gives it its name, unless a file of this name has appeared meanwhile: that may be the only backup.
-    fn finish(self, file: &Path) -> std::io::Result<()> {
-        match std::fs::hard_link(&self.0, file) {
-            // A file system without hard links.
-            Err(error) if error.kind() != ErrorKind::AlreadyExists && !file.exists() => std::fs::rename(&self.0, file)?,
-            linked => linked?,
-        }
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // After a rename there is none.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// Restores into an empty database, which ends in new keys for every algorithm.
@@ -150,7 +106,7 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
         clock: context.clock.clone(),
         ledger: ledger.map(Arc::new),
     };
-    let restored = rotator.restore(&dump, ACTOR).await.map_err(|error| cannot(&error))?;
+    let restored = rotator.restore(&dump, &ACTOR).await.map_err(|error| cannot(&error))?;
     if context.json {
         output::json(&json!({
             "taken_at": dump.taken_at.rfc3339(),

@@ -194,7 +194,7 @@ async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
         return keys::create(context, &client, keys).await;
     }
     let (_, foundation) = context.foundation().await?;
-    let secret = register(&foundation, &client, ACTOR, "registered")
+    let secret = register(&foundation, &client, &ACTOR, "registered")
         .await?
         .ok_or_else(|| taken(&client))?;
     if context.json {
@@ -443,7 +443,7 @@ async fn change_client(
 ) -> Result<(), Failure> {
     let (_, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
-    let entry = entry(event, id, context.clock.read().wall, ACTOR, "asked for");
+    let entry = entry(event, id, context.clock.read().wall, &ACTOR, "asked for");
     let changed = db.change_client(id, change, &entry).await?;
     if !changed && db.client(id).await?.is_none() {
         return Err(unknown(id));
@@ -463,7 +463,7 @@ async fn rotate_secret(context: &Context, id: &ClientId) -> Result<(), Failure> 
         "client.secret_changed",
         id,
         context.clock.read().wall,
-        ACTOR,
+        &ACTOR,
         "asked for",
     );
     let change = ClientChange::ChangeSecret { digest };

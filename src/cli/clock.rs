@@ -64,7 +64,7 @@ async fn confirm(context: &Context, reason: &str, confirmation: &Confirmation) -
     if let Some(question) = question(&trusted) {
         confirmation.ask(&question)?;
     }
-    let ended = rotator.confirm_clock(&trusted, ACTOR, reason).await?;
+    let ended = rotator.confirm_clock(&trusted, &ACTOR, reason).await?;
     if context.json {
         output::json(&json!({
             "confirmed": ended.is_some(),

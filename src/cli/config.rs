@@ -1,9 +1,11 @@
 //! `keyround config`: look at the settings.
 
+mod files;
+
 use clap::Subcommand;
 
 use crate::app::open_database;
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, MasterKeySource};
 use crate::jose::alg::Algorithm;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan;
@@ -13,8 +15,13 @@ use super::{Context, Failure, output};
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Read the settings and hold them against each other; warnings name verifiers that would refuse tokens.
-    Check,
+    /// Read the settings, compare them with each other, and open every file that they name; warnings name verifiers that would refuse
+    /// tokens. Nothing is made or changed.
+    Check {
+        /// Connect to the database too.
+        #[arg(long)]
+        connect: bool,
+    },
     /// Print the effective settings; secrets are hidden.
     Show,
 }
@@ -22,21 +29,62 @@ pub enum Command {
 pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
     let config = context.config()?;
     let mut warnings = config.warnings();
-    if matches!(command, Command::Check) {
-        warnings.extend(left_out(&config).await);
-    }
     match command {
-        Command::Check if context.json => output::json(&serde_json::json!({ "ok": true, "warnings": warnings })),
-        Command::Check => {
-            for warning in &warnings {
-                output::line(&format!("warning: {warning}"));
+        Command::Check { connect } => {
+            warnings.extend(without_master_key(&config));
+            warnings.extend(left_out(&config).await);
+            let mut faults = files::faults(context, &config);
+            if *connect && faults.is_empty() {
+                faults.extend(connection(&config).await);
             }
-            output::line("the settings hold");
+            return report(context, &warnings, &faults);
         }
         Command::Show if context.json => output::json(&config.to_json()),
         Command::Show => output::line(config.to_toml().trim_end()),
     }
     Ok(())
+}
+
+fn report(context: &Context, warnings: &[String], faults: &[String]) -> Result<(), Failure> {
+    if context.json {
+        output::json(&serde_json::json!({ "ok": faults.is_empty(), "warnings": warnings, "faults": faults }));
+    } else {
+        for warning in warnings {
+            output::line(&format!("warning: {warning}"));
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Failure::Usage(output::printable(&faults.join("; "))));
+    }
+    if !context.json {
+        output::line("the settings hold");
+    }
+    Ok(())
+}
+
+fn without_master_key(config: &Config) -> Option<String> {
+    let is_missing = config.keys.master_key == MasterKeySource::Missing;
+    is_missing.then(|| {
+        "no master key is set, so that 'keyround serve' would not start; set keys.master_key_file or keys.master_key".to_owned()
+    })
+}
+
+/// Why the database cannot be used now, or has the schema of another version. An SQLite file that does not exist is not made.
+async fn connection(config: &Config) -> Option<String> {
+    if let Database::Sqlite { path } = &config.database
+        && !path.exists()
+    {
+        return None;
+    }
+    let looked = async {
+        let db = open_database(&config.database).await?;
+        if db.schema_version().await? > known_schema() {
+            db.require_known_schema().await?;
+        }
+        Ok(())
+    };
+    let failure: Failure = looked.await.err()?;
+    Some(failure.located(&config.database).to_string())
 }
 
 /// Algorithms that the settings leave out although they have keys. The database is asked only where one is left out, and

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::app::{StartError, open_database, open_ledger};
 use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, Database, MasterKeySource, parse_duration};
+use crate::jose::alg::Algorithm;
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan;
@@ -272,7 +273,7 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
             findings.push(Finding::new("signing_keys", "every row can be read", &[]));
             findings.push(Finding::new(
                 "active_keys",
-                &all_active(&keys, policy),
+                &all_active(&keys, policy, now),
                 &without_active(&keys, policy, now),
             ));
             findings.push(ledger(config, &keys)?);
@@ -313,6 +314,9 @@ async fn all_clients(db: &Db) -> Result<(), StoreError> {
 
 /// The algorithms that should have an active key and have none.
 fn without_active(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<String> {
+    if keys.iter().next().is_none() {
+        return vec!["there are no keys yet: the first 'keyround serve' makes one for each algorithm".to_owned()];
+    }
     plan::without_active(keys, policy, now)
         .into_iter()
         .map(|alg| match keys.last_removal(alg) {
@@ -326,14 +330,36 @@ fn without_active(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<String> {
         .collect()
 }
 
+/// The enabled algorithms whose first key has not begun to sign, or is not made.
+fn waiting(keys: &Keys, policy: &Policy, now: UnixTime) -> Vec<Algorithm> {
+    let without = plan::without_active(keys, policy, now);
+    let enabled = policy.algorithms().iter().copied();
+    enabled
+        .filter(|&alg| keys.active(alg, now).is_none() && !without.contains(&alg))
+        .collect()
+}
+
 /// What is said of active keys when all is well.
-fn all_active(keys: &Keys, policy: &Policy) -> String {
-    let left_out: Vec<String> = plan::left_out(keys, policy).iter().map(ToString::to_string).collect();
-    let left_out = match left_out.as_slice() {
+fn all_active(keys: &Keys, policy: &Policy, now: UnixTime) -> String {
+    let named = |about: &str, algorithms: Vec<Algorithm>| match algorithms.as_slice() {
         [] => String::new(),
-        names => format!("; left out of keys.algorithms but not removed: {}", names.join(", ")),
+        algorithms => {
+            let names: Vec<&str> = algorithms.iter().map(|alg| alg.name()).collect();
+            format!("{about}{}", names.join(", "))
+        }
     };
-    format!("every enabled algorithm has one{left_out}")
+    let (good, waiting) = match waiting(keys, policy, now) {
+        waiting if waiting.is_empty() => ("every enabled algorithm has one", String::new()),
+        waiting => (
+            "every algorithm that has signed has one",
+            named("; no key of these has signed yet: ", waiting),
+        ),
+    };
+    let left_out = named(
+        "; left out of keys.algorithms but not removed: ",
+        plan::left_out(keys, policy),
+    );
+    format!("{good}{waiting}{left_out}")
 }
 
 /// Whether the ledger can be written, and whether the database trusts a key that was revoked.

@@ -5,6 +5,8 @@ use std::path::Path;
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
+use crate::files;
+
 use super::{Arguments, Failure, output};
 
 /// Prints what this shell needs to complete commands and flags.
@@ -29,7 +31,7 @@ fn pages(command: &Command, name: &str, folder: &Path) -> Result<(), Failure> {
     let command = command.clone().display_name(name.to_owned());
     clap_mangen::Man::new(command.clone())
         .render(&mut page)
-        .and_then(|()| std::fs::write(&path, &page))
+        .and_then(|()| files::replace(&path, &page, 0o666))
         .map_err(|error| cannot(&path, &error))?;
     let shown = command
         .get_subcommands()

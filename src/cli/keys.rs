@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::clock::UnixTime;
+use crate::files;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::keyring::trusted_time;
@@ -380,7 +381,7 @@ async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -
     let mut outcome = Ok(());
     let keys = rotator.db.signing_keys().await?.keys();
     for alg in chosen(&keys, &rotator.policy, algorithm) {
-        match rotator.rotate(alg, ACTOR, reason).await {
+        match rotator.rotate(alg, &ACTOR, reason).await {
             Ok((kid, new)) => {
                 if !context.json {
                     output::line(&format!(
@@ -408,7 +409,7 @@ fn draw(context: &Context, view: &View, file: Option<&Path>) -> Result<(), Failu
     let svg = timeline::draw(&view.keys, &view.policy, view.now);
     match file {
         Some(path) => {
-            std::fs::write(path, &svg)
+            files::replace(path, svg.as_bytes(), 0o666)
                 .map_err(|error| Failure::Refused(format!("cannot write {}: {error}", path.display())))?;
             if context.json {
                 output::json(&json!({ "file": path }));

@@ -1,16 +1,15 @@
 //! `keyround master-key`: make the key that private halves lie under, and change it.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::app::StartError;
 use crate::config::Config;
+use crate::files::Unfinished;
 use crate::jose::seal::{MasterKey, MasterKeys};
 use crate::keyring::trusted_time;
 use crate::rotation::rewrap::{self, Census, Under};
@@ -95,7 +94,7 @@ async fn move_all(context: &Context) -> Result<(), Failure> {
             without.join(", ")
         )));
     }
-    let rewrapped = rewrap::rewrap(&db, &master_keys, ACTOR, now)
+    let rewrapped = rewrap::rewrap(&db, &master_keys, &ACTOR, now)
         .await
         .map_err(|error| Failure::Refused(error.to_string()))?;
     let (before, after) = (
@@ -198,15 +197,16 @@ pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(cannot)?;
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(cannot)?;
-    // An empty file that stood there may have had another mode.
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        .map_err(cannot)?;
-    writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(cannot)
+    let mut line = Zeroizing::new(text.to_owned());
+    line.push('\n');
+    let written = Unfinished::new(path, 0o600).and_then(|mut file| {
+        file.write(line.as_bytes())?;
+        // An empty file may stand there: it is no key.
+        if path.exists() {
+            file.finish()
+        } else {
+            file.finish_new()
+        }
+    });
+    written.map_err(cannot)
 }

@@ -3,6 +3,7 @@
 //! Every command that prints data takes `--json`. A refusal is one sentence; bad usage and bad settings exit with 2,
 //! everything else that fails with 1.
 
+mod actor;
 mod audit;
 mod backup;
 mod clients;
@@ -22,10 +23,12 @@ mod tenants;
 mod timeline;
 mod token;
 mod users;
+mod welcome;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -40,7 +43,7 @@ use crate::store::{Db, StoreError, known_schema};
 use crate::text;
 
 /// Who acts, in the audit log.
-const ACTOR: &str = "command line";
+static ACTOR: LazyLock<String> = LazyLock::new(|| actor::of("command line"));
 
 /// An identity server whose signing keys rotate themselves.
 #[derive(Parser)]
@@ -156,6 +159,29 @@ impl Failure {
         match self {
             Self::Config(_) | Self::Usage(_) | Self::Start(StartError::Outbound(_)) => 2,
             Self::Start(_) | Self::Rotation(_) | Self::Store(_) | Self::Refused(_) => 1,
+        }
+    }
+}
+
+impl Failure {
+    /// Names the database in an error that does not: that of a driver.
+    fn located(self, database: &Database) -> Self {
+        let error = match &self {
+            Self::Store(error)
+            | Self::Start(StartError::Store(error) | StartError::Rotation(RotationError::Store(error)))
+            | Self::Rotation(RotationError::Store(error)) => error,
+            _ => return self,
+        };
+        match error {
+            StoreError::Full(_) => Self::Refused(format!(
+                "no space is left for the database {database}: make room on its disk and try again; nothing is half written"
+            )),
+            StoreError::Unavailable(_) => {
+                let reason = error.about_file().map_or_else(|| error.reason(), str::to_owned);
+                Self::Refused(format!("the database {database} cannot be used: {reason}"))
+            }
+            StoreError::Migration(_) => Self::Refused(format!("{error} (in {database})")),
+            _ => self,
         }
     }
 }
@@ -358,5 +384,8 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
     });
     // Work that was cut off, such as a look-up of a name, must not hold the end of the process.
     runtime.shutdown_background();
-    done
+    done.map_err(|failure| match context.config() {
+        Ok(config) => failure.located(&config.database),
+        Err(_) => failure,
+    })
 }

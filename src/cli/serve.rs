@@ -1,23 +1,18 @@
 //! `keyround serve`: run the server until a signal.
 
 use std::future::pending;
+use std::path::Path;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use zeroize::Zeroizing;
 
-use crate::app::{Foundation, Running, check_tls};
-use crate::clock::{Clock, UnixTime};
+use crate::app::{Addresses, Foundation, Running, check_tls};
 use crate::config::{self, Config, Database, MasterKeySource};
-use crate::jose::jwt::TokenType;
 use crate::jose::seal::MasterKey;
-use crate::oauth::client::{Client, Grant};
 use crate::telemetry::{self, LogFormat, Logging};
 
-use super::{Context, Failure, clients, master_key, output};
-
-/// The client that a first development start makes.
-const DEMO_CLIENT: &str = "demo";
+use super::welcome::Welcome;
+use super::{Context, Failure, master_key, output};
 
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config()?;
@@ -29,6 +24,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     check_tls(&config, &context.clock)?;
+    // A port that is in use is noticed before anything is made.
+    let addresses = Addresses::bind(&config)?;
     if context.sources.development {
         make_development_master_key(&config)?;
     }
@@ -37,17 +34,18 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the memory of this process cannot be kept from core dumps");
     }
-    let secret = if context.sources.development {
-        make_demo_client(&foundation, &context.clock).await?
+    let welcome = if context.sources.development {
+        let welcome = Welcome::prepare(&foundation, &context.clock).await?;
+        Some(welcome.text(&config, context))
     } else {
         None
     };
     // Before anybody can know that it serves: a signal that comes at once must find its handler.
     let mut signals = StopSignals::catch()?;
-    let running = Running::start(&config, foundation).await?;
-    if let Some(secret) = secret {
+    let running = Running::start_on(&config, foundation, addresses).await?;
+    if let Some(text) = welcome {
         // Its reader may not read, which must not hold the server.
-        std::thread::spawn(move || print_welcome(&config, &secret));
+        std::thread::spawn(move || output::line(&text));
     }
     signals.next().await;
     tokio::select! {
@@ -107,65 +105,21 @@ fn make_development_master_key(config: &Config) -> Result<(), Failure> {
     else {
         return Ok(());
     };
-    if path.exists() {
+    let has_content = |path: &Path| path.metadata().is_ok_and(|file| file.len() > 0);
+    if has_content(path) {
         return Ok(());
     }
-    if database.exists() {
+    // An empty file is what a start left that was cut off.
+    if has_content(database) {
         return Err(Failure::Usage(format!(
             "the database {} exists, but its master key {} does not; bring the master key back, or move the database away \
-             to begin anew",
+             to start again",
             database.display(),
             path.display()
         )));
     }
     let key = MasterKey::generate().map_err(|error| Failure::Refused(error.to_string()))?;
     master_key::write(path, &key.to_base64())
-}
-
-/// Registers the demo client where no client is registered; answers with its secret when it was made now.
-async fn make_demo_client(foundation: &Foundation, clock: &Clock) -> Result<Option<Zeroizing<String>>, Failure> {
-    if !foundation.rotator.db.clients(None, 1).await?.is_empty() {
-        return Ok(None);
-    }
-    let client = demo_client(clock.read().wall)?;
-    clients::register(foundation, &client, "development start", "a client to try things with").await
-}
-
-fn demo_client(now: UnixTime) -> Result<Client, Failure> {
-    let invalid = |what: &str| Failure::Refused(format!("the demo client's {what} is invalid"));
-    Ok(Client {
-        id: DEMO_CLIENT.parse().map_err(|_| invalid("id"))?,
-        grants: vec![Grant::ClientCredentials],
-        scope: "read write".parse().map_err(|_| invalid("scope"))?,
-        audiences: vec!["https://api.example.com".parse().map_err(|_| invalid("audience"))?],
-        serves: Vec::new(),
-        alg: None,
-        token_type: TokenType::AtJwt,
-        token_ttl: None,
-        created_at: now,
-        disabled_at: None,
-    })
-}
-
-fn print_welcome(config: &Config, secret: &str) {
-    let issuer = config.server.issuer.as_str();
-    let program = std::env::args().next().unwrap_or_else(|| "keyround".to_owned());
-    output::line(&format!(
-        r"
-Keyround serves on {issuer}. A demo client was made; its secret is shown this once:
-
-  client id      {DEMO_CLIENT}
-  client secret  {secret}
-
-Paste these into another terminal in the same folder:
-
-  curl -s -u '{DEMO_CLIENT}:{secret}' -d grant_type=client_credentials {issuer}/oauth2/token | tee token.json
-
-  curl -s {issuer}/.well-known/jwks.json | tee jwks.json
-
-  {program} token verify --key-set jwks.json token.json
-"
-    ));
 }
 
 /// Whether the process was started with hangups ignored, as `nohup` does.

@@ -7,6 +7,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
 use crate::oauth::error::{ErrorCode, OauthError};
+use crate::telemetry::Request;
 
 use super::auth::problem::{Code, Problem};
 
@@ -78,6 +79,13 @@ pub fn problem(code: Code, detail: impl Into<Cow<'static, str>>) -> HttpResponse
     let no_store = header::HeaderValue::from_static("no-store");
     answer.headers_mut().insert(header::CACHE_CONTROL, no_store);
     answer
+}
+
+/// Adds the id of the request, by which its log lines are found.
+pub fn name_request(problem: &mut Value) {
+    if let Some(id) = Request::current_id() {
+        problem["request_id"] = id.into();
+    }
 }
 
 /// Nothing is here.

@@ -9,7 +9,8 @@ use crate::jose::alg::Algorithm;
 use crate::keyring::{Ledger, Snapshot};
 use crate::keys::lifecycle::State;
 use crate::keys::trusted_time::Doubt;
-use crate::telemetry::{AlgorithmLabel, CheckLabel, StateLabels};
+use crate::store::waits_for_connections;
+use crate::telemetry::{AlgorithmLabel, CheckLabel, PoolLabels, StateLabels};
 
 use super::Server;
 
@@ -288,6 +289,23 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
         .restored_records
         .set(i64::try_from(restored).unwrap_or(i64::MAX));
     metrics.snapshot_age.set(seconds(snapshot.age(reading).0));
+    for pool in server.db.pools() {
+        for (state, connections) in [("in_use", pool.in_use), ("idle", pool.idle)] {
+            let labels = PoolLabels { pool: pool.name, state };
+            metrics
+                .database_connections
+                .get_or_create(&labels)
+                .set(connections.into());
+        }
+    }
+    let (waits, timeouts) = waits_for_connections();
+    // The store counts; an answer beside this one may have taken a part.
+    metrics
+        .database_waits
+        .inc_by(waits.saturating_sub(metrics.database_waits.get()));
+    metrics
+        .database_timeouts
+        .inc_by(timeouts.saturating_sub(metrics.database_timeouts.get()));
     metrics.connections.set(count_of(server.connections.count()));
     metrics.differing_nodes.set(count_of(server.rotation.differing_nodes()));
 }

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,16 @@ use actix_web::dev::AppConfig;
 use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, web};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::clock::sleep;
 use crate::supervision::Pulse;
 use crate::tls::{Acceptor, TlsStream};
 
+use super::Server;
 use super::connections::Connections;
+use super::observation::observed;
 use super::stream::Stream;
-use super::{Server, guarded};
 
 /// How long a connection is kept without a request.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -48,7 +51,7 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(20);
 /// What a listener serves.
 pub struct Listening<R> {
     /// Where.
-    pub address: SocketAddr,
+    pub bound: Bound,
     /// With TLS.
     pub tls: Option<Acceptor>,
     /// By so many threads; one for each core otherwise.
@@ -66,13 +69,13 @@ pub struct Listening<R> {
 /// Listens; answers with the address, and with what runs the listener.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// When another process listens there by now.
 pub fn listen<R>(listening: Listening<R>, server: &web::Data<Server>) -> std::io::Result<(SocketAddr, Running)>
 where
     R: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 {
-    let listener = bind(listening.address)?;
-    let address = listener.local_addr()?;
+    let address = listening.bound.address;
+    let listener = listening.bound.listen()?;
     let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers = listening.workers.unwrap_or_else(cores);
     let builder = Running::build()
@@ -88,7 +91,7 @@ where
     let running = builder.listen("http", listener, move || {
         actix_web::rt::spawn(beat(data.tasks.watch("listener", LONGEST_SILENCE)));
         let app = App::new()
-            .wrap(from_fn(move |request, next| guarded(has_https, request, next)))
+            .wrap(from_fn(move |request, next| observed(has_https, request, next)))
             .app_data(data.clone())
             .configure(routes.clone());
         let stops = stops.clone();
@@ -138,13 +141,44 @@ async fn accept(
     Ok((Stream::new(socket, place, ended, has_https), Some(peer)))
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    // Accepted sockets inherit the sizes.
-    rustix::net::sockopt::set_socket_send_buffer_size(&listener, SOCKET_BUFFER)?;
-    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, SOCKET_BUFFER)?;
-    rustix::net::listen(&listener, BACKLOG)?;
-    Ok(listener)
+/// An address that is taken by this process. No connection is accepted yet: a load balancer that finds none goes to another node.
+pub struct Bound {
+    socket: OwnedFd,
+    /// The address, with the port that the system chose for port 0.
+    pub address: SocketAddr,
+}
+
+impl Bound {
+    /// Takes an address.
+    ///
+    /// # Errors
+    /// When another process listens there, this machine does not have the address, or this user may not have the port.
+    pub fn new(address: SocketAddr) -> std::io::Result<Self> {
+        let family = if address.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        // Connections of a server that has just ended do not hold the port.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &address)?;
+        // Accepted sockets inherit the sizes.
+        sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
+        sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
+        let bound = TcpListener::from(socket);
+        let address = bound.local_addr()?;
+        Ok(Self {
+            socket: bound.into(),
+            address,
+        })
+    }
+
+    fn listen(self) -> std::io::Result<TcpListener> {
+        rustix::net::listen(&self.socket, BACKLOG)?;
+        Ok(self.socket.into())
+    }
 }
 
 /// Runs on each worker of a listener.

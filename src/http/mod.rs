@@ -6,15 +6,18 @@ pub mod client_address;
 mod client_assertion;
 pub mod client_authentication;
 pub mod connections;
+mod endpoints;
 pub mod error;
 pub mod health;
 pub mod introspect;
 pub mod key_set;
 pub mod listener;
 pub mod metadata;
+pub mod observation;
 mod parser_refusal;
 pub mod refresh_grant;
 pub mod revoke;
+pub mod root;
 pub mod stream;
 pub mod token;
 mod turns;
@@ -199,6 +202,10 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
             documents.push(format!("{OPENID_CONFIGURATION}{path}"));
             documents.push(format!("{AUTHORIZATION_SERVER}{path}"));
         }
+        routes.service(for_readers(&format!("{path}/"), root::answer));
+        if !path.is_empty() {
+            routes.service(for_readers(&path, root::answer));
+        }
         for key_set in key_sets {
             routes.service(published(&key_set, key_set::answer));
         }
@@ -317,6 +324,18 @@ fn for_clients(path: &str, route: Route) -> Resource {
     web::resource(path.to_owned())
         .route(route)
         .default_service(web::to(|| async { client_authentication::method_not_allowed() }))
+}
+
+/// A page that anybody may read.
+fn for_readers<F, Args>(path: &str, answer: F) -> Resource
+where
+    F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
+    Args: actix_web::FromRequest + 'static,
+{
+    web::resource(path.to_owned())
+        .route(web::get().to(answer))
+        .route(web::head().to(answer))
+        .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD") }))
 }
 
 /// A document that anybody may read, also a page of another origin (CORS).

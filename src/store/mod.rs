@@ -22,6 +22,7 @@ pub mod look;
 pub mod nodes;
 pub mod outage;
 pub mod passwords;
+mod pools;
 mod primary;
 pub mod sealed;
 pub mod secrets;
@@ -46,6 +47,7 @@ use crate::keys::trusted_time::Reference;
 
 pub use change::ChangeId;
 pub use kept::Kept;
+pub use pools::{PoolUse, waits_for_connections};
 pub use servers::Servers;
 
 /// A database: the embedded one, or the one it grows into.
@@ -81,8 +83,11 @@ pub(crate) enum Tx {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// It does not answer, or answered with an error of its own.
-    #[error("the database did not answer: {0}")]
+    #[error("the database did not answer: {}", described(.0))]
     Unavailable(#[source] Arc<sqlx::Error>),
+    /// There is no room for what was to be written.
+    #[error("no space is left where the database is: {0}")]
+    Full(#[source] Arc<sqlx::Error>),
     /// No server of the URL accepts writes.
     #[error("no database server can be used: {0}")]
     NoPrimary(String),
@@ -161,6 +166,51 @@ pub enum StoreError {
     Migration(#[source] Arc<sqlx::migrate::MigrateError>),
 }
 
+impl StoreError {
+    /// Why an SQLite file cannot be used, for a person; the code of SQLite says it in its lowest octet.
+    #[must_use]
+    pub fn about_file(&self) -> Option<&'static str> {
+        let Self::Unavailable(error) = self else { return None };
+        Some(match sqlite_code(error)? & 0xff {
+            8 => "this user may not write it or its folder",
+            10 => "its disk failed, or is full",
+            11 => "it is damaged; restore the newest backup into an empty database",
+            14 => "it cannot be opened: its folder does not exist, or this user may not use it",
+            26 => "it is not an SQLite database",
+            _ => return None,
+        })
+    }
+
+    /// What the driver said, without the words that go before it.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unavailable(error) => described(error),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The reason alone, without the words that the driver puts before it. Its words for a wait that was too long speak of a pool.
+fn described(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Configuration(error) => error.to_string(),
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::PoolTimedOut => format!(
+            "no connection to it was made or became free within {} s",
+            ACQUIRE_TIMEOUT.as_secs()
+        ),
+        other => other.to_string(),
+    }
+}
+
+fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
+    let error = error.as_database_error()?;
+    error.try_downcast_ref::<sqlx::sqlite::SqliteError>()?;
+    error.code()?.parse().ok()
+}
+
 impl From<sqlx::migrate::MigrateError> for StoreError {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
         match error {
@@ -168,6 +218,11 @@ impl From<sqlx::migrate::MigrateError> for StoreError {
                 found,
                 known: known_schema(),
             },
+            sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _)
+                if is_full(&error) =>
+            {
+                Self::Full(Arc::new(error))
+            }
             other => Self::Migration(Arc::new(other)),
         }
     }
@@ -181,12 +236,27 @@ impl From<sqlx::Error> for StoreError {
             error.is_unique_violation() || error.code().is_some_and(|code| RETRY.contains(&&*code))
         });
         primary::note(&error);
+        if matches!(error, sqlx::Error::PoolTimedOut) {
+            pools::note_timeout();
+        }
         if retry {
             Self::Conflict
+        } else if is_full(&error) {
+            Self::Full(Arc::new(error))
         } else {
             Self::Unavailable(Arc::new(error))
         }
     }
+}
+
+/// SQLite's codes for a full disk, and PostgreSQL's (53100).
+fn is_full(error: &sqlx::Error) -> bool {
+    if let Some(code) = sqlite_code(error) {
+        // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: the file of shared memory could not grow.
+        return matches!(code, 13 | 4874);
+    }
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == "53100")
 }
 
 /// One body, one text, either pool: where reading happens.
@@ -489,8 +559,12 @@ impl Db {
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
         Ok(match self {
             // A transaction that begins by reading and then writes fails at once when another wrote in between.
-            Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Sqlite { write, .. } => {
+                pools::note_wait(write);
+                Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?)
+            }
             Self::Postgres { pool, patience, .. } => {
+                pools::note_wait(pool);
                 let begun = within(*patience, async { Ok(pool.begin().await?) }).await?;
                 Tx::Postgres(begun, *patience)
             }

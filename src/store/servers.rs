@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::clock::sleep;
 use crate::config::{PostgresServer, PostgresUrl};
 
-use super::{StoreError, primary};
+use super::{StoreError, described, primary};
 
 /// How long one server may take to accept a connection and to say whether it accepts writes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -140,18 +140,8 @@ impl Server {
             answer
         };
         tokio::select! {
-            answer = asked => answer.map_err(|error| describe(&error)),
+            answer = asked => answer.map_err(|error| described(&error)),
             () = sleep(timeout) => Err(format!("it did not answer within {} s", timeout.as_secs())),
         }
-    }
-}
-
-/// The reason alone, without the words that the driver puts before it.
-fn describe(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Io(error) => error.to_string(),
-        sqlx::Error::Configuration(error) => error.to_string(),
-        sqlx::Error::Database(error) => error.message().to_owned(),
-        other => other.to_string(),
     }
 }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use tracing_subscriber::fmt::MakeWriter;
 
 /// The most lines that wait to be written.
 pub const MAX_QUEUED_LINES: usize = 4_096;
@@ -58,7 +57,8 @@ impl LogQueue {
         Ok(queue)
     }
 
-    fn push(&self, line: &[u8]) {
+    /// Puts a line behind the others, or drops it.
+    pub fn push(&self, line: &[u8]) {
         let mut state = self.0.lock();
         if state.lines.len() >= MAX_QUEUED_LINES || state.bytes.saturating_add(line.len()) > MAX_QUEUED_BYTES {
             self.0.dropped.inc();
@@ -136,28 +136,6 @@ fn write_all(stream: &mut impl Write, bytes: &[u8]) -> Result<(), usize> {
     Ok(())
 }
 
-/// One line; every event is written in one piece.
-pub struct Line<'a>(&'a LogQueue);
-
-impl Write for Line<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.push(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for LogQueue {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Line(self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
@@ -194,7 +172,7 @@ mod tests {
     fn a_stream_that_takes_nothing_costs_a_bounded_queue() {
         let (queue, dropped, permit, seen) = gated();
         for _ in 0..MAX_QUEUED_LINES * 2 {
-            queue.make_writer().write_all(b"line\n").unwrap();
+            queue.push(b"line\n");
         }
         // The thread may hold one line that the queue does not count.
         let lost = usize::try_from(dropped.get()).unwrap();
@@ -211,7 +189,7 @@ mod tests {
         let (queue, dropped, _permit, _seen) = gated();
         let long = vec![b'x'; MAX_QUEUED_BYTES / 4];
         for _ in 0..10 {
-            queue.make_writer().write_all(&long).unwrap();
+            queue.push(&long);
         }
         assert!((5..=6).contains(&dropped.get()), "{}", dropped.get());
     }
@@ -220,7 +198,7 @@ mod tests {
     fn a_line_that_fails_is_counted_and_the_next_one_begins_a_line() {
         let (queue, dropped, permit, seen) = gated();
         for line in ["first\n", "second\n", "third\n"] {
-            queue.make_writer().write_all(line.as_bytes()).unwrap();
+            queue.push(line.as_bytes());
         }
         permit.send(Ok(2)).unwrap();
         permit.send(Err(std::io::ErrorKind::StorageFull.into())).unwrap();

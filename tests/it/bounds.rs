@@ -15,7 +15,7 @@ use keyround::http::stream::{ANSWER_TICKS, HEAD_TICKS, LIFE_TICKS, MAX_HELD, TIC
 use keyround::http::{LONGEST_ADDRESS, body};
 use keyround::oauth::token::{MAX_PARAMETERS, MAX_RESOURCES, MAX_SCOPE_WORDS};
 use keyround::store::sessions::ENDED_AT_ONCE;
-use keyround::telemetry::{MAX_QUEUED_BYTES, MAX_QUEUED_LINES};
+use keyround::telemetry::{LONGEST_REQUEST_ID, MAX_QUEUED_BYTES, MAX_QUEUED_LINES};
 use serde_json::Value;
 
 use crate::helpers::{TestApp, TestDatabase};
@@ -73,6 +73,10 @@ fn the_page_says_what_the_code_does() {
         ("path and query", LONGEST_ADDRESS.to_string()),
         ("form of an OAuth endpoint", LONGEST_FORM.to_string()),
         ("JSON body below `/auth`", LONGEST_BODY.to_string()),
+        (
+            "`X-Request-Id` that is taken from a request",
+            LONGEST_REQUEST_ID.to_string(),
+        ),
         ("time of a body", seconds(body::DEADLINE)),
         ("parameters of a form", MAX_PARAMETERS.to_string()),
         ("words of `scope`", MAX_SCOPE_WORDS.to_string()),

@@ -37,7 +37,7 @@ async fn the_connection_of_a_write_that_failed_is_replaced() {
                 Err(error) => break error,
             }
         };
-        let is_full = matches!(&error, StoreError::Unavailable(error) if error.to_string().contains("full"));
+        let is_full = matches!(&error, StoreError::Full(_));
         assert!(is_full, "{error}");
         // The new connection knows no such bound.
         for _ in 0..10 {

@@ -183,7 +183,11 @@ async fn head_has_the_headers_of_get_and_no_body() {
     connection.send(format!("HEAD {PATH} HTTP/1.1\r\nHost: a\r\n\r\n"));
     let head = connection.head().unwrap();
     let without_date = |headers: &[(String, String)]| -> BTreeSet<(String, String)> {
-        headers.iter().filter(|(name, _)| name != "date").cloned().collect()
+        headers
+            .iter()
+            .filter(|(name, _)| name != "date" && name != "x-request-id")
+            .cloned()
+            .collect()
     };
     assert_eq!(without_date(&head.headers), without_date(&full.headers));
     assert_eq!(
@@ -294,7 +298,6 @@ async fn other_methods_are_refused_and_refusals_are_not_cached() {
         check_problem(answer, 405).await;
     }
     for path in [
-        "/",
         "/nothing",
         "/.well-known/jwks.json/",
         "//.well-known/jwks.json",
@@ -316,7 +319,10 @@ async fn check_problem(answer: Response, status: u16) {
     assert!(answer.headers().get(ETAG).is_none());
     let body: Value = answer.json().await.unwrap();
     assert_eq!(body["status"], status);
-    assert_eq!(members(&body), ["type", "title", "status", "detail"].into());
+    assert_eq!(
+        members(&body),
+        ["type", "title", "status", "detail", "request_id"].into()
+    );
 }
 
 crate::on_both_databases!(it_is_the_same_after_a_restart_and_changes_with_its_keys, |database| {

@@ -40,7 +40,7 @@ pub async fn create(context: &Context, client: &Client, source: Source) -> Resul
     let (keys, left_out) = source.read()?;
     let (_, foundation) = context.foundation().await?;
     let entries = ["client.created", "client.keys_changed"]
-        .map(|event| entry(event, &client.id, client.created_at, ACTOR, "registered"));
+        .map(|event| entry(event, &client.id, client.created_at, &ACTOR, "registered"));
     let db = &foundation.rotator.db;
     if !db.create_client_with_keys(client, &keys, entries.each_ref()).await? {
         return Err(super::taken(client));
@@ -63,7 +63,7 @@ pub async fn set(context: &Context, id: &ClientId, source: Source) -> Result<(),
     let (keys, left_out) = source.read()?;
     let (_, foundation) = context.foundation().await?;
     let now = context.clock.read().wall;
-    let entry = entry("client.keys_changed", id, now, ACTOR, "asked for");
+    let entry = entry("client.keys_changed", id, now, &ACTOR, "asked for");
     if !foundation.rotator.db.set_client_keys(id, &keys, &entry).await? {
         return Err(unknown(id));
     }

@@ -55,7 +55,7 @@ async fn signing(context: &Context, rotator: &Rotator, request: &Import, importe
             request.file.display()
         ))
     })?;
-    let done = rotator.import_signing(&key, ACTOR, &request.reason).await?;
+    let done = rotator.import_signing(&key, &ACTOR, &request.reason).await?;
     let new = &done.generation;
     if context.json {
         output::json(&Inserted::new(Some(done.kid), new));
@@ -96,7 +96,7 @@ async fn verifying(
         alg: imported.alg,
         parameters: imported.parameters,
     };
-    let key = rotator.import_verifying(jwk, until, ACTOR, &request.reason).await?;
+    let key = rotator.import_verifying(jwk, until, &ACTOR, &request.reason).await?;
     let leaves_at = key.leaves_at(&rotator.policy);
     if context.json {
         output::json(&json!({

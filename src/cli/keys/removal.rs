@@ -46,7 +46,7 @@ pub async fn remove(context: &Context, request: &Remove) -> Result<(), Failure> 
     let alg = request.algorithm;
     let refused = |error: CannotRemove| Failure::Refused(error.to_string());
     let foreseen = rotator
-        .remove_algorithm(alg, ACTOR, &request.reason, false)
+        .remove_algorithm(alg, &ACTOR, &request.reason, false)
         .await
         .map_err(refused)?;
     let now = foreseen.generation.published_at;
@@ -59,7 +59,7 @@ pub async fn remove(context: &Context, request: &Remove) -> Result<(), Failure> 
             time(foreseen.generation.activates_at)
         ))?;
         rotator
-            .remove_algorithm(alg, ACTOR, &request.reason, true)
+            .remove_algorithm(alg, &ACTOR, &request.reason, true)
             .await
             .map_err(refused)?
     };
@@ -91,7 +91,7 @@ pub async fn keep(context: &Context, request: &Keep) -> Result<(), Failure> {
     let rotator = &foundation.rotator;
     let alg = request.algorithm;
     let kept = rotator
-        .keep_algorithm(alg, ACTOR, &request.reason)
+        .keep_algorithm(alg, &ACTOR, &request.reason)
         .await
         .map_err(|error: CannotKeep| Failure::Refused(error.to_string()))?;
     if context.json {

@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
 use crate::clock::Seconds;
+use crate::http::error::name_request;
 use crate::store::outage;
 
 /// What went wrong.
@@ -264,13 +265,15 @@ impl Problem {
     /// The members of RFC 9457, and the code.
     #[must_use]
     pub fn body(&self) -> serde_json::Value {
-        json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": self.code.row().title,
             "status": self.code.status().as_u16(),
             "code": self.code.name(),
             "detail": self.detail,
-        })
+        });
+        name_request(&mut body);
+        body
     }
 
     /// The answer to a person whose browser was led here: a page, without anything that would have to be loaded. Nothing in it was sent.

@@ -1,0 +1,165 @@
+//! What `config check` finds in the files that the settings name. Nothing is made or changed.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+
+use crate::app::{check_tls, open_ledger};
+use crate::cli::Context;
+use crate::config::{Config, Database, MasterKeySource, TlsFiles, read_secret_file};
+use crate::jose::seal::MasterKeys;
+use crate::outbound::Outbound;
+
+/// How an SQLite file begins.
+const SQLITE: &[u8] = b"SQLite format 3\0";
+
+/// What is wrong, a sentence for each file.
+pub fn faults(context: &Context, config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
+    if let Some(files) = &config.server.tls {
+        faults.extend(tls(context, config, files));
+    }
+    faults.extend(Outbound::new(&config.outbound).err().map(|error| error.to_string()));
+    faults.extend(master_key(context, config));
+    faults.extend(database(&config.database));
+    faults.extend(ledger(config));
+    faults
+}
+
+/// Both files are read first, so that each is reported.
+fn tls(context: &Context, config: &Config, files: &TlsFiles) -> Vec<String> {
+    let certificate = File::open(&files.certificate)
+        .and_then(|mut file| file.read_to_end(&mut Vec::new()))
+        .err()
+        .map(|error| unreadable(&files.certificate, "server.tls_certificate_file", &error));
+    let key = read_secret_file("server.tls_key_file", &files.key).err();
+    let unreadable: Vec<String> = certificate
+        .into_iter()
+        .chain(key.map(|error| error.to_string()))
+        .collect();
+    if unreadable.is_empty() {
+        let refused = check_tls(config, &context.clock).err();
+        return refused.map(|error| error.to_string()).into_iter().collect();
+    }
+    unreadable
+}
+
+fn master_key(context: &Context, config: &Config) -> Option<String> {
+    match &config.keys.master_key {
+        MasterKeySource::Missing => return None,
+        // A first development start makes it.
+        MasterKeySource::File(path) if context.sources.development && !path.exists() && is_new(&config.database) => {
+            return writable(path).map(|why| format!("{}, which keys.master_key_file names, {why}", path.display()));
+        }
+        _ => {}
+    }
+    let text = match config.master_key_text() {
+        Ok(text) => text,
+        Err(error) => return Some(error.to_string()),
+    };
+    let error = MasterKeys::parse(&text).err()?;
+    Some(match &config.keys.master_key {
+        MasterKeySource::File(path) => format!(
+            "{}, which keys.master_key_file names, holds no master key: {error}; 'keyround master-key generate FILE' makes one",
+            path.display()
+        ),
+        _ => format!("keys.master_key is no master key: {error}; 'keyround master-key generate' prints one"),
+    })
+}
+
+fn is_new(database: &Database) -> bool {
+    matches!(database, Database::Sqlite { path } if path.metadata().map_or(true, |file| file.len() == 0))
+}
+
+fn database(database: &Database) -> Vec<String> {
+    match database {
+        Database::SqliteInMemory => Vec::new(),
+        Database::Sqlite { path } => sqlite(path)
+            .map(|why| format!("{}, which database.url names, {why}", path.display()))
+            .into_iter()
+            .collect(),
+        Database::Postgres(url) => {
+            let files = url.files();
+            let unreadable = files.iter().filter_map(|(option, path)| {
+                let is_readable = File::open(path).and_then(|mut file| file.read(&mut [0]));
+                let error = is_readable.err()?;
+                Some(unreadable(
+                    path,
+                    &format!("the option {option} of database.url"),
+                    &error,
+                ))
+            });
+            unreadable.collect()
+        }
+    }
+}
+
+fn sqlite(path: &Path) -> Option<String> {
+    if !path.exists() {
+        return writable(path);
+    }
+    if !path.is_file() {
+        return Some("is not a regular file; name another one".to_owned());
+    }
+    if access(path, Access::READ_OK | Access::WRITE_OK).is_err() {
+        return Some(
+            "cannot be read and written by this user; change its owner or mode, or name another file".to_owned(),
+        );
+    }
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(SQLITE.len() as u64).read_to_end(&mut head));
+    match read {
+        Err(error) => Some(format!("cannot be read: {error}")),
+        Ok(_) if !head.is_empty() && head != SQLITE => {
+            Some("is not an SQLite database; name another file, or move this one away".to_owned())
+        }
+        // SQLite writes its log beside the file.
+        Ok(_) => writable(&path.with_extension("db-wal")),
+    }
+}
+
+/// Whether the ledger can be read, and could be written.
+fn ledger(config: &Config) -> Option<String> {
+    if let Err(error) = open_ledger(config) {
+        return Some(error.to_string());
+    }
+    let path = config.keys.ledger_file.as_deref()?;
+    let why = if path.exists() {
+        access(path, Access::WRITE_OK)
+            .err()
+            .map(|_| "cannot be written by this user".to_owned())
+    } else {
+        writable(path)
+    };
+    why.map(|why| {
+        format!(
+            "the ledger of revoked keys {}, which keys.ledger_file names, {why}",
+            path.display()
+        )
+    })
+}
+
+/// Why a file could not be made at this path: the nearest folder that exists must be writable.
+fn writable(path: &Path) -> Option<String> {
+    let here = Path::new(".");
+    let folders = path.ancestors().skip(1);
+    let folder = folders
+        .map(|folder| if folder.as_os_str().is_empty() { here } else { folder })
+        .find(|folder| folder.exists())?;
+    if !folder.is_dir() {
+        return Some(format!("cannot be made: {} is not a folder", folder.display()));
+    }
+    access(folder, Access::WRITE_OK | Access::EXEC_OK).err().map(|error| {
+        format!(
+            "cannot be made in the folder {}: {}; let this user write there, or name another folder",
+            folder.display(),
+            std::io::Error::from(error)
+        )
+    })
+}
+
+fn unreadable(path: &Path, setting: &str, error: &std::io::Error) -> String {
+    format!("cannot read {}, which {setting} names: {error}", path.display())
+}

@@ -1,0 +1,139 @@
+//! `GET /` below the issuer: what this is, for a person who opens the issuer in a browser.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+
+use crate::oauth::metadata::{AUTHORIZATION_SERVER, KEY_SET_PATH, OPENID_CONFIGURATION, TOKEN_PATH};
+
+use super::Server;
+
+/// How long caches may keep the page, in seconds.
+const MAX_AGE: u32 = 300;
+
+/// The form that a caller prefers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    Html,
+    Json,
+    Text,
+}
+
+/// Says what this is and where the documents are: as HTML to browsers, as JSON to whoever asks for it, else as text. Nothing in it is
+/// secret, and no version is named.
+pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> HttpResponse {
+    let accept = request.headers().get_all(header::ACCEPT);
+    let form = preferred(accept.filter_map(|value| value.to_str().ok()));
+    let (content_type, body) = page(form, &server.issuer);
+    HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, format!("public, max-age={MAX_AGE}")))
+        .insert_header((header::VARY, "Accept"))
+        .content_type(content_type)
+        .body(body)
+}
+
+/// The first of our forms with the highest weight (RFC 9110 section 12.5.1). Text is for who names none.
+fn preferred<'a>(accept: impl Iterator<Item = &'a str>) -> Form {
+    let mut best: Option<(f32, Form)> = None;
+    for range in accept.flat_map(|value| value.split(',')).take(32) {
+        let mut parts = range.split(';').map(str::trim);
+        let form = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "text/html" | "application/xhtml+xml" => Form::Html,
+            "application/json" | "application/*" => Form::Json,
+            "text/plain" | "text/*" | "*/*" => Form::Text,
+            _ => continue,
+        };
+        let weight = parts
+            .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
+            .map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+        if weight > 0.0 && best.is_none_or(|(highest, _)| weight > highest) {
+            best = Some((weight, form));
+        }
+    }
+    best.map_or(Form::Text, |(_, form)| form)
+}
+
+/// The issuer holds no character that HTML or JSON would read as its own: its type sees to that.
+fn page(form: Form, issuer: &str) -> (&'static str, String) {
+    const WHAT: &str = "an identity server (OAuth 2.0, JWT access tokens) whose signing keys rotate themselves";
+    const DOCUMENTATION: &str = "README.md and the folder docs/ of the distribution";
+    let links = [
+        (
+            "metadata",
+            AUTHORIZATION_SERVER,
+            "set up a client or a gateway (RFC 8414)",
+        ),
+        (
+            "discovery",
+            OPENID_CONFIGURATION,
+            "the same for OpenID Connect libraries",
+        ),
+        ("key set", KEY_SET_PATH, "verify tokens"),
+    ];
+    match form {
+        Form::Html => {
+            let items: String = links
+                .iter()
+                .map(|(name, path, purpose)| format!("<li><a href=\"{issuer}{path}\">{name}</a>: {purpose}</li>\n"))
+                .collect();
+            let body = format!(
+                "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+                 content=\"width=device-width\">\n<title>Keyround</title>\n<h1>Keyround</h1>\n<p>This is {WHAT}. It has no pages for \
+                 people; programs use it.</p>\n<p>Issuer: <code>{issuer}</code></p>\n<ul>\n{items}</ul>\n<p>Clients get tokens by POST \
+                 from <code>{issuer}{TOKEN_PATH}</code>. Documentation: {DOCUMENTATION}.</p>\n</html>\n"
+            );
+            ("text/html; charset=utf-8", body)
+        }
+        Form::Json => {
+            let body = json!({
+                "name": "Keyround",
+                "description": format!("This is {WHAT}."),
+                "issuer": issuer,
+                "metadata": format!("{issuer}{AUTHORIZATION_SERVER}"),
+                "discovery": format!("{issuer}{OPENID_CONFIGURATION}"),
+                "jwks_uri": format!("{issuer}{KEY_SET_PATH}"),
+                "token_endpoint": format!("{issuer}{TOKEN_PATH}"),
+                "documentation": DOCUMENTATION,
+            });
+            ("application/json", format!("{body}\n"))
+        }
+        Form::Text => {
+            let lines: String = links
+                .iter()
+                .map(|(name, path, purpose)| format!("{:<12}{issuer}{path} ({purpose})\n", format!("{name}:")))
+                .collect();
+            let body = format!(
+                "Keyround: {WHAT}.\n\n{:<12}{issuer}\n{lines}{:<12}POST {issuer}{TOKEN_PATH}\n\nDocumentation: {DOCUMENTATION}.\n",
+                "issuer:", "token:"
+            );
+            ("text/plain; charset=utf-8", body)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_get_html_and_programs_what_they_name() {
+        for (accept, form) in [
+            (vec![], Form::Text),
+            (vec!["*/*"], Form::Text),
+            (
+                vec!["text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"],
+                Form::Html,
+            ),
+            (vec!["application/json"], Form::Json),
+            (vec!["application/json, text/plain, */*"], Form::Json),
+            (vec!["text/html;q=0.1, application/json"], Form::Json),
+            (vec!["text/html;q=0, */*;q=0.5"], Form::Text),
+            (vec!["image/png", "TEXT/HTML; charset=utf-8; q=0.5"], Form::Html),
+            (vec!["text/html;q=x"], Form::Text),
+            (vec!["image/png"], Form::Text),
+            (vec![",,;;,"], Form::Text),
+        ] {
+            assert_eq!(preferred(accept.iter().copied()), form, "{accept:?}");
+        }
+    }
+}

@@ -1,0 +1,814 @@
+//! Settings as people get them wrong. Each is answered in one sentence by its name, what is wrong, and what would be right.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::process::run;
+
+/// A wrong setting: lines of the settings file, variables, and what the sentence must hold, the setting's name first.
+type Row = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+);
+
+const WRONG: &[Row] = &[
+    // The issuer.
+    (
+        "[server]\nissuer = \"id.example.com\"",
+        &[],
+        &["server.issuer", "has no scheme", "write https://id.example.com"],
+    ),
+    (
+        "[server]\nissuer = \"https://id.example.com/\"",
+        &[],
+        &["server.issuer", "ends with a slash", "write https://id.example.com"],
+    ),
+    (
+        "[server]\nissuer = \"ftp://id.example.com\"",
+        &[],
+        &["server.issuer", "is not an https URL", "such as https://id.example.com"],
+    ),
+    (
+        "[server]\nissuer = \"http://id.example.com\"",
+        &[],
+        &["server.issuer", "is not https", "server.behind_tls_proxy = true"],
+    ),
+    (
+        "[server]\nissuer = \"https://ID.example.com\"",
+        &[],
+        &[
+            "server.issuer",
+            "not in its normal form",
+            "write https://id.example.com",
+        ],
+    ),
+    (
+        "[server]\nissuer = \"https://id.example.com?a=1\"",
+        &[],
+        &["server.issuer", "has a query", "leave out"],
+    ),
+    (
+        "[server]\nissuer = \"https://ada:pw@id.example.com\"",
+        &[],
+        &["server.issuer", "a user or a password", "leave them out"],
+    ),
+    (
+        "[server]\nissuer = \"https://id.example.com:0\"",
+        &[],
+        &["server.issuer", "port 0", "write the port"],
+    ),
+    (
+        "[server]\nissuer = \"https://id.example.com:70000\"",
+        &[],
+        &["server.issuer", "is not an https URL", "such as"],
+    ),
+    (
+        "[server]\nissuer = \"https://id.example.com/a//b\"",
+        &[],
+        &["server.issuer", "a path that not every client", "use letters"],
+    ),
+    (
+        "[server]\nissuer = \"\"",
+        &[],
+        &["server.issuer", "is empty", "write a value"],
+    ),
+    (
+        "[server]\nissuer = 7",
+        &[],
+        &["server.issuer", "is a number", "but must be a URL"],
+    ),
+    (
+        "",
+        &[("KEYROUND_SERVER__ISSUER", "")],
+        &["KEYROUND_SERVER__ISSUER", "is empty", "leave it out"],
+    ),
+    (
+        "",
+        &[("KEYROUND_SERVER__ISSUER", "\"https://id.example.com\"")],
+        &["KEYROUND_SERVER__ISSUER", "quotation marks", "leave them out"],
+    ),
+    // Listeners.
+    (
+        "[server]\nlisten = \"localhost:8080\"",
+        &[],
+        &["server.listen", "is not an IP address with a port", "127.0.0.1:8080"],
+    ),
+    (
+        "[server]\nlisten = \"127.0.0.1:70000\"",
+        &[],
+        &["server.listen", "a port beyond 65535", "from 1 to 65535"],
+    ),
+    (
+        "[server]\nlisten = \"127.0.0.1\"",
+        &[],
+        &["server.listen", "has no port", "127.0.0.1:8080"],
+    ),
+    (
+        "[server]\nlisten = 8080",
+        &[],
+        &["server.listen", "is a number", "an IP address with a port"],
+    ),
+    (
+        "[server]\nlisten = \"0.0.0.0:8080\"",
+        &[],
+        &[
+            "server.listen",
+            "plain http beyond loopback",
+            "listen on a loopback address",
+        ],
+    ),
+    (
+        "[server]\nadmin_listen = \"127.0.0.1:8080\"",
+        &[],
+        &[
+            "server.admin_listen",
+            "are both 127.0.0.1:8080",
+            "give each its own port",
+        ],
+    ),
+    (
+        "",
+        &[("KEYROUND_SERVER__ADMIN_LISTEN", "[::]:9090")],
+        &["server.admin_listen", "plain http beyond loopback", "loopback"],
+    ),
+    (
+        "[server]\nmax_connections = 5",
+        &[],
+        &["server.max_connections", "is 5", "from 16 to 100000"],
+    ),
+    (
+        "[server]\nmax_connections_per_address = -1",
+        &[],
+        &["server.max_connections_per_address", "out of range", "such as 256"],
+    ),
+    (
+        "[server]\nshutdown_delay = \"10m\"",
+        &[],
+        &["server.shutdown_delay", "too long", "the most is 5m"],
+    ),
+    (
+        "[server]\nbehind_tls_proxy = \"yes\"",
+        &[],
+        &["server.behind_tls_proxy", "is 'yes'", "true or false"],
+    ),
+    // Proxies.
+    (
+        "[server]\ntrusted_proxies = []",
+        &[],
+        &[
+            "server.trusted_proxies",
+            "lists no proxy",
+            "KEYROUND_SERVER__TRUSTED_PROXIES=127.0.0.1",
+        ],
+    ),
+    (
+        "[server]\ntrusted_proxies = [\"10.0.0.1/8\"]",
+        &[],
+        &["server.trusted_proxies", "begins at 10.0.0.0", "write 10.0.0.0/8"],
+    ),
+    (
+        "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]",
+        &[],
+        &["server.trusted_proxies", "10.0.0.0/33", "a network such as 10.0.0.0/8"],
+    ),
+    (
+        "[server]\ntrusted_proxies = [\"proxy\"]",
+        &[],
+        &[
+            "server.trusted_proxies",
+            "'proxy'",
+            "neither an IP address nor a network",
+        ],
+    ),
+    (
+        "[server]\ntrusted_proxies = \"10.0.0.0/8 10.1.0.0/16\"",
+        &[],
+        &["server.trusted_proxies", "10.0.0.0/8 10.1.0.0/16", "such as"],
+    ),
+    (
+        "",
+        &[("KEYROUND_SERVER__TRUSTED_PROXIES", "[\"10.0.0.0/8\",\"::1\"]")],
+        &["KEYROUND_SERVER__TRUSTED_PROXIES", "comma separated", "10.0.0.0/8,::1"],
+    ),
+    // TLS.
+    (
+        "[server]\ntls_certificate_file = \"a.pem\"",
+        &[],
+        &["server.tls_certificate_file", "server.tls_key_file is not", "TLS needs"],
+    ),
+    (
+        "[server]\ntls_certificate_file = \"nowhere/nope\"\ntls_key_file = \"nowhere/nope.key\"",
+        &[],
+        &[
+            "server.tls_certificate_file",
+            "cannot read nowhere/nope,",
+            "cannot read nowhere/nope.key, which server.tls_key_file names",
+        ],
+    ),
+    (
+        "[server]\ntls_certificate_file = \"certificate.pem\"\ntls_key_file = \"open.key\"",
+        &[],
+        &["server.tls_key_file", "has mode 0644", "chmod 600 open.key"],
+    ),
+    (
+        "[server]\ntls_certificate_file = \"text\"\ntls_key_file = \"closed.key\"",
+        &[],
+        &["server.tls_certificate_file", "holds no certificate", "PEM"],
+    ),
+    (
+        "[server]\nissuer = \"http://127.0.0.1\"\ntls_certificate_file = \"a\"\ntls_key_file = \"b\"",
+        &[],
+        &["server.issuer", "speak TLS", "https URL"],
+    ),
+    (
+        "[outbound]\nca_file = \"nowhere/nope\"",
+        &[],
+        &["outbound.ca_file", "nowhere/nope", "No such file"],
+    ),
+    (
+        "[outbound]\nca_file = \"text\"",
+        &[],
+        &["outbound.ca_file", "text", "holds no certificate in PEM"],
+    ),
+    (
+        "[outbound]\nallowed_networks = [\"internal\"]",
+        &[],
+        &["outbound.allowed_networks", "'internal'", "such as 10.0.0.0/8"],
+    ),
+    // The database.
+    (
+        "[database]\nurl = \"localhost/keyround\"",
+        &[],
+        &[
+            "database.url",
+            "not the URL of a database",
+            "write sqlite:PATH or postgres://",
+        ],
+    ),
+    (
+        "[database]\nurl = \"mysql://localhost/keyround\"",
+        &[],
+        &["database.url", "not the URL of a database", "postgres://"],
+    ),
+    (
+        "[database]\nurl = \"sqlite:\"",
+        &[],
+        &["database.url", "names no file", "sqlite:data/keyround.db"],
+    ),
+    (
+        "[database]\nurl = \"sqlite:a.db?mode=ro\"",
+        &[],
+        &["database.url", "has parameters", "sqlite:PATH alone"],
+    ),
+    (
+        "[database]\nurl = \"postgres://localhost\"",
+        &[],
+        &["database.url", "names no database", "HOST/DATABASE"],
+    ),
+    (
+        "[database]\nurl = \"postgres://localhost:99999/k\"",
+        &[],
+        &["database.url", "a port that is not a number", "from 1 to 65535"],
+    ),
+    (
+        "[database]\nurl = \"postgres://localhost/k?sslmod=verify-full\"",
+        &[],
+        &["database.url", "'sslmod', which is unknown", "did you mean 'sslmode'?"],
+    ),
+    (
+        "[database]\nurl = \"postgres://localhost/k?sslmode=on\"",
+        &[],
+        &["database.url", "unknown sslmode", "write one of disable"],
+    ),
+    (
+        "[database]\nurl = \"postgres://localhost/k?sslmode=verify-full&sslrootcert=nowhere/nope\"",
+        &[],
+        &["database.url", "sslrootcert", "cannot read nowhere/nope"],
+    ),
+    (
+        "[database]\nurl_file = \"nowhere/nope\"",
+        &[],
+        &["database.url_file", "cannot read nowhere/nope", "No such file"],
+    ),
+    (
+        "[database]\nurl = \"sqlite:a.db\"\nurl_file = \"closed.key\"",
+        &[],
+        &["database.url_file", "both set", "keep one"],
+    ),
+    (
+        "[database]\nurl = \"sqlite:text/none/a.db\"",
+        &[],
+        &["database.url", "text", "folder"],
+    ),
+    (
+        "[database]\nurl = \"sqlite:text\"",
+        &[],
+        &["database.url", "is not an SQLite database", "name another file"],
+    ),
+    (
+        "[database]\nurl = \"sqlite:text/a.db\"",
+        &[],
+        &["database.url", "text is not a folder", "cannot be made"],
+    ),
+    (
+        "[database]\nurl = \"sqlite:master.key\"",
+        &[],
+        &["database.url", "keys.master_key_file", "give each its own file"],
+    ),
+    // Keys.
+    (
+        "[keys]\nprepublish = 30",
+        &[],
+        &["keys.prepublish", "has no unit", "write 30s, 30m, 30h or 30d"],
+    ),
+    (
+        "[keys]\nprepublish = \"-1h\"",
+        &[],
+        &["keys.prepublish", "is not a length of time", "such as 30d"],
+    ),
+    (
+        "[keys]\nprepublish = \"1.5h\"",
+        &[],
+        &["keys.prepublish", "is not a length of time", "1h30m"],
+    ),
+    (
+        "[keys]\nprepublish = \"24 hours\"",
+        &[],
+        &["keys.prepublish", "is not a length of time", "24h"],
+    ),
+    (
+        "[keys]\nrotation_period = \"200y\"",
+        &[],
+        &["keys.rotation_period", "is not a length of time", "30d"],
+    ),
+    (
+        "[keys]\nrotation_period = \"99999d\"",
+        &[],
+        &["keys.rotation_period", "is too long", "the most is"],
+    ),
+    (
+        "[keys]\nprepublish = \"10m\"",
+        &[],
+        &[
+            "keys.prepublish",
+            "at least 31m10s is needed",
+            "lengthen keys.prepublish",
+        ],
+    ),
+    (
+        "[keys]\nrotation_period = \"1h\"",
+        &[],
+        &["keys.max_published", "leads to 54 keys", "rotation_period"],
+    ),
+    (
+        "[keys]\nverifier_cache = \"1m\"",
+        &[],
+        &[
+            "keys.verifier_cache",
+            "at least 5m is needed",
+            "shorten keys.jwks_max_age",
+        ],
+    ),
+    (
+        "[keys]\nverify_window = \"1s\"",
+        &[],
+        &[
+            "keys.verify_window",
+            "at least 1h6m30s is needed",
+            "leave keys.verify_window out",
+        ],
+    ),
+    (
+        "[keys]\nclock_skew = \"0s\"",
+        &[],
+        &["keys.clock_skew", "is 0s", "at least 2s"],
+    ),
+    (
+        "[keys]\nrsa_bits = 1024",
+        &[],
+        &["keys.rsa_bits", "is 1024", "2048, 3072 or 4096"],
+    ),
+    (
+        "[keys]\nrsa_bits = \"big\"",
+        &[],
+        &["keys.rsa_bits", "is 'big'", "a whole number"],
+    ),
+    (
+        "[keys]\nalgorithms = \"RS512\"",
+        &[],
+        &["keys.algorithms", "holds 'RS512'", "must hold RS256 or ES256"],
+    ),
+    (
+        "[keys]\nalgorithms = [\"RS256\", \"RS256\"]",
+        &[],
+        &["keys.algorithms", "\"RS256\", \"RS256\"", "each once"],
+    ),
+    (
+        "",
+        &[("KEYROUND_KEYS__ALGORITHMS", "['RS256']")],
+        &["KEYROUND_KEYS__ALGORITHMS", "comma separated", "write RS256"],
+    ),
+    (
+        "[keys]\nmax_published = 1000",
+        &[],
+        &["keys.max_published", "is 1000", "1 to 100"],
+    ),
+    (
+        "[keys]\nmaster_key_file = \"nowhere/nope\"",
+        &[],
+        &["keys.master_key_file", "cannot read nowhere/nope", "No such file"],
+    ),
+    (
+        "[keys]\nmaster_key_file = \".\"",
+        &[],
+        &["keys.master_key_file", "cannot read .", "directory"],
+    ),
+    (
+        "[keys]\nmaster_key_file = \"open.key\"",
+        &[],
+        &["keys.master_key_file", "has mode 0644", "chmod 600 open.key"],
+    ),
+    (
+        "[keys]\nmaster_key_file = \"empty.key\"",
+        &[],
+        &["keys.master_key_file", "empty.key", "is empty"],
+    ),
+    (
+        "[keys]\nmaster_key_file = \"closed.key\"",
+        &[],
+        &[
+            "keys.master_key_file",
+            "holds no master key",
+            "keyround master-key generate",
+        ],
+    ),
+    (
+        "",
+        &[
+            ("KEYROUND_KEYS__MASTER_KEY", "c2VjcmV0"),
+            ("KEYROUND_KEYS__MASTER_KEY_FILE", ""),
+        ],
+        &["KEYROUND_KEYS__MASTER_KEY_FILE", "is empty", "leave it out"],
+    ),
+    (
+        "[keys]\nmaster_key = \"c2VjcmV0\"\nmaster_key_file = \"master.key\"",
+        &[],
+        &["keys.master_key_file", "both set", "keep one"],
+    ),
+    (
+        "[keys]\nledger_file = \"text/none/ledger\"",
+        &[],
+        &["keys.ledger_file", "text", "folder"],
+    ),
+    (
+        "[keys]\nledger_file = \"/dev/null\"",
+        &[],
+        &["keys.ledger_file", "not a regular file", "name another file"],
+    ),
+    (
+        "[keys]\nledger_file = \"master.key\"",
+        &[],
+        &["keys.ledger_file", "keys.master_key_file", "give each its own file"],
+    ),
+    // Tokens and accounts.
+    (
+        "[tokens]\naccess_token_ttl = \"2h\"",
+        &[],
+        &["tokens.access_token_ttl", "max_token_ttl is 1h", "shorten"],
+    ),
+    (
+        "[tokens]\ndefault_algorithm = \"HS256\"",
+        &[],
+        &["tokens.default_algorithm", "'HS256'", "RS256 or ES256"],
+    ),
+    (
+        "[keys]\nalgorithms = [\"ES256\"]",
+        &[],
+        &[
+            "tokens.default_algorithm",
+            "RS256, which keys.algorithms does not enable",
+            "choose one of: ES256",
+        ],
+    ),
+    (
+        "[accounts]\naccess_token_ttl = \"1h\"",
+        &[],
+        &["accounts.access_token_ttl", "is 1h", "from 1s to 15m"],
+    ),
+    (
+        "[accounts]\nbcrypt_cost = 31",
+        &[],
+        &["accounts.bcrypt_cost", "is 31", "from 4 to 15"],
+    ),
+    (
+        "[accounts]\npassword_hash = \"md5\"",
+        &[],
+        &["accounts.password_hash", "'md5'", "bcrypt or argon2id"],
+    ),
+    (
+        "[accounts]\nlimit_account = \"20\"",
+        &[],
+        &[
+            "accounts.limit_account",
+            "is not a number and a length of time",
+            "20/1h",
+        ],
+    ),
+    (
+        "[accounts]\nallowed_origins = [\"https://*.example.com\"]",
+        &[],
+        &[
+            "accounts.allowed_origins",
+            "a wildcard matches no origin",
+            "list each origin",
+        ],
+    ),
+    (
+        "[accounts]\nallowed_origins = [\"https://app.example.com/\"]",
+        &[],
+        &["accounts.allowed_origins", "whose origin is", "write that"],
+    ),
+    (
+        "[accounts]\nrefresh_cookie = \"__Host-x\"",
+        &[],
+        &["accounts.refresh_cookie", "without a prefix", "keyround-refresh"],
+    ),
+    (
+        "[accounts]\nplain_http_cookies = true",
+        &[],
+        &["accounts.plain_http_cookies", "only for development", "take it out"],
+    ),
+    (
+        "[accounts]\ntoken_type = \"jwt\"",
+        &[],
+        &["accounts.token_type", "'jwt'", "at+jwt or JWT"],
+    ),
+    // Gateways and logs.
+    (
+        "[forward_auth]\npolicies = [\"Api\"]",
+        &[],
+        &[
+            "forward_auth.policies",
+            "does not begin with a name",
+            "write a policy such as",
+        ],
+    ),
+    (
+        "[forward_auth]\npolicies = [\"api\", \"api scope=x\"]",
+        &[],
+        &["forward_auth.policies", "two policies named 'api'", "write one"],
+    ),
+    ("[log]\nformat = \"xml\"", &[], &["log.format", "'xml'", "text or json"]),
+    (
+        "[log]\nfilter = \"a=b=c\"",
+        &[],
+        &["log.filter", "is not a log filter", "info,keyround=debug"],
+    ),
+    // Names and the file itself.
+    (
+        "[server]\nlisen = \"127.0.0.1:8080\"",
+        &[],
+        &["server.lisen", "not a setting", "did you mean server.listen?"],
+    ),
+    (
+        "[sever]\nlisten = \"127.0.0.1:8080\"",
+        &[],
+        &["sever", "not a setting", "of Keyround"],
+    ),
+    (
+        "listen = \"127.0.0.1:8080\"",
+        &[],
+        &["listen", "not a setting", "did you mean server.listen?"],
+    ),
+    (
+        "server = \"127.0.0.1\"",
+        &[],
+        &["server", "is a section", "write [server]"],
+    ),
+    (
+        "[server]\nlisten = 127.0.0.1:8080",
+        &[],
+        &["settings.toml", "is not TOML, in line 2", "config.example.toml"],
+    ),
+    (
+        "{\"server\": {}}",
+        &[],
+        &["settings.toml", "is not TOML, in line 1", "config.example.toml"],
+    ),
+    (
+        "[log]\nformat = \"text\"\nformat = \"json\"",
+        &[],
+        &["settings.toml", "line 3", "duplicate key"],
+    ),
+    (
+        "",
+        &[("KEYROUND_LISTEN", "127.0.0.1:8080")],
+        &[
+            "KEYROUND_LISTEN",
+            "not a setting",
+            "did you mean KEYROUND_SERVER__LISTEN?",
+        ],
+    ),
+    (
+        "",
+        &[("KEYROUND_SERVER_LISTEN", "127.0.0.1:8080")],
+        &["KEYROUND_SERVER_LISTEN", "not a setting", "KEYROUND_SERVER__LISTEN"],
+    ),
+    (
+        "",
+        &[("keyround_server__listen", "127.0.0.1:8080")],
+        &["keyround_server__listen", "not a setting", "KEYROUND_SERVER__LISTEN"],
+    ),
+];
+
+/// A folder with the files that the rows name.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str, mode: u32| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("master.key", "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=\n", 0o600);
+    write("open.key", "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=\n", 0o644);
+    write("closed.key", "swordfish\n", 0o600);
+    write("empty.key", "", 0o600);
+    write("text", "no PEM and no database\n", 0o600);
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/keys/refused.certificate.pem");
+    write("certificate.pem", &std::fs::read_to_string(fixture).unwrap(), 0o644);
+    folder
+}
+
+/// The environment of a row: what is right, unless the row or its file says something else.
+fn environment<'a>(file: &str, variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let right = [
+        ("KEYROUND_SERVER__ISSUER", "issuer", "https://id.example.com"),
+        ("KEYROUND_SERVER__TRUSTED_PROXIES", "trusted_proxies", "127.0.0.1"),
+        ("KEYROUND_KEYS__MASTER_KEY_FILE", "master_key", "master.key"),
+    ];
+    let mut environment = variables.to_vec();
+    for (variable, field, value) in right {
+        let is_given = variables.iter().any(|(name, _)| *name == variable);
+        let is_in_file = file.lines().any(|line| line.starts_with(field));
+        let needs_no_proxy = field == "trusted_proxies" && file.contains("http://127.0.0.1");
+        if !is_given && !is_in_file && !needs_no_proxy {
+            environment.push((variable, value));
+        }
+    }
+    environment
+}
+
+#[test]
+fn each_is_answered_by_name_reason_and_cure() {
+    assert!(WRONG.len() >= 60, "{}", WRONG.len());
+    let folder = folder();
+    let mut bad = Vec::new();
+    for (file, variables, words) in WRONG {
+        std::fs::write(folder.path().join("settings.toml"), file).unwrap();
+        let environment = environment(file, variables);
+        let output = run(
+            folder.path(),
+            &environment,
+            &["config", "check", "--config", "settings.toml"],
+        );
+        let error = String::from_utf8(output.stderr).unwrap();
+        let is_sentence = error.starts_with("keyround: ") && error.lines().count() == 1;
+        let lacking: Vec<&&str> = words.iter().filter(|words| !error.contains(**words)).collect();
+        if output.status.code() != Some(2) || !is_sentence || !lacking.is_empty() || error.contains("swordfish") {
+            bad.push(format!(
+                "{file:?} {variables:?}: {lacking:?} in {:?} {error}",
+                output.status.code()
+            ));
+        }
+    }
+    assert!(bad.is_empty(), "{} of {}:\n{}", bad.len(), WRONG.len(), bad.join("\n"));
+}
+
+#[test]
+fn flags_and_the_file_are_answered_too() {
+    let folder = folder();
+    for (arguments, words) in [
+        (
+            &["--set", "server.lisen=1", "config", "check"][..],
+            &["server.lisen", "did you mean server.listen?"][..],
+        ),
+        (
+            &["--set", "server.listen", "config", "check"],
+            &["--set takes SETTING=VALUE", "such as"],
+        ),
+        (
+            &["--set", "keys.master_key=x", "config", "check"],
+            &["keys.master_key", "keys.master_key_file"],
+        ),
+        (
+            &["--set", "server.listen=1", "config", "check"],
+            &["server.listen", "127.0.0.1:8080"],
+        ),
+        (
+            &["--config", "nowhere/nope.toml", "config", "check"],
+            &["nowhere/nope.toml", "No such file"],
+        ),
+        (
+            &["--config", ".", "config", "check"],
+            &["cannot read the settings in .", "directory"],
+        ),
+        (
+            &["--confg", "a", "config", "check"],
+            &["--confg", "did you mean '--config'?"],
+        ),
+        (&["config", "chek"], &["chek", "did you mean 'check'?"]),
+        (&["sreve"], &["sreve", "'serve'?"]),
+    ] {
+        let output = run(
+            folder.path(),
+            &[("KEYROUND_SERVER__ISSUER", "http://127.0.0.1")],
+            arguments,
+        );
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(
+            words.iter().all(|words| error.contains(words)),
+            "{arguments:?}: {error}"
+        );
+    }
+    let output = run(folder.path(), &[], &["config", "check"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("server.issuer is not set") && error.contains("KEYROUND_SERVER__ISSUER=https"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_file_that_is_wrong_is_named_at_once_and_nothing_is_made() {
+    let folder = folder();
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "https://id.example.com"),
+        ("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "nowhere/nope.pem"),
+        ("KEYROUND_SERVER__TLS_KEY_FILE", "open.key"),
+        ("KEYROUND_KEYS__MASTER_KEY_FILE", "empty.key"),
+        ("KEYROUND_DATABASE__URL", "sqlite:text/none/keyround.db"),
+        ("KEYROUND_KEYS__LEDGER_FILE", "text/none/revoked-kids"),
+    ];
+    let output = run(folder.path(), &variables, &["config", "check", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["faults"].as_array().unwrap().len(), 5, "{report}");
+    let right = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1"),
+        ("KEYROUND_KEYS__MASTER_KEY_FILE", "master.key"),
+        ("KEYROUND_DATABASE__URL", "sqlite:new/folder/keyround.db"),
+    ];
+    let output = run(folder.path(), &right, &["config", "check"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "the settings hold\n");
+    assert!(!folder.path().join("new").exists(), "a check makes nothing");
+    // Without a master key no server starts, but the settings can be checked where the key must not be.
+    let output = run(folder.path(), &right[..1], &["config", "check"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && told.starts_with("warning: no master key is set"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_database_that_is_down_is_named_with_host_and_port() {
+    let folder = folder();
+    let port = crate::process::free_port();
+    let url = format!("postgres://app:swordfish@127.0.0.1:{port}/keyround");
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_KEYS__MASTER_KEY_FILE", "master.key"),
+        ("KEYROUND_DATABASE__URL", url.as_str()),
+    ];
+    assert!(run(folder.path(), &variables, &["config", "check"]).status.success());
+    for arguments in [
+        &["config", "check", "--connect"][..],
+        &["serve"],
+        &["db", "check"],
+        &["db", "migrate"],
+        &["keys", "list"],
+        &["clients", "list"],
+        &["users", "list"],
+        &["audit", "list"],
+        &["backup", "a.json"],
+        &["keys", "rotate", "--reason", "x"],
+        &["master-key", "status"],
+    ] {
+        let output = run(folder.path(), &variables, arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        let told = error.lines().last().unwrap();
+        assert!(
+            !output.status.success() && told.contains(&format!("127.0.0.1:{port}")) && told.contains("refused"),
+            "{arguments:?}: {error}"
+        );
+        assert!(
+            !error.contains("pool") && !error.contains("swordfish"),
+            "{arguments:?}: {error}"
+        );
+    }
+}
