@@ -42,24 +42,3 @@ fn every_invariant_holds_under_every_schedule() {
         total.tokens, total.verifications, total.rotations, total.emergencies
     );
 }
-
-#[test]
-#[ignore]
-fn survey() {
-    let from: u64 = std::env::var("FROM").unwrap().parse().unwrap();
-    let to: u64 = std::env::var("TO").unwrap().parse().unwrap();
-    if let Ok(without) = std::env::var("TRACE") {
-        drop(without);
-        let outcome = schedule::run(from, Without::Nothing, true);
-        println!("{}\n{:?}", outcome.trace.join("\n"), outcome.violation);
-        return;
-    }
-    let mut count = 0;
-    for seed in from..to {
-        if let Some(violation) = schedule::run(seed, Without::Nothing, false).violation {
-            count += 1;
-            println!("VIOLATED seed {seed} {} {}", violation.invariant, violation.what);
-        }
-    }
-    println!("VIOLATED total {count} of {}", to - from);
-}
