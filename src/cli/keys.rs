@@ -23,6 +23,7 @@ use crate::keys::history::{expires_at, retires_at};
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::{NewGeneration, continued, next_generation};
 use crate::keys::policy::Policy;
+use crate::keys::trusted_time::Doubt;
 use crate::keys::verifying::VerifyingKey;
 use crate::rotation::RotationError;
 
@@ -111,7 +112,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 struct View {
     keys: Keys,
     policy: Policy,
+    /// The time that keys go by.
     now: UnixTime,
+    doubt: Option<Doubt>,
 }
 
 impl View {
@@ -119,8 +122,23 @@ impl View {
         let (config, db) = context.database().await?;
         let policy = config.keys.policy;
         let keys = db.signing_keys().await?.keys();
-        let now = trusted_time(&db, &policy, &context.clock, None).await?.checked_at();
-        Ok(Self { keys, policy, now })
+        let trusted = trusted_time(&db, &policy, &context.clock, None).await?;
+        Ok(Self {
+            keys,
+            policy,
+            now: trusted.reached(),
+            doubt: trusted.doubt(),
+        })
+    }
+
+    /// Says by which time the states are told, if it is not the machine's.
+    fn print_doubt(&self) {
+        if let Some(doubt) = self.doubt {
+            output::line(&format!(
+                "\nThe clock is in doubt, {doubt}.\nKeys go by {}, and so do the states and times above; see 'keyround clock check'.",
+                self.now.rfc3339()
+            ));
+        }
     }
 
     /// Every key; the rows that only mark the removal of an algorithm are none.
@@ -197,6 +215,7 @@ fn list(context: &Context, view: &View) {
             output::line(&line);
         }
     }
+    view.print_doubt();
 }
 
 fn row(view: &View, key: &SigningKey) -> Vec<String> {
@@ -344,6 +363,7 @@ async fn show(context: &Context, kid: &Kid) -> Result<(), Failure> {
     ] {
         output::line(format!("{name:<15}{value}").trim_end());
     }
+    view.print_doubt();
     Ok(())
 }
 

@@ -51,7 +51,7 @@ impl Rotator {
             return Err(RotationError::SetFull(alg));
         }
         let generation = plan::rotate_early(change.keys(), &self.policy, alg, now);
-        insert(&mut change, &generation, &sealed, actor, reason).await?;
+        insert(&mut change, &generation, &sealed, trusted.checked_at(), actor, reason).await?;
         let committed_at = self.clock.read().wall;
         change
             .commit(Some(self.commit_deadline(&trusted)), committed_at)
@@ -90,8 +90,9 @@ impl Rotator {
             revoked_at: None,
         };
         change.insert_verifying(&key).await?;
+        let at = trusted.checked_at();
         for event in ["key.created", "key.published"] {
-            change.note(&once(event, &key.jwk.kid, now, now, actor, reason)).await?;
+            change.note(&once(event, &key.jwk.kid, at, at, actor, reason)).await?;
         }
         change.commit(None, now).await?;
         tracing::info!(key.kid = %key.jwk.kid, key.alg = %key.jwk.alg, %until, reason, "a key to verify with is published");

@@ -90,7 +90,7 @@ impl Rotator {
         let mut signs_now = Vec::new();
         for new in renewals.iter().filter_map(|renewal| renewal.replacement.as_ref()) {
             let key = made.get(&new.alg).ok_or(StoreError::Conflict)?;
-            insert(&mut change, new, key, actor, reason).await?;
+            insert(&mut change, new, key, now, actor, reason).await?;
             signs_now.push(key.jwk.kid.clone());
         }
         change.note(&note(dump, now, actor)).await?;

@@ -31,6 +31,8 @@ pub struct Revoked {
     pub ends_removal: bool,
     /// The key that signs from now on.
     pub signs_now: Option<Kid>,
+    /// Whether it signed before, too: none of the revoked keys did.
+    pub signed_before: bool,
     /// When it was done.
     pub at: UnixTime,
     /// The version of the keys that a node must serve to have followed.
@@ -134,6 +136,7 @@ impl Rotator {
                     materials: vec![jwk.thumbprint()],
                     ends_removal: false,
                     signs_now,
+                    signed_before: true,
                     at: revoked_at.unwrap_or(now),
                     // What stands under the lock; another node may have revoked it since the first look.
                     version: change.version() - 1,
@@ -141,31 +144,29 @@ impl Rotator {
             }
             Response::Revoke(revocation) => revocation,
         };
+        let at = trusted.checked_at();
         let materials = thumbprints(change.keys(), &revocation.revoke);
         let signs_before = change.keys().active(revocation.alg, now).map(|key| key.kid.clone());
         for kid in &revocation.revoke {
             change.revoke(kid, now).await?;
-            change.note(&once("key.revoked", kid, now, now, actor, reason)).await?;
+            change.note(&once("key.revoked", kid, at, at, actor, reason)).await?;
             if change.keys().find(kid).is_none() {
                 continue;
             }
-            change
-                .note(&once("key.destroyed", kid, now, now, actor, reason))
-                .await?;
+            change.note(&once("key.destroyed", kid, at, at, actor, reason)).await?;
         }
         for kid in &revocation.destroy {
             change.destroy_private_half(kid).await?;
-            change
-                .note(&once("key.destroyed", kid, now, now, actor, reason))
-                .await?;
+            change.note(&once("key.destroyed", kid, at, at, actor, reason)).await?;
         }
         if let Some(removal) = &revocation.ends_removal {
             change.purge(removal).await?;
             let reason = "an emergency replaced its last key";
             change
-                .note(&about_removal("algorithm.kept", revocation.alg, now, actor, reason))
+                .note(&about_removal("algorithm.kept", revocation.alg, at, actor, reason))
                 .await?;
         }
+        let signed_before = revocation.replacement.is_none();
         let signs_now = match &revocation.replacement {
             None => signs_before,
             Some(new) => {
@@ -174,7 +175,7 @@ impl Rotator {
                 if *alg != new.alg {
                     return Err(StoreError::Conflict.into());
                 }
-                insert(&mut change, new, key, actor, reason).await?;
+                insert(&mut change, new, key, at, actor, reason).await?;
                 Some(key.jwk.kid.clone())
             }
         };
@@ -185,7 +186,8 @@ impl Rotator {
             materials,
             ends_removal: revocation.ends_removal.is_some(),
             signs_now,
-            at: trusted.checked_at(),
+            signed_before,
+            at,
             version,
         })
     }

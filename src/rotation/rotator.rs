@@ -193,7 +193,7 @@ impl Rotator {
             return Err(RotationError::SetFull(alg));
         }
         let new = plan::rotate_early(change.keys(), &self.policy, alg, now);
-        insert(&mut change, &new, &key, actor, reason).await?;
+        insert(&mut change, &new, &key, trusted.checked_at(), actor, reason).await?;
         change
             .commit(Some(self.commit_deadline(&trusted)), self.clock.read().wall)
             .await?;
@@ -312,14 +312,14 @@ impl Rotator {
                     let Some(key) = made.remove(&new.alg) else {
                         return Ok(false);
                     };
-                    insert(change, new, &key, SCHEDULE, "first start").await?;
+                    insert(change, new, &key, now, SCHEDULE, "first start").await?;
                 }
             }
             Step::Insert(new) => {
                 let Some(key) = made.remove(&new.alg) else {
                     return Ok(false);
                 };
-                insert(change, new, &key, SCHEDULE, "next generation").await?;
+                insert(change, new, &key, now, SCHEDULE, "next generation").await?;
             }
             Step::RaiseMaxTokenTtl { kid, to } => {
                 change.raise_max_token_ttl(kid, *to).await?;
@@ -427,15 +427,17 @@ pub(super) fn seal(key: &PrivateKey, master_key: &MasterKeys) -> Result<SealedKe
     Ok(SealedKey { jwk, sealed })
 }
 
+/// `at` is when it is done; the generation's own times are those that keys go by, which differ while a clock is in doubt.
 pub(super) async fn insert(
     change: &mut KeyChange,
     new: &NewGeneration,
     key: &SealedKey,
+    at: UnixTime,
     actor: &str,
     reason: &str,
 ) -> Result<(), StoreError> {
     change.insert(new, Some(key)).await?;
-    let (kid, at) = (&key.jwk.kid, new.published_at);
+    let kid = &key.jwk.kid;
     change.note(&once("key.created", kid, at, at, actor, reason)).await?;
     change.note(&once("key.published", kid, at, at, actor, reason)).await?;
     tracing::info!(

@@ -4,6 +4,7 @@ use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::keys::trusted_time::{Doubt, patience};
 use serde_json::Value;
 
+use crate::child::Process;
 use crate::helpers::{START, TestApp, TestDatabase};
 use crate::introspection::ask;
 use crate::rows::Raw;
@@ -226,4 +227,66 @@ async fn a_server_and_its_postgresql_are_on_one_wrong_clock() {
         assert!(is_active(&app, &billing, &token).await, "{wrong}");
     }
     app.running.stop().await;
+}
+
+/// The servers go by the time that was reached, and so does what the commands tell: whoever takes the leaked key from the list takes
+/// the one that signs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_stop_the_commands_tell_what_the_server_does() {
+    let database = TestDatabase::sqlite();
+    let settings = [("keys.algorithms", "ES256"), ("tokens.default_algorithm", "ES256")];
+    let mut process = Process::spawn(&database, "before", &settings);
+    process.until_it_serves().await;
+    let rotated = process.run(&["keys", "rotate"]);
+    assert!(rotated.status.success(), "{rotated:?}");
+    process.tell_to_stop();
+    process.until_it_ends().await;
+    // Three days pass, in which the second key would have begun to sign.
+    let raw = Raw::open(&database).await;
+    raw.execute("UPDATE signing_keys SET published_at = published_at - 259200, activates_at = activates_at - 259200")
+        .await;
+    raw.execute("UPDATE clock SET reached = reached - 259200, confirmed = confirmed - 259200")
+        .await;
+    let kids = raw.texts("SELECT kid FROM signing_keys ORDER BY generation").await;
+
+    let mut process = Process::spawn(&database, "after", &settings);
+    process.until_it_serves().await;
+    let said = |arguments: &[&str]| {
+        let output = process.run(arguments);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let listed = said(&["keys", "list"]);
+    let state = |kid: &str| {
+        let line = listed.lines().find(|line| line.starts_with(kid)).unwrap();
+        line.split_whitespace().nth(3).unwrap().to_owned()
+    };
+    assert_eq!(
+        (state(&kids[0]), state(&kids[1])),
+        ("active".into(), "pending".into()),
+        "{listed}"
+    );
+    assert!(listed.contains("The clock is in doubt, Unconfirmed("), "{listed}");
+    assert!(said(&["keys", "plan"]).contains("Keys go by "));
+
+    let revoked = said(&["keys", "revoke", &kids[1], "--yes", "--reason", "it leaked"]);
+    assert!(
+        revoked.contains(&format!("ES256 key {} signs, as it did before", kids[0])),
+        "{revoked}"
+    );
+    let revoked = said(&["keys", "revoke", &kids[0], "--yes", "--reason", "it leaked too"]);
+    assert!(revoked.contains("signs now"), "{revoked}");
+    let off = raw
+        .number("SELECT MAX(ABS(noted_at - happened_at)) + COUNT(*) - 2 FROM audit WHERE event = 'key.revoked'")
+        .await;
+    assert_eq!(off, 0);
+    let noted = raw
+        .number("SELECT MIN(noted_at) FROM audit WHERE event = 'key.revoked'")
+        .await;
+    let now = Clock::system().read().wall;
+    assert!((now - UnixTime(noted)).abs() < Seconds(600), "{noted}, now {now}");
+    process.tell_to_stop();
+    process.until_it_ends().await;
+    raw.close().await;
 }

@@ -114,6 +114,7 @@ pub fn print_plan(context: &Context, view: &View) -> Result<(), Failure> {
     for earliest in earliest.iter().filter(|earliest| !earliest.fits_now) {
         output::line(&format!("\n{}.", RotationError::SetFull(earliest.alg)));
     }
+    view.print_doubt();
     Ok(())
 }
 

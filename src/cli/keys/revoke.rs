@@ -171,6 +171,7 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
                 revoked: Vec::new(),
                 materials: Vec::new(),
                 ends_removal: false,
+                signed_before: true,
                 signs_now: active.map(|active| active.kid.clone()),
                 at,
                 version: done[0].version,
@@ -214,7 +215,13 @@ fn print(request: &Request, done: &[Revoked], policy: &Policy, now: UnixTime) {
         }
         output::line(&revoked.signs_now.as_ref().map_or_else(
             || format!("no {alg} key signs now"),
-            |kid| format!("{alg} key {kid} signs now"),
+            |kid| {
+                if revoked.signed_before && !revoked.revoked.is_empty() {
+                    format!("{alg} key {kid} signs, as it did before: what was revoked did not sign")
+                } else {
+                    format!("{alg} key {kid} signs now")
+                }
+            },
         ));
     }
     if let Some(last) = done.iter().map(|revoked| revoked.at).max() {
