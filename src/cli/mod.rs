@@ -166,11 +166,11 @@ impl Failure {
 impl Failure {
     /// Names the database in an error that does not: that of a driver.
     fn located(self, database: &Database) -> Self {
-        let error = match &self {
-            Self::Store(error)
-            | Self::Start(StartError::Store(error) | StartError::Rotation(RotationError::Store(error)))
-            | Self::Rotation(RotationError::Store(error)) => error,
-            _ => return self,
+        let (Self::Store(error)
+        | Self::Start(StartError::Store(error) | StartError::Rotation(RotationError::Store(error)))
+        | Self::Rotation(RotationError::Store(error))) = &self
+        else {
+            return self;
         };
         match error {
             StoreError::Full(_) => Self::Refused(format!(

@@ -72,10 +72,9 @@ fn page(form: Form, issuer: &str) -> (&'static str, String) {
     ];
     match form {
         Form::Html => {
-            let items: String = links
-                .iter()
-                .map(|(name, path, purpose)| format!("<li><a href=\"{issuer}{path}\">{name}</a>: {purpose}</li>\n"))
-                .collect();
+            let items = links
+                .map(|(name, path, purpose)| format!("<li><a href=\"{issuer}{path}\">{name}</a>: {purpose}</li>\n"));
+            let items = items.concat();
             let body = format!(
                 "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
                  content=\"width=device-width\">\n<title>Keyround</title>\n<h1>Keyround</h1>\n<p>This is {WHAT}. It has no pages for \
@@ -98,12 +97,13 @@ fn page(form: Form, issuer: &str) -> (&'static str, String) {
             ("application/json", format!("{body}\n"))
         }
         Form::Text => {
-            let lines: String = links
-                .iter()
-                .map(|(name, path, purpose)| format!("{:<12}{issuer}{path} ({purpose})\n", format!("{name}:")))
-                .collect();
+            let rows = links.map(|(name, path, purpose)| {
+                let label = format!("{name}:");
+                format!("{label:<12}{issuer}{path} ({purpose})\n")
+            });
+            let rows = rows.concat();
             let body = format!(
-                "Keyround: {WHAT}.\n\n{:<12}{issuer}\n{lines}{:<12}POST {issuer}{TOKEN_PATH}\n\nDocumentation: {DOCUMENTATION}.\n",
+                "Keyround: {WHAT}.\n\n{:<12}{issuer}\n{rows}{:<12}POST {issuer}{TOKEN_PATH}\n\nDocumentation: {DOCUMENTATION}.\n",
                 "issuer:", "token:"
             );
             ("text/plain; charset=utf-8", body)

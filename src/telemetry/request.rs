@@ -51,20 +51,20 @@ impl Request {
         CURRENT
             .try_with(|request| {
                 let end = if is_json { &b"}\n"[..] } else { b"\n" };
-                let mut named = line.strip_suffix(end)?.to_vec();
-                let mut names = String::new();
-                let fields = [("request_id", Some(&request.id)), ("trace_id", request.trace.as_ref())];
-                for (name, value) in fields {
+                let mut line = line.strip_suffix(end)?.to_vec();
+                let mut fields = String::new();
+                let members = [("request_id", Some(&request.id)), ("trace_id", request.trace.as_ref())];
+                for (name, value) in members {
                     let Some(value) = value else { continue };
                     let _ = if is_json {
-                        write!(names, ",\"{name}\":\"{value}\"")
+                        write!(fields, ",\"{name}\":\"{value}\"")
                     } else {
-                        write!(names, " {name}={value}")
+                        write!(fields, " {name}={value}")
                     };
                 }
-                named.extend_from_slice(names.as_bytes());
-                named.extend_from_slice(end);
-                Some(named)
+                line.extend_from_slice(fields.as_bytes());
+                line.extend_from_slice(end);
+                Some(line)
             })
             .ok()
             .flatten()
@@ -96,9 +96,10 @@ fn trace_id(traceparent: &[u8]) -> Option<&str> {
             .filter(|part| part.len() == length && part.bytes().all(is_hex))
     };
     let (version, trace, parent, _flags) = (part(2)?, part(32)?, part(16)?, part(2)?);
+    let may_have_more = version != "00";
     let has_more = parts.next().is_some();
     let is_zero = |id: &str| id.bytes().all(|octet| octet == b'0');
-    let holds = version != "ff" && !(version == "00" && has_more) && !is_zero(trace) && !is_zero(parent);
+    let holds = version != "ff" && (may_have_more || !has_more) && !is_zero(trace) && !is_zero(parent);
     holds.then_some(trace)
 }
 
