@@ -321,7 +321,7 @@ async fn check_problem(answer: Response, status: u16) {
     assert_eq!(body["status"], status);
     assert_eq!(
         members(&body),
-        ["type", "title", "status", "detail", "request_id"].into()
+        ["type", "title", "status", "code", "detail", "request_id"].into()
     );
 }
 
