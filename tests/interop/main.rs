@@ -27,9 +27,11 @@ mod versions;
 mod watch;
 
 use libraries::LIBRARIES;
+use std::sync::Arc;
+
 use setup::{Keys, Outcome, Setup};
 use site::Kind;
-use tokio::sync::RwLock;
+use tokio::sync::{Barrier, RwLock};
 use verifier::{Fetches, Runs};
 
 /// The machine: shared by the tests that only ask whether, and for one alone where it is asked how soon. Otherwise a cache that has
@@ -136,18 +138,17 @@ async fn the_libraries_verify_every_token_through_real_rotations() {
         rotations: ROTATIONS_OF_CONTROLS,
         ..fast
     };
+    let together = Arc::new(Barrier::new(8));
     // Each a task of its own: starting a process blocks, and a request of another set-up that waits for it is given up.
-    let five_minutes = [
-        tokio::spawn(five_minutes.run()),
-        tokio::spawn(on_postgres(five_minutes, "PostgreSQL 5 min").run()),
-    ];
+    let run = |setup: Setup| tokio::spawn(setup.run(Arc::clone(&together)));
+    let five_minutes = [run(five_minutes), run(on_postgres(five_minutes, "PostgreSQL 5 min"))];
     let (sqlite, postgres, sqlite_fast, postgres_fast, no_lead, forgetful) = tokio::try_join!(
-        tokio::spawn(slow.run()),
-        tokio::spawn(on_postgres(slow, "PostgreSQL").run()),
-        tokio::spawn(fast.run()),
-        tokio::spawn(on_postgres(fast, "PostgreSQL fast").run()),
-        tokio::spawn(no_lead.run()),
-        tokio::spawn(forgetful.run()),
+        run(slow),
+        run(on_postgres(slow, "PostgreSQL")),
+        run(fast),
+        run(on_postgres(fast, "PostgreSQL fast")),
+        run(no_lead),
+        run(forgetful),
     )
     .unwrap();
     // What goes on is little work: the others may have the machine.

@@ -1,12 +1,14 @@
 //! One set-up: servers, the verifiers that fetch from them, and tokens until the keys have rotated often enough.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyround::clock::{self, Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::TokenType;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::Barrier;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::COMMON;
 use crate::libraries::LIBRARIES;
@@ -18,6 +20,8 @@ use crate::watch::{Figures, Watch};
 const PATIENCE_PER_ROTATION: Seconds = Seconds(20);
 /// What comes before the first rotation, beside the lead of the longest policy.
 const PATIENCE_AT_THE_START: Seconds = Seconds(400);
+/// All servers start within this time, and all services.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_mins(5);
 /// How long tokens are under way where the key set forgets, so that those that keep single keys miss some, too.
 const UNDER_WAY: Seconds = Seconds(4);
 
@@ -62,10 +66,12 @@ pub struct Outcome {
 
 impl Setup {
     /// Starts servers and verifiers, issues tokens until the keys have rotated often enough, and waits until the last expires.
-    pub async fn run(self) -> Outcome {
+    /// The set-ups wait for each other before they start verifiers and before they issue tokens: starting takes the whole machine.
+    pub async fn run(self, together: Arc<Barrier>) -> Outcome {
         let settings = [&COMMON, self.policy].concat();
         let forgets = self.keys == Keys::WithoutSuperseded;
         let site = Site::start_with(self.name, self.kind, self.nodes, &settings, forgets).await;
+        self.wait_for_the_others(&together).await;
         let watch = Watch::new();
         if site.front.forgets() {
             site.front.take(site.key_set(0).await, &watch);
@@ -74,6 +80,8 @@ impl Setup {
         for verifier in &mut verifiers {
             verifier.wait_until_it_serves().await;
         }
+        self.wait_for_the_others(&together).await;
+        site.wait_until_every_node_signs().await;
         hold_the_type(&site, &verifiers).await;
         tokio::join!(
             self.issue(&site, &mut verifiers, &watch),
@@ -89,6 +97,11 @@ impl Setup {
             verifiers,
             figures: watch.figures(),
         }
+    }
+
+    async fn wait_for_the_others(&self, together: &Barrier) {
+        let waited = timeout(PATIENCE_WITH_OTHERS, together.wait()).await;
+        assert!(waited.is_ok(), "{}: another set-up did not start", self.name);
     }
 
     /// A program beside each node, a service behind the issuer's address.

@@ -170,7 +170,7 @@ impl Site {
     }
 
     /// A node that starts beside another one, on a loaded machine, may find its clock ahead of the other's record and wait a moment.
-    async fn wait_until_every_node_signs(&self) {
+    pub async fn wait_until_every_node_signs(&self) {
         for node in 0..self.nodes.len() {
             for alg in Algorithm::ALL {
                 let mut tries = 0;
