@@ -441,9 +441,9 @@ mod tests {
         let whole: serde_json::Value = serde_json::from_slice(&fixture("rsa.jwk")).unwrap();
         let without = |names: &[&str]| {
             let mut jwk = whole.clone();
-            names
-                .iter()
-                .for_each(|name| drop(jwk.as_object_mut().unwrap().remove(*name)));
+            for name in names {
+                jwk.as_object_mut().unwrap().remove(*name);
+            }
             jwk
         };
         let der = |jwk: &serde_json::Value| {

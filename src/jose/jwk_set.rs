@@ -249,9 +249,9 @@ mod tests {
             assert!(set.is_ok_and(|set| set.keys.len() == 1), "{name}: {value}");
         }
         let mut bare = fixture("rsa.public.jwk");
-        ["use", "alg", "kid"]
-            .iter()
-            .for_each(|name| drop(bare.as_object_mut().unwrap().remove(*name)));
+        for name in ["use", "alg", "kid"] {
+            bare.as_object_mut().unwrap().remove(name);
+        }
         let set = read(&json!({ "keys": [bare] })).unwrap();
         assert_eq!(set.keys[0].kid, set.keys[0].thumbprint());
     }

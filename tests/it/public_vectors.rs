@@ -30,17 +30,15 @@ struct Counts {
 /// The vectors of this file, or nothing where the run was told to go on without them.
 fn vectors(name: &str) -> Option<Value> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/interop/vectors");
-    match std::fs::read(folder.join(format!("{name}.json"))) {
-        Ok(text) => Some(serde_json::from_slice(&text).unwrap()),
-        Err(_) => {
-            let without = std::env::var("TEST_WITHOUT_VERIFIERS").unwrap_or_default();
-            assert!(
-                without.split(',').any(|name| name == "vectors"),
-                "the public vectors are not installed: run make test, or set TEST_WITHOUT_VERIFIERS=vectors to go on without them"
-            );
-            None
-        }
+    if let Ok(text) = std::fs::read(folder.join(format!("{name}.json"))) {
+        return Some(serde_json::from_slice(&text).unwrap());
     }
+    let without = std::env::var("TEST_WITHOUT_VERIFIERS").unwrap_or_default();
+    assert!(
+        without.split(',').any(|left_out| left_out == "vectors"),
+        "the public vectors are not installed: run make test, or set TEST_WITHOUT_VERIFIERS=vectors to go on without them"
+    );
+    None
 }
 
 fn array<'a>(value: &'a Value, member: &str) -> &'a [Value] {
