@@ -28,6 +28,7 @@ struct Counts {
 }
 
 /// The vectors of this file, or nothing where the run was told to go on without them.
+#[expect(clippy::disallowed_methods, reason = "the run says what it does without")]
 fn vectors(name: &str) -> Option<Value> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/interop/vectors");
     if let Ok(text) = std::fs::read(folder.join(format!("{name}.json"))) {
