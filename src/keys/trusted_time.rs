@@ -451,7 +451,12 @@ mod tests {
         assert_eq!(first.now(reading(9_000, 5_000), SKEW), UnixTime(1_005));
         let jumped = look(Some(&first), Record::default(), reading(9_000, 10_000));
         assert_eq!(jumped.doubt(), Some(Doubt::Ahead(Seconds(7_990))));
-        assert!(jumped.may_sign() && !jumped.may_plan());
+        assert!(
+            !jumped.may_plan() && !jumped.may_sign(),
+            "no mark says yet that it is in doubt"
+        );
+        let jumped = jumped.having_written(jumped.next_record());
+        assert!(!jumped.may_plan() && jumped.may_sign());
         assert_eq!(jumped.checked_at(), UnixTime(1_010));
         let returned = look(Some(&jumped), Record::default(), reading(1_025, 20_000));
         assert_eq!(returned.doubt(), None);
@@ -474,6 +479,7 @@ mod tests {
         let first = at(None, 0, 0);
         for off_by in [-26 * 3_600, 26 * 3_600, -31, 31] {
             let wrong = at(Some(&first), off_by, 9);
+            let wrong = wrong.having_written(wrong.next_record());
             assert!(!wrong.may_plan() && wrong.may_sign(), "{off_by}: {wrong:?}");
             assert_eq!(wrong.reached(), UnixTime(10 * DAY + 9));
             assert_eq!(wrong.checked_at(), UnixTime(10 * DAY + 9));
