@@ -1,6 +1,9 @@
 //! `keyround clients`: who may ask for tokens.
 
 mod keys;
+mod update;
+
+use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Subcommand};
@@ -9,12 +12,12 @@ use zeroize::Zeroizing;
 
 use crate::app::Foundation;
 use crate::clock::{Seconds, UnixTime};
-use crate::config::{Config, parse_duration};
+use crate::config::{Config, parse_duration, read_secret_file};
 use crate::http::token::CLIENT_SECRET_PURPOSE;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
 use crate::jose::seal::random_secret;
-use crate::oauth::client::{Audience, Client, ClientId, Grant};
+use crate::oauth::client::{Audience, Client, ClientId, ClientSecret, Grant};
 use crate::oauth::scope::Scope;
 use crate::store::Db;
 use crate::store::audit::Entry;
@@ -37,6 +40,8 @@ pub enum Command {
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
     },
+    /// Change what a client may ask for; each setting that is not named stays. Every server knows it within a tenth of a second.
+    Update(update::Changes),
     /// Refuse a client from now on.
     Disable {
         /// The client.
@@ -68,12 +73,17 @@ pub enum Command {
         /// The client.
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
+        #[arg(long, value_name = "FILE", help = SECRET_FILE_HELP)]
+        secret_file: Option<PathBuf>,
     },
 }
 
+const SECRET_FILE_HELP: &str = "A secret that it has already, in a file of mode 0600: 16 to 512 printable ASCII characters that cannot be guessed; \
+                                a random one when left out";
+
 #[derive(Args)]
 pub struct New {
-    /// Its name; a random one when left out.
+    /// Its name, such as billing, svc:prod or https://app.example.com; a random one when left out.
     #[arg(long)]
     id: Option<ClientId>,
     #[arg(
@@ -84,10 +94,10 @@ pub struct New {
     )]
     grants: Vec<Grant>,
     /// The services it may ask for tokens for; the first is the default.
-    #[arg(long = "audience", value_name = "URL", required = true, num_args = 1..)]
+    #[arg(long = "audience", value_name = "AUDIENCE", required = true, num_args = 1..)]
     audiences: Vec<Audience>,
     /// The services that it is: it may introspect tokens for them.
-    #[arg(long, value_name = "URL", num_args = 1..)]
+    #[arg(long, value_name = "AUDIENCE", num_args = 1..)]
     serves: Vec<Audience>,
     /// The widest scope it may have, such as "read write".
     #[arg(long, default_value = "")]
@@ -104,6 +114,13 @@ pub struct New {
         help = "How long its tokens live, such as 5m; tokens.access_token_ttl when left out"
     )]
     token_ttl: Option<Seconds>,
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["jwks_file", "jwks_uri"],
+        help = SECRET_FILE_HELP
+    )]
+    secret_file: Option<PathBuf>,
     #[command(flatten)]
     keys: Option<keys::Source>,
 }
@@ -117,6 +134,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Create(new) => create(context, new).await,
         Command::List => list(context).await,
         Command::Show { id } => show(context, &id).await,
+        Command::Update(changes) => update::run(context, changes).await,
         Command::Disable { id } => {
             let change = ClientChange::Disable;
             change_client(
@@ -151,7 +169,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             .await
         }
         Command::SetKeys { id, keys } => keys::set(context, &id, keys).await,
-        Command::RotateSecret { id } => rotate_secret(context, &id).await,
+        Command::RotateSecret { id, secret_file } => rotate_secret(context, &id, secret_file).await,
     }
 }
 
@@ -162,16 +180,34 @@ pub async fn register(
     actor: &str,
     reason: &str,
 ) -> Result<Option<Zeroizing<String>>, Failure> {
-    let (secret, digest) = fresh_secret(foundation)?;
-    let entry = entry("client.created", &client.id, client.created_at, actor, reason);
-    let created = foundation.rotator.db.create_client(client, &digest, &entry).await?;
-    Ok(created.then_some(secret))
+    let secret = fresh_secret()?;
+    register_with(foundation, client, &secret, actor, reason)
+        .await
+        .map(|created| created.then_some(secret))
 }
 
-fn fresh_secret(foundation: &Foundation) -> Result<(Zeroizing<String>, String), Failure> {
-    let secret = random_secret().map_err(|error| Failure::Refused(error.to_string()))?;
-    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
-    Ok((secret, digest))
+/// The same with this secret; false when the id is taken.
+async fn register_with(
+    foundation: &Foundation,
+    client: &Client,
+    secret: &str,
+    actor: &str,
+    reason: &str,
+) -> Result<bool, Failure> {
+    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, secret);
+    let entry = entry("client.created", &client.id, client.created_at, actor, reason);
+    Ok(foundation.rotator.db.create_client(client, &digest, &entry).await?)
+}
+
+fn fresh_secret() -> Result<Zeroizing<String>, Failure> {
+    random_secret().map_err(|error| Failure::Refused(error.to_string()))
+}
+
+/// The secret that a client brings along.
+fn secret_of(file: &std::path::Path) -> Result<ClientSecret, Failure> {
+    let text = read_secret_file("--secret-file", file)?;
+    text.parse()
+        .map_err(|why| Failure::Usage(format!("--secret-file {}: {why}", file.display())))
 }
 
 fn entry(event: &'static str, id: &ClientId, now: UnixTime, actor: &str, reason: &str) -> Entry {
@@ -189,11 +225,32 @@ fn entry(event: &'static str, id: &ClientId, now: UnixTime, actor: &str, reason:
 async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
     let config = context.config()?;
     let keys = new.keys.take();
+    let brought = new.secret_file.as_deref().map(secret_of).transpose()?;
     let client = client(new, &config, context.clock.read().wall)?;
     if let Some(keys) = keys {
         return keys::create(context, &client, keys).await;
     }
     let (_, foundation) = context.foundation().await?;
+    if let Some(secret) = brought {
+        if !register_with(
+            &foundation,
+            &client,
+            secret.as_str(),
+            &ACTOR,
+            "registered with its own secret",
+        )
+        .await?
+        {
+            return Err(taken(&client));
+        }
+        if context.json {
+            output::json(&to_json(&client));
+        } else {
+            output::line(&format!("client id      {}", client.id));
+            output::line("client secret  as in the file");
+        }
+        return Ok(());
+    }
     let secret = register(&foundation, &client, &ACTOR, "registered")
         .await?
         .ok_or_else(|| taken(&client))?;
@@ -216,37 +273,14 @@ fn taken(client: &Client) -> Failure {
     ))
 }
 
-/// Holds what was asked for against the policy: a client that could never have its token is refused now.
+/// The client that was asked for.
 fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
-    let enabled = config.keys.policy.algorithms();
-    if let Some(alg) = new.algorithm.filter(|alg| !enabled.contains(alg)) {
-        let enabled: Vec<&str> = enabled.iter().map(|alg| alg.name()).collect();
-        return Err(Failure::Usage(format!(
-            "{alg} is not among keys.algorithms ({}); choose one of these, or enable it first",
-            enabled.join(", ")
-        )));
-    }
-    let longest = config.tokens.max_token_ttl;
-    match new.token_ttl {
-        Some(ttl) if ttl > longest => {
-            return Err(Failure::Usage(format!(
-                "--token-ttl is {ttl}, but tokens.max_token_ttl is {longest}; choose at most {longest}, or raise that setting"
-            )));
-        }
-        Some(ttl) if ttl < Seconds(1) => {
-            return Err(Failure::Usage(format!(
-                "--token-ttl is {ttl}, but a token must live at least 1s"
-            )));
-        }
-        _ => {}
-    }
     if let Some(id) = &new.id {
         refuse_id_of_people(id, config)?;
     }
-    refuse_id_as_audience(&new, config)?;
     // Never that of a user, which is a bare UUID.
     let random_id = || format!("client-{}", uuid::Uuid::new_v4()).parse();
-    Ok(Client {
+    let client = Client {
         id: new
             .id
             .map_or_else(random_id, Ok)
@@ -260,7 +294,36 @@ fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
         token_ttl: new.token_ttl,
         created_at: now,
         disabled_at: None,
-    })
+    };
+    refuse_impossible(&client, config)?;
+    Ok(client)
+}
+
+/// Compares what was asked for with the policy: a client that could never have its token is refused now.
+fn refuse_impossible(client: &Client, config: &Config) -> Result<(), Failure> {
+    let enabled = config.keys.policy.algorithms();
+    if let Some(alg) = client.alg.filter(|alg| !enabled.contains(alg)) {
+        let enabled: Vec<&str> = enabled.iter().map(|alg| alg.name()).collect();
+        return Err(Failure::Usage(format!(
+            "{alg} is not among keys.algorithms ({}); choose one of these, or enable it first",
+            enabled.join(", ")
+        )));
+    }
+    let longest = config.tokens.max_token_ttl;
+    match client.token_ttl {
+        Some(ttl) if ttl > longest => {
+            return Err(Failure::Usage(format!(
+                "--token-ttl is {ttl}, but tokens.max_token_ttl is {longest}; choose at most {longest}, or raise that setting"
+            )));
+        }
+        Some(ttl) if ttl < Seconds(1) => {
+            return Err(Failure::Usage(format!(
+                "--token-ttl is {ttl}, but a token must live at least 1s"
+            )));
+        }
+        _ => {}
+    }
+    refuse_id_as_audience(client, config)
 }
 
 /// A service must not look like a person in its tokens, nor like what people log in with (RFC 9068 section 5).
@@ -279,27 +342,23 @@ fn refuse_id_of_people(id: &ClientId, config: &Config) -> Result<(), Failure> {
 }
 
 /// An access token of type JWT for a client must not look like an ID token for it. The database is asked about other clients when this
-/// one is inserted.
-fn refuse_id_as_audience(new: &New, config: &Config) -> Result<(), Failure> {
+/// one is written.
+fn refuse_id_as_audience(client: &Client, config: &Config) -> Result<(), Failure> {
     let accounts = &config.accounts;
-    let is_id = |audience: &&Audience| {
-        let own = new.id.as_ref().is_some_and(|id| id.as_str() == audience.as_str());
-        own || audience.as_str() == accounts.client_id
-    };
-    if new.token_type == TokenType::Jwt
-        && let Some(audience) = new.audiences.iter().find(is_id)
+    let is_id =
+        |audience: &&Audience| audience.as_str() == client.id.as_str() || audience.as_str() == accounts.client_id;
+    if client.token_type == TokenType::Jwt
+        && let Some(audience) = client.audiences.iter().find(is_id)
     {
         return Err(Failure::Usage(format!(
             "the audience '{audience}' is a client_id, so that a token of type JWT would look like an ID token for that client; \
              choose another audience, or --token-type at+jwt"
         )));
     }
-    if let Some(id) = &new.id
-        && accounts.token_type == TokenType::Jwt
-        && id.as_str() == accounts.audience
-    {
+    if accounts.token_type == TokenType::Jwt && client.id.as_str() == accounts.audience {
         return Err(Failure::Usage(format!(
-            "'{id}' is accounts.audience, whose tokens are of type JWT and would look like ID tokens for this client; choose another id"
+            "'{}' is accounts.audience, whose tokens are of type JWT and would look like ID tokens for this client; choose another id",
+            client.id
         )));
     }
     Ok(())
@@ -456,16 +515,14 @@ async fn change_client(
     Ok(())
 }
 
-async fn rotate_secret(context: &Context, id: &ClientId) -> Result<(), Failure> {
+async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<PathBuf>) -> Result<(), Failure> {
+    let brought = secret_file.as_deref().map(secret_of).transpose()?;
     let (_, foundation) = context.foundation().await?;
-    let (secret, digest) = fresh_secret(&foundation)?;
-    let entry = entry(
-        "client.secret_changed",
-        id,
-        context.clock.read().wall,
-        &ACTOR,
-        "asked for",
-    );
+    let fresh = fresh_secret()?;
+    let secret = brought.as_ref().map_or(fresh.as_str(), ClientSecret::as_str);
+    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, secret);
+    let now = context.clock.read().wall;
+    let entry = entry("client.secret_changed", id, now, &ACTOR, "asked for");
     let change = ClientChange::ChangeSecret { digest };
     let db = &foundation.rotator.db;
     if !db.change_client(id, &change, &entry).await? {
@@ -476,12 +533,22 @@ async fn rotate_secret(context: &Context, id: &ClientId) -> Result<(), Failure> 
             )),
         });
     }
+    let shown = brought.is_none();
     if context.json {
-        output::json(&json!({ "client_id": id, "client_secret": secret.as_str() }));
-    } else {
-        output::line(&format!("client id      {id}"));
-        output::line(&format!("client secret  {}", secret.as_str()));
+        let mut told = json!({ "client_id": id });
+        if shown {
+            told["client_secret"] = json!(secret);
+        }
+        output::json(&told);
+        return Ok(());
+    }
+    output::line(&format!("client id      {id}"));
+    if shown {
+        output::line(&format!("client secret  {secret}"));
         output::line("The secret is shown this once. The one before stays valid until the secret is changed again.");
+    } else {
+        output::line("client secret  as in the file");
+        output::line("The one before stays valid until the secret is changed again.");
     }
     Ok(())
 }

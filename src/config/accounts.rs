@@ -4,13 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use url::Url;
-
 use crate::accounts::limits::{AttemptRates, Rate};
 use crate::accounts::password_hash::{BCRYPT_COSTS, HashParameters};
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::Seconds;
 use crate::jose::jwt::TokenType;
+use crate::oauth::client::{Audience, ClientId};
 
 use super::layers::Layers;
 use super::values::{Issuer, Origin, Refusal, parse_duration, refuse};
@@ -260,19 +259,23 @@ fn within<T: Copy + PartialOrd + fmt::Display>(
 }
 
 fn client_id(text: &str) -> Result<String, Refusal> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    if text.len() > 128 || !text.bytes().all(is_plain) {
-        return refuse("is not a client's name of 1 to 128 letters, digits and -._~; write one such as first-party");
+    match text.parse::<ClientId>() {
+        Ok(id) => Ok(id.to_string()),
+        Err(_) => refuse(
+            "is not a client's name of 1 to 255 visible ASCII characters without a space, a quotation mark and a backslash; write one \
+             such as first-party",
+        ),
     }
-    Ok(text.to_owned())
 }
 
 fn resource(text: &str) -> Result<String, Refusal> {
-    let is_absolute = Url::parse(text).is_ok_and(|url| url.fragment().is_none());
-    if !is_absolute || text.len() > 2_048 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return refuse("is not an absolute URI without a fragment; write one such as https://api.example.com");
+    match text.parse::<Audience>() {
+        Ok(audience) => Ok(audience.to_string()),
+        Err(_) => refuse(
+            "is not an audience of 1 to 2048 visible ASCII characters, which is a URI without a fragment if it has a colon; write one such \
+             as https://api.example.com",
+        ),
     }
-    Ok(text.to_owned())
 }
 
 /// Reads `20/1h`: 20 at once, and 20 more in each hour, at most `most` in a second.

@@ -105,8 +105,8 @@ impl Kind {
             Self::Algorithm => "RS256 or ES256",
             Self::Duration => "a length of time such as \"30d\", \"24h\", \"5m\", \"10s\" or \"1h30m\"",
             Self::Count => "a whole number",
-            Self::ClientId => "letters, digits and -._~, such as \"first-party\"",
-            Self::Resource => "an absolute URI without a fragment, such as \"https://api.example.com\"",
+            Self::ClientId => "visible ASCII characters without a space, such as \"first-party\"",
+            Self::Resource => "a name or a URI without a fragment, such as \"https://api.example.com\"",
             Self::Origins => "a list of origins, such as [\"https://app.example.com\"]",
             Self::Policies => {
                 "a list of policies, such as [\"api audience=https://api.example.com scope=read role=admin\"]"

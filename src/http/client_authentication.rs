@@ -156,12 +156,21 @@ pub async fn authenticate(
         return Ok(client);
     }
     let credentials = Credentials::find(authorization, parameters)?;
-    let (stored, proved) = match credentials.client_id.parse() {
-        Ok(id) => look_up(server, &id, &credentials.secret)
-            .await
-            .map_err(|error| unavailable(&error))?,
-        Err(_) => (None, proves(server, None, &credentials.secret)),
-    };
+    let (mut stored, mut proved) = (None, false);
+    for reading in credentials.readings() {
+        let found = match reading.client_id.parse() {
+            Ok(id) => look_up(server, &id, &reading.secret)
+                .await
+                .map_err(|error| unavailable(&error))?,
+            Err(_) => (None, proves(server, None, &reading.secret)),
+        };
+        if found.0.is_some() {
+            (stored, proved) = found;
+        }
+        if proved {
+            break;
+        }
+    }
     // Only a name that we gave: people put secrets into the wrong field.
     caller.client = stored.as_ref().map(|stored| stored.client.id.clone());
     stored
@@ -173,6 +182,18 @@ pub async fn authenticate(
                 challenge: credentials.by_header,
             })
         })
+}
+
+/// The client that has proved itself, as it is now.
+///
+/// # Errors
+/// When it is gone or disabled, or the database does not answer.
+pub async fn authenticate_anew(server: &Server, proved: &StoredClient) -> Result<Arc<StoredClient>, Refusal> {
+    let stored = server.registry.find_anew(&proved.client.id).await;
+    stored
+        .map_err(|error| unavailable(&error))?
+        .filter(|stored| stored.client.disabled_at.is_none())
+        .ok_or_else(|| OauthError::new(ErrorCode::InvalidClient, "the client is unknown or disabled").into())
 }
 
 /// The client of this id, and whether the secret is one of its own. What is kept in memory refuses nobody: a secret may have

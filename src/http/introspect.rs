@@ -14,7 +14,7 @@ use crate::store::StoreError;
 use crate::store::outage;
 
 use super::Server;
-use super::client_authentication::{Caller, Refusal, authenticate, form};
+use super::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
 
 /// The answer of RFC 7662 section 2.2 for a valid token.
 #[derive(Serialize)]
@@ -69,7 +69,6 @@ async fn introspect(
 ) -> Result<Option<AccessToken>, Refusal> {
     let parameters = form(request, payload).await?;
     let stored = authenticate(server, request, &parameters, caller).await?;
-    let client = &stored.client;
     // Only from the body: an address is logged everywhere. The hint is not needed, for there is one type of token.
     let token = parameters
         .one("token")?
@@ -77,6 +76,13 @@ async fn introspect(
     let Some(token) = verified(server, token)? else {
         return Ok(None);
     };
+    let stored = if may_introspect(&stored.client, &token) {
+        stored
+    } else {
+        // It may have been given more a moment ago.
+        Box::pin(authenticate_anew(server, &stored)).await?
+    };
+    let client = &stored.client;
     if !may_introspect(client, &token) || !has_client(server, client, &token).await? {
         return Ok(None);
     }

@@ -12,7 +12,7 @@ use crate::store::outage;
 
 use super::Server;
 pub use super::client_authentication::CLIENT_SECRET_PURPOSE;
-use super::client_authentication::{Caller, Refusal, authenticate, form};
+use super::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
 use super::refresh_grant;
 use super::turns::turn;
 
@@ -65,8 +65,16 @@ async fn issue(
         return Ok(refreshed.await?.into());
     }
     let stored = authenticate(server, request, &parameters, caller).await?;
+    let asked = TokenRequest::parse(&parameters)?;
+    let granted = match grant(&stored.client, &asked, &server.defaults) {
+        Ok(granted) => granted,
+        // It may have been given more a moment ago.
+        Err(_) => {
+            let stored = Box::pin(authenticate_anew(server, &stored)).await?;
+            grant(&stored.client, &asked, &server.defaults)?
+        }
+    };
     let client = &stored.client;
-    let granted = grant(client, &TokenRequest::parse(&parameters)?, &server.defaults)?;
     if !server.keyring.policy().algorithms().contains(&granted.alg) {
         let description = "the client is registered for an algorithm that this server does not sign with";
         return Err(OauthError::new(ErrorCode::UnauthorizedClient, description).into());

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
@@ -12,14 +13,17 @@ use crate::jose::jwt::TokenType;
 
 use super::scope::Scope;
 
-/// A client's name: 1 to 128 of `A-Z a-z 0-9 . _ ~ -`, so that it needs no encoding anywhere.
+/// A client's name: 1 to 255 visible ASCII characters without `"` and `\`. RFC 6749 appendix A.1 allows a space and these two as well;
+/// lists of ids and lines of the log would then need quotes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClientId(String);
 
 /// The text cannot be a client id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a client id is 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', '~' and '-'")]
+#[error(
+    "a client id is 1 to 255 visible ASCII characters without a space, a quotation mark and a backslash, such as svc:prod"
+)]
 pub struct InvalidClientId;
 
 impl ClientId {
@@ -34,11 +38,8 @@ impl FromStr for ClientId {
     type Err = InvalidClientId;
 
     fn from_str(text: &str) -> Result<Self, InvalidClientId> {
-        let fits = (1..=128).contains(&text.len())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte));
-        if fits {
+        let is_plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+        if (1..=255).contains(&text.len()) && text.bytes().all(is_plain) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidClientId)
@@ -66,18 +67,22 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// A resource that tokens are for: an absolute URI without a fragment (RFC 8707 section 2).
+/// A resource that tokens are for: 1 to 2,048 visible ASCII characters. With a colon in it, it is a URI (RFC 7519 section 2), and a URI has no
+/// fragment (RFC 8707 section 2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Audience(String);
 
 /// The text cannot name a resource.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an audience is an absolute URI without a fragment, such as https://api.example.com")]
+#[error(
+    "an audience is 1 to 2048 visible ASCII characters without a space; one with a colon is a URI without a fragment, such as \
+     https://api.example.com"
+)]
 pub struct InvalidAudience;
 
 impl Audience {
-    /// The URI, byte for byte as it was registered.
+    /// The audience, byte for byte as it was registered.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -88,9 +93,9 @@ impl FromStr for Audience {
     type Err = InvalidAudience;
 
     fn from_str(text: &str) -> Result<Self, InvalidAudience> {
-        let printable = text.len() <= 2048 && text.bytes().all(|byte| byte.is_ascii_graphic());
-        let absolute = url::Url::parse(text).is_ok_and(|url| url.fragment().is_none());
-        if printable && absolute {
+        let is_printable = (1..=2048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_uri = || Url::parse(text).is_ok_and(|url| url.fragment().is_none());
+        if is_printable && (!text.contains(':') || is_uri()) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidAudience)
@@ -223,6 +228,48 @@ pub struct Client {
     pub disabled_at: Option<UnixTime>,
 }
 
+/// A secret that a client has from elsewhere: 16 to 512 printable ASCII characters (RFC 6749 appendix A.2) that take more than 10^12
+/// guesses.
+pub struct ClientSecret(Zeroizing<String>);
+
+/// The text is no secret of a client. Says nothing of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidClientSecret {
+    /// Its form.
+    #[error("a client's secret is 16 to 512 printable ASCII characters")]
+    Form,
+    /// Its strength.
+    #[error(
+        "the secret can be guessed; bring one of at least 16 random characters, or leave the option out to get one"
+    )]
+    Weak,
+}
+
+/// A secret is digested fast, for it is checked at every request: it must be out of reach of guesses by itself.
+const LEAST_GUESSES_LOG10: f64 = 12.0;
+
+impl ClientSecret {
+    /// The secret.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ClientSecret {
+    type Err = InvalidClientSecret;
+
+    fn from_str(text: &str) -> Result<Self, InvalidClientSecret> {
+        if !(16..=512).contains(&text.len()) || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(InvalidClientSecret::Form);
+        }
+        if zxcvbn::zxcvbn(text, &[]).guesses_log10() <= LEAST_GUESSES_LOG10 {
+            return Err(InvalidClientSecret::Weak);
+        }
+        Ok(Self(Zeroizing::new(text.to_owned())))
+    }
+}
+
 /// The digests of a client's secrets; up to two are valid at once, so that a secret can be changed without a lapse.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretDigests {
@@ -253,21 +300,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_audience_is_an_absolute_uri_without_a_fragment() {
+    fn an_audience_with_a_colon_is_a_uri_without_a_fragment() {
         for good in [
             "https://api.example.com",
             "https://api.example.com/v1?x=1",
             "urn:example:api",
+            "svc:prod",
+            "api",
+            "my-api.v2",
+            "/api",
+            "orders#eu",
+            &"a".repeat(2_048),
         ] {
             assert_eq!(good.parse::<Audience>().unwrap().as_str(), good);
         }
         for bad in [
             "",
-            "api",
-            "/api",
+            " ",
             "https://api.example.com/#a",
+            "https://",
+            "10.0.0.1:8080",
+            ":a",
             "https://a b",
+            "my api",
+            "\u{e4}pi",
             "https://api\n.example",
+            "api\u{0}",
+            "api\t",
+            &"a".repeat(2_049),
         ] {
             assert_eq!(bad.parse::<Audience>(), Err(InvalidAudience), "{bad:?}");
         }
@@ -297,10 +357,65 @@ mod tests {
     }
 
     #[test]
-    fn a_client_id_needs_no_encoding() {
-        assert!("billing-1.example_~".parse::<ClientId>().is_ok());
-        for bad in ["", "a:b", "a b", "ü", &"a".repeat(129)] {
+    fn a_client_id_is_visible_ascii() {
+        for good in [
+            "billing-1.example_~",
+            "svc:prod",
+            "https://app.example.com/?a=b&c#d",
+            "a+b%20@c|d",
+            &"a".repeat(255),
+        ] {
+            assert_eq!(good.parse::<ClientId>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "a\"b",
+            "a\\b",
+            "ü",
+            "a\n",
+            "a\u{0}",
+            "a\u{7f}",
+            &"a".repeat(256),
+        ] {
             assert_eq!(bad.parse::<ClientId>(), Err(InvalidClientId), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_from_elsewhere_is_printable_and_out_of_reach_of_guesses() {
+        // In the forms in which Keycloak, Auth0, Entra ID, Google, Cognito, `uuidgen` and `openssl rand` make them.
+        for good in [
+            "8sXkPq2VbW3mNc7RtY1zLd5HfG9jKaQe",
+            "hx-GkZ2Qm_4dPWc7YtR0vLbN8sJfE1aUoXiK5pTg3yVCz6MrHwSBqDnI9lAeOjFu",
+            "Ab8Q~xT3mP.kL7vR-wY2nZ_cF5hJ0sD1gKq4eUa",
+            "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",
+            "1h57kf5cpq17m0eml12EXAMPLEsecret7q0v8b3n2k4j6l5m9",
+            "3f0c1a52-7b9e-4d1f-8a36-5e2c9b7d0f14",
+            "q+3/4vWc9kZ1xT0=",
+            "correct horse 7 battery staple 9 wq",
+        ] {
+            assert!(good.parse::<ClientSecret>().is_ok(), "{good}");
+        }
+        let refused = |text: &str| text.parse::<ClientSecret>().err();
+        for form in [
+            "",
+            "a8Kd2mQzX7vBn4T",
+            &"a8Kd2mQz".repeat(65),
+            "a8Kd2mQzX7vBn4Tp\n",
+            "a8Kd2mQzX7vBn4T\u{fc}",
+        ] {
+            assert_eq!(refused(form), Some(InvalidClientSecret::Form), "{form:?}");
+        }
+        for weak in [
+            "aaaaaaaaaaaaaaaaaaaaaaaa",
+            "passwordpassword",
+            "1234567890123456",
+            "qwertyuiopasdfgh",
+            "abcdefghijklmnop",
+        ] {
+            assert_eq!(refused(weak), Some(InvalidClientSecret::Weak), "{weak}");
         }
     }
 }

@@ -7,11 +7,17 @@ use super::error::{ErrorCode, OauthError};
 use super::token::{Parameters, form_decode};
 
 /// A name and a secret as they were presented; nothing is proved yet.
-pub struct Credentials {
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reading {
     /// The name, which may be no client's.
     pub client_id: String,
     /// The secret.
     pub secret: Zeroizing<String>,
+}
+
+/// What a request presents, read in each way in which clients write it.
+pub struct Credentials {
+    readings: Vec<Reading>,
     /// Whether they came in the `Authorization` header.
     pub by_header: bool,
 }
@@ -28,8 +34,11 @@ impl Credentials {
                 "the client authenticated twice; use the Authorization header or client_secret, not both",
             )),
             (Some(header), id, None) => {
-                let credentials = Self::from_basic(header)?;
-                if id.is_some_and(|id| id != credentials.client_id) {
+                let mut credentials = Self::from_basic(header)?;
+                credentials
+                    .readings
+                    .retain(|reading| id.is_none_or(|id| id == reading.client_id));
+                if credentials.readings.is_empty() {
                     return Err(OauthError::invalid_request(
                         "client_id differs from the client in the Authorization header",
                     ));
@@ -37,8 +46,7 @@ impl Credentials {
                 Ok(credentials)
             }
             (None, Some(id), Some(secret)) => Ok(Self {
-                client_id: id.to_owned(),
-                secret: Zeroizing::new(secret.to_owned()),
+                readings: vec![Reading::new(id, secret)],
                 by_header: false,
             }),
             _ => Err(OauthError::new(
@@ -46,6 +54,11 @@ impl Credentials {
                 "the client did not authenticate; use client_secret_basic, client_secret_post or private_key_jwt",
             )),
         }
+    }
+
+    /// The name and the secret, in each way in which they may be meant: one to three, the standard's first.
+    pub fn readings(&self) -> impl Iterator<Item = &Reading> {
+        self.readings.iter()
     }
 
     fn from_basic(header: &str) -> Result<Self, OauthError> {
@@ -68,11 +81,32 @@ impl Credentials {
         let text = std::str::from_utf8(&decoded).map_err(|_| malformed())?;
         let (id, secret) = text.split_once(':').ok_or_else(malformed)?;
         // Each is form-encoded before they are joined (RFC 6749 section 2.3.1).
-        Ok(Self {
+        let decoded = Reading {
             client_id: form_decode(id),
             secret: Zeroizing::new(form_decode(secret)),
+        };
+        // Many clients join them as they are (`curl --user`), so that a colon in the id is not told from the one between.
+        let raw = Reading::new(id, secret);
+        let split_last = text.rsplit_once(':').map(|(id, secret)| Reading::new(id, secret));
+        let mut readings = vec![decoded];
+        for reading in [Some(raw), split_last].into_iter().flatten() {
+            if !readings.contains(&reading) {
+                readings.push(reading);
+            }
+        }
+        Ok(Self {
+            readings,
             by_header: true,
         })
+    }
+}
+
+impl Reading {
+    fn new(client_id: &str, secret: &str) -> Self {
+        Self {
+            client_id: client_id.to_owned(),
+            secret: Zeroizing::new(secret.to_owned()),
+        }
     }
 }
 
@@ -85,9 +119,39 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_form_decoded() {
-        let found = Credentials::find(Some(&basic("a%2Bb:p%3A%26q+r")), &Parameters::parse("").unwrap()).unwrap();
-        assert_eq!((found.client_id.as_str(), found.secret.as_str()), ("a+b", "p:&q r"));
+    fn the_header_is_read_as_the_standard_and_as_other_clients_write_it() {
+        for (text, expected) in [
+            ("billing:secret", &[("billing", "secret")][..]),
+            ("a%2Bb:p%3A%26q+r", &[("a+b", "p:&q r"), ("a%2Bb", "p%3A%26q+r")]),
+            ("svc%3Aprod:a%2Bb", &[("svc:prod", "a+b"), ("svc%3Aprod", "a%2Bb")]),
+            ("svc:prod:secret", &[("svc", "prod:secret"), ("svc:prod", "secret")]),
+            (
+                "svc:prod:a+b",
+                &[("svc", "prod:a b"), ("svc", "prod:a+b"), ("svc:prod", "a+b")],
+            ),
+            (
+                "https://app.example.com:secret",
+                &[
+                    ("https", "//app.example.com:secret"),
+                    ("https://app.example.com", "secret"),
+                ],
+            ),
+        ] {
+            let found = Credentials::find(Some(&basic(text)), &Parameters::parse("").unwrap()).unwrap();
+            let read: Vec<_> = found
+                .readings()
+                .map(|reading| (reading.client_id.as_str(), reading.secret.as_str()))
+                .collect();
+            assert_eq!(read, expected, "{text}");
+        }
+        let body = Parameters::parse("client_id=svc%3Aprod").unwrap();
+        let found = Credentials::find(Some(&basic("svc:prod:secret")), &body).unwrap();
+        assert_eq!(found.readings().count(), 1);
+        let other = Parameters::parse("client_id=other").unwrap();
+        let error = Credentials::find(Some(&basic("svc:prod:secret")), &other)
+            .err()
+            .unwrap();
+        assert_eq!(error.code, ErrorCode::InvalidRequest);
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub fn requested_audiences(parameters: &Parameters) -> Result<Vec<Audience>, Oau
         let audience: Audience = value.parse().map_err(|_| {
             OauthError::new(
                 ErrorCode::InvalidTarget,
-                "resource and audience are absolute URIs without a fragment",
+                "resource and audience are visible ASCII characters; one with a colon is a URI without a fragment",
             )
         })?;
         if !audiences.contains(&audience) {

@@ -61,17 +61,12 @@ impl Db {
     /// When the database does not answer.
     pub async fn set_client_keys(&self, id: &ClientId, keys: &ClientKeys, entry: &Entry) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let known = in_tx!(&mut tx, |connection| sqlx::query(NO_SECRET)
-            .bind(id.as_str())
-            .execute(connection)
-            .await?
-            .rows_affected());
-        if known == 1 {
-            set(&mut tx, id, keys).await?;
+        let known = replace(&mut tx, id, keys).await?;
+        if known {
             audit::insert(&mut tx, entry).await?;
             tx.commit().await?;
         }
-        Ok(known == 1)
+        Ok(known)
     }
 
     /// Notes that an assertion was used; false when it was used before, on whichever node.
@@ -108,6 +103,19 @@ impl Db {
             .await?
             .rows_affected()))
     }
+}
+
+/// Gives a client these keys and takes its secrets; false when there is no such client.
+pub(super) async fn replace(tx: &mut Tx, id: &ClientId, keys: &ClientKeys) -> Result<bool, StoreError> {
+    let known = in_tx!(tx, |connection| sqlx::query(NO_SECRET)
+        .bind(id.as_str())
+        .execute(connection)
+        .await?
+        .rows_affected());
+    if known == 1 {
+        set(tx, id, keys).await?;
+    }
+    Ok(known == 1)
 }
 
 async fn set(tx: &mut Tx, id: &ClientId, keys: &ClientKeys) -> Result<(), StoreError> {

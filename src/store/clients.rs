@@ -6,9 +6,10 @@ use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Client, ClientId, SecretDigests};
+use crate::oauth::client_keys::ClientKeys;
 
 use super::audit::{self, Entry};
-use super::{ChangeId, Db, StoreError, Tx, in_tx, on_read};
+use super::{ChangeId, Db, StoreError, Tx, client_keys, in_tx, on_read};
 
 const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_type, token_ttl, secret_digest, \
                     previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id = $1";
@@ -23,6 +24,10 @@ const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, 
                       secret_digest, created_at, token_type) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (client_id) DO NOTHING";
 const HAS_ID: &str = "SELECT count(*) FROM clients WHERE client_id = $1";
 const AUDIENCES_OF_JWT: &str = "SELECT audiences FROM clients WHERE token_type = 'JWT'";
+// From the very settings that were read: another change that was first is not undone.
+const UPDATE: &str = "UPDATE clients SET scope = $2, audiences = $3, serves = $4, alg = $5, token_type = $6, token_ttl = $7 \
+                      WHERE client_id = $1 AND scope = $8 AND audiences = $9 AND serves = $10 AND alg IS NOT DISTINCT FROM $11 \
+                      AND COALESCE(token_type, 'at+jwt') = $12 AND token_ttl IS NOT DISTINCT FROM $13";
 const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
 const ENABLE: &str = "UPDATE clients SET disabled_at = NULL WHERE client_id = $1 AND disabled_at IS NOT NULL";
 const DELETE: &str = "DELETE FROM clients WHERE client_id = $1";
@@ -120,6 +125,17 @@ pub enum ClientChange {
     },
 }
 
+/// Other settings for a client that exists.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientUpdate<'a> {
+    /// The client as it was read.
+    pub old: &'a Client,
+    /// The client as it is to be.
+    pub new: &'a Client,
+    /// Keys in place of those it has and of its secrets; none changes neither.
+    pub keys: Option<&'a ClientKeys>,
+}
+
 impl Db {
     /// The client of this id.
     ///
@@ -191,6 +207,44 @@ impl Db {
         Ok(inserted)
     }
 
+    /// Gives a client other settings; false when it is not as it was read any more.
+    ///
+    /// # Errors
+    /// When the database does not answer, or [`StoreError::AmbiguousAudience`].
+    pub async fn update_client(&self, update: &ClientUpdate<'_>, entries: &[Entry]) -> Result<bool, StoreError> {
+        let ClientUpdate { old, new, keys } = update;
+        let mut tx = self.begin().await?;
+        let updated = in_tx!(&mut tx, |connection| sqlx::query(UPDATE)
+            .bind(old.id.as_str())
+            .bind(new.scope.to_string())
+            .bind(words(&new.audiences))
+            .bind(words(&new.serves))
+            .bind(new.alg.map(Algorithm::name))
+            .bind(new.token_type.name())
+            .bind(new.token_ttl.map(|ttl| ttl.0))
+            .bind(old.scope.to_string())
+            .bind(words(&old.audiences))
+            .bind(words(&old.serves))
+            .bind(old.alg.map(Algorithm::name))
+            .bind(old.token_type.name())
+            .bind(old.token_ttl.map(|ttl| ttl.0))
+            .execute(connection)
+            .await?
+            .rows_affected());
+        if updated != 1 {
+            return Ok(false);
+        }
+        refuse_ambiguous(&mut tx, new).await?;
+        if let Some(keys) = keys {
+            client_keys::replace(&mut tx, &new.id, keys).await?;
+        }
+        for entry in entries {
+            audit::insert(&mut tx, entry).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
     /// Changes a client; false when there is none of this id, or nothing to change.
     ///
     /// # Errors
@@ -214,11 +268,12 @@ impl Db {
     }
 }
 
+fn words<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
 /// False when the id is taken.
 pub(super) async fn insert(tx: &mut Tx, client: &Client, digest: &str) -> Result<bool, StoreError> {
-    fn words<T: ToString>(items: &[T]) -> String {
-        items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
-    }
     let inserted = in_tx!(tx, |connection| sqlx::query(INSERT)
         .bind(client.id.as_str())
         .bind(words(&client.grants))

@@ -1,5 +1,7 @@
 //! The command line: the real binary, its settings in its environment, on a database where a server runs.
 
+mod clients;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -298,7 +300,7 @@ crate::on_both_databases!(a_client_that_could_never_have_its_token_is_refused, |
         (["--scope", "a  b"], "separated by single spaces"),
         (["--id", "a b"], "a client id is"),
         (["--grant", "password"], "use client_credentials"),
-        (["--audience", "api"], "an absolute URI"),
+        (["--audience", "https://"], "an audience is 1 to 2048"),
     ] {
         let refusal = shell.run(&[&CREATE[..], &options].concat()).await;
         let refusal = refusal.refused(2);

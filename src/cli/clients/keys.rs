@@ -26,7 +26,7 @@ pub struct Source {
 }
 
 impl Source {
-    fn read(self) -> Result<(ClientKeys, Vec<LeftOut>), Failure> {
+    pub fn read(self) -> Result<(ClientKeys, Vec<LeftOut>), Failure> {
         match (self.jwks_uri, self.jwks_file) {
             (Some(uri), _) => Ok((ClientKeys::Published(uri), Vec::new())),
             (None, Some(file)) => read(&file).map(|(keys, left_out)| (ClientKeys::Registered(keys), left_out)),
@@ -105,12 +105,12 @@ fn kids(keys: &KeySet) -> Vec<&str> {
     keys.jwks().iter().map(|jwk| jwk.kid.as_str()).collect()
 }
 
-fn show_left_out(shown: &mut Value, left_out: &[LeftOut]) {
+pub fn show_left_out(shown: &mut Value, left_out: &[LeftOut]) {
     let told = |key: &LeftOut| json!({ "place": key.place, "kid": key.kid, "reason": key.reason });
     shown["left_out"] = left_out.iter().map(told).collect();
 }
 
-fn tell_left_out(left_out: &[LeftOut]) {
+pub fn tell_left_out(left_out: &[LeftOut]) {
     for key in left_out {
         output::line(&format!("left out       {key}"));
     }

@@ -1,0 +1,226 @@
+//! `keyround clients update`: other settings for a client that exists.
+
+use std::str::FromStr;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::clock::Seconds;
+use crate::config::parse_duration;
+use crate::jose::alg::Algorithm;
+use crate::jose::jwk_set::LeftOut;
+use crate::jose::jwt::TokenType;
+use crate::oauth::client::{Audience, Client, ClientId};
+use crate::oauth::scope::Scope;
+use crate::store::StoreError;
+use crate::store::clients::ClientUpdate;
+
+use super::{
+    ACTOR, Context, Failure, distinct, entry, keys, output, refuse_impossible, to_json, token_type, unknown, words,
+};
+
+/// The word for "as the settings say".
+const DEFAULT: &str = "default";
+
+/// How often a change that another one preceded is tried.
+const TRIES: usize = 5;
+
+/// A value of the client's own, or what the settings say.
+#[derive(Clone, Copy)]
+enum Choice<T> {
+    Default,
+    Own(T),
+}
+
+impl<T> Choice<T> {
+    fn parse<E: ToString>(text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<Self, String> {
+        if text == DEFAULT {
+            return Ok(Self::Default);
+        }
+        parse(text).map(Self::Own).map_err(|error| error.to_string())
+    }
+
+    fn into_option(self) -> Option<T> {
+        match self {
+            Self::Default => None,
+            Self::Own(value) => Some(value),
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Changes {
+    /// The client.
+    #[arg(allow_hyphen_values = true)]
+    id: ClientId,
+    /// The services it may ask for tokens for, in place of those before; the first is the default.
+    #[arg(long = "audience", value_name = "AUDIENCE", num_args = 1..)]
+    audiences: Vec<Audience>,
+    /// The services that it is, in place of those before: it may introspect tokens for them.
+    #[arg(long, value_name = "AUDIENCE", num_args = 1.., conflicts_with = "no_serves")]
+    serves: Vec<Audience>,
+    /// It introspects no tokens any more.
+    #[arg(long)]
+    no_serves: bool,
+    /// The widest scope it may have, such as "read write", in place of the one before; "" for none.
+    #[arg(long)]
+    scope: Option<Scope>,
+    /// The algorithm of its tokens, or 'default' for tokens.default_algorithm.
+    #[arg(long, value_parser = |text: &str| Choice::parse(text, Algorithm::from_str))]
+    algorithm: Option<Choice<Algorithm>>,
+    /// The `typ` of its tokens: at+jwt (RFC 9068), or JWT for services that accept nothing else.
+    #[arg(long, value_name = "TYPE", value_parser = token_type())]
+    token_type: Option<TokenType>,
+    /// How long its tokens live, such as 5m, or 'default' for tokens.access_token_ttl.
+    #[arg(long, value_name = "TTL", value_parser = |text: &str| Choice::parse(text, parse_duration))]
+    token_ttl: Option<Choice<Seconds>>,
+    #[command(flatten)]
+    keys: Option<keys::Source>,
+}
+
+impl Changes {
+    const fn is_empty(&self) -> bool {
+        self.audiences.is_empty()
+            && self.serves.is_empty()
+            && !self.no_serves
+            && self.scope.is_none()
+            && self.algorithm.is_none()
+            && self.token_type.is_none()
+            && self.token_ttl.is_none()
+            && self.keys.is_none()
+    }
+
+    fn applied_to(&self, old: &Client) -> Client {
+        let list = |new: &[Audience], old: &[Audience]| {
+            if new.is_empty() {
+                old.to_vec()
+            } else {
+                distinct(new.to_vec())
+            }
+        };
+        Client {
+            audiences: list(&self.audiences, &old.audiences),
+            serves: if self.no_serves {
+                Vec::new()
+            } else {
+                list(&self.serves, &old.serves)
+            },
+            scope: self.scope.clone().unwrap_or_else(|| old.scope.clone()),
+            alg: self.algorithm.map_or(old.alg, Choice::into_option),
+            token_type: self.token_type.unwrap_or(old.token_type),
+            token_ttl: self.token_ttl.map_or(old.token_ttl, Choice::into_option),
+            ..old.clone()
+        }
+    }
+}
+
+/// What differs: the name of a setting, with its values before and after.
+fn differences(old: &Client, new: &Client) -> Vec<(&'static str, String, String)> {
+    fn or_default<T: ToString>(value: Option<&T>) -> String {
+        value.map_or_else(|| DEFAULT.to_owned(), T::to_string)
+    }
+    let values = |client: &Client| {
+        [
+            ("audiences", words(&client.audiences)),
+            ("serves", words(&client.serves)),
+            ("scope", client.scope.to_string()),
+            ("algorithm", or_default(client.alg.as_ref())),
+            ("token_type", client.token_type.to_string()),
+            ("token_ttl", or_default(client.token_ttl.as_ref())),
+        ]
+    };
+    let pairs = values(old).into_iter().zip(values(new));
+    pairs
+        .filter(|(old, new)| old != new)
+        .map(|((name, old), (_, new))| (name, old, new))
+        .collect()
+}
+
+pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
+    if changes.is_empty() {
+        return Err(Failure::Usage(
+            "nothing to change was given; give one or more of --audience, --serves, --no-serves, --scope, --algorithm, --token-type, \
+             --token-ttl, --jwks-file and --jwks-uri"
+                .to_owned(),
+        ));
+    }
+    let mut changes = changes;
+    let read = changes.keys.take().map(keys::Source::read).transpose()?;
+    let (new_keys, left_out) = read.map_or_else(|| (None, Vec::new()), |(keys, left_out)| (Some(keys), left_out));
+    let (config, foundation) = context.foundation().await?;
+    let db = &foundation.rotator.db;
+    let id = changes.id.clone();
+    for _ in 0..TRIES {
+        let old = db.client(&id).await?.ok_or_else(|| unknown(&id))?.client;
+        let new = changes.applied_to(&old);
+        // What stays as it was is not judged again: the settings may have changed since.
+        let mut differences = differences(&old, &new);
+        let changed = |name: &str| differences.iter().any(|(changed, ..)| *changed == name);
+        let judged = Client {
+            alg: new.alg.filter(|_| changed("algorithm")),
+            token_ttl: new.token_ttl.filter(|_| changed("token_ttl")),
+            ..new.clone()
+        };
+        refuse_impossible(&judged, &config)?;
+        let old_keys = db.client_keys(&id).await?;
+        let keys = new_keys.as_ref().filter(|keys| old_keys.as_ref() != Some(*keys));
+        let now = context.clock.read().wall;
+        let mut entries = Vec::new();
+        if !differences.is_empty() {
+            let told: Vec<String> = differences
+                .iter()
+                .map(|(name, old, new)| format!("{name} from '{old}' to '{new}'"))
+                .collect();
+            entries.push(entry(
+                "client.updated",
+                &id,
+                now,
+                &ACTOR,
+                &format!("changed {}", told.join(", ")),
+            ));
+        }
+        if let Some(keys) = keys {
+            entries.push(entry("client.keys_changed", &id, now, &ACTOR, "asked for"));
+            let before = old_keys.as_ref().map_or_else(|| "a secret".to_owned(), keys::told);
+            differences.push(("keys", before, keys::told(keys)));
+        }
+        let update = ClientUpdate {
+            old: &old,
+            new: &new,
+            keys,
+        };
+        if entries.is_empty() || db.update_client(&update, &entries).await? {
+            tell(context, &new, &differences, &left_out);
+            return Ok(());
+        }
+        // It was changed meanwhile, or deleted: look again.
+    }
+    Err(StoreError::Conflict.into())
+}
+
+fn tell(context: &Context, client: &Client, differences: &[(&'static str, String, String)], left_out: &[LeftOut]) {
+    if context.json {
+        let mut shown = to_json(client);
+        let changes: Map<String, Value> = differences
+            .iter()
+            .map(|(name, old, new)| ((*name).to_owned(), json!({ "from": old, "to": new })))
+            .collect();
+        shown["changed"] = json!(!changes.is_empty());
+        shown["changes"] = Value::Object(changes);
+        keys::show_left_out(&mut shown, left_out);
+        output::json(&shown);
+        return;
+    }
+    if differences.is_empty() {
+        output::line(&format!(
+            "client {} has these settings already; nothing was changed",
+            client.id
+        ));
+    } else {
+        output::line(&format!("client {} is changed", client.id));
+        for (name, old, new) in differences {
+            output::line(&format!("{:<15}'{old}' before, '{new}' now", name.replace('_', " ")));
+        }
+    }
+    keys::tell_left_out(left_out);
+}
