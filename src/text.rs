@@ -1,4 +1,6 @@
-//! Text files as editors, Windows and orchestrators write them: UTF-8, with or without a byte order mark.
+//! Text files as editors, Windows and orchestrators write them: UTF-8, with or without a byte order mark. And which texts are names.
+
+use url::Url;
 
 /// Why the content of a file is not read as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +41,21 @@ pub fn without_mark(content: &[u8]) -> Result<&[u8], NotText> {
         return Err(NotText::Utf16);
     }
     Ok(content)
+}
+
+/// Whether a client may have this id: see [`crate::oauth::client::ClientId`].
+#[must_use]
+pub fn is_client_id(text: &str) -> bool {
+    let is_plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+    (1..=255).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+/// Whether a resource may have this name: see [`crate::oauth::client::Audience`].
+#[must_use]
+pub fn is_audience(text: &str) -> bool {
+    let is_printable = (1..=2048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_uri = || Url::parse(text).is_ok_and(|url| url.fragment().is_none());
+    is_printable && (!text.contains(':') || is_uri())
 }
 
 #[cfg(test)]

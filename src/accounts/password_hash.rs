@@ -10,9 +10,13 @@
 //! | `hmac-sha256$argon2id$v=19$m=19456,t=2,p=1$…$…` | ours, by Argon2id (RFC 9106) |
 //! | `$2a$…`, `$2b$…`, `$2y$…` | imported bcrypt, of the password as typed |
 //! | `$argon2id$…`, `$argon2i$…` | imported Argon2, of the password as typed |
+//! | `$pbkdf2-sha256$i=…,l=…$…$…`, `$pbkdf2-sha512$…`, `$pbkdf2$…` | imported PBKDF2, of the password as typed |
+//! | `$scrypt$ln=…,r=…,p=…$…$…` | imported scrypt, of the password as typed |
 //!
 //! An imported one is replaced by ours at the next login. One that costs more than the bounds below is refused, for each login
 //! would pay that price.
+
+mod derived;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,6 +29,9 @@ use zeroize::Zeroizing;
 
 use super::password::Password;
 use crate::jose::seal::{HashKey, random_salt, same_octets};
+
+use derived::Derived;
+pub use derived::Pbkdf2Digest;
 
 /// What the digest under the server's hash key is for.
 const PURPOSE: &str = "password";
@@ -94,6 +101,22 @@ pub enum HashCost {
         /// Lanes.
         lanes: u32,
     },
+    /// PBKDF2.
+    Pbkdf2 {
+        /// The digest of its HMAC.
+        digest: Pbkdf2Digest,
+        /// Iterations times blocks of output.
+        rounds: u32,
+    },
+    /// scrypt.
+    Scrypt {
+        /// The logarithm of N to the base 2.
+        log_n: u8,
+        /// The size of a block.
+        r: u32,
+        /// How often it is all done.
+        p: u32,
+    },
 }
 
 impl HashParameters {
@@ -116,6 +139,9 @@ impl HashCost {
     /// Reads it from the beginning of a stored hash, up to its salt.
     #[must_use]
     pub fn parse(stored: &str) -> Option<Self> {
+        if ["$pbkdf2", "$scrypt"].iter().any(|word| stored.starts_with(word)) {
+            return Derived::cost_of(stored);
+        }
         let modular = stored.strip_prefix(KEYED).unwrap_or(stored);
         // A salt and a hash of the right lengths, whose content does not matter.
         let whole = if modular.starts_with("$argon2") {
@@ -127,13 +153,13 @@ impl HashCost {
     }
 
     /// What a check of `own` lacks to what a check of any of `all` costs, as further checks. Together they are the same work for every
-    /// `own` in `all`, and for none: 2^n rounds of bcrypt are 2^m, 2^m, 2^(m+1) and so on up to 2^(n-1); what Argon2 takes depends on
-    /// the memory of the machine, so each of its costs is paid as a whole.
+    /// `own` in `all`, and for none: 2^n rounds of bcrypt are 2^m, 2^m, 2^(m+1) and so on up to 2^(n-1), and rounds of PBKDF2 with one digest
+    /// add up; what Argon2 and scrypt take depends on the memory of the machine, so each of their costs is paid as a whole.
     #[must_use]
     pub fn lacking(own: Option<Self>, all: &BTreeSet<Self>) -> Vec<Self> {
         let of_bcrypt = |cost: &Self| match cost {
             Self::Bcrypt { cost } => Some(*cost),
-            Self::Argon2 { .. } => None,
+            _ => None,
         };
         let highest = all.iter().filter_map(of_bcrypt).max();
         let bcrypt = match (own.as_ref().and_then(of_bcrypt), highest) {
@@ -141,13 +167,29 @@ impl HashCost {
             (None, Some(highest)) => highest..highest + 1,
             (_, None) => 0..0,
         };
-        let argon2 = all
+        let whole = all
             .iter()
-            .filter(|cost| of_bcrypt(cost).is_none() && Some(**cost) != own);
+            .filter(|cost| matches!(cost, Self::Argon2 { .. } | Self::Scrypt { .. }) && Some(**cost) != own);
         bcrypt
             .map(|cost| Self::Bcrypt { cost })
-            .chain(argon2.copied())
+            .chain(
+                Pbkdf2Digest::ALL
+                    .into_iter()
+                    .filter_map(|digest| Self::lacking_pbkdf2(digest, own, all)),
+            )
+            .chain(whole.copied())
             .collect()
+    }
+
+    /// Rounds of PBKDF2 with this digest.
+    fn lacking_pbkdf2(digest: Pbkdf2Digest, own: Option<Self>, all: &BTreeSet<Self>) -> Option<Self> {
+        let rounds = |cost: &Self| match cost {
+            Self::Pbkdf2 { digest: of, rounds } if *of == digest => Some(*rounds),
+            _ => None,
+        };
+        let highest = all.iter().filter_map(rounds).max()?;
+        let rounds = highest.saturating_sub(own.as_ref().and_then(rounds).unwrap_or(0));
+        (rounds > 0).then_some(Self::Pbkdf2 { digest, rounds })
     }
 
     /// Spends it.
@@ -178,6 +220,12 @@ impl HashCost {
                 };
                 black_box(hash.compute(digest.as_bytes())?);
             }
+            Self::Pbkdf2 { digest: of, rounds } => {
+                black_box(derived::spend_pbkdf2(of, rounds, digest.as_bytes())?);
+            }
+            Self::Scrypt { log_n, r, p } => {
+                black_box(derived::spend_scrypt(log_n, r, p, digest.as_bytes())?);
+            }
         }
         Ok(())
     }
@@ -188,13 +236,15 @@ impl HashCost {
 pub enum InvalidHash {
     /// It has another form.
     #[error(
-        "this is no hash of a password; taken are bcrypt ($2a$, $2b$, $2y$) and Argon2 ($argon2id$, $argon2i$, version 19)"
+        "this is no hash of a password; taken are bcrypt ($2a$, $2b$, $2y$), Argon2 ($argon2id$, $argon2i$, version 19), PBKDF2 with SHA-1, \
+         SHA-256 or SHA-512 and scrypt, in the forms of PHC, passlib, Django, Werkzeug and ASP.NET Core Identity"
     )]
     Form,
     /// It would take too long to check, or too much memory.
     #[error(
         "this hash costs too much to check, or too little: bcrypt has a cost of 4 to 15, Argon2 at most 65536 KiB of memory, 10 \
-         passes and 8 lanes"
+         passes and 8 lanes, PBKDF2 1000 to 2000000 iterations (SHA-512: 1000000, both halved for each further block of output), scrypt \
+         at most 65536 KiB of memory and N*r*p of 1048576"
     )]
     Cost,
 }
@@ -221,6 +271,7 @@ pub struct PasswordHash {
 enum Function {
     Bcrypt { cost: u32 },
     Argon2(Box<Argon2Hash>),
+    Derived { hash: Box<Derived>, cost: HashCost },
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -281,13 +332,28 @@ impl PasswordHash {
     /// # Errors
     /// [`InvalidHash`] when it is of another form, or out of bounds.
     pub fn parse(stored: &str) -> Result<Self, InvalidHash> {
+        // Django's first word, before hashes that are whole without it but for a dollar sign.
+        let of_django = stored
+            .strip_prefix("argon2$")
+            .map(|rest| format!("${rest}"))
+            .or_else(|| stored.strip_prefix("bcrypt$").map(str::to_owned));
+        let stored = of_django.as_deref().unwrap_or(stored);
         let modular = stored.strip_prefix(KEYED).unwrap_or(stored);
         let function = if modular.starts_with("$argon2") {
             Function::Argon2(Box::new(Argon2Hash::parse(modular)?))
-        } else {
+        } else if modular.starts_with("$2") {
             Function::Bcrypt {
                 cost: bcrypt_cost(modular)?,
             }
+        } else {
+            let hash = Derived::parse(stored)?;
+            return Ok(Self {
+                text: hash.to_string(),
+                function: Function::Derived {
+                    cost: hash.cost()?,
+                    hash: Box::new(hash),
+                },
+            });
         };
         Ok(Self {
             text: stored.to_owned(),
@@ -324,6 +390,7 @@ impl PasswordHash {
                 let output = hash.compute(hashed.as_bytes())?;
                 Ok(same_octets(&output, &hash.output))
             }
+            Function::Derived { hash, .. } => hash.matches(password.as_typed()),
         }
     }
 
@@ -338,6 +405,7 @@ impl PasswordHash {
                 passes: hash.passes,
                 lanes: hash.lanes,
             },
+            Function::Derived { cost, .. } => *cost,
         }
     }
 
@@ -351,6 +419,7 @@ impl PasswordHash {
                 passes: hash.passes,
                 lanes: hash.lanes,
             },
+            Function::Derived { .. } => return true,
         };
         stored != parameters || !self.text.starts_with(KEYED)
     }
@@ -439,6 +508,8 @@ fn split<const N: usize>(text: &str, by: char) -> Option<[&str; N]> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -543,13 +614,14 @@ mod tests {
         assert!(imported.needs_rehash(HashParameters::Bcrypt { cost: 5 }));
     }
 
-    /// Rounds of bcrypt, and the costs of Argon2 that are paid.
-    fn work(costs: impl IntoIterator<Item = HashCost>) -> (u64, BTreeSet<HashCost>) {
-        let mut sum = (0, BTreeSet::new());
+    /// Rounds of bcrypt and of PBKDF2, and the costs that are paid as a whole.
+    fn work(costs: impl IntoIterator<Item = HashCost>) -> (u64, BTreeMap<Pbkdf2Digest, u64>, BTreeSet<HashCost>) {
+        let mut sum = (0, BTreeMap::new(), BTreeSet::new());
         for cost in costs {
             match cost {
                 HashCost::Bcrypt { cost } => sum.0 += 1_u64 << cost,
-                argon2 @ HashCost::Argon2 { .. } => assert!(sum.1.insert(argon2), "{argon2:?} is paid twice"),
+                HashCost::Pbkdf2 { digest, rounds } => *sum.1.entry(digest).or_default() += u64::from(rounds),
+                whole => assert!(sum.2.insert(whole), "{whole:?} is paid twice"),
             }
         }
         sum
@@ -564,14 +636,21 @@ mod tests {
             lanes: 1,
         };
         let bcrypt = |cost| HashCost::Bcrypt { cost };
+        let pbkdf2 = |digest, rounds| HashCost::Pbkdf2 { digest, rounds };
+        let scrypt = |log_n| HashCost::Scrypt { log_n, r: 8, p: 1 };
         let every = [
             bcrypt(4),
             bcrypt(10),
-            bcrypt(12),
             bcrypt(15),
             argon2(64),
-            argon2(256),
             argon2(65_536),
+            pbkdf2(Pbkdf2Digest::Sha256, 260_000),
+            pbkdf2(Pbkdf2Digest::Sha256, 1_000_000),
+            pbkdf2(Pbkdf2Digest::Sha256, 1_200_000),
+            pbkdf2(Pbkdf2Digest::Sha512, 210_000),
+            pbkdf2(Pbkdf2Digest::Sha1, 1_000),
+            scrypt(14),
+            scrypt(15),
         ];
         // Every mix.
         for mix in 1..1_u32 << every.len() {
@@ -581,7 +660,7 @@ mod tests {
                 .collect();
             let unknown = work(HashCost::lacking(None, &all));
             assert!(
-                unknown.0 > 0 || !unknown.1.is_empty(),
+                unknown.0 > 0 || !unknown.1.is_empty() || !unknown.2.is_empty(),
                 "an unknown account costs nothing"
             );
             for own in &all {

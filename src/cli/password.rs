@@ -28,7 +28,7 @@ pub struct First {
     /// Ask for its password at the terminal.
     #[arg(long)]
     ask_password: bool,
-    /// The file whose first line is the hash of its password, as another system made it by bcrypt or Argon2.
+    /// The file whose first line is the hash of its password, as another system made it by bcrypt, Argon2, PBKDF2 or scrypt.
     #[arg(long, value_name = "FILE")]
     password_hash_file: Option<PathBuf>,
 }

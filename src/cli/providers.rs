@@ -1,18 +1,21 @@
 //! `keyround providers`: the OpenID providers that people may log in with.
 
+mod check;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::accounts::federation::{
-    DEFAULT_SCOPE, OpenIdScope, Provider, ProviderClientId, ProviderIssuer, ProviderName,
+    DEFAULT_SCOPE, Directories, DirectoryId, OpenIdScope, Provider, ProviderClientId, ProviderIssuer, ProviderName,
 };
 use crate::app::Foundation;
 use crate::clock::UnixTime;
 use crate::config::{Config, read_secret_file};
 use crate::keyring::secret_binding;
 use crate::logins::federated::redirect_uri;
+use crate::outbound::providers::ProviderError;
 use crate::store::audit::Entry;
 use crate::store::identity_providers::ProviderChange;
 
@@ -24,6 +27,11 @@ pub enum Command {
     Create(New),
     /// List every provider.
     List,
+    /// Ask providers for their metadata and keys, and say which of them people can log in with; exits with 1 when one is not in order.
+    Check {
+        /// The provider; every one that is enabled when left out.
+        name: Option<ProviderName>,
+    },
     /// Let nobody log in with a provider from now on. Sessions that began with it live on.
     Disable {
         /// The provider.
@@ -54,9 +62,16 @@ const SECRET_HELP: &str = "The file with the secret that it gave us, mode 0600";
 pub struct New {
     /// Our name for it, as it stands in /auth/federated/NAME.
     name: ProviderName,
-    /// Its issuer, exactly as it writes it.
+    /// Its issuer, exactly as it writes it. That of a multi-tenant directory service has {tenantid} in its path, such as
+    /// https://login.microsoftonline.com/{tenantid}/v2.0.
     #[arg(long, value_name = "URL")]
     issuer: ProviderIssuer,
+    /// The directories (tid) of a multi-tenant directory service whose people may log in.
+    #[arg(long = "directory", value_name = "ID", num_args = 1.., conflicts_with = "any_directory")]
+    directories: Vec<DirectoryId>,
+    /// People of any directory of the service may log in, whoever runs it.
+    #[arg(long, conflicts_with = "link_verified_email")]
+    any_directory: bool,
     /// Its name for us.
     #[arg(long, value_name = "ID")]
     client_id: ProviderClientId,
@@ -69,12 +84,16 @@ pub struct New {
     /// that is trusted to verify.
     #[arg(long)]
     link_verified_email: bool,
+    /// Its `email_verified` may be the text "true" instead of the JSON value.
+    #[arg(long)]
+    email_verified_as_text: bool,
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(new) => create(context, new).await,
         Command::List => list(context).await,
+        Command::Check { name } => check::run(context, name).await,
         Command::Disable { name } => {
             let told = ["is disabled", "was disabled already"];
             change(context, &name, &ProviderChange::Disable, "provider.disabled", told).await
@@ -121,16 +140,45 @@ fn entry(event: &'static str, name: &ProviderName, now: UnixTime, reason: &str) 
     }
 }
 
-async fn create(context: &Context, new: New) -> Result<(), Failure> {
+/// Which directories may log in: to be said for a template, and for nothing else.
+fn directories(new: &mut New) -> Result<Option<Directories>, Failure> {
+    let listed = std::mem::take(&mut new.directories);
+    match (new.issuer.is_template(), new.any_directory, listed.is_empty()) {
+        (true, true, _) => Ok(Some(Directories::Any)),
+        (true, false, false) => Ok(Some(Directories::Listed(listed))),
+        (true, false, true) => Err(Failure::Usage(format!(
+            "the issuer {} is that of a directory service; name the directories whose people may log in (--directory ID), or let in those \
+             of any (--any-directory)",
+            new.issuer
+        ))),
+        (false, false, true) => Ok(None),
+        (false, ..) => Err(Failure::Usage(
+            "--directory and --any-directory need the issuer of a directory service, with {tenantid} in its path, such as \
+             https://login.microsoftonline.com/{tenantid}/v2.0"
+                .to_owned(),
+        )),
+    }
+}
+
+async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
+    let directories = directories(&mut new)?;
     let (config, foundation) = context.foundation().await?;
     let now = context.clock.read().wall;
+    // One that people could never log in with is refused now; one that cannot be asked now is not.
+    let unasked = match check::ask(context, &config, &new.issuer).await {
+        Err(error @ ProviderError::Fetch(_)) => Some(error.to_string()),
+        Err(error) => return Err(Failure::Refused(format!("the provider was not registered: {error}"))),
+        Ok(_) => None,
+    };
     let sealed = sealed(&foundation, &new.name, &new.client_secret_file)?;
     let provider = Provider {
         name: new.name,
         issuer: new.issuer,
         client_id: new.client_id,
         scope: new.scope,
+        directories,
         links_verified_emails_since: new.link_verified_email.then_some(now),
+        reads_email_verified_text_since: new.email_verified_as_text.then_some(now),
         created_at: now,
         disabled_at: None,
     };
@@ -142,13 +190,20 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
             provider.name
         )));
     }
-    let shown = to_json(&config, &provider);
+    let mut shown = to_json(&config, &provider);
+    shown["not_checked"] = json!(unasked);
     if context.json {
         output::json(&shown);
     } else {
         output::line(&format!("provider       {}", provider.name));
         output::line(&format!("redirect URI   {}", redirect(&config, &provider)));
         output::line("Register this redirect URI there. People log in at /auth/federated/NAME below the issuer.");
+        if let Some(why) = unasked {
+            output::line(&format!(
+                "It was not checked: {why}. Run 'keyround providers check {}' when it can be reached.",
+                provider.name
+            ));
+        }
     }
     Ok(())
 }
@@ -164,6 +219,11 @@ fn to_json(config: &Config, provider: &Provider) -> Value {
         "client_id": provider.client_id.as_str(),
         "scope": provider.scope.as_str(),
         "redirect_uri": redirect(config, provider),
+        "directories": provider.directories.as_ref().map(|directories| match directories {
+            Directories::Any => json!("any"),
+            Directories::Listed(ids) => json!(ids.iter().map(DirectoryId::as_str).collect::<Vec<_>>()),
+        }),
+        "email_verified_as_text": provider.reads_email_verified_text_since.is_some(),
         "link_verified_email": provider.links_verified_emails_since.is_some(),
         "created_at": provider.created_at.rfc3339(),
         "disabled_at": provider.disabled_at.map(UnixTime::rfc3339),
@@ -204,6 +264,12 @@ fn row(provider: &Provider) -> Vec<String> {
     ]
 }
 
+fn unknown(name: &ProviderName) -> Failure {
+    Failure::Refused(format!(
+        "no provider is called '{name}'; 'keyround providers list' names them all"
+    ))
+}
+
 /// Changes a provider; `told` says what is so now, and what was so already.
 async fn change(
     context: &Context,
@@ -217,9 +283,7 @@ async fn change(
     let entry = entry(event, name, context.clock.read().wall, "asked for");
     let changed = db.change_identity_provider(name, change, &entry).await?;
     if !changed && db.identity_provider(name).await?.is_none() {
-        return Err(Failure::Refused(format!(
-            "no provider is called '{name}'; 'keyround providers list' names them all"
-        )));
+        return Err(unknown(name));
     }
     if context.json {
         output::json(&json!({ "provider": name.as_str(), "changed": changed }));

@@ -9,7 +9,7 @@ use crate::accounts::password_hash::{BCRYPT_COSTS, HashParameters};
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::Seconds;
 use crate::jose::jwt::TokenType;
-use crate::oauth::client::{Audience, ClientId};
+use crate::text;
 
 use super::layers::Layers;
 use super::values::{Issuer, Origin, Refusal, parse_duration, refuse};
@@ -259,23 +259,23 @@ fn within<T: Copy + PartialOrd + fmt::Display>(
 }
 
 fn client_id(text: &str) -> Result<String, Refusal> {
-    match text.parse::<ClientId>() {
-        Ok(id) => Ok(id.to_string()),
-        Err(_) => refuse(
+    if !text::is_client_id(text) {
+        return refuse(
             "is not a client's name of 1 to 255 visible ASCII characters without a space, a quotation mark and a backslash; write one \
              such as first-party",
-        ),
+        );
     }
+    Ok(text.to_owned())
 }
 
 fn resource(text: &str) -> Result<String, Refusal> {
-    match text.parse::<Audience>() {
-        Ok(audience) => Ok(audience.to_string()),
-        Err(_) => refuse(
+    if !text::is_audience(text) {
+        return refuse(
             "is not an audience of 1 to 2048 visible ASCII characters, which is a URI without a fragment if it has a colon; write one such \
              as https://api.example.com",
-        ),
+        );
     }
+    Ok(text.to_owned())
 }
 
 /// Reads `20/1h`: 20 at once, and 20 more in each hour, at most `most` in a second.

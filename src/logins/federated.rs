@@ -262,8 +262,7 @@ impl FederatedLogins {
         let fits = |keys: &[_]| keys.iter().any(|key| token.fits(key));
         let keys = self.providers.keys(&asked.metadata, asked.now.monotonic, fits).await?;
         let expected = Expected {
-            issuer: &asked.provider.issuer,
-            client_id: &asked.provider.client_id,
+            provider: &asked.provider,
             nonce: &secrets.nonce(&self.hash_key),
             now: asked.now.wall,
         };
@@ -275,7 +274,7 @@ impl FederatedLogins {
         match (&asked.metadata.userinfo_endpoint, &tokens.access_token) {
             (Some(endpoint), Some(access_token)) if identity.email.is_none() => {
                 let userinfo = self.providers.userinfo(endpoint, access_token).await?;
-                Ok(identity.completed(&userinfo)?)
+                Ok(identity.completed(&userinfo, &asked.provider)?)
             }
             _ => Ok(identity.clone()),
         }
@@ -306,7 +305,7 @@ impl FederatedLogins {
     async fn known(&self, provider: &Provider, identity: &Identity) -> Result<Option<StoredUser>, StoreError> {
         let known = FederatedIdentity {
             provider,
-            subject: &identity.subject,
+            subject: &identity.unique_subject(),
         };
         match self.db.federated_user(known).await? {
             Some(id) => self.db.user(id).await,
@@ -347,7 +346,7 @@ impl FederatedLogins {
     ) -> Result<StoredUser, NotLoggedIn> {
         let identity = FederatedIdentity {
             provider,
-            subject: &person.subject,
+            subject: &person.unique_subject(),
         };
         let is_spelled = person.email.as_deref().is_some_and(|text| email.is_spelled(text));
         let Some(existing) = self.db.user_by_email(email).await? else {

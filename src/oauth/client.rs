@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
+use crate::text;
 
 use super::scope::Scope;
 
@@ -38,8 +39,7 @@ impl FromStr for ClientId {
     type Err = InvalidClientId;
 
     fn from_str(text: &str) -> Result<Self, InvalidClientId> {
-        let is_plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
-        if (1..=255).contains(&text.len()) && text.bytes().all(is_plain) {
+        if text::is_client_id(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidClientId)
@@ -93,9 +93,7 @@ impl FromStr for Audience {
     type Err = InvalidAudience;
 
     fn from_str(text: &str) -> Result<Self, InvalidAudience> {
-        let is_printable = (1..=2048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        let is_uri = || Url::parse(text).is_ok_and(|url| url.fragment().is_none());
-        if is_printable && (!text.contains(':') || is_uri()) {
+        if text::is_audience(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidAudience)

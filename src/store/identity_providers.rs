@@ -8,13 +8,15 @@ use crate::clock::UnixTime;
 use super::audit::{self, Entry};
 use super::{Db, StoreError, Tx, in_tx, on_read};
 
-const FIND: &str = "SELECT provider, issuer, client_id, scope, links_verified_emails_since, created_at, disabled_at \
+const FIND: &str = "SELECT provider, issuer, client_id, scope, links_verified_emails_since, directories, \
+                    reads_email_verified_text_since, created_at, disabled_at \
                     FROM identity_providers WHERE provider = $1";
-const LIST: &str = "SELECT provider, issuer, client_id, scope, links_verified_emails_since, created_at, disabled_at \
+const LIST: &str = "SELECT provider, issuer, client_id, scope, links_verified_emails_since, directories, \
+                    reads_email_verified_text_since, created_at, disabled_at \
                     FROM identity_providers ORDER BY provider LIMIT $1";
 const INSERT: &str = "INSERT INTO identity_providers \
-                      (provider, issuer, client_id, scope, links_verified_emails_since, created_at) \
-                      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (provider) DO NOTHING";
+                      (provider, issuer, client_id, scope, links_verified_emails_since, created_at, directories, \
+                      reads_email_verified_text_since) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (provider) DO NOTHING";
 const DISABLE: &str = "UPDATE identity_providers SET disabled_at = $2 WHERE provider = $1 AND disabled_at IS NULL";
 const ENABLE: &str = "UPDATE identity_providers SET disabled_at = NULL WHERE provider = $1 AND disabled_at IS NOT NULL";
 const DELETE: &str = "DELETE FROM identity_providers WHERE provider = $1";
@@ -35,6 +37,8 @@ struct Row {
     client_id: String,
     scope: String,
     links_verified_emails_since: Option<i64>,
+    directories: Option<String>,
+    reads_email_verified_text_since: Option<i64>,
     created_at: i64,
     disabled_at: Option<i64>,
 }
@@ -54,6 +58,13 @@ impl TryFrom<Row> for Provider {
             client_id: row.client_id.parse().map_err(|_| corrupt("its client id"))?,
             scope: row.scope.parse().map_err(|_| corrupt("its scope"))?,
             links_verified_emails_since: row.links_verified_emails_since.map(UnixTime),
+            directories: row
+                .directories
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(|_| corrupt("its directories"))?,
+            reads_email_verified_text_since: row.reads_email_verified_text_since.map(UnixTime),
             created_at: UnixTime(row.created_at),
             disabled_at: row.disabled_at.map(UnixTime),
         })
@@ -116,6 +127,8 @@ impl Db {
             .bind(provider.scope.as_str())
             .bind(provider.links_verified_emails_since.map(|since| since.0))
             .bind(provider.created_at.0)
+            .bind(provider.directories.as_ref().map(ToString::to_string))
+            .bind(provider.reads_email_verified_text_since.map(|since| since.0))
             .execute(connection)
             .await?
             .rows_affected());

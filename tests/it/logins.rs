@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use keyround::accounts::client_address::ClientAddress;
 use keyround::accounts::password::{Password, RefusedPassword};
-use keyround::accounts::password_hash::HashCost;
+use keyround::accounts::password_hash::{HashCost, Pbkdf2Digest};
 use keyround::accounts::session::SessionId;
 use keyround::accounts::user::UserId;
 use keyround::hashing::Overflow;
@@ -234,6 +234,8 @@ crate::on_both_databases!(a_login_brings_the_hash_up_to_date, |database| {
     let imported = [
         "$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
         "$argon2id$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4",
+        "$pbkdf2-sha256$i=1500,l=32$AQIDBAUGBwgJCgsMDQ4PEA$PjHuIm8GELaB9W2ntVBBdcn1r2qiay+ao2LiIi8pIqY",
+        "$scrypt$ln=4,r=8,p=1$AQIDBAUGBwgJCgsMDQ4PEA$NF7z++FNpLOvV2uLtf/RxRwTx8CEBEFsz0nysP/hBY4",
     ];
     for hash in imported {
         store_hash(&world, user, hash).await;
@@ -323,7 +325,15 @@ crate::on_both_databases!(the_costs_of_all_stored_hashes_are_known, |database| {
             "e",
             "hmac-sha256$argon2id$v=19$m=64,t=1,p=1$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4",
         ),
-        ("f", "no hash"),
+        (
+            "f",
+            "$pbkdf2-sha256$i=1500,l=64$AQIDBAUGBwgJCgsMDQ4PEA$PjHuIm8GELaB9W2ntVBBdcn1r2qiay+ao2LiIi8pIqZ/wohBRT3axiFaBzpOW0Vf7Gurh/3SY7v5QzQHQiq4NA",
+        ),
+        (
+            "g",
+            "$scrypt$ln=4,r=8,p=1$AQIDBAUGBwgJCgsMDQ4PEA$NF7z++FNpLOvV2uLtf/RxRwTx8CEBEFsz0nysP/hBY4",
+        ),
+        ("h", "no hash"),
     ] {
         let user = registered(app, &format!("{name}@example.com"), PASSWORD).await;
         store_hash(&world, user, hash).await;
@@ -341,6 +351,11 @@ crate::on_both_databases!(the_costs_of_all_stored_hashes_are_known, |database| {
         argon2(false, 256, 2, 2),
         argon2(true, 64, 1, 1),
         argon2(true, 256, 2, 2),
+        HashCost::Pbkdf2 {
+            digest: Pbkdf2Digest::Sha256,
+            rounds: 3_000,
+        },
+        HashCost::Scrypt { log_n: 4, r: 8, p: 1 },
     ];
     assert_eq!(costs(), all);
     // With the last account of a cost the cost goes.

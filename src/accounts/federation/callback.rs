@@ -80,7 +80,7 @@ impl Callback {
     #[must_use]
     pub fn is_from(&self, issuer: &ProviderIssuer, metadata: &Metadata) -> bool {
         match &self.iss {
-            Some(iss) => iss == issuer.as_str(),
+            Some(iss) => issuer.may_be(iss),
             None => !metadata.names_issuer,
         }
     }

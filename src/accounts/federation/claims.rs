@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::numeric_date::whole_seconds;
 
-use super::{ProviderClientId, ProviderIssuer};
+use super::{DirectoryId, Provider};
 
 /// How far the provider's clock may differ from ours.
 pub const LEEWAY: Seconds = Seconds(60);
@@ -14,9 +14,7 @@ pub const LEEWAY: Seconds = Seconds(60);
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
     /// Who was asked.
-    pub issuer: &'a ProviderIssuer,
-    /// Who asked.
-    pub client_id: &'a ProviderClientId,
+    pub provider: &'a Provider,
     /// What binds it to the question.
     pub nonce: &'a str,
     /// When the answer is held against the question.
@@ -26,11 +24,14 @@ pub struct Expected<'a> {
 /// Who somebody is at the provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Its name there, which is never given to another person (OpenID Connect Core section 5.7).
+    /// The directory that the person belongs to, where the provider has several.
+    pub directory: Option<DirectoryId>,
+    /// Its name there, which is never given to another person of the same issuer (OpenID Connect Core section 5.7).
     pub subject: String,
     /// The e-mail as the provider spells it.
     pub email: Option<String>,
-    /// Whether the provider has seen that the e-mail is this person's. Only the JSON value `true` says so.
+    /// Whether the provider has seen that the e-mail is this person's. Only the JSON value `true` says so, unless an operator has decided
+    /// otherwise for this provider.
     pub email_verified: bool,
     /// The name to show.
     pub name: Option<String>,
@@ -40,13 +41,16 @@ pub struct Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsError {
     /// Another issuer's.
-    #[error("its iss must be the provider's issuer, byte for byte")]
+    #[error("its iss must be the provider's issuer, byte for byte, with its own tid where that is a template")]
     Issuer,
-    /// For somebody else, or for others too, of whom each could present it here.
-    #[error("its aud must be our client id, and nobody else")]
+    /// A directory that may not, or none.
+    #[error("its tid must be one of the provider's directories that may log in ('providers create --directory')")]
+    Directory,
+    /// For somebody else.
+    #[error("its aud must be our client id, or a list with it")]
     Audience,
-    /// Given to somebody else.
-    #[error("its azp must be our client id when it has one")]
+    /// Given to somebody else, or for several recipients of whom each could present it here.
+    #[error("its azp must be our client id when it has one, and when its aud has several")]
     AuthorizedParty,
     /// No subject.
     #[error("its sub must be 1 to 255 printable ASCII characters")]
@@ -78,50 +82,97 @@ pub enum ClaimsError {
 pub fn identity(claims: &Map<String, Value>, expected: Expected<'_>) -> Result<Identity, ClaimsError> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     let require = |holds: bool, error: ClaimsError| if holds { Ok(()) } else { Err(error) };
-    let client_id = expected.client_id.as_str();
-    require(text("iss") == Some(expected.issuer.as_str()), ClaimsError::Issuer)?;
-    require(is_alone(claims.get("aud"), client_id), ClaimsError::Audience)?;
-    let azp = claims.get("azp");
-    require(azp.is_none_or(|azp| azp == client_id), ClaimsError::AuthorizedParty)?;
+    let provider = expected.provider;
+    let client_id = provider.client_id.as_str();
+    let directory = directory(claims, provider)?;
+    let recipients = recipients(claims.get("aud"));
+    require(recipients.contains(&client_id), ClaimsError::Audience)?;
+    let is_ours = match claims.get("azp") {
+        None => recipients.len() == 1,
+        Some(azp) => azp == client_id,
+    };
+    require(is_ours, ClaimsError::AuthorizedParty)?;
     check_times(claims, expected.now)?;
     require(text("nonce") == Some(expected.nonce), ClaimsError::Nonce)?;
     let subject = text("sub").filter(|sub| (1..=255).contains(&sub.len()));
     let subject = subject.filter(|sub| sub.bytes().all(|byte| matches!(byte, b' '..=b'~')));
-    person(subject.ok_or(ClaimsError::Subject)?, claims)
+    Ok(Identity {
+        directory,
+        ..person(subject.ok_or(ClaimsError::Subject)?, claims, provider)?
+    })
+}
+
+/// The directory of the token, once it is found to be from there.
+fn directory(claims: &Map<String, Value>, provider: &Provider) -> Result<Option<DirectoryId>, ClaimsError> {
+    let text = |name: &str| claims.get(name).and_then(Value::as_str);
+    let iss = text("iss").ok_or(ClaimsError::Issuer)?;
+    let Some(directories) = &provider.directories else {
+        let is_issuer = iss == provider.issuer.as_str();
+        return if is_issuer { Ok(None) } else { Err(ClaimsError::Issuer) };
+    };
+    let tid = text("tid").ok_or(ClaimsError::Directory)?;
+    let directory: DirectoryId = tid.parse().map_err(|_| ClaimsError::Directory)?;
+    if iss != provider.issuer.of_directory(tid) {
+        return Err(ClaimsError::Issuer);
+    }
+    if !directories.admit(&directory) {
+        return Err(ClaimsError::Directory);
+    }
+    Ok(Some(directory))
 }
 
 impl Identity {
+    /// The name that no other person at the provider has: a subject is unique in its issuer alone, and each directory is one.
+    #[must_use]
+    pub fn unique_subject(&self) -> String {
+        match &self.directory {
+            None => self.subject.clone(),
+            Some(directory) => format!("{directory}/{}", self.subject),
+        }
+    }
+
     /// This person as the userinfo endpoint tells (OpenID Connect Core section 5.3.2): many providers put no more than the
     /// subject into an ID token.
     ///
     /// # Errors
     /// [`ClaimsError::OtherSubject`] or [`ClaimsError::Text`].
-    pub fn completed(&self, userinfo: &Map<String, Value>) -> Result<Self, ClaimsError> {
+    pub fn completed(&self, userinfo: &Map<String, Value>, provider: &Provider) -> Result<Self, ClaimsError> {
         if userinfo.get("sub").and_then(Value::as_str) != Some(&self.subject) {
             return Err(ClaimsError::OtherSubject);
         }
-        let told = person(&self.subject, userinfo)?;
+        let told = person(&self.subject, userinfo, provider)?;
         Ok(Self {
+            directory: self.directory.clone(),
             name: told.name.clone().or_else(|| self.name.clone()),
             ..told
         })
     }
 }
 
-fn person(subject: &str, claims: &Map<String, Value>) -> Result<Identity, ClaimsError> {
+fn person(subject: &str, claims: &Map<String, Value>, provider: &Provider) -> Result<Identity, ClaimsError> {
+    let is_true = |verified: &Value| match verified {
+        Value::Bool(verified) => *verified,
+        Value::String(text) => provider.reads_email_verified_text_since.is_some() && text == "true",
+        _ => false,
+    };
     Ok(Identity {
+        directory: None,
         subject: subject.to_owned(),
         email: optional_text(claims, "email")?,
-        email_verified: claims.get("email_verified") == Some(&Value::Bool(true)),
+        email_verified: claims.get("email_verified").is_some_and(is_true),
         name: optional_text(claims, "name")?,
     })
 }
 
-fn is_alone(aud: Option<&Value>, client_id: &str) -> bool {
+/// For whom a token is; nobody where the claim is not as RFC 7519 section 4.1.3 has it.
+fn recipients(aud: Option<&Value>) -> Vec<&str> {
     match aud {
-        Some(Value::String(one)) => one == client_id,
-        Some(Value::Array(all)) => matches!(all.as_slice(), [Value::String(one)] if one == client_id),
-        _ => false,
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(all)) => {
+            let texts: Option<Vec<&str>> = all.iter().map(Value::as_str).collect();
+            texts.unwrap_or_default()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -160,7 +211,25 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
+    fn provider() -> Provider {
+        Provider {
+            name: "acme".parse().unwrap(),
+            issuer: "https://id.example".parse().unwrap(),
+            directories: None,
+            client_id: "keyround".parse().unwrap(),
+            scope: crate::accounts::federation::DEFAULT_SCOPE.parse().unwrap(),
+            links_verified_emails_since: None,
+            reads_email_verified_text_since: None,
+            created_at: UnixTime(0),
+            disabled_at: None,
+        }
+    }
+
     fn judged(change: impl FnOnce(&mut Value)) -> Result<Identity, ClaimsError> {
+        judged_for(&provider(), change)
+    }
+
+    fn judged_for(provider: &Provider, change: impl FnOnce(&mut Value)) -> Result<Identity, ClaimsError> {
         let mut claims = json!({
             "iss": "https://id.example", "sub": "248289761001", "aud": "keyround", "nonce": "n-0S6", "iat": NOW,
             "exp": NOW + 300, "email": "jane@example.com", "email_verified": true, "name": "Jane Doe",
@@ -170,8 +239,7 @@ mod tests {
         identity(
             &claims,
             Expected {
-                issuer: &"https://id.example".parse().unwrap(),
-                client_id: &"keyround".parse().unwrap(),
+                provider,
                 nonce: "n-0S6",
                 now: UnixTime(NOW),
             },
@@ -201,6 +269,88 @@ mod tests {
         assert_eq!(with("name", json!("")).unwrap().name, None);
     }
 
+    /// OpenID Connect Core section 3.1.3.7, steps 3 to 5.
+    #[test]
+    fn a_token_for_several_recipients_was_given_to_us() {
+        let of = |aud: &Value, azp: Option<&str>| {
+            judged(|claims| {
+                claims["aud"] = aud.clone();
+                if let Some(azp) = azp {
+                    claims["azp"] = azp.into();
+                }
+            })
+            .map(drop)
+        };
+        let several = json!(["https://api.example.com", "keyround", "project-1"]);
+        assert_eq!(of(&several, Some("keyround")), Ok(()));
+        assert_eq!(of(&several, Some("project-1")), Err(ClaimsError::AuthorizedParty));
+        assert_eq!(of(&several, Some("")), Err(ClaimsError::AuthorizedParty));
+        assert_eq!(of(&several, None), Err(ClaimsError::AuthorizedParty));
+        let others = json!(["https://api.example.com", "project-1"]);
+        assert_eq!(of(&others, Some("keyround")), Err(ClaimsError::Audience));
+    }
+
+    #[test]
+    fn a_directory_service_has_an_issuer_for_each_directory() {
+        const ONE: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+        let service = |directories: &str| Provider {
+            issuer: "https://login.example/{tenantid}/v2.0".parse().unwrap(),
+            directories: Some(directories.parse().unwrap()),
+            ..provider()
+        };
+        let of = |directories: &str, iss: &str, tid: Value| {
+            judged_for(&service(directories), |claims| {
+                claims["iss"] = iss.into();
+                claims["tid"] = tid;
+            })
+        };
+        let own = format!("https://login.example/{ONE}/v2.0");
+        for directories in ["*", ONE, &format!("other {}", ONE.to_uppercase())] {
+            let identity = of(directories, &own, ONE.into()).unwrap();
+            assert_eq!(identity.subject, "248289761001");
+            assert_eq!(identity.unique_subject(), format!("{ONE}/248289761001"));
+        }
+        assert_eq!(of("other", &own, ONE.into()), Err(ClaimsError::Directory));
+        for tid in [json!(null), json!(""), json!([ONE]), json!("a/b"), json!(7)] {
+            assert_eq!(of("*", &own, tid.clone()), Err(ClaimsError::Directory), "{tid}");
+        }
+        for iss in [
+            "https://login.example/other/v2.0",
+            "https://login.example/{tenantid}/v2.0",
+            "https://login.example/common/v2.0",
+            "https://login.example/other/v2.0/",
+        ] {
+            assert_eq!(of("*", iss, ONE.into()), Err(ClaimsError::Issuer), "{iss}");
+            assert_eq!(of(ONE, iss, ONE.into()), Err(ClaimsError::Issuer), "{iss}");
+        }
+        // Elsewhere a tid is a claim as any other.
+        assert_eq!(with("tid", ONE.into()).unwrap().unique_subject(), "248289761001");
+    }
+
+    #[test]
+    fn the_text_true_counts_where_an_operator_has_decided_so() {
+        let reading = Provider {
+            reads_email_verified_text_since: Some(UnixTime(0)),
+            ..provider()
+        };
+        for (value, expected) in [
+            (json!(true), true),
+            (json!("true"), true),
+            (json!("True"), false),
+            (json!("false"), false),
+            (json!(""), false),
+            (json!("1"), false),
+            (json!(1), false),
+            (json!(["true"]), false),
+        ] {
+            let identity = judged_for(&reading, |claims| claims["email_verified"] = value.clone()).unwrap();
+            assert_eq!(identity.email_verified, expected, "{value}");
+            let userinfo = json!({ "sub": "248289761001", "email": "a@example.com", "email_verified": value });
+            let completed = identity.completed(userinfo.as_object().unwrap(), &reading).unwrap();
+            assert_eq!(completed.email_verified, expected, "{value}");
+        }
+    }
+
     #[test]
     fn only_true_says_that_an_email_is_verified() {
         for other in [json!(false), json!("true"), json!(1), json!(null), json!([true])] {
@@ -223,7 +373,7 @@ mod tests {
         let userinfo = |change: &dyn Fn(&mut Value)| {
             let mut claims = json!({ "sub": "248289761001", "email": "jane@example.com", "email_verified": true });
             change(&mut claims);
-            bare.completed(claims.as_object().unwrap())
+            bare.completed(claims.as_object().unwrap(), &provider())
         };
         let whole = userinfo(&|_| {}).unwrap();
         assert_eq!(whole, judged(|_| {}).unwrap());
@@ -245,7 +395,10 @@ mod tests {
             ("aud", json!("other"), ClaimsError::Audience),
             ("aud", json!("keyroun"), ClaimsError::Audience),
             ("aud", json!([]), ClaimsError::Audience),
-            ("aud", json!(["keyround", "other"]), ClaimsError::Audience),
+            ("aud", json!(["keyround", "other"]), ClaimsError::AuthorizedParty),
+            ("aud", json!(["keyround", "keyround"]), ClaimsError::AuthorizedParty),
+            ("aud", json!(["keyround", 7]), ClaimsError::Audience),
+            ("aud", json!(null), ClaimsError::Audience),
             ("aud", json!(["other"]), ClaimsError::Audience),
             ("aud", json!({ "keyround": 1 }), ClaimsError::Audience),
             ("azp", json!("other"), ClaimsError::AuthorizedParty),

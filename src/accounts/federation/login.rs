@@ -188,6 +188,8 @@ mod tests {
             client_id: "key round".parse().unwrap(),
             scope: DEFAULT_SCOPE.parse().unwrap(),
             links_verified_emails_since: None,
+            directories: None,
+            reads_email_verified_text_since: None,
             created_at: UnixTime(0),
             disabled_at: None,
         };

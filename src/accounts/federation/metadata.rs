@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use url::Url;
 
+use crate::jose::alg::Algorithm;
 use crate::jose::strict_json;
 
 use super::{ProviderIssuer, https_url};
@@ -45,6 +46,11 @@ pub enum MetadataError {
     /// A place to go to.
     #[error("its metadata must have an https URL without a user and a fragment as {0}")]
     Endpoint(&'static str),
+    /// No signature that we verify.
+    #[error(
+        "it signs ID tokens neither with RS256 nor with ES256, and no other algorithm is verified; choose one of these there"
+    )]
+    Algorithms,
     /// No way to prove ourselves.
     #[error("its token endpoint must take client_secret_basic or client_secret_post")]
     Authentication,
@@ -67,6 +73,9 @@ impl Metadata {
             let text = members.get(name).and_then(Value::as_str);
             text.and_then(https_url).ok_or(MetadataError::Endpoint(name))
         };
+        if !signs_verifiably(&members) {
+            return Err(MetadataError::Algorithms);
+        }
         Ok(Self {
             authorization_endpoint: endpoint("authorization_endpoint")?,
             token_endpoint: endpoint("token_endpoint")?,
@@ -78,6 +87,19 @@ impl Metadata {
             authentication: authentication(&members)?,
             names_issuer: members.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
         })
+    }
+}
+
+/// Whether an algorithm that we verify is among those that it signs ID tokens with. RS256 is when nothing is said, for every provider must
+/// have it (OpenID Connect Discovery section 3).
+fn signs_verifiably(members: &Map<String, Value>) -> bool {
+    match members.get("id_token_signing_alg_values_supported") {
+        None => true,
+        Some(Value::Array(algorithms)) => algorithms
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|name| name.parse::<Algorithm>().is_ok()),
+        Some(_) => false,
     }
 }
 
@@ -140,6 +162,29 @@ mod tests {
         }
         let names = read(|document| document["authorization_response_iss_parameter_supported"] = true.into());
         assert!(names.unwrap().names_issuer);
+    }
+
+    #[test]
+    fn a_provider_that_signs_with_other_algorithms_alone_is_refused() {
+        for (algorithms, is_good) in [
+            (json!(["RS256"]), true),
+            (json!(["PS256", "ES256", "EdDSA"]), true),
+            (json!(["EdDSA"]), false),
+            (json!(["HS256", "none"]), false),
+            (json!(["PS256", "RS384", "RS512", "ES384", "ES512", "ES256K"]), false),
+            (json!(["rs256"]), false),
+            (json!([]), false),
+            (json!("RS256"), false),
+            (json!(null), false),
+        ] {
+            let read = read(|document| document["id_token_signing_alg_values_supported"] = algorithms.clone());
+            let expected = if is_good {
+                Ok(())
+            } else {
+                Err(MetadataError::Algorithms)
+            };
+            assert_eq!(read.map(drop), expected, "{algorithms}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod callback;
 pub mod claims;
+pub mod issuer;
 pub mod login;
 pub mod metadata;
 pub mod return_to;
@@ -13,6 +14,10 @@ use std::str::FromStr;
 use url::Url;
 
 use crate::clock::UnixTime;
+
+pub use issuer::{
+    Directories, DirectoryId, InvalidDirectories, InvalidDirectoryId, InvalidProviderIssuer, ProviderIssuer,
+};
 
 /// What is asked for when the operator names nothing else.
 pub const DEFAULT_SCOPE: &str = "openid email profile";
@@ -53,50 +58,6 @@ impl FromStr for ProviderName {
 }
 
 impl fmt::Display for ProviderName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-/// The issuer of a provider, byte for byte as it calls itself (OpenID Connect Discovery section 4.3): an https URL without
-/// query and fragment.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ProviderIssuer(String);
-
-/// The text cannot be an issuer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an issuer is an https URL without a user, a query and a fragment, such as https://accounts.google.com")]
-pub struct InvalidProviderIssuer;
-
-impl ProviderIssuer {
-    /// The issuer as it is written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Where its metadata is (OpenID Connect Discovery section 4).
-    ///
-    /// # Errors
-    /// Never for an issuer that was parsed; the type does not show it.
-    pub fn discovery_url(&self) -> Result<Url, InvalidProviderIssuer> {
-        let base = self.0.strip_suffix('/').unwrap_or(&self.0);
-        Url::parse(&format!("{base}/.well-known/openid-configuration")).map_err(|_| InvalidProviderIssuer)
-    }
-}
-
-impl FromStr for ProviderIssuer {
-    type Err = InvalidProviderIssuer;
-
-    fn from_str(text: &str) -> Result<Self, InvalidProviderIssuer> {
-        https_url(text)
-            .filter(|url| url.query().is_none())
-            .map(|_| Self(text.to_owned()))
-            .ok_or(InvalidProviderIssuer)
-    }
-}
-
-impl fmt::Display for ProviderIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
@@ -188,12 +149,16 @@ pub struct Provider {
     pub name: ProviderName,
     /// Its own.
     pub issuer: ProviderIssuer,
+    /// Whose people may log in where the issuer is a template; none where it is not.
+    pub directories: Option<Directories>,
     /// Its name for us.
     pub client_id: ProviderClientId,
     /// What is asked for.
     pub scope: OpenIdScope,
     /// Since when an account is linked by an e-mail that is verified on both sides; none when it never is.
     pub links_verified_emails_since: Option<UnixTime>,
+    /// Since when `email_verified` may also be the text `"true"`; none when only the JSON value `true` counts.
+    pub reads_email_verified_text_since: Option<UnixTime>,
     /// When it was registered.
     pub created_at: UnixTime,
     /// Since when nobody logs in with it.
@@ -209,39 +174,6 @@ mod tests {
         assert_eq!("google-2".parse::<ProviderName>().unwrap().as_str(), "google-2");
         for bad in ["", "Google", "a/b", "a b", "..", "ä", &"a".repeat(33)] {
             assert_eq!(bad.parse::<ProviderName>(), Err(InvalidProviderName), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_issuer_keeps_its_spelling_and_leads_to_its_metadata() {
-        for (issuer, discovery) in [
-            (
-                "https://accounts.google.com",
-                "https://accounts.google.com/.well-known/openid-configuration",
-            ),
-            (
-                "https://a.example/",
-                "https://a.example/.well-known/openid-configuration",
-            ),
-            (
-                "https://a.example/tenant",
-                "https://a.example/tenant/.well-known/openid-configuration",
-            ),
-        ] {
-            let parsed: ProviderIssuer = issuer.parse().unwrap();
-            assert_eq!(parsed.as_str(), issuer);
-            assert_eq!(parsed.discovery_url().unwrap().as_str(), discovery);
-        }
-        for bad in [
-            "",
-            "accounts.google.com",
-            "http://accounts.google.com",
-            "https://user@accounts.google.com",
-            "https://accounts.google.com?a",
-            "https://accounts.google.com#a",
-            "https://accounts.google.com\n",
-        ] {
-            assert_eq!(bad.parse::<ProviderIssuer>(), Err(InvalidProviderIssuer), "{bad:?}");
         }
     }
 

@@ -4,6 +4,7 @@
 mod bad_days;
 mod commands;
 mod crooked;
+mod directories;
 mod http;
 mod real;
 mod rows;

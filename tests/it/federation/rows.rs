@@ -21,6 +21,8 @@ fn provider(name: &str) -> Provider {
         client_id: "keyround".parse().unwrap(),
         scope: DEFAULT_SCOPE.parse().unwrap(),
         links_verified_emails_since: Some(START),
+        directories: None,
+        reads_email_verified_text_since: None,
         created_at: START,
         disabled_at: None,
     }

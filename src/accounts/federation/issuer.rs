@@ -1,0 +1,242 @@
+//! Who a provider says that it is: one issuer, or the template of a directory service with an issuer for each directory.
+
+use std::fmt;
+use std::str::FromStr;
+
+use url::Url;
+
+use super::https_url;
+
+/// The place of a directory's id in the issuer of a multi-tenant directory service, as Microsoft Entra ID writes it in its metadata.
+const PLACE: &str = "{tenantid}";
+
+/// The directory at which the metadata for all of them is.
+const EVERY: &str = "common";
+
+/// The issuer of a provider, byte for byte as it calls itself (OpenID Connect Discovery section 4.3): an https URL without
+/// query and fragment. A directory service has `{tenantid}` as a part of the path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProviderIssuer(String);
+
+/// The text cannot be an issuer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an issuer is an https URL without a user, a query and a fragment, such as https://accounts.google.com, or with {{tenantid}} as one \
+     part of its path, such as https://login.microsoftonline.com/{{tenantid}}/v2.0"
+)]
+pub struct InvalidProviderIssuer;
+
+impl ProviderIssuer {
+    /// The issuer as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether each directory has an issuer of its own.
+    #[must_use]
+    pub fn is_template(&self) -> bool {
+        self.0.contains(PLACE)
+    }
+
+    /// The issuer of one directory.
+    #[must_use]
+    pub fn of_directory(&self, directory: &str) -> String {
+        self.0.replace(PLACE, directory)
+    }
+
+    /// Whether an answer that names this issuer may be the provider's (RFC 9207). The ID token says which directory it is from.
+    #[must_use]
+    pub fn may_be(&self, iss: &str) -> bool {
+        match self.0.split_once(PLACE) {
+            None => iss == self.0,
+            Some((before, after)) => iss
+                .strip_prefix(before)
+                .and_then(|rest| rest.strip_suffix(after))
+                .is_some_and(|directory| directory.parse::<DirectoryId>().is_ok()),
+        }
+    }
+
+    /// Where its metadata is (OpenID Connect Discovery section 4).
+    ///
+    /// # Errors
+    /// Never for an issuer that was parsed; the type does not show it.
+    pub fn discovery_url(&self) -> Result<Url, InvalidProviderIssuer> {
+        let base = self.of_directory(EVERY);
+        let base = base.strip_suffix('/').unwrap_or(&base);
+        Url::parse(&format!("{base}/.well-known/openid-configuration")).map_err(|_| InvalidProviderIssuer)
+    }
+}
+
+impl FromStr for ProviderIssuer {
+    type Err = InvalidProviderIssuer;
+
+    fn from_str(text: &str) -> Result<Self, InvalidProviderIssuer> {
+        let places = text.split('/').skip(3).filter(|part| *part == PLACE).count();
+        let braces = text.matches(['{', '}']).count();
+        https_url(text)
+            .filter(|url| url.query().is_none() && places <= 1 && braces == 2 * places)
+            .map(|_| Self(text.to_owned()))
+            .ok_or(InvalidProviderIssuer)
+    }
+}
+
+impl fmt::Display for ProviderIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The id of one directory (`tid`): 1 to 64 of `A-Z a-z 0-9 -`, in lower case here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryId(String);
+
+/// The text cannot be a directory's id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a directory's id is 1 to 64 letters, digits and '-', such as 72f988bf-86f1-41af-91ab-2d7cd011db47")]
+pub struct InvalidDirectoryId;
+
+impl DirectoryId {
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DirectoryId {
+    type Err = InvalidDirectoryId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDirectoryId> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        let fits = (1..=64).contains(&text.len()) && text.bytes().all(is_plain);
+        fits.then(|| Self(text.to_ascii_lowercase())).ok_or(InvalidDirectoryId)
+    }
+}
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The directories whose people may log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directories {
+    /// Any directory of the service, whoever runs it.
+    Any,
+    /// These alone.
+    Listed(Vec<DirectoryId>),
+}
+
+impl Directories {
+    /// Whether people of this directory may log in.
+    #[must_use]
+    pub fn admit(&self, directory: &DirectoryId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(listed) => listed.contains(directory),
+        }
+    }
+}
+
+/// The text cannot say which directories there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("directories are '*' or ids separated by single spaces")]
+pub struct InvalidDirectories;
+
+impl FromStr for Directories {
+    type Err = InvalidDirectories;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDirectories> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let ids: Result<_, _> = text.split(' ').map(str::parse).collect();
+        ids.map(Self::Listed).map_err(|_| InvalidDirectories)
+    }
+}
+
+impl fmt::Display for Directories {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.pad("*"),
+            Self::Listed(ids) => f.pad(&ids.iter().map(DirectoryId::as_str).collect::<Vec<_>>().join(" ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_keeps_its_spelling_and_leads_to_its_metadata() {
+        for (issuer, discovery) in [
+            (
+                "https://accounts.google.com",
+                "https://accounts.google.com/.well-known/openid-configuration",
+            ),
+            (
+                "https://a.example/",
+                "https://a.example/.well-known/openid-configuration",
+            ),
+            (
+                "https://a.example/tenant",
+                "https://a.example/tenant/.well-known/openid-configuration",
+            ),
+            (
+                "https://login.microsoftonline.com/{tenantid}/v2.0",
+                "https://login.microsoftonline.com/common/v2.0/.well-known/openid-configuration",
+            ),
+        ] {
+            let parsed: ProviderIssuer = issuer.parse().unwrap();
+            assert_eq!(parsed.as_str(), issuer);
+            assert_eq!(parsed.discovery_url().unwrap().as_str(), discovery);
+        }
+        for bad in [
+            "",
+            "accounts.google.com",
+            "http://accounts.google.com",
+            "https://user@accounts.google.com",
+            "https://accounts.google.com?a",
+            "https://accounts.google.com#a",
+            "https://accounts.google.com\n",
+            "https://{tenantid}.example",
+            "https://a.example/{tenantid}/{tenantid}",
+            "https://a.example/x{tenantid}",
+            "https://a.example/{tid}",
+            "https://a.example/{",
+        ] {
+            assert_eq!(bad.parse::<ProviderIssuer>(), Err(InvalidProviderIssuer), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_may_be_any_directory_of_the_service_and_nothing_else() {
+        let issuer: ProviderIssuer = "https://login.example/{tenantid}/v2.0".parse().unwrap();
+        assert!(issuer.may_be("https://login.example/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0"));
+        for other in [
+            "https://login.example/{tenantid}/v2.0",
+            "https://login.example//v2.0",
+            "https://login.example/a/b/v2.0",
+            "https://login.example/a/v2.0/",
+            "https://login.example.evil/a/v2.0",
+        ] {
+            assert!(!issuer.may_be(other), "{other}");
+        }
+        let plain: ProviderIssuer = "https://id.example".parse().unwrap();
+        assert!(plain.may_be("https://id.example") && !plain.may_be("https://id.example/"));
+    }
+
+    #[test]
+    fn directories_are_any_or_listed() {
+        assert_eq!("*".parse(), Ok(Directories::Any));
+        let listed: Directories = "A-1 b".parse().unwrap();
+        assert_eq!(listed.to_string(), "a-1 b");
+        assert!(listed.admit(&"a-1".parse().unwrap()) && !listed.admit(&"a".parse().unwrap()));
+        for bad in ["", " ", "a  b", "a/b", "*  ", "* a"] {
+            assert_eq!(bad.parse::<Directories>(), Err(InvalidDirectories), "{bad:?}");
+        }
+    }
+}
