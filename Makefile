@@ -13,6 +13,7 @@ RUST := tests/interop/rust
 SPRING := tests/interop/spring
 RIVAL := benches/oidc-provider
 ENVOY := tests/interop/envoy/requirements.txt
+SCHEMAS := target/kubernetes/ready
 VERIFIERS := $(INTEROP)/envoy/ready $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready \
 	$(INTEROP)/spring/ready $(INTEROP)/apache $(INTEROP)/rust/verifier $(INTEROP)/vectors/ready
 
@@ -21,7 +22,7 @@ run:
 	cargo build --release --locked
 	./target/release/keyround serve --dev
 
-test: $(VERIFIERS) $(PROVIDER)/node_modules/ready
+test: $(VERIFIERS) $(PROVIDER)/node_modules/ready $(SCHEMAS)
 	tests/postgres.sh cargo test --locked --no-fail-fast
 
 # Its table goes into the README.
@@ -68,6 +69,12 @@ $(RIVAL)/node_modules/ready: $(RIVAL)/package.json $(RIVAL)/package-lock.json
 $(VENV)/ready: tests/interop/python/requirements.txt | packages
 	python3 -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/interop/python/requirements.txt
+	@touch $@
+
+# The published schemas of Kubernetes, which the manifests are held to.
+$(SCHEMAS): tests/kubernetes/requirements.txt | packages
+	python3 -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
 
 $(INTEROP)/rust/verifier: $(RUST)/Cargo.toml $(RUST)/Cargo.lock $(wildcard $(RUST)/src/*.rs) | packages

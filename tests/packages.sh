@@ -119,6 +119,9 @@ finish() {
             unpack liblua5.3.so.0 liblua5.3-0
             unpack libopentracing.so.1 libopentracing1
             unpack libopentracing-c-wrapper.so.0 libopentracing-c-wrapper0
+            unpack pgbouncer pgbouncer
+            unpack libcares.so.2 libc-ares2
+            unpack libevent-2.1.so.7 libevent-2.1-7
             unpack faketime/libfaketime.so.1 libfaketime
         elif [ "$part" = failover ]; then
             unpack patroni patroni

@@ -30,8 +30,9 @@ use zeroize::Zeroizing;
 use super::password::Password;
 use crate::jose::seal::{HashKey, random_salt, same_octets};
 
+pub use crate::jose::kdf::Pbkdf2Digest;
+
 use derived::Derived;
-pub use derived::Pbkdf2Digest;
 
 /// What the digest under the server's hash key is for.
 const PURPOSE: &str = "password";

@@ -9,6 +9,7 @@ pub mod jwk;
 pub mod jwk_set;
 pub mod jws;
 pub mod jwt;
+pub mod kdf;
 pub mod key;
 mod kid;
 pub mod numeric_date;

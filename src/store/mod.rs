@@ -22,6 +22,7 @@ pub mod look;
 pub mod nodes;
 pub mod outage;
 pub mod passwords;
+mod pooling;
 mod pools;
 mod primary;
 pub mod sealed;
@@ -91,6 +92,13 @@ pub enum StoreError {
     /// No server of the URL accepts writes.
     #[error("no database server can be used: {0}")]
     NoPrimary(String),
+    /// A pooler that gives each transaction another connection.
+    #[error(
+        "database.url leads to a pooler, such as PgBouncer, that gives each transaction or statement another connection to PostgreSQL, but \
+         Keyround prepares statements on its connections: set pool_mode=session for this database there, or name PostgreSQL itself in \
+         database.url"
+    )]
+    PooledTransactions,
     /// Somebody else was faster; the whole operation may be tried again.
     #[error("another writer was faster")]
     Conflict,
@@ -380,9 +388,9 @@ impl Db {
                     .max_connections(CONNECTIONS)
                     .acquire_timeout(ACQUIRE_TIMEOUT);
                 let servers = Arc::new(Servers::new(url)?);
-                let pool = primary::writable_only(options)
-                    .connect_with(servers.find().await?)
-                    .await?;
+                let server = servers.find().await?;
+                pooling::refuse(&server).await?;
+                let pool = primary::writable_only(options).connect_with(server).await?;
                 if servers.are_several() {
                     tokio::spawn(Arc::clone(&servers).follow(pool.clone()));
                 }

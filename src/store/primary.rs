@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Row};
 
 use tokio::sync::watch;
 
@@ -43,7 +43,8 @@ pub(super) fn writable_only(options: PgPoolOptions) -> PgPoolOptions {
 /// # Errors
 /// [`ReadOnly`], or when the server does not answer.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let read_only: String = sqlx::query_scalar(IS_READ_ONLY).fetch_one(connection).await?;
+    // By the simple protocol: behind a pooler that is refused later, a prepared statement may fail in a way that names no cause.
+    let read_only: String = sqlx::raw_sql(IS_READ_ONLY).fetch_one(connection).await?.try_get(0)?;
     if read_only == "off" {
         Ok(())
     } else {

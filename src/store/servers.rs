@@ -39,7 +39,8 @@ impl Servers {
         let server = |server: &PostgresServer| {
             Ok(Server {
                 name: server.name.clone(),
-                options: PgConnectOptions::from_str(server.reveal())?,
+                // No number with a fraction is read, and PgBouncer refuses this parameter of a start.
+                options: PgConnectOptions::from_str(server.reveal())?.extra_float_digits(None),
             })
         };
         Ok(Self {

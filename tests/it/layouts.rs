@@ -5,6 +5,8 @@
 //!
 //! This takes root and a mount namespace. A machine that allows neither runs the rest with `TEST_WITHOUT_NAMESPACES=yes`.
 
+mod kubernetes;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -52,9 +54,11 @@ struct Layout {
     environment: BTreeMap<String, String>,
     arguments: Vec<String>,
     /// Files that are there, with mode and owner; none of them can be written.
-    files: Vec<(String, String, u32, u32)>,
+    files: Vec<(String, String, u32, (u32, u32))>,
     /// The folders that can be written.
     writable: Vec<String>,
+    /// Of these, those that are volumes with an owner and a mode of their own.
+    volumes: Vec<(String, u32, (u32, u32))>,
     /// How long it may take to stop.
     grace: Duration,
 }
@@ -91,7 +95,13 @@ impl<'a> Deployment<'a> {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(&file, text).unwrap();
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(*mode)).unwrap();
-            chown(&file, Some(*owner), Some(*owner)).unwrap();
+            chown(&file, Some(owner.0), Some(owner.1)).unwrap();
+        }
+        for (path, mode, owner) in &layout.volumes {
+            let volume = root.join(path.trim_start_matches('/'));
+            std::fs::create_dir_all(&volume).unwrap();
+            chown(&volume, Some(owner.0), Some(owner.1)).unwrap();
+            std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(*mode)).unwrap();
         }
         let (public, admin) = (free_port(), free_port());
         let at = |port: u16| format!("127.0.0.1:{port}");
@@ -352,16 +362,17 @@ fn installed(settings: &str) -> Layout {
                 "/etc/keyround/config.toml".to_owned(),
                 settings.to_owned(),
                 0o600,
-                10001,
+                (10001, 10001),
             ),
             (
                 "/etc/keyround/master.key".to_owned(),
                 MASTER_KEY.to_owned(),
                 0o600,
-                10001,
+                (10001, 10001),
             ),
         ],
         writable: vec!["/var/lib/keyround".to_owned(), "/tmp".to_owned()],
+        volumes: Vec::new(),
         grace: Duration::from_secs(only("TimeoutStopSec").parse().unwrap()),
     }
 }
@@ -485,6 +496,17 @@ fn mounted(lines: &[&str]) -> Vec<String> {
         .collect()
 }
 
+/// What the Dockerfile sets.
+fn of_the_image(dockerfile: &str) -> BTreeMap<String, String> {
+    dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("ENV "))
+        .flat_map(|line| line.split(' '))
+        .map(|variable| variable.split_once('=').unwrap())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
 /// A service of compose.yaml in the image of the Dockerfile.
 fn composed(service: &str, secrets: &[(&str, &str)]) -> Layout {
     let (compose, image) = (text("compose.yaml"), text("Dockerfile"));
@@ -505,18 +527,12 @@ fn composed(service: &str, secrets: &[(&str, &str)]) -> Layout {
     };
     let user = after("USER ");
     let (user, group) = user.split_once(':').unwrap();
-    let user = user.parse().unwrap();
+    let user: u32 = user.parse().unwrap();
     assert_eq!(
         (after("STOPSIGNAL "), after("CMD ")),
         ("SIGTERM".to_owned(), "[\"serve\"]".to_owned())
     );
-    let mut environment: BTreeMap<String, String> = image
-        .lines()
-        .filter_map(|line| line.strip_prefix("ENV "))
-        .flat_map(|line| line.split(' '))
-        .map(|variable| variable.split_once('=').unwrap())
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let mut environment = of_the_image(&image);
     let own = block(&compose, service);
     environment.extend(variables(&block(&compose, "x-settings: &settings")));
     environment.extend(variables(&own));
@@ -530,7 +546,7 @@ fn composed(service: &str, secrets: &[(&str, &str)]) -> Layout {
             .iter()
             .any(|line| line.trim().starts_with("secrets: [") && line.contains(name));
         assert!(is_given, "{service} has no secret {name}");
-        (format!("/run/secrets/{name}"), text.to_owned(), 0o600, user)
+        (format!("/run/secrets/{name}"), text.to_owned(), 0o600, (user, user))
     };
     Layout {
         user,
@@ -541,6 +557,7 @@ fn composed(service: &str, secrets: &[(&str, &str)]) -> Layout {
         arguments: vec!["serve".to_owned()],
         files: secrets.iter().map(secret).collect(),
         writable: mounted(&own),
+        volumes: Vec::new(),
         grace: Duration::from_secs(grace.unwrap().parse().unwrap()),
     }
 }

@@ -55,6 +55,7 @@ mod operating;
 mod output;
 mod owasp;
 mod people;
+mod pooling;
 mod process;
 mod public_vectors;
 mod raw;

@@ -1,4 +1,4 @@
-//! Hashes of other systems by PBKDF2 (RFC 8018) and scrypt (RFC 7914), computed by OpenSSL. Each form that is read is stored in one, that of
+//! Hashes of other systems by PBKDF2 (RFC 8018) and scrypt (RFC 7914). Each form that is read is stored in one, that of
 //! the Password Hashing Competition:
 //!
 //! | read | of |
@@ -13,9 +13,9 @@ use std::fmt;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
-use openssl::hash::MessageDigest;
-use openssl::pkcs5;
 use zeroize::Zeroizing;
+
+use crate::jose::kdf::{self, Pbkdf2Digest, Scrypt};
 
 use super::{HashCost, HashingFailed, InvalidHash, MOST_MEMORY, split};
 
@@ -29,61 +29,34 @@ const MOST_ROUNDS_OF_SHA512: u32 = 1_000_000;
 /// The most work of scrypt, as N times r times p: twice that of N = 2^16 and r = 8.
 const MOST_SCRYPT: u64 = 1 << 20;
 
-/// The digest of PBKDF2's HMAC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Pbkdf2Digest {
-    /// SHA-1, whose weakness to collisions HMAC does not share.
-    Sha1,
-    /// SHA-256.
-    Sha256,
-    /// SHA-512.
-    Sha512,
+/// The first word of the stored form.
+const fn word(digest: Pbkdf2Digest) -> &'static str {
+    match digest {
+        Pbkdf2Digest::Sha1 => "pbkdf2",
+        Pbkdf2Digest::Sha256 => "pbkdf2-sha256",
+        Pbkdf2Digest::Sha512 => "pbkdf2-sha512",
+    }
 }
 
-impl Pbkdf2Digest {
-    pub(super) const ALL: [Self; 3] = [Self::Sha1, Self::Sha256, Self::Sha512];
-
-    /// The first word of the stored form.
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Sha1 => "pbkdf2",
-            Self::Sha256 => "pbkdf2-sha256",
-            Self::Sha512 => "pbkdf2-sha512",
-        }
+fn digest_by_name(name: &str) -> Result<Pbkdf2Digest, InvalidHash> {
+    match name {
+        "sha1" => Ok(Pbkdf2Digest::Sha1),
+        "sha256" => Ok(Pbkdf2Digest::Sha256),
+        "sha512" => Ok(Pbkdf2Digest::Sha512),
+        _ => Err(InvalidHash::Form),
     }
+}
 
-    fn by_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|digest| digest.word() == word)
-    }
-
-    fn by_name(name: &str) -> Result<Self, InvalidHash> {
-        match name {
-            "sha1" => Ok(Self::Sha1),
-            "sha256" => Ok(Self::Sha256),
-            "sha512" => Ok(Self::Sha512),
-            _ => Err(InvalidHash::Form),
-        }
-    }
-
-    fn openssl(self) -> MessageDigest {
-        match self {
-            Self::Sha1 => MessageDigest::sha1(),
-            Self::Sha256 => MessageDigest::sha256(),
-            Self::Sha512 => MessageDigest::sha512(),
-        }
-    }
-
-    /// How many rounds so many iterations are for an output of this length.
-    fn rounds(self, iterations: u32, length: usize) -> Option<u32> {
-        let blocks = length.div_ceil(self.openssl().size());
-        iterations.checked_mul(u32::try_from(blocks).ok()?)
-    }
+/// How many rounds so many iterations are for an output of this length.
+fn rounds(digest: Pbkdf2Digest, iterations: u32, length: usize) -> Option<u32> {
+    let blocks = length.div_ceil(digest.octets());
+    iterations.checked_mul(u32::try_from(blocks).ok()?)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kdf {
     Pbkdf2 { digest: Pbkdf2Digest, iterations: u32 },
-    Scrypt { log_n: u8, r: u32, p: u32 },
+    Scrypt(Scrypt),
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -99,10 +72,10 @@ impl fmt::Display for Derived {
         let [salt, output] = [&self.salt, &self.output].map(|octets| BASE64_STANDARD_NO_PAD.encode(octets));
         match self.kdf {
             Kdf::Pbkdf2 { digest, iterations } => {
-                let (word, length) = (digest.word(), self.output.len());
+                let (word, length) = (word(digest), self.output.len());
                 write!(f, "${word}$i={iterations},l={length}${salt}${output}")
             }
-            Kdf::Scrypt { log_n, r, p } => write!(f, "$scrypt$ln={log_n},r={r},p={p}${salt}${output}"),
+            Kdf::Scrypt(Scrypt { log_n, r, p }) => write!(f, "$scrypt$ln={log_n},r={r},p={p}${salt}${output}"),
         }
     }
 }
@@ -124,7 +97,7 @@ impl Derived {
                 (kdf, base64(salt)?, output)
             }
             ["pbkdf2_sha256" | "pbkdf2_sha1", iterations, salt, output] => {
-                let digest = Pbkdf2Digest::by_name(&parts[0]["pbkdf2_".len()..])?;
+                let digest = digest_by_name(&parts[0]["pbkdf2_".len()..])?;
                 let iterations = number(iterations)?;
                 (
                     Kdf::Pbkdf2 { digest, iterations },
@@ -136,7 +109,7 @@ impl Derived {
             [method, salt, output] => {
                 let kdf = match method.split(':').collect::<Vec<_>>().as_slice() {
                     ["pbkdf2", digest, iterations] => Kdf::Pbkdf2 {
-                        digest: Pbkdf2Digest::by_name(digest)?,
+                        digest: digest_by_name(digest)?,
                         iterations: number(iterations)?,
                     },
                     ["scrypt", n, r, p] => scrypt(n, r, p)?,
@@ -170,15 +143,11 @@ impl Derived {
     pub(super) fn compute(&self, secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, HashingFailed> {
         let mut output = Zeroizing::new(vec![0; self.output.len()]);
         let computed = match self.kdf {
-            Kdf::Pbkdf2 { digest, iterations } => {
-                let iterations = usize::try_from(iterations).map_err(|_| HashingFailed::Function)?;
-                pkcs5::pbkdf2_hmac(secret, &self.salt, iterations, digest.openssl(), &mut output)
-            }
-            Kdf::Scrypt { log_n, r, p } => {
-                // What OpenSSL refuses to exceed, with room for what it needs beside N blocks.
+            Kdf::Pbkdf2 { digest, iterations } => kdf::pbkdf2(digest, iterations, secret, &self.salt, &mut output),
+            Kdf::Scrypt(costs) => {
+                // With room for what it needs beside N blocks.
                 let most_memory = u64::from(MOST_MEMORY) * 1024 * 2;
-                let (n, r, p) = (1_u64 << log_n, u64::from(r), u64::from(p));
-                pkcs5::scrypt(secret, &self.salt, n, r, p, most_memory, &mut output)
+                kdf::scrypt(costs, most_memory, secret, &self.salt, &mut output)
             }
         };
         computed.map_err(|_| HashingFailed::Function)?;
@@ -204,7 +173,7 @@ pub(super) fn spend_pbkdf2(
             iterations: rounds,
         },
         salt: vec![0; 16],
-        output: vec![0; digest.openssl().size()],
+        output: vec![0; digest.octets()],
     };
     work.compute(secret)
 }
@@ -212,7 +181,7 @@ pub(super) fn spend_pbkdf2(
 /// Spends what a check costs.
 pub(super) fn spend_scrypt(log_n: u8, r: u32, p: u32, secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, HashingFailed> {
     let work = Derived {
-        kdf: Kdf::Scrypt { log_n, r, p },
+        kdf: Kdf::Scrypt(Scrypt { log_n, r, p }),
         salt: vec![0; 16],
         output: vec![0; 32],
     };
@@ -223,14 +192,14 @@ impl Kdf {
     fn cost(self, length: usize) -> Result<HashCost, InvalidHash> {
         match self {
             Self::Pbkdf2 { digest, iterations } => {
-                let rounds = digest.rounds(iterations, length).ok_or(InvalidHash::Cost)?;
+                let rounds = rounds(digest, iterations, length).ok_or(InvalidHash::Cost)?;
                 let is_too_much = digest == Pbkdf2Digest::Sha512 && rounds > MOST_ROUNDS_OF_SHA512;
                 if is_too_much || !ROUNDS.contains(&rounds) {
                     return Err(InvalidHash::Cost);
                 }
                 Ok(HashCost::Pbkdf2 { digest, rounds })
             }
-            Self::Scrypt { log_n, r, p } => {
+            Self::Scrypt(Scrypt { log_n, r, p }) => {
                 let n = 1_u64.checked_shl(log_n.into()).ok_or(InvalidHash::Cost)?;
                 let blocks = n.checked_mul(r.into()).ok_or(InvalidHash::Cost)?;
                 let work = blocks.checked_mul(p.into()).ok_or(InvalidHash::Cost)?;
@@ -251,14 +220,15 @@ fn kdf(word: &str, parameters: &str) -> Result<(Kdf, Option<usize>), InvalidHash
     let valued = |text: &str, name: &str| number(text.strip_prefix(name).ok_or(InvalidHash::Form)?);
     if word == "scrypt" {
         let [log_n, r, p] = split::<3>(parameters, ',').ok_or(InvalidHash::Form)?;
-        let kdf = Kdf::Scrypt {
+        let costs = Scrypt {
             log_n: u8::try_from(valued(log_n, "ln=")?).map_err(|_| InvalidHash::Cost)?,
             r: valued(r, "r=")?,
             p: valued(p, "p=")?,
         };
-        return Ok((kdf, None));
+        return Ok((Kdf::Scrypt(costs), None));
     }
-    let digest = Pbkdf2Digest::by_word(word).ok_or(InvalidHash::Form)?;
+    let digest = Pbkdf2Digest::ALL.into_iter().find(|digest| self::word(*digest) == word);
+    let digest = digest.ok_or(InvalidHash::Form)?;
     let (iterations, length) = match split::<2>(parameters, ',') {
         Some([iterations, length]) => (valued(iterations, "i=")?, Some(valued(length, "l=")?)),
         None => (number(parameters.strip_prefix("i=").unwrap_or(parameters))?, None),
@@ -281,11 +251,11 @@ fn scrypt(n: &str, r: &str, p: &str) -> Result<Kdf, InvalidHash> {
     if !n.is_power_of_two() {
         return Err(InvalidHash::Form);
     }
-    Ok(Kdf::Scrypt {
+    Ok(Kdf::Scrypt(Scrypt {
         log_n: u8::try_from(n.ilog2()).map_err(|_| InvalidHash::Cost)?,
         r: number(r)?,
         p: number(p)?,
-    })
+    }))
 }
 
 /// With or without padding; passlib has a full stop in place of the plus sign.

@@ -25,7 +25,7 @@ use nodes::Nodes;
 const POLICIES: &str = "api audience=https://api.example.com scope=read, open audience=https://api.example.com";
 
 /// A program in the foreground; ended when dropped.
-struct Program(Child);
+pub struct Program(Child);
 
 /// Where the libraries of unpacked programs are: in a folder named after the machine's kind.
 fn libraries() -> String {
@@ -36,7 +36,7 @@ fn libraries() -> String {
 }
 
 impl Program {
-    fn start(program: &str, arguments: &[&str], folder: &Path) -> Self {
+    pub fn start(program: &str, arguments: &[&str], folder: &Path) -> Self {
         let log = std::fs::File::create(folder.join("gateway.log")).unwrap();
         let child = Command::new("/usr/bin/env")
             .env_clear()

@@ -1,0 +1,340 @@
+//! deploy/kubernetes: compared with the published schemas and with what the server knows, and run in the layout that the kubelet makes.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+
+use keyround::config::settings::SETTINGS;
+use serde_json::json;
+
+use super::*;
+
+const MANIFESTS: &str = "kubernetes/keyround.yaml";
+const PAGE: &str = include_str!("../../../deploy/kubernetes/README.md");
+/// The schemas that are asked: the oldest and the newest of those that the page names, and one between.
+const VERSIONS: [&str; 3] = ["1.30.0", "1.33.0", "1.37.0"];
+
+/// A program of the Python environment that `make target/kubernetes/ready` makes.
+fn python(program: &str) -> Command {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kubernetes/bin");
+    assert!(folder.exists(), "run 'make target/kubernetes/ready' first");
+    Command::new(folder.join(program))
+}
+
+/// What the schemas say about this text, strictly: a field that they do not have is refused.
+fn validated(text: &str, version: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("manifests.yaml");
+    std::fs::write(&file, text).unwrap();
+    let mut command = python("kubernetes-validate");
+    let output = command.args(["--strict", "-k", version]).arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        let documents = text.split("\n---\n").count();
+        assert_eq!(said.matches(" passed for resource ").count(), documents, "{said}");
+        return Ok(());
+    }
+    Err(said)
+}
+
+#[test]
+fn the_published_schemas_take_the_manifests_and_no_misspelt_ones() {
+    let manifests = text(MANIFESTS);
+    for version in VERSIONS {
+        assert_eq!(validated(&manifests, version), Ok(()), "{version}");
+    }
+    for (from, to) in [
+        ("runAsNonRoot", "runAsNonroot"),
+        ("enableServiceLinks", "enableServicelinks"),
+        ("readinessProbe", "readynessProbe"),
+        ("minAvailable", "minimumAvailable"),
+        ("volumeClaimTemplates", "volumeClaimTemplate"),
+        ("policyTypes", "policyType"),
+        ("replicas: 2", "replicas: two"),
+        ("defaultMode: 0440", "defaultMode: \"0440\""),
+        ("fsGroupChangePolicy", "fsGroupPolicy"),
+    ] {
+        assert!(manifests.contains(from), "{from}");
+        let said = validated(&manifests.replace(from, to), VERSIONS[2]);
+        assert!(said.is_err(), "{to} is taken");
+    }
+}
+
+/// Every document, as JSON.
+fn documents() -> Vec<Value> {
+    let read = "import yaml,json,sys; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    let output = python("python")
+        .args(["-c", read])
+        .arg(deploy(MANIFESTS))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn the<'a>(documents: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found = documents
+        .iter()
+        .find(|document| document["kind"] == kind && document["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+/// The settings of the `ConfigMap`.
+fn settings(documents: &[Value]) -> BTreeMap<String, String> {
+    let data = the(documents, "ConfigMap", "keyround")["data"].as_object().unwrap();
+    data.iter()
+        .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
+        .collect()
+}
+
+/// What a schema cannot know: names that refer to each other, and names, ports and paths that the server knows.
+#[test]
+fn the_manifests_fit_together_and_the_server() {
+    let documents = documents();
+    let set = &the(&documents, "StatefulSet", "keyround")["spec"];
+    let pod = &set["template"]["spec"];
+    let [container] = pod["containers"].as_array().unwrap().as_slice() else {
+        panic!("one container");
+    };
+
+    // Everything but the namespace is in it, and every selector finds the pods.
+    let labels = &set["template"]["metadata"]["labels"];
+    for document in &documents {
+        if document["kind"] != "Namespace" {
+            assert_eq!(document["metadata"]["namespace"], "keyround", "{document}");
+        }
+    }
+    for selector in [
+        &the(&documents, "Service", "keyround")["spec"]["selector"],
+        &the(&documents, "Service", "keyround-nodes")["spec"]["selector"],
+        &set["selector"]["matchLabels"],
+        &the(&documents, "PodDisruptionBudget", "keyround")["spec"]["selector"]["matchLabels"],
+        &the(&documents, "NetworkPolicy", "keyround")["spec"]["podSelector"]["matchLabels"],
+        &pod["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+    ] {
+        assert_eq!(selector, labels);
+    }
+    assert_eq!(set["serviceName"], "keyround-nodes");
+    assert_eq!(container["envFrom"][0]["configMapRef"]["name"], "keyround");
+
+    // Every variable is a setting.
+    let settings = settings(&documents);
+    let known: BTreeSet<String> = SETTINGS
+        .iter()
+        .map(keyround::config::settings::Setting::variable)
+        .collect();
+    for name in settings.keys() {
+        assert!(known.contains(name), "{name} is no setting");
+    }
+
+    // Ports by name, as the settings have them.
+    let port_of = |name: &str| {
+        let ports = container["ports"].as_array().unwrap();
+        let port = ports.iter().find(|port| port["name"] == name);
+        port.unwrap_or_else(|| panic!("no port {name}"))["containerPort"]
+            .as_u64()
+            .unwrap()
+    };
+    for (port, setting) in [
+        ("http", "KEYROUND_SERVER__LISTEN"),
+        ("admin", "KEYROUND_SERVER__ADMIN_LISTEN"),
+    ] {
+        assert_eq!(settings[setting], format!("0.0.0.0:{}", port_of(port)));
+    }
+    assert_eq!(
+        the(&documents, "Service", "keyround")["spec"]["ports"][0]["targetPort"],
+        "http"
+    );
+    assert_eq!(
+        the(&documents, "Service", "keyround-nodes")["spec"]["ports"][0]["targetPort"],
+        "admin"
+    );
+    let ingress = the(&documents, "NetworkPolicy", "keyround")["spec"]["ingress"]
+        .as_array()
+        .unwrap();
+    let admitted: Vec<&Value> = ingress.iter().map(|rule| &rule["ports"][0]["port"]).collect();
+    assert_eq!(admitted, ["http", "admin"]);
+
+    // Each probe asks the admin listener, for what the page says.
+    for (probe, path) in [
+        ("startupProbe", "/livez"),
+        ("readinessProbe", "/readyz"),
+        ("livenessProbe", "/livez"),
+    ] {
+        let get = &container[probe]["httpGet"];
+        assert_eq!((&get["path"], &get["port"]), (&json!(path), &json!("admin")), "{probe}");
+    }
+
+    // Every file is in a volume, and only the ledger's can be written.
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mount = |name: &str| mounts.iter().find(|mount| mount["name"] == name).unwrap();
+    let (secrets, ledger) = (mount("secrets"), mount("ledger"));
+    assert_eq!((&secrets["readOnly"], ledger.get("readOnly")), (&json!(true), None));
+    for setting in ["KEYROUND_DATABASE__URL_FILE", "KEYROUND_KEYS__MASTER_KEY_FILE"] {
+        let folder = Path::new(&settings[setting]).parent().unwrap().to_str().unwrap();
+        assert_eq!(secrets["mountPath"], folder, "{setting}");
+        let key = Path::new(&settings[setting]).file_name().unwrap().to_str().unwrap();
+        assert!(PAGE.contains(&format!("--from-file={key}")), "the page makes no {key}");
+    }
+    let folder = Path::new(&settings["KEYROUND_KEYS__LEDGER_FILE"]).parent().unwrap();
+    assert_eq!(ledger["mountPath"], folder.to_str().unwrap());
+    assert_eq!(set["volumeClaimTemplates"][0]["metadata"]["name"], "ledger");
+    assert_eq!(pod["volumes"][0]["secret"]["secretName"], "keyround");
+    assert!(PAGE.contains("create secret generic keyround "));
+
+    // The restricted Pod Security Standard.
+    let (of_pod, of_container) = (&pod["securityContext"], &container["securityContext"]);
+    assert_eq!(of_pod["runAsNonRoot"], true);
+    assert_eq!(of_pod["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(of_pod["fsGroupChangePolicy"], "OnRootMismatch");
+    assert_eq!(of_container["allowPrivilegeEscalation"], false);
+    assert_eq!(of_container["readOnlyRootFilesystem"], true);
+    assert_eq!(of_container["capabilities"], json!({ "drop": ["ALL"] }));
+    assert_eq!(pod["enableServiceLinks"], false);
+    assert_eq!(pod["automountServiceAccountToken"], false);
+
+    // The user is the image's, and one node is left when one is taken away.
+    let image = text("Dockerfile");
+    let user = image.lines().find_map(|line| line.strip_prefix("USER ")).unwrap();
+    assert_eq!(user, format!("{}:{}", of_pod["runAsUser"], of_pod["runAsGroup"]));
+    assert_eq!(of_pod["fsGroup"], of_pod["runAsGroup"]);
+    assert_eq!(set["replicas"], 2);
+    assert_eq!(
+        the(&documents, "PodDisruptionBudget", "keyround")["spec"]["minAvailable"],
+        1
+    );
+    // As deploy/README.md asks for: the delay and 20 seconds, at least.
+    let delay: u64 = settings["KEYROUND_SERVER__SHUTDOWN_DELAY"]
+        .trim_end_matches('s')
+        .parse()
+        .unwrap();
+    assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() >= delay + 20);
+    for version in [VERSIONS[0], VERSIONS[2]] {
+        assert!(
+            PAGE.contains(version.trim_end_matches(".0")),
+            "the page does not name {version}"
+        );
+    }
+}
+
+/// What Kubernetes would set for Services called `keyround` and `keyround-nodes` if the links were on.
+const LINKS: [(&str, &str); 9] = [
+    ("KEYROUND_SERVICE_HOST", "10.96.7.1"),
+    ("KEYROUND_SERVICE_PORT", "80"),
+    ("KEYROUND_SERVICE_PORT_HTTP", "80"),
+    ("KEYROUND_PORT", "tcp://10.96.7.1:80"),
+    ("KEYROUND_PORT_80_TCP", "tcp://10.96.7.1:80"),
+    ("KEYROUND_PORT_80_TCP_PROTO", "tcp"),
+    ("KEYROUND_PORT_80_TCP_PORT", "80"),
+    ("KEYROUND_PORT_80_TCP_ADDR", "10.96.7.1"),
+    ("KEYROUND_NODES_SERVICE_HOST", "10.96.7.2"),
+];
+
+/// A pod: secrets of root in a group's reach, and a volume as `fsGroup` leaves it.
+fn pod(database: &TestDatabase) -> Layout {
+    let documents = documents();
+    let spec = &the(&documents, "StatefulSet", "keyround")["spec"]["template"]["spec"];
+    let number = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
+    let (user, group) = (
+        number(&spec["securityContext"]["runAsUser"]),
+        number(&spec["securityContext"]["fsGroup"]),
+    );
+    let mode = number(&spec["volumes"][0]["secret"]["defaultMode"]);
+    let image = text("Dockerfile");
+    let settings = settings(&documents);
+    let mut environment = of_the_image(&image);
+    environment.extend(settings.clone());
+    environment.extend(LINKS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let file = |setting: &str, text: &str| (settings[setting].clone(), text.to_owned(), mode, (0, group));
+    let ledger = Path::new(&settings["KEYROUND_KEYS__LEDGER_FILE"]).parent().unwrap();
+    let ledger = ledger.to_str().unwrap().to_owned();
+    let arguments = spec["containers"][0]["args"].as_array().unwrap();
+    Layout {
+        user,
+        group,
+        umask: "0022",
+        working_directory: image.lines().rfind(|line| line.starts_with("WORKDIR ")).unwrap()["WORKDIR ".len()..]
+            .to_owned(),
+        environment,
+        arguments: arguments.iter().map(|word| word.as_str().unwrap().to_owned()).collect(),
+        files: vec![
+            file("KEYROUND_KEYS__MASTER_KEY_FILE", MASTER_KEY),
+            file("KEYROUND_DATABASE__URL_FILE", &database.url),
+        ],
+        writable: vec![ledger.clone()],
+        volumes: vec![(ledger, 0o2775, (0, group))],
+        grace: Duration::from_secs(spec["terminationGracePeriodSeconds"].as_u64().unwrap()),
+    }
+}
+
+/// The kubelet keeps the content of a secret in a folder of its own, behind two links that change at once.
+fn link_as_the_kubelet_does(deployment: &Deployment<'_>) {
+    for (path, ..) in &deployment.layout.files {
+        let file = deployment.root.join(path.trim_start_matches('/'));
+        let (folder, name) = (file.parent().unwrap(), file.file_name().unwrap());
+        let content = folder.join("..2026_01_01_00_00_00.123456789");
+        std::fs::create_dir_all(&content).unwrap();
+        std::fs::rename(&file, content.join(name)).unwrap();
+        let data = folder.join("..data");
+        if !data.exists() {
+            std::os::unix::fs::symlink(content.file_name().unwrap(), &data).unwrap();
+        }
+        std::os::unix::fs::symlink(Path::new("..data").join(name), &file).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_reads_its_secrets_and_keeps_its_ledger() {
+    if is_left_out() {
+        return;
+    }
+    let database = TestDatabase::postgres().await;
+    let mut layout = pod(&database);
+    layout
+        .environment
+        .insert("KEYROUND_SERVER__SHUTDOWN_DELAY".to_owned(), "1s".to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let mut deployment = Deployment::install(&mut layout, folder.path());
+    link_as_the_kubelet_does(&deployment);
+    deployment.start().await;
+    deployment.succeed(&["healthcheck", "--issue"]);
+    for path in [
+        "/etc/keyround/written",
+        "/var/lib/keyround/written",
+        "/tmp/written",
+        "/etc/keyround/secrets/written",
+    ] {
+        let written = deployment.run(&["master-key", "generate", path]);
+        assert!(!written.status.success(), "{path} can be written");
+    }
+    let kid = deployment.kids().await[0].clone();
+    deployment.succeed(&["keys", "revoke", &kid, "--reason", "test", "--yes"]);
+    deployment.succeed(&["healthcheck", "--issue"]);
+    assert!(deployment.ledger().contains(&kid));
+    deployment.stop().await;
+    // The pod is replaced: the volume is mounted again, and its root has the group and the mode already.
+    deployment.start().await;
+    assert!(deployment.ledger().contains(&kid) && !deployment.kids().await.contains(&kid));
+    deployment.stop().await;
+
+    // What the other policy would do at a mount: the group may write every file. The server says so.
+    let path = deployment.layout.environment["KEYROUND_KEYS__LEDGER_FILE"].clone();
+    let ledger = deployment.root.join(path.trim_start_matches('/'));
+    let mode = ledger.metadata().unwrap().mode() & 0o777;
+    std::fs::set_permissions(&ledger, std::fs::Permissions::from_mode(mode | 0o660)).unwrap();
+    let output = deployment.run(&["serve"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("may be written by others"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_pods_restart_and_no_request_fails() {
+    if is_left_out() {
+        return;
+    }
+    let database = TestDatabase::postgres().await;
+    restart_one_after_the_other("pods", [pod(&database), pod(&database)]).await;
+}
