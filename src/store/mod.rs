@@ -251,6 +251,8 @@ impl From<sqlx::Error> for StoreError {
             Self::Conflict
         } else if is_full(&error) {
             Self::Full(Arc::new(error))
+        } else if pooling::is_sign(&error) {
+            Self::PooledTransactions
         } else {
             Self::Unavailable(Arc::new(error))
         }

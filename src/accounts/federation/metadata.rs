@@ -175,7 +175,9 @@ mod tests {
             (json!(["rs256"]), false),
             (json!([]), false),
             (json!("RS256"), false),
-            (json!(null), false),
+            (json!(7), false),
+            // As if it were not there.
+            (json!(null), true),
         ] {
             let read = read(|document| document["id_token_signing_alg_values_supported"] = algorithms.clone());
             let expected = if is_good {

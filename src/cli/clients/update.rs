@@ -65,14 +65,12 @@ pub struct Changes {
     /// The widest scope it may have, such as "read write", in place of the one before; "" for none.
     #[arg(long)]
     scope: Option<Scope>,
-    /// The algorithm of its tokens, or 'default' for tokens.default_algorithm.
-    #[arg(long, value_parser = |text: &str| Choice::parse(text, Algorithm::from_str))]
+    #[arg(long, help = "The algorithm of its tokens, or 'default' for tokens.default_algorithm", value_parser = |text: &str| Choice::parse(text, Algorithm::from_str))]
     algorithm: Option<Choice<Algorithm>>,
     /// The `typ` of its tokens: at+jwt (RFC 9068), or JWT for services that accept nothing else.
     #[arg(long, value_name = "TYPE", value_parser = token_type())]
     token_type: Option<TokenType>,
-    /// How long its tokens live, such as 5m, or 'default' for tokens.access_token_ttl.
-    #[arg(long, value_name = "TTL", value_parser = |text: &str| Choice::parse(text, parse_duration))]
+    #[arg(long, value_name = "TTL", help = "How long its tokens live, such as 5m, or 'default' for tokens.access_token_ttl", value_parser = |text: &str| Choice::parse(text, parse_duration))]
     token_ttl: Option<Choice<Seconds>>,
     #[command(flatten)]
     keys: Option<keys::Source>,
@@ -155,10 +153,10 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         let new = changes.applied_to(&old);
         // What stays as it was is not judged again: the settings may have changed since.
         let mut differences = differences(&old, &new);
-        let changed = |name: &str| differences.iter().any(|(changed, ..)| *changed == name);
+        let differs = |name: &str| differences.iter().any(|(differing, ..)| *differing == name);
         let judged = Client {
-            alg: new.alg.filter(|_| changed("algorithm")),
-            token_ttl: new.token_ttl.filter(|_| changed("token_ttl")),
+            alg: new.alg.filter(|_| differs("algorithm")),
+            token_ttl: new.token_ttl.filter(|_| differs("token_ttl")),
             ..new.clone()
         };
         refuse_impossible(&judged, &config)?;
