@@ -1,18 +1,26 @@
 //! The connections of a listener: how many there may be, in all and of one address.
 //!
-//! Where there is no room for a new connection, an old one ends that no request is under way on: first one that never completed a
-//! request, else the one that was accepted first. So whoever opens connections and says nothing only displaces others who say nothing.
+//! If there is no room for a new connection, one ends that no request is under way on: one of the address that holds most of them. So
+//! an address that fills the listener displaces its own connections and no others. Among them the oldest ends that did not complete a
+//! request, else the oldest that waits for its next one. If the listener is full and not the address alone, a connection that did not
+//! complete a request has [`GRACE`] first: many addresses could otherwise end every newcomer before its first request.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::oneshot;
 
 use crate::accounts::client_address::ClientAddress;
+use crate::clock::uptime;
 use crate::config::Network;
+
+/// On a full listener a new connection may take so long for its TLS handshake and its first request before it ends sooner than others.
+pub const GRACE: Duration = Duration::from_secs(2);
 
 /// How many connections a listener holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +38,9 @@ pub struct ConnectionLimits {
 pub(super) enum Activity {
     /// It has not completed a request yet.
     Fresh = 0,
-    /// A request is under way.
+    /// A whole request has come, and its answer is not written.
     Busy = 1,
-    /// It waits for its next request.
+    /// It waits for its peer: to send its next request, or to take an answer.
     Kept = 2,
 }
 
@@ -53,6 +61,9 @@ struct Open {
 
 struct Entry {
     address: ClientAddress,
+    is_proxy: bool,
+    /// By [`uptime`].
+    accepted_at: Duration,
     activity: Arc<AtomicU8>,
     /// The connection ends when this is dropped.
     _end: oneshot::Sender<()>,
@@ -89,16 +100,21 @@ impl Connections {
     /// A place for a new connection, and what resolves when it must end for another; none when requests are under way on all that
     /// could end for it.
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<(Place, oneshot::Receiver<()>)> {
+        self.admit_at(peer, uptime())
+    }
+
+    fn admit_at(self: &Arc<Self>, peer: IpAddr, now: Duration) -> Option<(Place, oneshot::Receiver<()>)> {
         let address = ClientAddress::from(peer).network();
         let is_proxy = self.limits.proxies.iter().any(|proxy| proxy.contains(peer));
         let mut open = self.lock();
         let of_address = open.by_address.get(&address).map_or(0, BTreeSet::len);
         if !is_proxy && of_address >= self.limits.per_address {
-            let candidates = open.by_address.get(&address).into_iter().flatten();
-            self.displace(open.replaceable(candidates.copied())?, &mut open);
+            let own = open.by_address.get(&address).into_iter();
+            self.displace(open.replaceable(own, now, Duration::ZERO)?, &mut open);
         }
         if open.all.len() >= self.limits.total {
-            self.displace(open.replaceable(open.all.keys().copied())?, &mut open);
+            let all = open.by_address.values();
+            self.displace(open.replaceable(all, now, GRACE)?, &mut open);
         }
         let (end, ended) = oneshot::channel();
         let activity = Arc::new(AtomicU8::new(Activity::Fresh as u8));
@@ -106,6 +122,8 @@ impl Connections {
         open.next += 1;
         let entry = Entry {
             address,
+            is_proxy,
+            accepted_at: now,
             activity: Arc::clone(&activity),
             _end: end,
         };
@@ -128,19 +146,28 @@ impl Connections {
 }
 
 impl Open {
-    fn replaceable(&self, candidates: impl Iterator<Item = u64>) -> Option<u64> {
-        let mut kept = None;
-        for number in candidates {
-            let Some(entry) = self.all.get(&number) else { continue };
-            let activity = entry.activity.load(Ordering::Relaxed);
-            if activity == Activity::Fresh as u8 {
-                return Some(number);
-            }
-            if activity == Activity::Kept as u8 {
-                kept = kept.or(Some(number));
-            }
-        }
-        kept
+    /// The connection that ends first, of addresses with these connections. No request is under way on it.
+    fn replaceable<'a>(
+        &self,
+        addresses: impl Iterator<Item = &'a BTreeSet<u64>>,
+        now: Duration,
+        grace: Duration,
+    ) -> Option<u64> {
+        let ranked = addresses.flat_map(|of_address| {
+            of_address.iter().filter_map(|&number| {
+                let entry = self.all.get(&number)?;
+                // A proxy brings the connections of many, each of which counts alone.
+                let share = if entry.is_proxy { 1 } else { of_address.len() };
+                let activity = entry.activity.load(Ordering::Relaxed);
+                let turn = match activity == Activity::Fresh as u8 {
+                    true if now.saturating_sub(entry.accepted_at) >= grace => 0,
+                    false => 1,
+                    true => 2,
+                };
+                (activity != Activity::Busy as u8).then_some((Reverse(share), turn, number))
+            })
+        });
+        ranked.min().map(|(.., number)| number)
     }
 
     fn remove(&mut self, number: u64) -> Option<Entry> {
@@ -224,11 +251,60 @@ mod tests {
     fn connections_that_said_nothing_end_before_those_that_are_kept() {
         let connections = connections(3, 3);
         let peers = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|peer| peer.parse().unwrap());
-        let mut places = peers.map(|peer| connections.admit(peer).unwrap());
+        let mut places = peers.map(|peer| connections.admit_at(peer, Duration::ZERO).unwrap());
         places[0].0.is(Activity::Kept);
         places[1].0.is(Activity::Kept);
-        let _fourth = connections.admit("192.0.2.4".parse().unwrap()).unwrap();
+        let _fourth = connections.admit_at("192.0.2.4".parse().unwrap(), GRACE).unwrap();
         assert_eq!(places.each_mut().map(has_ended), [false, false, true]);
+    }
+
+    #[test]
+    fn connections_that_are_kept_end_before_those_that_just_began() {
+        let connections = connections(3, 3);
+        let peers = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|peer| peer.parse().unwrap());
+        let mut places = peers.map(|peer| connections.admit_at(peer, Duration::ZERO).unwrap());
+        places[1].0.is(Activity::Kept);
+        let soon = GRACE.mul_f64(0.9);
+        let _fourth = connections.admit_at("192.0.2.4".parse().unwrap(), soon).unwrap();
+        assert_eq!(places.each_mut().map(has_ended), [false, true, false]);
+        // None is kept now.
+        let _fifth = connections.admit_at("192.0.2.5".parse().unwrap(), soon).unwrap();
+        assert_eq!(places.each_mut().map(has_ended), [true, true, false]);
+    }
+
+    /// The limit of an address ends those of the address that said nothing, however young.
+    #[test]
+    fn an_address_has_no_grace_from_itself() {
+        let connections = connections(10, 2);
+        let admit = || connections.admit_at([192, 0, 2, 1].into(), Duration::ZERO).unwrap();
+        let (mut kept, mut young) = (admit(), admit());
+        kept.0.is(Activity::Kept);
+        let _third = admit();
+        assert!(!has_ended(&mut kept) && has_ended(&mut young));
+    }
+
+    #[test]
+    fn an_address_that_holds_many_displaces_no_other() {
+        let connections = connections(40, 16);
+        let kept = |host: u8, now: Duration| {
+            let place = connections.admit_at([192, 0, 2, host].into(), now).unwrap();
+            place.0.is(Activity::Kept);
+            place
+        };
+        let mut proxied: Vec<Admitted> = (0..4)
+            .map(|_| connections.admit([10, 1, 2, 3].into()).unwrap())
+            .collect();
+        let mut kept_alone = kept(1, Duration::ZERO);
+        let mut held: Vec<Admitted> = (0..60).map(|at| kept(100 + at % 3, Duration::ZERO)).collect();
+        // Newcomers of some addresses, and one that waits before its request.
+        let mut waits = connections.admit_at([192, 0, 2, 2].into(), Duration::ZERO).unwrap();
+        for at in 0..200_u8 {
+            held.push(kept(20 + at % 4, Duration::from_millis(50) * at.into()));
+            assert!(!has_ended(&mut kept_alone) && !has_ended(&mut waits), "{at}");
+        }
+        assert!(proxied.iter_mut().all(|place| !has_ended(place)));
+        assert_eq!(connections.count(), 40);
+        drop(held);
     }
 
     #[test]
