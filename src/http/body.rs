@@ -5,10 +5,12 @@ use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::body::{BodyStream, MessageBody};
-use actix_web::web;
+use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 
 use crate::clock::sleep;
+
+use super::framing::Body;
 
 /// How long a body may take to arrive; the listener limits only the headers.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -28,20 +30,26 @@ pub enum Unreadable {
 ///
 /// # Errors
 /// [`Unreadable`] says why there is nothing to read.
-pub async fn read(payload: web::Payload, longest: usize) -> Result<Bytes, Unreadable> {
+pub async fn read(request: &HttpRequest, payload: web::Payload, longest: usize) -> Result<Bytes, Unreadable> {
+    // To the library the body of a request with `Upgrade: websocket` has no end.
+    let announced = match Body::of(request.head()) {
+        Body::Sized(length) => length,
+        Body::Chunked(_) => u64::MAX,
+    };
     tokio::select! {
-        // Nearly every body came with its headers, and then no timer is set.
         biased;
-        body = collect(payload, longest) => body,
+        body = collect(payload, announced, longest) => body,
         () = sleep(DEADLINE) => Err(Unreadable::Late),
     }
 }
 
 /// What came in one piece is not copied.
-async fn collect(payload: web::Payload, longest: usize) -> Result<Bytes, Unreadable> {
+async fn collect(payload: web::Payload, announced: u64, longest: usize) -> Result<Bytes, Unreadable> {
     let mut pieces = pin!(BodyStream::new(payload));
     let mut body = Bytes::new();
-    while let Some(piece) = poll_fn(|context| pieces.as_mut().poll_next(context)).await {
+    while (body.len() as u64) < announced
+        && let Some(piece) = poll_fn(|context| pieces.as_mut().poll_next(context)).await
+    {
         let piece = piece.map_err(|_| Unreadable::Cut)?;
         if body.len() + piece.len() > longest {
             return Err(Unreadable::TooLong);

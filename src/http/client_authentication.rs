@@ -117,7 +117,7 @@ pub async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parame
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ));
     }
-    let body = body::read(payload, LONGEST_FORM)
+    let body = body::read(request, payload, LONGEST_FORM)
         .await
         .map_err(|unreadable| match unreadable {
             Unreadable::Late => Refusal::WithStatus(

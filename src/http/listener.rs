@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::HttpService;
+use actix_http::{HttpService, KeepAlive};
 use actix_server::Server as Running;
 use actix_service::{ServiceFactoryExt, map_config};
 use actix_web::dev::AppConfig;
@@ -22,10 +22,10 @@ use crate::tls::{Acceptor, TlsStream};
 use super::Server;
 use super::connections::Connections;
 use super::observation::observed;
-use super::stream::Stream;
+use super::stream::{IDLE_TICKS, Stream, TICK};
 
 /// How long a connection is kept without a request.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(TICK.as_secs() * IDLE_TICKS as u64);
 
 /// How long the first request of a connection may take to come up to its body.
 pub const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,7 +96,8 @@ where
             .configure(routes.clone());
         let stops = stops.clone();
         let http = HttpService::build()
-            .keep_alive(KEEP_ALIVE)
+            // The stream counts: the library's timer would begin again with each look.
+            .keep_alive(KeepAlive::Os)
             .client_request_timeout(FIRST_HEAD_TIMEOUT)
             .client_disconnect_timeout(CLOSE_TIMEOUT)
             // Who hangs up wants no answer: else its password would still be hashed.

@@ -8,6 +8,7 @@ pub mod client_authentication;
 pub mod connections;
 mod endpoints;
 pub mod error;
+mod framing;
 pub mod health;
 pub mod introspect;
 pub mod key_set;
@@ -269,8 +270,11 @@ pub async fn guarded(
     let is_stopping = server.is_some_and(|server| server.is_stopping());
     let most = server.map_or(usize::MAX, |server| server.max_header_bytes);
     let connection = request.conn_data::<Rc<Connection>>().cloned();
+    // No other protocol is spoken, so that the request is answered as if it asked for none (RFC 9110 section 7.8). But the library
+    // closes the connection behind the answer, which must say so (RFC 9112 section 9.6).
+    let asks_for_upgrade = request.head().upgrade();
     if let Some(connection) = &connection {
-        connection.begin(request.head()).await;
+        connection.begin(request.head());
     }
     let answered = if length > most {
         let detail = format!("the headers have {length} bytes; at most {most} are read");
@@ -292,7 +296,7 @@ pub async fn guarded(
         connection.finish();
     }
     let mut response = answered?;
-    if is_stopping || connection.is_some_and(|connection| connection.is_old()) {
+    if is_stopping || asks_for_upgrade || connection.is_some_and(|connection| connection.is_old()) {
         response
             .response_mut()
             .head_mut()

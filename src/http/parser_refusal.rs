@@ -13,7 +13,8 @@ pub(super) const MAX_REMEMBERED: usize = 512;
 
 /// The answer in the place of the library's own, when this is one.
 pub(super) fn in_place_of(answer: &[u8], head: &[u8], has_https: bool) -> Option<Vec<u8>> {
-    let status = answer.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    // Behind an HTTP/1.0 request it names that version.
+    let status = answer.strip_prefix(b"HTTP/1.")?.get(2..5)?;
     let (code, detail) = match status {
         b"400" => (Code::InvalidRequest, "the request is not HTTP/1.1 (RFC 9112)"),
         b"408" => (
@@ -113,6 +114,7 @@ mod tests {
                 }
             }
         }
+        assert!(told("HTTP/1.0 431 Request Header Fields Too Large\r\n\r\n", "GET").is_some());
         for other in ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 100 Continue\r\n\r\n", "{\"a\":1}", ""] {
             assert_eq!(told(other, "POST /oauth2/token HTTP/1.1\r\n"), None, "{other}");
         }

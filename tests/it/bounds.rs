@@ -63,6 +63,7 @@ fn the_page_says_what_the_code_does() {
         ("time of the first request head", seconds(FIRST_HEAD_TIMEOUT)),
         ("time of every later request head", seconds(TICK * HEAD_TICKS)),
         ("time without a request", seconds(KEEP_ALIVE)),
+        ("time of a body that comes after its answer", seconds(TICK * HEAD_TICKS)),
         ("time to take an answer", seconds(TICK * ANSWER_TICKS)),
         ("life of a connection", seconds(TICK * LIFE_TICKS)),
         ("answers of one connection that are not written", "1".to_owned()),

@@ -1,7 +1,7 @@
 //! What peers can make a listener hold: connections, pending answers, heads that never end.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -150,6 +150,17 @@ fn requests_that_come_together_are_answered_one_after_the_other() {
             format!("POST /oauth2/token HTTP/1.1\r\n{form}Transfer-Encoding: chunked\r\n\r\n3\r\nx=1\r\n0\r\n\r\n"),
             401,
         ),
+        (
+            format!(
+                "POST /oauth2/token HTTP/1.1\r\n{form}Transfer-Encoding: chunked\r\n\r\n3;a=b\r\nx=1\r\n100\r\n{}\r\n0\r\nX: y\r\n\r\n",
+                "\n".repeat(256)
+            ),
+            401,
+        ),
+        (
+            format!("POST /nothing HTTP/1.1\r\n{form}Transfer-Encoding: chunked\r\n\r\n3\r\nx=1\r\n0\r\n\r\n"),
+            404,
+        ),
         // A blank line within a body ends nothing.
         (
             format!("POST /oauth2/token HTTP/1.1\r\n{form}Content-Length: 10\r\n\r\nx=1\r\n\r\n\r\n\n"),
@@ -196,20 +207,23 @@ fn a_peer_that_does_not_read_holds_little_and_not_for_long() {
     let before = serving.resident_bytes();
     let key_sets = KEY_SET.repeat(8_000);
     assert!(key_sets.len() > 192 * 1024);
-    let metrics = "GET /metrics HTTP/1.1\r\n\r\n".repeat(4_000);
-    let posts = "POST /oauth2/token HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
-                 GET /nothing HTTP/1.1\r\n\r\n"
-        .repeat(2_000);
-    let heads = "GET / HTTP/1.1\n\n".repeat(20_000);
+    let metrics = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(4_000);
+    let post = "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                Transfer-Encoding: chunked\r\n\r\n3\r\nx=1\r\n0\r\n\r\n";
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(8_000));
+    let posts = format!("{post}{}", KEY_SET.repeat(30)).repeat(200);
+    let posts_and_long_heads = format!("{post}{}", long.repeat(30)).repeat(20);
+    let heads = "GET / HTTP/1.1\nHost: a\n\n".repeat(20_000);
     let mut streams = Vec::new();
     for _ in 0..16 {
         for (url, requests) in [
             (&serving.url, &key_sets),
             (&serving.admin_url, &metrics),
             (&serving.url, &posts),
+            (&serving.url, &posts_and_long_heads),
             (&serving.url, &heads),
         ] {
-            if url == &serving.admin_url && streams.len() > 32 {
+            if url == &serving.admin_url && streams.len() > 40 {
                 continue;
             }
             let stream = TcpStream::connect(address(url)).unwrap();
@@ -300,13 +314,84 @@ fn a_peer_that_does_not_read_holds_little_over_tls() {
 fn a_second_request_that_never_ends_is_cut() {
     let folder = tempfile::tempdir().unwrap();
     let serving = start(folder.path(), &[]);
+    let start = "GET /.well-known/jwks.json HTTP/1.1\r\nHost: ";
     let mut kept = TcpStream::connect(address(&serving.url)).unwrap();
     kept.write_all(KEY_SET.as_bytes()).unwrap();
     let mut bytes = vec![0; 64 * 1024];
     assert!(kept.read(&mut bytes).unwrap() > 0);
-    kept.write_all(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: ")
-        .unwrap();
+    kept.write_all(start.as_bytes()).unwrap();
+    let mut together = TcpStream::connect(address(&serving.url)).unwrap();
+    together.write_all(format!("{KEY_SET}{start}").as_bytes()).unwrap();
     assert!(is_closed(kept, TICK * HEAD_TICKS));
+    assert!(is_closed(together, TICK * HEAD_TICKS));
+    assert!(serving.stop().0.success());
+}
+
+#[test]
+fn other_protocols_are_ignored_and_the_close_is_announced() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(folder.path(), &[]);
+    for (name, upgrade) in [
+        ("websocket", "Connection: upgrade\r\nUpgrade: websocket\r\n"),
+        ("websocket alone", "Upgrade: WebSocket\r\n"),
+        (
+            "h2c",
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+        ),
+        ("nothing", "Connection: upgrade\r\n"),
+    ] {
+        let form = "Host: a\r\nContent-Type: application/x-www-form-urlencoded\r\n";
+        let sized = format!("POST /oauth2/token HTTP/1.1\r\n{form}{upgrade}Content-Length: 3\r\n\r\nx=1");
+        let chunks = "Transfer-Encoding: chunked\r\n\r\n3\r\nx=1\r\n0\r\n\r\n";
+        let chunked = format!("POST /oauth2/token HTTP/1.1\r\n{form}{upgrade}{chunks}");
+        let empty = format!("POST /oauth2/token HTTP/1.1\r\n{form}{upgrade}\r\n");
+        let read = format!("GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n");
+        for (request, status) in [(sized, 401), (chunked, 401), (empty, 401), (read, 200)] {
+            let mut connection = Connection::open(&serving.url);
+            connection.send(format!("{request}{KEY_SET}"));
+            let answer = connection.answer().unwrap();
+            assert_eq!(answer.status(), status, "{name}: {request}");
+            assert_eq!(answer.header("upgrade"), None, "{name}");
+            match answer.header("connection") {
+                Some(option) => {
+                    assert_eq!(option, "close", "{name}: {request}");
+                    assert!(connection.rest().is_empty(), "{name}: {request}");
+                }
+                None => assert_eq!(connection.answer().unwrap().status(), 200, "{name}: {request}"),
+            }
+        }
+    }
+    assert!(serving.stop().0.success());
+}
+
+#[test]
+fn bodies_wait_for_leave_and_old_clients_keep_their_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(folder.path(), &[]);
+    let form = "Host: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n";
+    let mut connection = Connection::open(&serving.url);
+    for _ in 0..3 {
+        connection.send(format!(
+            "POST /oauth2/token HTTP/1.1\r\n{form}Expect: 100-continue\r\n\r\n"
+        ));
+        assert_eq!(connection.head().unwrap().status(), 100);
+        connection.send(format!("x=1{KEY_SET}"));
+        assert_eq!(connection.answer().unwrap().status(), 401);
+        assert_eq!(connection.answer().unwrap().status(), 200);
+        let post = format!("POST /oauth2/token HTTP/1.0\r\n{form}Connection: keep-alive\r\n\r\nx=1");
+        connection.send(post.repeat(2));
+        for _ in 0..2 {
+            let answer = connection.answer().unwrap();
+            assert_eq!(answer.status(), 401);
+            assert_eq!(answer.header("connection"), Some("keep-alive"));
+        }
+    }
+    // The refusal of what follows has a body too.
+    let many = "X: a\r\n".repeat(100);
+    connection.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"));
+    let answer = connection.answer().unwrap();
+    assert_eq!(answer.status(), 431);
+    assert!(String::from_utf8(answer.body).unwrap().contains("96 headers"));
     assert!(serving.stop().0.success());
 }
 
@@ -382,5 +467,52 @@ fn the_admin_listener_displaces_idle_connections_too() {
         assert_eq!(status(&serving.admin_url, "/livez"), 200);
     }
     drop(idle);
+    assert!(serving.stop().0.success());
+}
+
+/// Any address of 127.0.0.0/8 is this machine.
+fn connect_from(host: [u8; 4], url: &str) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((host, 0))).unwrap();
+    connect(&socket, &address(url).parse::<SocketAddr>().unwrap()).unwrap();
+    socket.into()
+}
+
+/// Whatever strangers do with their connections: say nothing, keep them, send half a body, take no answer.
+#[test]
+fn strangers_that_hold_all_connections_keep_no_newcomer_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(
+        folder.path(),
+        &[
+            ("KEYROUND_SERVER__MAX_CONNECTIONS", "48"),
+            ("KEYROUND_SERVER__MAX_CONNECTIONS_PER_ADDRESS", "16"),
+        ],
+    );
+    let half = "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\nx=";
+    let many = KEY_SET.repeat(2_000);
+    for says in ["", KEY_SET, half, &many] {
+        let mut held: Vec<TcpStream> = Vec::new();
+        let mut add = |count: u8| {
+            for at in 0..count {
+                let mut stranger = connect_from([127, 0, 1, at % 4], &serving.url);
+                stranger.set_nonblocking(true).unwrap();
+                let _ = stranger.write(says.as_bytes());
+                held.push(stranger);
+            }
+        };
+        add(96);
+        for at in 0..8 {
+            let mut newcomer = connect_from([127, 0, 2, at], &serving.url);
+            newcomer.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            add(32);
+            newcomer.write_all(KEY_SET.as_bytes()).unwrap();
+            let mut answer = [0; 15];
+            newcomer.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200 OK", "beside strangers that say {says:.60}");
+        }
+    }
     assert!(serving.stop().0.success());
 }

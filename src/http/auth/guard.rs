@@ -95,7 +95,7 @@ async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Pro
     {
         return Err(not_json());
     }
-    body::read(payload, LONGEST_BODY).await.map_err(|unreadable| {
+    body::read(request, payload, LONGEST_BODY).await.map_err(|unreadable| {
         let (code, detail) = match unreadable {
             Unreadable::Late => (Code::BodyTimeout, "the body took longer than 5 seconds to arrive"),
             Unreadable::TooLong => (Code::BodyTooLarge, "the body is longer than 4 KB"),
