@@ -252,7 +252,7 @@ pub const LONGEST_ADDRESS: usize = 8 * 1024;
 /// connection learns when a request begins and ends, and hands on one at a time.
 ///
 /// What actix's parser refuses by itself (400, 408, and 431 for a head that it does not even hold) never becomes a request; see
-/// [`parser_refusal`].
+/// `parser_refusal`.
 ///
 /// # Errors
 /// Whatever the handler behind it fails with.

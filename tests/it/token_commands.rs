@@ -71,9 +71,12 @@ crate::on_both_databases!(a_token_is_issued_inspected_and_denied, |database| {
     );
     let jti = claims["jti"].as_str().unwrap();
     let noted = "SELECT subject || '|' || actor || '|' || reason FROM audit WHERE event = 'token.issued'";
-    assert_eq!(
-        raw.texts(noted).await,
-        [format!("billing|command line|a test (jti {jti})")]
+    let noted = raw.texts(noted).await;
+    assert!(
+        noted.len() == 1
+            && noted[0].starts_with("billing|command line (")
+            && noted[0].ends_with(&format!(")|a test (jti {jti})")),
+        "{noted:?}"
     );
     let answer: Value = serde_json::from_str(&printed(
         &database,

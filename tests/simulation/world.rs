@@ -547,8 +547,9 @@ impl World {
             let in_force = removal.activates_at <= now;
             let added_again = in_force && keys.active(alg, now).is_some();
             let in_time = |last: &SigningKey| plan::may_sign_again(&keys, &policy, last, now);
+            // Without the rule only what comes too late is taken back, or most schedules would take it back in time.
             let late = self.without == Without::TakenBackInTime;
-            let Some(last) = last.filter(|last| !added_again && (late || in_time(last))) else {
+            let Some(last) = last.filter(|last| !added_again && late != in_time(last)) else {
                 continue;
             };
             self.note(|_| format!("node {index} keeps {alg}, whose key {} signs", last.kid));
