@@ -274,7 +274,9 @@ impl Snapshot {
         ledger: Option<&Ledger>,
         previous: Option<&Self>,
     ) -> Self {
-        let keys = stored.keys();
+        let keys = stored
+            .keys()
+            .while_doubted(policy, trusted.record().doubted, trusted.reached());
         let is_revoked = |jwk: &PublicJwk| keys.revokes(jwk) || ledger.is_some_and(|ledger| ledger.names(jwk));
         let distrusted: Vec<Kid> = keys
             .jwks()

@@ -115,6 +115,19 @@ impl Keys {
         }
     }
 
+    /// The same as a node shows them that has reached this time, while the mark of a node in doubt stands in the record. Nodes in
+    /// doubt reach different times, and the one that is behind may still sign with a key that is old for the others.
+    #[must_use]
+    pub fn while_doubted(self, policy: &Policy, doubted: Option<UnixTime>, at: UnixTime) -> Self {
+        match doubted {
+            Some(doubted) => {
+                let kept = self.keeping(policy, doubted, at);
+                self.with_kept(Some(kept))
+            }
+            None => self,
+        }
+    }
+
     /// The keys that only verify, by algorithm and kid.
     #[must_use]
     pub fn verifying(&self) -> &[VerifyingKey] {
@@ -451,6 +464,10 @@ mod tests {
         let at = |seconds: i64| NOW + Seconds(seconds);
         let ends = |keys: &Keys| [0, 1].map(|place| keys.expires_at(&keys.line(Algorithm::Es256)[place], &policy()));
         assert_eq!(ends(&keys), [Some(at(-57)), Some(at(45))]);
+        // While the mark stands, no node drops the second, also one that starts anew and has reached more.
+        let marked = keys.clone().while_doubted(&policy(), Some(at(-50)), at(100));
+        assert_eq!(ends(&marked), [Some(at(-57)), Some(at(151))]);
+        assert_eq!(keys.clone().while_doubted(&policy(), None, at(100)), keys);
         let kept = keys.keeping(&policy(), at(-50), at(100));
         let keys = keys.with_kept(Some(kept));
         assert_eq!(

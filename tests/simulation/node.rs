@@ -190,8 +190,12 @@ impl Node {
             checked = checked.having_written(database.record);
         }
         self.trusted = Some(checked);
-        let keys = Rc::clone(&database.keys);
+        let mut keys = Rc::clone(&database.keys);
         let keys_at = self.keys_at(at, without).expect("the clock was looked at");
+        if checked.record().doubted.is_some() && without != Without::MarksKeepKeys {
+            let kept = Keys::clone(&keys).while_doubted(&self.policy, checked.record().doubted, keys_at);
+            keys = Rc::new(kept);
+        }
         let mut served = published(&keys, &self.policy, keys_at, without);
         if !checked.may_plan() {
             // While the clock is in doubt nothing is dropped, except what was revoked.

@@ -68,9 +68,9 @@ rules! {
     a_database_on_the_same_clock_is_no_witness: MonotonicBesideDatabase violates "I1", "I2", "I3", "I4", "I5", "I6", "denied";
     a_start_is_compared_with_the_record: StartsAreCompared violates "I1", "I2", "I3", "I4", "I5", "I6", "denied";
     no_key_signs_because_of_a_start_ahead: KeysWaitForConfirmation violates "I1", "I2", "I3";
-    a_step_keeps_denials: StepsKeepDenials violates "denied";
     a_step_moves_the_keys: StepsMoveKeys violates "I1", "I2", "I3";
     a_leap_keeps_keys: LeapsKeepKeys violates "I1", "denied";
+    a_mark_keeps_keys: MarksKeepKeys violates "I1";
     a_step_keeps_keys: StepsKeepKeys violates "I1", "denied";
     a_leap_keeps_denials: LeapsKeepDenials violates "denied";
     a_node_that_was_away_counts_steps: StepsAreCounted violates "I1", "I2", "I3", "I5", "denied";

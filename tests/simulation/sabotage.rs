@@ -68,12 +68,12 @@ pub enum Without {
     StartsAreCompared,
     /// Keys go by the time that was reached until a clock is confirmed that is ahead at a start.
     KeysWaitForConfirmation,
-    /// A confirmed step moves the times of denials.
-    StepsKeepDenials,
     /// A confirmed step moves the times of the keys.
     StepsMoveKeys,
     /// Keys of a node that signed in doubt stay for a window once another one is sure.
     LeapsKeepKeys,
+    /// No key leaves, not even at a start, that a node in doubt may still sign with.
+    MarksKeepKeys,
     /// What is in the set at a confirmed step stays for a window.
     StepsKeepKeys,
     /// A node that was away during a step counts it.
@@ -183,11 +183,14 @@ impl Without {
             Self::MonotonicBesideDatabase => Focus { events: &[14], ..usual },
             Self::StartsAreCompared
             | Self::KeysWaitForConfirmation
-            | Self::StepsKeepDenials
             | Self::StepsKeepKeys
             | Self::StepsMoveKeys
             | Self::DoubtStopsForgetting => Focus {
                 events: &[14, 15],
+                ..usual
+            },
+            Self::MarksKeepKeys => Focus {
+                events: &[2, 8, 14, 15],
                 ..usual
             },
             Self::LeapsKeepKeys | Self::LeapsKeepDenials | Self::StepsAreCounted => Focus {

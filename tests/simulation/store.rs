@@ -140,7 +140,7 @@ impl Database {
     pub fn step(&mut self, step: ClockStep, without: Without) {
         let is_counted = without != Without::StepsAreCounted;
         let length = Some(step.to - step.from).filter(|_| is_counted);
-        let (moves_keys, keeps_denials) = (without != Without::StepsMoveKeys, without != Without::StepsKeepDenials);
+        let moves_keys = without != Without::StepsMoveKeys;
         self.record = Record {
             reached: Some(step.to),
             confirmed: step.to,
@@ -149,11 +149,6 @@ impl Database {
         };
         if without != Without::StepsKeepKeys {
             self.keep(step.kept);
-        }
-        for (_, row) in &mut self.denied {
-            if keeps_denials && *row > step.newer_than && step.to > step.from {
-                *row = *row + (step.to - step.from);
-            }
         }
         self.change(|rows| {
             let moved = rows
