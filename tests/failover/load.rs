@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use keyround::clock::{Clock, sleep};
+use keyround::clock::{Clock, Seconds, sleep};
 use keyround::jose::alg::Algorithm;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::nid::Nid;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -56,6 +58,7 @@ enum Acknowledged {
     Denied { token: String, client: &'static str },
     LoggedOut { token: String },
     Disabled { client: String },
+    Revoked { kid: String },
 }
 
 struct Change {
@@ -97,6 +100,8 @@ pub struct Report {
     pub slowest_answer: Duration,
     pub unavailable: usize,
     pub acknowledged: usize,
+    /// How many of them are revoked keys.
+    pub keys_revoked: usize,
     pub forgotten: usize,
     pub restored: u64,
 }
@@ -105,12 +110,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} | {:.1} s | {:.1} s | {} | {} | {} | {}",
+            "{} | {:.1} s | {:.1} s | {} | {} | {} | {} | {}",
             self.way,
             self.tokens_again.as_secs_f64(),
             self.slowest_answer.as_secs_f64(),
             self.unavailable,
             self.acknowledged,
+            self.keys_revoked,
             self.forgotten,
             self.restored
         )
@@ -272,6 +278,65 @@ impl Shared {
         }
     }
 
+    /// Takes in keys of another issuer at this node and revokes them, so that no token of ours is concerned.
+    async fn revoke_keys(self: Arc<Self>, place: usize) {
+        for round in 0_usize.. {
+            if self.is_stopped() {
+                return;
+            }
+            sleep(Duration::from_secs(2)).await;
+            if self.changes_paused.load(Ordering::Relaxed) {
+                continue;
+            }
+            let kid = format!("another-{place}-{round}");
+            let node = &self.nodes[place];
+            let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+            let pem = EcKey::generate(&group).unwrap().public_key_to_pem().unwrap();
+            std::fs::write(node.database.folder.path().join("another.pem"), pem).unwrap();
+            let until = (self.clock.read().wall + Seconds(600)).rfc3339();
+            let import = [
+                "keys",
+                "import",
+                "--verify-only",
+                "--kid",
+                &kid,
+                "--until",
+                &until,
+                "another.pem",
+            ];
+            if !self.run(place, &import).await {
+                continue;
+            }
+            // Every server shows it before it is revoked.
+            sleep(Duration::from_secs(2)).await;
+            let revoked = self
+                .run(place, &["keys", "revoke", &kid, "--reason", "leaked", "--yes"])
+                .await;
+            if revoked {
+                self.acknowledge(node, Acknowledged::Revoked { kid });
+            }
+        }
+    }
+
+    /// Runs a command with the settings of a node; whether it succeeded.
+    async fn run(self: &Arc<Self>, place: usize, arguments: &[&str]) -> bool {
+        let shared = Arc::clone(self);
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let run = move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            shared.nodes[place].process.run(&arguments).status.success()
+        };
+        tokio::task::spawn_blocking(run).await.unwrap()
+    }
+
+    /// The kids that this node publishes.
+    async fn published(&self, node: &Node) -> Vec<String> {
+        let url = format!("http://{}/.well-known/jwks.json", node.address);
+        let (_, set) = self.timed(node, self.http.get(url)).await;
+        let keys = set["keys"].as_array().into_iter().flatten();
+        keys.filter_map(|key| key["kid"].as_str().map(str::to_owned)).collect()
+    }
+
     fn acknowledge(&self, node: &Node, what: Acknowledged) {
         self.seen.lock().unwrap().changes.push(Change { way: node.way, what });
     }
@@ -296,6 +361,7 @@ impl Shared {
                     let (id, secret) = client.split_once(':').unwrap();
                     self.token(node, id, secret).await.0 == 200
                 }
+                Acknowledged::Revoked { kid } => self.published(node).await.contains(kid),
             };
             if forgotten {
                 println!("{} forgot {what:?}", node.way_name);
@@ -354,6 +420,9 @@ impl Load {
             assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
             tasks.push(tokio::spawn(Arc::clone(&shared).use_tokens(place)));
             tasks.push(tokio::spawn(Arc::clone(&shared).make_changes(place)));
+            if place == 0 || shared.nodes[place - 1].way != node.way {
+                tasks.push(tokio::spawn(Arc::clone(&shared).revoke_keys(place)));
+            }
         }
         Self { shared, tasks }
     }
@@ -399,6 +468,10 @@ impl Load {
                 slowest_answer: seen.slowest.get(&way).copied().unwrap_or_default(),
                 unavailable: seen.unavailable.get(&way).copied().unwrap_or_default(),
                 acknowledged: changes.len(),
+                keys_revoked: changes
+                    .iter()
+                    .filter(|change| matches!(change.what, Acknowledged::Revoked { .. }))
+                    .count(),
                 forgotten,
                 restored,
             });
@@ -433,11 +506,11 @@ pub fn write_page(table: &str, verified: usize) {
          and two servers for each way to the database, under load all the time. Every token was verified with the key set of every \
          server until it expired: {verified} verifications, 0 refused.\n\n\
          *Tokens again*: how long after the new primary each server gave a token. *Slowest answer*: of any request. *503*: requests \
-         that were answered so. *Acknowledged*: revoked tokens, logouts and disabled clients that were answered with success; \
-         *forgotten*: of those, how many any server acted against afterwards. *Restored*: records that the promoted standby lacked \
+         that were answered so. *Acknowledged*: revoked tokens, logouts, disabled clients and revoked keys that were answered with success; \
+         *keys*: of those, revoked keys; *forgotten*: of all, how many any server acted against afterwards. *Restored*: records that the promoted standby lacked \
          and that servers had written again by then.\n\n\
-         | Happening | Way | Tokens again | Slowest answer | 503 | Acknowledged | Forgotten | Restored |\n\
-         |---|---|---|---|---|---|---|---|\n{table}",
+         | Happening | Way | Tokens again | Slowest answer | 503 | Acknowledged | Keys | Forgotten | Restored |\n\
+         |---|---|---|---|---|---|---|---|---|\n{table}",
         commit.trim(),
         &day[..10],
     );

@@ -117,6 +117,7 @@ fn check(happening: Happening, reports: &[Report]) {
         assert!(report.slowest_answer <= ANSWER, "{happening:?}: {report}");
         assert!(report.tokens_again <= TOKENS_AGAIN, "{happening:?}: {report}");
         assert_eq!(report.forgotten, 0, "{happening:?}: {report}");
+        assert!(report.keys_revoked > 0, "{happening:?}: {report}");
     }
     if happening == Happening::LastSecondsLost {
         let restored: u64 = reports.iter().map(|report| report.restored).sum();
