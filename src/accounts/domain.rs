@@ -3,7 +3,7 @@
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-use super::visible::is_blank;
+use super::visible::{has_stray_marks, is_blank};
 
 /// ZERO WIDTH NON-JOINER and ZERO WIDTH JOINER, which spell words of Indic and Arabic scripts (RFC 5892 appendices A.1 and A.2).
 const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
@@ -26,7 +26,7 @@ impl Domain {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let unseen = |character: char| is_blank(character) && !JOINERS.contains(&character);
         // The mapping would take some of them out.
-        if text.chars().any(unseen) {
+        if text.chars().any(unseen) || has_stray_marks(text) {
             return None;
         }
         let is_ascii = text.is_ascii();

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use unicode_normalization::UnicodeNormalization;
 
 use super::domain::Domain;
-use super::visible::is_blank;
+use super::visible::{has_stray_marks, is_blank};
 
 /// An e-mail address in its one form: NFKC, lower case, the domain in Unicode (UTS #46), without spaces around it or dots at its end.
 ///
@@ -111,7 +111,7 @@ impl FromStr for Email {
     /// Refuses characters that cannot be seen: two addresses that look the same must be the same.
     fn from_str(text: &str) -> Result<Self, InvalidEmail> {
         let (local, domain) = parts(text)?;
-        if local.chars().any(is_blank) {
+        if local.chars().any(is_blank) || has_stray_marks(&local) {
             return Err(InvalidEmail);
         }
         let domain = Domain::parse(&domain).ok_or(InvalidEmail)?;

@@ -11,7 +11,7 @@ use crate::clock::UnixTime;
 
 use super::email::Email;
 use super::tenant::TenantId;
-use super::visible::has_blank;
+use super::visible::{has_blank, has_stray_marks};
 
 /// `sub` of a user's tokens (RFC 7519 section 4.1.2): a `UUIDv7` (RFC 9562), never given to anybody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,7 +68,7 @@ pub struct Name(String);
 
 /// The text is no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a name has 1 to 200 characters, each of them visible")]
+#[error("a name has 1 to 200 characters, each of them visible, with at most 8 combining marks on each")]
 pub struct InvalidName;
 
 impl Name {
@@ -87,7 +87,7 @@ impl FromStr for Name {
         let Self(name) = Self::stored(text)?;
         let words: Vec<&str> = name.split(' ').filter(|word| !word.is_empty()).collect();
         let name = words.join(" ");
-        if has_blank(&name) {
+        if has_blank(&name) || has_stray_marks(&name) {
             return Err(InvalidName);
         }
         Ok(Self(name))

@@ -1,27 +1,52 @@
 //! Which characters can be seen: two texts that look the same should be the same.
 
-use icu_properties::props::DefaultIgnorableCodePoint;
-use icu_properties::{CodePointSetData, CodePointSetDataBorrowed};
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
+use icu_properties::{CodePointMapData, CodePointMapDataBorrowed, CodePointSetData, CodePointSetDataBorrowed};
 
 /// What a renderer shows as nothing (Unicode `Default_Ignorable_Code_Point`, UAX #44).
 const IGNORABLE: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<DefaultIgnorableCodePoint>();
 
-/// Characters that are drawn and blank, beside white space: the interlinear annotations and the object replacement, BRAILLE PATTERN BLANK,
-/// KHITAN SMALL SCRIPT FILLER, MUSICAL SYMBOL NULL NOTEHEAD.
-const BLANK: [char; 7] = [
-    '\u{fff9}',
-    '\u{fffa}',
-    '\u{fffb}',
+const CATEGORY: CodePointMapDataBorrowed<'static, GeneralCategory> = CodePointMapData::new();
+
+/// Marks that are drawn over, under or around the character before them, without a place of their own.
+const MARKS: GeneralCategoryGroup = GeneralCategoryGroup::NonspacingMark.union(GeneralCategoryGroup::EnclosingMark);
+
+/// The most marks on one character. The highest stacks of Tibetan have eight, other scripts four.
+pub const MAX_MARKS: usize = 8;
+
+/// Characters that are drawn and blank, beside white space: the object replacement, BRAILLE PATTERN BLANK, EGYPTIAN HIEROGLYPH FULL BLANK
+/// and HALF BLANK, KHITAN SMALL SCRIPT FILLER, MUSICAL SYMBOL NULL NOTEHEAD.
+const BLANK: [char; 6] = [
     '\u{fffc}',
     '\u{2800}',
+    '\u{13441}',
+    '\u{13442}',
     '\u{16fe4}',
     '\u{1d159}',
 ];
 
-/// Whether a character shows nothing. The space between two words is white space and counts too.
+/// Whether a character shows nothing, or not the same to everyone: white space, controls, format characters, private use, and what Unicode
+/// has not assigned. The space between two words counts too.
 #[must_use]
 pub fn is_blank(character: char) -> bool {
-    character.is_whitespace() || character.is_control() || IGNORABLE.contains(character) || BLANK.contains(&character)
+    character.is_whitespace()
+        || GeneralCategoryGroup::Other.contains(CATEGORY.get(character))
+        || IGNORABLE.contains(character)
+        || BLANK.contains(&character)
+}
+
+/// Whether a text has a mark on nothing, or more than [`MAX_MARKS`] on one character: such are drawn over the text around them.
+#[must_use]
+pub fn has_stray_marks(text: &str) -> bool {
+    let mut marks = None;
+    text.chars().any(|character| {
+        if MARKS.contains(CATEGORY.get(character)) {
+            marks = marks.map(|marks| marks + 1);
+        } else if !IGNORABLE.contains(character) {
+            marks = (!is_blank(character)).then_some(0);
+        }
+        MARKS.contains(CATEGORY.get(character)) && marks.is_none_or(|marks| marks > MAX_MARKS)
+    })
 }
 
 /// Whether a text has a character that cannot be seen, other than single spaces between words. The joiners are allowed where Arabic and
@@ -84,6 +109,69 @@ mod tests {
             '\u{a0}', '\u{1680}', '\u{2028}', '\u{2029}', '\u{3000}', '\u{2800}', '\u{85}',
         ] {
             assert!(is_blank(blank), "{blank:?}");
+        }
+    }
+
+    #[test]
+    fn what_unicode_gives_no_look_is_blank() {
+        for blank in [
+            // Format characters.
+            '\u{600}',
+            '\u{605}',
+            '\u{6dd}',
+            '\u{70f}',
+            '\u{8e2}',
+            '\u{110bd}',
+            '\u{110cd}',
+            '\u{13430}',
+            '\u{1343f}',
+            '\u{fff9}',
+            '\u{fffb}', // Private use.
+            '\u{e000}',
+            '\u{f8ff}',
+            '\u{f0000}',
+            '\u{10fffd}', // Not assigned, and no characters.
+            '\u{378}',
+            '\u{2fe0}',
+            '\u{fdd0}',
+            '\u{ffff}',
+            '\u{1fffe}',
+            '\u{50000}', // Drawn and blank.
+            '\u{fffc}',
+            '\u{2800}',
+            '\u{13441}',
+            '\u{13442}',
+            '\u{16fe4}',
+            '\u{1d159}',
+        ] {
+            assert!(is_blank(blank) && has_blank(&format!("a{blank}b")), "{blank:?}");
+        }
+    }
+
+    #[test]
+    fn marks_are_few_and_on_something() {
+        let marks = |count: usize| "\u{301}\u{489}".repeat(count / 2);
+        for text in [
+            "Ada",
+            "Ha\u{323}\u{302}u",
+            "\u{5e9}\u{5c1}\u{5bc}\u{5b8}\u{596}",
+            // The highest stack of Tibetan.
+            "\u{f67}\u{f90}\u{fb5}\u{fa8}\u{fb3}\u{fba}\u{fbc}\u{fbb}\u{f82}",
+            "ก\u{e34}\u{e48}",
+            "श\u{94d}\u{200d}री",
+            &format!("a{}b{}", marks(8), marks(8)),
+        ] {
+            assert!(!has_stray_marks(text), "{text}");
+        }
+        for text in [
+            "\u{301}a",
+            "a \u{301}",
+            "\u{20dd}",
+            &format!("a{}", marks(10)),
+            &format!("Ada b{} c", marks(40)),
+            &"\u{633}\u{64b}\u{200c}\u{64b}\u{64b}\u{200c}".replace('\u{64b}', "\u{64b}\u{64b}\u{64b}"),
+        ] {
+            assert!(has_stray_marks(text), "{text}");
         }
     }
 

@@ -332,6 +332,8 @@ const TABLE: &[Row] = &[
         ],
         bad: &[
             ("a\u{200b}da@example.com", "each of them visible"),
+            ("a\u{e000}da@example.com", "each of them visible"),
+            ("\u{489}ada@example.com", "each of them visible"),
             ("ada@exam\u{ad}ple.com", "visible"),
             ("\"ada\"@example.com", "looks like"),
             ("ada@\u{2665}.example", "one of DNS"),
@@ -342,11 +344,22 @@ const TABLE: &[Row] = &[
     Row {
         input: "The name of a person",
         accepted: "any script, with single spaces between words",
-        refused: "characters that cannot be seen",
-        because: "UAX #44, `Default_Ignorable_Code_Point`.",
+        refused: "characters that cannot be seen, private and unassigned ones, more than 8 combining marks on one",
+        because: "UAX #44, `Default_Ignorable_Code_Point` and `General_Category`.",
         judge: |_, text| text.parse::<Name>().map(drop).map_err(|error| error.to_string()),
         good: &["Ada Lovelace", "\u{912}\u{928}\u{941}", "O'Neil", "\u{674e}"],
-        bad: &[("Ada\u{200b}", "name"), ("\u{3164}", "name"), ("Ada\nX", "name")],
+        bad: &[
+            ("Ada\u{200b}", "name"),
+            ("\u{3164}", "name"),
+            ("Ada\nX", "name"),
+            ("Ada\u{e000}", "visible"),
+            ("Ada\u{378}", "visible"),
+            ("Ada\u{13441}", "visible"),
+            (
+                "Ada\u{489}\u{489}\u{489}\u{489}\u{489}\u{489}\u{489}\u{489}\u{489}",
+                "combining marks",
+            ),
+        ],
     },
     Row {
         input: "`scope`",
