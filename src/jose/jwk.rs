@@ -2,6 +2,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use openssl::bn::{BigNum, BigNumContext};
+use openssl::ec::EcGroup;
+use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::sha::sha256;
 use serde::Deserialize;
 
@@ -70,11 +74,49 @@ impl PublicJwk {
         thumbprint(&self.parameters)
     }
 
-    /// Whether both are the same key material; their kids may differ.
+    /// The names of everything that the private half of this key signs for: a point and its negative have private halves `d` and
+    /// `n - d`, so that whoever has one has both.
+    #[must_use]
+    pub fn material_names(&self) -> Vec<Kid> {
+        let negative = self.parameters.negative();
+        std::iter::once(self.thumbprint())
+            .chain(negative.as_ref().map(thumbprint))
+            .collect()
+    }
+
+    /// Whether who has the private half of one has that of the other; their kids may differ.
     #[must_use]
     pub fn is_same_key(&self, other: &Self) -> bool {
-        self.parameters == other.parameters
+        match (&self.parameters, &other.parameters) {
+            // All exponents are 65537.
+            (Parameters::Rsa { n, .. }, Parameters::Rsa { n: other, .. }) => n == other,
+            // A point and its negative have one x.
+            (Parameters::P256 { x, .. }, Parameters::P256 { x: other, .. }) => x == other,
+            _ => false,
+        }
     }
+}
+
+impl Parameters {
+    /// The other point that has this x.
+    fn negative(&self) -> Option<Self> {
+        let Self::P256 { x, y } = self else { return None };
+        let y = negative_y(&BASE64URL.decode(y).ok()?).ok()?;
+        Some(Self::P256 {
+            x: x.clone(),
+            y: BASE64URL.encode(y),
+        })
+    }
+}
+
+/// `p - y`, with the prime `p` of P-256.
+fn negative_y(y: &[u8]) -> Result<Vec<u8>, ErrorStack> {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+    let (mut p, mut a, mut b) = (BigNum::new()?, BigNum::new()?, BigNum::new()?);
+    group.components_gfp(&mut p, &mut a, &mut b, &mut *BigNumContext::new()?)?;
+    let mut negative = BigNum::new()?;
+    negative.checked_sub(&p, &*BigNum::from_slice(y)?)?;
+    negative.to_vec_padded(32)
 }
 
 /// Why a text is not a public key that Keyround publishes or accepts.

@@ -137,7 +137,8 @@ impl Ledger {
     #[must_use]
     pub fn names(&self, jwk: &PublicJwk) -> bool {
         let state = self.state();
-        !state.names.is_empty() && (state.names.contains(&jwk.kid) || state.names.contains(&jwk.thumbprint()))
+        !state.names.is_empty()
+            && (state.names.contains(&jwk.kid) || jwk.material_names().iter().any(|name| state.names.contains(name)))
     }
 
     /// Every name that is known.

@@ -47,6 +47,10 @@ impl Rotator {
         }
         refuse_taken(&mut change, &kid).await?;
         self.refuse_revoked(change.keys(), &sealed.jwk)?;
+        // Its private half is known where that of this name is.
+        for name in sealed.jwk.material_names().iter().filter(|name| **name != kid) {
+            refuse_taken(&mut change, name).await?;
+        }
         if !plan::has_room_for(change.keys(), &self.policy, sealed.jwk.to_json().len(), now) {
             return Err(RotationError::SetFull(alg));
         }

@@ -8,6 +8,9 @@ use keyround::jose::import::{Imported, Passphrase, read};
 use keyround::jose::jwk::{PublicJwk, thumbprint};
 use keyround::keys::lifecycle::State;
 use keyround::rotation::{RotationError, Rotator};
+use openssl::bn::{BigNum, BigNumContext};
+use openssl::ec::{EcKey, EcPoint};
+use openssl::pkey::PKey;
 use serde_json::Value;
 
 use crate::client_assertions::Pair;
@@ -411,6 +414,15 @@ crate::on_both_databases!(a_revocation_takes_the_key_under_each_of_its_kids, |da
     let third_name = [&["keys", "import", &public, "--kid", "third-name"], &until[..]].concat();
     shell.refused(&third_name, &format!("this is the revoked key {kid}"));
     shell.refused(&["keys", "import", &fixture("p256.jwk")], "was revoked");
+    // Its negative has a private half that whoever has this one can compute.
+    let (negative, negative_public) = negative_of(&database, "p256.pkcs8.pem");
+    let fourth_name = [
+        &["keys", "import", &negative_public, "--kid", "fourth-name"],
+        &until[..],
+    ]
+    .concat();
+    shell.refused(&fourth_name, "this is the revoked key");
+    shell.refused(&["keys", "import", &negative], "this is the revoked key");
     for table in ["signing_keys", "verifying_keys"] {
         raw.execute(&format!("DELETE FROM {table} WHERE kid IN ('{kid}', '{FOREIGN_KID}')"))
             .await;
@@ -424,6 +436,58 @@ crate::on_both_databases!(a_revocation_takes_the_key_under_each_of_its_kids, |da
     shell.refused(&with_ledger, &format!("this is the revoked key {kid}"));
     let private = fixture("p256.jwk");
     shell.refused(&["--set", &set, "keys", "import", &private], "this is the revoked key");
+    shell.refused(&["--set", &set, "keys", "import", &negative], "this is the revoked key");
+    let by_name = [&["--set", &set], &fourth_name[..]].concat();
+    shell.refused(&by_name, "this is the revoked key");
+    app.running.stop().await;
+});
+
+/// The files of the key whose private half is `n - d`, private and public.
+fn negative_of(database: &TestDatabase, name: &str) -> (String, String) {
+    let key = PKey::private_key_from_pem(&std::fs::read(fixture(name)).unwrap()).unwrap();
+    let key = key.ec_key().unwrap();
+    let (group, mut context) = (key.group(), BigNumContext::new().unwrap());
+    let mut order = BigNum::new().unwrap();
+    group.order(&mut order, &mut context).unwrap();
+    let mut private = BigNum::new().unwrap();
+    private.checked_sub(&order, key.private_key()).unwrap();
+    let mut public = EcPoint::new(group).unwrap();
+    public.mul_generator2(group, &private, &mut context).unwrap();
+    let negative = EcKey::from_private_components(group, &private, &public).unwrap();
+    let negative = PKey::from_ec_key(negative).unwrap();
+    let path = |name: &str| database.folder.path().join(name).display().to_string();
+    let (private, public) = (path("negative.pem"), path("negative.public.pem"));
+    std::fs::write(&private, negative.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    std::fs::write(&public, negative.public_key_to_pem().unwrap()).unwrap();
+    (private, public)
+}
+
+crate::on_both_databases!(the_negative_of_a_key_is_the_same_material, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let (shell, raw) = (Shell(&database), Raw::open(&database).await);
+    let kid = own_kid("p256.pkcs8.pem");
+    shell.json(&["keys", "import", &fixture("p256.pkcs8.pem")]);
+    let (negative, public) = negative_of(&database, "p256.pkcs8.pem");
+    shell.refused(&["keys", "import", &negative], &kid);
+    // As a public key it moves in under its own name, and a revocation takes both.
+    let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
+    shell.json(&[&["keys", "import", &public, "--kid", "negative"], &until[..]].concat());
+    let done = shell.json(&["keys", "revoke", &kid, "--reason", "leaked", "--yes"]);
+    let mut both = vec!["negative".to_owned(), kid.clone()];
+    both.sort();
+    assert_eq!(sorted(&done), both);
+    // A row that is long gone.
+    for table in ["signing_keys", "verifying_keys"] {
+        raw.execute(&format!("DELETE FROM {table} WHERE kid IN ('{kid}', 'negative')"))
+            .await;
+    }
+    // Beside an SQLite file lies a ledger.
+    let reason = if database.url.starts_with("sqlite:") {
+        "this is the revoked key"
+    } else {
+        "was used before"
+    };
+    shell.refused(&["keys", "import", &negative], reason);
     app.running.stop().await;
 });
 
