@@ -60,6 +60,8 @@ pub enum Db {
         read: SqlitePool,
         /// The one that writes.
         write: SqlitePool,
+        /// How long a statement may take, with the wait for a connection and for another process that writes; a command waits longer.
+        patience: Option<Duration>,
     },
     /// PostgreSQL, or a database that speaks its language.
     Postgres {
@@ -273,7 +275,9 @@ fn is_full(error: &sqlx::Error) -> bool {
 macro_rules! on_read {
     ($db:expr, |$pool:ident| $body:expr) => {
         match $db {
-            $crate::store::Db::Sqlite { read: $pool, .. } => $body,
+            $crate::store::Db::Sqlite {
+                read: $pool, patience, ..
+            } => $crate::store::in_time(*patience, async { Ok::<_, $crate::store::StoreError>($body) }).await?,
             $crate::store::Db::Postgres {
                 pool: $pool, patience, ..
             } => $crate::store::within(*patience, async { Ok::<_, $crate::store::StoreError>($body) }).await?,
@@ -285,7 +289,9 @@ macro_rules! on_read {
 macro_rules! on_write {
     ($db:expr, |$pool:ident| $body:expr) => {
         match $db {
-            $crate::store::Db::Sqlite { write: $pool, .. } => $body,
+            $crate::store::Db::Sqlite {
+                write: $pool, patience, ..
+            } => $crate::store::in_time(*patience, async { Ok::<_, $crate::store::StoreError>($body) }).await?,
             $crate::store::Db::Postgres {
                 pool: $pool, patience, ..
             } => $crate::store::within(*patience, async { Ok::<_, $crate::store::StoreError>($body) }).await?,
@@ -311,18 +317,29 @@ macro_rules! in_tx {
 
 pub(crate) use {in_tx, on_read, on_write};
 
-/// Ends a wait for a server that went silent, as one does that is stopped or cut off. Without a limit, it is waited for.
+/// Ends a wait for a PostgreSQL server that went silent, as one does that is stopped or cut off. Without a limit, it is waited for.
 async fn within<T>(
+    limit: Option<Duration>,
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let answer = in_time(limit, answer).await;
+    if let Err(StoreError::Unavailable(error)) = &answer
+        && matches!(&**error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
+    {
+        primary::distrust();
+    }
+    answer
+}
+
+/// Ends a wait. SQLite rolls back a transaction that begins after it.
+async fn in_time<T>(
     limit: Option<Duration>,
     answer: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     let Some(limit) = limit else { return answer.await };
     tokio::select! {
         answer = answer => answer,
-        () = sleep(limit) => {
-            primary::distrust();
-            Err(StoreError::Unavailable(Arc::new(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))))
-        }
+        () = sleep(limit) => Err(StoreError::Unavailable(Arc::new(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))),
     }
 }
 
@@ -366,7 +383,7 @@ const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp
 /// How many connections to PostgreSQL a node has at most: enough to keep its processors busy, and so few that five nodes fit
 /// into the hundred that it takes by default.
 const CONNECTIONS: u32 = 20;
-/// How long a statement may wait for another process that writes to the same SQLite file.
+/// How long a statement of a command may wait for another process that writes to the same SQLite file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whoever commits when the log has so many pages copies them into the file, while nobody else can write: a thousand, as is usual, take
 /// 20 ms when they are scattered, as those of a prune are.
@@ -415,7 +432,11 @@ impl Db {
                 };
                 let write = sqlite_file_pool(1).connect_with(write).await?;
                 let read = sqlite_file_pool(4).connect_with(options.read_only(true)).await?;
-                Ok(Self::Sqlite { read, write })
+                Ok(Self::Sqlite {
+                    read,
+                    write,
+                    patience: None,
+                })
             }
             Database::SqliteInMemory => {
                 // Such a database lives in its one connection, which therefore reads as well, and is never given up.
@@ -427,6 +448,7 @@ impl Db {
                 Ok(Self::Sqlite {
                     read: pool.clone(),
                     write: pool,
+                    patience: None,
                 })
             }
         }
@@ -444,7 +466,11 @@ impl Db {
                 servers,
                 patience: Some(STATEMENT_TIMEOUT),
             },
-            sqlite @ Self::Sqlite { .. } => sqlite,
+            Self::Sqlite { read, write, .. } => Self::Sqlite {
+                read,
+                write,
+                patience: Some(STATEMENT_TIMEOUT),
+            },
         }
     }
 
@@ -529,7 +555,12 @@ impl Db {
     /// When the database does not answer.
     pub async fn now(&self) -> Result<UnixTime, StoreError> {
         let seconds: i64 = match self {
-            Self::Sqlite { read, .. } => sqlx::query_scalar(SQLITE_NOW).fetch_one(read).await?,
+            Self::Sqlite { read, patience, .. } => {
+                in_time(*patience, async {
+                    Ok(sqlx::query_scalar(SQLITE_NOW).fetch_one(read).await?)
+                })
+                .await?
+            }
             Self::Postgres { pool, patience, .. } => {
                 within(*patience, async {
                     Ok(sqlx::query_scalar(POSTGRES_NOW).fetch_one(pool).await?)
@@ -554,7 +585,7 @@ impl Db {
     /// Ends every connection, waiting for those in use.
     pub async fn close(&self) {
         match self {
-            Self::Sqlite { read, write } => {
+            Self::Sqlite { read, write, .. } => {
                 read.close().await;
                 write.close().await;
             }
@@ -569,9 +600,10 @@ impl Db {
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
         Ok(match self {
             // A transaction that begins by reading and then writes fails at once when another wrote in between.
-            Self::Sqlite { write, .. } => {
+            Self::Sqlite { write, patience, .. } => {
                 pools::note_wait(write);
-                Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?)
+                let begun = async { Ok(write.begin_with("BEGIN IMMEDIATE").await?) };
+                Tx::Sqlite(in_time(*patience, begun).await?)
             }
             Self::Postgres { pool, patience, .. } => {
                 pools::note_wait(pool);

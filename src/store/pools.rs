@@ -27,7 +27,7 @@ impl Db {
     #[must_use]
     pub fn pools(&self) -> Vec<PoolUse> {
         match self {
-            Self::Sqlite { read, write } => vec![of("read", read), of("write", write)],
+            Self::Sqlite { read, write, .. } => vec![of("read", read), of("write", write)],
             Self::Postgres { pool, .. } => vec![of("all", pool)],
         }
     }

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use keyround::app::open_database;
 use keyround::clock::{Clock, Seconds};
@@ -11,8 +12,10 @@ use sqlx::{Connection, SqliteConnection};
 
 use crate::child::Process;
 use crate::helpers::{TestDatabase, entry};
+use crate::logins::futures_of;
 use crate::process::run;
 use crate::rows::Raw;
+use crate::sessions::world::{ES256_ALONE, World, log_in, refresh};
 
 fn path(database: &TestDatabase, ending: &str) -> PathBuf {
     PathBuf::from(format!("{}{ending}", database.url.strip_prefix("sqlite:").unwrap()))
@@ -165,4 +168,35 @@ async fn a_prune_makes_the_file_smaller() {
     let after = size(&database, "");
     assert!(after < 600_000, "{after}");
     db.close().await;
+}
+
+/// A command may hold the only writer of the file for long. Requests wait for it, and for each other, no longer than they are allowed to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_come_in_time_while_another_process_writes() {
+    let world = World::start(TestDatabase::sqlite(), &ES256_ALONE).await;
+    let user = world.user("ada").await;
+    let mut tokens = Vec::new();
+    for _ in 0..6 {
+        tokens.push(log_in(&world.app, &user).await.unwrap().refresh_token);
+    }
+    let held = world.raw.hold("UPDATE clients SET scope = scope").await;
+    let clock = Clock::system();
+    let (world, user) = (&world, &user);
+    let refused = async |token: Option<&str>| {
+        let before = clock.read().monotonic;
+        let is_refused = match token {
+            Some(token) => refresh(&world.app, token).await.is_err(),
+            None => log_in(&world.app, user).await.is_err(),
+        };
+        (is_refused, clock.read().monotonic.saturating_sub(before))
+    };
+    let asked = tokens.iter().flat_map(|token| [Some(token.as_str()), None]);
+    for (is_refused, took) in futures_of(asked.map(&refused)).await {
+        assert!(is_refused && took < Duration::from_secs(3), "{is_refused}, {took:?}");
+    }
+    held.let_go().await;
+    for token in &tokens {
+        refresh(&world.app, token).await.unwrap();
+    }
+    log_in(&world.app, user).await.unwrap();
 }

@@ -10,7 +10,7 @@ use crate::accounts::refresh::Family;
 use crate::accounts::session::{Device, SessionId};
 use crate::accounts::user::Role;
 use crate::clock::UnixTime;
-use crate::store::{Db, StoreError, within};
+use crate::store::{Db, StoreError, in_time, within};
 
 use super::{SessionRow, corrupt, parse_sid};
 
@@ -179,12 +179,9 @@ impl Db {
     pub async fn family(&self, sid: SessionId, now: UnixTime) -> Found {
         let sid = sid.to_string();
         let row: Option<FamilyRow> = match self {
-            Self::Sqlite { read, .. } => {
-                sqlx::query_as(SQLITE_FAMILY)
-                    .bind(sid)
-                    .bind(now.0)
-                    .fetch_optional(read)
-                    .await?
+            Self::Sqlite { read, patience, .. } => {
+                let family = sqlx::query_as(SQLITE_FAMILY).bind(sid).bind(now.0);
+                in_time(*patience, async { Ok(family.fetch_optional(read).await?) }).await?
             }
             Self::Postgres { pool, patience, .. } => {
                 within(*patience, async {
@@ -214,19 +211,14 @@ impl Db {
         let sids: HashSet<String> = sids.iter().map(SessionId::to_string).collect();
         let sids: Vec<String> = sids.into_iter().collect();
         let rows: Vec<FamilyRow> = match (self, &sids[..]) {
-            (Self::Sqlite { read, .. }, [only]) => {
-                sqlx::query_as(SQLITE_FAMILY)
-                    .bind(only)
-                    .bind(now.0)
-                    .fetch_all(read)
-                    .await?
+            (Self::Sqlite { read, patience, .. }, [only]) => {
+                let family = sqlx::query_as(SQLITE_FAMILY).bind(only).bind(now.0);
+                in_time(*patience, async { Ok(family.fetch_all(read).await?) }).await?
             }
-            (Self::Sqlite { read, .. }, _) => {
-                sqlx::query_as(SQLITE_FAMILIES)
-                    .bind(serde_json::json!(sids).to_string())
-                    .bind(now.0)
-                    .fetch_all(read)
-                    .await?
+            (Self::Sqlite { read, patience, .. }, _) => {
+                let sids = serde_json::json!(sids).to_string();
+                let families = sqlx::query_as(SQLITE_FAMILIES).bind(sids).bind(now.0);
+                in_time(*patience, async { Ok(families.fetch_all(read).await?) }).await?
             }
             (Self::Postgres { kept, .. }, [only]) => {
                 let rows = kept.rows(|| sqlx::query(POSTGRES_FAMILY).bind(only)).await?;
@@ -246,7 +238,10 @@ impl Db {
     /// When the database does not answer.
     pub async fn claim_generation(&self, claim: &Claim, now: UnixTime) -> Result<bool, StoreError> {
         let claimed = match self {
-            Self::Sqlite { write, .. } => bound!(SQLITE_CLAIM, claim).bind(now.0).execute(write).await?,
+            Self::Sqlite { write, patience, .. } => {
+                let claimed = async { Ok(bound!(SQLITE_CLAIM, claim).bind(now.0).execute(write).await?) };
+                in_time(*patience, claimed).await?
+            }
             Self::Postgres { pool, patience, .. } => {
                 let claimed = async { Ok(bound!(POSTGRES_CLAIM, claim).execute(pool).await?) };
                 return Ok(within(*patience, claimed).await?.rows_affected() == 1);
@@ -297,7 +292,7 @@ impl Db {
             claims.iter().map(|claim| of(claim)).collect()
         }
         let sids: Vec<String> = match self {
-            Self::Sqlite { write, .. } => {
+            Self::Sqlite { write, patience, .. } => {
                 let rows = column(claims, |claim| {
                     let device = &claim.device;
                     let (sid, generation) = (claim.sid.to_string(), claim.generation);
@@ -310,11 +305,9 @@ impl Db {
                         device.user_agent
                     ])
                 });
-                sqlx::query_scalar(SQLITE_CLAIMS)
-                    .bind(serde_json::Value::Array(rows).to_string())
-                    .bind(now.0)
-                    .fetch_all(write)
-                    .await?
+                let rows = serde_json::Value::Array(rows).to_string();
+                let claims = sqlx::query_scalar(SQLITE_CLAIMS).bind(rows).bind(now.0);
+                in_time(*patience, async { Ok(claims.fetch_all(write).await?) }).await?
             }
             Self::Postgres { kept, .. } => {
                 let statement = || {
