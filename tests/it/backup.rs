@@ -1,14 +1,15 @@
 //! A backup taken while a server runs, restored into a new database of either kind.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
 
-use keyround::clock::Clock;
+use keyround::clock::{Clock, sleep};
 use keyround::jose::jwk::PublicJwk;
 use keyround::jose::jwt::verify_access_token_signature;
 use serde_json::Value;
 
 use crate::helpers::{START, TestApp, TestDatabase};
-use crate::process::run;
+use crate::process::keyround;
 use crate::rows::Raw;
 
 // For tests alone; the first is that of `helpers::config`.
@@ -33,14 +34,18 @@ impl<'a> Person<'a> {
         }
     }
 
-    fn output(&self, arguments: &[&str]) -> std::process::Output {
+    fn command(&self, arguments: &[&str]) -> Command {
         let variables = [
             ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
             ("KEYROUND_DATABASE__URL", self.database),
             ("KEYROUND_KEYS__MASTER_KEY", self.master_key),
             ("KEYROUND_KEYS__LEDGER_FILE", &self.ledger),
         ];
-        run(self.home.folder.path(), &variables, arguments)
+        keyround(self.home.folder.path(), &variables, arguments)
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
@@ -342,4 +347,48 @@ async fn a_backup_of_a_later_version_is_refused_with_both_versions() {
         sentence.contains("schema 9999") && sentence.contains("up to"),
         "{sentence}"
     );
+}
+
+/// Killed at any moment, a backup leaves nothing that keeps the next one from its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_was_killed_does_not_block_the_next() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let person = Person::new(&database, &database);
+    let clock = Clock::system();
+    let before = clock.read().monotonic;
+    person.json(&["backup", "first.jsonl"]);
+    let whole = clock.read().monotonic.saturating_sub(before);
+    let folder = database.folder.path();
+    let is_unfinished = |name: &str| name.starts_with(".backup.jsonl.");
+    let names = || {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let mut left = 0;
+    for round in 0..40_u32 {
+        let mut backup = person.command(&["backup", "backup.jsonl"]).spawn().unwrap();
+        if round % 2 == 0 {
+            sleep(whole * round / 40).await;
+        } else {
+            while !names().iter().any(|name| is_unfinished(name)) && backup.try_wait().unwrap().is_none() {
+                tokio::task::yield_now().await;
+            }
+        }
+        backup.kill().unwrap();
+        backup.wait().unwrap();
+        left += names().iter().filter(|name| is_unfinished(name)).count();
+        // One that had its name already is whole.
+        if folder.join("backup.jsonl").exists() {
+            let new = TestDatabase::sqlite();
+            Person::new(&database, &new).json(&["restore", "backup.jsonl"]);
+            std::fs::remove_file(folder.join("backup.jsonl")).unwrap();
+        }
+    }
+    assert!(left > 0, "no kill came between");
+    person.json(&["backup", "backup.jsonl"]);
+    assert!(!names().iter().any(|name| is_unfinished(name)), "{:?}", names());
+    app.running.stop().await;
 }
