@@ -324,7 +324,8 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // What was not understood may be anything, but who writes this word wants JSON.
-    let json = std::env::args_os().any(|argument| argument == "--json");
+    let json = std::env::args_os()
+        .any(|argument| argument.as_encoded_bytes().split(|&octet| octet == b'=').next() == Some(b"--json"));
     let text = error.to_string();
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let sentence: Vec<&str> = lines()

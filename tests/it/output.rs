@@ -76,7 +76,7 @@ fn a_misspelt_command_or_flag_is_answered_with_what_was_meant() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, meant) in [
         (&["key"][..], "did you mean 'keys'?"),
-        (&["clients", "crate"], "did you mean 'create'?"),
+        (&["clients", "crate"], "'create'?"),
         (&["keys", "lst"], "did you mean 'list'?"),
         (&["clients", "create", "--audence", "x"], "did you mean '--audience'?"),
     ] {
@@ -125,4 +125,29 @@ fn text_files_are_read_as_windows_writes_them() {
         assert_eq!(code, Some(2), "{error}");
         assert!(error.contains(reason), "{error}");
     }
+}
+
+#[test]
+fn a_mistake_beside_json_is_told_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, told) in [
+        (&["clients", "lst", "--json"][..], "'list'"),
+        (&["clients", "list", "--json=true"], "'true' for '--json'"),
+        (&["--json=false", "clients", "list"], "'false' for '--json'"),
+        (&["clients", "list", "--json="], "--json"),
+        (&["clients", "show", "--json=yes", "--jsn"], "--json"),
+        (&["clients", "show", "none", "--json"], "there is no database"),
+    ] {
+        let output = run(folder.path(), &VARIABLES, arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        let failure: serde_json::Value =
+            serde_json::from_str(&error).unwrap_or_else(|_| panic!("{arguments:?}: {error}"));
+        assert_eq!(output.status.code().map(i64::from), failure["exit_code"].as_i64());
+        assert!(
+            failure["error"].as_str().unwrap().contains(told),
+            "{arguments:?}: {error}"
+        );
+    }
+    let output = run(folder.path(), &VARIABLES, &["clients", "lst", "--jsonish"]);
+    assert!(output.stderr.starts_with(b"keyround: "));
 }
