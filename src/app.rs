@@ -39,6 +39,7 @@ use crate::outbound::{Outbound, OutboundError};
 use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::sessions::{Grouped, Replays, Sessions};
+use crate::store::nodes::Place;
 use crate::store::{Db, StoreError};
 use crate::supervision::{Pulse, Tasks};
 use crate::telemetry::{Metrics, TlsMetrics};
@@ -251,7 +252,13 @@ impl Foundation {
     async fn open_once(config: &Config, clock: Clock, schema: Schema) -> Result<Self, StartError> {
         // Before anything else: without a master key nothing is touched.
         let master_key = MasterKeys::parse(&config.master_key_text()?).map_err(StartError::MasterKey)?;
-        let ledger = open_ledger(config)?;
+        let ledger = open_ledger(config);
+        if schema == Schema::BroughtUpToDate
+            && let Some(ledger) = &ledger
+        {
+            // A command may be the emergency itself.
+            ledger.require_readable()?;
+        }
         let db = open_database(&config.database).await?;
         refuse_unfinished_copy(&db).await?;
         if schema == Schema::Required && db.schema_version().await? > 0 {
@@ -277,18 +284,10 @@ impl Foundation {
 }
 
 /// The ledger of this machine, with the names that an older version wrote beside the master key.
-///
-/// # Errors
-/// When a ledger cannot be read, or others may write it.
-pub fn open_ledger(config: &Config) -> Result<Option<Ledger>, LedgerError> {
-    let Some(path) = config.keys.ledger_file.as_deref() else {
-        return Ok(None);
-    };
-    let ledger = Ledger::open(path)?;
-    Ok(Some(match config.keys.former_ledger_file.as_deref() {
-        Some(former) => ledger.with_names_of(former)?,
-        None => ledger,
-    }))
+#[must_use]
+pub fn open_ledger(config: &Config) -> Option<Ledger> {
+    let path = config.keys.ledger_file.as_deref()?;
+    Some(Ledger::open(path, config.keys.former_ledger_file.as_deref()))
 }
 
 /// Names the servers that use the same SQLite file. It works, since each change is one transaction, but it is rarely meant: their writes
@@ -303,7 +302,7 @@ async fn warn_of_other_servers(config: &Config, rotator: &Rotator) -> Result<(),
     if !others.is_empty() {
         let names: Vec<String> = others
             .iter()
-            .map(|node| format!("{} (seen {} ago)", node.node_id, (now - UnixTime(node.seen_at)).abs()))
+            .map(|node| format!("{node}, seen {} ago", (now - UnixTime(node.seen_at)).abs()))
             .collect();
         tracing::warn!(
             "another server uses the SQLite file {} too, or was killed a moment ago: {}. Processes of one machine may share the file, \
@@ -520,7 +519,7 @@ impl Running {
             rotator.clock.clone(),
             rotator.ledger.clone(),
         );
-        let keyring = Arc::new(keyring.await?);
+        let keyring = Arc::new(keyring.await?.at(Place::here(addresses.public.address)));
         if rotator.ledger.is_none() {
             tracing::warn!(
                 "no ledger of revoked keys is kept, because keys.ledger_file is not set: a database that is set back to an old \

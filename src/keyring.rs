@@ -22,11 +22,11 @@ use crate::jose::jwt::{AccessTokenClaims, SessionClaims, Signer, TokenType, rand
 use crate::jose::key::KeyError;
 use crate::jose::seal::{Binding, MasterKeys};
 use crate::keys::policy::Policy;
-use crate::keys::trusted_time::{Record, Reference, TrustedTime};
+use crate::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
 use crate::oauth::token::Granted;
 use crate::oauth::verification::{self, AccessToken, Expected, Refused};
 use crate::store::key_uses::KeyUse;
-use crate::store::nodes::Heartbeat;
+use crate::store::nodes::{Heartbeat, Place};
 use crate::store::{Db, StoreError};
 
 pub use ledger::{Ledger, LedgerError};
@@ -133,6 +133,7 @@ pub struct Keyring {
     ledger: Option<Arc<Ledger>>,
     /// The name of this process in the table of nodes.
     node_id: String,
+    place: Place,
     fingerprint: String,
     current: ArcSwap<Snapshot>,
     /// What was verified since it was last written down.
@@ -171,6 +172,7 @@ impl Keyring {
         Ok(Self {
             ledger,
             node_id: uuid::Uuid::new_v4().to_string(),
+            place: Place::default(),
             fingerprint: policy.fingerprint(),
             db,
             master_key,
@@ -182,6 +184,13 @@ impl Keyring {
             denied_here: RwLock::default(),
             loading: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// Says in every heartbeat where this node runs.
+    #[must_use]
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = place;
+        self
     }
 
     /// Writes a heartbeat, reads the keys again and serves what follows from them.
@@ -231,6 +240,7 @@ impl Keyring {
                 .map(|id| id.to_string())
                 .collect::<Vec<_>>()
                 .join(" "),
+            place: self.place.clone(),
         }
     }
 
@@ -457,6 +467,30 @@ pub async fn trusted_time_again(
     previous: &TrustedTime,
 ) -> Result<TrustedTime, StoreError> {
     look(db, policy, clock, Some(previous), previous.record()).await
+}
+
+/// A server that runs and says that its clock is in doubt, with what its clock is off by. A command cannot see a step that happened
+/// before it began; to it, a clock that jumped looks like the end of a long stop.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn node_in_doubt(
+    db: &Db,
+    policy: &Policy,
+    trusted: &TrustedTime,
+) -> Result<Option<(Heartbeat, Doubt)>, StoreError> {
+    // A node in doubt writes the time that it has reached.
+    let living = trusted.reached() - policy.windows().snapshot_max_age;
+    let nodes = db.nodes_seen_since(living).await?.into_iter();
+    let off_by = |node: &Heartbeat| Seconds(node.clock_offset);
+    let mut doubtful = nodes.filter(|node| off_by(node).abs() > policy.tolerated_difference());
+    Ok(doubtful.next().map(|node| {
+        let doubt = match off_by(&node) {
+            by if by < Seconds::ZERO => Doubt::Behind(by),
+            by => Doubt::Ahead(by),
+        };
+        (node, doubt)
+    }))
 }
 
 async fn look(

@@ -23,6 +23,12 @@ pub const BELIEVED: Duration = Duration::from_millis(100);
 /// From this age on, one request reads the name while the others still use the last one: under load no request waits for it.
 const RENEWED: Duration = Duration::from_millis(50);
 
+/// How long one answer to the question whether clients can be looked up holds.
+const PROBED: Duration = Duration::from_millis(500);
+
+/// The id that is looked up then.
+const PROBE: &str = "readiness";
+
 /// How many clients are kept; beyond, all are read anew.
 const MOST: usize = 16_384;
 
@@ -45,6 +51,7 @@ pub struct Registry {
     clock: Clock,
     confirmed: ArcSwapOption<Confirmed>,
     renewing: tokio::sync::Mutex<()>,
+    probed: tokio::sync::Mutex<Option<(Duration, Result<(), String>)>>,
     known: RwLock<HashMap<ClientId, Known>>,
     /// The clients that were refused here because they were disabled.
     disabled: Mutex<HashMap<ClientId, Disabled>>,
@@ -66,9 +73,29 @@ impl Registry {
             clock,
             confirmed: ArcSwapOption::empty(),
             renewing: tokio::sync::Mutex::default(),
+            probed: tokio::sync::Mutex::default(),
             known: RwLock::default(),
             disabled: Mutex::default(),
         }
+    }
+
+    /// Whether a client can be looked up now. Callers at once share one statement, and its answer holds for [`PROBED`].
+    ///
+    /// # Errors
+    /// Why none can be.
+    pub async fn probe(&self) -> Result<(), String> {
+        let mut probed = self.probed.lock().await;
+        let now = self.clock.read().monotonic;
+        if let Some((_, answer)) = probed.as_ref().filter(|(at, _)| now.saturating_sub(*at) < PROBED) {
+            return answer.clone();
+        }
+        let answer = match PROBE.parse() {
+            Ok(id) => self.db.client_with_change(&id).await.map(drop),
+            Err(_) => Ok(()),
+        };
+        let answer = answer.map_err(|error| error.to_string());
+        *probed = Some((self.clock.read().monotonic, answer.clone()));
+        answer
     }
 
     /// The client of this id, as it was at most [`BELIEVED`] ago; one that is unknown or disabled, as it is now.

@@ -95,7 +95,12 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
         Unauthenticated::Refused
     };
     let dump = Dump::parse(&text, &master_key, unauthenticated).map_err(|error| cannot(&error))?;
-    let ledger = open_ledger(&config).map_err(|error| Failure::Start(StartError::Ledger(error)))?;
+    let ledger = open_ledger(&config);
+    if let Some(ledger) = &ledger {
+        ledger
+            .require_readable()
+            .map_err(|error| Failure::Start(StartError::Ledger(error)))?;
+    }
     let db = open_database(&config.database).await?;
     refuse_unfinished_copy(&db).await?;
     db.migrate().await?;

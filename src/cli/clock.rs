@@ -4,8 +4,9 @@ use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
-use crate::keyring::trusted_time;
+use crate::keyring::{node_in_doubt, trusted_time};
 use crate::keys::trusted_time::{Doubt, TrustedTime};
+use crate::store::nodes::Heartbeat;
 
 use super::confirm::Confirmation;
 use super::{ACTOR, Context, Failure, output};
@@ -34,26 +35,49 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
 async fn check(context: &Context) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
     let trusted = trusted_time(&db, &config.keys.policy, &context.clock, None).await?;
-    let doubt = trusted.doubt();
-    let detail = doubt.map_or_else(
-        || "the clock agrees with all that it is compared with".to_owned(),
-        |doubt| doubt.to_string(),
-    );
+    let node = node_in_doubt(&db, &config.keys.policy, &trusted).await?;
+    let doubt = worst(&trusted, node.as_ref());
+    let detail = described(&trusted, node.as_ref());
     if context.json {
         output::json(&json!({
             "in_doubt": doubt.is_some(),
+            "node_in_doubt": node.as_ref().map(|(node, _)| node.to_string()),
             "off_by_seconds": doubt.map_or(0, |doubt| doubt.length().0),
             "reached": trusted.reached().rfc3339(),
             "clock": trusted.reference().rfc3339(),
             "detail": detail,
         }));
     } else {
-        output::line(&detail);
+        output::line(&output::printable(&detail));
     }
     match doubt.filter(|doubt| !doubt.is_harmless()) {
         Some(_) => Err(Failure::Refused("the clock is in doubt".to_owned())),
         None => Ok(()),
     }
+}
+
+/// The doubt that counts: this command's own, unless it looks harmless and a server knows better.
+fn worst(trusted: &TrustedTime, node: Option<&(Heartbeat, Doubt)>) -> Option<Doubt> {
+    let own = trusted.doubt();
+    own.filter(|own| !own.is_harmless())
+        .or(node.map(|(_, doubt)| *doubt))
+        .or(own)
+}
+
+/// Whether the clock is in order: neither this command nor a server that runs doubts it.
+pub(super) fn is_in_order(trusted: &TrustedTime, node: Option<&(Heartbeat, Doubt)>) -> bool {
+    worst(trusted, node).is_none_or(Doubt::is_harmless)
+}
+
+/// What is said of it.
+pub(super) fn described(trusted: &TrustedTime, node: Option<&(Heartbeat, Doubt)>) -> String {
+    let own = trusted.doubt().filter(|own| !own.is_harmless() || node.is_none());
+    let about_node = node.map(|(node, doubt)| format!("the server {node} has its clock in doubt: {doubt}"));
+    let doubts: Vec<String> = own.iter().map(ToString::to_string).chain(about_node).collect();
+    if doubts.is_empty() {
+        return "the clock agrees with all that it is compared with".to_owned();
+    }
+    doubts.join("; ")
 }
 
 async fn confirm(context: &Context, reason: &str, confirmation: &Confirmation) -> Result<(), Failure> {

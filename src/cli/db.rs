@@ -6,20 +6,20 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::app::{StartError, open_database, open_ledger};
+use crate::app::{open_database, open_ledger};
 use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, Database, MasterKeySource, parse_duration};
 use crate::jose::alg::Algorithm;
-use crate::keyring::trusted_time;
+use crate::keyring::{node_in_doubt, trusted_time};
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan;
 use crate::keys::policy::Policy;
-use crate::keys::trusted_time::Doubt;
 use crate::rotation::rewrap::{Census, Under, census};
 use crate::sessions::{prune, prune_audit, prune_limits};
 use crate::store::audit::Entry;
 use crate::store::{Db, StoreError, known_schema};
 
+use super::clock;
 use super::master_key::master_keys;
 use super::{ACTOR, Context, Failure, output};
 
@@ -30,7 +30,7 @@ const GONE: Seconds = Seconds(86_400);
 pub enum Command {
     /// Bring the schema up to date, as the first server of a new version does at its start.
     Migrate,
-    /// See whether everything is in order, and change nothing; fails when it is not.
+    /// See whether everything is in order, and leave everything as it is; fails when it is not.
     Check,
     /// Copy everything into another, empty database (SQLite or PostgreSQL), while no server runs; nothing is rotated and no session ends.
     Copy(copy::Request),
@@ -60,10 +60,10 @@ pub fn heartbeat_memory(policy: &Policy) -> Seconds {
     policy.windows().snapshot_max_age * 2
 }
 
-/// The ids of the servers that run on this database.
+/// The servers that run on this database.
 async fn living_nodes(db: &Db, policy: &Policy, now: UnixTime) -> Result<Vec<String>, Failure> {
     let nodes = db.nodes_seen_since(now - heartbeat_memory(policy)).await?;
-    Ok(nodes.into_iter().map(|node| node.node_id).collect())
+    Ok(nodes.iter().map(ToString::to_string).collect())
 }
 
 async fn migrate(context: &Context, config: &Config) -> Result<(), Failure> {
@@ -216,6 +216,13 @@ async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
         findings.push(schema(db).await?);
     }
     if findings.iter().all(|finding| finding.ok) {
+        findings.push(Finding::answer(
+            "writes",
+            "a write was committed",
+            db.probe_write().await,
+        ));
+    }
+    if findings.iter().all(|finding| finding.ok || finding.name == "writes") {
         findings.extend(rows(context, config, db).await?);
     }
     Ok(findings)
@@ -260,14 +267,11 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
         stored => {
             let trusted = trusted_time(db, policy, &context.clock, None).await?;
             let now = trusted.reached();
-            let doubt = trusted.doubt();
+            let node = node_in_doubt(db, policy, &trusted).await?;
             findings.push(Finding {
                 name: "clock",
-                ok: doubt.is_none_or(Doubt::is_harmless),
-                detail: doubt.map_or_else(
-                    || "it agrees with all that it is compared with".to_owned(),
-                    |doubt| doubt.to_string(),
-                ),
+                ok: clock::is_in_order(&trusted, node.as_ref()),
+                detail: clock::described(&trusted, node.as_ref()),
             });
             let keys = stored?.keys();
             findings.push(Finding::new("signing_keys", "every row can be read", &[]));
@@ -276,7 +280,7 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
                 &all_active(&keys, policy, now),
                 &without_active(&keys, policy, now),
             ));
-            findings.push(ledger(config, &keys)?);
+            findings.push(ledger(config, &keys));
             findings.push(Finding::new(
                 "private_halves",
                 "none has outlived its key",
@@ -363,8 +367,8 @@ fn all_active(keys: &Keys, policy: &Policy, now: UnixTime) -> String {
 }
 
 /// Whether the ledger can be written, and whether the database trusts a key that was revoked.
-fn ledger(config: &Config, keys: &Keys) -> Result<Finding, Failure> {
-    let ledger = open_ledger(config).map_err(|error| Failure::Start(StartError::Ledger(error)))?;
+fn ledger(config: &Config, keys: &Keys) -> Finding {
+    let ledger = open_ledger(config);
     let mut problems: Vec<String> = keys
         .jwks()
         .filter(|(_, revoked_at)| revoked_at.is_none())
@@ -376,8 +380,12 @@ fn ledger(config: &Config, keys: &Keys) -> Result<Finding, Failure> {
             )
         })
         .collect();
-    let unwritable = ledger.as_ref().and_then(|ledger| ledger.probe().err());
-    problems.extend(unwritable.map(|error| error.to_string()));
+    let fault = ledger.as_ref().and_then(|ledger| {
+        ledger
+            .failure()
+            .or_else(|| ledger.probe().err().map(|error| error.to_string()))
+    });
+    problems.extend(fault);
     let good = match &ledger {
         Some(ledger) => format!(
             "the database trusts none of the {} keys that {} names",
@@ -386,7 +394,7 @@ fn ledger(config: &Config, keys: &Keys) -> Result<Finding, Failure> {
         ),
         None => "no ledger is kept, because keys.ledger_file is not set".to_owned(),
     };
-    Ok(Finding::new("ledger", &good, &problems))
+    Finding::new("ledger", &good, &problems)
 }
 
 /// Private halves of keys that are expired or revoked.

@@ -417,7 +417,7 @@ fn missing(name: &'static str) -> ConfigError {
     let cure = settings::find(name).map_or(String::new(), |setting| {
         let example = setting.example().trim_matches('"');
         let development = if name == "server.issuer" {
-            ", or try Keyround on this machine by --dev"
+            ", or try Keyround on this machine by 'keyround serve --dev', whose other commands need --dev too"
         } else {
             ""
         };

@@ -64,10 +64,12 @@ pub async fn ready_to_publish(server: web::Data<Server>) -> HttpResponse {
     answer(vec![publishing(&server, &snapshot, reading), serving(&server)])
 }
 
-/// Whether this node can sign, and rotation works.
+/// Whether this node can sign, clients are found, and rotation works.
 pub async fn ready_to_issue(server: web::Data<Server>) -> HttpResponse {
+    let clients = clients(&server).await;
     let (snapshot, reading, now) = moment(&server);
     let mut checks = issuing(&server, &snapshot, reading, now);
+    checks.push(clients);
     checks.push(serving(&server));
     answer(checks)
 }
@@ -92,7 +94,14 @@ fn issuing(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime
     let overdue = snapshot.overdue(policy, now);
     let progress = server.rotation.progress();
     vec![
-        Check::new("snapshot", fresh, format!("the keys were read {age} ago")),
+        Check::new(
+            "snapshot",
+            fresh,
+            match server.rotation.failed_look() {
+                None => format!("the keys were read {age} ago"),
+                Some(error) => format!("the keys were read {age} ago; the last try failed: {error}"),
+            },
+        ),
         Check::new(
             "clock",
             doubt.is_none_or(Doubt::is_harmless),
@@ -160,10 +169,19 @@ fn ledger(server: &Server, snapshot: &Snapshot) -> Check {
     Check::new("ledger", ok, detail)
 }
 
+/// Whether the client of a request would be found: the statement of every request, for an id that need not exist.
+async fn clients(server: &Server) -> Check {
+    match server.registry.probe().await {
+        Ok(()) => Check::new("clients", true, "a client can be looked up"),
+        Err(error) => Check::new("clients", false, format!("no client can be looked up: {error}")),
+    }
+}
+
 /// The metrics, in the OpenMetrics text format.
 pub async fn metrics(server: web::Data<Server>) -> HttpResponse {
+    let clients = clients(&server).await;
     let (snapshot, reading, now) = moment(&server);
-    gauges(&server, &snapshot, reading, now);
+    gauges(&server, &snapshot, reading, now, clients);
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -229,7 +247,7 @@ fn answer(checks: Vec<Check>) -> HttpResponse {
         })
 }
 
-fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime) {
+fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime, clients: Check) {
     let (metrics, policy) = (&server.metrics, server.keyring.policy());
     for alg in Algorithm::ALL {
         let published = snapshot.keys.verifying().iter();
@@ -268,7 +286,12 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime)
         }
     }
     let mut checks = issuing(server, snapshot, reading, now);
-    checks.extend([publishing(server, snapshot, reading), serving(server), tasks(server)]);
+    checks.extend([
+        publishing(server, snapshot, reading),
+        serving(server),
+        tasks(server),
+        clients,
+    ]);
     for Check { name, ok, .. } in checks {
         metrics.checks.get_or_create(&CheckLabel { check: name }).set(ok.into());
     }

@@ -38,7 +38,7 @@ impl Rotator {
         }
         let sealed = seal(key, &self.master_key).map_err(|reason| RotationError::Generation { alg, reason })?;
         let kid = sealed.jwk.kid.clone();
-        let trusted = self.look().await?;
+        let trusted = self.look_for_change().await?;
         let mut change = self.db.change_keys().await?;
         let trusted = self.plausible(&trusted).await?;
         let now = trusted.reached();
@@ -75,7 +75,7 @@ impl Rotator {
         actor: &str,
         reason: &str,
     ) -> Result<VerifyingKey, RotationError> {
-        let trusted = self.look().await?;
+        let trusted = self.look_for_change().await?;
         let mut change = self.db.change_keys().await?;
         let trusted = self.plausible(&trusted).await?;
         let now = trusted.reached();
@@ -108,6 +108,9 @@ impl Rotator {
     /// Refuses key material that was revoked under any kid, by the database or by the ledger of this machine. Material that
     /// is published under another kid is taken in: keys move in that way. A revocation takes both.
     fn refuse_revoked(&self, keys: &Keys, jwk: &PublicJwk) -> Result<(), RotationError> {
+        if let Some(ledger) = &self.ledger {
+            ledger.require_readable()?;
+        }
         let in_ledger = self.ledger.as_ref().is_some_and(|ledger| ledger.names(jwk));
         if !in_ledger && !keys.revokes(jwk) {
             return Ok(());

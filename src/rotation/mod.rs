@@ -74,6 +74,8 @@ pub struct Rotation {
     followed: Notify,
     /// Since a look failed, until one succeeds.
     away: AtomicBool,
+    /// Why the last look at the database failed.
+    failed_look: Mutex<Option<String>>,
     returned: Notify,
     restored: AtomicU64,
 }
@@ -91,6 +93,7 @@ impl Rotation {
             doubtful: AtomicBool::new(false),
             followed: Notify::new(),
             away: AtomicBool::new(false),
+            failed_look: Mutex::default(),
             returned: Notify::new(),
             restored: AtomicU64::new(0),
         }
@@ -152,7 +155,11 @@ impl Rotation {
             // A database that went silent must not hold the next look, which may find it back.
             let followed = tokio::select! {
                 followed = self.follow() => followed,
-                () = sleep(patience) => Err(StoreError::NoPrimary("the database went silent".to_owned())),
+                () = sleep(patience) => {
+                    let silent = StoreError::NoPrimary("the database went silent".to_owned());
+                    self.note_look(Some(&silent));
+                    Err(silent)
+                }
             };
             next = match followed {
                 Ok(()) => {
@@ -167,6 +174,16 @@ impl Rotation {
             self.followed.notify_one();
             pulse.beat();
         }
+    }
+
+    /// Why the last look at the database failed; none when it succeeded.
+    #[must_use]
+    pub fn failed_look(&self) -> Option<String> {
+        self.failed_look.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_look(&self, error: Option<&StoreError>) {
+        *self.failed_look.lock().unwrap_or_else(PoisonError::into_inner) = error.map(ToString::to_string);
     }
 
     fn note_return(&self) {
@@ -221,7 +238,9 @@ impl Rotation {
 
     /// Gives a sign of life, reads the keys and notes what time has brought about.
     async fn follow(&self) -> Result<(), StoreError> {
-        let snapshot = self.keyring.refresh().await?;
+        let refreshed = self.keyring.refresh().await;
+        self.note_look(refreshed.as_ref().err());
+        let snapshot = refreshed?;
         let reached = snapshot.trusted().reached();
         let doubtful = !snapshot.trusted().may_plan();
         if doubtful != self.doubtful.swap(doubtful, Ordering::Relaxed) {

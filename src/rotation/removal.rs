@@ -123,7 +123,7 @@ impl Rotator {
         if self.policy.algorithms().contains(&alg) {
             return Err(CannotRemove::Configured(alg));
         }
-        let trusted = self.look().await?;
+        let trusted = self.look_for_change().await?;
         let mut change = self.db.change_keys().await?;
         let trusted = self.plausible(&trusted).await?;
         let now = trusted.reached();
@@ -150,7 +150,7 @@ impl Rotator {
     /// # Errors
     /// The reason why it is not taken back.
     pub async fn keep_algorithm(&self, alg: Algorithm, actor: &str, reason: &str) -> Result<Kept, CannotKeep> {
-        let trusted = self.look().await?;
+        let trusted = self.look_for_change().await?;
         let mut change = self.db.change_keys().await?;
         let trusted = self.plausible(&trusted).await?;
         let now = trusted.reached();
@@ -191,7 +191,7 @@ impl Rotator {
             .await?
             .into_iter()
             .filter(|node| node.policy_fingerprint != own)
-            .map(|node| node.node_id)
+            .map(|node| node.to_string())
             .collect();
         if nodes.is_empty() {
             return Ok(());

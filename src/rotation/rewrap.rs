@@ -114,7 +114,7 @@ pub async fn nodes_without(db: &Db, master_keys: &MasterKeys, since: UnixTime) -
     let sealing = master_keys.sealing_id().to_string();
     let nodes = db.nodes_seen_since(since).await?.into_iter();
     let without = nodes.filter(|node| !node.master_keys.split(' ').any(|id| id == sealing));
-    Ok(without.map(|node| node.node_id).collect())
+    Ok(without.map(|node| node.to_string()).collect())
 }
 
 /// Why rows were not moved.

@@ -1,6 +1,7 @@
 //! The database as a whole: which schema it has, and whether it is damaged.
 
-use super::{Db, StoreError, known_versions, on_read};
+use super::nodes::{self, Heartbeat, Place, beat};
+use super::{Db, StoreError, in_tx, known_versions, on_read};
 use crate::clock::{Seconds, UnixTime};
 
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
@@ -129,6 +130,34 @@ impl Db {
         Ok(())
     }
 
+    /// Commits a small write that leaves nothing behind: reads succeed on a full disk, and on a database that takes no writes.
+    ///
+    /// # Errors
+    /// Why it could not be committed.
+    pub async fn probe_write(&self) -> Result<(), StoreError> {
+        let probe = Heartbeat {
+            node_id: format!("probe {}", uuid::Uuid::new_v4()),
+            seen_at: 0,
+            version: 0,
+            change_id: None,
+            policy_fingerprint: String::new(),
+            clock_offset: 0,
+            master_keys: String::new(),
+            place: Place::default(),
+        };
+        let mut tx = self.begin().await?;
+        // No other connection sees the row.
+        in_tx!(&mut tx, |connection| {
+            beat!(probe, &mut *connection)?;
+            sqlx::query(nodes::LEAVE)
+                .bind(&probe.node_id)
+                .execute(&mut *connection)
+                .await
+                .map(|_| ())?;
+        });
+        tx.commit().await
+    }
+
     /// What SQLite finds wrong with its file; PostgreSQL looks after its own.
     ///
     /// # Errors
@@ -143,7 +172,7 @@ impl Db {
                 Ok(lines)
             }
             // Damaged so badly that the check itself cannot go on.
-            Err(sqlx::Error::Database(error)) => Ok(vec![error.to_string()]),
+            Err(sqlx::Error::Database(error)) => Ok(vec![error.message().to_owned()]),
             Err(error) => Err(error.into()),
         }
     }

@@ -89,7 +89,7 @@ pub enum StoreError {
     #[error("the database did not answer: {}", described(.0))]
     Unavailable(#[source] Arc<sqlx::Error>),
     /// There is no room for what was to be written.
-    #[error("no space is left where the database is: {0}")]
+    #[error("no space is left where the database is: {}", described(.0))]
     Full(#[source] Arc<sqlx::Error>),
     /// No server of the URL accepts writes.
     #[error("no database server can be used: {0}")]
@@ -172,7 +172,7 @@ pub enum StoreError {
         known: i64,
     },
     /// The schema could not be brought up to date.
-    #[error("the database's schema could not be brought up to date: {0}")]
+    #[error("the database's schema could not be brought up to date: {}", described_migration(.0))]
     Migration(#[source] Arc<sqlx::migrate::MigrateError>),
 }
 
@@ -211,6 +211,17 @@ fn described(error: &sqlx::Error) -> String {
             "no connection to it was made or became free within {} s",
             ACQUIRE_TIMEOUT.as_secs()
         ),
+        other => other.to_string(),
+    }
+}
+
+/// The same of a migration: the driver's words for an error of PostgreSQL end with a line of PostgreSQL's source.
+fn described_migration(error: &sqlx::migrate::MigrateError) -> String {
+    match error {
+        sqlx::migrate::MigrateError::Execute(error) => described(error),
+        sqlx::migrate::MigrateError::ExecuteMigration(error, version) => {
+            format!("migration {version}: {}", described(error))
+        }
         other => other.to_string(),
     }
 }

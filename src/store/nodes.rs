@@ -1,5 +1,8 @@
 //! Table `nodes`: each running server says which snapshot it serves, so that a person can see who has followed.
 
+use std::fmt;
+use std::net::SocketAddr;
+
 use serde::Serialize;
 use sqlx::FromRow;
 
@@ -8,15 +11,16 @@ use crate::clock::UnixTime;
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
 pub(super) const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, \
-                    master_keys) \
-                    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at, \
+                    master_keys, host, listener, process_id) \
+                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at, \
                     version = excluded.version, policy_fingerprint = excluded.policy_fingerprint, \
                     clock_offset = excluded.clock_offset, change_id = excluded.change_id, \
-                    master_keys = excluded.master_keys";
-const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, master_keys FROM nodes \
-                    WHERE seen_at >= $1 ORDER BY node_id";
+                    master_keys = excluded.master_keys, host = excluded.host, listener = excluded.listener, \
+                    process_id = excluded.process_id";
+const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, master_keys, host, listener, \
+                    process_id FROM nodes WHERE seen_at >= $1 ORDER BY node_id";
 const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1";
-const LEAVE: &str = "DELETE FROM nodes WHERE node_id = $1";
+pub(super) const LEAVE: &str = "DELETE FROM nodes WHERE node_id = $1";
 
 /// A sign of life.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize)]
@@ -35,6 +39,56 @@ pub struct Heartbeat {
     pub clock_offset: i64,
     /// The ids of the master keys that it lists, separated by spaces; empty from a node of an earlier version of Keyround.
     pub master_keys: String,
+    /// Where it runs.
+    #[sqlx(flatten)]
+    #[serde(flatten)]
+    pub place: Place,
+}
+
+/// Where a node runs; empty for a node of an earlier version of Keyround.
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow, Serialize)]
+pub struct Place {
+    /// The name of its machine, or of its container.
+    pub host: String,
+    /// The address of its public listener.
+    pub listener: String,
+    /// The id of its process on that machine.
+    pub process_id: i64,
+}
+
+impl Place {
+    /// Where this process runs.
+    #[must_use]
+    pub fn here(listener: SocketAddr) -> Self {
+        Self {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            listener: listener.to_string(),
+            process_id: std::process::id().into(),
+        }
+    }
+}
+
+impl fmt::Display for Heartbeat {
+    /// What a person needs to find the process.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place {
+            host,
+            listener,
+            process_id,
+        } = &self.place;
+        if host.is_empty() {
+            return write!(
+                f,
+                "{} (of an earlier version, which does not say where it runs)",
+                self.node_id
+            );
+        }
+        write!(
+            f,
+            "{host} (process {process_id}, listening on {listener}, node {})",
+            self.node_id
+        )
+    }
 }
 
 macro_rules! beat {
@@ -47,6 +101,9 @@ macro_rules! beat {
             .bind($heartbeat.clock_offset)
             .bind($heartbeat.change_id.as_deref())
             .bind(&$heartbeat.master_keys)
+            .bind(&$heartbeat.place.host)
+            .bind(&$heartbeat.place.listener)
+            .bind($heartbeat.place.process_id)
             .execute($executor)
             .await
             .map(|_| ())

@@ -97,7 +97,12 @@ impl Process {
 
     /// Runs another command with its settings.
     pub fn run(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(PROGRAM)
+        self.run_by(Command::new(PROGRAM), arguments)
+    }
+
+    /// The same by this command, which becomes it.
+    pub fn run_by(&self, mut command: Command, arguments: &[&str]) -> std::process::Output {
+        command
             .args(arguments)
             .current_dir(&self.folder)
             .env_clear()

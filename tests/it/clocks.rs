@@ -1,10 +1,16 @@
 //! Clocks that are wrong: the database and the server on one wrong clock, starts on wrong clocks, and how a doubt ends.
 
-use keyround::clock::{Clock, Seconds, UnixTime};
+use std::process::Command;
+use std::time::Duration;
+
+use keyround::clock::{Clock, Seconds, UnixTime, sleep};
+use keyround::keyring::node_in_doubt;
 use keyround::keys::trusted_time::{Doubt, patience};
+use keyround::store::nodes::{Heartbeat, Place};
 use serde_json::Value;
 
-use crate::child::Process;
+use crate::child::{PROGRAM, Process};
+use crate::faketime::{Wall, library};
 use crate::helpers::{START, TestApp, TestDatabase};
 use crate::introspection::ask;
 use crate::rows::Raw;
@@ -290,3 +296,102 @@ async fn after_a_stop_the_commands_tell_what_the_server_does() {
     process.until_it_ends().await;
     raw.close().await;
 }
+
+/// A command begins after the step, so it sees what the end of a long stop looks like; the server that runs knows better.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_tell_the_doubt_of_a_server_that_runs() {
+    let database = TestDatabase::sqlite();
+    let (wall, library) = (Wall::new(&database, "server", 0), library());
+    let mut process = wall.spawn(
+        &database,
+        "server",
+        &[("keys.replica_refresh", "2s"), ("keys.snapshot_max_age", "20s")],
+    );
+    process.until_it_serves().await;
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("env");
+        let variables = wall.variables(&library);
+        command
+            .args(variables.map(|(name, value)| format!("{name}={value}")))
+            .arg(PROGRAM);
+        let output = process.run_by(command, arguments);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), said)
+    };
+    assert_eq!(run(&["clock", "check"]).0, Some(0));
+    wall.set(HOUR);
+    let mut told = run(&["clock", "check"]);
+    for _ in 0..100 {
+        if told.1.contains("Ahead(") {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+        told = run(&["clock", "check"]);
+    }
+    assert!(
+        told.0 == Some(1) && told.1.contains("Ahead(36") && told.1.contains("(process "),
+        "{told:?}"
+    );
+    let (code, said) = run(&["db", "check"]);
+    let line = said.lines().find(|line| line.starts_with("clock")).unwrap();
+    assert!(
+        code == Some(1) && line.contains("FAILED") && line.contains("keyround clock confirm"),
+        "{said}"
+    );
+    let (code, said) = run(&["keys", "rotate"]);
+    assert!(
+        code == Some(1) && said.contains("the clock is in doubt, so no key was changed: Ahead("),
+        "{said}"
+    );
+    // The emergency works all the same.
+    let listed = run(&["keys", "list"]).1;
+    let kid = listed.lines().find(|line| line.contains(" active ")).unwrap();
+    let kid = kid.split_whitespace().next().unwrap();
+    let (code, said) = run(&["keys", "revoke", kid, "--reason", "it leaked", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+
+    wall.set(0);
+    for _ in 0..100 {
+        if run(&["clock", "check"]).0 == Some(0) {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(run(&["clock", "check"]).0, Some(0));
+    assert_eq!(run(&["keys", "rotate"]).0, Some(0));
+    process.tell_to_stop();
+    process.until_it_ends().await;
+}
+
+crate::on_both_databases!(a_server_in_doubt_is_told_by_its_heartbeat, |database| {
+    let app = TestApp::start_with_clock(&database, &ES256_ALONE, Clock::system()).await;
+    let db = database.open().await;
+    let now = app.clock.read().wall;
+    let node = |node_id: &str, seen_at: UnixTime, clock_offset: i64| Heartbeat {
+        node_id: node_id.to_owned(),
+        seen_at: seen_at.0,
+        version: 1,
+        change_id: None,
+        policy_fingerprint: String::new(),
+        clock_offset,
+        master_keys: String::new(),
+        place: Place::default(),
+    };
+    let rotator = keyround::app::Foundation::open(&crate::helpers::config(&database, &ES256_ALONE), Clock::system())
+        .await
+        .unwrap()
+        .rotator;
+    let look = rotator.look().await.unwrap();
+    for (seen_at, offset, is_told) in [
+        (now, 0, false),
+        (now, 30, false),
+        (now, 31, true),
+        (now, -31, true),
+        (now - Seconds(HOUR), 31, false),
+    ] {
+        db.beat(&node("other", seen_at, offset)).await.unwrap();
+        let told = node_in_doubt(&db, &rotator.policy, &look).await.unwrap();
+        assert_eq!(told.is_some(), is_told, "{offset}");
+    }
+    app.running.stop().await;
+});

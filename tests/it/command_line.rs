@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use keyround::clock::{Clock, Seconds, sleep};
 use keyround::http::token::CLIENT_SECRET_PURPOSE;
-use keyround::store::nodes::Heartbeat;
+use keyround::store::nodes::{Heartbeat, Place};
 use serde_json::Value;
 
 use crate::helpers::{TestApp, TestDatabase};
@@ -580,6 +580,11 @@ crate::on_both_databases!(a_node_that_does_not_follow_is_named, |database| {
         policy_fingerprint: "another".to_owned(),
         clock_offset: 0,
         master_keys: String::new(),
+        place: Place {
+            host: "idp-2".to_owned(),
+            listener: "10.0.0.7:8443".to_owned(),
+            process_id: 4_711,
+        },
     })
     .await
     .unwrap();
@@ -587,15 +592,21 @@ crate::on_both_databases!(a_node_that_does_not_follow_is_named, |database| {
     let active = shell.kids("ES256", "active").await;
     let revoke = ["keys", "revoke", &active[0], "--reason", "a drill", "--yes"];
     let people = shell.run(&revoke).await;
-    assert_eq!(people.code, 0);
+    let named = "idp-2 (process 4711, listening on 10.0.0.7:8443, node asleep)";
+    assert_eq!(people.code, 1);
+    assert!(
+        people.err.contains(named) && people.err.contains("run the same command again"),
+        "{}",
+        people.err
+    );
     assert!(
         people.out.contains("1 of 2 living nodes have not confirmed"),
         "{}",
         people.out
     );
-    assert!(people.out.contains("  asleep  last seen"), "{}", people.out);
+    assert!(people.out.contains(&format!("  {named}  last seen")), "{}", people.out);
     assert!(
-        people.out.contains("Node asleep runs with another policy"),
+        people.out.contains(&format!("Node {named} runs with another policy")),
         "{}",
         people.out
     );
@@ -605,7 +616,15 @@ crate::on_both_databases!(a_node_that_does_not_follow_is_named, |database| {
         &database,
         &[("keys.replica_refresh", "3s"), ("keys.verifier_cache", "20m")],
     );
-    let answer = other.json(&revoke).await;
+    let answer = other.run(&[&["--json"][..], &revoke].concat()).await;
+    assert_eq!(answer.code, 1, "{}", answer.err);
+    let answer: Value = serde_json::from_str(&answer.out).unwrap();
+    let unconfirmed = &answer["nodes"]["unconfirmed"][0];
+    assert_eq!(
+        (&unconfirmed["host"], &unconfirmed["process_id"]),
+        (&"idp-2".into(), &4_711.into()),
+        "{answer}"
+    );
     assert_eq!(answer["nodes"]["other_policy"].as_array().unwrap().len(), 2, "{answer}");
     app.running.stop().await;
 });

@@ -1,9 +1,10 @@
 //! `keyround db`: the schema, whether everything is in order, and what nobody needs.
 
 use keyround::clock::{Clock, Seconds};
-use keyround::store::nodes::Heartbeat;
+use keyround::store::nodes::{Heartbeat, Place};
 use serde_json::Value;
 
+use crate::failover::refuse_writes;
 use crate::helpers::{TestApp, TestDatabase};
 use crate::process::run;
 use crate::rows::Raw;
@@ -191,6 +192,7 @@ crate::on_both_databases!(nodes_that_have_gone_are_forgotten, |database| {
             policy_fingerprint: String::new(),
             clock_offset: 0,
             master_keys: String::new(),
+            place: Place::default(),
         };
         db.beat(&heartbeat).await.unwrap();
     }
@@ -252,3 +254,28 @@ async fn a_database_that_is_not_utf_8_is_refused() {
     let app = TestApp::start(&database, &[]).await;
     app.running.stop().await;
 }
+
+crate::on_both_databases!(a_database_that_takes_no_writes_is_found, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    app.running.stop().await;
+    let raw = Raw::open(&database).await;
+    let rows = raw.number("SELECT count(*) FROM nodes").await;
+    let findings = json(&database, &["db", "check"]);
+    let writes = findings
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|finding| finding["name"] == "writes");
+    assert_eq!(writes.unwrap()["ok"], true);
+    assert_eq!(
+        raw.number("SELECT count(*) FROM nodes").await,
+        rows,
+        "it leaves nothing"
+    );
+    refuse_writes(&raw, "nodes").await;
+    let failed = failed_checks(&database);
+    assert_eq!(failed.len(), 1, "the other checks go on: {failed:?}");
+    let (name, detail) = &failed[0];
+    assert!(name == "writes" && detail.contains("read-only"), "{failed:?}");
+    assert!(!detail.contains("at line"), "{failed:?}");
+});

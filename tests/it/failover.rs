@@ -7,7 +7,7 @@ use keyround::clock::{Clock, Seconds, sleep};
 use keyround::oauth::client::ClientId;
 use keyround::registry::Registry;
 use keyround::store::clients::ClientChange;
-use keyround::store::nodes::Heartbeat;
+use keyround::store::nodes::{Heartbeat, Place};
 use keyround::store::tenants::TenantChange;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -35,7 +35,7 @@ const QUICK: &[(&str, &str)] = &[
 ];
 
 /// Makes writes to this table fail as they do on a standby, while reads succeed.
-async fn refuse_writes(raw: &Raw, table: &str) {
+pub async fn refuse_writes(raw: &Raw, table: &str) {
     match raw {
         Raw::Sqlite(_) => {
             for event in ["INSERT", "UPDATE"] {
@@ -151,6 +151,7 @@ crate::on_both_databases!(a_revocation_names_each_node_that_may_not_know_of_it, 
         policy_fingerprint: String::new(),
         clock_offset: 0,
         master_keys: String::new(),
+        place: Place::default(),
     };
     // One serves a later version that the database lost; one has been silent for a while; one has signed off.
     for heartbeat in [
@@ -162,9 +163,24 @@ crate::on_both_databases!(a_revocation_names_each_node_that_may_not_know_of_it, 
         db.beat(&heartbeat).await.unwrap();
     }
     db.leave("stopped").await.unwrap();
+    let own = app.running.server.keyring.node_id();
+    let nodes = db.nodes_seen_since(now - Seconds(60)).await.unwrap();
+    let own = nodes.iter().find(|node| node.node_id == own).unwrap();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let place = Place {
+        host: host.trim().to_owned(),
+        listener: app.url.strip_prefix("http://").unwrap().to_owned(),
+        process_id: std::process::id().into(),
+    };
+    assert_eq!(own.place, place);
     let kid = app.key_set().await["keys"][0]["kid"].as_str().unwrap().to_owned();
     let output = revoke_key(&database, &kid);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("lost (of an earlier version") && told.contains("silent"),
+        "{told}"
+    );
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     let unconfirmed: Vec<_> = said["nodes"]["unconfirmed"]
         .as_array()

@@ -93,6 +93,23 @@ async fn a_server_whose_disk_was_full_writes_again_as_soon_as_there_is_room() {
     until(&process, "ready", <[String]>::is_empty).await;
     let inside = PathBuf::from(format!("/proc/{}/root", process.child.id()));
     let filler = inside.join(disk.join("filler").strip_prefix("/").unwrap());
+    let db_check = || {
+        let pid = process.child.id().to_string();
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &pid, "--user", "--preserve-credentials", "--mount"])
+            .args(["sh", "-c", "cd \"$0\" && exec \"$@\""])
+            .arg(database.folder.path())
+            .arg(PROGRAM);
+        let output = process.run_by(command, &["db", "check"]);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), printed + &String::from_utf8_lossy(&output.stderr))
+    };
+    let writes = |printed: &str| {
+        let line = printed.lines().find(|line| line.starts_with("writes"));
+        line.unwrap_or_else(|| panic!("{printed}")).to_owned()
+    };
+    assert!(writes(&db_check().1).contains("ok"));
     for _ in 0..3 {
         let mut file = File::create(&filler).unwrap();
         let full = loop {
@@ -102,6 +119,18 @@ async fn a_server_whose_disk_was_full_writes_again_as_soon_as_there_is_room() {
         };
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
         until(&process, "red", |failing| failing.contains(&"snapshot".to_owned())).await;
+        let url = format!("http://{}/readyz/issue", process.admin_address().unwrap());
+        let told = reqwest::get(url).await.unwrap().text().await.unwrap();
+        assert!(
+            told.contains("the last try failed: no space is left where the database is"),
+            "{told}"
+        );
+        let (code, printed) = db_check();
+        let line = writes(&printed);
+        assert!(
+            code == Some(1) && line.contains("FAILED") && line.contains("no space is left"),
+            "{line}"
+        );
         drop(file);
         remove_file(&filler).unwrap();
         until(&process, "ready again", <[String]>::is_empty).await;

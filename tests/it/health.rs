@@ -1,11 +1,13 @@
 //! The admin listener: alive, ready to publish, ready to sign, and the metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use keyround::clock::Seconds;
+use keyround::clock::{Clock, Seconds, sleep};
 use serde_json::Value;
 
 use crate::helpers::{TestApp, TestDatabase};
+use crate::rows::Raw;
 
 /// The refresh of these servers comes in minutes: while a test holds the clock still, nothing is read behind its back.
 const SLOW: [(&str, &str); 2] = [("keys.replica_refresh", "10m"), ("keys.snapshot_max_age", "30m")];
@@ -117,6 +119,7 @@ async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
         "private_halves",
         "ledger",
         "rows",
+        "clients",
         "serving",
     ];
     assert_eq!(names_of_checks(&app, "/readyz/issue").await, checks);
@@ -307,4 +310,54 @@ async fn each_listener_serves_its_own_and_nothing_else() {
         assert_eq!(app.http.post(&url).send().await.unwrap().status(), 404, "{path}");
     }
     app.running.stop().await;
+}
+
+crate::on_both_databases!(a_table_of_clients_that_cannot_be_read_is_told, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let secret = app.create_client("billing", None).await;
+    assert_eq!(app.ask("billing", &secret, &GRANT).await.status(), 200);
+    assert_eq!(health(&app, "/readyz/issue").await, green());
+    let raw = Raw::open(&database).await;
+    for (broken, repaired) in [
+        (
+            "ALTER TABLE clients RENAME TO clients_away",
+            "ALTER TABLE clients_away RENAME TO clients",
+        ),
+        (
+            "ALTER TABLE clients RENAME COLUMN secret_digest TO digest",
+            "ALTER TABLE clients RENAME COLUMN digest TO secret_digest",
+        ),
+    ] {
+        raw.execute(broken).await;
+        until(&app, &red(&["clients"])).await;
+        assert_eq!(health(&app, "/readyz").await, green());
+        assert!(metrics(&app).await.contains("keyround_check{check=\"clients\"} 0\n"));
+        assert_eq!(app.ask("other", &secret, &GRANT).await.status(), 503);
+        raw.execute(repaired).await;
+        until(&app, &green()).await;
+    }
+    if let Raw::Postgres(pool) = &raw {
+        // A migration that went wrong holds the table.
+        let mut tx = pool.begin().await.unwrap();
+        sqlx::raw_sql("LOCK TABLE clients IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        until(&app, &red(&["clients"])).await;
+        tx.rollback().await.unwrap();
+        until(&app, &green()).await;
+    }
+    raw.close().await;
+    app.running.stop().await;
+});
+
+/// Asks until this is the answer: one answer of the database holds for a moment.
+async fn until(app: &TestApp, expected: &(u16, BTreeSet<String>)) {
+    for _ in 0..100 {
+        if health(app, "/readyz/issue").await == *expected {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(health(app, "/readyz/issue").await, *expected);
 }

@@ -1,11 +1,15 @@
 //! What the database must not be believed: a revocation that it forgot, and a row that it lost.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
+use keyround::app::Foundation;
 use keyround::clock::{Clock, Seconds};
+use keyround::jose::alg::Algorithm;
+use keyround::jose::key::{PrivateKey, RsaBits};
 use serde_json::Value;
 
-use crate::helpers::{TestApp, TestDatabase};
+use crate::helpers::{TestApp, TestDatabase, config};
 use crate::process::run;
 use crate::rows::Raw;
 
@@ -294,6 +298,178 @@ crate::on_both_databases!(db_check_names_a_revocation_that_the_database_has_lost
         printed.contains(&format!("key {kid} was revoked, but the database trusts it")),
         "{printed}"
     );
+});
+
+/// What lies where the ledger should be.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Folder,
+    Loop,
+    Garbage,
+    DamagedLine,
+    MayBeWrittenByOthers,
+    TornLine,
+    Zeros,
+}
+
+impl Fault {
+    const ALL: [Self; 7] = [
+        Self::Folder,
+        Self::Loop,
+        Self::Garbage,
+        Self::DamagedLine,
+        Self::MayBeWrittenByOthers,
+        Self::TornLine,
+        Self::Zeros,
+    ];
+
+    /// Makes it; `named` is a name that the ledger holds if it holds any.
+    fn make(self, path: &Path, named: &str) {
+        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_dir(path);
+        let line = format!("{named}\n").into_bytes();
+        let content = match self {
+            Self::Folder => return std::fs::create_dir(path).unwrap(),
+            Self::Loop => return std::os::unix::fs::symlink(path, path).unwrap(),
+            Self::Garbage => b"\x00\x9f\x92\x96\nno ledger at all\n".to_vec(),
+            Self::DamagedLine => [b"\x00\x00\xff\xfe\n".as_slice(), &line].concat(),
+            Self::MayBeWrittenByOthers => line,
+            Self::TornLine => [line.as_slice(), b"NzbLsXh8uDCcd-\x00\x00\x00"].concat(),
+            Self::Zeros => [line.as_slice(), &[0; 4_096]].concat(),
+        };
+        std::fs::write(path, content).unwrap();
+        let mode = if matches!(self, Self::MayBeWrittenByOthers) {
+            0o666
+        } else {
+            0o600
+        };
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    const fn is_repaired(self) -> bool {
+        matches!(self, Self::TornLine | Self::Zeros)
+    }
+
+    const fn hides_all(self) -> bool {
+        matches!(self, Self::Folder | Self::Loop | Self::Garbage)
+    }
+}
+
+crate::on_both_databases!(a_ledger_that_is_not_in_order_hinders_no_emergency, |database| {
+    let app = start(&database, false).await;
+    app.running.stop().await;
+    let path = ledger(&database);
+    let shown = path.display().to_string();
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+        ("KEYROUND_KEYS__LEDGER_FILE", shown.as_str()),
+    ];
+    let folder = database.folder.path();
+    let raw = Raw::open(&database).await;
+    for fault in Fault::ALL {
+        fault.make(&path, "of-another-key");
+        let expected = Some(i32::from(!fault.is_repaired()));
+
+        let checked = run(folder, &variables, &["db", "check", "--json"]);
+        let findings: Vec<Value> = serde_json::from_slice(&checked.stdout).unwrap();
+        assert!(findings.len() > 10, "{fault:?}: {findings:?}");
+        for finding in &findings {
+            let ok = finding["name"] != "ledger" || fault.is_repaired();
+            assert_eq!(finding["ok"], ok, "{fault:?}: {finding}");
+            assert!(ok || finding["detail"].as_str().unwrap().contains(&shown), "{finding}");
+        }
+        assert_eq!(checked.status.code(), expected, "{fault:?}");
+
+        let kid = raw
+            .texts("SELECT kid FROM signing_keys WHERE alg = 'ES256' AND revoked_at IS NULL ORDER BY generation DESC")
+            .await
+            .remove(0);
+        let revoked = run(
+            folder,
+            &variables,
+            &["keys", "revoke", &kid, "--reason", "test", "--yes"],
+        );
+        let told = String::from_utf8_lossy(&revoked.stderr);
+        assert_eq!(revoked.status.code(), expected, "{fault:?}: {told}");
+        let printed = String::from_utf8_lossy(&revoked.stdout);
+        assert!(
+            printed.contains(&format!("ES256 key {kid} is revoked")),
+            "{fault:?}: {printed}"
+        );
+        let written = format!("SELECT count(*) FROM signing_keys WHERE kid = '{kid}' AND revoked_at IS NOT NULL");
+        assert_eq!(raw.number(&written).await, 1, "{fault:?}");
+        if !fault.is_repaired() {
+            assert!(
+                told.contains(&shown) && told.contains("the key is revoked"),
+                "{fault:?}: {told}"
+            );
+        }
+        if let Ok(content) = std::fs::read(&path) {
+            let is_noted = content.ends_with(format!("{kid}\n").as_bytes());
+            assert!(is_noted, "{fault:?}: {content:?}");
+        }
+    }
+});
+
+crate::on_both_databases!(a_start_reads_of_a_ledger_what_can_be_read, |database| {
+    let app = start(&database, false).await;
+    let kid = kid_of(&app.key_set().await, "RS256");
+    app.running.stop().await;
+    let path = ledger(&database);
+    let settings = [("keys.ledger_file", path.to_str().unwrap())];
+    let raw = Raw::open(&database).await;
+    for fault in Fault::ALL {
+        // The database does not know it, as after it was set back.
+        raw.execute(&format!(
+            "UPDATE signing_keys SET revoked_at = NULL WHERE kid = '{kid}'"
+        ))
+        .await;
+        fault.make(&path, &kid);
+        let opened = Foundation::open(&config(&database, &settings), Clock::system()).await;
+        if fault.hides_all() {
+            let refusal = opened.map(|_| ()).unwrap_err().to_string();
+            let cures = ["by keys.ledger_file", "take them out"];
+            assert!(cures.iter().any(|cure| refusal.contains(cure)), "{fault:?}: {refusal}");
+            assert!(refusal.contains(path.to_str().unwrap()), "{refusal}");
+            continue;
+        }
+        let app = start(&database, true).await;
+        assert!(!holds(&app.key_set().await, &kid), "{fault:?}");
+        let (status, body) = get(&app, "/readyz/issue").await;
+        assert_eq!(status, if fault.is_repaired() { 200 } else { 503 }, "{fault:?}: {body}");
+        assert_eq!(get(&app, "/readyz").await.0, 200, "{fault:?}");
+        if fault.is_repaired() {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let is_whole = text.starts_with(&format!("{kid}\n")) && text.ends_with('\n') && !text.contains('\0');
+            assert!(is_whole, "{text:?}");
+        } else {
+            assert!(body.contains(path.to_str().unwrap()), "{body}");
+        }
+        // What is damaged while the server runs is forgotten by no server that knew it.
+        Fault::Garbage.make(&path, "");
+        app.running.server.rotation.tick().await.unwrap();
+        assert!(!holds(&app.key_set().await, &kid), "{fault:?}");
+        assert_eq!(get(&app, "/readyz/issue").await.0, 503, "{fault:?}");
+        app.running.stop().await;
+    }
+});
+
+crate::on_both_databases!(an_import_needs_to_know_what_the_ledger_says, |database| {
+    let app = start(&database, false).await;
+    app.running.stop().await;
+    let path = ledger(&database);
+    Fault::Folder.make(&path, "");
+    let settings = [("keys.ledger_file", path.to_str().unwrap())];
+    let foundation = Foundation::open_for_command(&config(&database, &settings), Clock::system()).await;
+    let key = PrivateKey::generate(Algorithm::Es256, RsaBits::Bits2048).unwrap();
+    let import = foundation.unwrap().rotator.import_signing(&key, "test", "test").await;
+    let refusal = import.map(|_| ()).unwrap_err().to_string();
+    assert!(refusal.contains("is not a regular file"), "{refusal}");
 });
 
 /// A point on P-256: the coordinates of RFC 7515 appendix A.3.

@@ -9,7 +9,7 @@ use keyround::jose::jwk::Kid;
 use keyround::keys::plan::NewGeneration;
 use keyround::oauth::client::{Client, ClientId, Grant};
 use keyround::store::clients::ClientChange;
-use keyround::store::nodes::Heartbeat;
+use keyround::store::nodes::{Heartbeat, Place};
 use keyround::store::signing_keys::{SealedKey, StoredKey};
 use keyround::store::{Db, StoreError};
 
@@ -314,6 +314,7 @@ crate::on_both_databases!(nodes_beat_leave_and_are_forgotten, |database| {
         policy_fingerprint: format!("policy-{version}"),
         clock_offset: -version,
         master_keys: String::new(),
+        place: Place::default(),
     };
     for heartbeat in [
         beat("a", 100, 1),

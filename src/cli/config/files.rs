@@ -122,8 +122,8 @@ fn sqlite(path: &Path) -> Option<String> {
 
 /// Whether the ledger can be read, and could be written.
 fn ledger(config: &Config) -> Option<String> {
-    if let Err(error) = open_ledger(config) {
-        return Some(error.to_string());
+    if let Some(failure) = open_ledger(config).and_then(|ledger| ledger.failure()) {
+        return Some(failure);
     }
     let path = config.keys.ledger_file.as_deref()?;
     let why = if path.exists() {

@@ -54,10 +54,13 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         ledger.learn(done.iter().flat_map(|revoked| &revoked.materials))
     });
     // A server writes a ledger of its own; this machine may have none.
+    let unwritten = rotator.ledger.as_ref().map_or(0, |ledger| ledger.unwritten());
     let written = written.map_err(|error| {
-        Failure::Refused(format!(
-            "the key is revoked, but this machine could not note it: {error}; then run the command again"
-        ))
+        Failure::Refused(if unwritten == 0 {
+            format!("the key is revoked and noted, but {error}")
+        } else {
+            format!("the key is revoked, but this machine could not note it: {error}; then run the command again")
+        })
     });
     let Some(version) = done.iter().map(|revoked| revoked.version).max() else {
         return outcome;
@@ -75,7 +78,9 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     } else if let Ok(followers) = &followers {
         followers.print();
     }
-    outcome.and(followers.map(|_| ())).and(written)
+    outcome
+        .and(followers.and_then(|followers| followers.require_all()))
+        .and(written)
 }
 
 /// Asks, unless there is nothing left to do.
@@ -339,7 +344,7 @@ impl Followers {
             other_policy: living
                 .iter()
                 .filter(|node| node.policy_fingerprint != own_policy)
-                .map(|node| node.node_id.clone())
+                .map(ToString::to_string)
                 .collect(),
             behind: living.into_iter().filter(|node| !watched.has_followed(node)).collect(),
             silent: silent.into_iter().filter(|node| !watched.has_followed(node)).collect(),
@@ -347,10 +352,31 @@ impl Followers {
         })
     }
 
+    /// Fails while a server may not know of the revocation.
+    fn require_all(&self) -> Result<(), Failure> {
+        let unconfirmed: Vec<String> = self
+            .behind
+            .iter()
+            .chain(&self.silent)
+            .map(ToString::to_string)
+            .collect();
+        if unconfirmed.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Refused(format!(
+            "the key is revoked in the database, but these servers have not confirmed that they follow: {}; stop each of them, or make sure \
+             that it is stopped, and run the same command again, which lists those that are left",
+            output::printable(&unconfirmed.join(", "))
+        )))
+    }
+
     fn to_json(&self) -> Value {
         let to_json = |node: &Heartbeat, is_living: bool| {
             json!({
                 "node_id": node.node_id,
+                "host": node.place.host,
+                "listener": node.place.listener,
+                "process_id": node.place.process_id,
                 "seen_at": UnixTime(node.seen_at).rfc3339(),
                 "version": node.version,
                 "living": is_living,
@@ -379,7 +405,7 @@ impl Followers {
                 ));
                 for node in &self.behind {
                     let seen = output::time(UnixTime(node.seen_at), self.at);
-                    output::line(&format!("  {}  last seen {seen}", node.node_id));
+                    output::line(&format!("  {}  last seen {seen}", output::printable(&node.to_string())));
                 }
             }
         }
@@ -390,7 +416,7 @@ impl Followers {
             );
             for node in &self.silent {
                 let seen = output::time(UnixTime(node.seen_at), self.at);
-                output::line(&format!("  {}  last seen {seen}", node.node_id));
+                output::line(&format!("  {}  last seen {seen}", output::printable(&node.to_string())));
             }
         }
         for node in &self.other_policy {

@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
+use crate::app::StartError;
 use crate::keyring::Keyring;
 use crate::oauth::client::{Audience, ClientId, Grant};
 use crate::oauth::scope::Scope;
@@ -66,6 +67,11 @@ pub async fn run(context: &Context, request: Request) -> Result<(), Failure> {
         )));
     }
     let clock = rotator.clock.clone();
+    if let Some(ledger) = &rotator.ledger {
+        ledger
+            .require_readable()
+            .map_err(|error| Failure::Start(StartError::Ledger(error)))?;
+    }
     let keyring = Keyring::load(
         rotator.db.clone(),
         Arc::clone(&rotator.master_key),
