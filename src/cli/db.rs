@@ -15,6 +15,7 @@ use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan;
 use crate::keys::policy::Policy;
 use crate::rotation::rewrap::{Census, Under, census};
+use crate::rotation::sealing::heartbeat_memory;
 use crate::sessions::{prune, prune_audit, prune_limits};
 use crate::store::audit::Entry;
 use crate::store::{Db, StoreError, known_schema};
@@ -53,11 +54,6 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Copy(request) => copy::run(context, &config, request).await,
         Command::Prune { audit_older_than } => forget(context, *audit_older_than).await,
     }
-}
-
-/// How long a server counts as running after its last heartbeat: longer than any that lives goes without one.
-pub fn heartbeat_memory(policy: &Policy) -> Seconds {
-    policy.windows().snapshot_max_age * 2
 }
 
 /// The servers that run on this database.

@@ -13,7 +13,6 @@ use crate::accounts::federation::{
 use crate::app::Foundation;
 use crate::clock::UnixTime;
 use crate::config::{Config, read_secret_file};
-use crate::keyring::secret_binding;
 use crate::logins::federated::redirect_uri;
 use crate::outbound::providers::ProviderError;
 use crate::store::audit::Entry;
@@ -107,7 +106,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             client_secret_file,
         } => {
             let (_, foundation) = context.foundation().await?;
-            let sealed = sealed(&foundation, &name, &client_secret_file)?;
+            let sealed = sealed(&foundation, &name, &client_secret_file).await?;
             let told = ["has another client secret", "has this client secret already"];
             let changed = ProviderChange::ChangeSecret { sealed };
             change(context, &name, &changed, "provider.secret_changed", told).await
@@ -119,13 +118,10 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     }
 }
 
-fn sealed(foundation: &Foundation, name: &ProviderName, file: &std::path::Path) -> Result<String, Failure> {
+async fn sealed(foundation: &Foundation, name: &ProviderName, file: &std::path::Path) -> Result<String, Failure> {
     let secret = read_secret_file("--client-secret-file", file)?;
-    let sealed = foundation
-        .rotator
-        .master_key
-        .seal(&secret_binding(&name.secret_name()), secret.as_bytes());
-    sealed.map_err(|error| Failure::Refused(error.to_string()))
+    let rotator = &foundation.rotator;
+    Ok(rotator.seal_secret(&name.secret_name(), secret.as_bytes()).await?)
 }
 
 fn entry(event: &'static str, name: &ProviderName, now: UnixTime, reason: &str) -> Entry {
@@ -170,7 +166,7 @@ async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
         Err(error) => return Err(Failure::Refused(format!("the provider was not registered: {error}"))),
         Ok(_) => None,
     };
-    let sealed = sealed(&foundation, &new.name, &new.client_secret_file)?;
+    let sealed = sealed(&foundation, &new.name, &new.client_secret_file).await?;
     let provider = Provider {
         name: new.name,
         issuer: new.issuer,

@@ -282,6 +282,16 @@ impl MasterKeys {
         self.first.seal(binding, plaintext)
     }
 
+    /// Seals under the one of this name.
+    ///
+    /// # Errors
+    /// [`SealError::NotListed`] if it is not listed, [`SealError::OpenSsl`] when OpenSSL fails.
+    pub fn seal_under(&self, id: &MasterKeyId, binding: &Binding<'_>, plaintext: &[u8]) -> Result<String, SealError> {
+        let key = self.iter().find(|key| key.id() == *id);
+        key.ok_or_else(|| SealError::NotListed(id.clone()))?
+            .seal(binding, plaintext)
+    }
+
     /// Opens what any of them sealed for the same binding.
     ///
     /// # Errors

@@ -36,9 +36,11 @@ impl Rotator {
         if !self.policy.algorithms().contains(&alg) {
             return Err(RotationError::NotEnabled(alg));
         }
-        let sealed = seal(key, &self.master_key).map_err(|reason| RotationError::Generation { alg, reason })?;
-        let kid = sealed.jwk.kid.clone();
         let trusted = self.look_for_change().await?;
+        let sealing = self.sealing_key(&trusted).await?;
+        let sealed =
+            seal(key, &self.master_key, &sealing).map_err(|reason| RotationError::Generation { alg, reason })?;
+        let kid = sealed.jwk.kid.clone();
         let mut change = self.db.change_keys().await?;
         let trusted = self.plausible(&trusted).await?;
         let now = trusted.reached();

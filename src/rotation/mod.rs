@@ -8,6 +8,7 @@ mod restore;
 mod revocation;
 pub mod rewrap;
 mod rotator;
+pub mod sealing;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -65,7 +65,7 @@ impl Rotator {
         let mut made = BTreeMap::new();
         for alg in Algorithm::ALL {
             if lines.contains(alg.name()) {
-                made.insert(alg, self.make(alg).await?);
+                made.insert(alg, self.make(alg, self.master_key.sealing_id()).await?);
             }
         }
         // An emergency goes by the database's clock even when this machine's is wrong.

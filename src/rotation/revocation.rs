@@ -14,6 +14,7 @@ use crate::store::signing_keys::SealedKey;
 use super::SCHEDULE;
 use super::removal::about_removal;
 use super::rotator::{RotationError, Rotator, insert, once};
+use super::sealing::UnlistedMasterKey;
 
 /// How often a change is tried when other writers are faster.
 const ATTEMPTS: usize = 20;
@@ -31,6 +32,9 @@ pub struct Revoked {
     pub ends_removal: bool,
     /// The key that signs from now on.
     pub signs_now: Option<Kid>,
+    /// Why no replacement was sealed, although the key that signed is revoked. A running server makes one, as its schedule does for every
+    /// algorithm without a key.
+    pub unreplaced: Option<UnlistedMasterKey>,
     /// Whether it signed before, too: none of the revoked keys did.
     pub signed_before: bool,
     /// When it was done.
@@ -111,6 +115,7 @@ impl Rotator {
         let trusted = self.look().await?;
         let now = trusted.reached();
         let foreseen = emergency::revoke(&before.keys(), &self.policy, kid, now)?;
+        let mut unreplaced = None;
         if let (
             Response::Revoke(Revocation {
                 alg,
@@ -120,7 +125,12 @@ impl Rotator {
             None,
         ) = (&foreseen, &made)
         {
-            *made = Some((*alg, self.make(*alg).await?));
+            match self.sealing_key(&trusted).await {
+                Ok(sealing) => *made = Some((*alg, self.make(*alg, sealing).await?)),
+                // The key that leaked goes all the same.
+                Err(RotationError::UnlistedMasterKey(unlisted)) => unreplaced = Some(unlisted),
+                Err(error) => return Err(error),
+            }
         }
         let mut change = self.db.change_keys().await?;
         let trusted = self.look_again(&trusted).await?;
@@ -136,6 +146,7 @@ impl Rotator {
                     materials: vec![jwk.thumbprint()],
                     ends_removal: false,
                     signs_now,
+                    unreplaced: None,
                     signed_before: true,
                     at: revoked_at.unwrap_or(now),
                     // What stands under the lock; another node may have revoked it since the first look.
@@ -169,6 +180,7 @@ impl Rotator {
         let signed_before = revocation.replacement.is_none();
         let signs_now = match &revocation.replacement {
             None => signs_before,
+            Some(_) if unreplaced.is_some() => None,
             Some(new) => {
                 // The line changed between the two looks: begin again, with a key pair of the right kind.
                 let (alg, key) = made.as_ref().ok_or(StoreError::Conflict)?;
@@ -186,6 +198,7 @@ impl Rotator {
             materials,
             ends_removal: revocation.ends_removal.is_some(),
             signs_now,
+            unreplaced,
             signed_before,
             at,
             version,

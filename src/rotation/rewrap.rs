@@ -105,18 +105,6 @@ pub async fn rewrap(db: &Db, master_keys: &MasterKeys, actor: &str, now: UnixTim
     Ok(Rewrapped { before, after, moved })
 }
 
-/// The servers that would lose rows: those seen since then that do not list the master key that seals. A server of an earlier version
-/// does not say which it lists, and counts as one.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn nodes_without(db: &Db, master_keys: &MasterKeys, since: UnixTime) -> Result<Vec<String>, StoreError> {
-    let sealing = master_keys.sealing_id().to_string();
-    let nodes = db.nodes_seen_since(since).await?.into_iter();
-    let without = nodes.filter(|node| !node.master_keys.split(' ').any(|id| id == sealing));
-    Ok(without.map(|node| node.to_string()).collect())
-}
-
 /// Why rows were not moved.
 #[derive(Debug, thiserror::Error)]
 pub enum RewrapError {

@@ -7,7 +7,7 @@ use crate::clock::{Clock, Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
-use crate::jose::seal::{MasterKeys, SealError};
+use crate::jose::seal::{MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Ledger, LedgerError, binding, node_in_doubt, trusted_time, trusted_time_again};
 use crate::keys::SigningKey;
 use crate::keys::emergency::UnknownKey;
@@ -20,6 +20,7 @@ use crate::store::signing_keys::{KeyChange, SealedKey};
 use crate::store::{Db, StoreError};
 
 use super::SCHEDULE;
+use super::sealing::UnlistedMasterKey;
 
 /// Why keys were not changed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,12 @@ pub enum RotationError {
         /// What went wrong.
         reason: GenerationError,
     },
+    /// A secret could not be sealed.
+    #[error("the secret could not be sealed: {0}")]
+    Secret(#[from] SealError),
+    /// Running servers could not open what would be sealed.
+    #[error("nothing was changed: {0}")]
+    UnlistedMasterKey(#[from] UnlistedMasterKey),
     /// The clock may be wrong.
     #[error("the clock is in doubt, so no key was changed: {0}")]
     ClockInDoubt(Doubt),
@@ -143,7 +150,7 @@ impl Rotator {
         // Made before the transaction: a generation that takes long must not hold the lock, nor age its own stamp.
         let mut answers = Vec::new();
         for alg in needed(&steps) {
-            answers.push((alg, self.make(alg).await));
+            answers.push((alg, self.make(alg, self.scheduled_sealing_key(trusted).await?).await));
         }
         let (mut made, failed) = apart(answers);
         let mut change = self.db.change_keys().await?;
@@ -174,6 +181,18 @@ impl Rotator {
         failed.map_or(Ok(taken), Err)
     }
 
+    /// The master key for what the schedule makes. It goes on where servers list none in common: those that open the key sign with it.
+    async fn scheduled_sealing_key(&self, trusted: &TrustedTime) -> Result<MasterKeyId, RotationError> {
+        match self.sealing_key(trusted).await {
+            Err(RotationError::UnlistedMasterKey(unlisted)) => {
+                tracing::error!(nodes = %unlisted.nodes.join(", "), master_key = %unlisted.sealing, "servers do not list the master key that \
+                    seals the next key, and will not sign with it");
+                Ok(unlisted.sealing)
+            }
+            answer => answer,
+        }
+    }
+
     /// Inserts the next generation of an algorithm now, published ahead like any other.
     ///
     /// # Errors
@@ -185,8 +204,9 @@ impl Rotator {
         reason: &str,
     ) -> Result<(Kid, NewGeneration), RotationError> {
         let before = self.db.signing_keys().await?.keys();
-        refuse_rotation(&before, &self.policy, alg, self.look().await?.reached())?;
-        let key = self.make(alg).await?;
+        let trusted = self.look().await?;
+        refuse_rotation(&before, &self.policy, alg, trusted.reached())?;
+        let key = self.make(alg, self.sealing_key(&trusted).await?).await?;
         let trusted = self.look_for_change().await?;
         let mut change = self.db.change_keys().await?;
         let trusted = self.plausible(&trusted).await?;
@@ -304,10 +324,10 @@ impl Rotator {
     }
 
     /// Makes, tests and seals a key pair on a thread of its own.
-    pub(super) async fn make(&self, alg: Algorithm) -> Result<SealedKey, RotationError> {
+    pub(super) async fn make(&self, alg: Algorithm, sealing: MasterKeyId) -> Result<SealedKey, RotationError> {
         let master_key = Arc::clone(&self.master_key);
         let bits = self.policy.windows().rsa_bits;
-        tokio::task::spawn_blocking(move || generate(alg, bits, &master_key))
+        tokio::task::spawn_blocking(move || generate(alg, bits, &master_key, &sealing))
             .await
             .unwrap_or(Err(GenerationError::Interrupted))
             .map_err(|reason| RotationError::Generation { alg, reason })
@@ -425,19 +445,28 @@ fn apart(
     (made, failed)
 }
 
-fn generate(alg: Algorithm, rsa_bits: RsaBits, master_key: &MasterKeys) -> Result<SealedKey, GenerationError> {
+fn generate(
+    alg: Algorithm,
+    rsa_bits: RsaBits,
+    master_keys: &MasterKeys,
+    sealing: &MasterKeyId,
+) -> Result<SealedKey, GenerationError> {
     tracing::debug!(key.alg = %alg, "a key pair is about to be made");
     let key = PrivateKey::generate(alg, rsa_bits)?;
     tracing::debug!(key.alg = %alg, "a key pair is made");
-    seal(&key, master_key)
+    seal(&key, master_keys, sealing)
 }
 
 /// Tests a key pair and seals it.
-pub(super) fn seal(key: &PrivateKey, master_key: &MasterKeys) -> Result<SealedKey, GenerationError> {
+pub(super) fn seal(
+    key: &PrivateKey,
+    master_keys: &MasterKeys,
+    sealing: &MasterKeyId,
+) -> Result<SealedKey, GenerationError> {
     let jwk = key.public_jwk()?;
     self_test(key, &jwk.to_json())?;
     tracing::debug!(key.kid = %jwk.kid, "a key pair passed its self-test");
-    let sealed = master_key.seal(&binding(&jwk.kid, jwk.alg), &key.to_pkcs8_der()?)?;
+    let sealed = master_keys.seal_under(sealing, &binding(&jwk.kid, jwk.alg), &key.to_pkcs8_der()?)?;
     tracing::debug!(key.kid = %jwk.kid, "a private half is sealed");
     Ok(SealedKey { jwk, sealed })
 }
@@ -502,7 +531,7 @@ mod tests {
         let answers = needed(&steps).map(|alg| {
             let answer = match alg {
                 Algorithm::Rs256 => Err(GenerationError::Interrupted),
-                Algorithm::Es256 => generate(alg, RsaBits::Bits2048, &master_keys),
+                Algorithm::Es256 => generate(alg, RsaBits::Bits2048, &master_keys, &master_keys.sealing_id()),
             };
             (alg, answer.map_err(|reason| RotationError::Generation { alg, reason }))
         });

@@ -244,3 +244,168 @@ crate::on_both_databases!(
         assert!(db.sealed_rows().await.unwrap().is_empty());
     }
 );
+
+/// The kid by which a token is signed.
+fn kid(token: &str) -> String {
+    let header = token.split('.').next().unwrap();
+    let header = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, header).unwrap();
+    let header: Value = serde_json::from_slice(&header).unwrap();
+    header["kid"].as_str().unwrap().to_owned()
+}
+
+/// A token that is signed with this key, as soon as the server serves it.
+async fn until_signed_with(app: &TestApp, secret: &str, expected: &str) {
+    for _ in 0..600 {
+        if kid(&app.token("service", secret).await) == expected {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{expected} never signs");
+}
+
+/// How many rows lie under this master key.
+fn rows_under(database: &TestDatabase, master_key: &str) -> Value {
+    let status = json(database, &both(), &["master-key", "status"]);
+    let row = status.as_array().unwrap().iter();
+    let row = row.clone().find(|row| row["master_key"] == id(master_key)).unwrap();
+    row["rows"].clone()
+}
+
+/// It stays seen for the whole test, and does not hold up a revocation.
+async fn beat_of_an_older_node(db: &Db) {
+    let seen_at = Clock::system().read().wall + Seconds(1_000);
+    db.beat(&keyround::store::nodes::Heartbeat {
+        node_id: "an-older-node".to_owned(),
+        seen_at: seen_at.0,
+        version: i64::MAX,
+        change_id: None,
+        policy_fingerprint: String::new(),
+        clock_offset: 0,
+        master_keys: String::new(),
+        place: keyround::store::nodes::Place::default(),
+    })
+    .await
+    .unwrap();
+}
+
+fn fixture(name: &str) -> String {
+    format!("{}/tests/fixtures/keys/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn revoke(kid: &str) -> [&str; 6] {
+    ["keys", "revoke", kid, "--reason", "it leaked", "--yes"]
+}
+
+crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |database| {
+    let secret_of_provider = database.folder.path().join("provider-secret");
+    std::fs::write(&secret_of_provider, "9f8Ks71hLq0Zt4Wd").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&secret_of_provider, mode).unwrap();
+    let create_provider = |name| {
+        let mut command = vec!["providers", "create", name, "--issuer", "https://id.example/"];
+        command.extend(["--client-id", "a", "--client-secret-file"]);
+        command.push(secret_of_provider.to_str().unwrap());
+        json(&database, &both(), &command);
+    };
+
+    // The server lists the old one alone. Commands that list the new one first seal under the old one.
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let secret = app.create_client("service", None).await;
+    // One of an earlier version does not say what it lists. While there is one master key, it has opened what lies under it.
+    let db = app.running.server.db.clone();
+    beat_of_an_older_node(&db).await;
+    json(&database, OLD, &["keys", "rotate"]);
+    db.leave("an-older-node").await.unwrap();
+    json(&database, &both(), &["keys", "import", &fixture("p256.pkcs8.pem")]);
+    create_provider("one");
+    let signing = kid(&app.token("service", &secret).await);
+    let done = json(&database, &both(), &revoke(&signing));
+    let replacement = done["revocations"][0]["signs_now"].as_str().unwrap().to_owned();
+    until_signed_with(&app, &secret, &replacement).await;
+    assert_eq!(rows_under(&database, NEW), 0);
+    assert!(app.running.server.keyring.snapshot().unopened.is_empty());
+    app.running.stop().await;
+
+    // Once it lists both, they seal under the first.
+    let settings = [("keys.master_key", &*both())];
+    let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+    json(&database, &both(), &["keys", "rotate"]);
+    create_provider("two");
+    assert_eq!(rows_under(&database, NEW), 3);
+
+    // A server of an earlier version does not say what it lists: nothing is sealed while the master key changes.
+    let db = app.running.server.db.clone();
+    beat_of_an_older_node(&db).await;
+    let before = db.signing_keys().await.unwrap().rows.len();
+    let rsa = fixture("rsa.pkcs8.pem");
+    let provider = secret_of_provider.to_str().unwrap();
+    for command in [
+        &["keys", "rotate"][..],
+        &["keys", "import", &rsa],
+        &["providers", "set-secret", "one", "--client-secret-file", provider],
+    ] {
+        let sentence = refusal(&database, &both(), command);
+        for part in ["nothing was changed", "an-older-node", &id(NEW), "keys.master_key_file"] {
+            assert!(sentence.contains(part), "{command:?}: {sentence}");
+        }
+    }
+    assert_eq!(db.signing_keys().await.unwrap().rows.len(), before);
+    // The key that leaked is revoked all the same, and the server makes another one.
+    let signing = kid(&app.token("service", &secret).await);
+    let output = run(
+        database.folder.path(),
+        &variables(&database, &both()),
+        &revoke(&signing),
+    );
+    let (said, failed) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert!(output.status.success(), "{said} {failed}");
+    assert!(said.contains(&format!("key {signing} is revoked")), "{said}");
+    assert!(
+        said.contains("no replacement of the RS256 key was sealed by this command: these servers do not list"),
+        "{said}"
+    );
+    let line = said
+        .lines()
+        .find(|line| line.ends_with(", which a server made, signs now"));
+    let made = line.unwrap().split_whitespace().nth(2).unwrap().trim_end_matches(',');
+    assert_ne!(made, signing);
+    until_signed_with(&app, &secret, made).await;
+    assert!(app.running.server.keyring.snapshot().unopened.is_empty());
+
+    // Without a server that runs no key is made, and the command says so; the next server that starts makes one.
+    app.running.stop().await;
+    let signing = made.to_owned();
+    let output = run(
+        database.folder.path(),
+        &variables(&database, &both()),
+        &revoke(&signing),
+    );
+    let failed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{failed}");
+    assert!(
+        failed.contains("the key is revoked, but no server has made another one yet, so no RS256 token is signed"),
+        "{failed}"
+    );
+    assert!(
+        json(&database, &both(), &["keys", "show", &signing])["revoked_at"].is_string(),
+        "it is revoked"
+    );
+    let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+    for _ in 0..600 {
+        if app
+            .ask("service", &secret, &[("grant_type", "client_credentials")])
+            .await
+            .status()
+            == 200
+        {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(kid(&app.token("service", &secret).await), signing);
+    app.running.stop().await;
+});

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::app::open_database;
 use crate::config::{self, Config, Database};
 use crate::keyring::trusted_time;
+use crate::rotation::sealing::heartbeat_memory;
 use crate::store::audit::Entry;
 use crate::store::copy::CopiedTable;
 
@@ -47,7 +48,7 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
              running for {} after its last heartbeat",
             config.database,
             living.join(", "),
-            super::heartbeat_memory(policy),
+            heartbeat_memory(policy),
         )));
     }
     let other = open_database(&target).await?;

@@ -3,6 +3,7 @@
 mod foresight;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,11 +11,12 @@ use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 
 use crate::clock::{Clock, UnixTime, sleep};
+use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::keys::emergency::{self, Response, Revocation, accepted_until};
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
-use crate::rotation::{Revoked, Rotator};
+use crate::rotation::{Revoked, RotationError, Rotator};
 use crate::store::nodes::Heartbeat;
 
 use super::super::confirm::Confirmation;
@@ -70,6 +72,13 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     }
     let followers = Followers::wait(rotator, version).await;
     let outcome = outcome.and(still_revoked(rotator, &done).await);
+    let replaced = replaced_by_servers(rotator, &done).await;
+    if let (false, Ok(replaced)) = (context.json, &replaced) {
+        for (alg, kid) in replaced {
+            output::line(&format!("{alg} key {kid}, which a server made, signs now"));
+        }
+    }
+    let outcome = outcome.and(replaced.map(drop));
     if context.json {
         output::json(&json!({
             "revocations": done.iter().map(|revoked| to_json(revoked, &rotator.policy)).collect::<Vec<_>>(),
@@ -86,10 +95,19 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
 /// Asks, unless there is nothing left to do.
 async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
     let keys = rotator.db.signing_keys().await?.keys();
-    let now = rotator.look().await?.reached();
-    let Some(question) = question(&keys, &rotator.policy, request, now)? else {
+    let trusted = rotator.look().await?;
+    let Some(mut question) = question(&keys, &rotator.policy, request, trusted.reached())? else {
         return Ok(());
     };
+    match rotator.sealing_key(&trusted).await {
+        Err(RotationError::UnlistedMasterKey(unlisted)) => {
+            let _ = write!(
+                question,
+                " A new key is made by a server, not by this command: {unlisted}."
+            );
+        }
+        answer => drop(answer?),
+    }
     request.confirmation.ask(&question)
 }
 
@@ -178,6 +196,7 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
                 ends_removal: false,
                 signed_before: true,
                 signs_now: active.map(|active| active.kid.clone()),
+                unreplaced: None,
                 at,
                 version: done[0].version,
             }),
@@ -193,6 +212,7 @@ fn to_json(revoked: &Revoked, policy: &Policy) -> Value {
         "revoked": revoked.revoked,
         "already_revoked": revoked.revoked.is_empty(),
         "signs_now": revoked.signs_now,
+        "servers_without_master_key": revoked.unreplaced.as_ref().map(|unlisted| &unlisted.nodes),
         "revoked_at": revoked.at.rfc3339(),
         "accepted_until": accepted_until(policy, revoked.at).rfc3339(),
     })
@@ -217,6 +237,12 @@ fn print(request: &Request, done: &[Revoked], policy: &Policy, now: UnixTime) {
             output::line(&format!(
                 "the removal of {alg} is called off; announce it again when this is over"
             ));
+        }
+        if let Some(unlisted) = &revoked.unreplaced {
+            output::line(&format!(
+                "no replacement of the {alg} key was sealed by this command: {unlisted}"
+            ));
+            continue;
         }
         output::line(&revoked.signs_now.as_ref().map_or_else(
             || format!("no {alg} key signs now"),
@@ -261,6 +287,41 @@ async fn still_revoked(rotator: &Rotator, done: &[Revoked]) -> Result<(), Failur
          same command once more",
         lost.join(", ")
     )))
+}
+
+/// Where this command could not seal a replacement, a running server makes one as soon as it has followed. Fails if none does.
+async fn replaced_by_servers(rotator: &Rotator, done: &[Revoked]) -> Result<Vec<(Algorithm, Kid)>, Failure> {
+    let unreplaced: Vec<Algorithm> = done
+        .iter()
+        .filter(|revoked| revoked.unreplaced.is_some())
+        .map(|revoked| revoked.alg)
+        .collect();
+    // Twice what a server may take to follow: it reads the revocation, and makes the key.
+    let deadline = rotator.clock.read().monotonic + (rotator.policy.windows().replica_refresh * 2).duration();
+    loop {
+        let keys = rotator.db.signing_keys().await?.keys();
+        let now = rotator.look().await?.reached();
+        let found: Vec<(Algorithm, Kid)> = unreplaced
+            .iter()
+            .filter_map(|&alg| Some((alg, keys.active(alg, now)?.kid.clone())))
+            .collect();
+        if found.len() == unreplaced.len() {
+            return Ok(found);
+        }
+        if rotator.clock.read().monotonic >= deadline {
+            let without: Vec<&str> = unreplaced
+                .iter()
+                .filter(|&alg| found.iter().all(|(found, _)| found != alg))
+                .map(|alg| alg.name())
+                .collect();
+            return Err(Failure::Refused(format!(
+                "the key is revoked, but no server has made another one yet, so no {} token is signed; start a server, or restart those that \
+                 run, with their own master keys",
+                without.join(" or ")
+            )));
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// The servers, and which of them have followed.

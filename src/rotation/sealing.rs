@@ -1,0 +1,83 @@
+//! Which master key seals what is new while servers run. Each of them must list it: a server that cannot open a private half does not
+//! sign with it, and cannot start again.
+
+use crate::clock::{Seconds, UnixTime};
+use crate::jose::seal::MasterKeyId;
+use crate::keyring::secret_binding;
+use crate::keys::policy::Policy;
+use crate::keys::trusted_time::TrustedTime;
+use crate::store::nodes::Heartbeat;
+use crate::store::{Db, StoreError};
+
+use super::rotator::{RotationError, Rotator};
+
+/// How long a server counts as running after its last heartbeat: longer than any that lives goes without one.
+#[must_use]
+pub fn heartbeat_memory(policy: &Policy) -> Seconds {
+    policy.windows().snapshot_max_age * 2
+}
+
+/// No master key that is listed here is listed by every running server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "these servers do not list the master key {sealing}, and could not sign with a key that is sealed under it: {}. Give this command the \
+     master keys that the servers list (keys.master_key_file); a server that was killed counts as running for {memory} after its last \
+     heartbeat", .nodes.join(", ")
+)]
+pub struct UnlistedMasterKey {
+    /// The one that would seal.
+    pub sealing: MasterKeyId,
+    /// The servers that do not list it.
+    pub nodes: Vec<String>,
+    /// For how long a server counts as running.
+    pub memory: Seconds,
+}
+
+/// The servers, seen since then, that do not list this master key. One of an earlier version does not say which it lists, and counts as one.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn nodes_without(db: &Db, master_key: &MasterKeyId, since: UnixTime) -> Result<Vec<String>, StoreError> {
+    let nodes = db.nodes_seen_since(since).await?;
+    Ok(without(&nodes, master_key))
+}
+
+fn without(nodes: &[Heartbeat], master_key: &MasterKeyId) -> Vec<String> {
+    let id = master_key.to_string();
+    let lacking = nodes
+        .iter()
+        .filter(|node| !node.master_keys.split(' ').any(|listed| listed == id));
+    lacking.map(ToString::to_string).collect()
+}
+
+impl Rotator {
+    /// The master key that seals something new: the first of those listed that every running server lists too.
+    ///
+    /// # Errors
+    /// [`UnlistedMasterKey`] if there is none, or when the database does not answer.
+    pub async fn sealing_key(&self, trusted: &TrustedTime) -> Result<MasterKeyId, RotationError> {
+        let memory = heartbeat_memory(&self.policy);
+        let mut nodes = self.db.nodes_seen_since(trusted.checked_at() - memory).await?;
+        // While one master key is listed, what is sealed lies under it, and a server that does not say what it lists has opened that.
+        if self.master_key.ids().count() == 1 {
+            nodes.retain(|node| !node.master_keys.is_empty());
+        }
+        let common = self.master_key.ids().find(|id| without(&nodes, id).is_empty());
+        common.ok_or_else(|| {
+            let sealing = self.master_key.sealing_id();
+            let nodes = without(&nodes, &sealing);
+            let unlisted = UnlistedMasterKey { sealing, nodes, memory };
+            unlisted.into()
+        })
+    }
+
+    /// Seals a secret that running servers must open.
+    ///
+    /// # Errors
+    /// [`UnlistedMasterKey`], or when the database or OpenSSL fails.
+    pub async fn seal_secret(&self, name: &str, secret: &[u8]) -> Result<String, RotationError> {
+        let sealing = self.sealing_key(&self.look().await?).await?;
+        let sealed = self.master_key.seal_under(&sealing, &secret_binding(name), secret);
+        Ok(sealed?)
+    }
+}
