@@ -177,6 +177,9 @@ impl Failure {
                 "no space is left for the database {database}: make room on its disk and try again; nothing is half written"
             )),
             StoreError::Unavailable(_) => {
+                if let Some(right) = error.missing_right(database.role()) {
+                    return Self::Refused(format!("the database {database} refuses it: {right}"));
+                }
                 let reason = error.about_file().map_or_else(|| error.reason(), str::to_owned);
                 Self::Refused(format!("the database {database} cannot be used: {reason}"))
             }

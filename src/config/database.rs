@@ -81,6 +81,17 @@ impl fmt::Debug for PostgresUrl {
     }
 }
 
+impl Database {
+    /// The role that the URL names.
+    #[must_use]
+    pub fn role(&self) -> Option<&str> {
+        let Self::Postgres(url) = self else { return None };
+        let (_, rest) = url.shown.split_once("://")?;
+        let (user, _) = rest.split(['/', '?']).next()?.rsplit_once('@')?;
+        user.split(':').next().filter(|role| !role.is_empty())
+    }
+}
+
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -102,7 +102,8 @@ impl fmt::Display for Doubt {
             Self::Unconfirmed(by) => write!(
                 f,
                 "Unconfirmed({}): at the start the clock was ahead of the newest record by {by}, as after a stop; until it is \
-                 confirmed no key is made or dropped and nothing is forgotten",
+                 confirmed, by 'keyround clock confirm' or by itself once it has run evenly for as long as a retired key stays, the schedule \
+                 makes and drops no key and nothing is forgotten",
                 by.0
             ),
         }

@@ -432,7 +432,7 @@ fn log_doubt(snapshot: &Snapshot) {
     match snapshot.trusted().doubt() {
         None => tracing::info!("the clock is no longer in doubt"),
         Some(doubt) if doubt.is_harmless() => tracing::warn!(%doubt, "the clock is not confirmed yet"),
-        Some(doubt) => tracing::error!(%doubt, "the clock is in doubt: no key is made, destroyed or dropped"),
+        Some(doubt) => tracing::error!(%doubt, "the clock is in doubt: the schedule makes, destroys and drops no key"),
     }
 }
 

@@ -25,6 +25,7 @@ pub mod passwords;
 mod pooling;
 mod pools;
 mod primary;
+mod rights;
 pub mod sealed;
 pub mod secrets;
 mod servers;
@@ -86,7 +87,7 @@ pub(crate) enum Tx {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// It does not answer, or answered with an error of its own.
-    #[error("the database did not answer: {}", described(.0))]
+    #[error("{}", told(.0))]
     Unavailable(#[source] Arc<sqlx::Error>),
     /// There is no room for what was to be written.
     #[error("no space is left where the database is: {}", described(.0))]
@@ -191,6 +192,13 @@ impl StoreError {
         })
     }
 
+    /// Which right the role of the database URL lacks, and what grants it.
+    #[must_use]
+    pub fn missing_right(&self, role: Option<&str>) -> Option<String> {
+        let Self::Unavailable(error) = self else { return None };
+        rights::refusal(error).map(|message| rights::explained(message, role))
+    }
+
     /// What the driver said, without the words that go before it.
     #[must_use]
     pub fn reason(&self) -> String {
@@ -199,6 +207,14 @@ impl StoreError {
             other => other.to_string(),
         }
     }
+}
+
+/// PostgreSQL answers well when it refuses.
+fn told(error: &sqlx::Error) -> String {
+    rights::refusal(error).map_or_else(
+        || format!("the database did not answer: {}", described(error)),
+        |message| format!("the database refuses it: {}", rights::explained(message, None)),
+    )
 }
 
 /// The reason alone, without the words that the driver puts before it. Its words for a wait that was too long speak of a pool.
@@ -367,13 +383,11 @@ pub fn known_schema() -> i64 {
         .unwrap_or(0)
 }
 
-/// Whether a migration failed because the role may not change the schema (SQLSTATE 42501).
+/// Whether a migration failed because the role may not change the schema.
 fn is_forbidden(error: &sqlx::migrate::MigrateError) -> bool {
     use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
     match error {
-        Execute(sqlx::Error::Database(error)) | ExecuteMigration(sqlx::Error::Database(error), _) => {
-            error.code().is_some_and(|code| code == "42501")
-        }
+        Execute(error) | ExecuteMigration(error, _) => rights::refusal(error).is_some(),
         _ => false,
     }
 }

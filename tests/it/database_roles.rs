@@ -12,7 +12,7 @@ use crate::sessions::world::{create_user, log_in, log_out, refresh};
 const PAGE: &str = include_str!("../../docs/postgresql.md");
 
 /// The blocks of SQL below '## Roles with the least rights', for roles of this test's own: roles belong to the whole server.
-fn grants(suffix: &str) -> Vec<String> {
+pub fn grants(suffix: &str) -> Vec<String> {
     let (_, section) = PAGE.split_once("\n## Roles with the least rights\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let blocks = section.split("```sql\n").skip(1);
@@ -25,7 +25,7 @@ fn grants(suffix: &str) -> Vec<String> {
         .collect()
 }
 
-fn as_role(database: &TestDatabase, role: &str) -> TestDatabase {
+pub fn as_role(database: &TestDatabase, role: &str) -> TestDatabase {
     let mut url = Url::parse(&database.url).unwrap();
     url.set_username(role).unwrap();
     TestDatabase {
@@ -112,6 +112,38 @@ async fn a_server_needs_no_more_than_the_page_grants() {
     }
     pool.close().await;
     app.running.stop().await;
+
+    // What is missing is named, with the role and what grants it.
+    let role = format!("server_{suffix}");
+    let (code, said) = output(&server, &["db", "prune", "--audit-older-than", "400d"]);
+    for part in [
+        "permission denied for table audit (SQLSTATE 42501",
+        &role,
+        "is run as the role that owns the tables",
+    ] {
+        assert!(code == 1 && said.contains(part), "{part}: {said}");
+    }
+    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON clients TO {role}");
+    raw.execute(&format!("REVOKE SELECT ON clients FROM {role}")).await;
+    for command in [&["clients", "list"][..], &["clients", "disable", "service"]] {
+        let (code, said) = output(&server, command);
+        assert!(code == 1 && said.contains(&grant), "{command:?}: {said}");
+        assert!(!said.contains("did not answer"), "{said}");
+    }
+    let (code, said) = output(&server, &["db", "check"]);
+    assert!(code == 1, "{said}");
+    let line = said.lines().find(|line| line.starts_with("clients")).unwrap();
+    assert!(
+        line.contains("FAILED") && line.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON clients TO"),
+        "{line}"
+    );
+    raw.execute(&format!("{grant}; REVOKE INSERT ON signing_keys FROM {role}"))
+        .await;
+    let (code, said) = output(&server, &["keys", "rotate"]);
+    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON signing_keys TO {role}");
+    assert!(code == 1 && said.contains(&grant), "{said}");
+    raw.execute(&grant).await;
+    assert_eq!(output(&server, &["keys", "rotate"]).0, 0);
 
     // A schema that is older is not changed by it either.
     raw.execute("DELETE FROM _sqlx_migrations WHERE version = (SELECT MAX(version) FROM _sqlx_migrations)")

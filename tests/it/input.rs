@@ -9,6 +9,7 @@ use actix_web::test::TestRequest;
 use keyround::accounts::email::Email;
 use keyround::accounts::federation::ProviderIssuer;
 use keyround::accounts::federation::metadata::Metadata;
+use keyround::accounts::password_hash::PasswordHash;
 use keyround::accounts::user::Name;
 use keyround::config::{Config, Issuer, Origin, Sources};
 use keyround::http::client_address::ClientAddresses;
@@ -17,7 +18,10 @@ use keyround::jose::import::{Passphrase, read};
 use keyround::jose::jwk::Kid;
 use keyround::jose::jwk_set::JwkSet;
 use keyround::jose::numeric_date::whole_seconds;
+use keyround::oauth::client::{Audience, ClientId};
+use keyround::oauth::credentials::Credentials;
 use keyround::oauth::scope::Scope;
+use keyround::oauth::token::Parameters;
 use keyround::text;
 use serde_json::{Value, json};
 
@@ -306,6 +310,83 @@ const TABLE: &[Row] = &[
             ("Forwarded: for=198.51.100.1", "the proxy"),
             ("X-Real-IP: 198.51.100.1", "the proxy"),
             ("CF-Connecting-IP: 198.51.100.1", "the proxy"),
+        ],
+    },
+    Row {
+        input: "The id of a client",
+        accepted: "1 to 255 visible ASCII characters: a name, `svc:prod`, a URL",
+        refused: "spaces, quotation marks, backslashes, other scripts",
+        because: "RFC 6749 appendix A.1, less what lists and log lines would have to quote.",
+        judge: |_, text| text.parse::<ClientId>().map(drop).map_err(|error| error.to_string()),
+        good: &[
+            "billing",
+            "svc:prod",
+            "https://app.example.com",
+            "a+b%41@c",
+            "0oa1b2c3",
+            "*",
+        ],
+        bad: &[
+            ("", "1 to 255 visible ASCII"),
+            ("a b", "1 to 255 visible ASCII"),
+            ("a\"b", "a quotation mark"),
+            ("a\\b", "a backslash"),
+            ("d\u{fc}nn", "visible ASCII"),
+        ],
+    },
+    Row {
+        input: "Client credentials in the Basic scheme",
+        accepted: "id and secret form-encoded, and as they are (`curl --user`), also with colons in one of the two",
+        refused: "as they are, with colons in both: nothing tells where the id ends",
+        because: "RFC 6749 section 2.3.1 encodes them; many clients do not.",
+        judge: |_, text| basic(text),
+        good: &[
+            "svc%3Aprod:s%2Bcret",
+            "svc:prod:secret",
+            "billing:s:cret",
+            "billing:s+cret",
+        ],
+        bad: &[("svc:prod:s:cret", "is not among"), ("billing", "with a colon between")],
+    },
+    Row {
+        input: "An audience",
+        accepted: "1 to 2048 visible ASCII characters: a name, or a URI of any scheme",
+        refused: "spaces, other scripts, a URI with a fragment, a colon that makes no URI",
+        because: "RFC 7519 section 2 (StringOrURI), RFC 8707 section 2.",
+        judge: |_, text| text.parse::<Audience>().map(drop).map_err(|error| error.to_string()),
+        good: &[
+            "orders",
+            "https://api.example.com",
+            "urn:example:api",
+            "api://0f8fad5b",
+            "Orders/v2",
+        ],
+        bad: &[
+            ("", "1 to 2048 visible ASCII"),
+            ("a b", "without a space"),
+            ("https://api.example.com/#a", "without a fragment"),
+            ("1:a", "is a URI"),
+        ],
+    },
+    Row {
+        input: "A password hash of another system",
+        accepted: "bcrypt, Argon2 version 19, PBKDF2 (SHA-1, SHA-256, SHA-512) and scrypt, as PHC, passlib, Django, Werkzeug and ASP.NET Core Identity write them, within the bounds of a login",
+        refused: "MD5, crypt, `$2x$`, Argon2d; what costs more or less than the bounds: by their name",
+        because: "RFC 8018, RFC 7914, RFC 9106. It is replaced at the next login.",
+        judge: |_, text| PasswordHash::parse(text).map(drop).map_err(|error| error.to_string()),
+        good: &[
+            "$2y$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+            "pbkdf2_sha256$1500$kJ3nWq7ZtR1xYb5c$RZ0X2+5dSF91WLcD1V7wE5qR2rrb9yULxZEkmVuF6CI=",
+            "$scrypt$ln=4,r=8,p=1$AQIDBAUGBwgJCgsMDQ4PEA$NF7z++FNpLOvV2uLtf/RxRwTx8CEBEFsz0nysP/hBY4",
+            "AAECAwQFBgcICQoLDA0ODxCzwap/TWh+foz8MOoLiq527bO8yzOrtTkQBC1VM1EgZQ==",
+        ],
+        bad: &[
+            ("5f4dcc3b5aa765d61d8327deb882cf99", "this is no hash of a password"),
+            ("$5$rounds=5000$saltstring$5B8vYYiY", "this is no hash of a password"),
+            (
+                "$2b$16$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+                "costs too much",
+            ),
         ],
     },
     Row {
@@ -662,6 +743,31 @@ fn secret_file(site: &Site, mode: &str) -> Result<(), String> {
     };
     let config = Config::load(&sources).map_err(|error| error.to_string())?;
     config.master_key_text().map(drop).map_err(|error| error.to_string())
+}
+
+/// Whether one reading of these credentials is the client that they are of.
+fn basic(text: &str) -> Result<(), String> {
+    let header = format!(
+        "Basic {}",
+        base64::Engine::encode(&base64::prelude::BASE64_STANDARD, text)
+    );
+    let parameters = Parameters::parse("grant_type=client_credentials").map_err(|error| error.description)?;
+    let credentials = Credentials::find(Some(&header), &parameters).map_err(|error| error.description)?;
+    let known = [
+        ("svc:prod", "s+cret"),
+        ("svc:prod", "secret"),
+        ("svc:prod", "s:cret"),
+        ("billing", "s:cret"),
+        ("billing", "s+cret"),
+    ];
+    let is_known = credentials
+        .readings()
+        .any(|reading| known.contains(&(reading.client_id.as_str(), reading.secret.as_str())));
+    if is_known {
+        Ok(())
+    } else {
+        Err(format!("{text} is not among the clients"))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,6 +22,7 @@ use keyround::sessions::{Grouped, RefreshRequest, Replays, SessionTokens, Sessio
 use keyround::telemetry::SessionMetrics;
 use serde_json::json;
 
+use crate::database_roles::{as_role, grants};
 use crate::helpers::{TestDatabase, config};
 use crate::process::{BINARY, PATH, Serving, free_port, run};
 use crate::rows::Raw;
@@ -246,7 +247,34 @@ struct Site {
     secret: String,
     raw: Option<Raw>,
     /// An empty database that the page moves to.
-    new_database: Option<TestDatabase>,
+    new_database: Option<NewDatabase>,
+}
+
+/// An empty PostgreSQL database with the two roles of docs/postgresql.md.
+struct NewDatabase {
+    database: TestDatabase,
+    owner: String,
+    server: String,
+    /// What is run once the tables are there.
+    revokes: String,
+}
+
+impl NewDatabase {
+    async fn make() -> Self {
+        let database = TestDatabase::postgres().await;
+        let suffix = database.url.rsplit('/').next().unwrap().to_owned();
+        let [before, revokes] = grants(&suffix).try_into().unwrap();
+        let raw = Raw::open(&database).await;
+        raw.execute(&before).await;
+        raw.close().await;
+        let of = |role: &str| as_role(&database, &format!("{role}_{suffix}")).url;
+        Self {
+            owner: of("owner"),
+            server: of("server"),
+            revokes,
+            database,
+        }
+    }
 }
 
 impl Site {
@@ -360,7 +388,8 @@ impl Site {
         variables.push(("SITE", listener(&variables, "__LISTEN")));
         variables.push(("CLIENT", format!("billing:{}", self.secret)));
         if let Some(new) = &self.new_database {
-            variables.push(("NEW_DATABASE", new.url.clone()));
+            variables.push(("NEW_DATABASE", new.server.clone()));
+            variables.push(("NEW_OWNER", new.owner.clone()));
         }
         variables
     }
@@ -625,9 +654,29 @@ async fn act(site: &mut Site, what: &str) {
             site.lose_database().await;
         }
         "every node is started" => site.start_all(),
-        "every node is stopped" => site.stop_all(),
+        "every node is stopped, and ten minutes pass" => {
+            site.stop_all();
+            site.age(600).await;
+            site.sql("UPDATE clock SET reached = reached - 600, confirmed = confirmed - 600")
+                .await;
+        }
+        "the second block of SQL is run" => {
+            let new = site.new_database.as_ref().unwrap();
+            let owner = TestDatabase {
+                url: new.owner.clone(),
+                folder: tempfile::tempdir().unwrap(),
+            };
+            let owner = Raw::open(&owner).await;
+            owner.execute(&new.revokes).await;
+            owner.close().await;
+            let raw = Raw::open(&new.database).await;
+            let may_delete = "SELECT count(*) FROM information_schema.role_table_grants \
+                              WHERE table_name = 'audit' AND privilege_type IN ('UPDATE', 'DELETE') AND grantee LIKE 'server%'";
+            assert_eq!(raw.number(may_delete).await, 0);
+            raw.close().await;
+        }
         "every node is started on the new database" => {
-            let url = site.new_database.as_ref().unwrap().url.clone();
+            let url = site.new_database.as_ref().unwrap().server.clone();
             for (variables, _) in &mut site.nodes {
                 for (name, value) in variables.iter_mut() {
                     if *name == "KEYROUND_DATABASE__URL" {
@@ -647,7 +696,7 @@ async fn follow(name: &str, database: TestDatabase) {
     let steps = steps(&page);
     let mut site = arrange(state(&page).unwrap(), database).await;
     if page.contains("$NEW_DATABASE") {
-        site.new_database = Some(TestDatabase::postgres().await);
+        site.new_database = Some(NewDatabase::make().await);
     }
     let mut shell = Shell::start(site.folder(), &site.variables());
     for step in &steps {
