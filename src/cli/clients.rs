@@ -83,8 +83,10 @@ const SECRET_FILE_HELP: &str = "A secret that it has already, in a file of mode 
 
 #[derive(Args)]
 pub struct New {
-    /// Its name, such as billing, svc:prod or https://app.example.com; a random one when left out.
-    #[arg(long)]
+    #[arg(
+        long,
+        help = "Its name, such as billing, svc:prod or https://app.example.com; a random one when left out"
+    )]
     id: Option<ClientId>,
     #[arg(
         long = "grant",

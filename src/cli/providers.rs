@@ -61,9 +61,12 @@ const SECRET_HELP: &str = "The file with the secret that it gave us, mode 0600";
 pub struct New {
     /// Our name for it, as it stands in /auth/federated/NAME.
     name: ProviderName,
-    /// Its issuer, exactly as it writes it. That of a multi-tenant directory service has {tenantid} in its path, such as
-    /// https://login.microsoftonline.com/{tenantid}/v2.0.
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Its issuer, exactly as it writes it. That of a multi-tenant directory service has {tenantid} in its path, such as \
+                https://login.microsoftonline.com/{tenantid}/v2.0"
+    )]
     issuer: ProviderIssuer,
     /// The directories (tid) of a multi-tenant directory service whose people may log in.
     #[arg(long = "directory", value_name = "ID", num_args = 1.., conflicts_with = "any_directory")]

@@ -66,13 +66,12 @@ async fn issue(
     }
     let stored = authenticate(server, request, &parameters, caller).await?;
     let asked = TokenRequest::parse(&parameters)?;
-    let granted = match grant(&stored.client, &asked, &server.defaults) {
-        Ok(granted) => granted,
+    let granted = if let Ok(granted) = grant(&stored.client, &asked, &server.defaults) {
+        granted
+    } else {
         // It may have been given more a moment ago.
-        Err(_) => {
-            let stored = Box::pin(authenticate_anew(server, &stored)).await?;
-            grant(&stored.client, &asked, &server.defaults)?
-        }
+        let stored = Box::pin(authenticate_anew(server, &stored)).await?;
+        grant(&stored.client, &asked, &server.defaults)?
     };
     let client = &stored.client;
     if !server.keyring.policy().algorithms().contains(&granted.alg) {

@@ -60,12 +60,11 @@ async fn pools_transactions(options: &PgConnectOptions) -> Result<bool, sqlx::Er
             () = sleep(HELD_UP) => None,
         };
         run(&mut other, "ROLLBACK").await?;
-        let own_again = match at_once {
-            Some(own) => own,
-            None => {
-                held_up += 1;
-                again.await?
-            }
+        let own_again = if let Some(own) = at_once {
+            own
+        } else {
+            held_up += 1;
+            again.await?
         };
         is_pooled |= own.is_some() && (own == others || own != own_again);
     }

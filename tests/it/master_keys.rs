@@ -371,14 +371,14 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
     let line = said
         .lines()
         .find(|line| line.ends_with(", which a server made, signs now"));
-    let made = line.unwrap().split_whitespace().nth(2).unwrap().trim_end_matches(',');
-    assert_ne!(made, signing);
-    until_signed_with(&app, &secret, made).await;
+    let successor = line.unwrap().split_whitespace().nth(2).unwrap().trim_end_matches(',');
+    assert_ne!(successor, signing);
+    until_signed_with(&app, &secret, successor).await;
     assert!(app.running.server.keyring.snapshot().unopened.is_empty());
 
     // Without a server that runs no key is made, and the command says so; the next server that starts makes one.
     app.running.stop().await;
-    let signing = made.to_owned();
+    let signing = successor.to_owned();
     let output = run(
         database.folder.path(),
         &variables(&database, &both()),

@@ -99,14 +99,12 @@ async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
     let Some(mut question) = question(&keys, &rotator.policy, request, trusted.reached())? else {
         return Ok(());
     };
-    match rotator.sealing_key(&trusted).await {
-        Err(RotationError::UnlistedMasterKey(unlisted)) => {
-            let _ = write!(
-                question,
-                " A new key is made by a server, not by this command: {unlisted}."
-            );
-        }
-        answer => drop(answer?),
+    // What cannot be told now holds up no emergency.
+    if let Err(RotationError::UnlistedMasterKey(unlisted)) = rotator.sealing_key(&trusted).await {
+        let _ = write!(
+            question,
+            " A new key is made by a server, not by this command: {unlisted}."
+        );
     }
     request.confirmation.ask(&question)
 }
@@ -296,6 +294,9 @@ async fn replaced_by_servers(rotator: &Rotator, done: &[Revoked]) -> Result<Vec<
         .filter(|revoked| revoked.unreplaced.is_some())
         .map(|revoked| revoked.alg)
         .collect();
+    if unreplaced.is_empty() {
+        return Ok(Vec::new());
+    }
     // Twice what a server may take to follow: it reads the revocation, and makes the key.
     let deadline = rotator.clock.read().monotonic + (rotator.policy.windows().replica_refresh * 2).duration();
     loop {

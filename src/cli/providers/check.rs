@@ -42,13 +42,12 @@ async fn judge(providers: &Providers, context: &Context, issuer: &ProviderIssuer
 
 pub async fn run(context: &Context, name: Option<ProviderName>) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
-    let registered = match &name {
-        Some(name) => vec![db.identity_provider(name).await?.ok_or_else(|| unknown(name))?],
-        None => {
-            let mut all = db.identity_providers().await?;
-            all.retain(|provider| provider.disabled_at.is_none());
-            all
-        }
+    let registered = if let Some(name) = &name {
+        vec![db.identity_provider(name).await?.ok_or_else(|| unknown(name))?]
+    } else {
+        let mut all = db.identity_providers().await?;
+        all.retain(|provider| provider.disabled_at.is_none());
+        all
     };
     let providers = providers(&config)?;
     let mut judged = Vec::new();

@@ -69,7 +69,7 @@ crate::on_both_databases!(people_of_listed_directories_log_in_and_are_told_apart
     assert_eq!(login_from(&upstream, &site, ONE, |_| {}).await.as_ref(), Ok(&ada));
     // The same subject of another directory is another person.
     let other = login_from(&upstream, &site, "other", |claims| {
-        claims["email"] = "eve@example.com".into()
+        claims["email"] = "eve@example.com".into();
     })
     .await;
     assert!(other.is_ok_and(|other| other != ada));
