@@ -279,3 +279,17 @@ crate::on_both_databases!(a_database_that_takes_no_writes_is_found, |database| {
     assert!(name == "writes" && detail.contains("read-only"), "{failed:?}");
     assert!(!detail.contains("at line"), "{failed:?}");
 });
+
+/// PostgreSQL says at which line of its own source it refused; that helps no reader.
+#[tokio::test]
+async fn a_migration_that_fails_says_what_postgresql_said_and_no_line_of_its_source() {
+    let database = TestDatabase::postgres().await;
+    let raw = Raw::open(&database).await;
+    raw.execute("CREATE TABLE clients (other TEXT)").await;
+    let output = output(&database, &["db", "migrate"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("relation \\\"clients\\\" already exists"), "{told}");
+    assert!(!told.contains("at line"), "{told}");
+    raw.close().await;
+}
