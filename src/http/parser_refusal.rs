@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::oauth::error::OauthError;
+use crate::telemetry::Request;
 
 use super::auth::problem::{Code, Problem};
 use super::error;
@@ -27,7 +28,17 @@ pub(super) fn in_place_of(answer: &[u8], head: &[u8], has_https: bool) -> Option
         ),
         _ => return None,
     };
-    Some(write(code, detail, path(head), has_https))
+    // What its sender calls it stands in a head that was not read.
+    let request = Request::new(None, None);
+    let id = request.id().to_owned();
+    Some(request.sync_scope(|| {
+        tracing::debug!(
+            status = code.status().as_u16(),
+            detail,
+            "a request was refused before it was read"
+        );
+        write(code, detail, path(head), has_https, &id)
+    }))
 }
 
 /// The path, as far as it can be told.
@@ -41,7 +52,7 @@ fn path(head: &[u8]) -> &str {
     std::str::from_utf8(path).unwrap_or_default()
 }
 
-fn write(code: Code, detail: &'static str, path: &str, has_https: bool) -> Vec<u8> {
+fn write(code: Code, detail: &'static str, path: &str, has_https: bool, request_id: &str) -> Vec<u8> {
     let status = code.status();
     let (content_type, body) = if error::is_oauth(path) {
         let refusal = OauthError::invalid_request(detail);
@@ -53,7 +64,8 @@ fn write(code: Code, detail: &'static str, path: &str, has_https: bool) -> Vec<u
         )
     };
     let mut answer = format!(
-        "HTTP/1.1 {} {}\r\ncontent-length: {}\r\ncontent-type: {content_type}\r\ncache-control: no-store\r\nconnection: close\r\n",
+        "HTTP/1.1 {} {}\r\ncontent-length: {}\r\ncontent-type: {content_type}\r\ncache-control: no-store\r\nconnection: close\r\n\
+         x-request-id: {request_id}\r\n",
         status.as_u16(),
         status.canonical_reason().unwrap_or_default(),
         body.len()
@@ -105,11 +117,14 @@ mod tests {
                     lines.contains("nosniff") && lines.contains("strict-transport-security"),
                     "{lines}"
                 );
+                let id = lines.split("x-request-id: ").nth(1).unwrap().lines().next().unwrap();
+                assert_eq!(id.len(), 32, "{lines}");
                 if is_oauth {
                     assert_eq!(body["error"], "invalid_request", "{head}");
                     assert!(lines.contains("content-type: application/json"));
                 } else {
                     assert_eq!(body["status"], status.as_u16(), "{head}");
+                    assert_eq!(body["request_id"], id, "{head}");
                     assert!(body["code"].is_string() && lines.contains("content-type: application/problem+json"));
                 }
             }

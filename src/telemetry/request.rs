@@ -40,6 +40,11 @@ impl Request {
         CURRENT.scope(self, work).await
     }
 
+    /// The same at once.
+    pub fn sync_scope<T>(self, work: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self, work)
+    }
+
     /// The id of the request that this task works for.
     #[must_use]
     pub fn current_id() -> Option<String> {
