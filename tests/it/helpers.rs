@@ -148,9 +148,10 @@ impl TestApp {
     /// A server on this database with this clock. PostgreSQL's clock is real, so a server on it needs a real one too.
     pub async fn start_with_clock(database: &TestDatabase, settings: &[(&str, &str)], clock: Clock) -> Self {
         let config = config(database, settings);
-        let foundation = Foundation::open(&config, clock.clone()).await.unwrap();
+        // On the heap, so that no test carries room for it.
+        let foundation = Box::pin(Foundation::open(&config, clock.clone())).await.unwrap();
         let hash_key = HashKey::from_bytes(*foundation.hash_key.as_bytes());
-        let running = Running::start(&config, foundation).await.unwrap();
+        let running = Box::pin(Running::start(&config, foundation)).await.unwrap();
         Self {
             url: format!("http://{}", running.public),
             admin_url: format!("http://{}", running.admin),

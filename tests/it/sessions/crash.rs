@@ -29,7 +29,7 @@ crate::on_both_databases!(a_request_dropped_at_any_step_is_found_again_1000_time
     let (mut committed, mut rounds, mut before) = (0, 0, 1);
     while committed < 1_000 {
         // Which poll is the last is all that differs.
-        let answer = dropped_after(1 + rounds % 8, refresh(&world.app, &last.refresh_token)).await;
+        let answer = dropped_after(1 + rounds % 8, Box::pin(refresh(&world.app, &last.refresh_token))).await;
         rounds += 1;
         assert!(rounds < 20_000, "only {committed} were committed and not answered");
         // What the database was told it may still do.

@@ -195,7 +195,7 @@ impl Schedule<'_> {
             }
             Step::Crash { node, polls } => {
                 let token = self.token(newest);
-                let answer = dropped_after(polls, refresh_as(&self.nodes[node], &token, CLIENT)).await;
+                let answer = dropped_after(polls, Box::pin(refresh_as(&self.nodes[node], &token, CLIENT))).await;
                 if let Some(answer) = answer {
                     let expected = self.model.present(newest);
                     return self.check(newest, &expected, answer);
