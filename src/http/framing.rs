@@ -194,6 +194,7 @@ mod tests {
             "0\r\nX-A: b\r\nX-C: d\r\n\r\n",
             "0\r\nX\nY\n\n\r\nZ\r\n\r\n",
             "0\r\n\nX: y\r\n\r\n",
+            "0\r\n\n\r\nX: y\r\n\r\n",
             &blank,
             &many,
         ];
@@ -252,7 +253,7 @@ mod tests {
             select(&["", "", " ", "\t ", ";a", ";a=\"b;\\\"c\"", " ;"][..]),
         );
         let trailers = vec(
-            select(&["X: y\r\n", "\nX\r\n", "Content-Length: 9\r\n", "X\n\n\r\n"][..]),
+            select(&["X: y\r\n", "\n\r\n", "\nX\r\n", "Content-Length: 9\r\n", "X\n\n\r\n"][..]),
             0..3,
         );
         let body = prop_oneof![
