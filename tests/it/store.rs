@@ -525,7 +525,7 @@ crate::on_both_databases!(a_client_that_cannot_be_read_is_told, |database| {
         .unwrap();
     for (broken, mended) in [
         ("grants = 'password'", "grants = 'client_credentials'"),
-        ("audiences = 'x'", "audiences = 'https://a.example'"),
+        ("audiences = ':'", "audiences = 'https://a.example'"),
         ("alg = 'HS256'", "alg = 'ES256'"),
         ("scope = 'a\"b'", "scope = 'read'"),
     ] {
