@@ -349,7 +349,7 @@ async fn within<T>(
     limit: Option<Duration>,
     answer: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    let answer = in_time(limit, answer).await;
+    let answer = in_time(limit, Box::pin(answer)).await;
     if let Err(StoreError::Unavailable(error)) = &answer
         && matches!(&**error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
     {
@@ -363,6 +363,8 @@ async fn in_time<T>(
     limit: Option<Duration>,
     answer: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
+    // On the heap: each layer of futures around it would hold it twice.
+    let answer = Box::pin(answer);
     let Some(limit) = limit else { return answer.await };
     tokio::select! {
         answer = answer => answer,
