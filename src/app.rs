@@ -228,7 +228,7 @@ impl Foundation {
     /// # Errors
     /// The first thing that is not in order.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
-        Self::open_with(config, clock, Schema::BroughtUpToDate).await
+        Box::pin(Self::open_with(config, clock, Schema::BroughtUpToDate)).await
     }
 
     /// The same for a command, which makes the schema of a new database, and refuses one that is older than this binary.
@@ -495,7 +495,8 @@ impl Running {
     /// # Errors
     /// The first thing that is not in order.
     pub async fn start(config: &Config, foundation: Foundation) -> Result<Self, StartError> {
-        Self::start_on(config, foundation, Addresses::bind(config)?).await
+        // On the heap: what waits for a start need not carry it.
+        Box::pin(Self::start_on(config, foundation, Addresses::bind(config)?)).await
     }
 
     /// Starts everything on addresses that are taken: keys first, and connections are accepted last.
