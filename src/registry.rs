@@ -79,7 +79,7 @@ impl Registry {
         }
     }
 
-    /// Whether a client can be looked up now. Callers at once share one statement, and its answer holds for [`PROBED`].
+    /// Whether a client can be looked up now. Callers at once share one statement, and its answer holds for `PROBED`.
     ///
     /// # Errors
     /// Why none can be.
