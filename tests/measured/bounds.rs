@@ -13,12 +13,12 @@ use crate::until;
 
 const KEY_SET: &[u8] = b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n";
 
-const MIB: u64 = 1024 * 1024;
+pub const MIB: u64 = 1024 * 1024;
 
 /// How many requests are measured.
 const SAMPLES: usize = 5_000;
 
-fn resident(process: &Process) -> u64 {
+pub fn resident(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024

@@ -22,6 +22,7 @@ mod rows;
 
 mod bounds;
 mod login_times;
+mod memory;
 #[path = "../proof/until.rs"]
 mod until;
 
