@@ -30,6 +30,8 @@ const STEPS: [&str; 12] = [
 ];
 /// How often a process must have died with each of them as its last.
 const DEATHS: usize = 3;
+/// How long a step is waited for.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// Kills after which it is given up.
 const MOST: usize = 400;
 
@@ -51,7 +53,7 @@ fn kill_at(process: &mut Process, step: &str, nth: usize, clock: &Clock) -> Opti
     let words = format!("\"message\":\"{step}\"");
     let started = clock.read().monotonic;
     while process.log().matches(&words).count() < nth {
-        if clock.read().monotonic.saturating_sub(started) > Duration::from_secs(4) {
+        if clock.read().monotonic.saturating_sub(started) > PATIENCE {
             process.kill();
             return None;
         }
@@ -89,6 +91,10 @@ async fn kill(database: TestDatabase) {
         settings.extend([
             ("tokens.max_token_ttl", longest.as_str()),
             ("log.filter", "info,keyround::rotation=debug"),
+            // A start that comes later than half of this after the last sign of life doubts its clock, and takes no step.
+            ("keys.clock_skew", "8s"),
+            ("keys.prepublish", "12s"),
+            ("keys.rotation_period", "2s"),
         ]);
         let mut process = Process::spawn(&database, "killed", &settings);
         // Not always the first: those of a start differ from those of the schedule.
