@@ -291,7 +291,9 @@ impl Logins {
         let attempt = self.attempt(email, address);
         let charged = self.charge(&attempt).await?;
         let user = self.user_with(place, email, password).await;
-        if user.as_ref().is_err_and(|error| !matches!(error, LoginError::Wrong)) {
+        // A hash that cannot be computed tells a wrong password from a right one as well, so it costs an attempt too.
+        let is_answer = |error: &LoginError| matches!(error, LoginError::Wrong | LoginError::Hashing(_));
+        if user.as_ref().is_err_and(|error| !is_answer(error)) {
             self.give_back(&charged).await;
         }
         Ok(Proof {

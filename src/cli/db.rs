@@ -97,7 +97,7 @@ async fn forget(context: &Context, audit_older_than: Option<Seconds>) -> Result<
         )));
     }
     let now = trusted.reached();
-    let nodes = db.forget_nodes(now - GONE).await?;
+    let nodes = db.forget_nodes(now - GONE, now + GONE).await?;
     let skew = config.keys.policy.windows().clock_skew;
     let sessions = prune(&db, now - skew * 2, &context.clock).await?;
     let limits = prune_limits(&db, now - skew * 2, &context.clock).await?;

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::keys::lifecycle::State;
+pub use crate::text::printable;
 
 /// How long the end of the process waits for standard error.
 const COMPLAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -73,12 +74,6 @@ pub fn state(state: State) -> String {
     } else {
         state.to_string()
     }
-}
-
-/// A text from outside without the characters that move a terminal's cursor, begin a line, or turn the direction of one.
-pub fn printable(text: &str) -> String {
-    let turns = |character: char| matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.replace(|character: char| character.is_control() || turns(character), "\u{fffd}")
 }
 
 /// A time with its distance from now: `2026-11-22T21:00:00Z (in 23h)`.

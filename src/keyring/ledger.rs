@@ -385,7 +385,13 @@ impl Content {
                 .filter(|_| index == 0)
                 .unwrap_or(line);
             match name(line.trim_ascii()) {
-                Some(name) => drop(names.insert(name)),
+                Some(name) => {
+                    names.insert(name);
+                    if hides_thumbprints(line.trim_ascii()) {
+                        names.extend(thumbprints_in(line));
+                        damaged.push(index + 1);
+                    }
+                }
                 None if line.trim_ascii().is_empty() => {}
                 None => {
                     // What was written over a part of a line has not changed the rest of it.
@@ -400,6 +406,10 @@ impl Content {
         let end = match name(kept.trim_ascii()) {
             Some(name) => {
                 names.insert(name);
+                if hides_thumbprints(kept.trim_ascii()) {
+                    names.extend(thumbprints_in(kept));
+                    damaged.push(whole.split(|&octet| octet == b'\n').count());
+                }
                 if zeros == 0 {
                     End::Unended
                 } else {
@@ -438,11 +448,26 @@ fn name(line: &[u8]) -> Option<Kid> {
     line.parse().ok()
 }
 
-/// The thumbprints in a damaged line: SHA-256 in base64url has 43 characters.
-fn thumbprints_in(line: &[u8]) -> impl Iterator<Item = Kid> {
+/// The characters of a thumbprint: SHA-256 in base64url.
+const THUMBPRINT: usize = 43;
+
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|octet| !octet.is_ascii_alphanumeric() && !matches!(octet, b'-' | b'_'))
-        .filter(|word| word.len() == 43)
+}
+
+/// The thumbprints in a damaged line, also those that lost the line end between them.
+fn thumbprints_in(line: &[u8]) -> impl Iterator<Item = Kid> {
+    words(line)
+        .filter(|word| word.len() % THUMBPRINT == 0)
+        .flat_map(|word| word.chunks(THUMBPRINT))
         .filter_map(name)
+}
+
+/// Whether a line that could be a name is rather several thumbprints, or one with something beside it.
+fn hides_thumbprints(line: &[u8]) -> bool {
+    let beside = |word: &[u8]| word.len() == THUMBPRINT && word != line;
+    let together = |word: &[u8]| word.len() > THUMBPRINT && word.len() % THUMBPRINT == 0;
+    words(line).any(|word| beside(word) || together(word))
 }
 
 /// A thumbprint, or a kid as the versions took them that wrote kids. Any other text is a mistake in the file.
@@ -605,6 +630,10 @@ mod tests {
             (lines(&[&[b"\0\0\xe4", PRINT.as_bytes()].concat(), b""]), 1),
             (lines(&[PRINT.as_bytes(), b"\x80\x80"]), 2),
             (lines(&[PRINT.as_bytes(), b"{\"not\": \"a ledger\"}", b""]), 2),
+            // All of it could be a name, but is a thumbprint with something beside it, or two of them.
+            (lines(&[&[PRINT.as_bytes(), b","].concat(), b""]), 1),
+            (lines(&[b"a", &[PRINT.as_bytes(), PRINT.as_bytes()].concat(), b""]), 2),
+            (lines(&[b"a", &[PRINT.as_bytes(), b"*", PRINT.as_bytes()].concat()]), 2),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("revoked-kids");

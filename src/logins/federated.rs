@@ -11,7 +11,7 @@ use crate::accounts::federation::claims::{ClaimsError, Expected, Identity, ident
 use crate::accounts::federation::login::{LOGIN_LIFETIME, LoginSecrets};
 use crate::accounts::federation::metadata::Metadata;
 use crate::accounts::federation::return_to::{NotAllowed, ReturnTo};
-use crate::accounts::federation::{Provider, ProviderName};
+use crate::accounts::federation::{Directories, Provider, ProviderName};
 use crate::accounts::session::SessionId;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, User, UserId};
@@ -391,7 +391,8 @@ impl FederatedLogins {
                 None => email.local_part().parse().map_err(|_| ClaimsError::Text)?,
             },
             email,
-            email_verified_at: Some(now),
+            // Whoever owns a directory may write any address into it, and another provider would later link by a verified one.
+            email_verified_at: (identity.provider.directories != Some(Directories::Any)).then_some(now),
             roles: Vec::new(),
             created_at: now,
             suspended_at: None,

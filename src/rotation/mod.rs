@@ -120,8 +120,8 @@ impl Rotation {
 
     /// Runs until told to stop.
     pub async fn run(self: Arc<Self>, tasks: Tasks, stop: watch::Receiver<bool>) {
-        let a_day_ago = self.keyring.snapshot().trusted().reached() - Seconds(86_400);
-        if let Err(error) = self.rotator.db.forget_nodes(a_day_ago).await {
+        let (now, day) = (self.keyring.snapshot().trusted().reached(), Seconds(86_400));
+        if let Err(error) = self.rotator.db.forget_nodes(now - day, now + day).await {
             tracing::debug!(%error, "old nodes could not be forgotten");
         }
         let windows = self.rotator.policy.windows();

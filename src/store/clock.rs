@@ -5,6 +5,7 @@ use crate::keys::kept::Kept;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{ClockStep, Record, TrustedTime};
 
+use super::nodes::FORGET_LATER;
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
 const RECORD: &str = "SELECT reached, confirmed, doubted, stepped FROM clock WHERE id = 1";
@@ -130,6 +131,13 @@ pub(super) async fn step(tx: &mut Tx, step: ClockStep) -> Result<(), StoreError>
                     .await
                     .map(|_| ())?;
             }
+        }
+        if step.to < step.from {
+            sqlx::query(FORGET_LATER)
+                .bind(step.to.0)
+                .execute(&mut *connection)
+                .await
+                .map(|_| ())?;
         }
         sqlx::query(STEP)
             .bind(step.to.0)

@@ -7,6 +7,7 @@ use serde::Serialize;
 use sqlx::FromRow;
 
 use crate::clock::UnixTime;
+use crate::text::printable;
 
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
@@ -19,7 +20,9 @@ pub(super) const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, pol
                     process_id = excluded.process_id";
 const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, master_keys, host, listener, \
                     process_id FROM nodes WHERE seen_at >= $1 ORDER BY node_id";
-const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1";
+const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1 OR seen_at > $2";
+/// A node that lives soon writes its row again.
+pub(super) const FORGET_LATER: &str = "DELETE FROM nodes WHERE seen_at > $1";
 pub(super) const LEAVE: &str = "DELETE FROM nodes WHERE node_id = $1";
 
 /// A sign of life.
@@ -71,22 +74,16 @@ impl Place {
 impl fmt::Display for Heartbeat {
     /// What a person needs to find the process.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place {
-            host,
-            listener,
-            process_id,
-        } = &self.place;
+        // A row may hold anything, and this goes to a terminal.
+        let node_id = printable(&self.node_id);
+        let (host, listener) = (printable(&self.place.host), printable(&self.place.listener));
+        let process_id = self.place.process_id;
         if host.is_empty() {
-            return write!(
-                f,
-                "{} (of an earlier version, which does not say where it runs)",
-                self.node_id
-            );
+            return write!(f, "{node_id} (of an earlier version, which does not say where it runs)");
         }
         write!(
             f,
-            "{host} (process {process_id}, listening on {listener}, node {})",
-            self.node_id
+            "{host} (process {process_id}, listening on {listener}, node {node_id})"
         )
     }
 }
@@ -134,13 +131,15 @@ impl Db {
             .await)?)
     }
 
-    /// Forgets the nodes that were not seen since then; answers with their number.
+    /// Forgets the nodes that were not seen since then, or only later than `until`, by a clock that was wrong; answers with their
+    /// number.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn forget_nodes(&self, before: UnixTime) -> Result<u64, StoreError> {
+    pub async fn forget_nodes(&self, since: UnixTime, until: UnixTime) -> Result<u64, StoreError> {
         Ok(on_write!(self, |pool| sqlx::query(FORGET)
-            .bind(before.0)
+            .bind(since.0)
+            .bind(until.0)
             .execute(pool)
             .await?
             .rows_affected()))

@@ -330,7 +330,9 @@ crate::on_both_databases!(nodes_beat_leave_and_are_forgotten, |database| {
     };
     assert_eq!(seen(0).await, [beat("a", 400, 2), beat("b", 200, 1), beat("c", 300, 1)]);
     assert_eq!(seen(300).await, [beat("a", 400, 2), beat("c", 300, 1)]);
-    db.forget_nodes(UnixTime(300)).await.unwrap();
+    // Also one that was last seen by a clock that was far ahead.
+    db.beat(&beat("d", 900_000, 1)).await.unwrap();
+    db.forget_nodes(UnixTime(300), UnixTime(86_400)).await.unwrap();
     assert_eq!(seen(0).await, [beat("a", 400, 2), beat("c", 300, 1)]);
     db.leave("a").await.unwrap();
     db.leave("nobody").await.unwrap();

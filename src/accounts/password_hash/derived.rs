@@ -28,6 +28,8 @@ const ROUNDS: std::ops::RangeInclusive<u32> = 1_000..=2_000_000;
 const MOST_ROUNDS_OF_SHA512: u32 = 1_000_000;
 /// The most work of scrypt, as N times r times p: twice that of N = 2^16 and r = 8.
 const MOST_SCRYPT: u64 = 1 << 20;
+/// The most memory of scrypt in octets, with what it needs beside N blocks.
+const MOST_SCRYPT_MEMORY: u64 = MOST_MEMORY as u64 * 1024 * 2;
 
 /// The first word of the stored form.
 const fn word(digest: Pbkdf2Digest) -> &'static str {
@@ -144,11 +146,7 @@ impl Derived {
         let mut output = Zeroizing::new(vec![0; self.output.len()]);
         let computed = match self.kdf {
             Kdf::Pbkdf2 { digest, iterations } => kdf::pbkdf2(digest, iterations, secret, &self.salt, &mut output),
-            Kdf::Scrypt(costs) => {
-                // With room for what it needs beside N blocks.
-                let most_memory = u64::from(MOST_MEMORY) * 1024 * 2;
-                kdf::scrypt(costs, most_memory, secret, &self.salt, &mut output)
-            }
+            Kdf::Scrypt(costs) => kdf::scrypt(costs, MOST_SCRYPT_MEMORY, secret, &self.salt, &mut output),
         };
         computed.map_err(|_| HashingFailed::Function)?;
         Ok(output)
@@ -203,7 +201,12 @@ impl Kdf {
                 let n = 1_u64.checked_shl(log_n.into()).ok_or(InvalidHash::Cost)?;
                 let blocks = n.checked_mul(r.into()).ok_or(InvalidHash::Cost)?;
                 let work = blocks.checked_mul(p.into()).ok_or(InvalidHash::Cost)?;
-                let has_memory = blocks <= u64::from(MOST_MEMORY) * 1024 / 128;
+                // What OpenSSL asks for: N blocks, two more, and one for each of p.
+                let held = n
+                    .saturating_add(2)
+                    .saturating_add(p.into())
+                    .saturating_mul(u64::from(r));
+                let has_memory = blocks <= u64::from(MOST_MEMORY) * 1024 / 128 && held <= MOST_SCRYPT_MEMORY / 128;
                 // A block is 128 octets times r, and N is less than 2^(16 r) (RFC 7914 section 2).
                 let is_sound = log_n >= 1 && r >= 1 && p >= 1 && u32::from(log_n) < r.saturating_mul(16);
                 if !is_sound || !has_memory || work > MOST_SCRYPT {
@@ -420,8 +423,16 @@ mod tests {
             scrypt(15, 8, 3),
             scrypt(16, 8, 2),
             scrypt(17, 4, 1),
+            scrypt(1, 209_715, 1),
+            scrypt(1, 174_762, 2),
+            scrypt(1, 131_072, 4),
         ] {
-            assert!(PasswordHash::parse(&taken).is_ok(), "{taken}");
+            let hash = PasswordHash::parse(&taken);
+            assert!(hash.is_ok(), "{taken}");
+            if taken.contains("ln=1,") {
+                // What is taken can be computed: a hash that cannot would refuse everybody.
+                assert!(Derived::parse(&taken).unwrap().matches("x").is_ok(), "{taken}");
+            }
         }
         for refused in [
             pbkdf2("pbkdf2-sha256", 2_000_001, 32),
@@ -433,6 +444,10 @@ mod tests {
             pbkdf2("pbkdf2-sha256", 4_294_967_295, 64),
             pbkdf2("pbkdf2-sha256", u64::MAX, 32),
             scrypt(17, 8, 1),
+            // OpenSSL would ask for more memory than it is given.
+            scrypt(1, 209_716, 1),
+            scrypt(1, 262_144, 1),
+            scrypt(1, 200_000, 3),
             scrypt(16, 8, 3),
             scrypt(1, 8, 4_294_967_295),
             scrypt(64, 1, 1),

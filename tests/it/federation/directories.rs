@@ -6,6 +6,7 @@ use super::crooked::Upstream;
 use super::{Browser, Site, secret_file};
 use crate::client_assertions::keyround;
 use crate::helpers::TestDatabase;
+use crate::rows::Raw;
 
 const ONE: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
 const TWO: &str = "3aa4a235-b6e2-48d5-9195-7fcf05b459b0";
@@ -105,6 +106,11 @@ async fn any_directory_is_let_in_where_an_operator_says_so() {
             .await
             .is_ok()
     );
+    // Its address is one that the owner of that directory wrote, so no other provider's person is linked to the account by it.
+    let raw = Raw::open(&site.database).await;
+    let verified = "SELECT count(*) FROM users WHERE email_verified_at IS NOT NULL";
+    assert_eq!(raw.number(verified).await, 0);
+    raw.close().await;
     let list = keyround(&site.database, &["providers", "list", "--json"]);
     let list: Value = serde_json::from_str(&list.1).unwrap();
     assert_eq!(
