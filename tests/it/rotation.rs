@@ -642,9 +642,11 @@ async fn the_key_set_outlives_the_database() {
     assert_eq!(answer.headers()["cache-control"], "no-store");
     let refusal: Value = answer.json().await.unwrap();
     assert_eq!(refusal["error"], "temporarily_unavailable");
-    until("it says that it cannot sign", || async { !app.may_issue().await }).await;
-    let (_, body) = app.probe("/readyz/issue").await;
-    assert!(body.contains(r#""name":"snapshot","ok":false"#), "{body}");
+    until("it says that its keys are old", || async {
+        let (status, body) = app.probe("/readyz/issue").await;
+        status == 503 && body.contains(r#""name":"snapshot","ok":false"#)
+    })
+    .await;
     assert_eq!(app.probe("/readyz").await.0, 200);
     assert_eq!(app.key_set_bytes().await, (200, set.clone()));
 
