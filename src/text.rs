@@ -59,6 +59,7 @@ pub fn is_audience(text: &str) -> bool {
 }
 
 /// A text from outside without the characters that move a terminal's cursor, begin a line, or turn the direction of one.
+#[must_use]
 pub fn printable(text: &str) -> String {
     let turns = |character: char| matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.replace(|character: char| character.is_control() || turns(character), "\u{fffd}")

@@ -458,7 +458,7 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// The thumbprints in a damaged line, also those that lost the line end between them.
 fn thumbprints_in(line: &[u8]) -> impl Iterator<Item = Kid> {
     words(line)
-        .filter(|word| word.len() % THUMBPRINT == 0)
+        .filter(|word| word.len().is_multiple_of(THUMBPRINT))
         .flat_map(|word| word.chunks(THUMBPRINT))
         .filter_map(name)
 }
@@ -466,7 +466,7 @@ fn thumbprints_in(line: &[u8]) -> impl Iterator<Item = Kid> {
 /// Whether a line that could be a name is rather several thumbprints, or one with something beside it.
 fn hides_thumbprints(line: &[u8]) -> bool {
     let beside = |word: &[u8]| word.len() == THUMBPRINT && word != line;
-    let together = |word: &[u8]| word.len() > THUMBPRINT && word.len() % THUMBPRINT == 0;
+    let together = |word: &[u8]| word.len() > THUMBPRINT && word.len().is_multiple_of(THUMBPRINT);
     words(line).any(|word| beside(word) || together(word))
 }
 
