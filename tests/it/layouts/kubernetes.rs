@@ -317,16 +317,16 @@ async fn a_pod_reads_its_secrets_and_keeps_its_ledger() {
     assert!(deployment.ledger().contains(&kid) && !deployment.kids().await.contains(&kid));
     deployment.stop().await;
 
-    // What the other policy would do at a mount: the group may write every file. The server says so.
+    // What the other policy would do at a mount: the group may write every file. The check says so.
     let path = deployment.layout.environment["KEYROUND_KEYS__LEDGER_FILE"].clone();
     let ledger = deployment.root.join(path.trim_start_matches('/'));
     let mode = ledger.metadata().unwrap().mode() & 0o777;
     std::fs::set_permissions(&ledger, std::fs::Permissions::from_mode(mode | 0o660)).unwrap();
-    let output = deployment.run(&["serve"]);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let output = deployment.run(&["db", "check"]);
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
     assert!(
-        !output.status.success() && said.contains("may be written by others"),
-        "{said}"
+        !output.status.success() && said.concat().contains("may be written by others"),
+        "{said:?}"
     );
 }
 
