@@ -2,7 +2,6 @@
 //! longer the primary, one does not.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +9,8 @@ use std::time::Duration;
 use keyround::clock::{Clock, sleep};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::ports::free_port;
 
 /// One member: a Patroni that runs a PostgreSQL.
 pub struct Member {
@@ -31,10 +32,6 @@ pub struct Cluster {
     http: reqwest::Client,
     pub clock: Clock,
     folder: TempDir,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Installed, or unpacked by tests/packages.sh.

@@ -16,6 +16,8 @@ mod cluster;
 #[allow(dead_code, unused_macros, reason = "the other binaries use the rest")]
 mod helpers;
 mod load;
+#[path = "../it/ports.rs"]
+mod ports;
 #[path = "../it/rows.rs"]
 #[allow(dead_code, reason = "the other binaries use the rest")]
 mod rows;

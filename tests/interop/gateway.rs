@@ -3,7 +3,6 @@
 //! Envoy never fetches because of an unknown kid: only the lead of a key keeps it from refusing tokens. Its copy is ten seconds old
 //! at most here instead of ten minutes, and the windows are scaled with it.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::COMMON;
 use crate::SUITS_NO_CACHE;
+use crate::ports::free_port;
 use crate::site::{AUDIENCE, Kind, Site, Token};
 use crate::verifier::is_left_out;
 use crate::watch::Watch;
@@ -121,8 +121,7 @@ fn configuration(site: &Site, port: u16, ahead: bool) -> Value {
 impl Envoy {
     /// Starts one that keeps the key set for ten seconds: fetched ahead of time, or on a request.
     pub async fn start(site: &Site, ahead: bool) -> Self {
-        // Free a moment ago; Envoy cannot choose one by itself.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let process = Command::new(program())
             .args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "error"])
             .arg("--config-yaml")

@@ -3,7 +3,6 @@
 //! A service has ISSUER, AUDIENCE and PORT in its environment, and answers 200 or 401. The client sends one request after another, as
 //! one user does: some libraries refuse what comes beside a fetch of the key set, and the table says so.
 
-use std::net::TcpListener;
 use std::process::Child;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -13,6 +12,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use keyround::clock::{Clock, Seconds, sleep};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::verifier::{Library, Refusal, Report, Summary};
 
@@ -22,11 +22,6 @@ const PASS: Duration = Duration::from_millis(1500);
 const MARGIN: Seconds = Seconds(1);
 /// A service starts within this time, even on a loaded machine.
 const START: Duration = Duration::from_mins(2);
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// The client of one service.
 #[derive(Clone)]
@@ -59,6 +54,9 @@ impl Client {
             sleep(Duration::from_millis(100)).await;
             waited += Duration::from_millis(100);
         }
+        // Otherwise another program answers on its port.
+        let ended = process.try_wait().unwrap();
+        assert!(ended.is_none(), "the service of {library} ended: {ended:?}");
         let without = self.http.get(&self.url).send().await.unwrap().status();
         assert_eq!(without, 401, "{library} lets a request without a token through");
         assert!(self.send("a.b.c").await.is_err(), "{library} lets anything through");
@@ -218,4 +216,24 @@ impl<'a> Sender<'a> {
             error,
         });
     }
+}
+
+#[tokio::test]
+#[should_panic(expected = "ended")]
+async fn a_service_that_ended_is_not_answered_for_by_another() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = connection.read(&mut [0; 1024]).await;
+            let _ = connection.write_all(answer).await;
+        }
+    });
+    let mut service = std::process::Command::new("true").spawn().unwrap();
+    service.wait().unwrap();
+    client
+        .wait_until_it_serves(Library::named("express-oauth2-jwt-bearer"), &mut service)
+        .await;
 }

@@ -15,7 +15,8 @@ use serde_json::json;
 
 use crate::gateway;
 use crate::libraries::LIBRARIES;
-use crate::service::{Client, Sender, free_port};
+use crate::ports::free_port;
+use crate::service::{Client, Sender};
 use crate::site::{AUDIENCE, Site};
 use crate::versions::Version;
 
@@ -347,6 +348,10 @@ impl Verifier {
     /// Everything it said; waits until it is done.
     pub fn report(&mut self) -> Report {
         self.reader.take().unwrap().join().unwrap();
+        if matches!(self.library.runs, Runs::Service(_)) {
+            let ended = self.process.try_wait().unwrap();
+            assert!(ended.is_none(), "the service of {} ended: {ended:?}", self.library);
+        }
         self.said.lock().unwrap().clone()
     }
 }

@@ -182,11 +182,7 @@ impl Cluster {
             .unwrap();
         assert!(initdb.status.success(), "{}", String::from_utf8_lossy(&initdb.stderr));
         let wall = Wall::within(folder.path(), "machine", 0);
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = crate::ports::free_port();
         // The user is changed first: what libfaketime makes belongs to the process's user.
         let variables = wall.variables(&own).map(|(name, value)| format!("{name}={value}"));
         let server = Self::command("env", folder.path())

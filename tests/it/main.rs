@@ -56,6 +56,7 @@ mod output;
 mod owasp;
 mod people;
 mod pooling;
+mod ports;
 mod process;
 mod public_vectors;
 mod raw;

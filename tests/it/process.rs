@@ -6,6 +6,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+pub use crate::ports::free_port;
+
 /// What programs that a test starts find in their environment.
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
@@ -173,10 +175,4 @@ fn address_after(line: &str, name: &str) -> String {
         .chars()
         .take_while(|character| character.is_ascii_digit() || matches!(character, '.' | ':'));
     format!("http://{}", address.collect::<String>())
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
