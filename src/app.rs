@@ -20,11 +20,12 @@ use crate::accounts::node_limits::NodeLimits;
 use crate::clock::{Clock, Seconds, UnixTime, sleep};
 use crate::config::{Config, ConfigError, Database, settings};
 use crate::hashing::Hashing;
+use crate::http;
 use crate::http::auth::cookies::Cookies;
 use crate::http::client_address::ClientAddresses;
 use crate::http::connections::{ConnectionLimits, Connections};
 use crate::http::listener::{Bound, Listening};
-use crate::http::{self, Server};
+use crate::http::state::Server;
 use crate::jose::jwt::TokenType;
 use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
@@ -624,7 +625,7 @@ impl Running {
                 workers: None,
                 connections: Arc::clone(&server.connections),
                 most: room,
-                routes: move |routes: &mut web::ServiceConfig| http::public_routes(&public_server)(routes),
+                routes: move |routes: &mut web::ServiceConfig| http::routes::public_routes(&public_server)(routes),
                 drain_seconds: DRAIN_SECONDS,
             },
             &server,
@@ -644,7 +645,7 @@ impl Running {
                     server.metrics.displaced_connections.clone(),
                 ),
                 most: ADMIN_CONNECTIONS,
-                routes: http::admin_routes,
+                routes: http::routes::admin_routes,
                 drain_seconds: DRAIN_SECONDS,
             },
             &server,

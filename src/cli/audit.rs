@@ -6,7 +6,8 @@ use serde::Serialize;
 use crate::clock::UnixTime;
 use crate::store::audit::Record;
 
-use super::{Context, Failure, output};
+use super::context::{Context, Failure};
+use super::output;
 
 #[derive(Subcommand)]
 pub enum Command {

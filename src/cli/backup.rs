@@ -16,8 +16,9 @@ use crate::rotation::{Rotator, try_restore};
 use crate::store::audit::Entry;
 use crate::store::dump::{Dump, Unauthenticated};
 
+use super::context::{ACTOR, Context, Failure};
 use super::master_key::master_keys;
-use super::{ACTOR, Context, Failure, output};
+use super::output;
 
 #[derive(Args)]
 pub struct Target {

@@ -23,7 +23,8 @@ use crate::store::Db;
 use crate::store::audit::Entry;
 use crate::store::clients::{ClientChange, StoredClient};
 
-use super::{ACTOR, Context, Failure, output};
+use super::context::{ACTOR, Context, Failure};
+use super::output;
 
 /// How many clients are read at once.
 const PAGE: u32 = 100;

@@ -9,7 +9,8 @@ use crate::keys::trusted_time::{Doubt, TrustedTime};
 use crate::store::nodes::Heartbeat;
 
 use super::confirm::Confirmation;
-use super::{ACTOR, Context, Failure, output};
+use super::context::{ACTOR, Context, Failure};
+use super::output;
 
 #[derive(Subcommand)]
 pub enum Command {

@@ -11,7 +11,8 @@ use crate::keys::lifecycle::Keys;
 use crate::keys::plan;
 use crate::store::known_schema;
 
-use super::{Context, Failure, output};
+use super::context::{Context, Failure};
+use super::output;
 
 #[derive(Subcommand)]
 pub enum Command {

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use clap::Args;
 
-use super::Failure;
+use super::context::Failure;
 
 #[derive(Args)]
 pub struct Confirmation {

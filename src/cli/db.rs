@@ -21,8 +21,9 @@ use crate::store::audit::Entry;
 use crate::store::{Db, StoreError, known_schema};
 
 use super::clock;
+use super::context::{ACTOR, Context, Failure};
 use super::master_key::master_keys;
-use super::{ACTOR, Context, Failure, output};
+use super::output;
 
 /// A node that was not seen for this long has gone.
 const GONE: Seconds = Seconds(86_400);

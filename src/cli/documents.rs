@@ -7,7 +7,8 @@ use clap_complete::Shell;
 
 use crate::files;
 
-use super::{Arguments, Failure, output};
+use super::context::Failure;
+use super::{Arguments, output};
 
 /// Prints what this shell needs to complete commands and flags.
 pub fn completions(shell: Shell) {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Failure, output};
+use super::context::{Context, Failure};
+use super::output;
 
 /// Longer than a server that is well takes by far.
 const PATIENCE: Duration = Duration::from_secs(3);

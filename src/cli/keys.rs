@@ -27,7 +27,8 @@ use crate::keys::trusted_time::Doubt;
 use crate::keys::verifying::VerifyingKey;
 use crate::rotation::RotationError;
 
-use super::{ACTOR, Context, Failure, output, timeline};
+use super::context::{ACTOR, Context, Failure};
+use super::{output, timeline};
 
 #[derive(Subcommand)]
 pub enum Command {

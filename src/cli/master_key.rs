@@ -15,7 +15,8 @@ use crate::keyring::trusted_time;
 use crate::rotation::rewrap::{self, Census, Under};
 use crate::rotation::sealing::{heartbeat_memory, nodes_without};
 
-use super::{ACTOR, Context, Failure, output};
+use super::context::{ACTOR, Context, Failure};
+use super::output;
 
 #[derive(Subcommand)]
 pub enum Command {

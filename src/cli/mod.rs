@@ -10,6 +10,7 @@ mod clients;
 mod clock;
 mod config;
 mod confirm;
+mod context;
 mod db;
 mod documents;
 mod healthcheck;
@@ -26,24 +27,17 @@ mod users;
 mod welcome;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::LazyLock;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::app::{Foundation, StartError, open_database, refuse_unfinished_copy};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Database, Sources, settings};
-use crate::keys::emergency::UnknownKey;
-use crate::rotation::RotationError;
-use crate::store::{Db, StoreError, known_schema};
-use crate::text;
+use crate::config::{Sources, settings};
 
-/// Who acts, in the audit log.
-static ACTOR: LazyLock<String> = LazyLock::new(|| actor::of("command line"));
+use context::{Context, Failure};
 
 /// An identity server whose signing keys rotate themselves.
 #[derive(Parser)]
@@ -118,139 +112,6 @@ enum Command {
         /// The folder to write them into.
         folder: PathBuf,
     },
-}
-
-/// Why a command did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Start(StartError),
-    #[error(transparent)]
-    Rotation(#[from] RotationError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What was typed cannot be done.
-    #[error("{0}")]
-    Usage(String),
-    /// What was asked for cannot be done now.
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Config(error) => Self::Config(error),
-            other => Self::Start(other),
-        }
-    }
-}
-
-impl From<UnknownKey> for Failure {
-    fn from(error: UnknownKey) -> Self {
-        Self::Rotation(error.into())
-    }
-}
-
-impl Failure {
-    const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Config(_) | Self::Usage(_) | Self::Start(StartError::Outbound(_)) => 2,
-            Self::Start(_) | Self::Rotation(_) | Self::Store(_) | Self::Refused(_) => 1,
-        }
-    }
-}
-
-impl Failure {
-    /// Names the database in an error that does not: that of a driver.
-    fn located(self, database: &Database) -> Self {
-        let (Self::Store(error)
-        | Self::Start(StartError::Store(error) | StartError::Rotation(RotationError::Store(error)))
-        | Self::Rotation(RotationError::Store(error))) = &self
-        else {
-            return self;
-        };
-        match error {
-            StoreError::Full(_) => Self::Refused(format!(
-                "no space is left for the database {database}: make room on its disk and try again; nothing is half written"
-            )),
-            StoreError::Unavailable(_) => {
-                if let Some(right) = error.missing_right(database.role()) {
-                    return Self::Refused(format!("the database {database} refuses it: {right}"));
-                }
-                let reason = error.about_file().map_or_else(|| error.reason(), str::to_owned);
-                Self::Refused(format!("the database {database} cannot be used: {reason}"))
-            }
-            StoreError::Migration(_) => Self::Refused(format!("{error} (in {database})")),
-            _ => self,
-        }
-    }
-}
-
-/// What every command is given.
-struct Context {
-    sources: Sources,
-    clock: Clock,
-    json: bool,
-}
-
-impl Context {
-    fn config(&self) -> Result<Config, Failure> {
-        Ok(Config::load(&self.sources)?)
-    }
-
-    /// The settings and the database alone, for commands that only look: they need no master key, and change no schema. A database that does
-    /// not exist is not made, for a first start makes it together with its keys.
-    async fn database(&self) -> Result<(Config, Db), Failure> {
-        let (config, db) = self.database_of_any_schema().await?;
-        db.require_known_schema().await?;
-        Ok((config, db))
-    }
-
-    /// The same, whether its schema is that of this binary or an older one.
-    async fn database_of_any_schema(&self) -> Result<(Config, Db), Failure> {
-        let config = self.config()?;
-        if let Database::Sqlite { path } = &config.database
-            && !path.exists()
-        {
-            return Err(Failure::Refused(format!(
-                "there is no database {} yet; the first 'keyround serve' makes it",
-                path.display()
-            )));
-        }
-        let db = open_database(&config.database).await?;
-        refuse_unfinished_copy(&db).await?;
-        let (found, known) = (db.schema_version().await?, known_schema());
-        if found > known {
-            return Err(StoreError::NewerSchema { found, known }.into());
-        }
-        Ok((config, db))
-    }
-
-    /// The settings, and all that a command which changes something stands on.
-    async fn foundation(&self) -> Result<(Config, Foundation), Failure> {
-        let config = self.config()?;
-        let foundation = Foundation::open_for_command(&config, self.clock.clone()).await?;
-        Ok((config, foundation))
-    }
-}
-
-/// The text of a file that an argument names.
-fn read_text(path: &Path) -> Result<String, Failure> {
-    String::from_utf8(read_content(path)?).map_err(|error| cannot_read(path, &error))
-}
-
-/// The same as bytes.
-fn read_content(path: &Path) -> Result<Vec<u8>, Failure> {
-    let content = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
-    let text = text::decode(&content).map_err(|error| cannot_read(path, &error))?;
-    Ok(text.as_bytes().to_vec())
-}
-
-fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Usage(format!("cannot read {}: {error}", path.display()))
 }
 
 /// Reads the arguments and does what they say.

@@ -16,7 +16,7 @@ use crate::config::{Accounts, Config, PasswordFunction};
 use crate::jose::seal::HashKey;
 use crate::text;
 
-use super::Failure;
+use super::context::Failure;
 
 /// The password of a new account, if it is to have one.
 #[derive(Args)]

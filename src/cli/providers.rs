@@ -18,7 +18,8 @@ use crate::outbound::providers::ProviderError;
 use crate::store::audit::Entry;
 use crate::store::identity_providers::ProviderChange;
 
-use super::{ACTOR, Context, Failure, output};
+use super::context::{ACTOR, Context, Failure};
+use super::output;
 
 #[derive(Subcommand)]
 pub enum Command {

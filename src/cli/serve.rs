@@ -11,8 +11,9 @@ use crate::config::{self, Config, Database, MasterKeySource};
 use crate::jose::seal::MasterKey;
 use crate::telemetry::{self, LogFormat, Logging};
 
+use super::context::{Context, Failure};
 use super::welcome::Welcome;
-use super::{Context, Failure, master_key, output};
+use super::{master_key, output};
 
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config()?;

@@ -11,7 +11,8 @@ use crate::store::audit::Entry;
 use crate::store::tenants::TenantChange;
 
 use super::confirm::Confirmation;
-use super::{ACTOR, Context, Failure, output, users};
+use super::context::{ACTOR, Context, Failure};
+use super::{output, users};
 
 /// How many tenants are read at once.
 const PAGE: u32 = 100;

@@ -13,7 +13,8 @@ use crate::clock::UnixTime;
 use crate::jose::jwk_set::{JwkSet, reasons};
 use crate::jose::jwt::{TokenError, verify_access_token_signature};
 
-use super::{Context, Failure, output, read_content, read_text};
+use super::context::{Context, Failure, read_content, read_text};
+use super::output;
 
 #[derive(Subcommand)]
 pub enum Command {

@@ -17,7 +17,8 @@ use crate::store::audit::Entry;
 use crate::store::users::{PAGE, StoredUser, UserChange};
 
 use super::confirm::Confirmation;
-use super::{ACTOR, Context, Failure, output, password};
+use super::context::{ACTOR, Context, Failure};
+use super::{output, password};
 
 /// The most roles of a user: they stand in every access token.
 const MOST_ROLES: usize = 16;

@@ -10,7 +10,8 @@ use crate::config::{Config, Sources, settings};
 use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Client, ClientId, Grant};
 
-use super::{Context, Failure, actor, clients};
+use super::context::{Context, Failure};
+use super::{actor, clients};
 
 /// The client that a first development start makes.
 const DEMO_CLIENT: &str = "demo";

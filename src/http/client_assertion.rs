@@ -13,7 +13,7 @@ use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 use crate::store::outage;
 
-use super::Server;
+use super::state::Server;
 
 /// The client that an assertion proves.
 ///

@@ -19,7 +19,8 @@ use crate::store::clients::StoredClient;
 use crate::store::outage;
 
 use super::body::{self, Unreadable};
-use super::{Server, client_assertion, error};
+use super::state::Server;
+use super::{client_assertion, error};
 
 /// The purpose that client secrets are digested for.
 pub const CLIENT_SECRET_PURPOSE: &str = "client-secret";

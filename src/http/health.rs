@@ -12,7 +12,7 @@ use crate::keys::trusted_time::Doubt;
 use crate::store::waits_for_connections;
 use crate::telemetry::{AlgorithmLabel, CheckLabel, PoolLabels, StateLabels};
 
-use super::Server;
+use super::state::Server;
 
 /// One thing that was looked at.
 #[derive(Serialize)]

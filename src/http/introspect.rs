@@ -13,8 +13,8 @@ use crate::oauth::verification::{AccessToken, is_client, may_introspect};
 use crate::store::StoreError;
 use crate::store::outage;
 
-use super::Server;
 use super::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
+use super::state::Server;
 
 /// The answer of RFC 7662 section 2.2 for a valid token.
 #[derive(Serialize)]

@@ -3,7 +3,8 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{Server, turns};
+use super::state::Server;
+use super::turns;
 
 /// The key set, or 304 when the caller has it (RFC 9110 section 13.1.2).
 pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> HttpResponse {

@@ -19,9 +19,9 @@ use crate::clock::sleep;
 use crate::supervision::Pulse;
 use crate::tls::{Acceptor, TlsStream};
 
-use super::Server;
 use super::connections::Connections;
 use super::observation::observed;
+use super::state::Server;
 use super::stream::{IDLE_TICKS, Stream, TICK};
 
 /// How long a connection is kept without a request.

@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, web};
 use crate::jose::alg::Algorithm;
 use crate::oauth::metadata::Metadata;
 
-use super::Server;
+use super::state::Server;
 
 /// The metadata; it comes from the configuration, whatever the request says of hosts.
 pub async fn answer(server: web::Data<Server>) -> HttpResponse {

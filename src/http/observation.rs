@@ -8,7 +8,9 @@ use actix_web::web;
 
 use crate::telemetry::Request;
 
-use super::{Server, endpoints, guarded};
+use super::endpoints;
+use super::guard::guarded;
+use super::state::Server;
 
 /// The id of a request, taken from its sender (a proxy) and given back.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

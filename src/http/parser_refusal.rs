@@ -70,7 +70,7 @@ fn write(code: Code, detail: &'static str, path: &str, has_https: bool, request_
         status.canonical_reason().unwrap_or_default(),
         body.len()
     );
-    for (name, value) in super::protective_headers(has_https) {
+    for (name, value) in super::guard::protective_headers(has_https) {
         // Writing to a text cannot fail.
         let _ = write!(answer, "{name}: {value}\r\n");
     }

@@ -13,8 +13,8 @@ use crate::oauth::token::{Parameters, requested_audiences, requested_scope};
 use crate::sessions::{CannotRefresh, RefreshRequest, SessionTokens};
 use crate::store::outage;
 
-use super::Server;
 use super::client_authentication::{Caller, Refusal, authenticate};
+use super::state::Server;
 
 /// The value of `grant_type`.
 pub const GRANT: &str = "refresh_token";

@@ -11,10 +11,10 @@ use crate::store::StoreError;
 use crate::store::audit::Entry;
 use crate::store::outage;
 
-use super::Server;
 use super::client_authentication::{Caller, Refusal, authenticate, form};
 use super::introspect::verified;
 use super::refresh_grant::public_client;
+use super::state::Server;
 
 /// 200 once the token is refused everywhere within the bound, and for everything that is no token of this client.
 pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {

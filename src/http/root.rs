@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::oauth::metadata::{AUTHORIZATION_SERVER, KEY_SET_PATH, OPENID_CONFIGURATION, TOKEN_PATH};
 
-use super::Server;
+use super::state::Server;
 
 /// How long caches may keep the page, in seconds.
 const MAX_AGE: u32 = 300;

@@ -10,10 +10,10 @@ use crate::oauth::token::{Granted, TokenRequest, grant};
 use crate::sessions::SessionTokens;
 use crate::store::outage;
 
-use super::Server;
 pub use super::client_authentication::CLIENT_SECRET_PURPOSE;
 use super::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
 use super::refresh_grant;
+use super::state::Server;
 use super::turns::turn;
 
 /// The answer of RFC 6749 section 5.1.

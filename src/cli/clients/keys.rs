@@ -10,8 +10,9 @@ use crate::keys::keyset::KeySet;
 use crate::oauth::client::{Client, ClientId, JwksUri};
 use crate::oauth::client_keys::{self, ClientKeys};
 
-use super::super::read_content;
-use super::{ACTOR, Context, Failure, entry, output, to_json, unknown};
+use super::{entry, to_json, unknown};
+use crate::cli::context::{ACTOR, Context, Failure, read_content};
+use crate::cli::output;
 
 /// Where the keys come from: with one of these, a client has no secret (`private_key_jwt`).
 #[derive(Args)]

@@ -15,9 +15,9 @@ use crate::oauth::scope::Scope;
 use crate::store::StoreError;
 use crate::store::clients::ClientUpdate;
 
-use super::{
-    ACTOR, Context, Failure, distinct, entry, keys, output, refuse_impossible, to_json, token_type, unknown, words,
-};
+use super::{distinct, entry, keys, refuse_impossible, to_json, token_type, unknown, words};
+use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::output;
 
 /// The word for "as the settings say".
 const DEFAULT: &str = "default";

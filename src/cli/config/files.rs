@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 
 use crate::app::{check_tls, open_ledger};
-use crate::cli::Context;
+use crate::cli::context::Context;
 use crate::config::{Config, Database, MasterKeySource, TlsFiles, read_secret_file};
 use crate::jose::seal::MasterKeys;
 use crate::outbound::Outbound;

@@ -12,8 +12,9 @@ use crate::rotation::sealing::heartbeat_memory;
 use crate::store::audit::Entry;
 use crate::store::copy::CopiedTable;
 
-use super::super::{ACTOR, Context, Failure, output};
 use super::living_nodes;
+use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::output;
 
 #[derive(Args)]
 #[group(id = "target", required = true, multiple = false)]

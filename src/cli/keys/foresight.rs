@@ -13,7 +13,9 @@ use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{NewGeneration, continued, destruction_due, has_room, next_generation, rotate_early};
 use crate::rotation::{RotationError, refuse_rotation};
 
-use super::{Context, Failure, Inserted, View, chosen, output};
+use super::{Inserted, View, chosen};
+use crate::cli::context::{Context, Failure};
+use crate::cli::output;
 
 /// What happens to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

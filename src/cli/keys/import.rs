@@ -16,7 +16,9 @@ use crate::keys::keyset::KeySet;
 use crate::rotation::Rotator;
 use crate::text;
 
-use super::{ACTOR, Context, Failure, Inserted, View, output};
+use super::{Inserted, View};
+use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::output;
 
 #[derive(Args)]
 pub struct Import {

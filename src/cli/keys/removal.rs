@@ -12,7 +12,8 @@ use crate::keys::policy::Policy;
 use crate::rotation::{CannotKeep, CannotRemove};
 
 use super::super::confirm::Confirmation;
-use super::{ACTOR, Context, Failure, output};
+use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::output;
 
 #[derive(Args)]
 pub struct Remove {

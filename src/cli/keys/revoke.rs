@@ -20,7 +20,8 @@ use crate::rotation::{Revoked, RotationError, Rotator};
 use crate::store::nodes::Heartbeat;
 
 use super::super::confirm::Confirmation;
-use super::{ACTOR, Context, Failure, output};
+use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::output;
 
 /// How long to wait between two looks at the nodes.
 const LOOK: Duration = Duration::from_millis(200);

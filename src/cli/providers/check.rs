@@ -11,7 +11,9 @@ use crate::config::Config;
 use crate::outbound::Outbound;
 use crate::outbound::providers::{ProviderError, Providers};
 
-use super::{Context, Failure, output, unknown};
+use super::unknown;
+use crate::cli::context::{Context, Failure};
+use crate::cli::output;
 
 fn providers(config: &Config) -> Result<Providers, Failure> {
     let outbound = Outbound::new(&config.outbound).map_err(StartError::Outbound)?;

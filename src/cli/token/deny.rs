@@ -8,7 +8,8 @@ use crate::clock::{Seconds, UnixTime};
 use crate::keyring::trusted_time;
 use crate::store::audit::Entry;
 
-use super::super::{ACTOR, Context, Failure, output};
+use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::output;
 
 #[derive(Args)]
 pub struct Request {

@@ -17,7 +17,8 @@ use crate::keys::policy::Policy;
 use crate::oauth::verification::{AccessToken, Expected, Refused, Step, TrustedKey, trusted_row, verify};
 use crate::store::Db;
 
-use super::super::{Context, Failure, output};
+use crate::cli::context::{Context, Failure};
+use crate::cli::output;
 
 #[derive(Args)]
 pub struct Request {

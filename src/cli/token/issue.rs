@@ -13,7 +13,8 @@ use crate::oauth::scope::Scope;
 use crate::oauth::token::{Defaults, Granted, TokenRequest, grant};
 use crate::store::audit::Entry;
 
-use super::super::{ACTOR, Context, Failure, output};
+use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::output;
 
 #[derive(Args)]
 pub struct Request {

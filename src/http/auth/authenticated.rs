@@ -8,7 +8,7 @@ use actix_web::{FromRequest, HttpRequest, web};
 
 use crate::accounts::session::SessionId;
 use crate::accounts::user::UserId;
-use crate::http::Server;
+use crate::http::state::Server;
 use crate::keyring::Inactive;
 use crate::oauth::verification::{AccessToken, Refused};
 

@@ -6,7 +6,7 @@ use actix_web::http::header::{self, HeaderValue, InvalidHeaderValue};
 use crate::accounts::session::SessionId;
 use crate::clock::Seconds;
 use crate::config::Accounts;
-use crate::http::Server;
+use crate::http::state::Server;
 use crate::jose::seal::HashKey;
 
 use super::problem::{Code, Problem};

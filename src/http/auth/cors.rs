@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::{HttpRequest, web};
 
-use crate::http::Server;
+use crate::http::state::Server;
 
 use super::problem::{Code, Problem};
 

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
 use crate::accounts::csrf::{is_bound, issue};
-use crate::http::Server;
+use crate::http::state::Server;
 
 use super::guard::bound;
 use super::problem::Problem;

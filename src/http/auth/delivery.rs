@@ -7,7 +7,7 @@ use actix_web::http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::session::{Device, SessionId};
-use crate::http::Server;
+use crate::http::state::Server;
 use crate::sessions::SessionTokens;
 
 use super::cookies::{self, Cookies};

@@ -11,7 +11,7 @@ use url::form_urlencoded;
 use crate::accounts::federation::login::LOGIN_LIFETIME;
 use crate::accounts::session::EndedBy;
 use crate::clock::{Reading, Seconds};
-use crate::http::Server;
+use crate::http::state::Server;
 use crate::logins::federated::{NotLoggedIn, Returned};
 use crate::sessions::CannotBegin;
 

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
-use crate::http::Server;
+use crate::http::state::Server;
 
 use super::cookies::refresh_token;
 use super::delivery::{self, Delivery, device};

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
 use crate::accounts::session::EndedBy;
-use crate::http::Server;
+use crate::http::state::Server;
 
 use super::authenticated::{Authenticated, authenticate};
 use super::cookies::{Cookies, refresh_token};

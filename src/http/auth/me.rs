@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web};
 use serde_json::json;
 
-use crate::http::Server;
+use crate::http::state::Server;
 
 use super::authenticated::Authenticated;
 use super::problem::{Code, Problem};

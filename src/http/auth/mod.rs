@@ -26,7 +26,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpRequest, Route, web};
 
-use super::Server;
+use super::state::Server;
 use problem::Problem;
 
 /// Where people register.

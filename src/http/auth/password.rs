@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::accounts::email::Email;
 use crate::accounts::password::Password;
-use crate::http::Server;
+use crate::http::state::Server;
 use crate::logins::LoginError;
 
 use super::authenticated::Authenticated;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::accounts::refresh::Refused;
 use crate::accounts::session::EndedBy;
-use crate::http::Server;
+use crate::http::state::Server;
 use crate::sessions::{CannotRefresh, RefreshRequest};
 
 use super::cookies::refresh_token;

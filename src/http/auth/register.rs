@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::accounts::user::Name;
-use crate::http::Server;
+use crate::http::state::Server;
 use crate::logins::Registered;
 use crate::sessions::CannotBegin;
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::accounts::session::{EndedBy, Session, SessionId};
 use crate::clock::UnixTime;
-use crate::http::Server;
+use crate::http::state::Server;
 
 use super::authenticated::Authenticated;
 use super::problem::{Code, Problem};

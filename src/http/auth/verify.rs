@@ -9,7 +9,7 @@ use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::config::ForwardAuthPolicy;
-use crate::http::Server;
+use crate::http::state::Server;
 use crate::oauth::verification::{AccessToken, is_client};
 
 use super::VERIFY_PATH;

@@ -10,7 +10,9 @@ use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
 
 use super::super::View;
-use super::{Context, Failure, Request, output};
+use super::Request;
+use crate::cli::context::{Context, Failure};
+use crate::cli::output;
 
 /// What would happen to the keys of one algorithm.
 struct Foreseen {

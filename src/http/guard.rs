@@ -1,0 +1,95 @@
+//! What stands around every handler.
+
+use std::rc::Rc;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::web;
+
+use super::auth::problem::Code;
+use super::error;
+use super::state::Server;
+use super::stream::Connection;
+
+/// The longest address of a request, its path and query, in bytes.
+pub const LONGEST_ADDRESS: usize = 8 * 1024;
+
+/// What stands around every handler, in one piece because each layer costs every request: refuses a request whose headers
+/// or address are longer than any honest client's (RFC 6585 section 5), and adds the headers of every answer. An issuer with https
+/// promises to have it for a year (RFC 6797). A server that stops asks for a new connection, which leads to another node. The
+/// connection learns when a request begins and ends, and hands on one at a time.
+///
+/// What actix's parser refuses by itself (400, 408, and 431 for a head that it does not even hold) never becomes a request; see
+/// `parser_refusal`.
+///
+/// # Errors
+/// Whatever the handler behind it fails with.
+pub async fn guarded(
+    has_https: bool,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let length: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    let server = request.app_data::<web::Data<Server>>();
+    let is_stopping = server.is_some_and(|server| server.is_stopping());
+    let most = server.map_or(usize::MAX, |server| server.max_header_bytes);
+    let connection = request.conn_data::<Rc<Connection>>().cloned();
+    // No other protocol is spoken, so that the request is answered as if it asked for none (RFC 9110 section 7.8). But the library
+    // closes the connection behind the answer, which must say so (RFC 9112 section 9.6).
+    let asks_for_upgrade = request.head().upgrade();
+    if let Some(connection) = &connection {
+        connection.begin(request.head());
+    }
+    let answered = if length > most {
+        let detail = format!("the headers have {length} bytes; at most {most} are read");
+        let refusal = error::for_path(request.path(), Code::HeadersTooLarge, detail);
+        Ok(request.into_response(refusal))
+    } else if request
+        .uri()
+        .path_and_query()
+        .map_or(0, |address| address.as_str().len())
+        > LONGEST_ADDRESS
+    {
+        let detail = "the path and the query are longer than 8 KiB".to_owned();
+        let refusal = error::for_path(request.path(), Code::AddressTooLong, detail);
+        Ok(request.into_response(refusal))
+    } else {
+        next.call(request).await.map(ServiceResponse::map_into_boxed_body)
+    };
+    if let Some(connection) = &connection {
+        connection.finish();
+    }
+    let mut response = answered?;
+    if is_stopping || asks_for_upgrade || connection.is_some_and(|connection| connection.is_old()) {
+        response
+            .response_mut()
+            .head_mut()
+            .set_connection_type(ConnectionType::Close);
+    }
+    let headers = response.headers_mut();
+    for (name, value) in protective_headers(has_https) {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+/// The headers of every answer.
+pub(super) fn protective_headers(has_https: bool) -> impl Iterator<Item = (HeaderName, &'static str)> {
+    let always = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    let with_https = has_https.then_some((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
+    always.into_iter().chain(with_https)
+}

@@ -1,0 +1,109 @@
+//! The tables of routes, on one screen.
+
+use actix_web::http::header;
+use actix_web::{HttpResponse, Resource, Route, web};
+
+use crate::oauth::metadata::{
+    AUTHORIZATION_SERVER, INTROSPECTION_PATH, KEY_SET_PATH, OPENID_CONFIGURATION, REVOCATION_PATH, TOKEN_PATH,
+};
+
+use super::state::Server;
+use super::{auth, client_authentication, error, health, introspect, key_set, metadata, revoke, root, token};
+
+/// The routes of the public listener. Everything lies below the issuer's path; well-known documents also lie where
+/// RFC 8414 section 3.1 inserts that path.
+pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    let path = server.issuer_path.clone();
+    let has_accounts = server.has_accounts();
+    move |routes| {
+        let mut key_sets = vec![KEY_SET_PATH.to_owned()];
+        let mut documents = vec![
+            format!("{path}{OPENID_CONFIGURATION}"),
+            format!("{path}{AUTHORIZATION_SERVER}"),
+        ];
+        if !path.is_empty() {
+            key_sets.push(format!("{path}{KEY_SET_PATH}"));
+            documents.push(format!("{OPENID_CONFIGURATION}{path}"));
+            documents.push(format!("{AUTHORIZATION_SERVER}{path}"));
+        }
+        routes.service(for_readers(&format!("{path}/"), root::answer));
+        if !path.is_empty() {
+            routes.service(for_readers(&path, root::answer));
+        }
+        for key_set in key_sets {
+            routes.service(published(&key_set, key_set::answer));
+        }
+        for document in documents {
+            routes.service(published(&document, metadata::answer));
+        }
+        routes.service(for_clients(
+            &format!("{path}{TOKEN_PATH}"),
+            web::post().to(token::answer),
+        ));
+        let introspection = web::post().to(introspect::answer);
+        routes.service(for_clients(&format!("{path}{INTROSPECTION_PATH}"), introspection));
+        let revocation = web::post().to(revoke::answer);
+        routes.service(for_clients(&format!("{path}{REVOCATION_PATH}"), revocation));
+        if has_accounts {
+            auth::routes(&path, routes);
+        }
+        routes.default_service(web::to(|| async { error::not_found() }));
+    }
+}
+
+/// The routes of the admin listener.
+pub fn admin_routes(routes: &mut web::ServiceConfig) {
+    let read_only = |path: &str, route: Route| {
+        web::resource(path.to_owned())
+            .route(route)
+            .default_service(web::to(|| async { error::method_not_allowed("GET") }))
+    };
+    routes
+        .service(read_only("/livez", web::get().to(health::live)))
+        .service(read_only("/readyz", web::get().to(health::ready_to_publish)))
+        .service(read_only("/readyz/issue", web::get().to(health::ready_to_issue)))
+        .service(read_only("/metrics", web::get().to(health::metrics)))
+        .default_service(web::to(|| async { error::not_found() }));
+}
+
+/// An endpoint that a client proves itself at: a form, and nothing else.
+fn for_clients(path: &str, route: Route) -> Resource {
+    web::resource(path.to_owned())
+        .route(route)
+        .default_service(web::to(|| async { client_authentication::method_not_allowed() }))
+}
+
+/// A page that anybody may read.
+fn for_readers<F, Args>(path: &str, answer: F) -> Resource
+where
+    F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
+    Args: actix_web::FromRequest + 'static,
+{
+    web::resource(path.to_owned())
+        .route(web::get().to(answer))
+        .route(web::head().to(answer))
+        .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD") }))
+}
+
+/// A document that anybody may read, also a page of another origin (CORS).
+fn published<F, Args>(path: &str, answer: F) -> Resource
+where
+    F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
+    Args: actix_web::FromRequest + 'static,
+{
+    web::resource(path.to_owned())
+        .route(web::get().to(answer))
+        .route(web::head().to(answer))
+        .route(web::method(actix_web::http::Method::OPTIONS).to(|| async { preflight() }))
+        .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD, OPTIONS") }))
+}
+
+/// A page that sends `If-None-Match` is asked for leave first.
+fn preflight() -> HttpResponse {
+    HttpResponse::NoContent()
+        .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "If-None-Match"))
+        .insert_header((header::ACCESS_CONTROL_MAX_AGE, "86400"))
+        .finish()
+}
