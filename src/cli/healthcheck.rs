@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::oauth::endpoints::{ISSUING_PATH, READINESS_PATH};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -41,10 +42,10 @@ struct Check {
 
 pub fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     let listener = reachable(context.config()?.server.admin_listen);
-    let mut answer = fetch(listener, if request.issue { "/readyz/issue" } else { "/readyz" })?;
+    let mut answer = fetch(listener, if request.issue { ISSUING_PATH } else { READINESS_PATH })?;
     if !request.issue {
         // A balancer keeps a node whose ledger cannot be written; a person must hear of it.
-        let issuing = fetch(listener, "/readyz/issue")?;
+        let issuing = fetch(listener, ISSUING_PATH)?;
         let failing = issuing
             .checks
             .into_iter()

@@ -4,7 +4,7 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use crate::oauth::metadata::{AUTHORIZATION_SERVER, KEY_SET_PATH, OPENID_CONFIGURATION, TOKEN_PATH};
+use crate::oauth::endpoints::{AUTHORIZATION_SERVER, KEY_SET_PATH, OPENID_CONFIGURATION, TOKEN_PATH};
 
 use super::state::Server;
 

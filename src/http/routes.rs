@@ -3,8 +3,9 @@
 use actix_web::http::header;
 use actix_web::{HttpResponse, Resource, Route, web};
 
-use crate::oauth::metadata::{
-    AUTHORIZATION_SERVER, INTROSPECTION_PATH, KEY_SET_PATH, OPENID_CONFIGURATION, REVOCATION_PATH, TOKEN_PATH,
+use crate::oauth::endpoints::{
+    AUTHORIZATION_SERVER, INTROSPECTION_PATH, ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH, METRICS_PATH,
+    OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH, TOKEN_PATH,
 };
 
 use super::state::Server;
@@ -45,7 +46,7 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
         let revocation = web::post().to(revoke::answer);
         routes.service(for_clients(&format!("{path}{REVOCATION_PATH}"), revocation));
         if has_accounts {
-            auth::routes(&path, routes);
+            auth::routes::routes(&path, routes);
         }
         routes.default_service(web::to(|| async { error::not_found() }));
     }
@@ -59,10 +60,10 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
             .default_service(web::to(|| async { error::method_not_allowed("GET") }))
     };
     routes
-        .service(read_only("/livez", web::get().to(health::live)))
-        .service(read_only("/readyz", web::get().to(health::ready_to_publish)))
-        .service(read_only("/readyz/issue", web::get().to(health::ready_to_issue)))
-        .service(read_only("/metrics", web::get().to(health::metrics)))
+        .service(read_only(LIVENESS_PATH, web::get().to(health::live)))
+        .service(read_only(READINESS_PATH, web::get().to(health::ready_to_publish)))
+        .service(read_only(ISSUING_PATH, web::get().to(health::ready_to_issue)))
+        .service(read_only(METRICS_PATH, web::get().to(health::metrics)))
         .default_service(web::to(|| async { error::not_found() }));
 }
 

@@ -20,6 +20,7 @@ use crate::config::{Issuer, Origin, Registration};
 use crate::jose::id_token::{IdToken, IdTokenError};
 use crate::jose::seal::{HashKey, MasterKeys, SealError};
 use crate::keyring::secret_binding;
+use crate::oauth::endpoints::CALLBACK_PATH;
 use crate::outbound::providers::{Code, Credentials, ProviderError, Providers, Tokens};
 use crate::store::audit::Entry;
 use crate::store::federated_identities::FederatedIdentity;
@@ -27,16 +28,13 @@ use crate::store::federated_logins::FederatedLogin;
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 
-/// Where logins with providers begin, below the issuer.
-pub const FEDERATED_PATH: &str = "/auth/federated";
-
 /// How often an account is looked for when the same person comes twice in one moment.
 const TRIES: usize = 3;
 
 /// Where a provider sends people back to.
 #[must_use]
 pub fn redirect_uri(issuer: &str, provider: &ProviderName) -> String {
-    format!("{issuer}{FEDERATED_PATH}/{provider}/callback")
+    format!("{issuer}{}", CALLBACK_PATH.replace("{provider}", provider.as_str()))
 }
 
 /// Why somebody is not logged in. What is told to people is said where it is answered; this is for the log, and holds nothing

@@ -5,19 +5,7 @@ use serde::Serialize;
 use crate::jose::alg::Algorithm;
 
 use super::client::Grant;
-
-/// The path of the key set below the issuer; it never changes, because some gateways resolve it once.
-pub const KEY_SET_PATH: &str = "/.well-known/jwks.json";
-/// The path of the token endpoint below the issuer.
-pub const TOKEN_PATH: &str = "/oauth2/token";
-/// The path of the introspection endpoint below the issuer.
-pub const INTROSPECTION_PATH: &str = "/oauth2/introspect";
-/// The path of the revocation endpoint below the issuer.
-pub const REVOCATION_PATH: &str = "/oauth2/revoke";
-/// The well-known name of OpenID Connect Discovery 1.0 section 4.
-pub const OPENID_CONFIGURATION: &str = "/.well-known/openid-configuration";
-/// The well-known name of RFC 8414 section 3.
-pub const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
+use super::endpoints::{INTROSPECTION_PATH, KEY_SET_PATH, REVOCATION_PATH, TOKEN_PATH};
 
 /// The metadata document; it names what exists, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,6 +4,7 @@ pub mod assertion;
 pub mod client;
 pub mod client_keys;
 pub mod credentials;
+pub mod endpoints;
 pub mod error;
 pub mod metadata;
 pub mod scope;

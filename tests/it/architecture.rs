@@ -181,31 +181,30 @@ fn foreign_crates_stay_in_their_rooms() {
     }
 }
 
-/// Every text in the code that is a path on a listener.
-fn routes() -> BTreeSet<String> {
-    ["src/http/mod.rs", "src/http/auth/mod.rs", "src/oauth/metadata.rs"]
-        .iter()
-        .flat_map(|path| {
-            let text = read(path);
-            let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
-            code.lines()
-                .filter(|line| !line.trim_start().starts_with("//"))
-                .flat_map(|line| {
-                    line.split('"')
-                        .skip(1)
-                        .step_by(2)
-                        .map(str::to_owned)
-                        .collect::<Vec<_>>()
-                })
-                .collect::<Vec<_>>()
-        })
-        .filter(|text| text.starts_with('/'))
-        .collect()
+/// Every path on a listener.
+fn paths() -> BTreeSet<String> {
+    let endpoints = read("src/oauth/endpoints.rs");
+    let text = |line: &str| line.split('"').nth(1).map(str::to_owned);
+    let constants = endpoints.lines().filter(|line| line.starts_with("pub const "));
+    constants.filter_map(text).collect()
+}
+
+/// Every path stands in the one list, so that no two places can tell one differently.
+#[test]
+fn no_other_file_writes_a_path_out() {
+    let paths = paths();
+    let mut breaches = Vec::new();
+    for (file, code) in sources().iter().filter(|(file, _)| file != "oauth/endpoints.rs") {
+        let code = code.split("#[cfg(test)]").next().unwrap();
+        let written = paths.iter().filter(|path| code.contains(&format!("\"{path}\"")));
+        breaches.extend(written.map(|path| format!("src/{file} writes {path}")));
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
 #[test]
 fn the_readme_names_every_endpoint() {
-    let routes = routes();
+    let routes = paths();
     assert!(routes.len() >= 19, "{routes:?}");
     let readme = read("README.md");
     let missing: Vec<&String> = routes

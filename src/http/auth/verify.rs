@@ -10,9 +10,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::config::ForwardAuthPolicy;
 use crate::http::state::Server;
+use crate::oauth::endpoints::VERIFY_PATH;
 use crate::oauth::verification::{AccessToken, is_client};
 
-use super::VERIFY_PATH;
 use super::authenticated::{bearer_in_header, verified};
 use super::problem::{Code, Problem};
 
