@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 use crate::accounts::node_limits::NodeLimits;
 use crate::clock::{Clock, Seconds, UnixTime, sleep};
 use crate::config::{Config, ConfigError, Database, settings};
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::sealing::{MasterKeyId, MasterKeys, SealError};
 use crate::hashing::Hashing;
 use crate::http;
 use crate::http::auth::cookies::Cookies;
@@ -27,7 +29,6 @@ use crate::http::connections::{ConnectionLimits, Connections};
 use crate::http::listener::{Bound, Listening};
 use crate::http::state::Server;
 use crate::jose::jwt::TokenType;
-use crate::jose::seal::{HashKey, MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::logins::Logins;
 use crate::logins::federated::FederatedLogins;
@@ -440,7 +441,7 @@ async fn hash_key(db: &Db, master_key: &MasterKeys, clock: &Clock) -> Result<Has
         if !db.signing_keys().await?.rows.is_empty() {
             return Err(StartError::WrongMasterKey);
         }
-        let fresh = HashKey::generate().map_err(StartError::MasterKey)?;
+        let fresh = HashKey::generate().map_err(|error| StartError::MasterKey(error.into()))?;
         let sealed = master_key
             .seal(&binding, fresh.as_bytes())
             .map_err(StartError::MasterKey)?;

@@ -16,11 +16,11 @@ use arc_swap::ArcSwap;
 
 use crate::accounts::session::SessionId;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
+use crate::crypto::sealing::{Binding, MasterKeys};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::jose::jwt::{AccessTokenClaims, SessionClaims, Signer, TokenType, random_jti};
 use crate::jose::key::KeyError;
-use crate::jose::seal::{Binding, MasterKeys};
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
 use crate::oauth::token::Granted;

@@ -10,7 +10,8 @@
 //! | [`supervision`] | tasks that run as long as the server |
 //! | [`text`] | the encodings of text files |
 //! | [`files`] | files that appear whole or not at all |
-//! | [`jose`] | the standards: algorithms, keys, tokens, a private key at rest |
+//! | [`crypto`] | our own secrets: what seals them, keyed hashes with all their purposes, random values |
+//! | [`jose`] | the standards: algorithms, keys, tokens |
 //! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
 //! | [`accounts`] | people and their sessions: the rules |
 //! | [`config`] | what was written, then what was validated |
@@ -30,13 +31,14 @@
 //! | [`cli`] | the command line, one file a command group |
 //!
 //! A module imports only from modules above it; a test holds that. `actix_web` is named in [`http`] and [`app`] alone,
-//! `sqlx` in [`store`], `reqwest` in [`outbound`], `openssl` in [`jose`] and [`tls`], and `josekit`, `rsa` and `p256` in [`jose`].
+//! `sqlx` in [`store`], `reqwest` in [`outbound`], `openssl` in [`crypto`], [`jose`] and [`tls`], and `josekit`, `rsa` and `p256` in [`jose`].
 
 pub mod accounts;
 pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crypto;
 pub mod files;
 pub mod hashing;
 pub mod http;

@@ -19,8 +19,9 @@ use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, User, UserId};
 use crate::clock::Seconds;
 use crate::config::{Accounts, Registration};
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::random::NoRandomness;
 use crate::hashing::{Hashing, NoAnswer, Overflow, Place};
-use crate::jose::seal::{HashKey, SealError};
 use crate::keyring::CannotSign;
 use crate::sessions::{CannotBegin, SessionTokens, Sessions};
 use crate::store::audit::Entry;
@@ -84,7 +85,7 @@ pub enum LoginError {
     Store(#[from] StoreError),
     /// There is no randomness.
     #[error(transparent)]
-    Randomness(#[from] SealError),
+    Randomness(#[from] NoRandomness),
     /// The hash function failed.
     #[error(transparent)]
     Hashing(#[from] HashingFailed),

@@ -17,9 +17,10 @@ use keyround::accounts::user::{User, UserId};
 use keyround::app::{Foundation, Running};
 use keyround::clock::{Clock, Seconds, UnixTime, sleep};
 use keyround::config::{Config, Sources};
-use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::crypto::purpose::Purpose;
+use keyround::crypto::random::random_secret;
+use keyround::crypto::sealing::MasterKey;
 use keyround::jose::alg::Algorithm;
-use keyround::jose::seal::{MasterKey, random_secret};
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::audit::Entry;
 use keyround::store::users::StoredUser;
@@ -389,7 +390,7 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
         disabled_at: None,
     };
     let entry = entry("client.created", name);
-    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, secret);
+    let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
     assert!(
         foundation
             .rotator

@@ -6,16 +6,11 @@
 
 use zeroize::Zeroizing;
 
-use crate::jose::seal::{HashKey, SealError, random_secret};
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::purpose::Purpose;
+use crate::crypto::random::{NoRandomness, random_secret};
 
 use super::session::SessionId;
-
-/// What a token's tag is made for.
-const PURPOSE: &str = "csrf";
-/// What the token of a session is made for.
-const OF_SESSION: &str = "csrf-of-session";
-/// What the two copies are compared by.
-const COMPARISON: &str = "csrf-double-submit";
 
 /// What a token is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +52,12 @@ pub enum Forged {
 ///
 /// # Errors
 /// When there is no randomness.
-pub fn issue(key: &HashKey, bound: Bound) -> Result<String, SealError> {
+pub fn issue(key: &HashKey, bound: Bound) -> Result<String, NoRandomness> {
     let random = match bound {
         Bound::BeforeLogin => random_secret()?,
-        Bound::To(sid) => Zeroizing::new(key.digest(OF_SESSION, &sid.to_string())),
+        Bound::To(sid) => Zeroizing::new(key.digest(Purpose::CsrfOfSession, &sid.to_string())),
     };
-    let tag = key.digest(PURPOSE, &bound.signed(&random));
+    let tag = key.digest(Purpose::Csrf, &bound.signed(&random));
     Ok(format!("{}.{tag}", *random))
 }
 
@@ -71,7 +66,7 @@ pub fn issue(key: &HashKey, bound: Bound) -> Result<String, SealError> {
 pub fn is_bound(key: &HashKey, bound: Bound, token: &str) -> bool {
     token
         .split_once('.')
-        .is_some_and(|(random, tag)| key.matches(PURPOSE, &bound.signed(random), tag))
+        .is_some_and(|(random, tag)| key.matches(Purpose::Csrf, &bound.signed(random), tag))
 }
 
 /// Holds the copy in the header against the one in the cookie, and both against what they must be bound to; in a time that does not
@@ -83,7 +78,11 @@ pub fn check(key: &HashKey, bound: Bound, header: Option<&str>, cookie: Option<&
     let is_there = |text: &&str| !text.is_empty();
     let header = header.filter(is_there).ok_or(Forged::NoHeader)?;
     let cookie = cookie.filter(is_there).ok_or(Forged::NoCookie)?;
-    if !key.matches(COMPARISON, header, &key.digest(COMPARISON, cookie)) {
+    if !key.matches(
+        Purpose::CsrfDoubleSubmit,
+        header,
+        &key.digest(Purpose::CsrfDoubleSubmit, cookie),
+    ) {
         return Err(Forged::Differ);
     }
     if !is_bound(key, bound, header) {

@@ -10,12 +10,10 @@
 //! second; an owner at a new address may have to wait while an attack lasts. Whether an account exists makes no difference.
 
 use crate::clock::{Seconds, UnixTime};
-use crate::jose::seal::HashKey;
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::purpose::Purpose;
 
 use super::client_address::ClientAddress;
-
-/// What the names of buckets are digested for: the table shows neither addresses nor e-mail addresses.
-const PURPOSE: &str = "limit";
 
 /// How far ahead of a full bucket a time may lie before it is taken for that of a clock that has gone back since.
 const CLOCK_SLACK: Seconds = Seconds(3_600);
@@ -101,7 +99,7 @@ pub struct Charge {
 }
 
 fn bucket(class: &str, of: &str, key: &HashKey) -> String {
-    format!("{class}:{}", key.digest(PURPOSE, of))
+    format!("{class}:{}", key.digest(Purpose::Limit, of))
 }
 
 impl Charge {

@@ -28,14 +28,13 @@ use base64::prelude::BASE64_STANDARD_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::password::Password;
-use crate::jose::seal::{HashKey, random_salt, same_octets};
+use crate::crypto::keyed_hash::{HashKey, same_octets};
+use crate::crypto::purpose::Purpose;
+use crate::crypto::random::random_salt;
 
-pub use crate::jose::kdf::Pbkdf2Digest;
+pub use crate::crypto::key_derivation::Pbkdf2Digest;
 
 use derived::Derived;
-
-/// What the digest under the server's hash key is for.
-const PURPOSE: &str = "password";
 
 /// The first word of what we store.
 const KEYED: &str = "hmac-sha256";
@@ -427,7 +426,7 @@ impl PasswordHash {
 }
 
 fn keyed(password: &Password, key: &HashKey) -> Zeroizing<String> {
-    Zeroizing::new(key.digest(PURPOSE, &password.normalized()))
+    Zeroizing::new(key.digest(Purpose::Password, &password.normalized()))
 }
 
 fn bcrypt_cost(text: &str) -> Result<u32, InvalidHash> {

@@ -3,7 +3,7 @@
 //! Order is by generation alone; time decides only about the grace and about expiry. Nothing here changes anything.
 
 use crate::clock::{Seconds, UnixTime};
-use crate::jose::seal::HashKey;
+use crate::crypto::keyed_hash::HashKey;
 
 use super::refresh_token::RefreshToken;
 use super::session::{EndedBy, Session};

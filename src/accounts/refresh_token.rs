@@ -9,7 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use zeroize::Zeroizing;
 
-use crate::jose::seal::{HashKey, SealError, random_key};
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::purpose::Purpose;
+use crate::crypto::random::{NoRandomness, random_key};
 
 use super::session::SessionId;
 
@@ -18,11 +20,6 @@ const SECRET: usize = 32;
 /// Version, session, generation, secret.
 const UNTAGGED: usize = 1 + 16 + 8 + SECRET;
 const TAGGED: usize = UNTAGGED + 32;
-
-/// What the server's key is used for here, each on its own.
-const TAG: &str = "refresh-token-tag";
-const DIGEST: &str = "refresh-token-digest";
-const SUCCESSOR: &str = "refresh-token-successor";
 
 /// The text is no refresh token of this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,8 +45,8 @@ impl RefreshToken {
     /// The first of a session.
     ///
     /// # Errors
-    /// [`SealError::OpenSsl`] when there is no randomness.
-    pub fn first(sid: SessionId) -> Result<Self, SealError> {
+    /// [`NoRandomness`].
+    pub fn first(sid: SessionId) -> Result<Self, NoRandomness> {
         Ok(Self {
             sid,
             generation: 1,
@@ -66,7 +63,7 @@ impl RefreshToken {
         let mut octets = Zeroizing::new([0; TAGGED + 3]);
         let length = BASE64URL.decode_slice(text, &mut *octets).map_err(|_| NotOurs)?;
         let (untagged, tag) = octets[..TAGGED].split_at(UNTAGGED);
-        if length != TAGGED || untagged[0] != VERSION || !key.verifies(TAG, untagged, tag) {
+        if length != TAGGED || untagged[0] != VERSION || !key.verifies(Purpose::RefreshTokenTag, untagged, tag) {
             return Err(NotOurs);
         }
         let generation = u64::from_be_bytes(part(&untagged[17..25])?);
@@ -85,7 +82,7 @@ impl RefreshToken {
         octets.extend(self.sid.to_bytes());
         octets.extend(self.generation.to_be_bytes());
         octets.extend(&*self.secret);
-        let tag = key.mac(TAG, &octets);
+        let tag = key.mac(Purpose::RefreshTokenTag, &octets);
         octets.extend(tag);
         Zeroizing::new(BASE64URL.encode(&*octets))
     }
@@ -93,7 +90,7 @@ impl RefreshToken {
     /// What the database keeps of its secret.
     #[must_use]
     pub fn digest(&self, key: &HashKey) -> String {
-        BASE64URL.encode(key.mac(DIGEST, &*self.secret))
+        BASE64URL.encode(key.mac(Purpose::RefreshTokenDigest, &*self.secret))
     }
 
     /// Whether the database keeps this of its secret.
@@ -101,7 +98,7 @@ impl RefreshToken {
     pub fn matches(&self, key: &HashKey, digest: &str) -> bool {
         BASE64URL
             .decode(digest)
-            .is_ok_and(|digest| key.verifies(DIGEST, &*self.secret, &digest))
+            .is_ok_and(|digest| key.verifies(Purpose::RefreshTokenDigest, &*self.secret, &digest))
     }
 
     /// The one that takes its place under this salt.
@@ -112,7 +109,7 @@ impl RefreshToken {
         Self {
             sid: self.sid,
             generation: self.generation.saturating_add(1),
-            secret: Zeroizing::new(key.mac(SUCCESSOR, &message)),
+            secret: Zeroizing::new(key.mac(Purpose::RefreshTokenSuccessor, &message)),
         }
     }
 }
@@ -120,8 +117,8 @@ impl RefreshToken {
 /// A new salt: 256 random bits.
 ///
 /// # Errors
-/// [`SealError::OpenSsl`] when there is no randomness.
-pub fn new_salt() -> Result<String, SealError> {
+/// [`NoRandomness`].
+pub fn new_salt() -> Result<String, NoRandomness> {
     Ok(BASE64URL.encode(*random_key()?))
 }
 

@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 use crate::app::Foundation;
 use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, parse_duration, read_secret_file};
-use crate::http::token::CLIENT_SECRET_PURPOSE;
+use crate::crypto::purpose::Purpose;
+use crate::crypto::random::random_secret;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
-use crate::jose::seal::random_secret;
 use crate::oauth::client::{Audience, Client, ClientId, ClientSecret, Grant};
 use crate::oauth::scope::Scope;
 use crate::store::Db;
@@ -197,7 +197,7 @@ async fn register_with(
     actor: &str,
     reason: &str,
 ) -> Result<bool, Failure> {
-    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, secret);
+    let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
     let entry = entry("client.created", &client.id, client.created_at, actor, reason);
     Ok(foundation.rotator.db.create_client(client, &digest, &entry).await?)
 }
@@ -523,7 +523,7 @@ async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<Pat
     let (_, foundation) = context.foundation().await?;
     let fresh = fresh_secret()?;
     let secret = brought.as_ref().map_or(fresh.as_str(), ClientSecret::as_str);
-    let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, secret);
+    let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
     let now = context.clock.read().wall;
     let entry = entry("client.secret_changed", id, now, &ACTOR, "asked for");
     let change = ClientChange::ChangeSecret { digest };

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::app::StartError;
 use crate::config::Config;
+use crate::crypto::sealing::{MasterKey, MasterKeys};
 use crate::files::Unfinished;
-use crate::jose::seal::{MasterKey, MasterKeys};
 use crate::keyring::trusted_time;
 use crate::rotation::rewrap::{self, Census, Under};
 use crate::rotation::sealing::{heartbeat_memory, nodes_without};

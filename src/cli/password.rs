@@ -13,7 +13,7 @@ use crate::accounts::password::{AccountWords, MOST_OCTETS, Password};
 use crate::accounts::password_hash::{HashParameters, PasswordHash};
 use crate::accounts::user::User;
 use crate::config::{Accounts, Config, PasswordFunction};
-use crate::jose::seal::HashKey;
+use crate::crypto::keyed_hash::HashKey;
 use crate::text;
 
 use super::context::Failure;

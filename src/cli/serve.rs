@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{Addresses, Foundation, Running, check_tls};
 use crate::config::{self, Config, Database, MasterKeySource};
-use crate::jose::seal::MasterKey;
+use crate::crypto::sealing::MasterKey;
 use crate::telemetry::{self, LogFormat, Logging};
 
 use super::context::{Context, Failure};

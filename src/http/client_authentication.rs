@@ -9,6 +9,7 @@ use tracing::field;
 
 use crate::accounts::client_address::ClientAddress;
 use crate::clock::Seconds;
+use crate::crypto::purpose::Purpose;
 use crate::oauth::assertion::Presented;
 use crate::oauth::client::ClientId;
 use crate::oauth::credentials::Credentials;
@@ -21,9 +22,6 @@ use crate::store::outage;
 use super::body::{self, Unreadable};
 use super::state::Server;
 use super::{client_assertion, error};
-
-/// The purpose that client secrets are digested for.
-pub const CLIENT_SECRET_PURPOSE: &str = "client-secret";
 
 /// The longest form that is read, in bytes.
 pub const LONGEST_FORM: usize = 16 * 1024;
@@ -217,7 +215,7 @@ async fn look_up(
 /// An unknown client costs the same digest as a known one.
 fn proves(server: &Server, stored: Option<&StoredClient>, secret: &str) -> bool {
     let digests: Vec<&str> = stored.map_or_else(|| vec![""], |stored| stored.secrets.iter().collect());
-    let matches = |digest: &&&str| server.hash_key.matches(CLIENT_SECRET_PURPOSE, secret, digest);
+    let matches = |digest: &&&str| server.hash_key.matches(Purpose::ClientSecret, secret, digest);
     digests.iter().filter(matches).count() > 0
 }
 

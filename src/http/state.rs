@@ -7,7 +7,7 @@ use crate::accounts::client_address::ClientAddress;
 use crate::accounts::node_limits::NodeLimits;
 use crate::clock::{Clock, Seconds, UnixTime};
 use crate::config::{ForwardAuth, Origin};
-use crate::jose::seal::HashKey;
+use crate::crypto::keyed_hash::HashKey;
 use crate::keyring::{CannotVerify, Inactive, Keyring};
 use crate::logins::Logins;
 use crate::logins::federated::FederatedLogins;

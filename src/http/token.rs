@@ -10,7 +10,6 @@ use crate::oauth::token::{Granted, TokenRequest, grant};
 use crate::sessions::SessionTokens;
 use crate::store::outage;
 
-pub use super::client_authentication::CLIENT_SECRET_PURPOSE;
 use super::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
 use super::refresh_grant;
 use super::state::Server;

@@ -15,11 +15,11 @@ use openssl::rsa::Rsa;
 use serde_json::{Map, Value};
 
 use super::alg::Algorithm;
-use super::digest::sha256;
 use super::jwk::{Kid, Parameters, PublicJwk};
 use super::key::VerifyError;
 use super::rsa_contexts::RsaContexts;
 use super::strict_json;
+use crate::crypto::sha256;
 
 /// The longest token that is looked at, in octets. Keyround's own are under 4 KiB.
 pub const LONGEST_TOKEN: usize = 8 * 1024;

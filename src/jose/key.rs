@@ -18,9 +18,9 @@ use rsa::signature::Verifier as _;
 use zeroize::Zeroizing;
 
 use super::alg::Algorithm;
-use super::digest::sha256;
 use super::jwk::{JwkError, Parameters, PublicJwk, thumbprint};
 use super::rsa_contexts::RsaContexts;
+use crate::crypto::sha256;
 
 /// The length of an RSA modulus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,18 +2,15 @@
 
 pub mod alg;
 pub mod assertion;
-pub(crate) mod digest;
 pub mod id_token;
 pub mod import;
 pub mod jwk;
 pub mod jwk_set;
 pub mod jws;
 pub mod jwt;
-pub mod kdf;
 pub mod key;
 mod kid;
 pub mod numeric_date;
 mod roca;
 mod rsa_contexts;
-pub mod seal;
 pub mod strict_json;

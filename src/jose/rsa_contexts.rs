@@ -10,7 +10,7 @@ use openssl::pkey::{HasPublic, PKey, Private, Public};
 use openssl::pkey_ctx::{PkeyCtx, PkeyCtxRef};
 use openssl::rsa::Padding;
 
-use super::digest::sha256;
+use crate::crypto::sha256;
 
 /// An RSA key for RS256 (RFC 7518 section 3.3), with the contexts that wait for the next message.
 pub(super) struct RsaContexts<T> {

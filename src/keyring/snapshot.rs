@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
+use crate::crypto::sealing::{MasterKeys, SealError};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk, sha256_base64url};
 use crate::jose::jws::VerifyingKey;
 use crate::jose::jwt::{SessionClaims, Signer};
 use crate::jose::key::{KeyError, PrivateKey};
-use crate::jose::seal::{MasterKeys, SealError};
 use crate::keys::keyset::KeySet;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan;

@@ -17,8 +17,10 @@ use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, User, UserId};
 use crate::clock::{Reading, UnixTime};
 use crate::config::{Issuer, Origin, Registration};
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::random::NoRandomness;
+use crate::crypto::sealing::{MasterKeys, SealError};
 use crate::jose::id_token::{IdToken, IdTokenError};
-use crate::jose::seal::{HashKey, MasterKeys, SealError};
 use crate::keyring::secret_binding;
 use crate::oauth::endpoints::CALLBACK_PATH;
 use crate::outbound::providers::{Code, Credentials, ProviderError, Providers, Tokens};
@@ -89,6 +91,9 @@ pub enum NotLoggedIn {
     /// Our client secret.
     #[error("the provider's client secret cannot be read: {0}")]
     Secret(#[from] SealError),
+    /// No secrets for the login.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
     /// Our client secret is not there.
     #[error("the provider has no client secret; give it one by 'keyround providers set-secret'")]
     NoSecret,

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::UnixTime;
+use crate::crypto::sealing::{MasterKeys, SealError};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk};
-use crate::jose::seal::{MasterKeys, SealError};
 use crate::keyring::{Ledger, secret_binding};
 use crate::keys::emergency;
 use crate::keys::lifecycle::Keys;

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use crate::clock::UnixTime;
+use crate::crypto::sealing::{MasterKeyId, MasterKeys, SealError};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
-use crate::jose::seal::{MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{binding, secret_binding};
 use crate::store::audit::Entry;
 use crate::store::sealed::SealedRow;
@@ -151,7 +151,7 @@ fn open(row: &SealedRow, master_keys: &MasterKeys) -> Result<Opened, SealError> 
 
 fn with_binding<T>(
     row: &SealedRow,
-    body: impl FnOnce(&crate::jose::seal::Binding<'_>) -> Result<T, SealError>,
+    body: impl FnOnce(&crate::crypto::sealing::Binding<'_>) -> Result<T, SealError>,
 ) -> Result<T, SealError> {
     let Some(alg) = &row.alg else {
         return body(&secret_binding(&row.name));

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Seconds, UnixTime};
+use crate::crypto::sealing::{MasterKeyId, MasterKeys, SealError};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
-use crate::jose::seal::{MasterKeyId, MasterKeys, SealError};
 use crate::keyring::{Ledger, LedgerError, binding, node_in_doubt, trusted_time, trusted_time_again};
 use crate::keys::SigningKey;
 use crate::keys::emergency::UnknownKey;
@@ -512,7 +512,7 @@ pub(super) fn once(
 
 #[cfg(test)]
 mod tests {
-    use crate::jose::seal::MasterKey;
+    use crate::crypto::sealing::MasterKey;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 //! sign with it, and cannot start again.
 
 use crate::clock::{Seconds, UnixTime};
-use crate::jose::seal::MasterKeyId;
+use crate::crypto::sealing::MasterKeyId;
 use crate::keyring::secret_binding;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::TrustedTime;

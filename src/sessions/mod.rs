@@ -19,8 +19,9 @@ use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Role, UserId};
 use crate::clock::{Clock, Seconds, UnixTime};
 use crate::config::Accounts;
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::random::NoRandomness;
 use crate::jose::alg::Algorithm;
-use crate::jose::seal::{HashKey, SealError};
 use crate::keyring::{CannotSign, Issued, Keyring};
 use crate::oauth::client::Audience;
 use crate::oauth::scope::Scope;
@@ -94,7 +95,7 @@ pub enum CannotBegin {
     Store(#[from] StoreError),
     /// There is no randomness.
     #[error(transparent)]
-    Randomness(#[from] SealError),
+    Randomness(#[from] NoRandomness),
 }
 
 /// Why a session was not refreshed.
@@ -111,7 +112,7 @@ pub enum CannotRefresh {
     Store(#[from] StoreError),
     /// There is no randomness; the token is as good as before.
     #[error(transparent)]
-    Randomness(#[from] SealError),
+    Randomness(#[from] NoRandomness),
 }
 
 /// A refresh token as a client presents it.

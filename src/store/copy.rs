@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use sqlx::AssertSqlSafe;
 
 use crate::clock::UnixTime;
-use crate::jose::digest::sha256;
+use crate::crypto::sha256;
 
 use super::audit::{self, Entry};
 use super::backup::RestoreError;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::clock::UnixTime;
+use crate::crypto::sealing::{BackupMac, MasterKeys};
 use crate::jose::jwk::sha256_base64url;
-use crate::jose::seal::{BackupMac, MasterKeys};
 
 use super::tables::is_in_backup;
 
@@ -205,7 +205,7 @@ fn line(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::jose::seal::MasterKey;
+    use crate::crypto::sealing::MasterKey;
 
     use super::*;
 

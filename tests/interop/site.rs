@@ -12,10 +12,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use keyround::app::Foundation;
 use keyround::clock::{self, Clock, UnixTime};
 use keyround::config::{Config, Sources};
-use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::crypto::purpose::Purpose;
+use keyround::crypto::random::random_secret;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::TokenType;
-use keyround::jose::seal::random_secret;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::audit::Entry;
 use serde_json::Value;
@@ -359,7 +359,7 @@ async fn create_clients(environment: &BTreeMap<String, String>) -> BTreeMap<Stri
     for alg in Algorithm::ALL {
         for token_type in TokenType::ALL {
             let secret = random_secret().unwrap();
-            let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+            let digest = foundation.hash_key.digest(Purpose::ClientSecret, &secret);
             let client = client(alg, token_type);
             assert!(db.create_client(&client, &digest, &created(&client)).await.unwrap());
             secrets.insert(client.id.to_string(), secret.to_string());

@@ -10,10 +10,10 @@ use std::time::Duration;
 use keyround::app::Foundation;
 use keyround::clock::{Clock, UnixTime, sleep};
 use keyround::config::settings;
-use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::crypto::purpose::Purpose;
+use keyround::crypto::random::random_secret;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::key::PrivateKey;
-use keyround::jose::seal::random_secret;
 use keyround::keyring::binding;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::Db;
@@ -203,7 +203,7 @@ pub async fn register_clients(database: &TestDatabase, settings: &[(&str, &str)]
             created_at: UnixTime(0),
             disabled_at: None,
         };
-        let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+        let digest = foundation.hash_key.digest(Purpose::ClientSecret, &secret);
         // The processes go by the machine's clock, and take a later record for a time that was reached.
         let now = Clock::system().read().wall;
         let entry = Entry {

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use keyround::clock::{Clock, Seconds, sleep};
-use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::crypto::purpose::Purpose;
 use keyround::store::nodes::{Heartbeat, Place};
 use serde_json::Value;
 
@@ -236,7 +236,7 @@ crate::on_both_databases!(clients_are_registered_and_changed_while_a_server_runs
         stored
             .secrets
             .iter()
-            .any(|digest| server.hash_key.matches(CLIENT_SECRET_PURPOSE, secret, digest))
+            .any(|digest| server.hash_key.matches(Purpose::ClientSecret, secret, digest))
     };
     assert!(matches(&third) && matches(&second) && !matches(&first));
 
@@ -765,12 +765,12 @@ async fn a_master_key_is_made_for_its_owner_alone_and_never_overwritten() {
     assert_eq!(shell.run(&generate).await.code, 0);
     assert_eq!(mode(&file), 0o600);
     let written = std::fs::read_to_string(&file).unwrap();
-    keyround::jose::seal::MasterKey::parse(&written).unwrap();
+    keyround::crypto::sealing::MasterKey::parse(&written).unwrap();
     assert!(shell.run(&generate).await.refused(2).contains("never overwritten"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
     assert!(!shell.seen.lock().unwrap().contains(written.trim()));
     let printed = shell.run(&["master-key", "generate"]).await;
-    keyround::jose::seal::MasterKey::parse(&printed.out).unwrap();
+    keyround::crypto::sealing::MasterKey::parse(&printed.out).unwrap();
 }
 
 fn mode(path: &Path) -> u32 {

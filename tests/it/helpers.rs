@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use keyround::app::{Foundation, Running, connect};
 use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::config::{Config, Database, Sources};
-use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::crypto::keyed_hash::HashKey;
+use keyround::crypto::purpose::Purpose;
+use keyround::crypto::random::random_secret;
+use keyround::crypto::sealing::MasterKey;
 use keyround::jose::alg::Algorithm;
-use keyround::jose::seal::{HashKey, MasterKey, random_secret};
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::Db;
 use keyround::store::audit::Entry;
@@ -194,7 +196,7 @@ impl TestApp {
             created_at: self.clock.read().wall,
             disabled_at: None,
         };
-        let digest = self.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+        let digest = self.hash_key.digest(Purpose::ClientSecret, &secret);
         let created = self
             .running
             .server

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use keyround::accounts::client_address::ClientAddress;
 use keyround::accounts::limits::{Attempt, AttemptRates, Charge, Rate};
 use keyround::clock::{Seconds, UnixTime};
-use keyround::jose::seal::HashKey;
+use keyround::crypto::keyed_hash::HashKey;
 use keyround::store::Db;
 use keyround::store::limits::{Charged, Charging};
 

@@ -8,8 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use keyround::app::{Foundation, connect};
 use keyround::clock::Clock;
 use keyround::config::{Config, Sources};
-use keyround::http::token::CLIENT_SECRET_PURPOSE;
-use keyround::jose::seal::{HashKey, random_secret};
+use keyround::crypto::keyed_hash::HashKey;
+use keyround::crypto::purpose::Purpose;
+use keyround::crypto::random::random_secret;
 use keyround::keyring::binding;
 use keyround::store::audit::Entry;
 use serde_json::Value;
@@ -47,7 +48,7 @@ impl Scene {
         .unwrap();
         let foundation = Foundation::open(&config, Clock::system()).await.unwrap();
         let secret = random_secret().unwrap().to_string();
-        let digest = foundation.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+        let digest = foundation.hash_key.digest(Purpose::ClientSecret, &secret);
         let db = &foundation.rotator.db;
         // The server goes by the machine's clock, and takes a later record for a time that was reached.
         let now = Clock::system().read().wall;

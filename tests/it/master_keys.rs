@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use keyround::app::{Foundation, StartError};
 use keyround::clock::{Clock, Seconds, sleep};
+use keyround::crypto::sealing::{MasterKey, MasterKeys};
 use keyround::jose::alg::Algorithm;
-use keyround::jose::seal::{MasterKey, MasterKeys};
 use keyround::keys::plan::NewGeneration;
 use keyround::rotation::rewrap::{Under, census};
 use keyround::store::Db;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keyround::app::{Foundation, StartError};
 use keyround::clock::{Clock, Seconds, UnixTime};
+use keyround::crypto::purpose::Purpose;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::{Kid, PublicJwk};
 use keyround::jose::jwt::verify_access_token_signature;
@@ -262,11 +263,7 @@ impl TestApp {
     async fn create_clients(&self) -> String {
         let secret = self.create_client("RS256", Some(Algorithm::Rs256)).await;
         let other = self.create_client("ES256", Some(Algorithm::Es256)).await;
-        let digest = self
-            .running
-            .server
-            .hash_key
-            .digest(keyround::http::token::CLIENT_SECRET_PURPOSE, &secret);
+        let digest = self.running.server.hash_key.digest(Purpose::ClientSecret, &secret);
         let change = keyround::store::clients::ClientChange::ChangeSecret { digest };
         let entry = crate::helpers::entry("client.changed", "ES256");
         assert!(

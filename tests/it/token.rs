@@ -7,10 +7,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use josekit::jwk::Jwk;
 use josekit::jws::{ES256, JwsVerifier, RS256};
 use keyround::clock::{Clock, Seconds};
-use keyround::http::token::CLIENT_SECRET_PURPOSE;
+use keyround::crypto::purpose::Purpose;
+use keyround::crypto::random::random_secret;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::random_jti;
-use keyround::jose::seal::random_secret;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::clients::ClientChange;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ pub fn client(id: &str) -> Client {
 pub async fn register(app: &TestApp, client: &Client) -> String {
     let secret = random_secret().unwrap();
     let server = &app.running.server;
-    let digest = server.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+    let digest = server.hash_key.digest(Purpose::ClientSecret, &secret);
     let entry = entry("client.created", client.id.as_str());
     assert!(server.db.create_client(client, &digest, &entry).await.unwrap());
     secret.to_string()
@@ -211,7 +211,7 @@ async fn both_methods_take_any_spelling_of_the_same_credentials() {
     let id = "billing_1.example~x";
     let secret = "p:%&=+ q\u{fc}\"/";
     let server = &app.running.server;
-    let digest = server.hash_key.digest(CLIENT_SECRET_PURPOSE, secret);
+    let digest = server.hash_key.digest(Purpose::ClientSecret, secret);
     assert!(
         server
             .db
@@ -404,7 +404,7 @@ async fn after_a_change_both_secrets_hold_and_the_one_before_does_not() {
     let mut secrets = vec![app.create_client("billing", None).await];
     for _ in 0..2 {
         let secret = random_secret().unwrap().to_string();
-        let digest = app.running.server.hash_key.digest(CLIENT_SECRET_PURPOSE, &secret);
+        let digest = app.running.server.hash_key.digest(Purpose::ClientSecret, &secret);
         change(&app, "billing", ClientChange::ChangeSecret { digest }).await;
         secrets.push(secret);
     }

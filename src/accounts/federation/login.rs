@@ -4,19 +4,16 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::clock::Seconds;
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::purpose::Purpose;
+use crate::crypto::random::{NoRandomness, random_secret};
 use crate::jose::jwk::sha256_base64url;
-use crate::jose::seal::{HashKey, SealError, random_secret};
 
 use super::Provider;
 use super::metadata::Metadata;
 
 /// How long somebody may take at the provider.
 pub const LOGIN_LIFETIME: Seconds = Seconds(600);
-
-const STATE: &str = "federated-login-state";
-const BROWSER: &str = "federated-login-browser";
-const NONCE: &str = "federated-login-nonce";
-const CODE_VERIFIER: &str = "federated-login-code-verifier";
 
 /// The characters of 256 bits in base64url.
 const SECRET_LENGTH: usize = 43;
@@ -35,7 +32,7 @@ impl LoginSecrets {
     ///
     /// # Errors
     /// When there is no randomness.
-    pub fn new(browser: Option<&str>) -> Result<Self, SealError> {
+    pub fn new(browser: Option<&str>) -> Result<Self, NoRandomness> {
         Ok(Self {
             state: random_secret()?,
             browser: match browser.filter(|text| is_secret(text)) {
@@ -58,25 +55,25 @@ impl LoginSecrets {
     /// What is kept in place of `state`.
     #[must_use]
     pub fn state_digest(&self, key: &HashKey) -> String {
-        key.digest(STATE, &self.state)
+        key.digest(Purpose::FederatedLoginState, &self.state)
     }
 
     /// What is kept in place of the browser's secret.
     #[must_use]
     pub fn browser_digest(&self, key: &HashKey) -> String {
-        key.digest(BROWSER, &self.browser)
+        key.digest(Purpose::FederatedLoginBrowser, &self.browser)
     }
 
     /// `nonce` (OpenID Connect Core section 3.1.2.1).
     #[must_use]
     pub fn nonce(&self, key: &HashKey) -> String {
-        key.digest(NONCE, &self.both())
+        key.digest(Purpose::FederatedLoginNonce, &self.both())
     }
 
     /// PKCE's `code_verifier` (RFC 7636 section 4.1), 43 characters.
     #[must_use]
     pub fn code_verifier(&self, key: &HashKey) -> Zeroizing<String> {
-        Zeroizing::new(key.digest(CODE_VERIFIER, &self.both()))
+        Zeroizing::new(key.digest(Purpose::FederatedLoginCodeVerifier, &self.both()))
     }
 
     /// Both have one length, so that no two pairs share a text.

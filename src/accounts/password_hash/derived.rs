@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use zeroize::Zeroizing;
 
-use crate::jose::kdf::{self, Pbkdf2Digest, Scrypt};
+use crate::crypto::key_derivation::{self, Pbkdf2Digest, Scrypt};
 
 use super::{HashCost, HashingFailed, InvalidHash, MOST_MEMORY, split};
 
@@ -145,8 +145,10 @@ impl Derived {
     pub(super) fn compute(&self, secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, HashingFailed> {
         let mut output = Zeroizing::new(vec![0; self.output.len()]);
         let computed = match self.kdf {
-            Kdf::Pbkdf2 { digest, iterations } => kdf::pbkdf2(digest, iterations, secret, &self.salt, &mut output),
-            Kdf::Scrypt(costs) => kdf::scrypt(costs, MOST_SCRYPT_MEMORY, secret, &self.salt, &mut output),
+            Kdf::Pbkdf2 { digest, iterations } => {
+                key_derivation::pbkdf2(digest, iterations, secret, &self.salt, &mut output)
+            }
+            Kdf::Scrypt(costs) => key_derivation::scrypt(costs, MOST_SCRYPT_MEMORY, secret, &self.salt, &mut output),
         };
         computed.map_err(|_| HashingFailed::Function)?;
         Ok(output)
@@ -155,7 +157,7 @@ impl Derived {
     pub(super) fn matches(&self, password: &str) -> Result<bool, HashingFailed> {
         let output = self.compute(password.as_bytes())?;
         // HMAC fills its key with NUL, so that one at the end of a password would change nothing.
-        Ok(crate::jose::seal::same_octets(&output, &self.output) && !password.contains('\0'))
+        Ok(crate::crypto::keyed_hash::same_octets(&output, &self.output) && !password.contains('\0'))
     }
 }
 
@@ -310,7 +312,7 @@ mod tests {
     use super::super::{HashParameters, PasswordHash};
     use super::*;
     use crate::accounts::password::Password;
-    use crate::jose::seal::HashKey;
+    use crate::crypto::keyed_hash::HashKey;
 
     /// Made by Python's hashlib, in the form of each system, all of this password.
     const PASSWORD: &str = "Grüße aus dem 7. Stock";

@@ -9,7 +9,7 @@ use rustix::fs::{Access, access};
 use crate::app::{check_tls, open_ledger};
 use crate::cli::context::Context;
 use crate::config::{Config, Database, MasterKeySource, TlsFiles, read_secret_file};
-use crate::jose::seal::MasterKeys;
+use crate::crypto::sealing::MasterKeys;
 use crate::outbound::Outbound;
 
 /// How an SQLite file begins.

@@ -6,8 +6,9 @@ use actix_web::http::header::{self, HeaderValue, InvalidHeaderValue};
 use crate::accounts::session::SessionId;
 use crate::clock::Seconds;
 use crate::config::Accounts;
+use crate::crypto::keyed_hash::HashKey;
+use crate::crypto::purpose::Purpose;
 use crate::http::state::Server;
-use crate::jose::seal::HashKey;
 
 use super::problem::{Code, Problem};
 
@@ -73,13 +74,10 @@ fn twice() -> Problem {
     )
 }
 
-/// What the tag of a session's binding is made for.
-const BINDING: &str = "session-cookie";
-
 /// What binds the refresh cookie of this session to the browser.
 #[must_use]
 pub fn binding(key: &HashKey, sid: SessionId) -> String {
-    key.digest(BINDING, &sid.to_string())
+    key.digest(Purpose::SessionCookie, &sid.to_string())
 }
 
 /// The refresh token in the cookies of a request.
@@ -100,7 +98,7 @@ pub fn refresh_token<'r>(server: &Server, request: &'r HttpRequest) -> Result<Op
         .collect();
     let bound = server.cookies.binding.read(request)?;
     let is_bound = |sid: SessionId| match bound {
-        Some(bound) => server.hash_key.matches(BINDING, &sid.to_string(), bound),
+        Some(bound) => server.hash_key.matches(Purpose::SessionCookie, &sid.to_string(), bound),
         // From before an upgrade from a version that set no such cookie.
         None => sid.created_at() < server.unbound_until,
     };

@@ -165,7 +165,7 @@ fn refused(provider: &str, error: &NotLoggedIn) -> Problem {
             Code::ProviderUnavailable,
             "the provider does not answer as it must; try again in a few seconds",
         ),
-        NotLoggedIn::Secret(_) | NotLoggedIn::NoSecret | NotLoggedIn::Store(_) => {
+        NotLoggedIn::Secret(_) | NotLoggedIn::Randomness(_) | NotLoggedIn::NoSecret | NotLoggedIn::Store(_) => {
             return Problem::unavailable(error, "a login with a provider could not be done");
         }
     };

@@ -1,7 +1,7 @@
 //! Reading changes nothing: requirement C7.
 
 use keyround::clock::UnixTime;
-use keyround::jose::seal::MasterKeys;
+use keyround::crypto::sealing::MasterKeys;
 use reqwest::Method;
 
 use super::visitor::Site;

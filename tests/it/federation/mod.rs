@@ -142,7 +142,9 @@ const fn code(error: &NotLoggedIn) -> &'static str {
         NotLoggedIn::AccountExists => "account_exists",
         NotLoggedIn::RegistrationClosed => "registration_closed",
         NotLoggedIn::Suspended => "account_suspended",
-        NotLoggedIn::Secret(_) | NotLoggedIn::NoSecret | NotLoggedIn::Store(_) => "temporarily_unavailable",
+        NotLoggedIn::Secret(_) | NotLoggedIn::Randomness(_) | NotLoggedIn::NoSecret | NotLoggedIn::Store(_) => {
+            "temporarily_unavailable"
+        }
     }
 }
 

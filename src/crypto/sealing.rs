@@ -1,4 +1,4 @@
-//! Secrets at rest: private keys sealed under the master key, client secrets and tokens kept as keyed digests.
+//! Secrets at rest, sealed under the master key.
 
 use std::fmt;
 
@@ -7,11 +7,12 @@ use base64::alphabet;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD as BASE64URL};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use openssl::error::ErrorStack;
-use openssl::memcmp;
-use openssl::rand::{rand_bytes, rand_priv_bytes};
-use openssl::sha::Sha256;
+use openssl::rand::rand_bytes;
 use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
 use zeroize::Zeroizing;
+
+use super::keyed_hash::{hmac_sha256, same_octets};
+use super::random::{NoRandomness, random_key};
 
 /// What a sealed text starts with that names its master key.
 const VERSION: &str = "v2.";
@@ -36,6 +37,9 @@ pub enum SealError {
     /// OpenSSL failed.
     #[error("OpenSSL failed: {0}")]
     OpenSsl(#[from] ErrorStack),
+    /// There is no randomness.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
     /// The master key's text is not base64.
     #[error("the master key is not base64; it must be 32 random bytes in base64")]
     NotBase64,
@@ -119,9 +123,9 @@ impl MasterKey {
     /// A new master key from the operating system's randomness.
     ///
     /// # Errors
-    /// [`SealError::OpenSsl`] when there is no randomness.
+    /// [`SealError::Randomness`].
     pub fn generate() -> Result<Self, SealError> {
-        random_key().map(Self)
+        Ok(Self(random_key()?))
     }
 
     /// Reads a master key from base64, standard or URL-safe, padded or not. White space around it is ignored, for a file
@@ -342,126 +346,10 @@ fn is_sample(key: &[u8; 32]) -> bool {
     text || repetition || count
 }
 
-/// A key for digests of secrets that are random already, such as client secrets: fast, and useless to who reads the
-/// database alone.
-pub struct HashKey(Zeroizing<[u8; 32]>);
-
-impl fmt::Debug for HashKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HashKey(redacted)")
-    }
-}
-
-impl HashKey {
-    /// A new key from the operating system's randomness.
-    ///
-    /// # Errors
-    /// [`SealError::OpenSsl`] when there is no randomness.
-    pub fn generate() -> Result<Self, SealError> {
-        random_key().map(Self)
-    }
-
-    /// The key that [`Self::as_bytes`] gave.
-    #[must_use]
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-
-    /// The key itself, to be sealed.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// The digest of a secret: HMAC-SHA256 over the purpose with its length, then the secret, in base64url.
-    #[must_use]
-    pub fn digest(&self, purpose: &str, secret: &str) -> String {
-        BASE64URL.encode(self.mac(purpose, secret.as_bytes()))
-    }
-
-    /// HMAC-SHA256 over the purpose with its length, then the message.
-    #[must_use]
-    pub fn mac(&self, purpose: &str, message: &[u8]) -> [u8; 32] {
-        let length = (purpose.len() as u64).to_be_bytes();
-        hmac_sha256(&self.0, [&length, purpose.as_bytes(), message])
-    }
-
-    /// Whether `mac` is that of the message for `purpose`, in a time that does not depend on where they differ.
-    #[must_use]
-    pub fn verifies(&self, purpose: &str, message: &[u8], mac: &[u8]) -> bool {
-        let expected = self.mac(purpose, message);
-        // `memcmp::eq` panics on different lengths.
-        expected.len() == mac.len() && memcmp::eq(&expected, mac)
-    }
-
-    /// Whether `digest` is the digest of `secret` for `purpose`, in a time that does not depend on where they differ.
-    #[must_use]
-    pub fn matches(&self, purpose: &str, secret: &str, digest: &str) -> bool {
-        same_octets(self.digest(purpose, secret).as_bytes(), digest.as_bytes())
-    }
-}
-
-/// Whether two digests are the same, in a time that does not depend on where they differ.
-#[must_use]
-pub fn same_octets(one: &[u8], other: &[u8]) -> bool {
-    // `memcmp::eq` panics on different lengths, and the length of a digest is no secret.
-    one.len() == other.len() && memcmp::eq(one, other)
-}
-
-/// HMAC (RFC 2104) on OpenSSL's hash. OpenSSL's own HMAC can fail, and a digest that may fail would make every lookup of
-/// a secret fallible. The tests hold this one against it.
-fn hmac_sha256<const N: usize>(key: &[u8; 32], parts: [&[u8]; N]) -> [u8; 32] {
-    let padded = |pad: u8| {
-        let mut block = Zeroizing::new([pad; 64]);
-        block.iter_mut().zip(key).for_each(|(octet, key)| *octet ^= key);
-        let mut hasher = Sha256::new();
-        hasher.update(&*block);
-        hasher
-    };
-    let mut inner = padded(0x36);
-    for part in parts {
-        inner.update(part);
-    }
-    let mut outer = padded(0x5c);
-    outer.update(&inner.finish());
-    outer.finish()
-}
-
-/// A new secret for a client: 256 random bits in base64url.
-///
-/// # Errors
-/// [`SealError::OpenSsl`] when there is no randomness.
-pub fn random_secret() -> Result<Zeroizing<String>, SealError> {
-    Ok(Zeroizing::new(BASE64URL.encode(*random_key()?)))
-}
-
-/// A new salt of 128 random bits, which is no secret.
-///
-/// # Errors
-/// [`SealError::OpenSsl`] when there is no randomness.
-pub fn random_salt() -> Result<[u8; 16], SealError> {
-    let mut salt = [0; 16];
-    rand_bytes(&mut salt)?;
-    Ok(salt)
-}
-
-/// 256 random bits.
-///
-/// # Errors
-/// [`SealError::OpenSsl`] when there is no randomness.
-pub fn random_key() -> Result<Zeroizing<[u8; 32]>, SealError> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    rand_priv_bytes(&mut *bytes)?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
-    use openssl::hash::MessageDigest;
-    use openssl::pkey::PKey;
-    use openssl::sign::Signer;
     use proptest::prelude::*;
 
     use super::*;
@@ -551,13 +439,6 @@ mod tests {
             octets[bit / 8] ^= 1 << (bit % 8);
             let flipped = format!("{head}{}", BASE64URL.encode(&octets));
             prop_assert!(is_closed(&key.open(&binding, &flipped)));
-        }
-
-        #[test]
-        fn hmac_is_the_one_of_openssl(key in any::<[u8; 32]>(), message in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let own = hmac_sha256(&key, [&message]);
-            let mut signer = Signer::new(MessageDigest::sha256(), &PKey::hmac(&key).unwrap()).unwrap();
-            prop_assert_eq!(own.to_vec(), signer.sign_oneshot_to_vec(&message).unwrap());
         }
     }
 
@@ -673,32 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_match_their_own_secret_and_purpose_alone() {
-        let key = HashKey::generate().unwrap();
-        let digest = key.digest("client", "secret");
-        assert!(key.matches("client", "secret", &digest));
-        assert!(HashKey::from_bytes(*key.as_bytes()).matches("client", "secret", &digest));
-        assert!(!key.matches("client", "Secret", &digest));
-        assert!(!key.matches("clients", "ecret", &digest));
-        assert!(!key.matches("client", "secret", &digest[1..]));
-        assert!(!key.matches("client", "secret", ""));
-        assert!(!HashKey::generate().unwrap().matches("client", "secret", &digest));
-    }
-
-    #[test]
-    fn secrets_have_256_bits_and_differ() {
-        let secrets: HashSet<String> = (0..500).map(|_| random_secret().unwrap().to_string()).collect();
-        assert_eq!(secrets.len(), 500);
-        assert!(
-            secrets
-                .iter()
-                .all(|secret| BASE64URL.decode(secret).unwrap().len() == 32)
-        );
-    }
-
-    #[test]
     fn debug_shows_no_key() {
         assert_eq!(format!("{:?}", MasterKey::generate().unwrap()), "MasterKey(redacted)");
-        assert_eq!(format!("{:?}", HashKey::generate().unwrap()), "HashKey(redacted)");
     }
 }

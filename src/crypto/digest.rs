@@ -3,7 +3,7 @@
 use openssl::sha::Sha256;
 
 /// Not `openssl::sha::sha256`, which looks the digest up by name each time.
-pub(crate) fn sha256(message: &[u8]) -> [u8; 32] {
+pub fn sha256(message: &[u8]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(message);
     hasher.finish()
