@@ -36,7 +36,7 @@ fn system(program: &str, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn succeed(program: &str, arguments: &[&str]) -> String {
+pub fn succeed(program: &str, arguments: &[&str]) -> String {
     let output = system(program, arguments);
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {said}");

@@ -1,5 +1,7 @@
 //! deploy/kubernetes: compared with the published schemas and with what the server knows, and run in the layout that the kubelet makes.
 
+mod jobs;
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
@@ -9,6 +11,8 @@ use serde_json::json;
 use super::*;
 
 const MANIFESTS: &str = "kubernetes/keyround.yaml";
+const MIGRATE: &str = "kubernetes/migrate.yaml";
+const BACKUP: &str = "kubernetes/backup.yaml";
 const PAGE: &str = include_str!("../../../deploy/kubernetes/README.md");
 /// The schemas that are asked: the oldest and the newest of those that the page names, and one between.
 const VERSIONS: [&str; 3] = ["1.30.0", "1.33.0", "1.37.0"];
@@ -39,8 +43,10 @@ fn validated(text: &str, version: &str) -> Result<(), String> {
 #[test]
 fn the_published_schemas_take_the_manifests_and_no_misspelt_ones() {
     let manifests = text(MANIFESTS);
-    for version in VERSIONS {
-        assert_eq!(validated(&manifests, version), Ok(()), "{version}");
+    for file in [MANIFESTS, MIGRATE, BACKUP] {
+        for version in VERSIONS {
+            assert_eq!(validated(&text(file), version), Ok(()), "{file} {version}");
+        }
     }
     for (from, to) in [
         ("runAsNonRoot", "runAsNonroot"),
@@ -52,21 +58,33 @@ fn the_published_schemas_take_the_manifests_and_no_misspelt_ones() {
         ("replicas: 2", "replicas: two"),
         ("defaultMode: 0440", "defaultMode: \"0440\""),
         ("fsGroupChangePolicy", "fsGroupPolicy"),
+        ("publishNotReadyAddresses", "publishUnreadyAddresses"),
     ] {
         assert!(manifests.contains(from), "{from}");
         let said = validated(&manifests.replace(from, to), VERSIONS[2]);
         assert!(said.is_err(), "{to} is taken");
     }
+    for (file, from, to) in [
+        (MIGRATE, "restartPolicy: Never", "restartPolicies: Never"),
+        (MIGRATE, "backoffLimit", "backOffLimit"),
+        (BACKUP, "concurrencyPolicy", "concurrency"),
+        (BACKUP, "initContainers", "initcontainers"),
+        (BACKUP, "fieldPath", "path"),
+    ] {
+        assert!(text(file).contains(from), "{from}");
+        let said = validated(&text(file).replace(from, to), VERSIONS[2]);
+        assert!(said.is_err(), "{to} is taken");
+    }
 }
 
-/// Every document, as JSON.
+/// Every document of the servers, as JSON.
 fn documents() -> Vec<Value> {
+    documents_of(MANIFESTS)
+}
+
+fn documents_of(file: &str) -> Vec<Value> {
     let read = "import yaml,json,sys; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
-    let output = python("python")
-        .args(["-c", read])
-        .arg(deploy(MANIFESTS))
-        .output()
-        .unwrap();
+    let output = python("python").args(["-c", read]).arg(deploy(file)).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -182,15 +200,9 @@ fn the_manifests_fit_together_and_the_server() {
     assert!(PAGE.contains("create secret generic keyround "));
 
     // The restricted Pod Security Standard.
-    let (of_pod, of_container) = (&pod["securityContext"], &container["securityContext"]);
-    assert_eq!(of_pod["runAsNonRoot"], true);
-    assert_eq!(of_pod["seccompProfile"]["type"], "RuntimeDefault");
+    assert_restricted(pod);
+    let of_pod = &pod["securityContext"];
     assert_eq!(of_pod["fsGroupChangePolicy"], "OnRootMismatch");
-    assert_eq!(of_container["allowPrivilegeEscalation"], false);
-    assert_eq!(of_container["readOnlyRootFilesystem"], true);
-    assert_eq!(of_container["capabilities"], json!({ "drop": ["ALL"] }));
-    assert_eq!(pod["enableServiceLinks"], false);
-    assert_eq!(pod["automountServiceAccountToken"], false);
 
     // The user is the image's, and one node is left when one is taken away.
     let image = text("Dockerfile");
@@ -214,6 +226,77 @@ fn the_manifests_fit_together_and_the_server() {
             "the page does not name {version}"
         );
     }
+}
+
+fn assert_restricted(pod: &Value) {
+    let of_pod = &pod["securityContext"];
+    assert_eq!(of_pod["runAsNonRoot"], true);
+    assert_eq!(of_pod["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(pod["enableServiceLinks"], false);
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let containers = ["containers", "initContainers"].map(|list| pod[list].as_array());
+    for container in containers.into_iter().flatten().flatten() {
+        let of_container = &container["securityContext"];
+        assert_eq!(of_container["allowPrivilegeEscalation"], false);
+        assert_eq!(of_container["readOnlyRootFilesystem"], true);
+        assert_eq!(of_container["capabilities"], json!({ "drop": ["ALL"] }));
+    }
+}
+
+/// Whether the network policy lets a pod of a namespace with these labels connect to this port.
+fn admits(policy: &Value, labels: &[(&str, &str)], port: &str) -> bool {
+    let holds = |selector: &Value| {
+        let wanted = selector["matchLabels"].as_object().unwrap();
+        assert!(!wanted.is_empty(), "an empty selector admits everything");
+        wanted
+            .iter()
+            .all(|(name, value)| labels.iter().any(|(own, is)| own == name && is == value))
+    };
+    policy["spec"]["ingress"].as_array().unwrap().iter().any(|rule| {
+        let (from, ports) = (rule["from"].as_array().unwrap(), rule["ports"].as_array().unwrap());
+        ports.iter().any(|of| of["port"] == port) && from.iter().any(|peer| holds(&peer["namespaceSelector"]))
+    })
+}
+
+#[test]
+fn the_network_policy_admits_who_is_named_or_labelled() {
+    let documents = documents();
+    let policy = the(&documents, "NetworkPolicy", "keyround");
+    let name = "kubernetes.io/metadata.name";
+    for (labels, http, admin) in [
+        (&[(name, "ingress-nginx")][..], true, false),
+        (&[(name, "monitoring")], false, true),
+        (&[(name, "orders")], false, false),
+        (&[(name, "orders"), ("keyround/http", "allowed")], true, false),
+        (&[(name, "observability"), ("keyround/admin", "allowed")], false, true),
+        (&[(name, "orders"), ("keyround/http", "denied")], false, false),
+    ] {
+        let admitted = (admits(policy, labels, "http"), admits(policy, labels, "admin"));
+        assert_eq!(admitted, (http, admin), "{labels:?}");
+        for &(label, value) in labels {
+            let by_command = format!("{label}={value}");
+            assert!(
+                label == name || value == "denied" || PAGE.contains(&by_command),
+                "the page does not say {by_command}"
+            );
+        }
+    }
+}
+
+/// What the page shows to Prometheus: taken by it, with the name that the alerts ask for and the port of the manifests.
+#[test]
+fn the_scrape_configuration_of_the_page_is_one() {
+    let block = PAGE.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prometheus.yml");
+    std::fs::write(&file, block).unwrap();
+    crate::deployment::succeed("promtool", &["check", "config", file.to_str().unwrap()]);
+    let documents = documents();
+    let nodes = the(&documents, "Service", "keyround-nodes");
+    assert!(block.contains("names: [keyround-nodes.keyround.svc.cluster.local]"));
+    assert!(block.contains(&format!("port: {}", nodes["spec"]["ports"][0]["port"])));
+    assert_eq!(nodes["spec"]["publishNotReadyAddresses"], true);
+    assert!(block.contains("job_name: keyround\n") && text("prometheus-alerts.yaml").contains("job=\"keyround\""));
 }
 
 /// What Kubernetes would set for Services called `keyround` and `keyround-nodes` if the links were on.
