@@ -9,6 +9,7 @@
 //! | `hmac-sha256$2b$12$…` | ours, by bcrypt |
 //! | `hmac-sha256$argon2id$v=19$m=19456,t=2,p=1$…$…` | ours, by Argon2id (RFC 9106) |
 //! | `$2a$…`, `$2b$…`, `$2y$…` | imported bcrypt, of the password as typed |
+//! | `bcrypt_sha256$$2b$…` | imported bcrypt, of the SHA-256 of the password as typed (Django) |
 //! | `$argon2id$…`, `$argon2i$…` | imported Argon2, of the password as typed |
 //! | `$pbkdf2-sha256$i=…,l=…$…$…`, `$pbkdf2-sha512$…`, `$pbkdf2$…` | imported PBKDF2, of the password as typed |
 //! | `$scrypt$ln=…,r=…,p=…$…$…` | imported scrypt, of the password as typed |
@@ -16,28 +17,34 @@
 //! An imported one is replaced by ours at the next login. One that costs more than the bounds below is refused, for each login
 //! would pay that price.
 
+mod cost;
 mod derived;
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::hint::black_box;
+use std::fmt::{self, Write};
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_STANDARD_NO_PAD;
+use base64::{Engine, alphabet};
 use zeroize::Zeroizing;
 
 use super::password::Password;
 use crate::crypto::keyed_hash::{HashKey, same_octets};
 use crate::crypto::purpose::Purpose;
 use crate::crypto::random::random_salt;
+use crate::crypto::sha256;
 
 pub use crate::crypto::key_derivation::Pbkdf2Digest;
 
 use derived::Derived;
 
+pub use cost::{HashCost, MAX_REFUSED_LOGIN};
+
 /// The first word of what we store.
 const KEYED: &str = "hmac-sha256";
+
+/// The first word of Django's `BCryptSHA256PasswordHasher`, which hashes the SHA-256 of the password in hexadecimal digits.
+const OF_DJANGO_SHA256: &str = "bcrypt_sha256$";
 
 /// The costs of bcrypt that are computed: the highest takes eight times as long as the default, 12.
 pub const BCRYPT_COSTS: std::ops::RangeInclusive<u32> = 4..=15;
@@ -53,6 +60,11 @@ pub const MOST_PASSES: u32 = 10;
 pub const MOST_LANES: u32 = 8;
 const ARGON2_OCTETS: std::ops::RangeInclusive<usize> = 16..=64;
 const ARGON2_SALT_OCTETS: std::ops::RangeInclusive<usize> = 8..=64;
+
+const BASE64_PADDED_OR_NOT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// How new passwords are hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,43 +94,6 @@ impl HashParameters {
     };
 }
 
-/// What checking a hash costs: its function, with what makes it dear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum HashCost {
-    /// 2^cost rounds of bcrypt.
-    Bcrypt {
-        /// The cost, within [`BCRYPT_COSTS`].
-        cost: u32,
-    },
-    /// Argon2, version 19.
-    Argon2 {
-        /// Argon2id, not Argon2i.
-        is_id: bool,
-        /// Memory in KiB.
-        memory: u32,
-        /// Passes over it.
-        passes: u32,
-        /// Lanes.
-        lanes: u32,
-    },
-    /// PBKDF2.
-    Pbkdf2 {
-        /// The digest of its HMAC.
-        digest: Pbkdf2Digest,
-        /// Iterations times blocks of output.
-        rounds: u32,
-    },
-    /// scrypt.
-    Scrypt {
-        /// The logarithm of N to the base 2.
-        log_n: u8,
-        /// The size of a block.
-        r: u32,
-        /// How often it is all done.
-        p: u32,
-    },
-}
-
 impl HashParameters {
     /// What checking a hash of these parameters costs.
     #[must_use]
@@ -135,108 +110,12 @@ impl HashParameters {
     }
 }
 
-impl HashCost {
-    /// Reads it from the beginning of a stored hash, up to its salt.
-    #[must_use]
-    pub fn parse(stored: &str) -> Option<Self> {
-        if ["$pbkdf2", "$scrypt"].iter().any(|word| stored.starts_with(word)) {
-            return Derived::cost_of(stored);
-        }
-        let modular = stored.strip_prefix(KEYED).unwrap_or(stored);
-        // A salt and a hash of the right lengths, whose content does not matter.
-        let whole = if modular.starts_with("$argon2") {
-            format!("{modular}{0}${0}", "A".repeat(22))
-        } else {
-            format!("{modular}{}", "e".repeat(53))
-        };
-        PasswordHash::parse(&whole).ok().map(|hash| hash.cost())
-    }
-
-    /// What a check of `own` lacks to what a check of any of `all` costs, as further checks. Together they are the same work for every
-    /// `own` in `all`, and for none: 2^n rounds of bcrypt are 2^m, 2^m, 2^(m+1) and so on up to 2^(n-1), and rounds of PBKDF2 with one digest
-    /// add up; what Argon2 and scrypt take depends on the memory of the machine, so each of their costs is paid as a whole.
-    #[must_use]
-    pub fn lacking(own: Option<Self>, all: &BTreeSet<Self>) -> Vec<Self> {
-        let of_bcrypt = |cost: &Self| match cost {
-            Self::Bcrypt { cost } => Some(*cost),
-            _ => None,
-        };
-        let highest = all.iter().filter_map(of_bcrypt).max();
-        let bcrypt = match (own.as_ref().and_then(of_bcrypt), highest) {
-            (Some(own), Some(highest)) => own..highest,
-            (None, Some(highest)) => highest..highest + 1,
-            (_, None) => 0..0,
-        };
-        let whole = all
-            .iter()
-            .filter(|cost| matches!(cost, Self::Argon2 { .. } | Self::Scrypt { .. }) && Some(**cost) != own);
-        bcrypt
-            .map(|cost| Self::Bcrypt { cost })
-            .chain(
-                Pbkdf2Digest::ALL
-                    .into_iter()
-                    .filter_map(|digest| Self::lacking_pbkdf2(digest, own, all)),
-            )
-            .chain(whole.copied())
-            .collect()
-    }
-
-    /// Rounds of PBKDF2 with this digest.
-    fn lacking_pbkdf2(digest: Pbkdf2Digest, own: Option<Self>, all: &BTreeSet<Self>) -> Option<Self> {
-        let rounds = |cost: &Self| match cost {
-            Self::Pbkdf2 { digest: of, rounds } if *of == digest => Some(*rounds),
-            _ => None,
-        };
-        let highest = all.iter().filter_map(rounds).max()?;
-        let rounds = highest.saturating_sub(own.as_ref().and_then(rounds).unwrap_or(0));
-        (rounds > 0).then_some(Self::Pbkdf2 { digest, rounds })
-    }
-
-    /// Spends it.
-    ///
-    /// # Errors
-    /// [`HashingFailed::Function`].
-    pub fn spend(self, password: &Password, key: &HashKey) -> Result<(), HashingFailed> {
-        let digest = keyed(password, key);
-        let salt = [0; 16];
-        match self {
-            Self::Bcrypt { cost } => {
-                let hashed = bcrypt::hash_with_salt(digest.as_bytes(), cost, salt);
-                black_box(hashed.map_err(|_| HashingFailed::Function)?);
-            }
-            Self::Argon2 {
-                is_id,
-                memory,
-                passes,
-                lanes,
-            } => {
-                let hash = Argon2Hash {
-                    algorithm: if is_id { Algorithm::Argon2id } else { Algorithm::Argon2i },
-                    memory,
-                    passes,
-                    lanes,
-                    salt: salt.to_vec(),
-                    output: vec![0; 32],
-                };
-                black_box(hash.compute(digest.as_bytes())?);
-            }
-            Self::Pbkdf2 { digest: of, rounds } => {
-                black_box(derived::spend_pbkdf2(of, rounds, digest.as_bytes())?);
-            }
-            Self::Scrypt { log_n, r, p } => {
-                black_box(derived::spend_scrypt(log_n, r, p, digest.as_bytes())?);
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A text that is no hash of a password that we check. Says nothing of the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHash {
     /// It has another form.
     #[error(
-        "this is no hash of a password; taken are bcrypt ($2a$, $2b$, $2y$), Argon2 ($argon2id$, $argon2i$, version 19), PBKDF2 with SHA-1, \
+        "this is no hash of a password; taken are bcrypt ($2a$, $2b$, $2y$, bcrypt_sha256$ of Django), Argon2 ($argon2id$, $argon2i$, version 19), PBKDF2 with SHA-1, \
          SHA-256 or SHA-512 and scrypt, in the forms of PHC, passlib, Django, Werkzeug and ASP.NET Core Identity"
     )]
     Form,
@@ -338,9 +217,18 @@ impl PasswordHash {
             .map(|rest| format!("${rest}"))
             .or_else(|| stored.strip_prefix("bcrypt$").map(str::to_owned));
         let stored = of_django.as_deref().unwrap_or(stored);
-        let modular = stored.strip_prefix(KEYED).unwrap_or(stored);
-        let function = if modular.starts_with("$argon2") {
-            Function::Argon2(Box::new(Argon2Hash::parse(modular)?))
+        let (word, modular) = [KEYED, OF_DJANGO_SHA256]
+            .into_iter()
+            .find_map(|word| Some((word, stored.strip_prefix(word)?)))
+            .unwrap_or(("", stored));
+        let function = if word == OF_DJANGO_SHA256 && !modular.starts_with("$2") {
+            return Err(InvalidHash::Form);
+        } else if modular.starts_with("$argon2") {
+            let hash = Argon2Hash::parse(modular)?;
+            return Ok(Self {
+                text: format!("{word}{hash}"),
+                function: Function::Argon2(Box::new(hash)),
+            });
         } else if modular.starts_with("$2") {
             Function::Bcrypt {
                 cost: bcrypt_cost(modular)?,
@@ -373,12 +261,14 @@ impl PasswordHash {
     /// [`HashingFailed::Function`].
     pub fn matches(&self, password: &Password, key: &HashKey) -> Result<bool, HashingFailed> {
         let digest;
-        let (hashed, modular) = match self.text.strip_prefix(KEYED) {
-            Some(modular) => {
-                digest = keyed(password, key);
-                (digest.as_str(), modular)
-            }
-            None => (password.as_typed(), &*self.text),
+        let (hashed, modular) = if let Some(modular) = self.text.strip_prefix(KEYED) {
+            digest = keyed(password, key);
+            (digest.as_str(), modular)
+        } else if let Some(modular) = self.text.strip_prefix(OF_DJANGO_SHA256) {
+            digest = sha256_hex(password);
+            (digest.as_str(), modular)
+        } else {
+            (password.as_typed(), &*self.text)
         };
         match &self.function {
             Function::Bcrypt { .. } => {
@@ -429,6 +319,16 @@ fn keyed(password: &Password, key: &HashKey) -> Zeroizing<String> {
     Zeroizing::new(key.digest(Purpose::Password, &password.normalized()))
 }
 
+fn sha256_hex(password: &Password) -> Zeroizing<String> {
+    let digest = Zeroizing::new(sha256(password.as_typed().as_bytes()));
+    let mut hex = Zeroizing::new(String::with_capacity(2 * digest.len()));
+    for octet in digest.iter() {
+        // A String takes everything.
+        let _ = write!(hex, "{octet:02x}");
+    }
+    hex
+}
+
 fn bcrypt_cost(text: &str) -> Result<u32, InvalidHash> {
     let parts: bcrypt::HashParts = text.parse().map_err(|_| InvalidHash::Form)?;
     // `$2x$` marks hashes of a function that mixed passwords up.
@@ -471,7 +371,8 @@ impl Argon2Hash {
             *number = digits.parse().map_err(|_| InvalidHash::Form)?;
         }
         let [memory, passes, lanes] = numbers;
-        let decode = |text| BASE64_STANDARD_NO_PAD.decode(text).map_err(|_| InvalidHash::Form);
+        // PHC has no padding, but some libraries write it.
+        let decode = |text| BASE64_PADDED_OR_NOT.decode(text).map_err(|_| InvalidHash::Form);
         let (salt, output) = (decode(salt)?, decode(output)?);
         let bounded = memory <= MOST_MEMORY && passes <= MOST_PASSES && lanes <= MOST_LANES;
         let long = ARGON2_SALT_OCTETS.contains(&salt.len()) && ARGON2_OCTETS.contains(&output.len());
@@ -508,8 +409,6 @@ fn split<const N: usize>(text: &str, by: char) -> Option<[&str; N]> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -523,13 +422,15 @@ mod tests {
 
     /// Made by other implementations, all of this password.
     const IMPORTED_PASSWORD: &str = "Grüße aus dem 7. Stock";
-    const IMPORTED: [&str; 6] = [
+    const IMPORTED: [&str; 7] = [
         "$2a$05$zjQycGSpkkSyNaYgd4GiU.kmrZV.GY5IkLOqG.L4G66W5p3hSoSai",
         "$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
         "$2y$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
         "$argon2id$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4",
         "$argon2i$v=19$m=256,t=2,p=2$vjQrIzTywSTBpdwWD+bcyA$BPT2GmMHPkHmqPlV0HyXN1b+ZXvJ6xYDg8G1z1QxkKw",
         "$argon2id$v=19$m=65536,t=3,p=4$DehtWirJKbMTrzuXAaBh9w$ZUnSQ2glFfZX1WyQUOg9IKKfqBXLxBuxBpVQ0wYTDVA",
+        // Django 5.
+        "bcrypt_sha256$$2b$05$GgtbH6j30sC0Yw5PceZ3CuWQy1mVAT7OsxIHnnEazVi1Zx73PQo8.",
     ];
     /// bcrypt of 72 times the letter a.
     const OF_72_OCTETS: &str = "$2b$04$yswNyltAszlnRGWCSavQIe.YF2y5u.Y1M2AMqASjK1gnatj1HrfFi";
@@ -602,6 +503,27 @@ mod tests {
         }
     }
 
+    /// Argon2 in the Bouncy Castle of Java and in older PHP ends with the padding that PHC leaves out.
+    #[test]
+    fn padded_hashes_are_stored_without_padding() {
+        let padded =
+            "$argon2id$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg==$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4=";
+        for text in [padded.to_owned(), format!("argon2{padded}"), IMPORTED[3].to_owned()] {
+            let hash = PasswordHash::parse(&text).unwrap();
+            assert_eq!(hash.as_str(), IMPORTED[3], "{text}");
+            assert!(matches(&hash, IMPORTED_PASSWORD));
+        }
+    }
+
+    /// Django 5 made it from 100 times the letter a.
+    #[test]
+    fn what_is_digested_before_bcrypt_is_never_cut_off() {
+        let stored = "bcrypt_sha256$$2b$05$obKJJ7Mdf931tey6RM5.nOrYEvPNaIun5ogQg57.Q3fl6ff2PvxHK";
+        let hash = PasswordHash::parse(stored).unwrap();
+        assert!(matches(&hash, &"a".repeat(100)) && !matches(&hash, &"a".repeat(72)));
+        assert!(hash.needs_rehash(HashParameters::Bcrypt { cost: 5 }));
+    }
+
     #[test]
     fn a_hash_is_made_anew_when_it_is_imported_or_costs_something_else() {
         let ours = PasswordHash::new(&password("a"), CHEAP, &key()).unwrap();
@@ -612,62 +534,6 @@ mod tests {
         assert!(argon2.needs_rehash(HashParameters::ARGON2ID) && argon2.needs_rehash(CHEAP));
         let imported = PasswordHash::parse(IMPORTED[1]).unwrap();
         assert!(imported.needs_rehash(HashParameters::Bcrypt { cost: 5 }));
-    }
-
-    /// Rounds of bcrypt and of PBKDF2, and the costs that are paid as a whole.
-    fn work(costs: impl IntoIterator<Item = HashCost>) -> (u64, BTreeMap<Pbkdf2Digest, u64>, BTreeSet<HashCost>) {
-        let mut sum = (0, BTreeMap::new(), BTreeSet::new());
-        for cost in costs {
-            match cost {
-                HashCost::Bcrypt { cost } => sum.0 += 1_u64 << cost,
-                HashCost::Pbkdf2 { digest, rounds } => *sum.1.entry(digest).or_default() += u64::from(rounds),
-                whole => assert!(sum.2.insert(whole), "{whole:?} is paid twice"),
-            }
-        }
-        sum
-    }
-
-    #[test]
-    fn a_wrong_password_is_the_same_work_whatever_is_stored() {
-        let argon2 = |memory| HashCost::Argon2 {
-            is_id: memory != 256,
-            memory,
-            passes: 2,
-            lanes: 1,
-        };
-        let bcrypt = |cost| HashCost::Bcrypt { cost };
-        let pbkdf2 = |digest, rounds| HashCost::Pbkdf2 { digest, rounds };
-        let scrypt = |log_n| HashCost::Scrypt { log_n, r: 8, p: 1 };
-        let every = [
-            bcrypt(4),
-            bcrypt(10),
-            bcrypt(15),
-            argon2(64),
-            argon2(65_536),
-            pbkdf2(Pbkdf2Digest::Sha256, 260_000),
-            pbkdf2(Pbkdf2Digest::Sha256, 1_000_000),
-            pbkdf2(Pbkdf2Digest::Sha256, 1_200_000),
-            pbkdf2(Pbkdf2Digest::Sha512, 210_000),
-            pbkdf2(Pbkdf2Digest::Sha1, 1_000),
-            scrypt(14),
-            scrypt(15),
-        ];
-        // Every mix.
-        for mix in 1..1_u32 << every.len() {
-            let all: BTreeSet<HashCost> = (0..every.len())
-                .filter(|at| mix >> at & 1 == 1)
-                .map(|at| every[at])
-                .collect();
-            let unknown = work(HashCost::lacking(None, &all));
-            assert!(
-                unknown.0 > 0 || !unknown.1.is_empty() || !unknown.2.is_empty(),
-                "an unknown account costs nothing"
-            );
-            for own in &all {
-                let lacking = HashCost::lacking(Some(*own), &all);
-                assert_eq!(work(lacking.into_iter().chain([*own])), unknown, "{own:?} in {all:?}");
-            }
-        }
     }
 
     #[test]
@@ -682,9 +548,12 @@ mod tests {
             let before_salt = if stored.starts_with("$argon2") {
                 stored.splitn(5, '$').take(4).collect::<Vec<_>>().join("$") + "$"
             } else {
-                stored[..7].to_owned()
+                let dollar = stored.rfind('$').unwrap();
+                stored[..=dollar].to_owned()
             };
-            for text in [before_salt.clone(), format!("{KEYED}{before_salt}")] {
+            let keyed = format!("{KEYED}{before_salt}");
+            let is_of_django = before_salt.starts_with(OF_DJANGO_SHA256);
+            for text in std::iter::once(before_salt).chain((!is_of_django).then_some(keyed)) {
                 assert_eq!(HashCost::parse(&text), Some(cost), "{text}");
             }
             assert!(cost.spend(&password("a"), &key).is_ok());
@@ -757,6 +626,10 @@ mod tests {
             format!("{argon2}$"),
             "$argon2".to_owned(),
             "$5$rounds=5000$saltstring$5B8vYYiY".to_owned(),
+            OF_DJANGO_SHA256.to_owned(),
+            format!("{OF_DJANGO_SHA256}{argon2}"),
+            format!("{OF_DJANGO_SHA256}{KEYED}{bcrypt}"),
+            format!("{KEYED}{OF_DJANGO_SHA256}{bcrypt}"),
         ];
         for stored in cases {
             let refused = PasswordHash::parse(&stored).unwrap_err();

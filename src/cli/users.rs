@@ -1,12 +1,14 @@
 //! `keyround users`: who has an account.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::accounts::email::Email;
+use crate::accounts::password_hash::{HashCost, MAX_REFUSED_LOGIN, PasswordHash};
 use crate::accounts::session::SessionId;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, Role, User, UserId};
@@ -250,6 +252,9 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
         suspended_at: None,
     };
     let password_hash = new.password.hash(&user, &config, &foundation.hash_key)?;
+    if let Some(hash) = &password_hash {
+        refuse_costly_kind(db, &config, hash).await?;
+    }
     let stored = StoredUser { user, password_hash };
     let entry = entry("user.created", stored.user.id, now, "made by an operator");
     if !db.create_user(&stored, &entry).await? {
@@ -266,6 +271,30 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
         output::line(&format!("tenant   {}", stored.user.tenant));
     }
     Ok(())
+}
+
+/// Every wrong password pays for every kind of hash that is stored, so a kind that would make it cost too much is not stored.
+async fn refuse_costly_kind(db: &Db, config: &Config, hash: &str) -> Result<(), Failure> {
+    let Ok(hash) = PasswordHash::parse(hash) else {
+        return Ok(());
+    };
+    let mut costs = db.password_hash_costs().await?;
+    costs.insert(config.accounts.hash_parameters().cost());
+    let before = HashCost::of_refused_login(&costs);
+    costs.insert(hash.cost());
+    let after = HashCost::of_refused_login(&costs);
+    if after <= MAX_REFUSED_LOGIN || after == before {
+        return Ok(());
+    }
+    let milliseconds = |time: Duration| time.as_micros().div_ceil(1_000);
+    Err(Failure::Refused(format!(
+        "this hash costs too much beside the hashes that are stored: every wrong password does the work of every kind of stored \
+         hash, so that its time does not tell which accounts exist. With this kind that would be about {} ms, now it is {} ms, and at \
+         most {} ms are allowed; create the account with --password-file or --ask-password, or without a password",
+        milliseconds(after),
+        milliseconds(before),
+        milliseconds(MAX_REFUSED_LOGIN),
+    )))
 }
 
 /// An account as programs read it.

@@ -1,7 +1,7 @@
 //! What the stored hashes of passwords cost to check, as this node knows it.
 //!
 //! Every wrong password costs the same, whatever its account has stored and whether there is one: the check of the stored hash, and
-//! then everything that another account's hash would cost more. The other way, to give each unknown address the cost of some stored
+//! then everything that another account's hash would cost more, at most [`MAX_REFUSED_LOGIN`]. The other way, to give each unknown address the cost of some stored
 //! hash, costs less while costs are mixed, but a caller who knows that a person logs in often knows which cost to expect.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::accounts::password_hash::{HashCost, HashParameters};
+use crate::accounts::password_hash::{HashCost, HashParameters, MAX_REFUSED_LOGIN};
 use crate::clock::Seconds;
 use crate::store::{Db, StoreError};
 
@@ -57,6 +57,15 @@ impl HashCosts {
     pub async fn renew(&self, db: &Db, parameters: HashParameters) -> Result<(), StoreError> {
         let mut costs = db.password_hash_costs().await?;
         costs.insert(parameters.cost());
+        let unbounded = HashCost::of_refused_login(&costs);
+        if unbounded > MAX_REFUSED_LOGIN {
+            tracing::warn!(
+                kinds = costs.len(),
+                "the stored hashes of passwords are of so many costly kinds that a wrong password would take {unbounded:?} to hide \
+                 which of them it met; it takes {MAX_REFUSED_LOGIN:?}, of which a part is an estimate. Each login replaces one of these \
+                 hashes; so does 'keyround users set-password'"
+            );
+        }
         self.current.store(Arc::new(costs));
         Ok(())
     }

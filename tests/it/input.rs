@@ -370,8 +370,8 @@ const TABLE: &[Row] = &[
     },
     Row {
         input: "A password hash of another system",
-        accepted: "bcrypt, Argon2 version 19, PBKDF2 (SHA-1, SHA-256, SHA-512) and scrypt, as PHC, passlib, Django, Werkzeug and ASP.NET Core Identity write them, within the bounds of a login",
-        refused: "MD5, crypt, `$2x$`, Argon2d; what costs more or less than the bounds: by their name",
+        accepted: "bcrypt, Argon2 version 19, PBKDF2 (SHA-1, SHA-256, SHA-512) and scrypt, as PHC, passlib, Django (also `bcrypt_sha256$`), Werkzeug and ASP.NET Core Identity write them, with or without padding, within the bounds of a login",
+        refused: "MD5, crypt, `$2x$`, Argon2d; what costs more or less than the bounds: by their name; a kind that would make a wrong password cost more than 2 s",
         because: "RFC 8018, RFC 7914, RFC 9106. It is replaced at the next login.",
         judge: |_, text| PasswordHash::parse(text).map(drop).map_err(|error| error.to_string()),
         good: &[
@@ -379,6 +379,8 @@ const TABLE: &[Row] = &[
             "pbkdf2_sha256$1500$kJ3nWq7ZtR1xYb5c$RZ0X2+5dSF91WLcD1V7wE5qR2rrb9yULxZEkmVuF6CI=",
             "$scrypt$ln=4,r=8,p=1$AQIDBAUGBwgJCgsMDQ4PEA$NF7z++FNpLOvV2uLtf/RxRwTx8CEBEFsz0nysP/hBY4",
             "AAECAwQFBgcICQoLDA0ODxCzwap/TWh+foz8MOoLiq527bO8yzOrtTkQBC1VM1EgZQ==",
+            "bcrypt_sha256$$2b$05$GgtbH6j30sC0Yw5PceZ3CuWQy1mVAT7OsxIHnnEazVi1Zx73PQo8.",
+            "$argon2id$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg==$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4=",
         ],
         bad: &[
             ("5f4dcc3b5aa765d61d8327deb882cf99", "this is no hash of a password"),

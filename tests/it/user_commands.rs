@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use keyround::accounts::password::Password;
-use keyround::accounts::password_hash::PasswordHash;
+use keyround::accounts::password_hash::{HashCost, MAX_REFUSED_LOGIN, PasswordHash};
 use keyround::accounts::session::SessionId;
 use keyround::clock::{Clock, sleep};
 use keyround::jose::alg::Algorithm;
@@ -582,6 +582,40 @@ crate::on_both_databases!(an_operator_gives_passwords_that_nobody_sees, |databas
         &md5,
     ];
     assert!(person.refused(2, &create).contains("bcrypt"));
+
+    // Every wrong password does the work of every kind that is stored.
+    let argon2 = |passes: u32| {
+        let text = format!(
+            "$argon2id$v=19$m=65536,t={passes},p=1$C03veDDZe3tGvqED07Xjdg$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4"
+        );
+        file(&format!("argon2-{passes}"), &text)
+    };
+    let mut refused = Vec::new();
+    for passes in (1..=10).rev() {
+        let (email, path) = (format!("kind-{passes}@example.com"), argon2(passes));
+        let create = [
+            "users",
+            "create",
+            "--email",
+            &email,
+            "--name",
+            "K",
+            "--password-hash-file",
+            &path,
+        ];
+        let output = person.output(&create);
+        if output.status.success() {
+            continue;
+        }
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("at most 2000 ms are allowed"), "{told}");
+        refused.push(passes);
+    }
+    assert!((1..9).contains(&refused.len()), "{refused:?}");
+    // A kind that is stored costs nothing more.
+    person.create("again@example.com", &["--password-hash-file", &argon2(10)]);
+    let costs = app.running.server.db.password_hash_costs().await.unwrap();
+    assert!(HashCost::of_refused_login(&costs) <= MAX_REFUSED_LOGIN, "{costs:?}");
     raw.close().await;
     stop(apps).await;
 });
