@@ -29,7 +29,7 @@ use crate::store::key_uses::KeyUse;
 use crate::store::nodes::{Heartbeat, Place};
 use crate::store::{Db, StoreError};
 
-pub use ledger::{Ledger, LedgerError};
+pub use ledger::{Ledger, LedgerError, text_of};
 use memory::Here;
 pub use memory::Lost;
 use snapshot::read;

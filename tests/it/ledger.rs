@@ -7,6 +7,7 @@ use keyround::app::Foundation;
 use keyround::clock::{Clock, Seconds};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::key::{PrivateKey, RsaBits};
+use keyround::keyring::text_of;
 use serde_json::Value;
 
 use crate::helpers::{TestApp, TestDatabase, config};
@@ -15,6 +16,11 @@ use crate::rows::Raw;
 
 fn ledger(database: &TestDatabase) -> PathBuf {
     database.folder.path().join("revoked-kids")
+}
+
+/// What a ledger holds that names this key alone.
+fn with(name: &str) -> String {
+    text_of([&name.parse().unwrap()])
 }
 
 async fn start(database: &TestDatabase, with_ledger: bool) -> TestApp {
@@ -64,7 +70,7 @@ crate::on_both_databases!(a_revocation_outlives_a_database_that_was_set_back, |d
     let output = run(database.folder.path(), &variables, &revoke);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     app.running.server.rotation.tick().await.unwrap();
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{kid}\n"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), with(&kid));
     assert_eq!(get(&app, "/readyz/issue").await.0, 200);
     app.running.stop().await;
 
@@ -116,7 +122,7 @@ crate::on_both_databases!(the_command_that_revokes_writes_the_ledger_too, |datab
         &["keys", "revoke", &kid, "--reason", "test", "--yes"],
     );
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(std::fs::read_to_string(ledger(&database)).unwrap(), format!("{kid}\n"));
+    assert_eq!(std::fs::read_to_string(ledger(&database)).unwrap(), with(&kid));
     app.running.stop().await;
 });
 
@@ -254,7 +260,7 @@ crate::on_both_databases!(a_ledger_that_cannot_be_written_turns_every_check_red,
     // Tried again at every look.
     std::fs::remove_file(&state).unwrap();
     app.running.server.rotation.tick().await.unwrap();
-    assert_eq!(std::fs::read_to_string(&ledger).unwrap(), format!("{kid}\n"));
+    assert_eq!(std::fs::read_to_string(&ledger).unwrap(), with(&kid));
     assert_eq!(checks.map(&code), [0, 0, 0]);
     assert!(
         get(&app, "/metrics")
@@ -309,17 +315,24 @@ enum Fault {
     DamagedLine,
     MayBeWrittenByOthers,
     TornLine,
+    CutLine,
+    FlippedBit,
     Zeros,
 }
 
+/// A thumbprint of which one bit was flipped after it was written with its checksum.
+const FLIPPED: &str = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xr 2fc34706\n";
+
 impl Fault {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Folder,
         Self::Loop,
         Self::Garbage,
         Self::DamagedLine,
         Self::MayBeWrittenByOthers,
         Self::TornLine,
+        Self::CutLine,
+        Self::FlippedBit,
         Self::Zeros,
     ];
 
@@ -327,7 +340,7 @@ impl Fault {
     fn make(self, path: &Path, named: &str) {
         let _ = std::fs::remove_file(path);
         let _ = std::fs::remove_dir(path);
-        let line = format!("{named}\n").into_bytes();
+        let line = with(named).into_bytes();
         let content = match self {
             Self::Folder => return std::fs::create_dir(path).unwrap(),
             Self::Loop => return std::os::unix::fs::symlink(path, path).unwrap(),
@@ -335,6 +348,8 @@ impl Fault {
             Self::DamagedLine => [b"\x00\x00\xff\xfe\n".as_slice(), &line].concat(),
             Self::MayBeWrittenByOthers => line,
             Self::TornLine => [line.as_slice(), b"NzbLsXh8uDCcd-\x00\x00\x00"].concat(),
+            Self::CutLine => [line.as_slice(), b"NzbLsXh8uDCcd-\n"].concat(),
+            Self::FlippedBit => [line.as_slice(), FLIPPED.as_bytes()].concat(),
             Self::Zeros => [line.as_slice(), &[0; 4_096]].concat(),
         };
         std::fs::write(path, content).unwrap();
@@ -347,7 +362,7 @@ impl Fault {
     }
 
     const fn is_repaired(self) -> bool {
-        matches!(self, Self::TornLine | Self::Zeros)
+        matches!(self, Self::Zeros)
     }
 
     const fn hides_all(self) -> bool {
@@ -410,7 +425,8 @@ crate::on_both_databases!(a_ledger_that_is_not_in_order_hinders_no_emergency, |d
             );
         }
         if let Ok(content) = std::fs::read(&path) {
-            let is_noted = content.ends_with(format!("{kid}\n").as_bytes());
+            let noted = with(&kid);
+            let is_noted = content.ends_with(noted.split_once('\n').unwrap().1.as_bytes());
             assert!(is_noted, "{fault:?}: {content:?}");
         }
     }
@@ -445,7 +461,7 @@ crate::on_both_databases!(a_start_reads_of_a_ledger_what_can_be_read, |database|
         assert_eq!(get(&app, "/readyz").await.0, 200, "{fault:?}");
         if fault.is_repaired() {
             let text = std::fs::read_to_string(&path).unwrap();
-            let is_whole = text.starts_with(&format!("{kid}\n")) && text.ends_with('\n') && !text.contains('\0');
+            let is_whole = text.starts_with(&with(&kid)) && text.ends_with('\n') && !text.contains('\0');
             assert!(is_whole, "{text:?}");
         } else {
             assert!(body.contains(path.to_str().unwrap()), "{body}");
