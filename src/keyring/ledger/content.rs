@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::{LedgerError, MAX_SIZE, exposed, refuse_special};
-use crate::jose::digest::sha256;
+use crate::crypto::sha256;
 use crate::jose::jwk::Kid;
 
 /// How a file ends.
