@@ -299,8 +299,8 @@ async fn warn_of_other_servers(config: &Config, rotator: &Rotator) -> Result<(),
         return Ok(());
     };
     let now = rotator.clock.read().wall;
-    let since = now - rotator.policy.windows().snapshot_max_age;
-    let others = rotator.db.nodes_seen_since(since).await?;
+    let memory = rotator.policy.windows().snapshot_max_age;
+    let others = rotator.db.living_nodes(now, memory).await?;
     if !others.is_empty() {
         let names: Vec<String> = others
             .iter()

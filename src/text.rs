@@ -58,11 +58,28 @@ pub fn is_audience(text: &str) -> bool {
     is_printable && (!text.contains(':') || is_uri())
 }
 
-/// A text from outside without the characters that move a terminal's cursor, begin a line, or turn the direction of one.
+/// A text from outside without the characters that move a terminal's cursor, begin a line, turn the direction of one, or show nothing. The
+/// joiners of words and emoji stay.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let turns = |character: char| matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.replace(|character: char| character.is_control() || turns(character), "\u{fffd}")
+    let is_unseen = |character: char| {
+        matches!(
+            character,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{200b}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+    };
+    text.replace(
+        |character: char| character.is_control() || is_unseen(character),
+        "\u{fffd}",
+    )
 }
 
 #[cfg(test)]
@@ -86,5 +103,24 @@ mod tests {
         }
         assert_eq!(without_mark(b"\xef\xbb\xbfJ\xfcrgen"), Ok(&b"J\xfcrgen"[..]));
         assert_eq!(without_mark(b"\xff\xfea\0"), Err(NotText::Utf16));
+    }
+
+    #[test]
+    fn what_is_printed_moves_no_cursor_and_turns_no_line() {
+        for (text, shown) in [
+            ("web-1", "web-1"),
+            ("J\u{fc}rgen \u{674e}", "J\u{fc}rgen \u{674e}"),
+            (
+                "\u{639}\u{644}\u{6cc}\u{200c}\u{631}",
+                "\u{639}\u{644}\u{6cc}\u{200c}\u{631}",
+            ),
+            ("a\u{1b}[2Jb", "a\u{fffd}[2Jb"),
+            ("a\r\nb\tc\0", "a\u{fffd}\u{fffd}b\u{fffd}c\u{fffd}"),
+            ("\u{9b}31m\u{7f}\u{85}", "\u{fffd}31m\u{fffd}\u{fffd}"),
+            ("\u{202e}a\u{2066}\u{200f}\u{61c}", "\u{fffd}a\u{fffd}\u{fffd}\u{fffd}"),
+            ("\u{2028}\u{200b}\u{feff}", "\u{fffd}\u{fffd}\u{fffd}"),
+        ] {
+            assert_eq!(printable(text), shown, "{text:?}");
+        }
     }
 }

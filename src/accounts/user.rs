@@ -11,7 +11,7 @@ use crate::clock::UnixTime;
 
 use super::email::Email;
 use super::tenant::TenantId;
-use super::visible::{has_blank, has_stray_marks};
+use super::visible::{has_blank, has_stray_marks, without_idle_joiners};
 
 /// `sub` of a user's tokens (RFC 7519 section 4.1.2): a `UUIDv7` (RFC 9562), never given to anybody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,7 +86,7 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let Self(name) = Self::stored(text)?;
         let words: Vec<&str> = name.split(' ').filter(|word| !word.is_empty()).collect();
-        let name = words.join(" ");
+        let name = without_idle_joiners(&words.join(" "));
         if has_blank(&name) || has_stray_marks(&name) {
             return Err(InvalidName);
         }

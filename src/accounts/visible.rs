@@ -1,6 +1,9 @@
 //! Which characters can be seen: two texts that look the same should be the same.
 
-use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
+use icu_properties::props::{
+    CanonicalCombiningClass, DefaultIgnorableCodePoint, EmojiModifier, EmojiPresentation, ExtendedPictographic,
+    GeneralCategory, GeneralCategoryGroup, JoiningType,
+};
 use icu_properties::{CodePointMapData, CodePointMapDataBorrowed, CodePointSetData, CodePointSetDataBorrowed};
 
 /// What a renderer shows as nothing (Unicode `Default_Ignorable_Code_Point`, UAX #44).
@@ -49,26 +52,85 @@ pub fn has_stray_marks(text: &str) -> bool {
     })
 }
 
-/// Whether a text has a character that cannot be seen, other than single spaces between words. The joiners are allowed where Arabic and
-/// Indic scripts need them for spelling: between two of their letters (RFC 5892 appendices A.1 and A.2, simplified).
+/// ZERO WIDTH NON-JOINER: keeps two letters from joining that would.
+const NON_JOINER: char = '\u{200c}';
+/// ZERO WIDTH JOINER: joins what would not, such as the parts of an emoji.
+const JOINER: char = '\u{200d}';
+/// VARIATION SELECTOR-16: shows the character before it in colour.
+const IN_COLOUR: char = '\u{fe0f}';
+
+const COMBINING: CodePointMapDataBorrowed<'static, CanonicalCombiningClass> = CodePointMapData::new();
+const JOINING: CodePointMapDataBorrowed<'static, JoiningType> = CodePointMapData::new();
+const PICTURE: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<ExtendedPictographic>();
+const PICTURE_IN_COLOUR: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<EmojiPresentation>();
+const SKIN_TONE: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<EmojiModifier>();
+
+/// Whether a text has a character that cannot be seen, other than single spaces between words, and those that change what is seen around
+/// them: joiners in words of scripts whose letters join (RFC 5892 appendices A.1 and A.2), and joiners and variation selectors in
+/// emoji (UTS #51).
 #[must_use]
 pub fn has_blank(text: &str) -> bool {
-    let needs_joiners = |character: Option<char>| matches!(character, Some('\u{600}'..='\u{dff}'));
-    let mut before = None;
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        let after = characters.peek().copied();
+    let characters: Vec<char> = text.chars().collect();
+    characters.iter().enumerate().any(|(at, &character)| {
+        let (before, after) = (&characters[..at], &characters[at + 1..]);
         let is_allowed = match character {
-            ' ' => before.is_some_and(|before| before != ' ') && after.is_some(),
-            '\u{200c}' | '\u{200d}' => needs_joiners(before) && needs_joiners(after),
+            ' ' => before.last().is_some_and(|&before| before != ' ') && !after.is_empty(),
+            NON_JOINER => is_half_letter(before, after) || parts_letters(before, after),
+            JOINER => is_half_letter(before, after) || joins_pictures(before, after),
+            IN_COLOUR => before
+                .last()
+                .is_some_and(|&picture| PICTURE.contains(picture) && !PICTURE_IN_COLOUR.contains(picture)),
             _ => false,
         };
-        if is_blank(character) && !is_allowed {
-            return true;
-        }
-        before = Some(character);
-    }
-    false
+        is_blank(character) && !is_allowed
+    })
+}
+
+/// The text without the non-joiners that part two letters which do not join anyway. People type them behind such letters too, and
+/// nothing shows whether they did.
+#[must_use]
+pub fn without_idle_joiners(text: &str) -> String {
+    let characters: Vec<char> = text.chars().collect();
+    let is_idle = |at: usize| {
+        let (before, after) = (&characters[..at], &characters[at + 1..]);
+        characters[at] == NON_JOINER
+            && !is_half_letter(before, after)
+            && !parts_letters(before, after)
+            && joining(before.iter().rev()).is_some_and(|letter| letter != JoiningType::NonJoining)
+            && joining(after.iter()).is_some_and(|letter| letter != JoiningType::NonJoining)
+    };
+    (0..characters.len())
+        .filter(|&at| !is_idle(at))
+        .map(|at| characters[at])
+        .collect()
+}
+
+/// A virama before it takes the vowel from a letter; the joiner chooses how it is written with the next one.
+fn is_half_letter(before: &[char], after: &[char]) -> bool {
+    let is_virama = |&character: &char| COMBINING.get(character) == CanonicalCombiningClass::Virama;
+    before.last().is_some_and(is_virama) && after.first().is_some_and(|&after| !is_blank(after))
+}
+
+/// How the first letter joins, marks aside.
+fn joining<'a>(letters: impl Iterator<Item = &'a char>) -> Option<JoiningType> {
+    let is_mark = |letter: &JoiningType| *letter == JoiningType::Transparent;
+    letters
+        .map(|&letter| JOINING.get(letter))
+        .find(|letter| !is_mark(letter))
+}
+
+/// Whether two letters would join without the non-joiner between them.
+fn parts_letters(before: &[char], after: &[char]) -> bool {
+    let (before, after) = (joining(before.iter().rev()), joining(after.iter()));
+    matches!(before, Some(JoiningType::LeftJoining | JoiningType::DualJoining))
+        && matches!(after, Some(JoiningType::RightJoining | JoiningType::DualJoining))
+}
+
+fn joins_pictures(before: &[char], after: &[char]) -> bool {
+    let decorates = |character: char| character == IN_COLOUR || SKIN_TONE.contains(character);
+    let picture = before.iter().rev().find(|&&character| !decorates(character));
+    let is_picture = |character: Option<&char>| character.is_some_and(|&character| PICTURE.contains(character));
+    is_picture(picture) && is_picture(after.first())
 }
 
 #[cfg(test)]
@@ -185,9 +247,21 @@ mod tests {
             "山田 太郎",
             "김철수",
             "עדה לאבלייס",
-            "نيما\u{200c}يوشيج",
+            // Persian: the joiner keeps two letters apart.
+            "علی\u{200c}رضا",
+            "می\u{200c}خواهم",
+            "علي\u{64b}\u{200c}رضا",
+            // Sinhala, Devanagari, Kannada.
+            "ශ\u{dca}\u{200d}රී",
             "श\u{94d}\u{200d}री",
+            "क\u{94d}\u{200c}ष",
+            "ರ\u{ccd}\u{200d}ಕ",
             "😀",
+            "Ada ❤\u{fe0f}",
+            "👩\u{200d}💻",
+            "👩🏽\u{200d}🔬",
+            "❤\u{fe0f}\u{200d}🔥",
+            "👨\u{200d}👩\u{200d}👧",
         ] {
             assert!(!has_blank(text), "{text}");
         }
@@ -198,8 +272,43 @@ mod tests {
             "A\u{200d}da",
             "\u{200c}نيما",
             "Ada\u{200c}نيما",
+            // Letters that do not join, and a joiner at the end, twice, or of the other kind.
+            "نيما\u{200c}يوشيج",
+            "علی\u{200c}",
+            "علی\u{200c}\u{200c}رضا",
+            "علی\u{200d}رضا",
+            "क\u{200c}ष",
+            "क\u{94d}\u{200d}",
+            "क\u{94d}\u{200d} ष",
+            "क\u{94d}\u{200d}\u{200c}ष",
+            // Emoji: nothing to change, or nothing to join.
+            "1\u{fe0f}",
+            "A\u{fe0f}",
+            "😀\u{fe0f}",
+            "❤\u{fe0e}",
+            "❤\u{fe0f}\u{fe0f}",
+            "👩\u{200d}",
+            "👩\u{200d}a",
+            "👩\u{200d}\u{200d}💻",
+            // A flag of a region, of invisible letters.
+            "🏴\u{e0067}\u{e0062}\u{e007f}",
         ] {
             assert!(has_blank(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_joiner_that_changes_nothing_is_no_part_of_a_name() {
+        for (typed, kept) in [
+            ("نیما\u{200c}یوشیج", "نیمایوشیج"),
+            ("کار\u{200c}آفرین", "کارآفرین"),
+            ("علی\u{200c}رضا", "علی\u{200c}رضا"),
+            ("श\u{94d}\u{200d}री", "श\u{94d}\u{200d}री"),
+            // Refused afterwards.
+            ("A\u{200c}da", "A\u{200c}da"),
+            ("علی\u{200c}", "علی\u{200c}"),
+        ] {
+            assert_eq!(without_idle_joiners(typed), kept);
         }
     }
 }

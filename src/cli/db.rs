@@ -59,7 +59,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
 
 /// The servers that run on this database.
 async fn living_nodes(db: &Db, policy: &Policy, now: UnixTime) -> Result<Vec<String>, Failure> {
-    let nodes = db.nodes_seen_since(now - heartbeat_memory(policy)).await?;
+    let nodes = db.living_nodes(now, heartbeat_memory(policy)).await?;
     Ok(nodes.iter().map(ToString::to_string).collect())
 }
 

@@ -85,7 +85,7 @@ async fn move_all(context: &Context) -> Result<(), Failure> {
         .await?
         .checked_at();
     let memory = heartbeat_memory(&config.keys.policy);
-    let without = nodes_without(&db, &master_keys.sealing_id(), now - memory).await?;
+    let without = nodes_without(&db, &master_keys.sealing_id(), now, memory).await?;
     if !without.is_empty() {
         return Err(Failure::Refused(format!(
             "no row was moved: these servers do not list the master key {}, and could not start again: {}. List it on every node (first, with \
@@ -123,7 +123,7 @@ async fn move_all(context: &Context) -> Result<(), Failure> {
         output::line(&output::table(&["MASTER KEY", "ROLE", "BEFORE", "AFTER"], &cells));
     }
     // A server may have started between the check and the end.
-    let without = nodes_without(&db, &master_keys.sealing_id(), now - memory).await?;
+    let without = nodes_without(&db, &master_keys.sealing_id(), now, memory).await?;
     match rewrapped.left(&master_keys) {
         0 if !without.is_empty() => Err(Failure::Refused(format!(
             "the rows lie under {}, which these servers that started meanwhile do not list, so that they cannot start again: {}; list it on \

@@ -376,8 +376,8 @@ impl Rotation {
 
     /// Counts the living nodes that run with another policy.
     async fn compare_policies(&self, now: UnixTime) -> Result<(), StoreError> {
-        let living = now - self.rotator.policy.windows().snapshot_max_age;
-        let nodes = self.rotator.db.nodes_seen_since(living).await?;
+        let memory = self.rotator.policy.windows().snapshot_max_age;
+        let nodes = self.rotator.db.living_nodes(now, memory).await?;
         let fingerprint = self.rotator.policy.fingerprint();
         let differing = nodes
             .iter()

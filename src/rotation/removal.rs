@@ -183,11 +183,11 @@ impl Rotator {
             let clients = clients.join(", ");
             return Err(CannotRemove::Clients { alg, clients });
         }
-        let living = now - self.policy.windows().snapshot_max_age.max(Seconds(60));
+        let memory = self.policy.windows().snapshot_max_age.max(Seconds(60));
         let own = self.policy.fingerprint();
         let nodes: Vec<String> = self
             .db
-            .nodes_seen_since(living)
+            .living_nodes(now, memory)
             .await?
             .into_iter()
             .filter(|node| node.policy_fingerprint != own)

@@ -33,12 +33,17 @@ pub struct UnlistedMasterKey {
     pub memory: Seconds,
 }
 
-/// The servers, seen since then, that do not list this master key. One of an earlier version does not say which it lists, and counts as one.
+/// The servers that live and do not list this master key. One of an earlier version does not say which it lists, and counts as one.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn nodes_without(db: &Db, master_key: &MasterKeyId, since: UnixTime) -> Result<Vec<String>, StoreError> {
-    let nodes = db.nodes_seen_since(since).await?;
+pub async fn nodes_without(
+    db: &Db,
+    master_key: &MasterKeyId,
+    now: UnixTime,
+    memory: Seconds,
+) -> Result<Vec<String>, StoreError> {
+    let nodes = db.living_nodes(now, memory).await?;
     Ok(without(&nodes, master_key))
 }
 
@@ -57,7 +62,7 @@ impl Rotator {
     /// [`UnlistedMasterKey`] if there is none, or when the database does not answer.
     pub async fn sealing_key(&self, trusted: &TrustedTime) -> Result<MasterKeyId, RotationError> {
         let memory = heartbeat_memory(&self.policy);
-        let mut nodes = self.db.nodes_seen_since(trusted.checked_at() - memory).await?;
+        let mut nodes = self.db.living_nodes(trusted.checked_at(), memory).await?;
         // While one master key is listed, what is sealed lies under it, and a server that does not say what it lists has opened that.
         if self.master_key.ids().count() == 1 {
             nodes.retain(|node| !node.master_keys.is_empty());

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use sqlx::FromRow;
 
-use crate::clock::UnixTime;
+use crate::clock::{Seconds, UnixTime};
 use crate::text::printable;
 
 use super::{Db, StoreError, in_tx, on_read, on_write};
@@ -19,7 +19,10 @@ pub(super) const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, pol
                     master_keys = excluded.master_keys, host = excluded.host, listener = excluded.listener, \
                     process_id = excluded.process_id";
 const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, master_keys, host, listener, \
-                    process_id FROM nodes WHERE seen_at >= $1 ORDER BY node_id";
+                    process_id FROM nodes ORDER BY node_id";
+// A heartbeat of the future is a wrong clock's, and no sign of life.
+const LIVING: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, master_keys, host, listener, \
+                      process_id FROM nodes WHERE seen_at BETWEEN $1 AND $2 ORDER BY node_id";
 const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1 OR seen_at > $2";
 /// A node that lives soon writes its row again.
 pub(super) const FORGET_LATER: &str = "DELETE FROM nodes WHERE seen_at > $1";
@@ -120,15 +123,24 @@ impl Db {
         tx.commit().await
     }
 
-    /// The nodes that were seen since then.
+    /// The nodes whose last heartbeat lies within `memory` of `now`, before it or after: clocks of nodes differ.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn nodes_seen_since(&self, since: UnixTime) -> Result<Vec<Heartbeat>, StoreError> {
-        Ok(on_read!(self, |pool| sqlx::query_as(SEEN)
-            .bind(since.0)
+    pub async fn living_nodes(&self, now: UnixTime, memory: Seconds) -> Result<Vec<Heartbeat>, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_as(LIVING)
+            .bind((now - memory).0)
+            .bind((now + memory).0)
             .fetch_all(pool)
             .await)?)
+    }
+
+    /// Every node that has a row, living or not.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn all_nodes(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_as(SEEN).fetch_all(pool).await)?)
     }
 
     /// Forgets the nodes that were not seen since then, or only later than `until`, by a clock that was wrong; answers with their
@@ -156,5 +168,59 @@ impl Db {
             .await
             .map(|_| ())?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_shows_nothing_that_a_terminal_obeys() {
+        let node = |host: &str, listener: &str, node_id: &str| {
+            let heartbeat = Heartbeat {
+                node_id: node_id.to_owned(),
+                seen_at: 0,
+                version: 1,
+                change_id: None,
+                policy_fingerprint: String::new(),
+                clock_offset: 0,
+                master_keys: String::new(),
+                place: Place {
+                    host: host.to_owned(),
+                    listener: listener.to_owned(),
+                    process_id: 7,
+                },
+            };
+            heartbeat.to_string()
+        };
+        assert_eq!(
+            node("web-1", "127.0.0.1:80", "0123"),
+            "web-1 (process 7, listening on 127.0.0.1:80, node 0123)"
+        );
+        for bad in [
+            "\u{1b}[2J",
+            "a\nb",
+            "a\rb",
+            "\u{202e}a",
+            "\u{2066}",
+            "\u{2028}",
+            "\u{9b}31m",
+            "\u{7f}",
+            "\u{200b}",
+        ] {
+            for shown in [
+                node(bad, "b", "c"),
+                node("a", bad, "c"),
+                node("a", "b", bad),
+                node("", "b", bad),
+            ] {
+                let obeyed = bad
+                    .chars()
+                    .find(|&character| !character.is_ascii_graphic() && shown.contains(character));
+                assert_eq!(obeyed, None, "{bad:?} in {shown:?}");
+            }
+            assert!(node(bad, "b", "c").contains('\u{fffd}'));
+        }
     }
 }

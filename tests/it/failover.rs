@@ -164,7 +164,7 @@ crate::on_both_databases!(a_revocation_names_each_node_that_may_not_know_of_it, 
     }
     db.leave("stopped").await.unwrap();
     let own = app.running.server.keyring.node_id();
-    let nodes = db.nodes_seen_since(now - Seconds(60)).await.unwrap();
+    let nodes = db.living_nodes(now, Seconds(60)).await.unwrap();
     let own = nodes.iter().find(|node| node.node_id == own).unwrap();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let place = Place {

@@ -6,7 +6,9 @@ use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::config::Database;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::Kid;
+use keyround::keys::kept::Kept;
 use keyround::keys::plan::NewGeneration;
+use keyround::keys::trusted_time::ClockStep;
 use keyround::oauth::client::{Client, ClientId, Grant};
 use keyround::store::clients::ClientChange;
 use keyround::store::nodes::{Heartbeat, Place};
@@ -324,19 +326,65 @@ crate::on_both_databases!(nodes_beat_leave_and_are_forgotten, |database| {
     ] {
         db.beat(&heartbeat).await.unwrap();
     }
-    let seen = |since: i64| {
-        let db = &db;
-        async move { db.nodes_seen_since(UnixTime(since)).await.unwrap() }
-    };
-    assert_eq!(seen(0).await, [beat("a", 400, 2), beat("b", 200, 1), beat("c", 300, 1)]);
-    assert_eq!(seen(300).await, [beat("a", 400, 2), beat("c", 300, 1)]);
+    let db = &db;
+    let seen = |now: i64, memory: i64| async move { db.living_nodes(UnixTime(now), Seconds(memory)).await.unwrap() };
+    let all = || async { db.all_nodes().await.unwrap() };
+    assert_eq!(all().await, [beat("a", 400, 2), beat("b", 200, 1), beat("c", 300, 1)]);
+    assert_eq!(seen(400, 400).await, all().await);
+    assert_eq!(seen(400, 100).await, [beat("a", 400, 2), beat("c", 300, 1)]);
+    // A heartbeat of the future is no sign of life, but clocks of nodes differ.
+    assert_eq!(seen(350, 50).await, [beat("a", 400, 2), beat("c", 300, 1)]);
+    assert_eq!(seen(349, 50).await, [beat("c", 300, 1)]);
+    assert_eq!(seen(100, 99).await, []);
+    assert_eq!(seen(i64::MAX, 99).await, []);
     // Also one that was last seen by a clock that was far ahead.
     db.beat(&beat("d", 900_000, 1)).await.unwrap();
     db.forget_nodes(UnixTime(300), UnixTime(86_400)).await.unwrap();
-    assert_eq!(seen(0).await, [beat("a", 400, 2), beat("c", 300, 1)]);
+    assert_eq!(all().await, [beat("a", 400, 2), beat("c", 300, 1)]);
     db.leave("a").await.unwrap();
     db.leave("nobody").await.unwrap();
-    assert_eq!(seen(0).await, [beat("c", 300, 1)]);
+    assert_eq!(all().await, [beat("c", 300, 1)]);
+});
+
+crate::on_both_databases!(a_confirmed_step_back_forgets_the_heartbeats_of_the_future, |database| {
+    let db = database.open().await;
+    let (from, to) = (START + Seconds(7_200), START);
+    for (node_id, seen_at) in [
+        ("ahead", from),
+        ("second", to + Seconds(1)),
+        ("right", to),
+        ("before", to - Seconds(9)),
+    ] {
+        let heartbeat = Heartbeat {
+            node_id: node_id.to_owned(),
+            seen_at: seen_at.0,
+            version: 1,
+            change_id: None,
+            policy_fingerprint: String::new(),
+            clock_offset: 0,
+            master_keys: String::new(),
+            place: Place::default(),
+        };
+        db.beat(&heartbeat).await.unwrap();
+    }
+    for (from, to, left) in [
+        (to - Seconds(9), to, &["ahead", "before", "right", "second"][..]),
+        (from, to, &["before", "right"]),
+    ] {
+        let mut change = db.change_keys().await.unwrap();
+        let kept = Kept { from, at: to };
+        let step = ClockStep {
+            from,
+            to,
+            newer_than: from,
+            kept,
+        };
+        change.step_clock(step).await.unwrap();
+        change.commit(None, to).await.unwrap();
+        let nodes = db.all_nodes().await.unwrap();
+        let names: Vec<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
+        assert_eq!(names, left, "a step from {from} to {to}");
+    }
 });
 
 crate::on_both_databases!(a_secret_is_written_once, |database| {

@@ -388,19 +388,19 @@ impl Followers {
         watched.changes.insert(rotator.db.key_change().await?.to_string());
         let now = rotator.now().await?;
         // A node that has sent no heartbeat for a while may be cut off from the database, and still serve the revoked key.
-        for node in rotator.db.nodes_seen_since(UnixTime(i64::MIN)).await? {
+        for node in rotator.db.all_nodes().await? {
             watched
                 .first
                 .entry(node.node_id.clone())
                 .or_insert_with(|| node.clone());
             watched.nodes.insert(node.node_id.clone(), node);
         }
-        let living_since = now - rotator.policy.windows().snapshot_max_age;
+        let memory = rotator.policy.windows().snapshot_max_age;
         let (living, silent): (Vec<Heartbeat>, Vec<Heartbeat>) = watched
             .nodes
             .values()
             .cloned()
-            .partition(|node| UnixTime(node.seen_at) >= living_since || watched.has_moved(node));
+            .partition(|node| (now - UnixTime(node.seen_at)).abs() <= memory || watched.has_moved(node));
         let own_policy = rotator.policy.fingerprint();
         Ok(Self {
             living: living.len(),
