@@ -4,7 +4,11 @@
 use serde_json::{Map, Value};
 
 use super::jwk::PublicJwk;
+use super::jwk_set::{IssuerKey, KeyIssuer};
 use super::jws::{Compact, Malformed, NotVerified, VerifyingKey};
+
+/// The place of the directory (`tid`) in an issuer of a directory service.
+pub const DIRECTORY: &str = "{tenantid}";
 
 /// Why an ID token is not accepted. No variant holds a part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +25,9 @@ pub enum IdTokenError {
     /// No key of the provider, or more than one, fits the header.
     #[error("its kid and alg must fit exactly one key of the provider's key set")]
     Key,
+    /// A key of another issuer.
+    #[error("the key that signed it is for another issuer (its member issuer in the provider's key set)")]
+    KeyIssuer,
     /// The signature or the spelling of the claims.
     #[error(transparent)]
     NotVerified(#[from] NotVerified),
@@ -67,14 +74,34 @@ impl<'a> IdToken<'a> {
     /// The claims, once the signature is found to be by the one key that the header means.
     ///
     /// # Errors
-    /// [`IdTokenError::Key`] or [`IdTokenError::NotVerified`].
-    pub fn verified(&self, keys: &[PublicJwk]) -> Result<Map<String, Value>, IdTokenError> {
-        let mut fitting = keys.iter().filter(|key| self.fits(key));
+    /// [`IdTokenError::Key`], [`IdTokenError::KeyIssuer`] or [`IdTokenError::NotVerified`].
+    pub fn verified(&self, keys: &[IssuerKey]) -> Result<Map<String, Value>, IdTokenError> {
+        let mut fitting = keys.iter().filter(|key| self.fits(&key.jwk));
         let (Some(key), None) = (fitting.next(), fitting.next()) else {
             return Err(IdTokenError::Key);
         };
-        let key = VerifyingKey::new(key).map_err(|_| IdTokenError::Key)?;
-        Ok(self.token.verified(&key)?)
+        let verifying = VerifyingKey::new(&key.jwk).map_err(|_| IdTokenError::Key)?;
+        let claims = self.token.verified(&verifying)?;
+        // A key of one directory must not speak for another one.
+        if !key.issuer.admits(&claims) {
+            return Err(IdTokenError::KeyIssuer);
+        }
+        Ok(claims)
+    }
+}
+
+impl KeyIssuer {
+    /// Whether the key may sign these claims.
+    fn admits(&self, claims: &Map<String, Value>) -> bool {
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        match self {
+            Self::Any => true,
+            Self::Only(issuer) => match issuer.contains(DIRECTORY) {
+                false => text("iss") == Some(issuer),
+                true => text("tid").is_some_and(|tid| text("iss") == Some(&issuer.replace(DIRECTORY, tid))),
+            },
+            Self::Unreadable => false,
+        }
     }
 }
 
@@ -86,6 +113,7 @@ mod tests {
 
     use super::*;
     use crate::jose::alg::Algorithm;
+    use crate::jose::jwk_set::JwkSet;
     use crate::jose::key::{PrivateKey, RsaBits, VerifyError};
 
     struct Issuer {
@@ -104,10 +132,14 @@ mod tests {
         }
 
         fn token(&self, header: &Value) -> String {
+            self.token_with(header, &json!({ "sub": "1" }))
+        }
+
+        fn token_with(&self, header: &Value, claims: &Value) -> String {
             let message = format!(
                 "{}.{}",
                 BASE64URL.encode(header.to_string()),
-                BASE64URL.encode(r#"{"sub":"1"}"#)
+                BASE64URL.encode(claims.to_string())
             );
             let signature = self.key.sign(message.as_bytes()).unwrap();
             format!("{message}.{}", BASE64URL.encode(signature))
@@ -115,7 +147,64 @@ mod tests {
     }
 
     fn judged(token: &str, keys: &[PublicJwk]) -> Result<Map<String, Value>, IdTokenError> {
-        IdToken::parse(token)?.verified(keys)
+        let of_any = |jwk: &PublicJwk| IssuerKey {
+            jwk: jwk.clone(),
+            issuer: KeyIssuer::Any,
+        };
+        IdToken::parse(token)?.verified(&keys.iter().map(of_any).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_key_of_one_issuer_verifies_no_token_of_another() {
+        const ONE: &str = "https://login.example/one/v2.0";
+        let provider = Issuer::new(Algorithm::Es256, "a");
+        let mut jwk: Value = serde_json::from_str(&provider.jwk.to_json()).unwrap();
+        let header = json!({ "alg": "ES256", "kid": "a" });
+        let mut judged = |issuer: Value, claims: Value| {
+            jwk["issuer"] = issuer;
+            let set = json!({ "keys": [jwk.clone()] }).to_string();
+            let (keys, left_out) = JwkSet::read_of_issuers(set.as_bytes()).unwrap();
+            assert!(left_out.is_empty());
+            let token = provider.token_with(&header, &claims);
+            IdToken::parse(&token).unwrap().verified(&keys).map(drop)
+        };
+        let template = "https://login.example/{tenantid}/v2.0";
+        for (issuer, claims, is_admitted) in [
+            (json!(null), json!({ "iss": ONE, "tid": "one" }), true),
+            (json!(ONE), json!({ "iss": ONE, "tid": "one" }), true),
+            (json!(ONE), json!({ "iss": ONE }), true),
+            (
+                json!(ONE),
+                json!({ "iss": "https://login.example/two/v2.0", "tid": "two" }),
+                false,
+            ),
+            // The token of another directory that calls itself this one.
+            (
+                json!(ONE),
+                json!({ "iss": "https://login.example/two/v2.0", "tid": "one" }),
+                false,
+            ),
+            (json!(ONE), json!({ "tid": "one" }), false),
+            (json!(template), json!({ "iss": ONE, "tid": "one" }), true),
+            (json!(template), json!({ "iss": ONE, "tid": "two" }), false),
+            (json!(template), json!({ "iss": ONE }), false),
+            (json!(template), json!({ "iss": template, "tid": "one" }), false),
+            (
+                json!("https://login.example/{tenantid}/v2.0/"),
+                json!({ "iss": ONE, "tid": "one" }),
+                false,
+            ),
+            (json!(""), json!({ "iss": ONE, "tid": "one" }), false),
+            (json!(7), json!({ "iss": ONE, "tid": "one" }), false),
+            (json!([ONE]), json!({ "iss": ONE, "tid": "one" }), false),
+        ] {
+            let expected = if is_admitted {
+                Ok(())
+            } else {
+                Err(IdTokenError::KeyIssuer)
+            };
+            assert_eq!(judged(issuer.clone(), claims.clone()), expected, "{issuer} {claims}");
+        }
     }
 
     #[test]

@@ -77,41 +77,94 @@ impl JwkSet {
     /// # Errors
     /// When it is no set, or nothing in it can be used.
     pub fn read(document: &[u8]) -> Result<Self, JwkSetError> {
-        let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
-        let set: Value = serde_json::from_slice(document).map_err(|_| {
-            if document.trim_ascii_start().starts_with(b"-----BEGIN ") {
-                JwkSetError::Pem
-            } else {
-                JwkSetError::NotJson
-            }
-        })?;
-        let keys = match (set.get("keys").and_then(Value::as_array), set.get("kty")) {
-            (Some(keys), _) => keys,
-            (None, Some(_)) => return Err(JwkSetError::OneKey),
-            (None, None) => return Err(JwkSetError::NoKeys),
-        };
-        match keys.len() {
-            0 => return Err(JwkSetError::Empty),
-            1..=MAX_KEYS => {}
-            count => return Err(JwkSetError::TooMany(count)),
-        }
-        let mut read = Self::default();
-        for (index, key) in keys.iter().enumerate() {
-            match public(key) {
-                Ok(key) => read.keys.push(key),
-                Err(reason) => read.left_out.push(LeftOut {
-                    place: index + 1,
-                    kid: key.get("kid").and_then(Value::as_str).and_then(|kid| kid.parse().ok()),
-                    reason,
-                    is_private: is_private(key),
-                }),
-            }
-        }
-        if read.keys.is_empty() {
-            return Err(JwkSetError::Unusable(reasons(&read.left_out)));
-        }
-        Ok(read)
+        let mut keys = Vec::new();
+        let left_out = read(document, |key, _| keys.push(key))?;
+        Ok(Self { keys, left_out })
     }
+
+    /// Reads a set of keys of which each may be for one issuer only.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_of_issuers(document: &[u8]) -> Result<(Vec<IssuerKey>, Vec<LeftOut>), JwkSetError> {
+        let mut keys = Vec::new();
+        let left_out = read(document, |jwk, members| {
+            keys.push(IssuerKey {
+                jwk,
+                issuer: KeyIssuer::read(members.get("issuer")),
+            });
+        })?;
+        Ok((keys, left_out))
+    }
+}
+
+/// A key of an OpenID provider, with the issuer that it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerKey {
+    /// The key.
+    pub jwk: PublicJwk,
+    /// Whose tokens it signs.
+    pub issuer: KeyIssuer,
+}
+
+/// The member `issuer` of a JWK. RFC 7517 does not have it; a directory service with many issuers (Microsoft Entra ID) says by it
+/// which of them a key of its one set is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyIssuer {
+    /// There is no such member: every issuer that publishes the set.
+    Any,
+    /// This one, in which `{tenantid}` stands for the directory of the token.
+    Only(String),
+    /// The member is no text, so it is no issuer.
+    Unreadable,
+}
+
+impl KeyIssuer {
+    fn read(member: Option<&Value>) -> Self {
+        match member {
+            None | Some(Value::Null) => Self::Any,
+            Some(Value::String(issuer)) => Self::Only(issuer.clone()),
+            Some(_) => Self::Unreadable,
+        }
+    }
+}
+
+/// Hands over each key that can be used, with its members, and returns the others.
+fn read(document: &[u8], mut usable: impl FnMut(PublicJwk, &Value)) -> Result<Vec<LeftOut>, JwkSetError> {
+    let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
+    let set: Value = serde_json::from_slice(document).map_err(|_| {
+        if document.trim_ascii_start().starts_with(b"-----BEGIN ") {
+            JwkSetError::Pem
+        } else {
+            JwkSetError::NotJson
+        }
+    })?;
+    let keys = match (set.get("keys").and_then(Value::as_array), set.get("kty")) {
+        (Some(keys), _) => keys,
+        (None, Some(_)) => return Err(JwkSetError::OneKey),
+        (None, None) => return Err(JwkSetError::NoKeys),
+    };
+    match keys.len() {
+        0 => return Err(JwkSetError::Empty),
+        1..=MAX_KEYS => {}
+        count => return Err(JwkSetError::TooMany(count)),
+    }
+    let mut left_out = Vec::new();
+    for (index, key) in keys.iter().enumerate() {
+        match public(key) {
+            Ok(jwk) => usable(jwk, key),
+            Err(reason) => left_out.push(LeftOut {
+                place: index + 1,
+                kid: key.get("kid").and_then(Value::as_str).and_then(|kid| kid.parse().ok()),
+                reason,
+                is_private: is_private(key),
+            }),
+        }
+    }
+    if left_out.len() == keys.len() {
+        return Err(JwkSetError::Unusable(reasons(&left_out)));
+    }
+    Ok(left_out)
 }
 
 /// The first of them, in one line.

@@ -1,7 +1,7 @@
 //! The public keys by which a client proves itself, as a JWK set (RFC 7517 section 5).
 
 use crate::jose::jwk::PublicJwk;
-use crate::jose::jwk_set::{JwkSet, JwkSetError, LeftOut};
+use crate::jose::jwk_set::{IssuerKey, JwkSet, JwkSetError, LeftOut};
 use crate::keys::keyset::KeySet;
 
 use super::client::JwksUri;
@@ -60,10 +60,24 @@ pub fn read(document: &[u8]) -> Result<(KeySet, Vec<LeftOut>), String> {
 /// When it is no set, or nothing in it can be used.
 pub fn usable(document: &[u8]) -> Result<Vec<PublicJwk>, JwkSetError> {
     let set = JwkSet::read(document)?;
-    for key in &set.left_out {
+    report(&set.left_out);
+    Ok(set.keys)
+}
+
+/// The same of an OpenID provider, each key with the issuer that it is for.
+///
+/// # Errors
+/// As [`usable`].
+pub fn usable_of_issuers(document: &[u8]) -> Result<Vec<IssuerKey>, JwkSetError> {
+    let (keys, left_out) = JwkSet::read_of_issuers(document)?;
+    report(&left_out);
+    Ok(keys)
+}
+
+fn report(left_out: &[LeftOut]) {
+    for key in left_out {
         tracing::debug!(%key, "a published key is ignored");
     }
-    Ok(set.keys)
 }
 
 #[cfg(test)]

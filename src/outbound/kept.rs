@@ -75,12 +75,12 @@ impl<T, E> Place<T, E> {
     }
 }
 
-impl<T: Clone, E: Copy + From<FetchError>> State<T, E> {
+impl<T: Clone, E: Clone + From<FetchError>> State<T, E> {
     /// What can be answered without another attempt.
     fn outcome(&self, now: Duration, longest: Duration) -> Result<T, E> {
         match &self.found {
             Some((found, at)) if now.saturating_sub(*at) < longest => Ok(found.clone()),
-            _ => Err(self.failure.unwrap_or_else(|| FetchError::TooSlow.into())),
+            _ => Err(self.failure.clone().unwrap_or_else(|| FetchError::TooSlow.into())),
         }
     }
 }
@@ -128,7 +128,7 @@ impl<K, T, E> Kept<K, T, E>
 where
     K: Eq + Hash + Clone,
     T: Clone + Send + 'static,
-    E: Copy + From<FetchError> + Send + 'static,
+    E: Clone + From<FetchError> + Send + 'static,
 {
     /// Nothing is fetched yet.
     pub fn new(windows: Windows) -> Self {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::jose::jwk::PublicJwk;
+use crate::jose::jwk_set::{IssuerKey, JwkSetError};
 use crate::oauth::client::JwksUri;
-use crate::oauth::client_keys::usable;
+use crate::oauth::client_keys::{usable, usable_of_issuers};
 
 use super::kept::{Kept, Windows};
 use super::{FetchError, Outbound};
@@ -36,16 +37,34 @@ pub enum NoKeys {
     NoKeySet,
 }
 
+/// Reads the keys of a set that can be used.
+type Read<K> = fn(&[u8]) -> Result<Vec<K>, JwkSetError>;
+
 /// The sets of all who publish theirs.
-pub struct RemoteKeySets {
+pub struct RemoteKeySets<K = PublicJwk> {
     outbound: Outbound,
-    kept: Kept<JwksUri, Arc<[PublicJwk]>, NoKeys>,
+    read: Read<K>,
+    kept: Kept<JwksUri, Arc<[K]>, NoKeys>,
 }
 
 impl RemoteKeySets {
-    /// Nothing is fetched yet.
+    /// The sets of clients; nothing is fetched yet.
     #[must_use]
     pub fn new(outbound: Outbound) -> Self {
+        Self::with(outbound, usable)
+    }
+}
+
+impl RemoteKeySets<IssuerKey> {
+    /// The sets of OpenID providers; nothing is fetched yet.
+    #[must_use]
+    pub fn of_issuers(outbound: Outbound) -> Self {
+        Self::with(outbound, usable_of_issuers)
+    }
+}
+
+impl<K: Send + Sync + 'static> RemoteKeySets<K> {
+    fn with(outbound: Outbound, read: Read<K>) -> Self {
         let windows = Windows {
             fresh: FRESH,
             stale: STALE,
@@ -54,6 +73,7 @@ impl RemoteKeySets {
         };
         Self {
             outbound,
+            read,
             kept: Kept::new(windows),
         }
     }
@@ -62,22 +82,17 @@ impl RemoteKeySets {
     ///
     /// # Errors
     /// Why there are none, when none can be had that are younger than [`LONGEST`].
-    pub async fn keys(
-        &self,
-        uri: &JwksUri,
-        now: Duration,
-        fits: impl Fn(&[PublicJwk]) -> bool,
-    ) -> Result<Arc<[PublicJwk]>, NoKeys> {
+    pub async fn keys(&self, uri: &JwksUri, now: Duration, fits: impl Fn(&[K]) -> bool) -> Result<Arc<[K]>, NoKeys> {
         let host = uri.url().host_str().unwrap_or_default();
-        let fetch = || fetch(self.outbound.clone(), uri.clone());
+        let fetch = || fetch(self.outbound.clone(), uri.clone(), self.read);
         self.kept.find(uri, host, now, |keys| fits(keys), fetch).await
     }
 }
 
-async fn fetch(outbound: Outbound, uri: JwksUri) -> Result<Arc<[PublicJwk]>, NoKeys> {
+async fn fetch<K>(outbound: Outbound, uri: JwksUri, read: Read<K>) -> Result<Arc<[K]>, NoKeys> {
     let fetched = outbound.document(uri.url()).await;
     let keys = fetched.map_err(NoKeys::from).and_then(|document| {
-        let usable = usable(&document).map_err(|reason| {
+        let usable = read(&document).map_err(|reason| {
             tracing::warn!(jwks_uri = %uri, %reason, "a key set cannot be used");
             NoKeys::NoKeySet
         })?;

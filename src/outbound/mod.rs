@@ -6,11 +6,11 @@
 
 mod addresses;
 mod encoding;
+mod failure;
 mod kept;
 pub mod key_sets;
 pub mod providers;
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,8 @@ use crate::text;
 
 use addresses::is_allowed;
 use encoding::Encoding;
+pub use failure::FetchError;
+use failure::{NoAddress, reason};
 
 /// The longest document that is read, in bytes, as it comes and as it is once inflated.
 const LONGEST: usize = 64 * 1024;
@@ -53,29 +55,6 @@ pub enum OutboundError {
     /// The TLS library.
     #[error("the outbound HTTP client cannot be made: {0}")]
     Client(String),
-}
-
-/// Why a document was not fetched. No variant holds anything that came from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
-    /// It lies in a network that is not everybody's.
-    #[error("its host has an address in a private or reserved network")]
-    AddressNotAllowed,
-    /// No connection, no valid certificate, or an answer that broke off.
-    #[error("it cannot be reached over https")]
-    Unreachable,
-    /// It took too long.
-    #[error("it took longer than 5 seconds")]
-    TooSlow,
-    /// It answered with something else.
-    #[error("it answered with a status that is not 200; redirects are not followed")]
-    Status,
-    /// It is too long.
-    #[error("it is longer than 64 KiB")]
-    TooLong,
-    /// Compressed in another way, or damaged.
-    #[error("its Content-Encoding is not gzip or deflate, which were asked for, or its body is not so encoded")]
-    Encoding,
 }
 
 impl Outbound {
@@ -191,36 +170,18 @@ async fn body(mut answer: Response) -> Result<Vec<u8>, FetchError> {
     encoding.decode(body, LONGEST)
 }
 
-fn reason(error: &reqwest::Error) -> FetchError {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(current) = cause {
-        if current.is::<NotAllowed>() {
-            return FetchError::AddressNotAllowed;
-        }
-        cause = current.source();
-    }
-    if error.is_timeout() {
-        FetchError::TooSlow
-    } else {
-        FetchError::Unreachable
-    }
-}
-
 /// Resolves names, and lets none through that leads where it must not.
 struct Guard(Arc<[Network]>);
-
-#[derive(Debug, thiserror::Error)]
-#[error("an address in a private or reserved network")]
-struct NotAllowed;
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let allowed = Arc::clone(&self.0);
         Box::pin(async move {
             // The port is the URL's; the client puts it in.
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            let found: Vec<SocketAddr> = found.map_err(|_| NoAddress::NotResolved)?.collect();
             if !found.iter().all(|address| is_allowed(address.ip(), &allowed)) {
-                return Err(NotAllowed.into());
+                return Err(NoAddress::NotAllowed.into());
             }
             Ok(Box::new(found.into_iter()) as Addrs)
         })

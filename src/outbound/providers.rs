@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::accounts::federation::metadata::{ClientAuthentication, Metadata, MetadataError};
 use crate::accounts::federation::{ProviderClientId, ProviderIssuer};
-use crate::jose::jwk::PublicJwk;
+use crate::jose::jwk_set::IssuerKey;
 use crate::jose::strict_json;
 
 use super::kept::{Kept, Windows};
@@ -26,8 +26,8 @@ pub const LONGEST: Duration = Duration::from_hours(24);
 /// From the end of an attempt, whatever came of it, none is made for this long: any caller may begin a login.
 pub const COOLDOWN: Duration = Duration::from_secs(1);
 
-/// Why a provider does not do its part. No variant holds anything that came from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a provider does not do its part. No variant holds anything that came from there, but the issuer that its metadata names.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
     /// It cannot be reached, or answers with errors.
     #[error("the provider did not answer: {0}")]
@@ -87,7 +87,7 @@ pub struct Tokens {
 pub struct Providers {
     outbound: Outbound,
     metadata: Kept<ProviderIssuer, Arc<Metadata>, ProviderError>,
-    key_sets: RemoteKeySets,
+    key_sets: RemoteKeySets<IssuerKey>,
 }
 
 impl Providers {
@@ -101,7 +101,7 @@ impl Providers {
             cooldown: COOLDOWN,
         };
         Self {
-            key_sets: RemoteKeySets::new(outbound.clone()),
+            key_sets: RemoteKeySets::of_issuers(outbound.clone()),
             metadata: Kept::new(windows),
             outbound,
         }
@@ -112,7 +112,7 @@ impl Providers {
     /// # Errors
     /// When nothing can be had that is younger than [`LONGEST`].
     pub async fn metadata(&self, issuer: &ProviderIssuer, now: Duration) -> Result<Arc<Metadata>, ProviderError> {
-        let url = issuer.discovery_url().map_err(|_| MetadataError::Issuer)?;
+        let url = issuer.discovery_url().map_err(|_| MetadataError::Endpoint("issuer"))?;
         let host = url.host_str().unwrap_or_default().to_owned();
         let fetch = || fetch_metadata(self.outbound.clone(), issuer.clone(), url);
         self.metadata.find(issuer, &host, now, |_| true, fetch).await
@@ -126,8 +126,8 @@ impl Providers {
         &self,
         metadata: &Metadata,
         now: Duration,
-        fits: impl Fn(&[PublicJwk]) -> bool,
-    ) -> Result<Arc<[PublicJwk]>, ProviderError> {
+        fits: impl Fn(&[IssuerKey]) -> bool,
+    ) -> Result<Arc<[IssuerKey]>, ProviderError> {
         let uri = metadata.jwks_uri.as_str().parse();
         let uri = uri.map_err(|_| MetadataError::Endpoint("jwks_uri"))?;
         Ok(self.key_sets.keys(&uri, now, fits).await?)

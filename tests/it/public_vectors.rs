@@ -11,9 +11,10 @@ use keyround::jose::alg::Algorithm;
 use keyround::jose::id_token::{IdToken, IdTokenError};
 use keyround::jose::import::{ImportError, Passphrase, read};
 use keyround::jose::jwk::{Kid, Parameters, PublicJwk, thumbprint};
+use keyround::jose::jwk_set::IssuerKey;
 use keyround::jose::jws::{NotVerified, VerifyingKey};
 use keyround::jose::key::verify;
-use keyround::oauth::client_keys::usable;
+use keyround::oauth::client_keys::{usable, usable_of_issuers};
 use serde_json::{Value, json};
 
 const PAGE: &str = include_str!("../../docs/reference/vectors.md");
@@ -47,11 +48,11 @@ fn array<'a>(value: &'a Value, member: &str) -> &'a [Value] {
 }
 
 /// The keys of a group, as a client or a provider would publish them.
-fn published(group: &Value) -> (Vec<PublicJwk>, Vec<Value>) {
+fn published(group: &Value) -> (Vec<IssuerKey>, Vec<Value>) {
     let keys = group.get("public").unwrap_or(&group["private"]);
     let keys = keys["keys"].as_array().cloned().unwrap_or_else(|| vec![keys.clone()]);
     (
-        usable(json!({ "keys": keys }).to_string().as_bytes()).unwrap_or_default(),
+        usable_of_issuers(json!({ "keys": keys }).to_string().as_bytes()).unwrap_or_default(),
         keys,
     )
 }
@@ -77,7 +78,7 @@ fn policy(keys: &[Value], token: &str) -> Option<&'static str> {
 }
 
 /// A token is accepted when the signature is good; that the vectors sign no claims is found only then.
-fn is_accepted(token: &str, keys: &[PublicJwk]) -> bool {
+fn is_accepted(token: &str, keys: &[IssuerKey]) -> bool {
     let verified = IdToken::parse(token).and_then(|token| token.verified(keys));
     matches!(verified, Ok(_) | Err(IdTokenError::NotVerified(NotVerified::Claims)))
 }

@@ -319,7 +319,7 @@ async fn only_a_short_and_quick_document_behind_a_good_certificate_is_read() {
         ..publisher.settings()
     };
     let outbound = Outbound::new(&without_authority).unwrap();
-    assert_eq!(outbound.document(&url).await, Err(FetchError::Unreachable));
+    assert_eq!(outbound.document(&url).await, Err(FetchError::UntrustedCertificate));
     assert_eq!(publisher.asked(), asked);
     publisher.handle.stop(false).await;
 }

@@ -104,6 +104,7 @@ mod tests {
             userinfo_endpoint: None,
             authentication: ClientAuthentication::Basic,
             names_issuer,
+            lists_email_verified: None,
         }
     }
 

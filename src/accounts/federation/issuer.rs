@@ -5,10 +5,12 @@ use std::str::FromStr;
 
 use url::Url;
 
+use crate::jose::id_token::DIRECTORY;
+
 use super::https_url;
 
 /// The place of a directory's id in the issuer of a multi-tenant directory service, as Microsoft Entra ID writes it in its metadata.
-const PLACE: &str = "{tenantid}";
+const PLACE: &str = DIRECTORY;
 
 /// The directory at which the metadata for all of them is.
 const EVERY: &str = "common";
@@ -26,7 +28,96 @@ pub struct ProviderIssuer(String);
 )]
 pub struct InvalidProviderIssuer;
 
+/// Why an issuer is not registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IssuerMistake {
+    /// It is none.
+    #[error(transparent)]
+    Form(#[from] InvalidProviderIssuer),
+    /// The place of the metadata.
+    #[error(
+        "this is where a provider's metadata is, not its issuer; give the member 'issuer' of that document, which is {0} or the same with a \
+         slash at its end"
+    )]
+    Discovery(String),
+    /// Several directories at once, which have no issuer.
+    #[error(
+        "'{word}' stands for many directories of Microsoft Entra ID, of which each has an issuer of its own; give {template} with \
+         --directory ID for each one whose people may log in, or with --any-directory"
+    )]
+    ManyDirectories {
+        /// The part of the path.
+        word: &'static str,
+        /// The issuer that was meant.
+        template: String,
+    },
+    /// The directory of personal accounts, by a name that it does not call itself.
+    #[error("'consumers' stands for the directory of personal Microsoft accounts, whose issuer is {0}; give that one")]
+    Consumers(String),
+}
+
+/// Where a provider's metadata is, behind its issuer: OpenID Connect Discovery section 4, RFC 8414 section 3.
+const DISCOVERY: [&str; 2] = [
+    "/.well-known/openid-configuration",
+    "/.well-known/oauth-authorization-server",
+];
+
+/// Names in the place of a directory's id that are none, at the directory service of Microsoft.
+const MANY_DIRECTORIES: [&str; 2] = [EVERY, "organizations"];
+const CONSUMERS: &str = "consumers";
+/// The directory of personal Microsoft accounts.
+const CONSUMERS_ID: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+
+/// The directory service in its clouds.
+const MICROSOFT: [&str; 6] = [
+    "microsoftonline.com",
+    "microsoftonline.us",
+    "microsoftonline.cn",
+    "chinacloudapi.cn",
+    "login.microsoft.com",
+    "sts.windows.net",
+];
+
 impl ProviderIssuer {
+    /// An issuer that an operator wants to register: neither the place of its metadata nor a name for many directories, with which no
+    /// login could succeed.
+    ///
+    /// # Errors
+    /// [`IssuerMistake`] says what would be right.
+    pub fn to_register(text: &str) -> Result<Self, IssuerMistake> {
+        let lower = text.to_ascii_lowercase();
+        for place in DISCOVERY {
+            let Some(at) = lower.find(place) else { continue };
+            let behind = text[at + place.len()..].split(['?', '#']).next().unwrap_or_default();
+            let issuer = format!("{}{behind}", &text[..at]);
+            let issuer = Self::to_register(issuer.strip_suffix('/').unwrap_or(&issuer))?;
+            return Err(IssuerMistake::Discovery(issuer.0));
+        }
+        let issuer: Self = text.parse()?;
+        let url = Url::parse(text).map_err(|_| InvalidProviderIssuer)?;
+        let host = url.host_str().unwrap_or_default();
+        let is_of = |domain: &&str| {
+            host.strip_suffix(*domain)
+                .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        };
+        let path = url.path().trim_end_matches('/').to_ascii_lowercase();
+        let mut parts = path.split('/').skip(1);
+        let (first, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        let is_directory_service =
+            MICROSOFT.iter().any(|domain| is_of(domain)) || (second, third) == (Some("v2.0"), None);
+        let template = |directory: &str| format!("{}/{directory}/v2.0", url.origin().ascii_serialization());
+        if is_directory_service && let Some(word) = MANY_DIRECTORIES.into_iter().find(|word| *word == first) {
+            return Err(IssuerMistake::ManyDirectories {
+                word,
+                template: template(PLACE),
+            });
+        }
+        if is_directory_service && first == CONSUMERS {
+            return Err(IssuerMistake::Consumers(template(CONSUMERS_ID)));
+        }
+        Ok(issuer)
+    }
+
     /// The issuer as it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -209,6 +300,68 @@ mod tests {
             "https://a.example/{",
         ] {
             assert_eq!(bad.parse::<ProviderIssuer>(), Err(InvalidProviderIssuer), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_issuer_of_anybody_is_not_registered() {
+        for good in [
+            "https://accounts.google.com",
+            "https://a.example/",
+            "https://a.example/common",
+            "https://a.example/realms/common",
+            "https://login.microsoftonline.com/{tenantid}/v2.0",
+            "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0",
+            "https://login.microsoftonline.com/commonwealth.example/v2.0",
+        ] {
+            assert_eq!(ProviderIssuer::to_register(good).unwrap().as_str(), good);
+        }
+        let template = "give https://login.microsoftonline.com/{tenantid}/v2.0 with --directory ID";
+        for (bad, says) in [
+            ("http://a.example", "an issuer is an https URL"),
+            (
+                "https://a.example/.well-known/openid-configuration",
+                "which is https://a.example or the same with",
+            ),
+            (
+                "https://a.example/.well-known/openid-configuration/",
+                "which is https://a.example or",
+            ),
+            (
+                "https://a.example/x/.Well-Known/OpenID-Configuration?appid=1",
+                "which is https://a.example/x or",
+            ),
+            (
+                "https://a.example/.well-known/oauth-authorization-server/x",
+                "which is https://a.example/x or",
+            ),
+            (
+                "http://a.example/.well-known/openid-configuration",
+                "an issuer is an https URL",
+            ),
+            ("https://login.microsoftonline.com/common/v2.0", template),
+            ("https://login.microsoftonline.com/Common/v2.0/", template),
+            ("https://login.microsoftonline.com/organizations", template),
+            (
+                "https://login.microsoftonline.com/common/v2.0/.well-known/openid-configuration",
+                template,
+            ),
+            ("https://LOGIN.microsoftonline.com/common/v2.0", template),
+            (
+                "https://login.microsoftonline.us/organizations/v2.0",
+                "give https://login.microsoftonline.us/{tenantid}/v2.0",
+            ),
+            (
+                "https://login.example/organizations/v2.0",
+                "give https://login.example/{tenantid}/v2.0",
+            ),
+            (
+                "https://login.microsoftonline.com/consumers/v2.0",
+                "whose issuer is https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0",
+            ),
+        ] {
+            let mistake = ProviderIssuer::to_register(bad).unwrap_err().to_string();
+            assert!(mistake.contains(says), "{bad}: {mistake}");
         }
     }
 

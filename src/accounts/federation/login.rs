@@ -197,6 +197,7 @@ mod tests {
             userinfo_endpoint: None,
             authentication: ClientAuthentication::Basic,
             names_issuer: false,
+            lists_email_verified: None,
         };
         let key = HashKey::generate().unwrap();
         let secrets = LoginSecrets::new(None).unwrap();

@@ -32,17 +32,28 @@ pub struct Metadata {
     pub authentication: ClientAuthentication,
     /// Whether every answer names its issuer (RFC 9207 section 3).
     pub names_issuer: bool,
+    /// Whether `email_verified` is among the claims that it lists; none if it lists no claims (OpenID Connect Discovery section 3).
+    pub lists_email_verified: Option<bool>,
 }
 
-/// Why a document is not a provider's metadata. No variant holds a part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a document is not a provider's metadata. No variant holds a part of it, but for the issuer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetadataError {
     /// No JSON object.
     #[error("its metadata must be a JSON object in which every name stands once")]
     NoObject,
     /// Another provider's.
-    #[error("its metadata must name the very issuer that was configured, byte for byte")]
-    Issuer,
+    #[error(
+        "its metadata names the issuer {found}, but {configured} was configured; both must be the same, byte for byte{hint}"
+    )]
+    Issuer {
+        /// What was configured.
+        configured: ProviderIssuer,
+        /// What was found, in quotes and without what cannot be seen.
+        found: String,
+        /// What to do, if that can be told.
+        hint: &'static str,
+    },
     /// A place to go to.
     #[error("its metadata must have an https URL without a user and a fragment as {0}")]
     Endpoint(&'static str),
@@ -66,8 +77,9 @@ impl Metadata {
         let mut members = strict_json::object(document.trim_ascii()).map_err(|_| MetadataError::NoObject)?;
         // What has no value is left out (RFC 8414 section 3.2); some write it as null.
         members.retain(|_, value| !value.is_null());
-        if members.get("issuer").and_then(Value::as_str) != Some(issuer.as_str()) {
-            return Err(MetadataError::Issuer);
+        let named = members.get("issuer").and_then(Value::as_str);
+        if named != Some(issuer.as_str()) {
+            return Err(other_issuer(issuer, named));
         }
         let endpoint = |name| {
             let text = members.get(name).and_then(Value::as_str);
@@ -86,7 +98,36 @@ impl Metadata {
             },
             authentication: authentication(&members)?,
             names_issuer: members.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
+            lists_email_verified: members
+                .get("claims_supported")
+                .and_then(Value::as_array)
+                .map(|claims| claims.iter().any(|claim| claim == "email_verified")),
         })
+    }
+}
+
+/// The longest issuer of others that is told, in characters.
+const LONGEST_TOLD: usize = 300;
+
+fn other_issuer(configured: &ProviderIssuer, named: Option<&str>) -> MetadataError {
+    let found = named.map_or_else(
+        || "nothing that is a text".to_owned(),
+        |named| {
+            let start: String = named.chars().take(LONGEST_TOLD).collect();
+            // What is not ASCII may look like something else.
+            format!("'{}'", start.escape_default())
+        },
+    );
+    // What would pass as an issuer can be copied from the sentence.
+    let is_issuer = named.is_some_and(|named| named.len() <= LONGEST_TOLD && named.parse::<ProviderIssuer>().is_ok());
+    MetadataError::Issuer {
+        configured: configured.clone(),
+        found,
+        hint: if is_issuer {
+            "; if that provider is meant, give what it names as --issuer"
+        } else {
+            ""
+        },
     }
 }
 
@@ -160,6 +201,16 @@ mod tests {
             let read = read(|document| document["token_endpoint_auth_methods_supported"] = methods.clone());
             assert_eq!(read.map(|metadata| metadata.authentication), expected, "{methods}");
         }
+        for (claims, lists) in [
+            (json!(["sub", "email"]), Some(false)),
+            (json!(["sub", "email_verified"]), Some(true)),
+            (json!([]), Some(false)),
+            (json!("email_verified"), None),
+            (json!(null), None),
+        ] {
+            let read = read(|document| document["claims_supported"] = claims.clone());
+            assert_eq!(read.unwrap().lists_email_verified, lists, "{claims}");
+        }
         let names = read(|document| document["authorization_response_iss_parameter_supported"] = true.into());
         assert!(names.unwrap().names_issuer);
     }
@@ -197,11 +248,11 @@ mod tests {
             "https://id.example//",
             "https://other.example/",
         ] {
-            assert_eq!(
-                read(|document| document["issuer"] = issuer.into()),
-                Err(MetadataError::Issuer),
-                "{issuer}"
-            );
+            let refused = read(|document| document["issuer"] = issuer.into())
+                .unwrap_err()
+                .to_string();
+            let both = format!("names the issuer '{issuer}', but https://id.example/ was configured");
+            assert!(refused.contains(&both) && refused.contains("--issuer"), "{refused}");
         }
         for name in [
             "authorization_endpoint",
@@ -235,10 +286,18 @@ mod tests {
             let with_null = read(|document| document[name] = Value::Null);
             assert_eq!(with_null, read(|_| {}), "{name}");
         }
-        assert_eq!(
-            read(|document| document["issuer"] = Value::Null),
-            Err(MetadataError::Issuer)
-        );
+        for (issuer, told) in [
+            (Value::Null, "nothing that is a text,"),
+            (json!(7), "nothing that is a text,"),
+            (json!("https://\u{1b}[2J\u{202e}'"), "'https://\\u{1b}[2J\\u{202e}\\'',"),
+        ] {
+            let refused = read(|document| document["issuer"] = issuer.clone())
+                .unwrap_err()
+                .to_string();
+            assert!(refused.contains(told) && !refused.contains("--issuer"), "{refused}");
+        }
+        let long = read(|document| document["issuer"] = "https://a.example/".repeat(10_000).into());
+        assert!(long.unwrap_err().to_string().len() < 500);
         let issuer = "https://id.example".parse().unwrap();
         for text in [
             "",

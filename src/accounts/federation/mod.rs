@@ -16,7 +16,8 @@ use url::Url;
 use crate::clock::UnixTime;
 
 pub use issuer::{
-    Directories, DirectoryId, InvalidDirectories, InvalidDirectoryId, InvalidProviderIssuer, ProviderIssuer,
+    Directories, DirectoryId, InvalidDirectories, InvalidDirectoryId, InvalidProviderIssuer, IssuerMistake,
+    ProviderIssuer,
 };
 
 /// What is asked for when the operator names nothing else.
