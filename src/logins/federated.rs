@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::accounts::email::Email;
 use crate::accounts::federation::callback::{Callback, CallbackError, Outcome};
-use crate::accounts::federation::claims::{ClaimsError, Expected, Identity, identity};
+use crate::accounts::federation::claims::{ClaimsError, EmailDoubt, Expected, Identity, identity};
 use crate::accounts::federation::login::{LOGIN_LIFETIME, LoginSecrets};
 use crate::accounts::federation::metadata::Metadata;
 use crate::accounts::federation::return_to::{NotAllowed, ReturnTo};
@@ -21,6 +21,7 @@ use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
 use crate::crypto::sealing::{MasterKeys, SealError};
 use crate::jose::id_token::{IdToken, IdTokenError};
+use crate::jose::jwk_set::IssuerKey;
 use crate::keyring::secret_binding;
 use crate::oauth::endpoints::CALLBACK_PATH;
 use crate::outbound::providers::{Code, Credentials, ProviderError, Providers, Tokens};
@@ -77,8 +78,8 @@ pub enum NotLoggedIn {
     #[error("the provider's ID token is not accepted: {0}")]
     Claims(#[from] ClaimsError),
     /// Nobody is known by an e-mail that could be anybody's.
-    #[error("the provider names no e-mail that it has verified")]
-    EmailNotVerified,
+    #[error(transparent)]
+    EmailNotVerified(#[from] EmailDoubt),
     /// An account that must not be given away.
     #[error("there is an account with this e-mail, and it is not linked to the provider")]
     AccountExists,
@@ -262,7 +263,7 @@ impl FederatedLogins {
     /// Verifies the ID token.
     async fn identify(&self, asked: &Asked, tokens: &Tokens, secrets: &LoginSecrets) -> Result<Identity, NotLoggedIn> {
         let token = IdToken::parse(&tokens.id_token)?;
-        let fits = |keys: &[_]| keys.iter().any(|key| token.fits(key));
+        let fits = |keys: &[IssuerKey]| keys.iter().any(|key| token.fits(&key.jwk));
         let keys = self.providers.keys(&asked.metadata, asked.now.monotonic, fits).await?;
         let expected = Expected {
             provider: &asked.provider,
@@ -323,12 +324,9 @@ impl FederatedLogins {
         now: UnixTime,
     ) -> Result<StoredUser, NotLoggedIn> {
         // An address that could be anybody's is no name of an account.
-        let email: Email = person
-            .email
-            .as_deref()
-            .filter(|_| person.email_verified)
-            .and_then(|email| email.parse().ok())
-            .ok_or(NotLoggedIn::EmailNotVerified)?;
+        let text = person.email.as_deref().ok_or(EmailDoubt::Missing)?;
+        person.email_doubt.map_or(Ok(()), Err)?;
+        let email: Email = text.parse().map_err(|_| EmailDoubt::Address)?;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -355,7 +353,7 @@ impl FederatedLogins {
         let Some(existing) = self.db.user_by_email(email).await? else {
             // The provider has verified another spelling, which may be another person's mailbox.
             if !is_spelled {
-                return Err(NotLoggedIn::EmailNotVerified);
+                return Err(EmailDoubt::Spelling.into());
             }
             return self
                 .register(identity, person.name.as_deref(), email.clone(), now)

@@ -30,11 +30,58 @@ pub struct Identity {
     pub subject: String,
     /// The e-mail as the provider spells it.
     pub email: Option<String>,
-    /// Whether the provider has seen that the e-mail is this person's. Only the JSON value `true` says so, unless an operator has decided
-    /// otherwise for this provider.
-    pub email_verified: bool,
+    /// Why it is not known that the provider has seen that the e-mail is this person's; none if it has. Only the JSON value `true` says so,
+    /// unless an operator has decided otherwise for this provider.
+    pub email_doubt: Option<EmailDoubt>,
     /// The name to show.
     pub name: Option<String>,
+}
+
+/// Why no account is opened or linked by an e-mail. No variant holds a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EmailDoubt {
+    /// There is none.
+    #[error(
+        "the provider names no e-mail address; it must send the claim email (scope email) in the ID token or at its userinfo endpoint"
+    )]
+    Missing,
+    /// Nothing is said of it.
+    #[error(
+        "the provider does not say whether the e-mail address is verified; it must send the claim email_verified. Microsoft Entra ID sends \
+         none by itself: see 'Microsoft Entra ID' in the documentation"
+    )]
+    Unsaid,
+    /// Said as a text.
+    #[error(
+        "the provider sends email_verified as the text \"true\", which counts only for a provider with --email-verified-as-text \
+         ('keyround providers update')"
+    )]
+    Text,
+    /// Said in Microsoft's way.
+    #[error(
+        "the provider sends xms_edov in place of email_verified, which counts only for a provider with --email-verified-as-text \
+         ('keyround providers update')"
+    )]
+    DomainOwner,
+    /// Denied.
+    #[error("the provider says that it has not verified the e-mail address")]
+    Unverified,
+    /// No address of an account.
+    #[error("the provider's e-mail address is not one that an account can have")]
+    Address,
+    /// Another spelling may be another mailbox.
+    #[error(
+        "the provider spells the e-mail address in another way than accounts do, so that it may be another mailbox"
+    )]
+    Spelling,
+}
+
+impl EmailDoubt {
+    /// Whether the person can do something about it at the provider; else the operator must.
+    #[must_use]
+    pub const fn is_of_person(self) -> bool {
+        matches!(self, Self::Unverified | Self::Address | Self::Spelling)
+    }
 }
 
 /// Which claim is not as it must be. No variant holds a part of the token.
@@ -150,18 +197,42 @@ impl Identity {
 }
 
 fn person(subject: &str, claims: &Map<String, Value>, provider: &Provider) -> Result<Identity, ClaimsError> {
-    let is_true = |verified: &Value| match verified {
-        Value::Bool(verified) => *verified,
-        Value::String(text) => provider.reads_email_verified_text_since.is_some() && text == "true",
-        _ => false,
-    };
+    let email = optional_text(claims, "email")?;
     Ok(Identity {
         directory: None,
         subject: subject.to_owned(),
-        email: optional_text(claims, "email")?,
-        email_verified: claims.get("email_verified").is_some_and(is_true),
+        email_doubt: match &email {
+            None => Some(EmailDoubt::Missing),
+            Some(_) => email_doubt(claims, provider.reads_email_verified_text_since.is_some()),
+        },
+        email,
         name: optional_text(claims, "name")?,
     })
+}
+
+/// `is_lenient`: an operator lets the other spellings of "verified" count. What says "not verified" is overridden by nothing.
+fn email_doubt(claims: &Map<String, Value>, is_lenient: bool) -> Option<EmailDoubt> {
+    match claims.get("email_verified") {
+        Some(Value::Bool(true)) => None,
+        Some(Value::String(text)) if text == "true" => (!is_lenient).then_some(EmailDoubt::Text),
+        None | Some(Value::Null) => match claims.get("xms_edov") {
+            Some(owner) if is_domain_owner(owner) => (!is_lenient).then_some(EmailDoubt::DomainOwner),
+            None | Some(Value::Null) => Some(EmailDoubt::Unsaid),
+            Some(_) => Some(EmailDoubt::Unverified),
+        },
+        Some(_) => Some(EmailDoubt::Unverified),
+    }
+}
+
+/// The optional claim of Microsoft Entra ID that the directory owns the domain of the e-mail. It is a boolean, and comes as a number or a
+/// text as well.
+fn is_domain_owner(claim: &Value) -> bool {
+    match claim {
+        Value::Bool(owner) => *owner,
+        Value::Number(number) => number.as_u64() == Some(1),
+        Value::String(text) => text == "1" || text.eq_ignore_ascii_case("true"),
+        _ => false,
+    }
 }
 
 /// For whom a token is; nobody where the claim is not as RFC 7519 section 4.1.3 has it.
@@ -259,8 +330,8 @@ mod tests {
         let identity = judged(|_| {}).unwrap();
         assert_eq!(identity.subject, "248289761001");
         assert_eq!(
-            (identity.email.as_deref(), identity.email_verified),
-            (Some("jane@example.com"), true)
+            (identity.email.as_deref(), identity.email_doubt),
+            (Some("jane@example.com"), None)
         );
         assert_eq!(identity.name.as_deref(), Some("Jane Doe"));
         assert!(with("aud", json!(["keyround"])).is_ok());
@@ -344,22 +415,66 @@ mod tests {
             (json!(["true"]), false),
         ] {
             let identity = judged_for(&reading, |claims| claims["email_verified"] = value.clone()).unwrap();
-            assert_eq!(identity.email_verified, expected, "{value}");
+            assert_eq!(identity.email_doubt.is_none(), expected, "{value}");
             let userinfo = json!({ "sub": "248289761001", "email": "a@example.com", "email_verified": value });
             let completed = identity.completed(userinfo.as_object().unwrap(), &reading).unwrap();
-            assert_eq!(completed.email_verified, expected, "{value}");
+            assert_eq!(completed.email_doubt.is_none(), expected, "{value}");
         }
     }
 
     #[test]
-    fn only_true_says_that_an_email_is_verified() {
-        for other in [json!(false), json!("true"), json!(1), json!(null), json!([true])] {
-            assert!(
-                !with("email_verified", other.clone()).unwrap().email_verified,
-                "{other}"
-            );
+    fn only_true_says_that_an_email_is_verified_and_else_the_reason_is_named() {
+        for (other, doubt) in [
+            (json!(false), EmailDoubt::Unverified),
+            (json!("false"), EmailDoubt::Unverified),
+            (json!("true"), EmailDoubt::Text),
+            (json!(1), EmailDoubt::Unverified),
+            (json!(null), EmailDoubt::Unsaid),
+            (json!([true]), EmailDoubt::Unverified),
+        ] {
+            let identity = with("email_verified", other.clone()).unwrap();
+            assert_eq!(identity.email_doubt, Some(doubt), "{other}");
         }
-        assert!(!without("email_verified").unwrap().email_verified);
+        assert_eq!(without("email_verified").unwrap().email_doubt, Some(EmailDoubt::Unsaid));
+        assert_eq!(without("email").unwrap().email_doubt, Some(EmailDoubt::Missing));
+    }
+
+    /// Microsoft Entra ID: where `email_verified` is absent, `xms_edov` counts if an operator has decided so, and never overrides it.
+    #[test]
+    fn the_owner_of_a_domain_counts_where_an_operator_has_decided_so() {
+        let reading = Provider {
+            reads_email_verified_text_since: Some(UnixTime(0)),
+            ..provider()
+        };
+        let of = |provider: &Provider, verified: Option<Value>, owner: &Value| {
+            let judged = judged_for(provider, |claims| {
+                claims["xms_edov"] = owner.clone();
+                match verified {
+                    None => drop(claims.as_object_mut().unwrap().remove("email_verified")),
+                    Some(verified) => claims["email_verified"] = verified,
+                }
+            });
+            judged.unwrap().email_doubt
+        };
+        for owner in [json!(true), json!(1), json!("1"), json!("true"), json!("True")] {
+            assert_eq!(of(&reading, None, &owner), None, "{owner}");
+            assert_eq!(of(&reading, Some(Value::Null), &owner), None, "{owner}");
+            assert_eq!(of(&reading, Some(json!(false)), &owner), Some(EmailDoubt::Unverified));
+            assert_eq!(of(&reading, Some(json!("false")), &owner), Some(EmailDoubt::Unverified));
+            assert_eq!(of(&provider(), None, &owner), Some(EmailDoubt::DomainOwner), "{owner}");
+        }
+        for owner in [
+            json!(false),
+            json!(0),
+            json!("0"),
+            json!(""),
+            json!(1.5),
+            json!([true]),
+            json!("false"),
+        ] {
+            assert_eq!(of(&reading, None, &owner), Some(EmailDoubt::Unverified), "{owner}");
+        }
+        assert_eq!(of(&reading, None, &Value::Null), Some(EmailDoubt::Unsaid));
     }
 
     #[test]
@@ -378,7 +493,7 @@ mod tests {
         let whole = userinfo(&|_| {}).unwrap();
         assert_eq!(whole, judged(|_| {}).unwrap());
         let unverified = userinfo(&|claims| claims["email_verified"] = "true".into()).unwrap();
-        assert!(!unverified.email_verified);
+        assert_eq!(unverified.email_doubt, Some(EmailDoubt::Text));
         for other in [json!("248289761002"), json!(248_289_761_001_i64), Value::Null] {
             let told = userinfo(&|claims| claims["sub"] = other.clone());
             assert_eq!(told, Err(ClaimsError::OtherSubject), "{other}");

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::clock::Seconds;
 use crate::http::error::name_request;
 use crate::store::outage;
+use crate::telemetry::Request;
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,7 +141,7 @@ impl Code {
             Self::CrossSite => row("cross_site", S::FORBIDDEN, "Pages of this origin may not do this", "list the page's origin in `accounts.allowed_origins`, and serve it from the same site"),
             Self::RegistrationClosed => row("registration_closed", S::FORBIDDEN, "Nobody can register here", "ask the operator for an account"),
             Self::FederationDenied => row("federation_denied", S::FORBIDDEN, "The other provider did not let the user in, or the user cancelled there", "let the user begin again"),
-            Self::EmailNotVerified => row("email_not_verified", S::FORBIDDEN, "The other provider has not verified the user's e-mail address", "let the user verify it there and begin again"),
+            Self::EmailNotVerified => row("email_not_verified", S::FORBIDDEN, "The other provider does not say that it has verified the user's e-mail address", "let the user verify it there and begin again; when it stays so, the server's log tells the operator why"),
             Self::ProviderUnknown => row("provider_unknown", S::NOT_FOUND, "No provider of this name is enabled", "use a name that `keyround providers list` shows"),
             Self::PolicyUnknown => row("policy_unknown", S::NOT_FOUND, "A gateway asked for no policy of `forward_auth.policies`", "ask `/auth/verify/POLICY` with a name that is set there"),
             Self::NotFound => row("not_found", S::NOT_FOUND, "Nothing is here", "check the path; the metadata names the endpoints, and `GET /auth/sessions` the sessions"),
@@ -276,13 +277,15 @@ impl Problem {
         body
     }
 
-    /// The answer to a person whose browser was led here: a page, without anything that would have to be loaded. Nothing in it was sent.
+    /// The answer to a person whose browser was led here: a page, without anything that would have to be loaded. Nothing in it was sent, but
+    /// perhaps the id of the request, which is plain.
     #[must_use]
     pub fn page(&self) -> HttpResponse<BoxBody> {
         let (title, detail) = (self.code.row().title, &self.detail);
+        let id = Request::current_id().map_or_else(String::new, |id| format!(", request {id}"));
         let page = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
-             <title>{title}</title>\n<h1>{title}</h1>\n<p>{detail}.</p>\n<p><small>{}</small></p>\n</html>\n",
+             <title>{title}</title>\n<h1>{title}</h1>\n<p>{detail}.</p>\n<p><small>{}{id}</small></p>\n</html>\n",
             self.code.name()
         );
         let mut answer = self.error_response().set_body(BoxBody::new(page));
