@@ -50,6 +50,9 @@ pub struct Record {
     pub stepped: Seconds,
 }
 
+/// What a person runs to end a doubt; it works as it is written.
+pub const CONFIRM_COMMAND: &str = "keyround clock confirm --reason TEXT --yes";
+
 /// Why the wall clock is in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
@@ -89,12 +92,12 @@ impl fmt::Display for Doubt {
             ),
             Self::Ahead(by) => write!(
                 f,
-                "Ahead({}): the clock jumped ahead by {by}; set it, or run 'keyround clock confirm' if it is right now",
+                "Ahead({}): the clock jumped ahead by {by}; set it, or run '{CONFIRM_COMMAND}' if it is right now",
                 by.0
             ),
             Self::Behind(by) => write!(
                 f,
-                "Behind({}): the clock is {} behind the time that was reached; set it, or run 'keyround clock confirm' if it \
+                "Behind({}): the clock is {} behind the time that was reached; set it, or run '{CONFIRM_COMMAND}' if it \
                  is right now",
                 by.0,
                 by.abs()
@@ -102,7 +105,7 @@ impl fmt::Display for Doubt {
             Self::Unconfirmed(by) => write!(
                 f,
                 "Unconfirmed({}): at the start the clock was ahead of the newest record by {by}, as after a stop; until it is \
-                 confirmed, by 'keyround clock confirm' or by itself once it has run evenly for as long as a retired key stays, the schedule \
+                 confirmed, by '{CONFIRM_COMMAND}' or by itself once it has run evenly for as long as a retired key stays, the schedule \
                  makes and drops no key and nothing is forgotten",
                 by.0
             ),

@@ -335,7 +335,7 @@ async fn the_commands_tell_the_doubt_of_a_server_that_runs() {
     let (code, said) = run(&["db", "check"]);
     let line = said.lines().find(|line| line.starts_with("clock")).unwrap();
     assert!(
-        code == Some(1) && line.contains("FAILED") && line.contains("keyround clock confirm"),
+        code == Some(1) && line.contains("FAILED") && line.contains("'keyround clock confirm --reason TEXT --yes'"),
         "{said}"
     );
     let (code, said) = run(&["keys", "rotate"]);

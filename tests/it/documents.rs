@@ -1,8 +1,11 @@
 //! What the program tells about its own commands: completions that a shell takes, and a manual page for each.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::client_assertions::keyround;
+use crate::helpers::TestDatabase;
 use crate::process::run;
 
 #[test]
@@ -62,4 +65,54 @@ fn every_command_of_the_help_has_a_manual_page() {
         "{page}"
     );
     assert_eq!(run(folder.path(), &[], &["man", "/dev/null/x"]).status.code(), Some(1));
+}
+
+/// The command that ends a doubt about the clock is long; wherever it is told, it is told whole, and runs without a terminal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_that_confirms_a_clock_is_told_whole() {
+    fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = vec![root.join("README.md")];
+    for folder in ["src", "docs", "deploy"] {
+        files(&root.join(folder), &mut found);
+    }
+    let mut told = BTreeSet::new();
+    for file in found {
+        let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
+        for (at, _) in text.match_indices("keyround clock confirm") {
+            let line = text[at..].split(['\n', '`', '"', ';', '|']).next().unwrap();
+            // Up to the quotation mark of the sentence around it.
+            let command = line.split_once("--yes").map(|(before, _)| format!("{before}--yes"));
+            told.insert(command.unwrap_or_else(|| panic!("{}: {line}", file.display())));
+        }
+    }
+    assert!(told.len() >= 3, "{told:?}");
+    let database = TestDatabase::sqlite();
+    database.open().await;
+    for command in told {
+        let quoted = command.split('\'').map(str::to_owned).collect::<Vec<_>>();
+        let arguments: Vec<String> = quoted
+            .iter()
+            .enumerate()
+            .flat_map(|(index, part)| match index % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.clone()],
+            })
+            .collect();
+        let arguments: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
+        let (code, out, err) = keyround(&database, &arguments);
+        assert!(
+            code == 0 || err.contains("nothing to confirm"),
+            "{command}: {code} {out} {err}"
+        );
+    }
 }
