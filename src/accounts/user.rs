@@ -13,6 +13,9 @@ use super::email::Email;
 use super::tenant::TenantId;
 use super::visible::{has_blank, has_stray_marks, without_idle_joiners};
 
+/// The version of the UUIDs that users are called by; no client has one of this version as its id.
+pub const USER_ID_VERSION: usize = 7;
+
 /// `sub` of a user's tokens (RFC 7519 section 4.1.2): a `UUIDv7` (RFC 9562), never given to anybody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Uuid);

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::accounts::user::USER_ID_VERSION;
 use crate::app::Foundation;
 use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, parse_duration, read_secret_file};
@@ -23,8 +24,9 @@ use crate::store::Db;
 use crate::store::audit::Entry;
 use crate::store::clients::{ClientChange, StoredClient};
 
+use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
-use super::output;
+use super::{output, scope};
 
 /// How many clients are read at once.
 const PAGE: u32 = 100;
@@ -55,11 +57,13 @@ pub enum Command {
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
     },
-    /// Delete a client.
+    /// Delete a client. Its secrets and keys are forgotten; tokens that it has stay valid until they expire.
     Delete {
         /// The client.
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// Let a client prove itself with these keys alone (`private_key_jwt`), in place of those it has and of any secret.
     SetKeys {
@@ -103,7 +107,7 @@ pub struct New {
     #[arg(long, value_name = "AUDIENCE", num_args = 1..)]
     serves: Vec<Audience>,
     /// The widest scope it may have, such as "read write".
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", value_parser = scope::parse::<Scope>)]
     scope: Scope,
     #[arg(long, help = "The algorithm of its tokens; tokens.default_algorithm when left out")]
     algorithm: Option<Algorithm>,
@@ -160,17 +164,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             )
             .await
         }
-        Command::Delete { id } => {
-            let change = ClientChange::Delete;
-            change_client(
-                context,
-                &id,
-                &change,
-                "client.deleted",
-                ["is deleted", "was deleted already"],
-            )
-            .await
-        }
+        Command::Delete { id, confirmation } => delete(context, &id, &confirmation).await,
         Command::SetKeys { id, keys } => keys::set(context, &id, keys).await,
         Command::RotateSecret { id, secret_file } => rotate_secret(context, &id, secret_file).await,
     }
@@ -329,11 +323,14 @@ fn refuse_impossible(client: &Client, config: &Config) -> Result<(), Failure> {
     refuse_id_as_audience(client, config)
 }
 
-/// A service must not look like a person in its tokens, nor like what people log in with (RFC 9068 section 5).
+/// A service must not look like a person in its tokens, nor like what people log in with (RFC 9068 section 5). The id of a person is a
+/// `UUIDv7` that this server makes; a UUID of another version, such as other systems give to clients, is never one.
 fn refuse_id_of_people(id: &ClientId, config: &Config) -> Result<(), Failure> {
-    if uuid::Uuid::parse_str(id.as_str()).is_ok() {
+    if uuid::Uuid::parse_str(id.as_str()).is_ok_and(|uuid| uuid.get_version_num() == USER_ID_VERSION) {
         return Err(Failure::Usage(format!(
-            "'{id}' looks like the id of a user, who could be taken for this client; choose a name such as billing"
+            "'{id}' is a UUID of version 7, which is the id of a user in a token's sub, so the client could be taken for a person; choose a \
+             UUID of another version, such as {}, or a name such as billing",
+            uuid::Uuid::new_v4()
         )));
     }
     if id.as_str() == config.accounts.client_id {
@@ -516,6 +513,39 @@ async fn change_client(
         output::line(&format!("client {id} {}", told[usize::from(!changed)]));
     }
     Ok(())
+}
+
+/// Deletes a client, once the person knows what goes with it.
+async fn delete(context: &Context, id: &ClientId, confirmation: &Confirmation) -> Result<(), Failure> {
+    confirmation.can_be_given("the deletion")?;
+    let (config, db) = context.database().await?;
+    let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
+    let keys = db.client_keys(id).await?;
+    let client = &stored.client;
+    let lost = match (&keys, stored.secrets.iter().count()) {
+        (Some(keys), _) => format!("its keys ({})", keys::told(keys)),
+        (None, 1) => "its secret".to_owned(),
+        (None, count) => format!("its {count} secrets"),
+    };
+    let serves = if client.serves.is_empty() {
+        String::new()
+    } else {
+        format!(" It introspects tokens for {}, which ends.", words(&client.serves))
+    };
+    // What was signed is recorded nowhere, so that its number is not known.
+    let longest = client.token_ttl.unwrap_or(config.tokens.access_token_ttl);
+    confirmation.ask(&format!(
+        "The client {id} gets no token any more, and {lost} cannot be had back.{serves} Tokens that it was given stay valid until they \
+         expire, {longest} after their issue; how many there are is not recorded. 'clients disable' can be taken back.",
+    ))?;
+    change_client(
+        context,
+        id,
+        &ClientChange::Delete,
+        "client.deleted",
+        ["is deleted", "was deleted already"],
+    )
+    .await
 }
 
 async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<PathBuf>) -> Result<(), Failure> {

@@ -19,6 +19,7 @@ mod master_key;
 mod output;
 mod password;
 mod providers;
+mod scope;
 mod serve;
 mod tenants;
 mod timeline;

@@ -1,6 +1,8 @@
 //! `keyround providers`: the OpenID providers that people may log in with.
 
 mod check;
+mod show;
+mod update;
 
 use std::path::PathBuf;
 
@@ -16,10 +18,11 @@ use crate::config::{Config, read_secret_file};
 use crate::logins::federated::redirect_uri;
 use crate::outbound::providers::ProviderError;
 use crate::store::audit::Entry;
-use crate::store::identity_providers::ProviderChange;
+use crate::store::identity_providers::{People, ProviderChange};
 
+use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
-use super::output;
+use super::{output, scope};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -27,6 +30,13 @@ pub enum Command {
     Create(New),
     /// List every provider.
     List,
+    /// Show one provider, but for its client secret.
+    Show {
+        /// The provider.
+        name: ProviderName,
+    },
+    /// Change a provider; each setting that is not named stays. Every server goes by it at once.
+    Update(update::Changes),
     /// Ask providers for their metadata and keys, and say which of them people can log in with; exits with 1 when one is not in order.
     Check {
         /// The provider; every one that is enabled when left out.
@@ -53,21 +63,20 @@ pub enum Command {
     Delete {
         /// The provider.
         name: ProviderName,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
+const ISSUER_HELP: &str = "Its issuer, exactly as it writes it. That of a multi-tenant directory service has {tenantid} in its path, such as \
+                           https://login.microsoftonline.com/{tenantid}/v2.0";
 const SECRET_HELP: &str = "The file with the secret that it gave us, mode 0600";
 
 #[derive(Args)]
 pub struct New {
     /// Our name for it, as it stands in /auth/federated/NAME.
     name: ProviderName,
-    #[arg(
-        long,
-        value_name = "URL",
-        help = "Its issuer, exactly as it writes it. That of a multi-tenant directory service has {tenantid} in its path, such as \
-                https://login.microsoftonline.com/{tenantid}/v2.0"
-    )]
+    #[arg(long, value_name = "URL", value_parser = ProviderIssuer::to_register, help = ISSUER_HELP)]
     issuer: ProviderIssuer,
     /// The directories (tid) of a multi-tenant directory service whose people may log in.
     #[arg(long = "directory", value_name = "ID", num_args = 1.., conflicts_with = "any_directory")]
@@ -81,21 +90,24 @@ pub struct New {
     #[arg(long, value_name = "FILE", help = SECRET_HELP)]
     client_secret_file: PathBuf,
     /// What is asked for.
-    #[arg(long, default_value = DEFAULT_SCOPE)]
+    #[arg(long, default_value = DEFAULT_SCOPE, value_parser = scope::parse::<OpenIdScope>)]
     scope: OpenIdScope,
     /// Whoever has an e-mail that this provider and we have verified logs in to the account of that e-mail. Only for a provider
     /// that is trusted to verify.
     #[arg(long)]
     link_verified_email: bool,
-    /// Its `email_verified` may be the text "true" instead of the JSON value.
-    #[arg(long)]
+    #[arg(long, help = AS_TEXT_HELP)]
     email_verified_as_text: bool,
 }
+
+const AS_TEXT_HELP: &str = "Its email_verified may be the text \"true\" instead of the JSON value; where it is absent, Microsoft's xms_edov counts";
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(new) => create(context, new).await,
-        Command::List => list(context).await,
+        Command::List => show::list(context).await,
+        Command::Show { name } => show::one(context, &name).await,
+        Command::Update(changes) => update::run(context, changes).await,
         Command::Check { name } => check::run(context, name).await,
         Command::Disable { name } => {
             let told = ["is disabled", "was disabled already"];
@@ -115,10 +127,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             let changed = ProviderChange::ChangeSecret { sealed };
             change(context, &name, &changed, "provider.secret_changed", told).await
         }
-        Command::Delete { name } => {
-            let told = ["is deleted", "was deleted already"];
-            change(context, &name, &ProviderChange::Delete, "provider.deleted", told).await
-        }
+        Command::Delete { name, confirmation } => delete(context, &name, &confirmation).await,
     }
 }
 
@@ -141,15 +150,13 @@ fn entry(event: &'static str, name: &ProviderName, now: UnixTime, reason: &str) 
 }
 
 /// Which directories may log in: to be said for a template, and for nothing else.
-fn directories(new: &mut New) -> Result<Option<Directories>, Failure> {
-    let listed = std::mem::take(&mut new.directories);
-    match (new.issuer.is_template(), new.any_directory, listed.is_empty()) {
+fn directories(issuer: &ProviderIssuer, listed: Vec<DirectoryId>, any: bool) -> Result<Option<Directories>, Failure> {
+    match (issuer.is_template(), any, listed.is_empty()) {
         (true, true, _) => Ok(Some(Directories::Any)),
         (true, false, false) => Ok(Some(Directories::Listed(listed))),
         (true, false, true) => Err(Failure::Usage(format!(
-            "the issuer {} is that of a directory service; name the directories whose people may log in (--directory ID), or let in those \
-             of any (--any-directory)",
-            new.issuer
+            "the issuer {issuer} is that of a directory service; name the directories whose people may log in (--directory ID), or let in those \
+             of any (--any-directory)"
         ))),
         (false, false, true) => Ok(None),
         (false, ..) => Err(Failure::Usage(
@@ -160,17 +167,49 @@ fn directories(new: &mut New) -> Result<Option<Directories>, Failure> {
     }
 }
 
-async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
-    let directories = directories(&mut new)?;
+/// What is known of a provider before it is written down.
+struct Foreseen {
+    /// Why it was not asked.
+    not_checked: Option<String>,
+    /// Why nobody new could log in, or what that depends on.
+    warning: Option<String>,
+}
+
+/// Asks a provider that is to be registered. One that people could never log in with is refused; one that cannot be asked now is not.
+async fn foresee(context: &Context, config: &Config, provider: &Provider) -> Result<Foreseen, Failure> {
+    let (not_checked, warning) = match check::ask(context, config, &provider.issuer).await {
+        Err(error @ ProviderError::Fetch(_)) => (Some(error.to_string()), None),
+        Err(error) => return Err(Failure::Refused(format!("the provider was not registered: {error}"))),
+        Ok(metadata) => {
+            let outlook = metadata.map(|metadata| check::outlook(provider, &metadata));
+            (None, outlook.and_then(|outlook| outlook.sentence(&provider.name)))
+        }
+    };
+    Ok(Foreseen { not_checked, warning })
+}
+
+impl Foreseen {
+    fn show(&self, shown: &mut Value) {
+        shown["not_checked"] = json!(self.not_checked);
+        shown["warning"] = json!(self.warning);
+    }
+
+    fn tell(&self, name: &ProviderName) {
+        if let Some(why) = &self.not_checked {
+            output::line(&format!(
+                "It was not checked: {why}. Run 'keyround providers check {name}' when it can be reached."
+            ));
+        }
+        if let Some(warning) = &self.warning {
+            output::line(&format!("Note: {warning}."));
+        }
+    }
+}
+
+async fn create(context: &Context, new: New) -> Result<(), Failure> {
+    let directories = directories(&new.issuer, new.directories, new.any_directory)?;
     let (config, foundation) = context.foundation().await?;
     let now = context.clock.read().wall;
-    // One that people could never log in with is refused now; one that cannot be asked now is not.
-    let unasked = match check::ask(context, &config, &new.issuer).await {
-        Err(error @ ProviderError::Fetch(_)) => Some(error.to_string()),
-        Err(error) => return Err(Failure::Refused(format!("the provider was not registered: {error}"))),
-        Ok(_) => None,
-    };
-    let sealed = sealed(&foundation, &new.name, &new.client_secret_file).await?;
     let provider = Provider {
         name: new.name,
         issuer: new.issuer,
@@ -182,28 +221,25 @@ async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
         created_at: now,
         disabled_at: None,
     };
+    let foreseen = foresee(context, &config, &provider).await?;
+    let sealed = sealed(&foundation, &provider.name, &new.client_secret_file).await?;
     let entry = entry("provider.created", &provider.name, now, "registered");
     let db = &foundation.rotator.db;
     if !db.create_identity_provider(&provider, &sealed, &entry).await? {
         return Err(Failure::Refused(format!(
-            "there is a provider '{}' already; choose another name, or delete that one first",
+            "there is a provider '{}' already; choose another name, or change that one by 'providers update'",
             provider.name
         )));
     }
     let mut shown = to_json(&config, &provider);
-    shown["not_checked"] = json!(unasked);
+    foreseen.show(&mut shown);
     if context.json {
         output::json(&shown);
     } else {
         output::line(&format!("provider       {}", provider.name));
         output::line(&format!("redirect URI   {}", redirect(&config, &provider)));
         output::line("Register this redirect URI there. People log in at /auth/federated/NAME below the issuer.");
-        if let Some(why) = unasked {
-            output::line(&format!(
-                "It was not checked: {why}. Run 'keyround providers check {}' when it can be reached.",
-                provider.name
-            ));
-        }
+        foreseen.tell(&provider.name);
     }
     Ok(())
 }
@@ -228,40 +264,6 @@ fn to_json(config: &Config, provider: &Provider) -> Value {
         "created_at": provider.created_at.rfc3339(),
         "disabled_at": provider.disabled_at.map(UnixTime::rfc3339),
     })
-}
-
-async fn list(context: &Context) -> Result<(), Failure> {
-    let (config, db) = context.database().await?;
-    let providers = db.identity_providers().await?;
-    if context.json {
-        let shown: Vec<Value> = providers.iter().map(|provider| to_json(&config, provider)).collect();
-        output::json(&shown);
-        return Ok(());
-    }
-    let rows: Vec<Vec<String>> = providers.iter().map(row).collect();
-    let headings = ["PROVIDER", "STATE", "LINKS", "ISSUER", "CLIENT ID"];
-    output::line(&output::table(&headings, &rows));
-    Ok(())
-}
-
-fn row(provider: &Provider) -> Vec<String> {
-    let state = if provider.disabled_at.is_some() {
-        "disabled"
-    } else {
-        "enabled"
-    };
-    let links = if provider.links_verified_emails_since.is_some() {
-        "verified e-mails"
-    } else {
-        "nothing"
-    };
-    vec![
-        provider.name.to_string(),
-        state.to_owned(),
-        links.to_owned(),
-        provider.issuer.to_string(),
-        provider.client_id.to_string(),
-    ]
 }
 
 fn unknown(name: &ProviderName) -> Failure {
@@ -291,4 +293,67 @@ async fn change(
         output::line(&format!("provider {name} {}", told[usize::from(!changed)]));
     }
     Ok(())
+}
+
+/// Deletes a provider, once the operator knows how many people it concerns.
+async fn delete(context: &Context, name: &ProviderName, confirmation: &Confirmation) -> Result<(), Failure> {
+    confirmation.can_be_given("the deletion")?;
+    let (_, db) = context.database().await?;
+    let people = db.people_of_provider(name).await?.ok_or_else(|| unknown(name))?;
+    confirmation.ask(&format!(
+        "{} Their accounts stay, and so do their sessions; a provider of the same name knows none of them again. 'providers disable' can be \
+         taken back.",
+        people_told(name, people)
+    ))?;
+    let (_, foundation) = context.foundation().await?;
+    let db = &foundation.rotator.db;
+    let entry = entry("provider.deleted", name, context.clock.read().wall, "asked for");
+    let changed = db
+        .change_identity_provider(name, &ProviderChange::Delete, &entry)
+        .await?;
+    if context.json {
+        output::json(&json!({
+            "provider": name.as_str(),
+            "changed": changed,
+            "people": people.all,
+            "people_without_another_login": people.without_another_login,
+        }));
+    } else if changed {
+        output::line(&format!("provider {name} is deleted: {}", people_counted(people)));
+    } else {
+        output::line(&format!("provider {name} was deleted already"));
+    }
+    Ok(())
+}
+
+/// How many people a deletion concerns, in a sentence.
+fn people_told(name: &ProviderName, people: People) -> String {
+    format!(
+        "With the provider {name}, it is forgotten who its people are here: {}.",
+        people_counted(people)
+    )
+}
+
+fn people_counted(people: People) -> String {
+    let noun = |count: i64| if count == 1 { "person" } else { "people" };
+    match people {
+        People { all: 0, .. } => "nobody has logged in with it".to_owned(),
+        People {
+            all,
+            without_another_login: 0,
+        } => {
+            format!(
+                "{all} {} logged in with it, and each has a password or another provider",
+                noun(all)
+            )
+        }
+        People {
+            all,
+            without_another_login,
+        } => format!(
+            "{all} {} logged in with it, and {without_another_login} of them cannot log in in another way until they have a password \
+             ('users set-password')",
+            noun(all)
+        ),
+    }
 }

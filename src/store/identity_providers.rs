@@ -17,6 +17,17 @@ const LIST: &str = "SELECT provider, issuer, client_id, scope, links_verified_em
 const INSERT: &str = "INSERT INTO identity_providers \
                       (provider, issuer, client_id, scope, links_verified_emails_since, created_at, directories, \
                       reads_email_verified_text_since) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (provider) DO NOTHING";
+// Changes nothing, but nobody becomes known by the provider until the transaction ends.
+const HOLD: &str = "UPDATE identity_providers SET issuer = issuer WHERE provider = $1";
+const COUNT_PEOPLE: &str = "SELECT count(*) FROM federated_identities WHERE provider = $1";
+const COUNT_WITHOUT_ANOTHER_LOGIN: &str = "SELECT count(*) FROM federated_identities f JOIN users u ON u.user_id = f.user_id \
+                                           WHERE f.provider = $1 AND u.password_hash IS NULL AND NOT EXISTS (SELECT 1 \
+                                           FROM federated_identities o WHERE o.user_id = f.user_id AND o.provider <> $1)";
+// From the very settings that were read: another change that was first is not undone.
+const UPDATE: &str = "UPDATE identity_providers SET issuer = $2, client_id = $3, scope = $4, links_verified_emails_since = $5, \
+                      directories = $6, reads_email_verified_text_since = $7 WHERE provider = $1 AND issuer = $8 AND client_id = $9 \
+                      AND scope = $10 AND links_verified_emails_since IS NOT DISTINCT FROM $11 \
+                      AND directories IS NOT DISTINCT FROM $12 AND reads_email_verified_text_since IS NOT DISTINCT FROM $13";
 const DISABLE: &str = "UPDATE identity_providers SET disabled_at = $2 WHERE provider = $1 AND disabled_at IS NULL";
 const ENABLE: &str = "UPDATE identity_providers SET disabled_at = NULL WHERE provider = $1 AND disabled_at IS NOT NULL";
 const DELETE: &str = "DELETE FROM identity_providers WHERE provider = $1";
@@ -87,7 +98,115 @@ pub enum ProviderChange {
     },
 }
 
+/// Other settings for a provider that exists.
+#[derive(Clone, Copy, Debug)]
+pub struct ProviderUpdate<'a> {
+    /// The provider as it was read.
+    pub old: &'a Provider,
+    /// The provider as it is to be.
+    pub new: &'a Provider,
+    /// Another client secret, sealed; none leaves it.
+    pub sealed: Option<&'a str>,
+}
+
+/// What became of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Updated {
+    /// It is written.
+    Done,
+    /// The provider is not as it was read any more; nothing is written.
+    Changed,
+    /// So many people are known by the issuer that would change; nothing is written.
+    People(i64),
+}
+
+/// The people who have logged in with a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct People {
+    /// All of them.
+    pub all: i64,
+    /// Those with neither a password nor another provider.
+    pub without_another_login: i64,
+}
+
 impl Db {
+    /// How many people a provider has; none when there is no such provider.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn people_of_provider(&self, name: &ProviderName) -> Result<Option<People>, StoreError> {
+        if self.identity_provider(name).await?.is_none() {
+            return Ok(None);
+        }
+        let count = async |statement| -> Result<i64, StoreError> {
+            let count: i64 = on_read!(self, |pool| sqlx::query_scalar(statement)
+                .bind(name.as_str())
+                .fetch_one(pool)
+                .await)?;
+            Ok(count)
+        };
+        Ok(Some(People {
+            all: count(COUNT_PEOPLE).await?,
+            without_another_login: count(COUNT_WITHOUT_ANOTHER_LOGIN).await?,
+        }))
+    }
+
+    /// Gives a provider other settings. Another issuer is for a provider without people: a subject means a person of one issuer alone.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn update_identity_provider(
+        &self,
+        update: &ProviderUpdate<'_>,
+        entries: &[Entry],
+    ) -> Result<Updated, StoreError> {
+        let ProviderUpdate { old, new, sealed } = update;
+        let name = &old.name;
+        let mut tx = self.begin().await?;
+        run(&mut tx, HOLD, name.as_str()).await?;
+        if old.issuer != new.issuer {
+            // Behind the hold, so that it sees whoever became known before it.
+            let people: i64 = in_tx!(&mut tx, |connection| sqlx::query_scalar(COUNT_PEOPLE)
+                .bind(name.as_str())
+                .fetch_one(connection)
+                .await?);
+            if people > 0 {
+                return Ok(Updated::People(people));
+            }
+            // An answer of the issuer before must not go to the new one.
+            run(&mut tx, DELETE_LOGINS, name.as_str()).await?;
+        }
+        let seconds = |since: Option<UnixTime>| since.map(|since| since.0);
+        let updated = in_tx!(&mut tx, |connection| sqlx::query(UPDATE)
+            .bind(name.as_str())
+            .bind(new.issuer.as_str())
+            .bind(new.client_id.as_str())
+            .bind(new.scope.as_str())
+            .bind(seconds(new.links_verified_emails_since))
+            .bind(new.directories.as_ref().map(ToString::to_string))
+            .bind(seconds(new.reads_email_verified_text_since))
+            .bind(old.issuer.as_str())
+            .bind(old.client_id.as_str())
+            .bind(old.scope.as_str())
+            .bind(seconds(old.links_verified_emails_since))
+            .bind(old.directories.as_ref().map(ToString::to_string))
+            .bind(seconds(old.reads_email_verified_text_since))
+            .execute(connection)
+            .await?
+            .rows_affected());
+        if updated != 1 {
+            return Ok(Updated::Changed);
+        }
+        if let (Some(sealed), Some(entry)) = (sealed, entries.first()) {
+            set_secret(&mut tx, name, sealed, entry.happened_at).await?;
+        }
+        for entry in entries {
+            audit::insert(&mut tx, entry).await?;
+        }
+        tx.commit().await?;
+        Ok(Updated::Done)
+    }
+
     /// The provider of this name.
     ///
     /// # Errors

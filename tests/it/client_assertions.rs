@@ -231,7 +231,7 @@ crate::on_both_databases!(a_good_assertion_proves_its_client_once_on_every_node,
     keyround(&database, &["clients", "disable", "billing"]);
     app.until_clients_are_read_anew().await;
     refused(&app, &assertion, "unknown or disabled").await;
-    keyround(&database, &["clients", "delete", "billing"]);
+    keyround(&database, &["clients", "delete", "billing", "--yes"]);
     app.until_clients_are_read_anew().await;
     refused(&app, &assertion, "unknown or disabled").await;
     let raw = Raw::open(&database).await;

@@ -262,12 +262,12 @@ crate::on_both_databases!(clients_are_registered_and_changed_while_a_server_runs
 
     let taken = shell.run(&[&CREATE[..], &["--id", "billing"]].concat()).await;
     assert!(taken.refused(1).contains("there is a client 'billing' already"));
-    assert_eq!(shell.run(&["clients", "delete", "billing"]).await.code, 0);
-    for command in ["delete", "show", "disable", "rotate-secret"] {
-        let unknown = shell.run(&["clients", command, "billing"]).await;
+    assert_eq!(shell.run(&["clients", "delete", "billing", "--yes"]).await.code, 0);
+    for command in [&["delete", "--yes"][..], &["show"], &["disable"], &["rotate-secret"]] {
+        let unknown = shell.run(&[&["clients"], command, &["billing"]].concat()).await;
         assert!(
             unknown.refused(1).contains("no client is called 'billing'"),
-            "{command}"
+            "{command:?}"
         );
     }
     let events = events(&shell, "billing").await;
@@ -298,6 +298,7 @@ crate::on_both_databases!(a_client_that_could_never_have_its_token_is_refused, |
         (["--algorithm", "ES256"], "ES256 is not among keys.algorithms (RS256)"),
         (["--algorithm", "HS256"], "use RS256 or ES256"),
         (["--scope", "a  b"], "separated by single spaces"),
+        (["--scope", "a,b"], "did you mean 'a b'?"),
         (["--id", "a b"], "a client id is"),
         (["--grant", "password"], "use client_credentials"),
         (["--audience", "https://"], "an audience is 1 to 2048"),
@@ -652,7 +653,7 @@ crate::on_both_databases!(who_only_looks_needs_no_master_key, |database| {
     for command in [
         &["keys", "rotate"][..],
         &["keys", "revoke", &kid, "--reason", "x", "--yes"],
-        &["clients", "delete", "billing"],
+        &["clients", "delete", "billing", "--yes"],
     ] {
         assert!(shell.run(command).await.refused(2).contains("master"), "{command:?}");
     }

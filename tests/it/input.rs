@@ -314,9 +314,9 @@ const TABLE: &[Row] = &[
     },
     Row {
         input: "The id of a client",
-        accepted: "1 to 255 visible ASCII characters: a name, `svc:prod`, a URL",
-        refused: "spaces, quotation marks, backslashes, other scripts",
-        because: "RFC 6749 appendix A.1, less what lists and log lines would have to quote.",
+        accepted: "1 to 255 visible ASCII characters: a name, `svc:prod`, a URL, a UUID",
+        refused: "spaces, quotation marks, backslashes, other scripts; at registration a UUID of version 7, which is the id of a user",
+        because: "RFC 6749 appendix A.1, less what lists and log lines would have to quote. RFC 9068 section 5: a client must not look like a person.",
         judge: |_, text| text.parse::<ClientId>().map(drop).map_err(|error| error.to_string()),
         good: &[
             "billing",
@@ -324,6 +324,7 @@ const TABLE: &[Row] = &[
             "https://app.example.com",
             "a+b%41@c",
             "0oa1b2c3",
+            "3f0c1a52-7b9e-4d1f-8a36-5e2c9b7d0f14",
             "*",
         ],
         bad: &[

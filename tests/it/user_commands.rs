@@ -441,12 +441,23 @@ crate::on_both_databases!(a_client_cannot_look_like_a_person, |database| {
     for (id, why) in [
         (ada.as_str(), "id of a user"),
         (&ada.to_uppercase(), "id of a user"),
-        (&compact, "id of a user"),
+        (&compact, "UUID of version 7"),
+        (&format!("urn:uuid:{ada}"), "a UUID of another version, such as "),
+        (&format!("{{{ada}}}"), "id of a user"),
         ("first-party", "accounts.client_id"),
     ] {
         let output = create(id);
         assert_eq!(output.status.code(), Some(2), "{id}: {output:?}");
         assert!(String::from_utf8(output.stderr).unwrap().contains(why), "{id}");
+    }
+    // A UUID of another version is nobody's id: other systems give such ones to their clients.
+    for id in [
+        "3f0c1a52-7b9e-4d1f-8a36-5e2c9b7d0f14",
+        "3F0C1A52-7B9E-4D1F-8A36-5E2C9B7D0F14",
+        "c232ab00-9414-11ec-b3c8-9f6bdeced846",
+        "00000000-0000-0000-0000-000000000000",
+    ] {
+        assert!(create(id).status.success(), "{id}");
     }
     assert!(create("billing").status.success());
     let unnamed = person.json(&[

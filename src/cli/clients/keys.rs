@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::jose::jwk_set::LeftOut;
 use crate::keys::keyset::KeySet;
 use crate::oauth::client::{Client, ClientId, JwksUri};
 use crate::oauth::client_keys::{self, ClientKeys};
+use crate::outbound::Outbound;
+use crate::outbound::key_sets::RemoteKeySets;
 
 use super::{entry, to_json, unknown};
 use crate::cli::context::{ACTOR, Context, Failure, read_content};
@@ -39,22 +42,25 @@ impl Source {
 /// Registers a client with keys and without a secret.
 pub async fn create(context: &Context, client: &Client, source: Source) -> Result<(), Failure> {
     let (keys, left_out) = source.read()?;
-    let (_, foundation) = context.foundation().await?;
+    let (config, foundation) = context.foundation().await?;
     let entries = ["client.created", "client.keys_changed"]
         .map(|event| entry(event, &client.id, client.created_at, &ACTOR, "registered"));
     let db = &foundation.rotator.db;
     if !db.create_client_with_keys(client, &keys, entries.each_ref()).await? {
         return Err(super::taken(client));
     }
+    let warning = unfetched(context, &config, &keys).await;
     if context.json {
         let mut shown = to_json(client);
         show(&mut shown, Some(&keys));
         show_left_out(&mut shown, &left_out);
+        shown["warning"] = json!(warning);
         output::json(&shown);
     } else {
         output::line(&format!("client id      {}", client.id));
         output::line(&format!("keys           {}", told(&keys)));
         tell_left_out(&left_out);
+        tell_warning(warning.as_deref());
     }
     Ok(())
 }
@@ -62,22 +68,42 @@ pub async fn create(context: &Context, client: &Client, source: Source) -> Resul
 /// Gives a client other keys; its secrets, if it has any, are refused from then on.
 pub async fn set(context: &Context, id: &ClientId, source: Source) -> Result<(), Failure> {
     let (keys, left_out) = source.read()?;
-    let (_, foundation) = context.foundation().await?;
+    let (config, foundation) = context.foundation().await?;
     let now = context.clock.read().wall;
     let entry = entry("client.keys_changed", id, now, &ACTOR, "asked for");
     if !foundation.rotator.db.set_client_keys(id, &keys, &entry).await? {
         return Err(unknown(id));
     }
+    let warning = unfetched(context, &config, &keys).await;
     if context.json {
         let mut shown = json!({ "client_id": id });
         show(&mut shown, Some(&keys));
         show_left_out(&mut shown, &left_out);
+        shown["warning"] = json!(warning);
         output::json(&shown);
     } else {
         output::line(&format!("client {id} proves itself with {}", told(&keys)));
         tell_left_out(&left_out);
+        tell_warning(warning.as_deref());
     }
     Ok(())
+}
+
+/// Why the keys that a client publishes cannot be used now, as far as this machine can tell. Its host may not run yet, so this is no
+/// refusal.
+pub async fn unfetched(context: &Context, config: &Config, keys: &ClientKeys) -> Option<String> {
+    let ClientKeys::Published(uri) = keys else { return None };
+    let sets = RemoteKeySets::new(Outbound::new(&config.outbound).ok()?);
+    let fetched = sets.keys(uri, context.clock.read().monotonic, |_| true).await;
+    fetched
+        .err()
+        .map(|error| format!("{error}; until the server can fetch it, the client gets no token"))
+}
+
+pub fn tell_warning(warning: Option<&str>) {
+    if let Some(warning) = warning {
+        output::line(&format!("Note: {warning}."));
+    }
 }
 
 /// Adds the keys to what is shown of a client.

@@ -17,7 +17,7 @@ use crate::store::clients::ClientUpdate;
 
 use super::{distinct, entry, keys, refuse_impossible, to_json, token_type, unknown, words};
 use crate::cli::context::{ACTOR, Context, Failure};
-use crate::cli::output;
+use crate::cli::{output, scope};
 
 /// The word for "as the settings say".
 const DEFAULT: &str = "default";
@@ -63,7 +63,7 @@ pub struct Changes {
     #[arg(long)]
     no_serves: bool,
     /// The widest scope it may have, such as "read write", in place of the one before; "" for none.
-    #[arg(long)]
+    #[arg(long, value_parser = scope::parse::<Scope>)]
     scope: Option<Scope>,
     #[arg(long, help = "The algorithm of its tokens, or 'default' for tokens.default_algorithm", value_parser = |text: &str| Choice::parse(text, Algorithm::from_str))]
     algorithm: Option<Choice<Algorithm>>,
@@ -188,7 +188,11 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
             keys,
         };
         if entries.is_empty() || db.update_client(&update, &entries).await? {
-            tell(context, &new, &differences, &left_out);
+            let warning = match keys {
+                Some(keys) => keys::unfetched(context, &config, keys).await,
+                None => None,
+            };
+            tell(context, &new, &differences, &left_out, warning.as_deref());
             return Ok(());
         }
         // It was changed meanwhile, or deleted: look again.
@@ -196,7 +200,13 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
     Err(StoreError::Conflict.into())
 }
 
-fn tell(context: &Context, client: &Client, differences: &[(&'static str, String, String)], left_out: &[LeftOut]) {
+fn tell(
+    context: &Context,
+    client: &Client,
+    differences: &[(&'static str, String, String)],
+    left_out: &[LeftOut],
+    warning: Option<&str>,
+) {
     if context.json {
         let mut shown = to_json(client);
         let changes: Map<String, Value> = differences
@@ -206,6 +216,7 @@ fn tell(context: &Context, client: &Client, differences: &[(&'static str, String
         shown["changed"] = json!(!changes.is_empty());
         shown["changes"] = Value::Object(changes);
         keys::show_left_out(&mut shown, left_out);
+        shown["warning"] = json!(warning);
         output::json(&shown);
         return;
     }
@@ -221,4 +232,5 @@ fn tell(context: &Context, client: &Client, differences: &[(&'static str, String
         }
     }
     keys::tell_left_out(left_out);
+    keys::tell_warning(warning);
 }

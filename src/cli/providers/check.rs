@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::accounts::federation::metadata::Metadata;
-use crate::accounts::federation::{ProviderIssuer, ProviderName};
+use crate::accounts::federation::{Provider, ProviderIssuer, ProviderName};
 use crate::app::StartError;
 use crate::config::Config;
 use crate::outbound::Outbound;
@@ -35,11 +35,71 @@ pub async fn ask(
     }
 }
 
-async fn judge(providers: &Providers, context: &Context, issuer: &ProviderIssuer) -> Result<(), ProviderError> {
+/// Whether people who are new here can log in, as far as the metadata tells.
+pub enum Outlook {
+    /// Nothing speaks against it.
+    Good,
+    /// They can if the ID tokens have a claim that the metadata does not list.
+    Depends,
+    /// They cannot, unless it sends a claim that it does not list.
+    NobodyNew,
+}
+
+impl Outlook {
+    /// What to say of it, if anything.
+    pub fn sentence(self, name: &ProviderName) -> Option<String> {
+        const NEEDS: &str = "its metadata does not list the claim email_verified";
+        match self {
+            Self::Good => None,
+            Self::Depends => Some(format!(
+                "{NEEDS}, so new people can log in only if its ID tokens have it all the same, or xms_edov"
+            )),
+            Self::NobodyNew => Some(format!(
+                "{NEEDS}, without which nobody new can log in; Microsoft Entra ID sends xms_edov in its place when it is told to. When its ID \
+                 tokens have one of the two, say so by 'keyround providers update {name} --email-verified-as-text'"
+            )),
+        }
+    }
+}
+
+/// A directory service sends no `email_verified` unless it is told to, whether it lists its claims or not.
+pub fn outlook(provider: &Provider, metadata: &Metadata) -> Outlook {
+    let is_listed = metadata.lists_email_verified.unwrap_or(!provider.issuer.is_template());
+    match (is_listed, provider.reads_email_verified_text_since) {
+        (true, _) => Outlook::Good,
+        (false, Some(_)) => Outlook::Depends,
+        (false, None) => Outlook::NobodyNew,
+    }
+}
+
+/// What was found out about a provider.
+struct Verdict {
+    name: ProviderName,
+    /// Why nobody can log in.
+    fault: Option<String>,
+    /// Whether people who are known here can log in nevertheless.
+    is_for_known: bool,
+    note: Option<String>,
+}
+
+async fn judge(providers: &Providers, context: &Context, provider: Provider) -> Verdict {
     let now = context.clock.read().monotonic;
-    let metadata = providers.metadata(issuer, now).await?;
-    providers.keys(&metadata, now, |_| true).await?;
-    Ok(())
+    let asked = async {
+        let metadata = providers.metadata(&provider.issuer, now).await?;
+        providers.keys(&metadata, now, |_| true).await?;
+        Ok::<_, ProviderError>(outlook(&provider, &metadata))
+    };
+    let (fault, is_for_known, note) = match asked.await {
+        Err(error) => (Some(error.to_string()), false, None),
+        Ok(outlook @ Outlook::NobodyNew) => (outlook.sentence(&provider.name), true, None),
+        Ok(outlook) => (None, true, outlook.sentence(&provider.name)),
+    };
+    Verdict {
+        name: provider.name,
+        fault,
+        is_for_known,
+        note,
+    }
 }
 
 pub async fn run(context: &Context, name: Option<ProviderName>) -> Result<(), Failure> {
@@ -54,31 +114,41 @@ pub async fn run(context: &Context, name: Option<ProviderName>) -> Result<(), Fa
     let providers = providers(&config)?;
     let mut judged = Vec::new();
     for provider in registered {
-        let verdict = judge(&providers, context, &provider.issuer).await;
-        judged.push((provider.name, verdict.err().map(|error| error.to_string())));
+        judged.push(judge(&providers, context, provider).await);
     }
     if context.json {
-        let shown = judged
-            .iter()
-            .map(|(name, fault)| json!({ "provider": name.as_str(), "in_order": fault.is_none(), "fault": fault }));
+        let shown = judged.iter().map(|verdict| {
+            json!({
+                "provider": verdict.name.as_str(),
+                "in_order": verdict.fault.is_none(),
+                "fault": verdict.fault,
+                "note": verdict.note,
+            })
+        });
         output::json(&shown.collect::<Vec<_>>());
     } else {
+        let result = |verdict: &Verdict| match (&verdict.fault, &verdict.note) {
+            (Some(fault), _) => fault.clone(),
+            (None, Some(note)) => format!("can be reached; {note}"),
+            (None, None) => "in order".to_owned(),
+        };
         let rows: Vec<Vec<String>> = judged
             .iter()
-            .map(|(name, fault)| vec![name.to_string(), fault.clone().unwrap_or_else(|| "in order".to_owned())])
+            .map(|verdict| vec![verdict.name.to_string(), result(verdict)])
             .collect();
         output::line(&output::table(&["PROVIDER", "RESULT"], &rows));
     }
-    let faulty: Vec<&str> = judged
-        .iter()
-        .filter(|(_, fault)| fault.is_some())
-        .map(|(name, _)| name.as_str())
-        .collect();
-    if faulty.is_empty() {
+    let faulty = |is_for_known: bool| {
+        let faulty = judged
+            .iter()
+            .filter(|verdict| verdict.fault.is_some() && verdict.is_for_known == is_for_known);
+        let names: Vec<&str> = faulty.map(|verdict| verdict.name.as_str()).collect();
+        let who = if is_for_known { "nobody new" } else { "nobody" };
+        (!names.is_empty()).then(|| format!("{who} can log in with {} now", names.join(", ")))
+    };
+    let sentences: Vec<String> = [faulty(false), faulty(true)].into_iter().flatten().collect();
+    if sentences.is_empty() {
         return Ok(());
     }
-    Err(Failure::Refused(format!(
-        "nobody can log in with {} now",
-        faulty.join(", ")
-    )))
+    Err(Failure::Refused(sentences.join("; ")))
 }

@@ -65,7 +65,7 @@ crate::on_both_databases!(a_provider_is_created_listed_changed_and_deleted, |dat
     let rows = run(&["master-key", "status"]);
     assert!(rows.to_string().contains('3'), "{rows}");
 
-    assert_eq!(run(&["providers", "delete", "google"])["changed"], true);
+    assert_eq!(run(&["providers", "delete", "google", "--yes"])["changed"], true);
     assert_eq!(run(&["providers", "list"])[0]["provider"], "plain");
     let events = run(&["audit", "list"]);
     let events: Vec<&str> = events
@@ -131,9 +131,14 @@ async fn what_cannot_be_a_provider_is_refused_in_one_sentence() {
         2,
         "openid among them",
     );
-    for command in ["disable", "enable", "delete"] {
+    for command in ["disable", "enable", "show"] {
         refused(&["providers", command, "other"], 1, "no provider is called 'other'");
     }
+    refused(
+        &["providers", "delete", "other", "--yes"],
+        1,
+        "no provider is called 'other'",
+    );
     refused(
         &["providers", "set-secret", "other", "--client-secret-file", secret],
         1,

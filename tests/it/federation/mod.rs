@@ -5,6 +5,7 @@ mod bad_days;
 mod commands;
 mod crooked;
 mod directories;
+mod entra;
 mod http;
 mod real;
 mod rows;
@@ -138,7 +139,7 @@ const fn code(error: &NotLoggedIn) -> &'static str {
         | NotLoggedIn::IdToken(_)
         | NotLoggedIn::Claims(_) => "federation_failed",
         NotLoggedIn::Unavailable | NotLoggedIn::Provider(_) => "provider_unavailable",
-        NotLoggedIn::EmailNotVerified => "email_not_verified",
+        NotLoggedIn::EmailNotVerified(_) => "email_not_verified",
         NotLoggedIn::AccountExists => "account_exists",
         NotLoggedIn::RegistrationClosed => "registration_closed",
         NotLoggedIn::Suspended => "account_suspended",
