@@ -6,6 +6,7 @@ use std::str::FromStr;
 use url::Url;
 
 use crate::jose::id_token::DIRECTORY;
+use crate::oauth::endpoints::{AUTHORIZATION_SERVER, OPENID_CONFIGURATION};
 
 use super::https_url;
 
@@ -57,10 +58,7 @@ pub enum IssuerMistake {
 }
 
 /// Where a provider's metadata is, behind its issuer: OpenID Connect Discovery section 4, RFC 8414 section 3.
-const DISCOVERY: [&str; 2] = [
-    "/.well-known/openid-configuration",
-    "/.well-known/oauth-authorization-server",
-];
+const DISCOVERY: [&str; 2] = [OPENID_CONFIGURATION, AUTHORIZATION_SERVER];
 
 /// Names in the place of a directory's id that are none, at the directory service of Microsoft.
 const MANY_DIRECTORIES: [&str; 2] = [EVERY, "organizations"];
@@ -155,7 +153,7 @@ impl ProviderIssuer {
     pub fn discovery_url(&self) -> Result<Url, InvalidProviderIssuer> {
         let base = self.of_directory(EVERY);
         let base = base.strip_suffix('/').unwrap_or(&base);
-        Url::parse(&format!("{base}/.well-known/openid-configuration")).map_err(|_| InvalidProviderIssuer)
+        Url::parse(&format!("{base}{OPENID_CONFIGURATION}")).map_err(|_| InvalidProviderIssuer)
     }
 }
 
