@@ -86,6 +86,39 @@ crate::on_both_databases!(people_of_listed_directories_log_in_and_are_told_apart
     assert_eq!(site.counts().await, (2, 2));
 });
 
+// Microsoft Entra ID publishes in one set what each key is for: the member `issuer`.
+crate::on_both_databases!(a_key_of_one_directory_speaks_for_no_other, |database| {
+    let upstream = Upstream::start();
+    serve_directories(&upstream);
+    let options = ["--directory", ONE, TWO];
+    let jwk: Value = serde_json::from_str(&upstream.pair.jwk.to_json()).unwrap();
+    let of_one = format!("{}/{ONE}/v2.0", upstream.issuer);
+    let mut site = Site::new(database, &upstream.ca_file, &template(&upstream), &options).await;
+    for (issuer, directory, expected) in [
+        (json!(of_one), TWO, Err("federation_failed")),
+        (json!(7), ONE, Err("federation_failed")),
+        (
+            json!("https://login.example/{tenantid}/v2.0"),
+            ONE,
+            Err("federation_failed"),
+        ),
+        (json!(of_one), ONE, Ok(())),
+        (json!(template(&upstream)), TWO, Ok(())),
+        (json!(null), TWO, Ok(())),
+    ] {
+        let mut key = jwk.clone();
+        key["issuer"] = issuer.clone();
+        upstream.reply("/jwks", json!({ "keys": [key] }));
+        site.forget_what_was_fetched(&upstream.ca_file);
+        let answer = login_from(&upstream, &site, directory, |claims| {
+            claims["sub"] = directory.into();
+            claims["email"] = format!("{directory}@example.com").into();
+        });
+        assert_eq!(answer.await.map(drop), expected, "{issuer} {directory}");
+    }
+    assert_eq!(site.counts().await, (2, 2));
+});
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_directory_is_let_in_where_an_operator_says_so() {
     let upstream = Upstream::start();

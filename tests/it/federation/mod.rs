@@ -2,13 +2,16 @@
 //! honest one can be made to do.
 
 mod bad_days;
+mod changes;
 mod commands;
 mod crooked;
 mod directories;
 mod entra;
 mod http;
 mod real;
+mod refusals;
 mod rows;
+mod unreachable;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -81,6 +84,15 @@ impl Site {
 
     fn now(&self) -> Reading {
         self.clock.read()
+    }
+
+    /// As after a restart: nothing that the provider published is cached.
+    fn forget_what_was_fetched(&mut self, ca_file: &Path) {
+        let outbound = keyround::config::Outbound {
+            ca_file: Some(ca_file.to_owned()),
+            allowed_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
+        };
+        self.logins.providers = Providers::new(Outbound::new(&outbound).unwrap());
     }
 
     /// Where the browser is sent; the browser keeps what it is given.
