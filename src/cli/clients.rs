@@ -1,6 +1,8 @@
 //! `keyround clients`: who may ask for tokens.
 
+mod delete;
 mod keys;
+mod show;
 mod update;
 
 use std::path::PathBuf;
@@ -20,16 +22,12 @@ use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Audience, Client, ClientId, ClientSecret, Grant};
 use crate::oauth::scope::Scope;
-use crate::store::Db;
 use crate::store::audit::Entry;
 use crate::store::clients::{ClientChange, StoredClient};
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
 use super::{output, scope};
-
-/// How many clients are read at once.
-const PAGE: u32 = 100;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -139,8 +137,8 @@ fn token_type() -> impl clap::builder::TypedValueParser<Value = TokenType> {
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(new) => create(context, new).await,
-        Command::List => list(context).await,
-        Command::Show { id } => show(context, &id).await,
+        Command::List => show::list(context).await,
+        Command::Show { id } => show::one(context, &id).await,
         Command::Update(changes) => update::run(context, changes).await,
         Command::Disable { id } => {
             let change = ClientChange::Disable;
@@ -164,7 +162,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             )
             .await
         }
-        Command::Delete { id, confirmation } => delete(context, &id, &confirmation).await,
+        Command::Delete { id, confirmation } => delete::run(context, &id, &confirmation).await,
         Command::SetKeys { id, keys } => keys::set(context, &id, keys).await,
         Command::RotateSecret { id, secret_file } => rotate_secret(context, &id, secret_file).await,
     }
@@ -395,95 +393,8 @@ fn stored_json(stored: &StoredClient) -> Value {
     shown
 }
 
-async fn list(context: &Context) -> Result<(), Failure> {
-    let (_, db) = context.database().await?;
-    let clients = all(&db).await?;
-    if context.json {
-        output::json(&clients.iter().map(stored_json).collect::<Vec<_>>());
-        return Ok(());
-    }
-    let rows: Vec<Vec<String>> = clients.iter().map(|stored| row(&stored.client)).collect();
-    let headings = ["CLIENT", "STATE", "ALG", "TTL", "SCOPE", "AUDIENCES"];
-    output::line(&output::table(&headings, &rows));
-    Ok(())
-}
-
-async fn all(db: &Db) -> Result<Vec<StoredClient>, Failure> {
-    let mut clients: Vec<StoredClient> = Vec::new();
-    loop {
-        let after = clients.last().map(|last| last.client.id.clone());
-        let page = db.clients(after.as_ref(), PAGE).await?;
-        if page.is_empty() {
-            return Ok(clients);
-        }
-        clients.extend(page);
-    }
-}
-
-fn row(client: &Client) -> Vec<String> {
-    vec![
-        client.id.to_string(),
-        if client.disabled_at.is_some() {
-            "disabled"
-        } else {
-            "enabled"
-        }
-        .to_owned(),
-        client.alg.map_or_else(|| "default".to_owned(), |alg| alg.to_string()),
-        client
-            .token_ttl
-            .map_or_else(|| "default".to_owned(), |ttl| ttl.to_string()),
-        client.scope.to_string(),
-        words(&client.audiences),
-    ]
-}
-
 fn words<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
-}
-
-async fn show(context: &Context, id: &ClientId) -> Result<(), Failure> {
-    let (config, db) = context.database().await?;
-    let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
-    let keys = db.client_keys(id).await?;
-    if context.json {
-        let mut shown = stored_json(&stored);
-        keys::show(&mut shown, keys.as_ref());
-        output::json(&shown);
-        return Ok(());
-    }
-    let now = context.clock.read().wall;
-    let client = &stored.client;
-    let default = |value: String| format!("{value} (the default)");
-    let state = client.disabled_at.map_or_else(
-        || "enabled".to_owned(),
-        |disabled_at| format!("disabled since {}", output::time(disabled_at, now)),
-    );
-    let alg = client.alg.map_or_else(
-        || default(config.tokens.default_algorithm.to_string()),
-        |alg| alg.to_string(),
-    );
-    let ttl = client.token_ttl.map_or_else(
-        || default(config.tokens.access_token_ttl.to_string()),
-        |ttl| ttl.to_string(),
-    );
-    for (name, value) in [
-        ("client id", client.id.to_string()),
-        ("state", state),
-        ("grants", words(&client.grants)),
-        ("audiences", words(&client.audiences)),
-        ("serves", words(&client.serves)),
-        ("scope", client.scope.to_string()),
-        ("algorithm", alg),
-        ("token type", client.token_type.to_string()),
-        ("token ttl", ttl),
-        ("valid secrets", stored.secrets.iter().count().to_string()),
-        ("keys", keys.as_ref().map(keys::told).unwrap_or_default()),
-        ("created", output::time(client.created_at, now)),
-    ] {
-        output::line(format!("{name:<15}{value}").trim_end());
-    }
-    Ok(())
 }
 
 fn unknown(id: &ClientId) -> Failure {
@@ -513,39 +424,6 @@ async fn change_client(
         output::line(&format!("client {id} {}", told[usize::from(!changed)]));
     }
     Ok(())
-}
-
-/// Deletes a client, once the person knows what goes with it.
-async fn delete(context: &Context, id: &ClientId, confirmation: &Confirmation) -> Result<(), Failure> {
-    confirmation.can_be_given("the deletion")?;
-    let (config, db) = context.database().await?;
-    let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
-    let keys = db.client_keys(id).await?;
-    let client = &stored.client;
-    let lost = match (&keys, stored.secrets.iter().count()) {
-        (Some(keys), _) => format!("its keys ({})", keys::told(keys)),
-        (None, 1) => "its secret".to_owned(),
-        (None, count) => format!("its {count} secrets"),
-    };
-    let serves = if client.serves.is_empty() {
-        String::new()
-    } else {
-        format!(" It introspects tokens for {}, which ends.", words(&client.serves))
-    };
-    // What was signed is recorded nowhere, so that its number is not known.
-    let longest = client.token_ttl.unwrap_or(config.tokens.access_token_ttl);
-    confirmation.ask(&format!(
-        "The client {id} gets no token any more, and {lost} cannot be had back.{serves} Tokens that it was given stay valid until they \
-         expire, {longest} after their issue; how many there are is not recorded. 'clients disable' can be taken back.",
-    ))?;
-    change_client(
-        context,
-        id,
-        &ClientChange::Delete,
-        "client.deleted",
-        ["is deleted", "was deleted already"],
-    )
-    .await
 }
 
 async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<PathBuf>) -> Result<(), Failure> {

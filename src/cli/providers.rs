@@ -171,7 +171,7 @@ fn directories(issuer: &ProviderIssuer, listed: Vec<DirectoryId>, any: bool) -> 
 struct Foreseen {
     /// Why it was not asked.
     not_checked: Option<String>,
-    /// Why nobody new could log in, or what that depends on.
+    /// Why no new person could log in, or what that depends on.
     warning: Option<String>,
 }
 
@@ -337,7 +337,7 @@ fn people_told(name: &ProviderName, people: People) -> String {
 fn people_counted(people: People) -> String {
     let noun = |count: i64| if count == 1 { "person" } else { "people" };
     match people {
-        People { all: 0, .. } => "nobody has logged in with it".to_owned(),
+        People { all: 0, .. } => "no person has logged in with it".to_owned(),
         People {
             all,
             without_another_login: 0,

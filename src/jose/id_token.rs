@@ -96,10 +96,10 @@ impl KeyIssuer {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         match self {
             Self::Any => true,
-            Self::Only(issuer) => match issuer.contains(DIRECTORY) {
-                false => text("iss") == Some(issuer),
-                true => text("tid").is_some_and(|tid| text("iss") == Some(&issuer.replace(DIRECTORY, tid))),
-            },
+            Self::Only(issuer) if issuer.contains(DIRECTORY) => {
+                text("tid").is_some_and(|tid| text("iss") == Some(&issuer.replace(DIRECTORY, tid)))
+            }
+            Self::Only(issuer) => text("iss") == Some(issuer),
             Self::Unreadable => false,
         }
     }

@@ -101,8 +101,7 @@ impl ProviderIssuer {
         let path = url.path().trim_end_matches('/').to_ascii_lowercase();
         let mut parts = path.split('/').skip(1);
         let (first, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
-        let is_directory_service =
-            MICROSOFT.iter().any(|domain| is_of(domain)) || (second, third) == (Some("v2.0"), None);
+        let is_directory_service = MICROSOFT.iter().any(is_of) || (second, third) == (Some("v2.0"), None);
         let template = |directory: &str| format!("{}/{directory}/v2.0", url.origin().ascii_serialization());
         if is_directory_service && let Some(word) = MANY_DIRECTORIES.into_iter().find(|word| *word == first) {
             return Err(IssuerMistake::ManyDirectories {

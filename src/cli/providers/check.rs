@@ -55,7 +55,7 @@ impl Outlook {
                 "{NEEDS}, so new people can log in only if its ID tokens have it all the same, or xms_edov"
             )),
             Self::NobodyNew => Some(format!(
-                "{NEEDS}, without which nobody new can log in; Microsoft Entra ID sends xms_edov in its place when it is told to. When its ID \
+                "{NEEDS}, without which no new person can log in; Microsoft Entra ID sends xms_edov in its place when it is told to. When its ID \
                  tokens have one of the two, say so by 'keyround providers update {name} --email-verified-as-text'"
             )),
         }
@@ -143,7 +143,7 @@ pub async fn run(context: &Context, name: Option<ProviderName>) -> Result<(), Fa
             .iter()
             .filter(|verdict| verdict.fault.is_some() && verdict.is_for_known == is_for_known);
         let names: Vec<&str> = faulty.map(|verdict| verdict.name.as_str()).collect();
-        let who = if is_for_known { "nobody new" } else { "nobody" };
+        let who = if is_for_known { "no new person" } else { "nobody" };
         (!names.is_empty()).then(|| format!("{who} can log in with {} now", names.join(", ")))
     };
     let sentences: Vec<String> = [faulty(false), faulty(true)].into_iter().flatten().collect();

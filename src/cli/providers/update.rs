@@ -20,6 +20,7 @@ use crate::cli::{output, scope};
 const TRIES: usize = 5;
 
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Changes {
     /// The provider.
     name: ProviderName,
@@ -190,9 +191,10 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
             new: &new,
             sealed: sealed.as_deref(),
         };
-        let updated = match entries.is_empty() {
-            true => Updated::Done,
-            false => db.update_identity_provider(&update, &entries).await?,
+        let updated = if entries.is_empty() {
+            Updated::Done
+        } else {
+            db.update_identity_provider(&update, &entries).await?
         };
         match updated {
             Updated::Done => {

@@ -257,7 +257,7 @@ crate::on_both_databases!(a_deletion_says_whom_it_concerns_and_asks, |database| 
     create(database, "fresh", "https://id.example", &[]);
     let (code, out, _) = keyround(database, &["providers", "delete", "fresh", "--yes"]);
     assert!(
-        code == 0 && out.contains("fresh is deleted: nobody has logged in with it"),
+        code == 0 && out.contains("fresh is deleted: no person has logged in with it"),
         "{out}"
     );
     raw.close().await;

@@ -59,14 +59,14 @@ crate::on_both_databases!(a_directory_logs_in_after_the_steps_of_the_page, |data
         tokio::task::block_in_place(|| keyround(&site.database, &[&outbound[..], &words].concat()))
     };
 
-    // Without any step nobody new logs in, and the check says so.
+    // Without any step no new person logs in, and the check says so.
     assert_eq!(login(&upstream, &site, |_| {}).await, Err("email_not_verified"));
     let (code, out, err) = run("keyround providers check acme");
     assert!(
-        code == 1 && !out.contains("in order") && out.contains("nobody new can log in") && out.contains("xms_edov"),
+        code == 1 && !out.contains("in order") && out.contains("no new person can log in") && out.contains("xms_edov"),
         "{out}{err}"
     );
-    assert!(err.contains("nobody new can log in with acme"), "{err}");
+    assert!(err.contains("no new person can log in with acme"), "{err}");
     // The second step alone is not enough: the claim is no standard one.
     let with_owner = |claims: &mut Value| claims["xms_edov"] = json!(true);
     assert_eq!(login(&upstream, &site, with_owner).await, Err("email_not_verified"));
@@ -133,14 +133,14 @@ async fn a_check_says_in_order_only_of_what_new_people_can_log_in_with() {
             json!(null),
             &["--any-directory"][..],
             1,
-            "nobody new can log in",
+            "no new person can log in",
         ),
         (
             &template,
             listed.clone(),
             &["--directory", DIRECTORY],
             1,
-            "nobody new can log in",
+            "no new person can log in",
         ),
         (
             &template,
@@ -150,7 +150,7 @@ async fn a_check_says_in_order_only_of_what_new_people_can_log_in_with() {
             "only if its ID tokens",
         ),
         (&template, all.clone(), &["--any-directory"], 0, "in order"),
-        (&plain, listed.clone(), &[], 1, "nobody new can log in"),
+        (&plain, listed.clone(), &[], 1, "no new person can log in"),
         (
             &plain,
             listed,

@@ -8,7 +8,7 @@ use keyround::accounts::user::{User, UserId};
 use keyround::clock::Seconds;
 use keyround::store::federated_identities::FederatedIdentity;
 use keyround::store::federated_logins::FederatedLogin;
-use keyround::store::identity_providers::ProviderChange;
+use keyround::store::identity_providers::{People, ProviderChange, ProviderUpdate, Updated};
 use keyround::store::users::StoredUser;
 use keyround::store::{Db, StoreError};
 
@@ -238,4 +238,79 @@ crate::on_both_databases!(a_link_is_written_only_while_everything_holds, |databa
     let fourth = user("fourth@example.com", true);
     assert!(!db.create_federated_user(identity, &fourth, entries).await.unwrap());
     assert!(db.user(fourth.user.id).await.unwrap().is_none());
+});
+
+crate::on_both_databases!(an_update_undoes_no_other_that_was_first, |database| {
+    let db = database.open().await;
+    db.ensure_default_tenant(START).await.unwrap();
+    let old = provider("acme");
+    assert!(create(&db, &old).await);
+    let renamed = Provider {
+        client_id: "other".parse().unwrap(),
+        ..old.clone()
+    };
+    let moved = Provider {
+        issuer: "https://id2.example".parse().unwrap(),
+        ..old.clone()
+    };
+    let update = async |old: &Provider, new: &Provider, sealed| {
+        let entries = [entry("provider.updated", "acme")];
+        let update = ProviderUpdate { old, new, sealed };
+        db.update_identity_provider(&update, &entries).await.unwrap()
+    };
+    let now = async || db.identity_provider(&old.name).await.unwrap().unwrap();
+    assert_eq!(update(&old, &renamed, Some("sealed again")).await, Updated::Done);
+    assert_eq!(now().await, renamed);
+    let secret = old.name.secret_name();
+    assert_eq!(db.secret(&secret).await.unwrap().as_deref(), Some("sealed again"));
+    // From what was read before the first one.
+    for new in [&old, &moved] {
+        assert_eq!(update(&old, new, Some("lost")).await, Updated::Changed);
+    }
+    assert_eq!(
+        (now().await, db.secret(&secret).await.unwrap().as_deref()),
+        (renamed.clone(), Some("sealed again"))
+    );
+    let people = async || db.people_of_provider(&old.name).await.unwrap().unwrap();
+    assert_eq!(
+        people().await,
+        People {
+            all: 0,
+            without_another_login: 0
+        }
+    );
+    let ada = user("ada@example.com", true);
+    let identity = FederatedIdentity {
+        provider: &renamed,
+        subject: "ada",
+    };
+    let entries = ["user.created", "user.identity_linked"].map(|event| entry(event, "ada"));
+    assert!(
+        db.create_federated_user(identity, &ada, entries.each_ref())
+            .await
+            .unwrap()
+    );
+    assert_eq!(
+        people().await,
+        People {
+            all: 1,
+            without_another_login: 1
+        }
+    );
+    let moved = Provider {
+        issuer: "https://id2.example".parse().unwrap(),
+        ..renamed.clone()
+    };
+    assert_eq!(update(&renamed, &moved, None).await, Updated::People(1));
+    assert_eq!(update(&renamed, &old, None).await, Updated::Done);
+    // Written once for each update that was done.
+    let events = db.audit(None, 10).await.unwrap();
+    let updates = events
+        .iter()
+        .filter(|record| record.event == "provider.updated")
+        .count();
+    assert_eq!(updates, 2);
+    assert!(change(&db, &old, &ProviderChange::Delete).await);
+    assert_eq!(update(&old, &renamed, None).await, Updated::Changed);
+    assert_eq!(db.people_of_provider(&old.name).await.unwrap(), None);
 });
