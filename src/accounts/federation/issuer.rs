@@ -6,7 +6,6 @@ use std::str::FromStr;
 use url::Url;
 
 use crate::jose::id_token::DIRECTORY;
-use crate::oauth::endpoints::{AUTHORIZATION_SERVER, OPENID_CONFIGURATION};
 
 use super::https_url;
 
@@ -58,7 +57,8 @@ pub enum IssuerMistake {
 }
 
 /// Where a provider's metadata is, behind its issuer: OpenID Connect Discovery section 4, RFC 8414 section 3.
-const DISCOVERY: [&str; 2] = [OPENID_CONFIGURATION, AUTHORIZATION_SERVER];
+const WELL_KNOWN: &str = "/.well-known/";
+const DISCOVERY: [&str; 2] = ["openid-configuration", "oauth-authorization-server"];
 
 /// Names in the place of a directory's id that are none, at the directory service of Microsoft.
 const MANY_DIRECTORIES: [&str; 2] = [EVERY, "organizations"];
@@ -84,8 +84,8 @@ impl ProviderIssuer {
     /// [`IssuerMistake`] says what would be right.
     pub fn to_register(text: &str) -> Result<Self, IssuerMistake> {
         let lower = text.to_ascii_lowercase();
-        for place in DISCOVERY {
-            let Some(at) = lower.find(place) else { continue };
+        for place in DISCOVERY.map(|name| format!("{WELL_KNOWN}{name}")) {
+            let Some(at) = lower.find(&place) else { continue };
             let behind = text[at + place.len()..].split(['?', '#']).next().unwrap_or_default();
             let issuer = format!("{}{behind}", &text[..at]);
             let issuer = Self::to_register(issuer.strip_suffix('/').unwrap_or(&issuer))?;
@@ -152,7 +152,7 @@ impl ProviderIssuer {
     pub fn discovery_url(&self) -> Result<Url, InvalidProviderIssuer> {
         let base = self.of_directory(EVERY);
         let base = base.strip_suffix('/').unwrap_or(&base);
-        Url::parse(&format!("{base}{OPENID_CONFIGURATION}")).map_err(|_| InvalidProviderIssuer)
+        Url::parse(&format!("{base}{WELL_KNOWN}{}", DISCOVERY[0])).map_err(|_| InvalidProviderIssuer)
     }
 }
 
