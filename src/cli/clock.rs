@@ -1,10 +1,16 @@
 //! `keyround clock`: whether the clock is in doubt, and the end of the doubt.
 
+use std::fmt;
+
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::clock::UnixTime;
 use crate::keyring::{node_in_doubt, trusted_time};
+use crate::keys::SigningKey;
+use crate::keys::history::signed_between;
+use crate::keys::lifecycle::Keys;
 use crate::keys::trusted_time::{Doubt, TrustedTime};
 use crate::store::nodes::Heartbeat;
 
@@ -89,12 +95,16 @@ async fn confirm(context: &Context, reason: &str, confirmation: &Confirmation) -
     if let Some(question) = question(&trusted) {
         confirmation.ask(&question)?;
     }
+    // By the times that they had while the clock was wrong.
+    let keys = rotator.db.signing_keys().await?.keys();
     let ended = rotator.confirm_clock(&trusted, &ACTOR, reason).await?;
+    let ahead = DatedAhead::of(&keys, &trusted);
     if context.json {
         output::json(&json!({
             "confirmed": ended.is_some(),
             "step_seconds": ended.map_or(0, |doubt| doubt.length().0),
             "time": trusted.reference().rfc3339(),
+            "dated_ahead": ahead.as_ref().map(DatedAhead::to_json),
         }));
     } else if let Some(doubt) = ended {
         output::line(&format!(
@@ -102,10 +112,58 @@ async fn confirm(context: &Context, reason: &str, confirmation: &Confirmation) -
             trusted.reference().rfc3339(),
             doubt.length()
         ));
+        if let Some(ahead) = ahead {
+            output::line(&ahead.to_string());
+        }
     } else {
         output::line("another node has confirmed the clock in this moment");
     }
     Ok(())
+}
+
+/// What a clock that was ahead leaves behind: tokens that are dated in the future.
+struct DatedAhead<'k> {
+    /// The latest time that a token may say it was issued at.
+    issued_until: UnixTime,
+    /// The keys that may have signed one, with the end of the longest token of each.
+    keys: Vec<(&'k SigningKey, UnixTime)>,
+}
+
+impl<'k> DatedAhead<'k> {
+    /// None unless this is a step back.
+    fn of(keys: &'k Keys, trusted: &TrustedTime) -> Option<Self> {
+        let (issued_until, now) = (trusted.reached(), trusted.reference());
+        let signed = signed_between(keys, now, issued_until).map(|key| (key, issued_until + key.max_token_ttl));
+        let keys: Vec<_> = signed.collect();
+        (now < issued_until && !keys.is_empty()).then_some(Self { issued_until, keys })
+    }
+
+    fn to_json(&self) -> Value {
+        let keys: Vec<Value> = self
+            .keys
+            .iter()
+            .map(|(key, until)| json!({ "kid": key.kid, "alg": key.alg.name(), "tokens_valid_until": until.rfc3339() }))
+            .collect();
+        json!({ "issued_until": self.issued_until.rfc3339(), "keys": keys })
+    }
+}
+
+impl fmt::Display for DatedAhead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nBefore the step, tokens may have been dated up to {}. By its dates such a token is valid longer than any other, also if it \
+             was stolen. These keys may have signed one:",
+            self.issued_until.rfc3339()
+        )?;
+        for (key, until) in &self.keys {
+            writeln!(f, "  {} key {}, valid until {}", key.alg, key.kid, until.rfc3339())?;
+        }
+        f.write_str(
+            "'keyround keys rotate' replaces the keys that sign; such tokens are refused once the old keys have left the set ('keyround keys \
+             plan' says when). 'keyround keys revoke KID' refuses all tokens of a key at once.",
+        )
+    }
 }
 
 fn question(trusted: &TrustedTime) -> Option<String> {

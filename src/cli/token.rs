@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::clock::UnixTime;
+use crate::clock::{Seconds, UnixTime};
+use crate::config::TokenDates;
 use crate::jose::jwk_set::{JwkSet, reasons};
 use crate::jose::jwt::{TokenError, verify_access_token_signature};
 
@@ -56,17 +57,7 @@ fn verify(context: &Context, key_set: &Path, file: &Path) -> Result<(), Failure>
         Failure::Refused(format!("the token is not valid: {error}{left_out}"))
     })?;
     let now = context.clock.read().wall;
-    let expires_at = claims
-        .get("exp")
-        .and_then(Value::as_i64)
-        .map(UnixTime)
-        .ok_or_else(|| Failure::Refused("the token is not valid: exp is missing or no integer".to_owned()))?;
-    if expires_at <= now {
-        let expired = output::time(expires_at, now);
-        return Err(Failure::Refused(format!(
-            "the token is not valid: it expired at {expired}"
-        )));
-    }
+    let expires_at = check_dates(&claims, now, &TokenDates::read(&context.sources)?)?;
     if context.json {
         output::json(&claims);
     } else {
@@ -80,6 +71,40 @@ fn verify(context: &Context, key_set: &Path, file: &Path) -> Result<(), Failure>
         output::line(&serde_json::to_string_pretty(&claims).unwrap_or_default());
     }
     Ok(())
+}
+
+/// The dates of a token, as the server checks them when it is asked; answers with its end.
+fn check_dates(claims: &Value, now: UnixTime, allowed: &TokenDates) -> Result<UnixTime, Failure> {
+    let invalid = |why: String| Failure::Refused(format!("the token is not valid: {why}"));
+    let date = |claim: &str| claims.get(claim).map(|value| value.as_i64().map(UnixTime));
+    let required = |claim: &str| {
+        let date = date(claim).flatten();
+        date.ok_or_else(|| invalid(format!("{claim} is missing or no integer")))
+    };
+    let (expires_at, issued_at) = (required("exp")?, required("iat")?);
+    let not_before = date("nbf").map(|_| required("nbf")).transpose()?;
+    if expires_at <= now {
+        return Err(invalid(format!("it expired at {}", output::time(expires_at, now))));
+    }
+    let latest = now + allowed.clock_skew;
+    for (claim, at) in [("iat", Some(issued_at)), ("nbf", not_before)] {
+        if let Some(at) = at.filter(|&at| at > latest) {
+            return Err(invalid(format!(
+                "its {claim} is {}, further in the future than keys.clock_skew ({}) explains: a key that was stolen signed it, or a \
+                 clock is wrong",
+                output::time(at, now),
+                allowed.clock_skew
+            )));
+        }
+    }
+    let (lifetime, longest) = (expires_at - issued_at, allowed.max_token_ttl);
+    if lifetime <= Seconds::ZERO || lifetime > longest {
+        return Err(invalid(format!(
+            "it lives {lifetime}, but tokens.max_token_ttl is {longest}; if that was longer when the key signed, add \
+             --set tokens.max_token_ttl={lifetime}, or ask 'keyround token inspect', which knows it of each key"
+        )));
+    }
+    Ok(expires_at)
 }
 
 fn read_key_set(path: &Path) -> Result<JwkSet, Failure> {

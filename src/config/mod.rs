@@ -201,6 +201,29 @@ pub enum LogFormat {
     Json,
 }
 
+/// What the dates of a token are compared with where no server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenDates {
+    /// How far ahead another clock may be.
+    pub clock_skew: Seconds,
+    /// The longest lifetime of a token.
+    pub max_token_ttl: Seconds,
+}
+
+impl TokenDates {
+    /// Reads these two settings alone: whoever verifies a token has none of the others.
+    ///
+    /// # Errors
+    /// When a source cannot be read, or one of the two is no duration.
+    pub fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let layers = Layers::read(sources)?;
+        Ok(Self {
+            clock_skew: layers.required("keys.clock_skew", parse_duration)?,
+            max_token_ttl: layers.required("tokens.max_token_ttl", parse_duration)?,
+        })
+    }
+}
+
 impl Config {
     /// Reads the sources, parses every value and holds them against each other.
     ///

@@ -24,6 +24,14 @@ pub fn retires_at(keys: &Keys, key: &SigningKey) -> Option<UnixTime> {
         .min()
 }
 
+/// The keys that may have signed between two times by the clock of the keys, and are not revoked: those that were active then.
+pub fn signed_between(keys: &Keys, from: UnixTime, to: UnixTime) -> impl Iterator<Item = &SigningKey> {
+    keys.iter().filter(move |key| {
+        let is_signer = !key.is_keyless() && key.revoked_at.is_none();
+        is_signer && key.activates_at <= to && keys.superseded_at(key).is_none_or(|superseded_at| superseded_at > from)
+    })
+}
+
 /// When a key leaves the set because of its age; none when a revocation took it out before.
 #[must_use]
 pub fn expires_at(keys: &Keys, policy: &Policy, key: &SigningKey) -> Option<UnixTime> {

@@ -221,6 +221,21 @@ crate::on_both_databases!(the_clock_commands_work_and_nothing_is_pruned_in_doubt
         (Some(0), &Value::Bool(true)),
         "{error}"
     );
+    // Whoever signed by the clock that was ahead dated its tokens in the future.
+    let told = &confirmed["dated_ahead"];
+    let signers = raw.texts("SELECT kid FROM signing_keys ORDER BY kid").await;
+    let mut named: Vec<&str> = told["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["kid"].as_str().unwrap())
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, signers, "{confirmed}");
+    assert!(
+        told["issued_until"].as_str().unwrap() > confirmed["time"].as_str().unwrap(),
+        "{confirmed}"
+    );
     let moved = raw.number(activation).await - ahead;
     assert!((-7200..-7000).contains(&moved), "{moved}");
     assert_eq!(raw.number("SELECT stepped FROM clock").await, moved);

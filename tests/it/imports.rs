@@ -304,7 +304,9 @@ crate::on_both_databases!(a_kid_of_others_is_any_text_wherever_it_goes, |databas
         );
         // A service that holds the set finds the key by the kid of the token.
         let header = serde_json::json!({ "alg": "ES256", "typ": "at+jwt", "kid": kid }).to_string();
-        let token = pair.sign(&header, r#"{"exp":4102444800}"#);
+        let now = Clock::system().read().wall.0;
+        let claims = serde_json::json!({ "iat": now, "exp": now + 900 }).to_string();
+        let token = pair.sign(&header, &claims);
         let folder = database.folder.path();
         std::fs::write(folder.join("jwks.json"), set.to_string()).unwrap();
         std::fs::write(folder.join("token"), &token).unwrap();

@@ -263,10 +263,12 @@ async fn verify_reads_the_key_sets_of_others() {
     )
     .unwrap();
     std::fs::write(folder.join("none.json"), json!({ "keys": [ed25519] }).to_string()).unwrap();
-    let token = |kid: &str| {
+    let now = Clock::system().read().wall.0;
+    let dated = |kid: &str, claims: &Value| {
         let header = json!({ "alg": "ES256", "typ": "at+jwt", "kid": kid }).to_string();
-        std::fs::write(folder.join("token"), pair.sign(&header, r#"{"exp":4102444800}"#)).unwrap();
+        std::fs::write(folder.join("token"), pair.sign(&header, &claims.to_string())).unwrap();
     };
+    let token = |kid: &str| dated(kid, &json!({ "iat": now, "exp": now + 900 }));
     let verify = |set: &'static str| ["token", "verify", "--key-set", set, "token"];
     token("my key");
     let told = printed(&database, &verify("set.json"));
@@ -283,4 +285,39 @@ async fn verify_reads_the_key_sets_of_others() {
     );
     let (_, sentence) = refused(&database, 2, &verify("none.json"));
     assert!(sentence.contains("no key that can be used: key 1 ('ed')"), "{sentence}");
+
+    // Its dates, as a server of ours checks them.
+    for (claims, why) in [
+        (json!({ "iat": now + 600, "exp": now + 900 }), "its iat is"),
+        (json!({ "iat": now, "nbf": now + 600, "exp": now + 900 }), "its nbf is"),
+        (
+            json!({ "iat": now, "exp": now + 3_601 }),
+            "it lives 1h0m1s, but tokens.max_token_ttl is 1h",
+        ),
+        (
+            json!({ "iat": now - 900_000_000, "exp": now + 900 }),
+            "but tokens.max_token_ttl is 1h",
+        ),
+        (json!({ "iat": now + 50, "exp": now + 40 }), "it lives -"),
+        (json!({ "exp": now + 900 }), "iat is missing"),
+        (
+            json!({ "iat": "now", "exp": now + 900 }),
+            "iat is missing or no integer",
+        ),
+        (
+            json!({ "iat": now, "nbf": "now", "exp": now + 900 }),
+            "nbf is missing or no integer",
+        ),
+        (json!({ "iat": now }), "exp is missing"),
+        (json!({ "iat": now - 900, "exp": now - 1 }), "it expired"),
+    ] {
+        dated("my key", &claims);
+        let (_, sentence) = refused(&database, 1, &verify("set.json"));
+        assert!(sentence.contains(why), "{claims}: {sentence}");
+    }
+    dated("my key", &json!({ "iat": now + 30, "nbf": now, "exp": now + 900 }));
+    assert!(printed(&database, &verify("set.json")).contains("the token is valid"));
+    dated("my key", &json!({ "iat": now, "exp": now + 7_200 }));
+    let longer = [&["--set", "tokens.max_token_ttl=2h"][..], &verify("set.json")].concat();
+    assert!(printed(&database, &longer).contains("the token is valid"));
 }
