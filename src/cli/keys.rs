@@ -225,7 +225,12 @@ fn row(view: &View, key: &SigningKey) -> Vec<String> {
     let superseded_at = view.keys.superseded_at(key);
     let since = match state {
         State::Pending => Some(key.published_at),
-        State::Active => Some(key.activates_at),
+        // One that stands in for a key that is gone signs before its time.
+        State::Active => Some(if key.activates_at > view.now {
+            key.published_at
+        } else {
+            key.activates_at
+        }),
         State::Retired => superseded_at,
         State::Expired => expires_at,
         State::Revoked => key.revoked_at,
@@ -408,7 +413,7 @@ async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -
                     output::line(&format!(
                         "{alg} key {kid} (generation {}) is published and activates {}",
                         new.generation,
-                        output::time(new.activates_at, new.published_at)
+                        output::time(new.activates_at.max(new.published_at), new.published_at)
                     ));
                 }
                 inserted.push(Inserted::new(Some(kid), &new));

@@ -512,6 +512,43 @@ mod tests {
     }
 
     /// The same key material as that of a row, under another kid.
+    #[test]
+    fn a_key_that_a_revocation_could_not_replace_is_replaced_by_the_schedule_at_once() {
+        // Rotated long before its time, so that the schedule would have its next turn at 100.
+        let mut line = vec![key(1, -50, -4), key(2, 0, 40)];
+        (line[0].has_private_half, line[1].revoked_at) = (false, Some(NOW + Seconds(50)));
+        let revoked = Keys::new(line.clone());
+        let at = NOW + Seconds(51);
+        assert_eq!(without_active(&revoked, &policy(), at), [Algorithm::Es256]);
+        let steps = plan(&revoked, &policy(), at).steps;
+        let Some(Step::Insert(new)) = steps.first() else {
+            panic!("{steps:?}");
+        };
+        assert_eq!(
+            *new,
+            crate::keys::plan::rotate_early(&revoked, &policy(), Algorithm::Es256, at)
+        );
+        assert_eq!(
+            (new.generation, new.published_at, new.activates_at),
+            (3, at, at - Seconds(4))
+        );
+        let mut replacement = key(3, 51, 47);
+        replacement.kid = "k3".parse().unwrap();
+        let replaced = Keys::new([line, vec![replacement]].concat());
+        assert_eq!(states(&replaced, 51), [State::Retired, State::Revoked, State::Active]);
+        assert!(plan(&replaced, &policy(), at).steps.is_empty());
+        // The key before it leaves no earlier than if it had been superseded by the revoked one.
+        let expected = revoked.expires_at(&revoked.line(Algorithm::Es256)[0], &policy());
+        assert_eq!(
+            replaced.expires_at(&replaced.line(Algorithm::Es256)[0], &policy()),
+            expected
+        );
+        // A first key that waits for its time is not hurried by another one that never signed.
+        let mut first = vec![key(1, 0, 40), key(2, 10, 50)];
+        (first[0].has_private_half, first[0].revoked_at) = (false, Some(NOW + Seconds(20)));
+        assert!(plan(&Keys::new(first), &policy(), NOW + Seconds(21)).steps.is_empty());
+    }
+
     fn alias(of: &SigningKey, kid: &str) -> VerifyingKey {
         let mut jwk = of.jwk.clone().unwrap();
         jwk.kid = kid.parse().unwrap();

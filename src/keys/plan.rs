@@ -163,6 +163,9 @@ pub fn next_generation(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTi
     if keys.is_empty() {
         return None;
     }
+    if let Some((generation, due_at)) = missing_replacement(keys, policy, alg, now) {
+        return Some(Next { due_at, generation });
+    }
     let prepublish = prepublish_in_force(keys, policy, now);
     let earliest = now + prepublish;
     let (activates_at, due_at) = match last_sane(keys, policy, alg, now) {
@@ -181,8 +184,35 @@ pub fn next_generation(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTi
 /// The next generation without waiting for the period: what `keys rotate` inserts.
 #[must_use]
 pub fn rotate_early(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTime) -> NewGeneration {
+    if let Some((replacement, _)) = missing_replacement(keys, policy, alg, now) {
+        return replacement;
+    }
     let prepublish = prepublish_in_force(keys, policy, now);
     new_generation(keys, policy, alg, now, now + prepublish, prepublish)
+}
+
+/// The key that a revocation was to bring and did not, because it could seal none: nothing signs, so it signs at once like any
+/// replacement, whenever the schedule would have its next turn. With it, since when it is due.
+fn missing_replacement(
+    keys: &Keys,
+    policy: &Policy,
+    alg: Algorithm,
+    now: UnixTime,
+) -> Option<(NewGeneration, UnixTime)> {
+    if keys.active(alg, now).is_some() || keys.is_removed(alg, now) {
+        return None;
+    }
+    let signed = |key: &&SigningKey| !key.is_keyless() && !key.was_revoked_before_activation();
+    let revoked = keys
+        .line(alg)
+        .iter()
+        .filter(signed)
+        .filter(|key| key.revoked_at.is_some());
+    let last = revoked.max_by_key(|key| key.revoked_at)?;
+    let prepublish = prepublish_in_force(keys, policy, now).max(last.prepublish);
+    let activates_at = now - policy.windows().clock_skew;
+    let replacement = new_generation(keys, policy, alg, now, activates_at, prepublish);
+    Some((replacement, last.revoked_at.unwrap_or(now)))
 }
 
 /// Whether one more key of this algorithm fits into the set.

@@ -2,7 +2,7 @@
 //! sign with it, and cannot start again.
 
 use crate::clock::{Seconds, UnixTime};
-use crate::crypto::sealing::MasterKeyId;
+use crate::crypto::sealing::{MasterKeyId, MasterKeys};
 use crate::keyring::secret_binding;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::TrustedTime;
@@ -55,25 +55,37 @@ fn without(nodes: &[Heartbeat], master_key: &MasterKeyId) -> Vec<String> {
     lacking.map(ToString::to_string).collect()
 }
 
+/// The master key that would seal something new: the first of those listed that every running server lists too.
+///
+/// # Errors
+/// When the database does not answer; within, [`UnlistedMasterKey`] if there is none.
+pub async fn sealing_key(
+    db: &Db,
+    policy: &Policy,
+    master_keys: &MasterKeys,
+    trusted: &TrustedTime,
+) -> Result<Result<MasterKeyId, UnlistedMasterKey>, StoreError> {
+    let memory = heartbeat_memory(policy);
+    let mut nodes = db.living_nodes(trusted.checked_at(), memory).await?;
+    // While one master key is listed, what is sealed lies under it, and a server that does not say what it lists has opened that.
+    if master_keys.ids().count() == 1 {
+        nodes.retain(|node| !node.master_keys.is_empty());
+    }
+    let common = master_keys.ids().find(|id| without(&nodes, id).is_empty());
+    Ok(common.ok_or_else(|| {
+        let sealing = master_keys.sealing_id();
+        let nodes = without(&nodes, &sealing);
+        UnlistedMasterKey { sealing, nodes, memory }
+    }))
+}
+
 impl Rotator {
     /// The master key that seals something new: the first of those listed that every running server lists too.
     ///
     /// # Errors
     /// [`UnlistedMasterKey`] if there is none, or when the database does not answer.
     pub async fn sealing_key(&self, trusted: &TrustedTime) -> Result<MasterKeyId, RotationError> {
-        let memory = heartbeat_memory(&self.policy);
-        let mut nodes = self.db.living_nodes(trusted.checked_at(), memory).await?;
-        // While one master key is listed, what is sealed lies under it, and a server that does not say what it lists has opened that.
-        if self.master_key.ids().count() == 1 {
-            nodes.retain(|node| !node.master_keys.is_empty());
-        }
-        let common = self.master_key.ids().find(|id| without(&nodes, id).is_empty());
-        common.ok_or_else(|| {
-            let sealing = self.master_key.sealing_id();
-            let nodes = without(&nodes, &sealing);
-            let unlisted = UnlistedMasterKey { sealing, nodes, memory };
-            unlisted.into()
-        })
+        Ok(sealing_key(&self.db, &self.policy, &self.master_key, trusted).await??)
     }
 
     /// Seals a secret that running servers must open.

@@ -351,8 +351,30 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
         }
     }
     assert_eq!(db.signing_keys().await.unwrap().rows.len(), before);
-    // The key that leaked is revoked all the same, and the server makes another one.
+    // The key that leaked is revoked all the same, and the server makes another one, also long before the schedule would: this key has
+    // just begun to sign.
     let signing = kid(&app.token("service", &secret).await);
+    let foreseen = json(&database, &both(), &["keys", "revoke", &signing, "--dry-run"]);
+    let foreseen = &foreseen["revocations"][0];
+    assert_eq!(foreseen["made_by"], "server", "{foreseen}");
+    assert_eq!(foreseen["signs_then"], Value::Null, "{foreseen}");
+    assert!(
+        foreseen["servers_without_master_key"][0]
+            .as_str()
+            .unwrap()
+            .contains("an-older-node"),
+        "{foreseen}"
+    );
+    let told = run(
+        database.folder.path(),
+        &variables(&database, &both()),
+        &["keys", "revoke", &signing, "--dry-run"],
+    );
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(
+        told.contains("no RS256 key would sign until a running server has made a new one, within "),
+        "{told}"
+    );
     let output = run(
         database.folder.path(),
         &variables(&database, &both()),
@@ -374,6 +396,30 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
     let successor = line.unwrap().split_whitespace().nth(2).unwrap().trim_end_matches(',');
     assert_ne!(successor, signing);
     until_signed_with(&app, &secret, successor).await;
+    // What was foreseen is what happened, and the lists say it.
+    let keys = json(&database, &both(), &["keys", "list"]);
+    let named = |kid: &str| {
+        keys.as_array()
+            .unwrap()
+            .iter()
+            .find(|key| key["kid"] == kid)
+            .unwrap()
+            .clone()
+    };
+    let revoked: Vec<Value> = foreseen["revoked"].as_array().unwrap().clone();
+    assert!(
+        revoked
+            .iter()
+            .all(|kid| named(kid.as_str().unwrap())["state"] == "revoked"),
+        "{keys}"
+    );
+    let new = named(successor);
+    assert_eq!(new["state"], "active", "{keys}");
+    let time = |name: &str| new[name].as_str().unwrap().to_owned();
+    assert!(time("activates_at") < time("published_at"), "it signs at once: {new}");
+    let plan = json(&database, &both(), &["keys", "plan"]);
+    let is_wrong = |event: &Value| event["kid"] == successor && event["event"] == "activate";
+    assert!(!plan["events"].as_array().unwrap().iter().any(is_wrong), "{plan}");
     assert!(app.running.server.keyring.snapshot().unopened.is_empty());
 
     // Without a server that runs no key is made, and the command says so; the next server that starts makes one.
@@ -393,6 +439,18 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
     assert!(
         json(&database, &both(), &["keys", "show", &signing])["revoked_at"].is_string(),
         "it is revoked"
+    );
+    // The plan says that the next key signs at once, not after its lead time.
+    let plan = json(&database, &both(), &["keys", "plan"]);
+    let event = |name: &str| {
+        let events = plan["events"].as_array().unwrap().iter();
+        let mut of_rs256 = events.filter(|event| event["alg"] == "RS256" && event["kid"].is_null());
+        of_rs256.find(|event| event["event"] == name).unwrap()["at"].clone()
+    };
+    assert_eq!(
+        (event("publish"), event("activate")),
+        (plan["now"].clone(), plan["now"].clone()),
+        "{plan}"
     );
     let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
     for _ in 0..600 {

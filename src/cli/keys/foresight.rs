@@ -9,7 +9,7 @@ use crate::clock::UnixTime;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::keys::SigningKey;
-use crate::keys::lifecycle::Keys;
+use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::{NewGeneration, continued, destruction_due, has_room, next_generation, rotate_early};
 use crate::rotation::{RotationError, refuse_rotation};
 
@@ -191,9 +191,16 @@ fn events_of(view: &View, keys: &Keys, key: &SigningKey) -> Vec<Event> {
     let superseded_at = keys.superseded_at(key);
     let signs = superseded_at.is_none_or(|superseded_at| superseded_at > key.activates_at);
     let upcoming = |at: UnixTime| (at > now).then_some(at);
+    // A replacement is back-dated, and signs from its publication on.
+    let activation = if is_known {
+        let signs_already = view.keys.state(key, policy, now) == State::Active;
+        upcoming(key.activates_at).filter(|_| !signs_already)
+    } else {
+        Some(key.activates_at.max(key.published_at))
+    };
     [
         (What::Publish, (!is_known).then_some(key.published_at)),
-        (What::Activate, upcoming(key.activates_at).filter(|_| signs)),
+        (What::Activate, activation.filter(|_| signs)),
         (What::Retire, superseded_at.and_then(upcoming)),
         // One that is late happens as soon as a server runs.
         (
@@ -242,6 +249,7 @@ fn unmade(new: &NewGeneration) -> Kid {
 
 fn earliest(view: &View, alg: Algorithm) -> Earliest {
     let new = rotate_early(&view.keys, &view.policy, alg, view.now);
+    let signs_from = new.activates_at.max(new.published_at);
     let keys = with(&view.keys, std::slice::from_ref(&new));
     let active = view.keys.active(alg, view.now);
     let destroyed = active.and_then(|active| destruction_due(&keys, &view.policy, active, view.now));
@@ -250,10 +258,10 @@ fn earliest(view: &View, alg: Algorithm) -> Earliest {
         alg,
         fits_now: has_room(&view.keys, &view.policy, alg, view.now),
         publish: view.now.rfc3339(),
-        activate: new.activates_at.rfc3339(),
+        activate: signs_from.rfc3339(),
         destroy_active_private_half: destroyed.map(UnixTime::rfc3339),
         expire_active: expires.map(UnixTime::rfc3339),
-        times: [Some(new.activates_at), destroyed, expires],
+        times: [Some(signs_from), destroyed, expires],
     }
 }
 

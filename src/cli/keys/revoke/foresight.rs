@@ -2,17 +2,29 @@
 
 use serde_json::json;
 
+use crate::app::StartError;
 use crate::clock::UnixTime;
+use crate::crypto::sealing::MasterKeys;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
+use crate::keyring::trusted_time;
 use crate::keys::emergency::{self, Response, Revocation, accepted_until};
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
+use crate::rotation::sealing::{UnlistedMasterKey, sealing_key};
 
 use super::super::View;
 use super::Request;
 use crate::cli::context::{Context, Failure};
 use crate::cli::output;
+
+/// Who would make the key that signs then.
+enum Maker {
+    /// The command itself.
+    Command,
+    /// A server, as soon as it has followed: the command could seal no key.
+    Server(UnlistedMasterKey),
+}
 
 /// What would happen to the keys of one algorithm.
 struct Foreseen {
@@ -28,6 +40,7 @@ pub(super) async fn run(context: &Context, request: &Request) -> Result<(), Fail
     let view = View::read(context).await?;
     let (policy, now) = (&view.policy, view.now);
     let foreseen = foresee(&view.keys, policy, request, now)?;
+    let maker = maker(context).await?;
     let until = accepted_until(policy, now);
     if context.json {
         let revocations: Vec<_> = foreseen
@@ -38,6 +51,14 @@ pub(super) async fn run(context: &Context, request: &Request) -> Result<(), Fail
                     "revoked": line.revoke,
                     "already_revoked": line.revoke.is_empty(),
                     "makes_key": line.makes_key,
+                    "made_by": line.makes_key.then_some(match maker {
+                        Maker::Command => "command",
+                        Maker::Server(_) => "server",
+                    }),
+                    "servers_without_master_key": match &maker {
+                        Maker::Server(unlisted) if line.makes_key => Some(&unlisted.nodes),
+                        _ => None,
+                    },
                     "signs_then": line.signs,
                     "ends_removal": line.ends_removal,
                     "accepted_until": until.rfc3339(),
@@ -59,7 +80,13 @@ pub(super) async fn run(context: &Context, request: &Request) -> Result<(), Fail
             output::line(&format!("the removal of {alg} would be called off"));
         }
         output::line(&match &line.signs {
-            _ if line.makes_key => format!("a new {alg} key would be made and sign at once"),
+            _ if line.makes_key => match &maker {
+                Maker::Command => format!("a new {alg} key would be made and sign at once"),
+                Maker::Server(unlisted) => format!(
+                    "no {alg} key would sign until a running server has made a new one, within {}: this command would seal none. {unlisted}",
+                    policy.windows().replica_refresh * 2
+                ),
+            },
             Some(kid) => format!("{alg} key {kid} would sign"),
             None => format!("no {alg} key would sign"),
         });
@@ -73,6 +100,20 @@ pub(super) async fn run(context: &Context, request: &Request) -> Result<(), Fail
     }
     output::line("Nothing was changed.");
     Ok(())
+}
+
+/// Asks what the command itself asks before it seals a key.
+async fn maker(context: &Context) -> Result<Maker, Failure> {
+    let (config, db) = context.database().await?;
+    let master_keys = config.master_key_text()?;
+    let master_keys = MasterKeys::parse(&master_keys).map_err(|error| Failure::Start(StartError::MasterKey(error)))?;
+    let trusted = trusted_time(&db, &config.keys.policy, &context.clock, None).await?;
+    Ok(
+        match sealing_key(&db, &config.keys.policy, &master_keys, &trusted).await? {
+            Ok(_) => Maker::Command,
+            Err(unlisted) => Maker::Server(unlisted),
+        },
+    )
 }
 
 fn foresee(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> Result<Vec<Foreseen>, Failure> {
