@@ -160,8 +160,16 @@ impl Finding {
         }
     }
 
-    fn answer<T>(name: &'static str, good: &str, answer: Result<T, StoreError>) -> Self {
-        let problems: Vec<String> = answer.err().iter().map(ToString::to_string).collect();
+    fn answer<T>(name: &'static str, good: &str, config: &Config, answer: Result<T, StoreError>) -> Self {
+        let role = config.database.role();
+        let told = |error: StoreError| {
+            let right = error.missing_right(role);
+            right.map_or_else(
+                || error.to_string(),
+                |right| format!("the database refuses it: {right}"),
+            )
+        };
+        let problems: Vec<String> = answer.err().map(told).into_iter().collect();
         Self::new(name, good, &problems)
     }
 }
@@ -216,6 +224,7 @@ async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
         findings.push(Finding::answer(
             "writes",
             "a write was committed",
+            config,
             db.probe_write().await,
         ));
     }
@@ -254,6 +263,7 @@ async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
     let mut findings = vec![Finding::answer(
         "clients",
         "every row can be read",
+        config,
         all_clients(db).await,
     )];
     findings.push(mailboxes(db).await?);

@@ -58,6 +58,9 @@ pub struct CopiedTable {
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
+    /// The source.
+    #[error(transparent)]
+    Source(StoreError),
     /// The target.
     #[error(transparent)]
     Target(#[from] RestoreError),
@@ -81,6 +84,16 @@ pub enum CopyError {
         /// The column.
         column: String,
     },
+}
+
+impl CopyError {
+    /// The same error of what was done with the source.
+    fn of_source(self) -> Self {
+        match self {
+            Self::Target(RestoreError::Store(error)) => Self::Source(error),
+            other => other,
+        }
+    }
 }
 
 impl From<StoreError> for CopyError {
@@ -155,7 +168,7 @@ impl Db {
         let known = known_columns().await?;
         target.mark_unfinished(source, now).await?;
         target.migrate().await?;
-        let mut from = self.begin_source().await?;
+        let mut from = self.begin_source().await.map_err(CopyError::Source)?;
         let mut to = target.begin().await?;
         // The lock that this takes lets one copy at a time go on.
         in_tx!(&mut to, |connection| sqlx::raw_sql(AssertSqlSafe(format!(
@@ -165,7 +178,8 @@ impl Db {
         .await
         .map(|_| ())?);
         refuse_rows(&mut to).await?;
-        let (from_columns, to_columns) = (columns(&mut from, &known).await?, columns(&mut to, &known).await?);
+        let from_columns = columns(&mut from, &known).await.map_err(CopyError::Source)?;
+        let to_columns = columns(&mut to, &known).await?;
         let mut copied = Vec::new();
         for (table, _) in TABLES.iter().filter(|(table, _)| *table != NOT_COPIED) {
             let read = copy_table(&mut from, &mut to, table, &from_columns, &to_columns).await?;
@@ -286,7 +300,7 @@ async fn copy_table(
     let columns = to_columns.get(table).map(Vec::as_slice).unwrap_or_default();
     let mut sum = Sum::default();
     let mut pages = Pages::new(table, from_columns);
-    while let Some(rows) = pages.next(from).await? {
+    while let Some(rows) = pages.next(from).await.map_err(CopyError::of_source)? {
         for rows in rows.chunks(ROWS_OF_STATEMENT) {
             write_rows(to, table, columns, rows).await?;
         }

@@ -1,12 +1,23 @@
 //! The database as a whole: which schema it has, and whether it is damaged.
 
+use sqlx::AssertSqlSafe;
+
 use super::nodes::{self, Heartbeat, Place, beat};
 use super::{Db, StoreError, in_tx, known_versions, on_read};
 use crate::clock::{Seconds, UnixTime};
 
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
-const POSTGRES_MIGRATED: &str = "SELECT count(*) FROM information_schema.tables \
-                                 WHERE table_schema = current_schema() AND table_name = '_sqlx_migrations'";
+/// The catalog, since the information schema hides what a role has no right to.
+const POSTGRES_MIGRATED: &str = "SELECT count(*) FROM pg_catalog.pg_class t \
+                                 JOIN pg_catalog.pg_namespace s ON s.oid = t.relnamespace \
+                                 WHERE s.nspname = current_schema() AND t.relname = '_sqlx_migrations'";
+/// A schema of the search path that PostgreSQL passes over because the role may not use it: the one that has our tables, else the first.
+const POSTGRES_BARRED: &str = "SELECT s.nspname::TEXT FROM pg_catalog.unnest(string_to_array(current_setting('search_path'), ',')) \
+    WITH ORDINALITY AS path (name, place) \
+    JOIN pg_catalog.pg_namespace s ON s.nspname = replace(trim(BOTH '\" ' FROM path.name), '$user', current_user) \
+    LEFT JOIN pg_catalog.pg_class t ON t.relnamespace = s.oid AND t.relname = '_sqlx_migrations' \
+    WHERE NOT pg_catalog.has_schema_privilege(s.oid, 'USAGE') AND (t.oid IS NOT NULL OR current_schema() IS NULL) \
+    ORDER BY t.oid IS NULL, path.place LIMIT 1";
 const SQLITE_SIZE: &str = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
 /// What `PRAGMA auto_vacuum` answers for a file whose free pages can be given back.
 const INCREMENTAL: i64 = 2;
@@ -79,11 +90,26 @@ impl Db {
             Self::Postgres { pool, .. } => sqlx::query_scalar(POSTGRES_MIGRATED).fetch_one(pool).await?,
         };
         if migrated == 0 {
+            self.refuse_barred_schema().await?;
             return Ok(Vec::new());
         }
         Ok(on_read!(self, |pool| sqlx::query_scalar(APPLIED)
             .fetch_all(pool)
             .await)?)
+    }
+
+    /// Fails as a statement does that names the schema, so that a right that is missing does not look like a table that is.
+    async fn refuse_barred_schema(&self) -> Result<(), StoreError> {
+        let Self::Postgres { pool, .. } = self else {
+            return Ok(());
+        };
+        let barred: Option<String> = sqlx::query_scalar(POSTGRES_BARRED).fetch_optional(pool).await?;
+        if let Some(schema) = barred {
+            let named = schema.replace('"', "\"\"");
+            let select = AssertSqlSafe(format!("SELECT 1 FROM \"{named}\"._sqlx_migrations LIMIT 1"));
+            sqlx::query(select).execute(pool).await?;
+        }
+        Ok(())
     }
 
     /// Gives the free pages of an SQLite file back to the file system, and empties its log; answers with the size of the file before and

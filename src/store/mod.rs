@@ -47,6 +47,8 @@ use crate::clock::{UnixTime, sleep};
 use crate::config::Database;
 use crate::keys::trusted_time::Reference;
 
+use rights::Duty;
+
 pub use change::ChangeId;
 pub use kept::Kept;
 pub use pools::{PoolUse, waits_for_connections};
@@ -196,7 +198,14 @@ impl StoreError {
     #[must_use]
     pub fn missing_right(&self, role: Option<&str>) -> Option<String> {
         let Self::Unavailable(error) = self else { return None };
-        rights::refusal(error).map(|message| rights::explained(message, role))
+        rights::refusal(error).map(|message| rights::explained(message, role, Duty::Rows))
+    }
+
+    /// The same, where the role is to make the tables.
+    #[must_use]
+    pub fn missing_right_to_tables(&self, role: Option<&str>) -> Option<String> {
+        let Self::Unavailable(error) = self else { return None };
+        rights::refusal(error).map(|message| rights::explained(message, role, Duty::Tables))
     }
 
     /// What the driver said, without the words that go before it.
@@ -213,7 +222,12 @@ impl StoreError {
 fn told(error: &sqlx::Error) -> String {
     rights::refusal(error).map_or_else(
         || format!("the database did not answer: {}", described(error)),
-        |message| format!("the database refuses it: {}", rights::explained(message, None)),
+        |message| {
+            format!(
+                "the database refuses it: {}",
+                rights::explained(message, None, Duty::Rows)
+            )
+        },
     )
 }
 

@@ -10,8 +10,17 @@ pub(super) fn refusal(error: &sqlx::Error) -> Option<&str> {
     (error.code()? == "42501").then(|| error.message())
 }
 
+/// What the role is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Read and write rows, as a server does.
+    Rows,
+    /// Make the tables, and own them.
+    Tables,
+}
+
 /// What is missing to this role, and what grants it.
-pub(super) fn explained(message: &str, role: Option<&str>) -> String {
+pub(super) fn explained(message: &str, role: Option<&str>, duty: Duty) -> String {
     let role = role.unwrap_or(SOME_ROLE);
     let of = |kind: &str| {
         let (_, name) = message.split_once(&format!(" for {kind} "))?;
@@ -19,6 +28,16 @@ pub(super) fn explained(message: &str, role: Option<&str>) -> String {
     };
     let cure = if message.starts_with("must be owner of") {
         "run this command as the role that owns the tables".to_owned()
+    } else if duty == Duty::Tables {
+        of("schema").map_or_else(
+            || format!("name the role that owns the tables in the URL, not {role}"),
+            |schema| {
+                format!(
+                    "tables are made there, so an administrator runs GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}, or name the role that \
+                     owns the tables in the URL"
+                )
+            },
+        )
     } else if let Some(table) = of("table").or_else(|| of("relation")) {
         match table {
             "audit" | "_sqlx_migrations" => {
@@ -76,7 +95,7 @@ mod tests {
                 &["run this command as the role that owns"],
             ),
         ] {
-            let told = explained(message, Some("keyround_server"));
+            let told = explained(message, Some("keyround_server"), Duty::Rows);
             assert!(
                 told.starts_with(message) && told.contains("docs/postgresql.md"),
                 "{told}"
@@ -85,6 +104,20 @@ mod tests {
                 assert!(told.contains(part), "{told}");
             }
         }
-        assert!(explained("permission denied for table a", None).contains("ON a TO the role of database.url"));
+        let unknown = explained("permission denied for table a", None, Duty::Rows);
+        assert!(unknown.contains("ON a TO the role of database.url"));
+        for (message, part) in [
+            (
+                "permission denied for schema public",
+                "GRANT USAGE, CREATE ON SCHEMA public TO new_server",
+            ),
+            (
+                "permission denied for table audit",
+                "the role that owns the tables in the URL, not new_server",
+            ),
+        ] {
+            let told = explained(message, Some("new_server"), Duty::Tables);
+            assert!(told.contains(part) && !told.contains("database.url"), "{told}");
+        }
     }
 }

@@ -251,7 +251,7 @@ async fn what_makes_no_sense_is_refused() {
             2,
             "--to is not the URL of a database",
         ),
-        (&["db", "copy", "--to", "sqlite::memory:"], 2, "in memory"),
+        (&["db", "copy", "--to", "sqlite::memory:"], 2, "is a database in memory"),
         (&["db", "copy", "--to", &source.url], 2, "name another one"),
     ] {
         let sentence = refusal(&source, code, arguments);

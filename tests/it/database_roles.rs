@@ -188,3 +188,111 @@ crate::on_both_databases!(a_command_that_looks_changes_no_schema, |database| {
     assert_eq!(code, 0, "{said}");
     assert_eq!(output(&database, &["keys", "list"]).0, 0);
 });
+
+/// A role that may not look at the tables does not say that there are none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_right_does_not_look_like_a_missing_schema() {
+    let database = TestDatabase::postgres().await;
+    let suffix = database.url.rsplit('/').next().unwrap().to_owned();
+    let role = format!("server_{suffix}");
+    let (owner, server) = (
+        as_role(&database, &format!("owner_{suffix}")),
+        as_role(&database, &role),
+    );
+    let [before, after] = grants(&suffix).try_into().unwrap();
+    let raw = Raw::open(&database).await;
+    raw.execute(&before).await;
+    assert_eq!(output(&owner, &["db", "migrate"]).0, 0);
+    raw.execute(&after).await;
+    assert_eq!(output(&server, &["audit", "list"]).0, 0);
+    let commands = [
+        &["keys", "list"][..],
+        &["keys", "rotate"],
+        &["serve"],
+        &["db", "migrate"],
+        &["db", "check"],
+        &["backup", "backup.jsonl"],
+    ];
+    let usage = format!("GRANT USAGE ON SCHEMA public TO {role}");
+    let select = format!("GRANT SELECT ON _sqlx_migrations TO {role}");
+    let undo = format!("{usage}; GRANT USAGE ON SCHEMA public TO PUBLIC; {select}");
+    for (taken, grant) in [
+        (format!("REVOKE USAGE ON SCHEMA public FROM {role}, PUBLIC"), &usage),
+        (format!("REVOKE ALL ON _sqlx_migrations FROM {role}"), &select),
+    ] {
+        raw.execute(&taken).await;
+        for command in commands {
+            let (code, said) = output(&server, command);
+            assert_eq!(code, 1, "{taken}: {command:?}: {said}");
+            assert!(said.contains(grant.as_str()), "{taken}: {command:?}: {said}");
+            assert!(
+                !said.contains("schema 0") && !said.contains("run 'keyround db migrate'"),
+                "{taken}: {command:?}: {said}"
+            );
+        }
+        raw.execute(&undo).await;
+    }
+    // The schema of the tables is passed over for another one of the search path, which the role may use.
+    raw.execute(&format!(
+        "CREATE SCHEMA empty; GRANT USAGE ON SCHEMA empty TO {role}; REVOKE USAGE ON SCHEMA public FROM {role}, PUBLIC; \
+         ALTER ROLE {role} SET search_path = public, empty"
+    ))
+    .await;
+    let (code, said) = output(&server, &["keys", "list"]);
+    assert!(code == 1 && said.contains(&usage), "{said}");
+    raw.execute(&format!("ALTER ROLE {role} RESET search_path; {undo}"))
+        .await;
+    assert_eq!(output(&server, &["audit", "list"]).0, 0);
+    // A database that has no tables yet is still said to have none.
+    raw.execute("DROP TABLE _sqlx_migrations").await;
+    let (code, said) = output(&server, &["keys", "list"]);
+    assert!(code == 1 && said.contains("db migrate"), "{said}");
+    raw.close().await;
+}
+
+/// A copy names the database whose role lacks a right, that role, and the right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_names_the_role_of_the_database_that_refuses_it() {
+    let source = TestDatabase::sqlite();
+    let app = TestApp::start_with_clock(&source, &[], Clock::system()).await;
+    app.running.stop().await;
+    let target = TestDatabase::postgres().await;
+    let suffix = target.url.rsplit('/').next().unwrap().to_owned();
+    let role = format!("server_{suffix}");
+    let (owner, server) = (as_role(&target, &format!("owner_{suffix}")), as_role(&target, &role));
+    let [before, after] = grants(&suffix).try_into().unwrap();
+    let raw = Raw::open(&target).await;
+    raw.execute(&before).await;
+    // The role of the servers may make no tables.
+    let (code, said) = output(&source, &["db", "copy", "--to", &server.url]);
+    for part in [
+        "cannot copy to postgres",
+        &format!("(SQLSTATE 42501, to {role})"),
+        &format!("GRANT USAGE, CREATE ON SCHEMA public TO {role}"),
+    ] {
+        assert!(code == 1 && said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("database.url"), "{said}");
+    let (code, said) = output(&source, &["db", "copy", "--to", &owner.url]);
+    assert_eq!(code, 0, "{said}");
+    raw.execute(&after).await;
+    // Back, as the role of the servers, which may not lock the audit log.
+    let file = format!("sqlite:{}", source.folder.path().join("back.db").display());
+    let (code, said) = output(&server, &["db", "copy", "--to", &file]);
+    for part in [
+        "cannot copy from postgres",
+        &format!("(SQLSTATE 42501, to {role})"),
+        "name the role that owns the tables in the URL",
+    ] {
+        assert!(code == 1 && said.contains(part), "{part}: {said}");
+    }
+    let (code, said) = output(&owner, &["db", "copy", "--to", &file]);
+    assert_eq!(code, 0, "{said}");
+    // A target that cannot be reached is named, not the source.
+    let (code, said) = output(&source, &["db", "copy", "--to", "postgres://nobody@127.0.0.1:1/x"]);
+    assert!(
+        code == 1 && said.contains("127.0.0.1:1") && !said.contains("the database sqlite"),
+        "{said}"
+    );
+    raw.close().await;
+}

@@ -23,7 +23,7 @@ use keyround::telemetry::SessionMetrics;
 use serde_json::json;
 
 use crate::database_roles::{as_role, grants};
-use crate::helpers::{TestDatabase, config};
+use crate::helpers::{TestDatabase, config, private_file};
 use crate::process::{BINARY, PATH, Serving, free_port, run};
 use crate::rows::Raw;
 
@@ -545,7 +545,7 @@ async fn use_account(site: &Site, reused: bool) {
 /// An account, at whose password somebody guesses until a limit is met.
 async fn guess_passwords(site: &Site) {
     let file = site.folder().join("password");
-    std::fs::write(&file, "seven green umbrellas\n").unwrap();
+    private_file(&file, "seven green umbrellas\n");
     let email = "ada@example.com";
     let create = [
         "users",
@@ -577,7 +577,7 @@ fn bring_old_keys(site: &Site) {
     std::fs::create_dir_all(&folder).unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/keys");
     for (from, to) in [("rsa.public.jwk", "public.jwk"), ("p256.pkcs8.pem", "signing.pem")] {
-        std::fs::copy(fixtures.join(from), folder.join(to)).unwrap();
+        private_file(folder.join(to), std::fs::read(fixtures.join(from)).unwrap());
     }
     let read = |name: &str| import::read(&std::fs::read(fixtures.join(name)).unwrap(), Passphrase::None).unwrap();
     let kid = read("rsa.public.jwk").kid.unwrap();
@@ -654,6 +654,7 @@ async fn act(site: &mut Site, what: &str) {
             site.lose_database().await;
         }
         "every node is started" => site.start_all(),
+        "every node is stopped" => site.stop_all(),
         "every node is stopped, and ten minutes pass" => {
             site.stop_all();
             site.age(600).await;

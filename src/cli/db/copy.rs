@@ -10,7 +10,8 @@ use crate::config::{self, Config, Database};
 use crate::keyring::trusted_time;
 use crate::rotation::sealing::heartbeat_memory;
 use crate::store::audit::Entry;
-use crate::store::copy::CopiedTable;
+use crate::store::backup::RestoreError;
+use crate::store::copy::{CopiedTable, CopyError};
 
 use super::living_nodes;
 use crate::cli::context::{ACTOR, Context, Failure};
@@ -29,11 +30,6 @@ pub struct Request {
 
 pub async fn run(context: &Context, config: &Config, request: &Request) -> Result<(), Failure> {
     let target = target(request)?;
-    if target == Database::SqliteInMemory || config.database == Database::SqliteInMemory {
-        return Err(Failure::Usage(
-            "a database in memory cannot be copied, nor be copied to".to_owned(),
-        ));
-    }
     if target == config.database {
         return Err(Failure::Usage(format!(
             "{target} is the database of the settings; name another one"
@@ -52,7 +48,9 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
             heartbeat_memory(policy),
         )));
     }
-    let other = open_database(&target).await?;
+    let other = open_database(&target)
+        .await
+        .map_err(|error| Failure::from(error).located(&target))?;
     let from = config.database.to_string();
     let entry = |rows: u64| Entry {
         event: "database.copied",
@@ -66,11 +64,23 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
     let tables = source
         .copy_to(&other, &from, now, entry)
         .await
-        .map_err(|error| Failure::Refused(format!("cannot copy to {target}: {error}")))?;
+        .map_err(|error| refused(&error, &config.database, &target))?;
     other.close().await;
     source.close().await;
     print(context, &from, &target, &tables);
     Ok(())
+}
+
+/// Names the database that failed and, if a right is missing, the role of its URL. A copy makes tables, and locks those of the source.
+fn refused(error: &CopyError, source: &Database, target: &Database) -> Failure {
+    let (store, database, what) = match error {
+        CopyError::Source(error) => (Some(error), source, "cannot copy from"),
+        CopyError::Target(RestoreError::Store(error)) => (Some(error), target, "cannot copy to"),
+        _ => (None, target, "cannot copy to"),
+    };
+    let right = store.and_then(|error| error.missing_right_to_tables(database.role()));
+    let why = right.unwrap_or_else(|| error.to_string());
+    Failure::Refused(format!("{what} {database}: {why}"))
 }
 
 fn target(request: &Request) -> Result<Database, Failure> {
