@@ -35,7 +35,7 @@ pub use removal::{CannotKeep, CannotRemove, Kept, Removed};
 pub use restore::{CannotRestore, Restored, try_restore};
 pub use revocation::Revoked;
 use rotator::once;
-pub use rotator::{GenerationError, RotationError, Rotator, refuse_rotation};
+pub use rotator::{GenerationError, MAX_WAITING, RotationError, Rotator, refuse_rotation};
 
 /// Who acts when nobody does.
 pub const SCHEDULE: &str = "schedule";

@@ -11,7 +11,7 @@ use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
 use crate::keyring::{Ledger, LedgerError, binding, node_in_doubt, trusted_time, trusted_time_again};
 use crate::keys::SigningKey;
 use crate::keys::emergency::UnknownKey;
-use crate::keys::lifecycle::Keys;
+use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::{self, NewGeneration, Step, plan};
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Doubt, TrustedTime};
@@ -54,9 +54,22 @@ pub enum RotationError {
     /// One more key would make the set too large for real caches.
     #[error(
         "one more {0} key does not fit into keys.max_published or keys.max_set_bytes; wait until a retired key expires \
-         ('keyround keys plan' says when), or raise the limit"
+         ('keyround keys plan' says when), revoke a pending key that is not needed ('keyround keys list' names them), or raise the limit"
     )]
     SetFull(Algorithm),
+    /// Each rotation adds a key that waits for its time, and the earlier ones do it no sooner.
+    #[error(
+        "{waiting} {alg} keys are published and wait to sign, as many as may; one more would sign no sooner and only fill the set. The next \
+         signs from {next}: wait for it, or revoke one that is not needed ('keyround keys list' names them)"
+    )]
+    Waiting {
+        /// The algorithm.
+        alg: Algorithm,
+        /// How many there are.
+        waiting: usize,
+        /// When the first of them signs.
+        next: UnixTime,
+    },
     /// The algorithm is not enabled.
     #[error("{0} is not among keys.algorithms and has no key; add it there to enable it")]
     NotEnabled(Algorithm),
@@ -400,7 +413,10 @@ impl Rotator {
     }
 }
 
-/// Refuses to rotate what has no key that signs. A removed algorithm gets its next key no earlier by one more.
+/// How many keys of an algorithm may wait to sign before a person may not add another: the schedule's, and two more.
+pub const MAX_WAITING: usize = 3;
+
+/// Refuses to rotate what has no key that signs, and what has keys enough that wait. A removed algorithm gets its next key no earlier by one more.
 ///
 /// # Errors
 /// The reason.
@@ -418,7 +434,14 @@ pub fn refuse_rotation(keys: &Keys, policy: &Policy, alg: Algorithm, now: UnixTi
     if keys.is_empty() {
         return Err(RotationError::NoKeys);
     }
-    Ok(())
+    let waiting = || {
+        let line = keys.line(alg).iter();
+        line.filter(|key| !key.is_keyless() && keys.state(key, policy, now) == State::Pending)
+    };
+    match (waiting().count(), waiting().map(|key| key.activates_at).min()) {
+        (waiting, Some(next)) if waiting >= MAX_WAITING => Err(RotationError::Waiting { alg, waiting, next }),
+        _ => Ok(()),
+    }
 }
 
 /// The algorithms that these steps need a key pair of.

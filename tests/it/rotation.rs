@@ -10,7 +10,7 @@ use keyround::jose::jwk::{Kid, PublicJwk};
 use keyround::jose::jwt::verify_access_token_signature;
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::plan;
-use keyround::rotation::{CannotKeep, CannotRemove, RotationError, Rotator};
+use keyround::rotation::{CannotKeep, CannotRemove, MAX_WAITING, RotationError, Rotator};
 use keyround::store::Db;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -781,6 +781,33 @@ async fn swapped_private_halves_do_not_open_and_the_other_line_signs_on() {
     assert_eq!(contents(&database).await, before, "a key was made or changed");
     app.running.stop().await;
 }
+
+crate::on_both_databases!(repeated_rotations_do_not_fill_the_set, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let rotate = async || app.rotator().rotate(Algorithm::Es256, "test", "test").await;
+    for _ in 0..MAX_WAITING {
+        rotate().await.unwrap();
+    }
+    let before = app.keys().await;
+    let next = before.line(Algorithm::Es256)[1].activates_at;
+    let refused = rotate().await.unwrap_err();
+    assert!(
+        matches!(refused, RotationError::Waiting { waiting: MAX_WAITING, next: told, .. } if told == next),
+        "{refused:?}"
+    );
+    let told = refused.to_string();
+    assert!(
+        told.contains("3 ES256 keys are published and wait to sign") && told.contains("keys list"),
+        "{told}"
+    );
+    assert_eq!(
+        app.keys().await.line(Algorithm::Es256).len(),
+        before.line(Algorithm::Es256).len()
+    );
+    // Another algorithm is not concerned.
+    app.rotator().rotate(Algorithm::Rs256, "test", "test").await.unwrap();
+    app.running.stop().await;
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_set_delays_rotation_serves_on_and_says_so() {
