@@ -1,7 +1,7 @@
 //! Which database: a file, memory or a server, with the password that its URL may hold.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -117,13 +117,23 @@ impl FromStr for Database {
 fn parse_sqlite(rest: &str) -> Result<Database, Refusal> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
     if path == ":memory:" {
-        return Ok(Database::SqliteInMemory);
+        return refuse(
+            "is a database in memory, which no command could see and whose keys would be gone when the server stops; write sqlite:PATH, \
+             or try Keyround by 'keyround serve --dev'",
+        );
     }
     if path.is_empty() {
         return refuse("names no file; write one such as sqlite:data/keyround.db");
     }
     if path.contains(['?', '#', '\0']) {
         return refuse("has parameters, but Keyround sets SQLite's own; write sqlite:PATH alone");
+    }
+    let folder = path.trim_end_matches('/');
+    if folder.len() < path.len() || Path::new(path).is_dir() {
+        return refuse(format!(
+            "names a folder; write the file in it, such as sqlite:{}/keyround.db",
+            folder.escape_debug()
+        ));
     }
     Ok(Database::Sqlite { path: path.into() })
 }
@@ -359,15 +369,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn databases_are_files_memory_or_servers() {
+    fn databases_are_files_or_servers() {
         let sqlite = |path: &str| Database::Sqlite { path: path.into() };
         for (text, database) in [
             ("sqlite:data/keyround.db", sqlite("data/keyround.db")),
             ("sqlite:/var/lib/keyround.db", sqlite("/var/lib/keyround.db")),
             ("sqlite:///var/lib/keyround.db", sqlite("/var/lib/keyround.db")),
-            ("sqlite::memory:", Database::SqliteInMemory),
         ] {
             assert_eq!(text.parse::<Database>().unwrap(), database, "{text}");
+        }
+        for (text, why) in [
+            ("sqlite::memory:", "is a database in memory"),
+            ("sqlite://:memory:", "is a database in memory"),
+            ("sqlite:/", "names a folder"),
+            (
+                "sqlite:data/",
+                "names a folder; write the file in it, such as sqlite:data/keyround.db",
+            ),
+            (
+                "sqlite:.",
+                "names a folder; write the file in it, such as sqlite:./keyround.db",
+            ),
+            (
+                "sqlite:..//",
+                "names a folder; write the file in it, such as sqlite:../keyround.db",
+            ),
+            (
+                "sqlite:///usr",
+                "names a folder; write the file in it, such as sqlite:/usr/keyround.db",
+            ),
+        ] {
+            let refusal = text.parse::<Database>().unwrap_err().to_string();
+            assert!(refusal.contains(why), "{text}: {refusal}");
         }
         for text in [
             "",

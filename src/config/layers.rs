@@ -101,7 +101,7 @@ impl Layers {
         };
         for setting in SETTINGS {
             if let Ok(value) = merged.get::<config::Value>(&setting.name()) {
-                if let Some(cure) = comma_separated(setting, &value.kind) {
+                if let Some(cure) = other_list(setting, &value.kind) {
                     return Err(layers.refused(&setting.name(), None, cure));
                 }
                 let found = described(setting, &value.kind);
@@ -368,7 +368,7 @@ fn shaped(setting: &Setting, value: ValueKind) -> Option<toml::Value> {
         (Shape::Flag, ValueKind::String(text)) => text.parse::<bool>().ok().map(Into::into),
         (Shape::Count, ValueKind::I64(number)) => Some(number.into()),
         (Shape::Count, ValueKind::String(text)) => text.parse::<i64>().ok().map(Into::into),
-        (Shape::List, ValueKind::String(text)) => Some(split(&text)),
+        (Shape::List, ValueKind::String(text)) => Some(split(&text, separator(setting))),
         (Shape::List, ValueKind::Array(items)) => items
             .into_iter()
             .map(|item| match item.kind {
@@ -382,18 +382,27 @@ fn shaped(setting: &Setting, value: ValueKind) -> Option<toml::Value> {
 }
 
 /// What to write instead of a list in JSON or TOML where a text was to be split: its items would keep brackets and quotation marks.
-fn comma_separated(setting: &Setting, value: &ValueKind) -> Option<String> {
+fn other_list(setting: &Setting, value: &ValueKind) -> Option<String> {
     let (Shape::List, ValueKind::String(text)) = (setting.kind.shape(), value) else {
         return None;
     };
-    text.trim_start().starts_with('[').then(|| {
+    let separator = separator(setting);
+    if text.trim_start().starts_with('[') {
         let items = text
             .split(',')
             .map(|item| item.trim_matches(['[', ']', '"', '\'', ' ']));
         let items: Vec<&str> = items.collect();
+        return Some(format!(
+            "is a list as in a file; in the environment its items are {} separated: write {}",
+            if separator == ',' { "comma" } else { "semicolon" },
+            items.join(&separator.to_string()).escape_debug()
+        ));
+    }
+    // 'api role=admin,owner' would else be a policy 'api' and a policy 'owner' that requires nothing.
+    (separator != ',' && text.contains(',')).then(|| {
         format!(
-            "is a list as in a file; in the environment its items are comma separated: write {}",
-            items.join(",").escape_debug()
+            "has a comma, which separates nothing here; write '{separator}' between two policies, repeat the word for several values \
+             (role=admin role=owner), and write a value that has a comma in the settings file"
         )
     })
 }
@@ -429,12 +438,21 @@ fn missing(name: &'static str) -> ConfigError {
     ConfigError::Missing { setting: name, cure }
 }
 
-/// The items of a comma separated list; an empty text is an empty list.
-fn split(text: &str) -> toml::Value {
+/// What separates the items of a list in one text: a character that no item has.
+fn separator(setting: &Setting) -> char {
+    if setting.kind == settings::Kind::Policies {
+        ';'
+    } else {
+        ','
+    }
+}
+
+/// The items of a list in one text; an empty text is an empty list.
+fn split(text: &str, separator: char) -> toml::Value {
     if text.trim().is_empty() {
         return toml::Value::Array(Vec::new());
     }
-    text.split(',')
+    text.split(separator)
         .map(|item| item.trim().to_owned())
         .collect::<Vec<_>>()
         .into()

@@ -8,6 +8,7 @@ mod database;
 mod error;
 mod forward_auth;
 mod layers;
+mod log_filter;
 mod postgres_tls;
 mod secret_file;
 mod service_links;
@@ -21,7 +22,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::clock::Seconds;
@@ -35,7 +35,7 @@ pub use database::{Database, PostgresServer, PostgresUrl};
 pub use error::ConfigError;
 pub use forward_auth::{ForwardAuth, ForwardAuthPolicy};
 pub use layers::{Sources, sudo_user};
-pub use secret_file::read as read_secret_file;
+pub use secret_file::{read as read_secret_file, refuse_exposed};
 pub use values::{Issuer, Network, Origin, Refusal, SecretText, parse_duration};
 
 use layers::Layers;
@@ -699,11 +699,6 @@ fn read_log(layers: &Layers) -> Result<Log, ConfigError> {
         "json" => Ok(LogFormat::Json),
         _ => Err(Refusal("is not a form of log lines; write text or json".to_owned())),
     })?;
-    let filter = layers.required("log.filter", |text| match EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(Refusal(format!(
-            "is not a log filter ({error}); write one such as info or info,keyround=debug"
-        ))),
-    })?;
+    let filter = layers.required("log.filter", log_filter::parse)?;
     Ok(Log { format, filter })
 }

@@ -1,7 +1,8 @@
 //! Secrets that lie in files of their own.
 
+use std::fs::Metadata;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -30,15 +31,7 @@ pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, Con
         why,
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    let user = rustix::process::geteuid().as_raw();
-    if !metadata.is_dir() && is_exposed(metadata.mode(), metadata.uid(), user) {
-        return Err(ConfigError::SecretExposed {
-            setting,
-            path: path.to_owned(),
-            mode: metadata.mode() & 0o777,
-        });
-    }
+    refuse_exposed(setting, path, &file.metadata().map_err(unreadable)?)?;
     // The buffer never grows, so no copy of the secret stays behind.
     let mut content = Zeroizing::new(Vec::with_capacity(2 * usize::try_from(LONGEST).unwrap_or(0)));
     file.take(LONGEST + 1).read_to_end(&mut content).map_err(unreadable)?;
@@ -51,6 +44,23 @@ pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, Con
         return Err(refused("is empty"));
     }
     Ok(Zeroizing::new(trimmed.to_owned()))
+}
+
+/// Refuses a file whose secret others may read. A terminal keeps nothing.
+///
+/// # Errors
+/// [`ConfigError::SecretExposed`].
+pub fn refuse_exposed(setting: &'static str, path: &Path, metadata: &Metadata) -> Result<(), ConfigError> {
+    let kind = metadata.file_type();
+    let user = rustix::process::geteuid().as_raw();
+    if (kind.is_file() || kind.is_fifo()) && is_exposed(metadata.mode(), metadata.uid(), user) {
+        return Err(ConfigError::SecretExposed {
+            setting,
+            path: path.to_owned(),
+            mode: metadata.mode() & 0o777,
+        });
+    }
+    Ok(())
 }
 
 /// The rule of PostgreSQL's private keys: 0600 or less for a file of this process's user, 0640 or less for one of root's, which

@@ -98,7 +98,7 @@ impl Kind {
             Self::Address => "an IP address with a port, such as \"127.0.0.1:8080\"",
             Self::Networks => "a list of IP networks or addresses, such as [\"10.0.0.0/8\", \"192.168.1.7\"]",
             Self::Flag => "true or false",
-            Self::Database => "\"sqlite:PATH\", \"sqlite::memory:\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"",
+            Self::Database => "\"sqlite:PATH\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"",
             Self::File => "the path of a file",
             Self::Secret => "a text",
             Self::Algorithms => "a list of RS256 and ES256",
@@ -283,7 +283,7 @@ pub(super) fn defaults() -> String {
 pub fn example_file() -> String {
     let head = "# Every setting of Keyround with its default. What has none is commented out and shows the form of a value.\n\
                 # The environment overrides this file: keys.rotation_period is KEYROUND_KEYS__ROTATION_PERIOD there.\n\
-                # Lists are comma separated in the environment. A name that is not in this file is refused.\n\n";
+                # Lists are comma separated in the environment, forward_auth.policies by semicolons. A name that is not in this file is refused.\n\n";
     let body = toml(|setting| {
         let value = match setting.preset {
             Default(value) => format!("{} = {value}", setting.field),

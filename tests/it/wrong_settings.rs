@@ -559,6 +559,33 @@ const WRONG: &[Row] = &[
         &[],
         &["forward_auth.policies", "two policies named 'api'", "write one"],
     ),
+    (
+        "",
+        &[("KEYROUND_FORWARD_AUTH__POLICIES", "api role=admin,owner")],
+        &[
+            "KEYROUND_FORWARD_AUTH__POLICIES",
+            "has a comma",
+            "role=admin role=owner",
+        ],
+    ),
+    (
+        "",
+        &[(
+            "KEYROUND_FORWARD_AUTH__POLICIES",
+            "api audience=https://a.example,b scope=x; default",
+        )],
+        &["KEYROUND_FORWARD_AUTH__POLICIES", "has a comma", "in the settings file"],
+    ),
+    (
+        "[log]\nfilter = \"warning\"",
+        &[],
+        &["log.filter", "'warning'", "did you mean warn?"],
+    ),
+    (
+        "",
+        &[("KEYROUND_LOG__FILTER", "verbose")],
+        &["KEYROUND_LOG__FILTER", "did you mean debug?"],
+    ),
     ("[log]\nformat = \"xml\"", &[], &["log.format", "'xml'", "text or json"]),
     (
         "[log]\nfilter = \"a=b=c\"",

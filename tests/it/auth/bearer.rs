@@ -101,13 +101,13 @@ crate::on_both_databases!(a_clients_token_is_no_persons, |database| {
     site.stop().await;
 });
 
-/// What gateways require in these tests; commas separate policies.
+/// What gateways require in these tests; semicolons separate policies.
 const POLICIES: [(&str, &str); 1] = [(
     "forward_auth.policies",
-    "default, admins role=admin, staff role=owner role=reader, owners role=owner, admins-read role=admin scope=read, \
-     api audience=https://api.example.com, api-read audience=https://api.example.com scope=read, \
-     api-all audience=https://api.example.com scope=write scope=read, api-admin audience=https://api.example.com role=admin, \
-     api-delete audience=https://api.example.com scope=read scope=delete, api-prefix audience=https://api.example.com scope=rea",
+    "default; admins role=admin; staff role=owner role=reader; owners role=owner; admins-read role=admin scope=read; \
+     api audience=https://api.example.com; api-read audience=https://api.example.com scope=read; \
+     api-all audience=https://api.example.com scope=write scope=read; api-admin audience=https://api.example.com role=admin; \
+     api-delete audience=https://api.example.com scope=read scope=delete; api-prefix audience=https://api.example.com scope=rea",
 )];
 
 /// Asks in the name of a gateway; `rest` is what follows `/auth/verify`.

@@ -16,7 +16,7 @@ use super::visitor::{Site, refused, told};
 
 const AUDIENCE: &str = "https://api.example.com";
 /// What the gateway asks.
-const POLICY: (&str, &str) = ("forward_auth.policies", "default,api audience=https://api.example.com");
+const POLICY: (&str, &str) = ("forward_auth.policies", "default;api audience=https://api.example.com");
 
 async fn is_active(site: &Site, gateway: &str, token: &str) -> bool {
     let answer = ask(&site.app, "introspect", "gateway", gateway, token).await;

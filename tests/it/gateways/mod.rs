@@ -22,7 +22,7 @@ use crate::deployment::{programs, text};
 use nodes::Nodes;
 
 /// What the nodes ask for: `api` is what the shipped files name, `open` what a visitor would like to be asked instead.
-const POLICIES: &str = "api audience=https://api.example.com scope=read, open audience=https://api.example.com";
+const POLICIES: &str = "api audience=https://api.example.com scope=read; open audience=https://api.example.com";
 
 /// A program in the foreground; ended when dropped.
 pub struct Program(Child);
