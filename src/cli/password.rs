@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::accounts::password::{AccountWords, MOST_OCTETS, Password};
 use crate::accounts::password_hash::{HashParameters, PasswordHash};
 use crate::accounts::user::User;
-use crate::config::{Accounts, Config, PasswordFunction};
+use crate::config::{Accounts, Config, PasswordFunction, refuse_exposed};
 use crate::crypto::keyed_hash::HashKey;
 use crate::text;
 
@@ -45,13 +45,13 @@ impl First {
     /// The hash to be stored; none when no password is given.
     pub fn hash(&self, user: &User, config: &Config, key: &HashKey) -> Result<Option<String>, Failure> {
         if let Some(path) = &self.password_hash_file {
-            let line = read_file(path)?;
+            let line = read_file("--password-hash-file", path)?;
             let hash = PasswordHash::parse(line.trim())
                 .map_err(|error| Failure::Usage(format!("{} holds no hash: {error}", path.display())))?;
             return Ok(Some(hash.as_str().to_owned()));
         }
         let password = match &self.password_file {
-            Some(path) => read_file(path)?,
+            Some(path) => read_file("--password-file", path)?,
             None if self.ask_password => ask()?,
             None => return Ok(None),
         };
@@ -63,7 +63,7 @@ impl Next {
     /// The hash to be stored.
     pub fn hash(&self, user: &User, config: &Config, key: &HashKey) -> Result<String, Failure> {
         let password = match &self.password_file {
-            Some(path) => read_file(path)?,
+            Some(path) => read_file("--password-file", path)?,
             None => ask()?,
         };
         hash(&password, user, config, key)
@@ -93,13 +93,16 @@ const fn parameters(accounts: &Accounts) -> HashParameters {
     }
 }
 
-fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
+fn read_file(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let unreadable = |error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
     let line = if path == Path::new("-") {
         first_line(&mut std::io::stdin().lock())
     } else {
-        File::open(path).and_then(|file| first_line(&mut BufReader::new(file)))
+        let file = File::open(path).map_err(unreadable)?;
+        refuse_exposed(flag, path, &file.metadata().map_err(unreadable)?)?;
+        first_line(&mut BufReader::new(file))
     };
-    let line = line.map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    let line = line.map_err(unreadable)?;
     if line.is_empty() {
         return Err(Failure::Usage(format!(
             "{} has nothing on its first line",

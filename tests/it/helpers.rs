@@ -1,7 +1,8 @@
 //! What the tests stand on: a fresh database of either kind, and a whole server on port 0 whose clock the test holds.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use keyround::app::{Foundation, Running, connect};
 use keyround::clock::{Clock, Seconds, UnixTime};
@@ -241,6 +242,23 @@ impl TestApp {
 }
 
 /// An audit entry for what a test does by itself.
+/// A file with a secret, which the commands take from nobody else.
+pub fn private_file(path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
+    std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+/// A key of `tests/fixtures/keys` as its owner keeps it; a checkout gives every file to the group.
+pub fn private_fixture(name: &str) -> String {
+    static COPIES: AtomicUsize = AtomicUsize::new(0);
+    let copy = COPIES.fetch_add(1, Ordering::Relaxed);
+    let content = std::fs::read(format!("{}/tests/fixtures/keys/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("keys-{}-{copy}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    private_file(folder.join(name), content);
+    folder.join(name).display().to_string()
+}
+
 pub fn entry(event: &'static str, subject: &str) -> Entry {
     Entry {
         event,

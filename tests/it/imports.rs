@@ -14,18 +14,14 @@ use openssl::pkey::PKey;
 use serde_json::Value;
 
 use crate::client_assertions::Pair;
-use crate::helpers::{START, TestApp, TestDatabase};
+use crate::helpers::{START, TestApp, TestDatabase, private_file, private_fixture};
 use crate::process::run;
 use crate::rows::Raw;
 
 const FOREIGN_KID: &str = "old-issuer:2024/a=1";
 
-fn fixture(name: &str) -> String {
-    format!("{}/tests/fixtures/keys/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
 fn key(name: &str) -> Imported {
-    read(&std::fs::read(fixture(name)).unwrap(), Passphrase::None).unwrap()
+    read(&std::fs::read(private_fixture(name)).unwrap(), Passphrase::None).unwrap()
 }
 
 fn own_kid(name: &str) -> String {
@@ -97,8 +93,10 @@ crate::on_both_databases!(
         let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
         let shell = Shell(&database);
         let passphrase = database.folder.path().join("passphrase");
-        std::fs::write(&passphrase, "opens-the-fixtures\n").unwrap();
-        let (file, kid) = (fixture("rsa.pkcs1.encrypted.pem"), own_kid("rsa.pkcs8.pem"));
+        private_file(&passphrase, "opens-the-fixtures\n");
+        // What others may read is refused: the file of the passphrase, and that of a private key.
+        let exposed: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        let (file, kid) = (private_fixture("rsa.pkcs1.encrypted.pem"), own_kid("rsa.pkcs8.pem"));
         let import = [
             "keys",
             "import",
@@ -107,6 +105,11 @@ crate::on_both_databases!(
             passphrase.to_str().unwrap(),
         ];
 
+        for path in [passphrase.to_str().unwrap(), &file] {
+            std::fs::set_permissions(path, exposed.clone()).unwrap();
+            shell.refused(&import, "group or others may open it; run: chmod 600");
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        }
         shell.refused(&["keys", "import", &file], "give its passphrase");
         let done = shell.json(&import);
         assert_eq!(
@@ -126,7 +129,7 @@ crate::on_both_databases!(
         );
 
         shell.refused(&import, "is the name of a signing key");
-        let public = fixture("rsa.spki.pem");
+        let public = private_fixture("rsa.spki.pem");
         let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
         let verify = [&["keys", "import", &public, "--kid", &kid], &until[..]].concat();
         shell.refused(&verify, "is the name of a signing key");
@@ -152,14 +155,14 @@ crate::on_both_databases!(a_key_to_verify_with_keeps_its_name_and_never_signs, |
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     let shell = Shell(&database);
     let before = served(&app).await;
-    let file = fixture("rsa.public.jwk");
+    let file = private_fixture("rsa.public.jwk");
     let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
     let import = [&["keys", "import", &file], &until[..]].concat();
 
     shell.refused(&["keys", "import", &file], "add --verify-only");
     shell.refused(&["keys", "import", &file, "--verify-only"], "--until");
     shell.refused(&[&import[..], &["--kid", "another"]].concat(), "leave --kid out");
-    let pem = fixture("rsa.spki.pem");
+    let pem = private_fixture("rsa.spki.pem");
     shell.refused(&[&["keys", "import", &pem], &until[..]].concat(), "give it with --kid");
     shell.refused(
         &[
@@ -219,10 +222,10 @@ crate::on_both_databases!(a_key_to_verify_with_keeps_its_name_and_never_signs, |
 
     // Two keys for one kid.
     shell.refused(&import, "is the name of a key to verify with");
-    let other = fixture("p256.spki.pem");
+    let other = private_fixture("p256.spki.pem");
     let other = [&["keys", "import", &other, "--kid", FOREIGN_KID], &until[..]].concat();
     shell.refused(&other, "is the name of a key to verify with");
-    let (private, kid) = (fixture("p256.jwk"), own_kid("p256.jwk"));
+    let (private, kid) = (private_fixture("p256.jwk"), own_kid("p256.jwk"));
     let named_alike = [&["keys", "import", &pem, "--kid", &kid], &until[..]].concat();
     shell.prints(&named_alike);
     shell.refused(&["keys", "import", &private], "is the name of a key to verify with");
@@ -339,7 +342,8 @@ crate::on_both_databases!(a_kid_of_others_is_any_text_wherever_it_goes, |databas
         shell.prints(&["db", "check"]);
     }
     for (kid, reason) in [("a\u{0}b", "U+0000"), (&format!("{longest}k"), "512 bytes")] {
-        let mut jwk: Value = serde_json::from_slice(&std::fs::read(fixture("p256.public.jwk")).unwrap()).unwrap();
+        let mut jwk: Value =
+            serde_json::from_slice(&std::fs::read(private_fixture("p256.public.jwk")).unwrap()).unwrap();
         jwk["kid"] = kid.into();
         std::fs::write(&file, jwk.to_string()).unwrap();
         let import = [
@@ -362,7 +366,11 @@ async fn app_set(app: &TestApp) -> Value {
 
 /// Both halves as the page "moving in" brings them: the public one under its old kid, the private one to sign with.
 fn move_in(shell: &Shell) -> String {
-    let (public, private, kid) = (fixture("p256.spki.pem"), fixture("p256.jwk"), own_kid("p256.jwk"));
+    let (public, private, kid) = (
+        private_fixture("p256.spki.pem"),
+        private_fixture("p256.jwk"),
+        own_kid("p256.jwk"),
+    );
     let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
     shell.prints(&[&["keys", "import", &public, "--kid", FOREIGN_KID], &until[..]].concat());
     shell.prints(&["keys", "import", &private]);
@@ -412,11 +420,11 @@ crate::on_both_databases!(a_revocation_takes_the_key_under_each_of_its_kids, |da
     }
 
     // In again under another name: by the database, and by the ledger of a machine whose database has lost the rows.
-    let public = fixture("p256.spki.pem");
+    let public = private_fixture("p256.spki.pem");
     let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z"];
     let third_name = [&["keys", "import", &public, "--kid", "third-name"], &until[..]].concat();
     shell.refused(&third_name, &format!("this is the revoked key {kid}"));
-    shell.refused(&["keys", "import", &fixture("p256.jwk")], "was revoked");
+    shell.refused(&["keys", "import", &private_fixture("p256.jwk")], "was revoked");
     // Its negative has a private half that whoever has this one can compute.
     let (negative, negative_public) = negative_of(&database, "p256.pkcs8.pem");
     let fourth_name = [
@@ -437,7 +445,7 @@ crate::on_both_databases!(a_revocation_takes_the_key_under_each_of_its_kids, |da
     let set = format!("keys.ledger_file={}", ledger.display());
     let with_ledger = [&["--set", &set], &third_name[..]].concat();
     shell.refused(&with_ledger, &format!("this is the revoked key {kid}"));
-    let private = fixture("p256.jwk");
+    let private = private_fixture("p256.jwk");
     shell.refused(&["--set", &set, "keys", "import", &private], "this is the revoked key");
     shell.refused(&["--set", &set, "keys", "import", &negative], "this is the revoked key");
     let by_name = [&["--set", &set], &fourth_name[..]].concat();
@@ -447,7 +455,7 @@ crate::on_both_databases!(a_revocation_takes_the_key_under_each_of_its_kids, |da
 
 /// The files of the key whose private half is `n - d`, private and public.
 fn negative_of(database: &TestDatabase, name: &str) -> (String, String) {
-    let key = PKey::private_key_from_pem(&std::fs::read(fixture(name)).unwrap()).unwrap();
+    let key = PKey::private_key_from_pem(&std::fs::read(private_fixture(name)).unwrap()).unwrap();
     let key = key.ec_key().unwrap();
     let (group, mut context) = (key.group(), BigNumContext::new().unwrap());
     let mut order = BigNum::new().unwrap();
@@ -460,7 +468,7 @@ fn negative_of(database: &TestDatabase, name: &str) -> (String, String) {
     let negative = PKey::from_ec_key(negative).unwrap();
     let path = |name: &str| database.folder.path().join(name).display().to_string();
     let (private, public) = (path("negative.pem"), path("negative.public.pem"));
-    std::fs::write(&private, negative.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    private_file(&private, negative.private_key_to_pem_pkcs8().unwrap());
     std::fs::write(&public, negative.public_key_to_pem().unwrap()).unwrap();
     (private, public)
 }
@@ -469,7 +477,7 @@ crate::on_both_databases!(the_negative_of_a_key_is_the_same_material, |database|
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     let (shell, raw) = (Shell(&database), Raw::open(&database).await);
     let kid = own_kid("p256.pkcs8.pem");
-    shell.json(&["keys", "import", &fixture("p256.pkcs8.pem")]);
+    shell.json(&["keys", "import", &private_fixture("p256.pkcs8.pem")]);
     let (negative, public) = negative_of(&database, "p256.pkcs8.pem");
     shell.refused(&["keys", "import", &negative], &kid);
     // As a public key it moves in under its own name, and a revocation takes both.

@@ -492,7 +492,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         input: "A file with a secret",
-        accepted: "mode 0600 or less; 0640 if it is root's and the process is not root, as Kubernetes mounts it for `fsGroup`",
+        accepted: "mode 0600 or less, also in arguments (`--password-file`, `keys import`); 0640 if it is root's and the process is not root, as Kubernetes mounts it for `fsGroup`",
         refused: "files that others may read",
         because: "The rule of PostgreSQL's private keys.",
         judge: secret_file,

@@ -12,7 +12,7 @@ use keyround::rotation::rewrap::{Under, census};
 use keyround::store::Db;
 use serde_json::Value;
 
-use crate::helpers::{START, TestApp, TestDatabase, config, master_key};
+use crate::helpers::{START, TestApp, TestDatabase, config, master_key, private_fixture};
 use crate::process::{keyround, run};
 use crate::rows::{Raw, key_pair};
 
@@ -274,7 +274,7 @@ fn rows_under(database: &TestDatabase, master_key: &str) -> Value {
 
 /// It stays seen for the whole test, and does not hold up a revocation.
 async fn beat_of_an_older_node(db: &Db) {
-    let seen_at = Clock::system().read().wall + Seconds(1_000);
+    let seen_at = Clock::system().read().wall;
     db.beat(&keyround::store::nodes::Heartbeat {
         node_id: "an-older-node".to_owned(),
         seen_at: seen_at.0,
@@ -287,10 +287,6 @@ async fn beat_of_an_older_node(db: &Db) {
     })
     .await
     .unwrap();
-}
-
-fn fixture(name: &str) -> String {
-    format!("{}/tests/fixtures/keys/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn revoke(kid: &str) -> [&str; 6] {
@@ -317,7 +313,11 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
     beat_of_an_older_node(&db).await;
     json(&database, OLD, &["keys", "rotate"]);
     db.leave("an-older-node").await.unwrap();
-    json(&database, &both(), &["keys", "import", &fixture("p256.pkcs8.pem")]);
+    json(
+        &database,
+        &both(),
+        &["keys", "import", &private_fixture("p256.pkcs8.pem")],
+    );
     create_provider("one");
     let signing = kid(&app.token("service", &secret).await);
     let done = json(&database, &both(), &revoke(&signing));
@@ -338,13 +338,14 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
     let db = app.running.server.db.clone();
     beat_of_an_older_node(&db).await;
     let before = db.signing_keys().await.unwrap().rows.len();
-    let rsa = fixture("rsa.pkcs8.pem");
+    let rsa = private_fixture("rsa.pkcs8.pem");
     let provider = secret_of_provider.to_str().unwrap();
     for command in [
         &["keys", "rotate"][..],
         &["keys", "import", &rsa],
         &["providers", "set-secret", "one", "--client-secret-file", provider],
     ] {
+        beat_of_an_older_node(&db).await;
         let sentence = refusal(&database, &both(), command);
         for part in ["nothing was changed", "an-older-node", &id(NEW), "keys.master_key_file"] {
             assert!(sentence.contains(part), "{command:?}: {sentence}");
@@ -354,6 +355,7 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
     // The key that leaked is revoked all the same, and the server makes another one, also long before the schedule would: this key has
     // just begun to sign.
     let signing = kid(&app.token("service", &secret).await);
+    beat_of_an_older_node(&db).await;
     let foreseen = json(&database, &both(), &["keys", "revoke", &signing, "--dry-run"]);
     let foreseen = &foreseen["revocations"][0];
     assert_eq!(foreseen["made_by"], "server", "{foreseen}");
@@ -424,6 +426,9 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
 
     // Without a server that runs no key is made, and the command says so; the next server that starts makes one.
     app.running.stop().await;
+    let other = database.open().await;
+    beat_of_an_older_node(&other).await;
+    other.close().await;
     let signing = successor.to_owned();
     let output = run(
         database.folder.path(),

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::process::Stdio;
 
+use crate::helpers::private_file;
 use crate::process::{keyround, run};
 
 const VARIABLES: [(&str, &str); 2] = [
@@ -107,7 +108,7 @@ fn text_files_are_read_as_windows_writes_them() {
         let output = run(folder.path(), &VARIABLES, &arguments);
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    std::fs::write(&file, b"\xef\xbb\xbfa long walk by the sea 7\r\n").unwrap();
+    private_file(&file, b"\xef\xbb\xbfa long walk by the sea 7\r\n");
     assert_eq!(user("ada"), (Some(0), String::new()));
     let utf16: Vec<u8> = "\u{feff}a long walk by the sea 7\r\n"
         .encode_utf16()
@@ -120,7 +121,7 @@ fn text_files_are_read_as_windows_writes_them() {
         (b"\xef\xbb\xbf\r\n", "has nothing on its first line"),
     ] {
         File::create(&file).unwrap();
-        std::fs::write(&file, content).unwrap();
+        private_file(&file, content);
         let (code, error) = user("bob");
         assert_eq!(code, Some(2), "{error}");
         assert!(error.contains(reason), "{error}");

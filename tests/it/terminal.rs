@@ -4,7 +4,7 @@ use std::process::Command;
 
 use keyround::clock::Clock;
 
-use crate::helpers::{TestApp, TestDatabase};
+use crate::helpers::{TestApp, TestDatabase, private_fixture};
 use crate::process::BINARY;
 
 /// Types a line as soon as its question stands there, and nobody can read along if it is a secret; prints what the terminal
@@ -98,10 +98,7 @@ crate::on_both_databases!(a_person_is_asked_before_a_key_is_revoked, |database| 
 crate::on_both_databases!(a_person_is_asked_for_the_passphrase_of_a_key, |database| {
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     let before = served(&app).await;
-    let file = format!(
-        "{}/tests/fixtures/keys/rsa.pkcs1.encrypted.pem",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let file = private_fixture("rsa.pkcs1.encrypted.pem");
     let (question, import) = ("Enter PEM pass phrase:", ["keys", "import", &file]);
     let (code, shown) = at_terminal(&database, &[[question, "a-guess"]], &import);
     assert_eq!(code, 1, "{shown}");

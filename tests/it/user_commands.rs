@@ -13,7 +13,7 @@ use keyround::jose::jwt::{AccessTokenClaims, Audience, SessionClaims, TokenType,
 use keyround::keyring::Inactive;
 use serde_json::{Value, json};
 
-use crate::helpers::{START, TestApp, TestDatabase};
+use crate::helpers::{START, TestApp, TestDatabase, private_file};
 use crate::process::{keyround, run};
 use crate::rows::Raw;
 use crate::terminal::at_terminal;
@@ -506,7 +506,7 @@ crate::on_both_databases!(an_operator_gives_passwords_that_nobody_sees, |databas
     let raw = Raw::open(&database).await;
     let file = |name: &str, text: &str| {
         let path = database.folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        private_file(&path, text);
         path.display().to_string()
     };
     let first = file("first", "seven green umbrellas\nand a second line\n");
@@ -575,6 +575,27 @@ crate::on_both_databases!(an_operator_gives_passwords_that_nobody_sees, |databas
         person.refused(2, &["users", "set-password", &ada, "--password-file", &path]);
     }
     assert!(is_password(app, &ada, "eleven red umbrellas").await);
+
+    // What others may read is refused.
+    for flag in ["--password-file", "--password-hash-file"] {
+        let path = file("exposed", "eleven red umbrellas");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let create = [
+            "users",
+            "create",
+            "--email",
+            "x@example.com",
+            "--name",
+            "X",
+            flag,
+            &path,
+        ];
+        let sentence = person.refused(2, &create);
+        assert!(
+            sentence.contains("group or others may open it; run: chmod 600"),
+            "{sentence}"
+        );
+    }
 
     // What another system hashed.
     let hash = bcrypt::hash("a password from elsewhere", 4).unwrap();
@@ -691,7 +712,7 @@ crate::on_both_databases!(
         let apps = start(&database).await;
         let person = Person(&database);
         let file = database.folder.path().join("password");
-        std::fs::write(&file, PASSWORD).unwrap();
+        private_file(&file, PASSWORD);
         let ada = person.create("ada@example.com", &["--password-file", "password"]);
         for (disable, enable) in [
             (vec!["users", "suspend", &ada, "--yes"], vec!["users", "resume", &ada]),

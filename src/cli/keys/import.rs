@@ -1,5 +1,6 @@
 //! `keys import` and `keys export`: keys move in with both halves or one, and move out with their public half alone.
 
+use std::fs::Metadata;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::clock::UnixTime;
+use crate::config::refuse_exposed;
 use crate::jose::import::{self, Imported, LONGEST_FILE, Passphrase};
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::emergency::UnknownKey;
@@ -121,29 +123,36 @@ async fn verifying(
 }
 
 fn read(request: &Import) -> Result<Imported, Failure> {
-    let text = read_file(&request.file)?;
+    let (text, metadata) = read_file(&request.file)?;
     let passphrase = request.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let passphrase = match &passphrase {
         Some(text) => Passphrase::Text(text),
         None if std::io::stdin().is_terminal() => Passphrase::AskAtTerminal,
         None => Passphrase::None,
     };
-    import::read(&text, passphrase).map_err(|error| Failure::Refused(format!("{}: {error}", request.file.display())))
+    let imported = import::read(&text, passphrase)
+        .map_err(|error| Failure::Refused(format!("{}: {error}", request.file.display())))?;
+    if imported.private.is_some() {
+        refuse_exposed("the argument FILE", &request.file, &metadata)?;
+    }
+    Ok(imported)
 }
 
-fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Metadata), Failure> {
     let unreadable = |error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
     let file = std::fs::File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
     // The buffer never grows, so no copy of the key stays behind.
     let mut text = Zeroizing::new(Vec::with_capacity(2 * LONGEST_FILE));
     file.take(LONGEST_FILE as u64 + 1)
         .read_to_end(&mut text)
         .map_err(unreadable)?;
-    Ok(text)
+    Ok((text, metadata))
 }
 
 fn read_passphrase(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let text = read_file(path)?;
+    let (text, metadata) = read_file(path)?;
+    refuse_exposed("--passphrase-file", path, &metadata)?;
     let text =
         text::decode(&text).map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
     match text.lines().next() {
