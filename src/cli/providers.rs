@@ -180,9 +180,12 @@ async fn foresee(context: &Context, config: &Config, provider: &Provider) -> Res
     let (not_checked, warning) = match check::ask(context, config, &provider.issuer).await {
         Err(error @ ProviderError::Fetch(_)) => (Some(error.to_string()), None),
         Err(error) => return Err(Failure::Refused(format!("the provider was not registered: {error}"))),
-        Ok(metadata) => {
-            let outlook = metadata.map(|metadata| check::outlook(provider, &metadata));
-            (None, outlook.and_then(|outlook| outlook.sentence(&provider.name)))
+        Ok(None) => (None, None),
+        Ok(Some(check::Answer {
+            no_keys: Some(error), ..
+        })) => (None, Some(format!("no person can log in with it yet: {error}"))),
+        Ok(Some(check::Answer { metadata, .. })) => {
+            (None, check::outlook(provider, &metadata).sentence(&provider.name))
         }
     };
     Ok(Foreseen { not_checked, warning })

@@ -180,6 +180,9 @@ impl Resolve for Guard {
             // The port is the URL's; the client puts it in.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await;
             let found: Vec<SocketAddr> = found.map_err(|_| NoAddress::NotResolved)?.collect();
+            if found.is_empty() {
+                return Err(NoAddress::NotResolved.into());
+            }
             if !found.iter().all(|address| is_allowed(address.ip(), &allowed)) {
                 return Err(NoAddress::NotAllowed.into());
             }

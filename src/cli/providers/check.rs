@@ -20,19 +20,23 @@ fn providers(config: &Config) -> Result<Providers, Failure> {
     Ok(Providers::new(outbound))
 }
 
-/// What a provider says of itself, if it can be asked now. Settings with which none can be asked are another command's matter.
-pub async fn ask(
-    context: &Context,
-    config: &Config,
-    issuer: &ProviderIssuer,
-) -> Result<Option<Arc<Metadata>>, ProviderError> {
-    match providers(config) {
-        Ok(providers) => providers
-            .metadata(issuer, context.clock.read().monotonic)
-            .await
-            .map(Some),
-        Err(_) => Ok(None),
-    }
+/// What was found out about a provider that was asked.
+pub struct Answer {
+    /// What it says of itself.
+    pub metadata: Arc<Metadata>,
+    /// Why its keys cannot be used now.
+    pub no_keys: Option<ProviderError>,
+}
+
+/// Asks a provider. Settings with which none can be asked are another command's matter.
+pub async fn ask(context: &Context, config: &Config, issuer: &ProviderIssuer) -> Result<Option<Answer>, ProviderError> {
+    let Ok(providers) = providers(config) else {
+        return Ok(None);
+    };
+    let now = context.clock.read().monotonic;
+    let metadata = providers.metadata(issuer, now).await?;
+    let no_keys = providers.keys(&metadata, now, |_| true).await.err();
+    Ok(Some(Answer { metadata, no_keys }))
 }
 
 /// Whether people who are new here can log in, as far as the metadata tells.

@@ -104,7 +104,7 @@ crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session
     let page = page.text().await.unwrap();
     assert!(
         page.contains("<h1>The login with another provider was begun in another browser")
-            && page.contains("state_invalid"),
+            && page.contains("<small>state_invalid, request "),
         "{page}"
     );
     let answer = get(&app.http, &callback, &binding).await;

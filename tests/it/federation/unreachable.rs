@@ -205,7 +205,25 @@ async fn an_issuer_that_differs_is_told_with_both_values() {
     let both = format!("names the issuer '{issuer}', but {with_slash} was configured");
     assert!(code == 1 && out.is_empty() && err.contains(&both), "{err}");
     assert!(err.contains("give what it names as --issuer"), "{err}");
-    assert_eq!(create(issuer).0, 0);
+    // Its keys are elsewhere, in a network that is not everybody's.
+    let mut metadata = upstream.metadata();
+    metadata["jwks_uri"] = "https://10.1.2.3/jwks".into();
+    upstream.reply("/.well-known/openid-configuration", metadata);
+    let (code, out, err) = create(issuer);
+    assert!(
+        code == 0 && out.contains("no person can log in with it yet"),
+        "{out}{err}"
+    );
+    assert!(out.contains("name it in outbound.allowed_networks"), "{out}");
+    let (code, out, _) = run(&["providers", "check", "acme"]);
+    assert!(
+        code == 1 && out.contains("name it in outbound.allowed_networks"),
+        "{out}"
+    );
+    assert_eq!(run(&["providers", "delete", "acme", "--yes"]).0, 0);
+    upstream.reply("/.well-known/openid-configuration", upstream.metadata());
+    let (code, out, _) = create(issuer);
+    assert!(code == 0 && !out.contains("Note"), "{out}");
     // It changes its name later.
     let mut metadata = upstream.metadata();
     metadata["issuer"] = "https://renamed.example".into();
