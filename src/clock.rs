@@ -34,27 +34,41 @@ impl UnixTime {
             |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         )
     }
-
-    /// Reads a time in RFC 3339, of any offset; a fraction of a second is left out.
-    #[must_use]
-    pub fn parse_rfc3339(text: &str) -> Option<Self> {
-        let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
-        Some(Self(time.timestamp()))
-    }
 }
 
 /// The text is no point in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a time is written like 2026-11-22T21:00:00Z (RFC 3339)")]
-pub struct InvalidTime;
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTime {
+    /// It is written in another form.
+    #[error("a time is Unix seconds (a token's exp) or RFC 3339, such as 2026-11-22T21:00:00Z")]
+    Form,
+    /// It is nearly a time.
+    #[error("a time is Unix seconds (a token's exp) or RFC 3339; did you mean {0}?")]
+    Nearly(String),
+}
 
 impl FromStr for UnixTime {
     type Err = InvalidTime;
 
+    /// Reads Unix seconds, or a time in RFC 3339 of any offset; a fraction of a second is left out.
     fn from_str(text: &str) -> Result<Self, InvalidTime> {
-        chrono::DateTime::parse_from_rfc3339(text)
-            .map(|time| Self(time.timestamp()))
-            .map_err(|_| InvalidTime)
+        let rfc3339 = |text: &str| chrono::DateTime::parse_from_rfc3339(text).map(|time| Self(time.timestamp()));
+        if let Ok(time) = rfc3339(text) {
+            return Ok(time);
+        }
+        if let Ok(number) = text.parse::<i64>()
+            && text.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            // Milliseconds and finer units of our time have more digits, and no second of a calendar that anybody keeps has.
+            return match text.len() {
+                ..=11 => Ok(Self(number)),
+                12..=14 => Err(InvalidTime::Nearly((number / 1_000).to_string())),
+                _ => Err(InvalidTime::Form),
+            };
+        }
+        let completed = [format!("{text}T00:00:00Z"), format!("{text}Z"), format!("{text}:00Z")];
+        let nearly = completed.into_iter().find(|text| rfc3339(text).is_ok());
+        Err(nearly.map_or(InvalidTime::Form, InvalidTime::Nearly))
     }
 }
 
@@ -302,5 +316,35 @@ mod tests {
                 monotonic: Duration::from_secs(5)
             }
         );
+    }
+
+    #[test]
+    fn a_time_is_seconds_or_rfc_3339() {
+        for (text, time) in [
+            ("2026-11-22T21:00:00Z", Ok(UnixTime(1_795_381_200))),
+            ("2026-11-22T22:00:00.5+01:00", Ok(UnixTime(1_795_381_200))),
+            ("1795381200", Ok(UnixTime(1_795_381_200))),
+            ("0", Ok(UnixTime(0))),
+            ("1795381200000", Err(InvalidTime::Nearly("1795381200".to_owned()))),
+            (
+                "2026-11-22",
+                Err(InvalidTime::Nearly("2026-11-22T00:00:00Z".to_owned())),
+            ),
+            (
+                "2026-11-22T21:00:00",
+                Err(InvalidTime::Nearly("2026-11-22T21:00:00Z".to_owned())),
+            ),
+            (
+                "2026-11-22 21:00",
+                Err(InvalidTime::Nearly("2026-11-22 21:00:00Z".to_owned())),
+            ),
+            ("-1", Err(InvalidTime::Form)),
+            ("+1", Err(InvalidTime::Form)),
+            ("1795381200000000000", Err(InvalidTime::Form)),
+            ("tomorrow", Err(InvalidTime::Form)),
+            ("", Err(InvalidTime::Form)),
+        ] {
+            assert_eq!(text.parse::<UnixTime>(), time, "{text}");
+        }
     }
 }

@@ -82,6 +82,63 @@ pub fn printable(text: &str) -> String {
     )
 }
 
+/// Whether a text holds a key: PEM, also in base64, DER in base64, or a JWK.
+#[must_use]
+pub fn holds_key(text: &str) -> bool {
+    let text = text.trim_start();
+    let is_base64 = |text: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=-_\r\n ".contains(&byte);
+        text.len() >= 60 && text.bytes().all(plain)
+    };
+    text.contains("-----BEGIN ")
+        || text.starts_with(['{', '[']) && text.contains("\"kty\"")
+        // "-----BEGIN " in base64, and a sequence of more than 47 octets in DER.
+        || text.starts_with("LS0tLS1CRUdJTi")
+        || ["MD", "ME", "MF", "MG", "MH", "MI"].iter().any(|head| text.starts_with(head)) && is_base64(text)
+}
+
+/// Whether a text that was given as a name may be a secret: key material, a token, or a long random text. Errors do not repeat it.
+#[must_use]
+pub fn may_be_secret(text: &str) -> bool {
+    let text = text.trim();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(&byte);
+    let has = |kind: fn(&u8) -> bool| text.bytes().any(|byte| kind(&byte));
+    let is_random = text.len() >= 32
+        && text.bytes().all(is_plain)
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_digit);
+    let is_hexadecimal = text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    holds_key(text) || is_token(text) || is_random || is_hexadecimal
+}
+
+/// Whether a text has the form of a token: JWS or JWE in its compact serialization (RFC 7515, RFC 7516).
+#[must_use]
+pub fn is_token(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let parts: Vec<&str> = text.trim().split('.').collect();
+    matches!(parts.len(), 3 | 5) && parts[0].starts_with("eyJ") && parts.iter().all(|part| part.bytes().all(is_plain))
+}
+
+/// The name that a text was meant to be, if one is near enough: capitals and separators aside, a third of the letters may be wrong.
+#[must_use]
+pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |name: &str| name.replace(['_', '.', '-', '+', ' '], "").to_lowercase();
+    let written = plain(text);
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&written, &plain(name)), name))
+        .filter(|(distance, name)| distance * 3 <= name.len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// "; did you mean NAME?" where there is such a name.
+#[must_use]
+pub fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(text, names).map_or(String::new(), |name| format!("; did you mean {name}?"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +178,48 @@ mod tests {
             ("\u{2028}\u{200b}\u{feff}", "\u{fffd}\u{fffd}\u{fffd}"),
         ] {
             assert_eq!(printable(text), shown, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_known_by_its_form() {
+        for secret in [
+            "-----BEGIN PRIVATE KEY-----\nMIGH",
+            "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgIsa3XpN581gTl/NJQzFALSp5BqfwhkXClJczFS4ljzWh",
+            "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t",
+            "{\"kty\":\"EC\",\"d\":\"x\"}",
+            "[{\"kty\":\"EC\"}]",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+            "eyJhbGciOiJFUzI1NiJ9.e30.AAAA",
+            "0123456789abcdef0123456789abcdef",
+        ] {
+            assert!(may_be_secret(secret), "{secret}");
+        }
+        for name in [
+            "master.key",
+            "/var/lib/keyround/secrets/master.key",
+            "/etc/keyround/a-file-with-a-long-name-and-2-digits",
+            "https://id.example.com/a/long/path/with/Capitals/and/2/digits",
+            "018f3e7a-7c1d-7c3a-9b5e-2f6d1c0a9b8e",
+            "MIssing",
+            "",
+        ] {
+            assert!(!may_be_secret(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_nearly_right_is_suggested() {
+        for (text, names, nearest_name) in [
+            ("es256", &["RS256", "ES256"][..], Some("ES256")),
+            ("argon2", &["bcrypt", "argon2id"], Some("argon2id")),
+            ("at-jwt", &["at+jwt", "JWT"], Some("at+jwt")),
+            ("jsn", &["text", "json"], Some("json")),
+            ("ES384", &["RS256", "ES256"], None),
+            ("xml", &["text", "json"], None),
+            ("", &["text"], None),
+        ] {
+            assert_eq!(nearest(text, names.iter().copied()), nearest_name, "{text}");
         }
     }
 }

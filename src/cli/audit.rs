@@ -1,6 +1,6 @@
 //! `keyround audit`: what happened to keys and clients.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::clock::UnixTime;
@@ -9,18 +9,30 @@ use crate::store::audit::Record;
 use super::context::{Context, Failure};
 use super::output;
 
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Request {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    page: Page,
+}
+
 #[derive(Subcommand)]
 pub enum Command {
-    /// List what happened, newest first. SEQ grows; on PostgreSQL a number may be missing where a change was rolled back, or records were
-    /// deleted by 'db prune --audit-older-than'.
-    List {
-        /// How many records at most.
-        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: u32,
-        /// Only records before this one: the last SEQ of the page before.
-        #[arg(long, value_name = "SEQ")]
-        before: Option<i64>,
-    },
+    /// List what happened, newest first; 'keyround audit' alone does the same. SEQ grows; on PostgreSQL a number may be missing where a
+    /// change was rolled back, or records were deleted by 'db prune --audit-older-than'.
+    List(Page),
+}
+
+#[derive(Args)]
+pub struct Page {
+    /// How many records at most.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Only records before this one: the last SEQ of the page before.
+    #[arg(long, value_name = "SEQ")]
+    before: Option<i64>,
 }
 
 /// A record as programs read it.
@@ -49,8 +61,11 @@ impl From<Record> for Shown {
     }
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
-    let Command::List { limit, before } = command;
+pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+    let Page { limit, before } = match &request.command {
+        Some(Command::List(page)) => page,
+        None => &request.page,
+    };
     let (_, db) = context.database().await?;
     let records = db.audit(*before, *limit).await?;
     if context.json {

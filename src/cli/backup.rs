@@ -1,6 +1,7 @@
 //! `keyround backup` and `keyround restore`: the database in one file, and back.
 
 use std::fmt::Display;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,26 +10,29 @@ use serde_json::json;
 
 use crate::app::{StartError, open_database, open_ledger, refuse_unfinished_copy};
 use crate::clock::UnixTime;
+use crate::crypto::sealing::MasterKeys;
 use crate::files::Unfinished;
 use crate::jose::jwk::Kid;
 use crate::keyring::trusted_time;
 use crate::rotation::{Rotator, try_restore};
+use crate::store::Db;
 use crate::store::audit::Entry;
-use crate::store::dump::{Dump, Unauthenticated};
+use crate::store::dump::{Dump, DumpError, Unauthenticated};
 
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context, Failure, missing_folder};
+use super::input::{self, is_standard};
 use super::master_key::master_keys;
 use super::output;
 
 #[derive(Args)]
 pub struct Target {
-    /// The file to write; one that exists is never overwritten.
+    /// The file to write, or - for standard output; a file that exists is never overwritten.
     file: PathBuf,
 }
 
 #[derive(Args)]
 pub struct Source {
-    /// The backup.
+    /// The backup, or - for standard input.
     file: PathBuf,
     /// Accept a file of the older form, which does not show whether another hand changed it.
     #[arg(long)]
@@ -43,34 +47,42 @@ pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), F
         .await?
         .checked_at();
     let dump = db.dump(now).await?;
-    let cannot = |why: &dyn Display| Failure::Refused(format!("cannot write {}: {why}", file.display()));
+    let to_standard_output = is_standard(file);
+    let name = if to_standard_output {
+        "standard output".to_owned()
+    } else {
+        file.display().to_string()
+    };
+    let cannot = |why: &dyn Display| Failure::Refused(format!("cannot write {name}: {why}"));
+    if to_standard_output && context.json {
+        return Err(Failure::Usage(
+            "--json and - would both write standard output; leave one out".to_owned(),
+        ));
+    }
+    let text = dump.to_text(&master_keys);
+    if to_standard_output {
+        verify(&text, &dump, &master_keys)
+            .await
+            .map_err(|error| cannot(&error))?;
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(|error| cannot(&error))?;
+        return note(&db, &dump, now).await;
+    }
     if file.symlink_metadata().is_ok() {
         return Err(cannot(&"it exists; name another file"));
     }
     let mut unfinished = Unfinished::new(file, 0o600).map_err(|error| cannot(&error))?;
     let written = unfinished
-        .write(dump.to_text(&master_keys).as_bytes())
+        .write(text.as_bytes())
         .and_then(|()| std::fs::read_to_string(unfinished.path()))
         .map_err(|error| cannot(&error))?;
-    let read = Dump::parse(&written, &master_keys, Unauthenticated::Refused).map_err(|error| cannot(&error))?;
-    if read != dump {
-        return Err(cannot(&"what was read back is not what was written; look at the disk"));
-    }
-    try_restore(&read, &master_keys)
+    verify(&written, &dump, &master_keys)
         .await
-        .map_err(|error| cannot(&format!("it could not be restored: {error}")))?;
+        .map_err(|error| cannot(&error))?;
     unfinished.finish_new().map_err(|error| cannot(&error))?;
-    let reason = format!("{} rows", dump.rows.len());
-    db.note(&Entry {
-        event: "database.backed_up",
-        subject: "database".to_owned(),
-        happened_at: dump.taken_at,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
-        reason,
-        once: false,
-    })
-    .await?;
+    note(&db, &dump, now).await?;
     if context.json {
         output::json(&json!({ "file": file, "rows": dump.rows.len(), "taken_at": dump.taken_at.rfc3339() }));
     } else {
@@ -84,12 +96,83 @@ pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), F
     Ok(())
 }
 
+/// That the text is what was read from the database, and can be restored.
+async fn verify(text: &str, dump: &Dump, master_keys: &MasterKeys) -> Result<(), String> {
+    let read = Dump::parse(text, master_keys, Unauthenticated::Refused).map_err(|error| error.to_string())?;
+    if read != *dump {
+        return Err("what was read back is not what was written; look at the disk".to_owned());
+    }
+    try_restore(&read, master_keys)
+        .await
+        .map_err(|error| format!("it could not be restored: {error}"))
+}
+
+async fn note(db: &Db, dump: &Dump, now: UnixTime) -> Result<(), Failure> {
+    let entry = Entry {
+        event: "database.backed_up",
+        subject: "database".to_owned(),
+        happened_at: dump.taken_at,
+        noted_at: now,
+        actor: ACTOR.to_owned(),
+        reason: format!("{} rows", dump.rows.len()),
+        once: false,
+    };
+    db.note(&entry).await?;
+    Ok(())
+}
+
+/// How files begin that are given to `restore` and are no backup, with what to do.
+const NO_BACKUPS: [(&[u8], &str); 11] = [
+    (
+        b"SQLite format 3\0",
+        "it is an SQLite database: to use it, set database.url to sqlite:PATH",
+    ),
+    (
+        b"PGDMP",
+        "it is a dump of PostgreSQL: pg_restore reads it into an empty database, which database.url then names",
+    ),
+    (
+        b"--\n-- PostgreSQL database",
+        "it is a dump of PostgreSQL: psql reads it into an empty database, which database.url then names",
+    ),
+    (b"\x1f\x8b", COMPRESSED),
+    (b"\x28\xb5\x2f\xfd", COMPRESSED),
+    (b"\xfd7zXZ", COMPRESSED),
+    (b"BZh", COMPRESSED),
+    (b"PK\x03\x04", COMPRESSED),
+    (b"age-encryption.org/", ENCRYPTED),
+    (b"-----BEGIN PGP MESSAGE", ENCRYPTED),
+    (b"-----BEGIN AGE ENCRYPTED", ENCRYPTED),
+];
+const COMPRESSED: &str = "it is compressed: decompress it first, such as by 'gzip -dc FILE | keyround restore -'";
+const ENCRYPTED: &str = "it is encrypted: decrypt it first, such as by 'age -d FILE | keyround restore -'";
+
+/// The text of a backup, or what the file is instead.
+fn text_of(content: Vec<u8>) -> Result<String, String> {
+    if content.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if let Some((_, what)) = NO_BACKUPS.iter().find(|(head, _)| content.starts_with(head)) {
+        return Err((*what).to_owned());
+    }
+    String::from_utf8(content).map_err(|_| DumpError::Format.to_string())
+}
+
 /// Restores into an empty database, which ends in new keys for every algorithm.
 pub async fn restore(context: &Context, Source { file, unauthenticated }: &Source) -> Result<(), Failure> {
     let config = context.config()?;
     let master_key = Arc::new(master_keys(&config)?);
-    let cannot = |why: &dyn Display| Failure::Refused(format!("cannot restore {}: {why}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| cannot(&error))?;
+    let name = if is_standard(file) {
+        "standard input".to_owned()
+    } else {
+        file.display().to_string()
+    };
+    let cannot = |why: &dyn Display| Failure::Refused(format!("cannot restore {name}: {why}"));
+    let mut octets = Vec::new();
+    input::open(file)
+        .and_then(|mut file| file.read_to_end(&mut octets))
+        .map_err(|error| cannot(&error))?;
+    let text = text_of(octets).map_err(|error| cannot(&error))?;
     let unauthenticated = if *unauthenticated {
         Unauthenticated::Accepted
     } else {
@@ -102,6 +185,7 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
             .require_readable()
             .map_err(|error| Failure::Start(StartError::Ledger(error)))?;
     }
+    let folder = missing_folder(&config.database);
     let db = open_database(&config.database).await?;
     refuse_unfinished_copy(&db).await?;
     db.migrate().await?;
@@ -122,6 +206,9 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
             "revoked": restored.revoked,
         }));
         return Ok(());
+    }
+    if let Some(folder) = folder {
+        output::line(&format!("made the folder {}", folder.display()));
     }
     for (table, rows) in &restored.rows {
         output::line(&format!("{table:<15}{rows} rows"));

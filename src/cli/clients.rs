@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::accounts::user::USER_ID_VERSION;
 use crate::app::Foundation;
 use crate::clock::{Seconds, UnixTime};
-use crate::config::{Config, parse_duration, read_secret_file};
+use crate::config::{Config, parse_duration};
 use crate::crypto::purpose::Purpose;
 use crate::crypto::random::random_secret;
 use crate::jose::alg::Algorithm;
@@ -27,7 +27,7 @@ use crate::store::clients::{ClientChange, StoredClient};
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
-use super::{output, scope};
+use super::{input, output, scope};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -81,7 +81,7 @@ pub enum Command {
     },
 }
 
-const SECRET_FILE_HELP: &str = "A secret that it has already, in a file of mode 0600: 16 to 512 printable ASCII characters that cannot be guessed; \
+const SECRET_FILE_HELP: &str = "A secret that it has already, in a file of mode 0600 or on standard input (-): 16 to 512 printable ASCII characters that cannot be guessed; \
                                 a random one when left out";
 
 #[derive(Args)]
@@ -200,9 +200,9 @@ fn fresh_secret() -> Result<Zeroizing<String>, Failure> {
 
 /// The secret that a client brings along.
 fn secret_of(file: &std::path::Path) -> Result<ClientSecret, Failure> {
-    let text = read_secret_file("--secret-file", file)?;
+    let text = input::secret("--secret-file", file)?;
     text.parse()
-        .map_err(|why| Failure::Usage(format!("--secret-file {}: {why}", file.display())))
+        .map_err(|why| Failure::Usage(format!("--secret-file {}: {why}", input::shown(file))))
 }
 
 fn entry(event: &'static str, id: &ClientId, now: UnixTime, actor: &str, reason: &str) -> Entry {

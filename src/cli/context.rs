@@ -1,6 +1,7 @@
 //! What every command is given, and why one fails.
 
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use crate::app::{Foundation, StartError, open_database, refuse_unfinished_copy};
@@ -12,6 +13,7 @@ use crate::store::{Db, StoreError, known_schema};
 use crate::text;
 
 use super::actor;
+use super::input::{self, cannot_read};
 
 /// Who acts, in the audit log.
 pub static ACTOR: LazyLock<String> = LazyLock::new(|| actor::of("command line"));
@@ -140,11 +142,19 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
 
 /// The same as bytes.
 pub fn read_content(path: &Path) -> Result<Vec<u8>, Failure> {
-    let content = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
+    let mut content = Vec::new();
+    input::open(path)
+        .and_then(|mut file| file.read_to_end(&mut content))
+        .map_err(|error| cannot_read(path, &error))?;
     let text = text::decode(&content).map_err(|error| cannot_read(path, &error))?;
     Ok(text.as_bytes().to_vec())
 }
 
-fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Usage(format!("cannot read {}: {error}", path.display()))
+/// The folder of an SQLite file that has to be made first.
+pub fn missing_folder(database: &Database) -> Option<PathBuf> {
+    let Database::Sqlite { path } = database else {
+        return None;
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
+    (!folder.exists()).then(|| folder.to_owned())
 }

@@ -21,7 +21,7 @@ use crate::store::audit::Entry;
 use crate::store::{Db, StoreError, known_schema};
 
 use super::clock;
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context, Failure, missing_folder};
 use super::master_key::master_keys;
 use super::output;
 
@@ -64,10 +64,14 @@ async fn living_nodes(db: &Db, policy: &Policy, now: UnixTime) -> Result<Vec<Str
 }
 
 async fn migrate(context: &Context, config: &Config) -> Result<(), Failure> {
+    let folder = missing_folder(&config.database);
     let db = open_database(&config.database).await?;
     let from = db.schema_version().await?;
     db.migrate().await?;
     let to = db.schema_version().await?;
+    if let Some(folder) = folder.filter(|_| !context.json) {
+        output::line(&format!("made the folder {}", folder.display()));
+    }
     if context.json {
         output::json(&json!({ "from": from, "to": to }));
     } else if from == to {

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
+use serde_json::json;
 
 use crate::files;
 
-use super::context::Failure;
+use super::context::{Context, Failure};
+use super::input::is_standard;
 use super::{Arguments, output};
 
 /// Prints what this shell needs to complete commands and flags.
@@ -18,14 +20,26 @@ pub fn completions(shell: Shell) {
 }
 
 /// Writes a page for each command into this folder.
-pub fn man(folder: &Path) -> Result<(), Failure> {
+pub fn man(context: &Context, folder: &Path) -> Result<(), Failure> {
+    if is_standard(folder) {
+        return Err(Failure::Usage(
+            "the pages are several files: name a folder for them, such as pages, or ./- for one of this name"
+                .to_owned(),
+        ));
+    }
     let mut command = Arguments::command();
     command.build();
     std::fs::create_dir_all(folder).map_err(|error| cannot(folder, &error))?;
-    pages(&command, "keyround", folder)
+    let count = pages(&command, "keyround", folder)?;
+    if context.json {
+        output::json(&json!({ "folder": folder, "pages": count }));
+    } else {
+        output::line(&format!("wrote {count} pages into the folder {}", folder.display()));
+    }
+    Ok(())
 }
 
-fn pages(command: &Command, name: &str, folder: &Path) -> Result<(), Failure> {
+fn pages(command: &Command, name: &str, folder: &Path) -> Result<usize, Failure> {
     let mut page = Vec::new();
     let path = folder.join(format!("{name}.1"));
     // The page's name is the file's, and the synopsis the whole command.
@@ -37,10 +51,11 @@ fn pages(command: &Command, name: &str, folder: &Path) -> Result<(), Failure> {
     let shown = command
         .get_subcommands()
         .filter(|inner| !inner.is_hide_set() && inner.get_name() != "help");
+    let mut count = 1;
     for inner in shown {
-        pages(inner, &format!("{name}-{}", inner.get_name()), folder)?;
+        count += pages(inner, &format!("{name}-{}", inner.get_name()), folder)?;
     }
-    Ok(())
+    Ok(count)
 }
 
 fn cannot(path: &Path, error: &std::io::Error) -> Failure {

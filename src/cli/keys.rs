@@ -28,6 +28,7 @@ use crate::keys::verifying::VerifyingKey;
 use crate::rotation::RotationError;
 
 use super::context::{ACTOR, Context, Failure};
+use super::input::is_standard;
 use super::{output, timeline};
 
 #[derive(Subcommand)]
@@ -73,7 +74,7 @@ pub enum Command {
     },
     /// Draw every key's life as SVG, with now marked.
     Timeline {
-        /// Where to write it; standard output when left out.
+        /// Where to write it; standard output when left out, or -.
         file: Option<PathBuf>,
     },
 }
@@ -433,7 +434,7 @@ async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -
 
 fn draw(context: &Context, view: &View, file: Option<&Path>) -> Result<(), Failure> {
     let svg = timeline::draw(&view.keys, &view.policy, view.now);
-    match file {
+    match file.filter(|path| !is_standard(path)) {
         Some(path) => {
             files::replace(path, svg.as_bytes(), 0o666)
                 .map_err(|error| Failure::Refused(format!("cannot write {}: {error}", path.display())))?;

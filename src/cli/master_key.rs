@@ -14,15 +14,17 @@ use crate::files::Unfinished;
 use crate::keyring::trusted_time;
 use crate::rotation::rewrap::{self, Census, Under};
 use crate::rotation::sealing::{heartbeat_memory, nodes_without};
+use crate::text;
 
 use super::context::{ACTOR, Context, Failure};
+use super::input::is_standard;
 use super::output;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Print 32 random bytes in base64, or write them to FILE with mode 0600; a file that is not empty is refused.
     Generate {
-        /// Where to write it.
+        /// Where to write it; standard output when left out, or -.
         file: Option<PathBuf>,
     },
     /// Count the rows under each master key.
@@ -41,12 +43,20 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
 
 fn generate(context: &Context, file: Option<&Path>) -> Result<(), Failure> {
     let master_key = MasterKey::generate().map_err(|error| Failure::Refused(error.to_string()))?;
-    let text = master_key.to_base64();
-    match file {
-        None if context.json => output::json(&json!({ "master_key": text.as_str() })),
-        None => output::line(&text),
+    let base64 = master_key.to_base64();
+    match file.filter(|path| !is_standard(path)) {
+        None if context.json => output::json(&json!({ "master_key": base64.as_str() })),
+        None => output::line(&base64),
         Some(path) => {
-            write(path, &text)?;
+            if text::may_be_secret(&path.to_string_lossy()) {
+                return Err(Failure::Usage(
+                    "FILE has the form of a key, not of a name; it is where the new master key is written".to_owned(),
+                ));
+            }
+            let made_folder = write(path, &base64)?;
+            if let Some(folder) = made_folder.filter(|_| !context.json) {
+                output::line(&format!("made the folder {}", folder.display()));
+            }
             if context.json {
                 output::json(&json!({ "file": path, "id": master_key.id().to_string() }));
             } else {
@@ -186,8 +196,8 @@ fn names(before: &[Row], after: &[Row]) -> Vec<(String, &'static str)> {
     names
 }
 
-/// Writes a master key where none is.
-pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
+/// Writes a master key where none is, and answers with the folder that had to be made.
+pub fn write(path: &Path, text: &str) -> Result<Option<PathBuf>, Failure> {
     let cannot = |error: std::io::Error| Failure::Refused(format!("cannot write {}: {error}", path.display()));
     if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
         return Err(Failure::Usage(format!(
@@ -195,7 +205,10 @@ pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
             path.display()
         )));
     }
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+    if let Some(folder) = folder {
         std::fs::create_dir_all(folder).map_err(cannot)?;
     }
     let mut line = Zeroizing::new(text.to_owned());
@@ -209,5 +222,6 @@ pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
             file.finish_new()
         }
     });
-    written.map_err(cannot)
+    written.map_err(cannot)?;
+    Ok(folder.map(Path::to_owned))
 }

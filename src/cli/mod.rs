@@ -14,6 +14,7 @@ mod context;
 mod db;
 mod documents;
 mod healthcheck;
+mod input;
 mod keys;
 mod master_key;
 mod output;
@@ -31,12 +32,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::clock::Clock;
 use crate::config::{Sources, settings};
+use crate::text;
 
 use context::{Context, Failure};
 
@@ -85,8 +87,7 @@ enum Command {
     #[command(subcommand)]
     Providers(providers::Command),
     /// Look at what happened.
-    #[command(subcommand)]
-    Audit(audit::Command),
+    Audit(audit::Request),
     /// Make a master key, see what lies under which, and change it.
     #[command(subcommand)]
     MasterKey(master_key::Command),
@@ -119,6 +120,15 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     refuse_core_dumps();
+    if std::env::args_os()
+        .skip(1)
+        .any(|argument| holds_key(&argument.to_string_lossy()))
+    {
+        let sentence = "an argument holds a key, which every process of this machine can read; write the key into a file of mode 0600 and \
+                        name the file, or name - and send the key to standard input";
+        say(sentence, 2, wants_json());
+        return ExitCode::from(2);
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return refuse_usage(&error),
@@ -150,6 +160,45 @@ fn say(sentence: &str, exit_code: u8, json: bool) {
     } else {
         output::complain(sentence);
     }
+}
+
+/// Whether the argument, or what it gives to a flag, is the text of a key.
+fn holds_key(argument: &str) -> bool {
+    let value = argument.split_once('=').map_or("", |(_, value)| value);
+    text::holds_key(argument) || text::holds_key(value)
+}
+
+/// What was not understood may be anything, but who writes this word wants JSON.
+fn wants_json() -> bool {
+    std::env::args_os()
+        .any(|argument| argument.as_encoded_bytes().split(|&octet| octet == b'=').next() == Some(b"--json"))
+}
+
+/// What clap says, without what may be a secret: an argument too many, such as a password, or a text of a secret's form.
+fn without_secrets(error: &clap::Error) -> String {
+    let mut text = error.to_string();
+    let is_surplus = error.kind() == ErrorKind::UnknownArgument;
+    for (kind, value) in error.context() {
+        let ContextValue::String(value) = value else { continue };
+        let is_name = value.starts_with('-') && !text::may_be_secret(value.trim_start_matches('-'));
+        let is_hidden = match kind {
+            ContextKind::InvalidArg => is_surplus && !is_name,
+            ContextKind::InvalidValue | ContextKind::InvalidSubcommand => text::may_be_secret(value),
+            _ => false,
+        };
+        if is_hidden && !value.is_empty() {
+            text = text.replace(&format!("'{value}'"), "(not repeated, because it may be a secret)");
+        }
+    }
+    text
+}
+
+/// The command whose usage clap shows: its words up to the first placeholder.
+fn shown_command(help: &str) -> String {
+    let usage = help.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
+    let words = usage.unwrap_or("keyround").split(' ');
+    let command: Vec<&str> = words.take_while(|word| !word.starts_with(['[', '<'])).collect();
+    command.join(" ")
 }
 
 /// A core dump would hold the master key and private keys. This bounds a process whose supervisor does not.
@@ -188,10 +237,8 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    // What was not understood may be anything, but who writes this word wants JSON.
-    let json = std::env::args_os()
-        .any(|argument| argument.as_encoded_bytes().split(|&octet| octet == b'=').next() == Some(b"--json"));
-    let text = error.to_string();
+    let json = wants_json();
+    let text = without_secrets(error);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let sentence: Vec<&str> = lines()
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
@@ -204,7 +251,11 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
     let sentence = sentence.join(" ") + &similar;
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        say("a command is missing; 'keyround --help' names them", 2, json);
+        say(
+            &format!("a command is missing; '{} --help' names them", shown_command(&text)),
+            2,
+            json,
+        );
     } else {
         say(&output::printable(sentence), 2, json);
     }
@@ -212,6 +263,13 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
 }
 
 fn execute(arguments: Arguments) -> Result<(), Failure> {
+    if arguments.config.as_deref().is_some_and(input::is_standard) {
+        return Err(Failure::Usage(
+            "--config takes a file, not standard input: name a file, ./- for one of this name, or give settings by --set and the \
+             environment"
+                .to_owned(),
+        ));
+    }
     let context = Context {
         sources: Sources {
             flags: flags(&arguments.set)?,
@@ -234,7 +292,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Users(command) => users::run(&context, command).await,
             Command::Tenants(command) => tenants::run(&context, command).await,
             Command::Providers(command) => providers::run(&context, command).await,
-            Command::Audit(command) => audit::run(&context, &command).await,
+            Command::Audit(request) => audit::run(&context, &request).await,
             Command::MasterKey(command) => master_key::run(&context, &command).await,
             Command::Db(command) => db::run(&context, &command).await,
             Command::Clock(command) => clock::run(&context, &command).await,
@@ -245,7 +303,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
                 documents::completions(shell);
                 Ok(())
             }
-            Command::Man { folder } => documents::man(&folder),
+            Command::Man { folder } => documents::man(&context, &folder),
         }
     });
     // Work that was cut off, such as a look-up of a name, must not hold the end of the process.

@@ -1,7 +1,6 @@
 //! A password that an operator gives: asked for at the terminal or read from a file, never an argument, which every process of
 //! the machine could read.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,11 +11,12 @@ use zeroize::Zeroizing;
 use crate::accounts::password::{AccountWords, MOST_OCTETS, Password};
 use crate::accounts::password_hash::{HashParameters, PasswordHash};
 use crate::accounts::user::User;
-use crate::config::{Accounts, Config, PasswordFunction, refuse_exposed};
+use crate::config::{Accounts, Config, PasswordFunction};
 use crate::crypto::keyed_hash::HashKey;
 use crate::text;
 
 use super::context::Failure;
+use super::input::{self, cannot_read};
 
 /// The password of a new account, if it is to have one.
 #[derive(Args)]
@@ -28,7 +28,7 @@ pub struct First {
     /// Ask for its password at the terminal.
     #[arg(long)]
     ask_password: bool,
-    /// The file whose first line is the hash of its password, as another system made it by bcrypt, Argon2, PBKDF2 or scrypt.
+    /// The file whose first line is the hash of its password (- for standard input), as another system made it by bcrypt, Argon2, PBKDF2 or scrypt.
     #[arg(long, value_name = "FILE")]
     password_hash_file: Option<PathBuf>,
 }
@@ -47,7 +47,7 @@ impl First {
         if let Some(path) = &self.password_hash_file {
             let line = read_file("--password-hash-file", path)?;
             let hash = PasswordHash::parse(line.trim())
-                .map_err(|error| Failure::Usage(format!("{} holds no hash: {error}", path.display())))?;
+                .map_err(|error| Failure::Usage(format!("{} holds no hash: {error}", input::shown(path))))?;
             return Ok(Some(hash.as_str().to_owned()));
         }
         let password = match &self.password_file {
@@ -94,19 +94,14 @@ const fn parameters(accounts: &Accounts) -> HashParameters {
 }
 
 fn read_file(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let unreadable = |error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
-    let line = if path == Path::new("-") {
-        first_line(&mut std::io::stdin().lock())
-    } else {
-        let file = File::open(path).map_err(unreadable)?;
-        refuse_exposed(flag, path, &file.metadata().map_err(unreadable)?)?;
-        first_line(&mut BufReader::new(file))
-    };
-    let line = line.map_err(unreadable)?;
+    let unreadable = |error| cannot_read(path, &error);
+    let file = input::open(path).map_err(unreadable)?;
+    input::refuse_exposed(flag, path, &file.metadata().map_err(unreadable)?)?;
+    let line = first_line(&mut BufReader::new(file)).map_err(unreadable)?;
     if line.is_empty() {
         return Err(Failure::Usage(format!(
             "{} has nothing on its first line",
-            path.display()
+            input::shown(path)
         )));
     }
     Ok(line)

@@ -14,7 +14,7 @@ use crate::accounts::federation::{
 };
 use crate::app::Foundation;
 use crate::clock::UnixTime;
-use crate::config::{Config, read_secret_file};
+use crate::config::Config;
 use crate::logins::federated::redirect_uri;
 use crate::outbound::providers::ProviderError;
 use crate::store::audit::Entry;
@@ -22,7 +22,7 @@ use crate::store::identity_providers::{People, ProviderChange};
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
-use super::{output, scope};
+use super::{input, output, scope};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -70,7 +70,7 @@ pub enum Command {
 
 const ISSUER_HELP: &str = "Its issuer, exactly as it writes it. That of a multi-tenant directory service has {tenantid} in its path, such as \
                            https://login.microsoftonline.com/{tenantid}/v2.0";
-const SECRET_HELP: &str = "The file with the secret that it gave us, mode 0600";
+const SECRET_HELP: &str = "The file with the secret that it gave us, mode 0600, or - for standard input";
 
 #[derive(Args)]
 pub struct New {
@@ -132,7 +132,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 }
 
 async fn sealed(foundation: &Foundation, name: &ProviderName, file: &std::path::Path) -> Result<String, Failure> {
-    let secret = read_secret_file("--client-secret-file", file)?;
+    let secret = input::secret("--client-secret-file", file)?;
     let rotator = &foundation.rotator;
     Ok(rotator.seal_secret(&name.secret_name(), secret.as_bytes()).await?)
 }

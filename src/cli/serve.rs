@@ -120,7 +120,7 @@ fn make_development_master_key(config: &Config) -> Result<(), Failure> {
         )));
     }
     let key = MasterKey::generate().map_err(|error| Failure::Refused(error.to_string()))?;
-    master_key::write(path, &key.to_base64())
+    master_key::write(path, &key.to_base64()).map(drop)
 }
 
 /// Whether the process was started with hangups ignored, as `nohup` does.

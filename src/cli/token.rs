@@ -15,16 +15,17 @@ use crate::jose::jwk_set::{JwkSet, reasons};
 use crate::jose::jwt::{TokenError, verify_access_token_signature};
 
 use super::context::{Context, Failure, read_content, read_text};
+use super::input;
 use super::output;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Verify a token offline against a key set, as a service would: its signature, its type and its lifetime.
     Verify {
-        /// The key set, as served at /.well-known/jwks.json.
+        /// The key set, as served at /.well-known/jwks.json; - for standard input.
         #[arg(long, value_name = "FILE")]
         key_set: PathBuf,
-        /// A file that holds the token, or the token endpoint's whole answer.
+        /// A file that holds the token, or the token endpoint's whole answer; - for standard input.
         file: PathBuf,
     },
     /// Refuse one token from now on, wherever introspection is asked.
@@ -109,17 +110,25 @@ fn check_dates(claims: &Value, now: UnixTime, allowed: &TokenDates) -> Result<Un
 
 fn read_key_set(path: &Path) -> Result<JwkSet, Failure> {
     let content = read_content(path)?;
-    JwkSet::read(&content).map_err(|error| Failure::Usage(format!("{} cannot be used: {error}", path.display())))
+    JwkSet::read(&content).map_err(|error| Failure::Usage(format!("{} cannot be used: {error}", input::shown(path))))
 }
 
 fn read_token(path: &Path) -> Result<String, Failure> {
-    let text = read_text(path)?;
+    token_in(&read_text(path)?).ok_or_else(|| Failure::Usage(format!("{} holds no access_token", input::shown(path))))
+}
+
+/// The token in a text as people have it: alone, as the value of a header (`Bearer ...`) or the whole header, or in the token endpoint's
+/// answer.
+fn token_in(text: &str) -> Option<String> {
     let text = text.trim();
-    if !text.starts_with('{') {
-        return Ok(text.to_owned());
+    if text.starts_with('{') {
+        let answer = serde_json::from_str::<Value>(text).ok()?;
+        return Some(answer.get("access_token")?.as_str()?.to_owned());
     }
-    serde_json::from_str::<Value>(text)
-        .ok()
-        .and_then(|answer| Some(answer.get("access_token")?.as_str()?.to_owned()))
-        .ok_or_else(|| Failure::Usage(format!("{} holds no access_token", path.display())))
+    let after = |text: &'_ str, word: &str| -> Option<String> {
+        let (head, rest) = text.split_at_checked(word.len())?;
+        head.eq_ignore_ascii_case(word).then(|| rest.trim_start().to_owned())
+    };
+    let value = after(text, "Authorization:").unwrap_or_else(|| text.to_owned());
+    Some(after(&value, "Bearer ").unwrap_or(value))
 }

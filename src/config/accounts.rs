@@ -176,11 +176,11 @@ impl Accounts {
     fn check(&self, server: &Server, max_token_ttl: Seconds) -> Result<(), ConfigError> {
         let second = Seconds(1);
         let longest_token = LONGEST_ACCESS_TOKEN.min(max_token_ttl);
-        within(
+        within_given(
             "accounts.access_token_ttl",
             self.access_token_ttl,
-            second,
-            longest_token,
+            (second, longest_token),
+            (longest_token < LONGEST_ACCESS_TOKEN).then_some("tokens.max_token_ttl"),
         )?;
         within(
             "accounts.session_absolute",
@@ -188,11 +188,11 @@ impl Accounts {
             second,
             LONGEST_SESSION,
         )?;
-        within(
+        within_given(
             "accounts.session_idle",
             self.session_idle,
-            second,
-            self.session_absolute,
+            (second, self.session_absolute),
+            Some("accounts.session_absolute"),
         )?;
         within(
             "accounts.refresh_grace",
@@ -248,11 +248,22 @@ fn within<T: Copy + PartialOrd + fmt::Display>(
     least: T,
     most: T,
 ) -> Result<(), ConfigError> {
+    within_given(setting, given, (least, most), None)
+}
+
+/// The same, where another setting is what makes the most.
+fn within_given<T: Copy + PartialOrd + fmt::Display>(
+    setting: &'static str,
+    given: T,
+    (least, most): (T, T),
+    most_is: Option<&'static str>,
+) -> Result<(), ConfigError> {
     if given < least || given > most {
+        let cause = most_is.map_or(String::new(), |other| format!(", which is {other}"));
         return Err(ConfigError::AccountsOutOfRange {
             setting,
             given: given.to_string(),
-            needed: format!("from {least} to {most}"),
+            needed: format!("from {least} to {most}{cause}"),
         });
     }
     Ok(())
@@ -280,26 +291,58 @@ fn resource(text: &str) -> Result<String, Refusal> {
 
 /// Reads `20/1h`: 20 at once, and 20 more in each hour, at most `most` in a second.
 fn rate(text: &str, most: i64) -> Result<Rate, Refusal> {
-    let form = "is not a number and a length of time; write such as 20/1h";
-    let (burst, period) = text.split_once('/').ok_or_else(|| Refusal(form.to_owned()))?;
-    let burst: u32 = burst.parse().map_err(|_| Refusal(form.to_owned()))?;
-    let period = parse_duration(period)?;
+    let form = || {
+        Refusal(meant_rate(text).map_or_else(
+            || "is not a number and a length of time; write such as 20/1h".to_owned(),
+            |meant| format!("is not a number and a length of time; write {meant}"),
+        ))
+    };
+    let (burst, period) = text.split_once('/').ok_or_else(form)?;
+    let burst: u32 = burst.parse().map_err(|_| form())?;
+    let period = parse_duration(period).map_err(|_| form())?;
     if burst == 0 || period.0.saturating_mul(most) < i64::from(burst) {
         return refuse(format!("is none, or more than {most} in a second; write such as 20/1h"));
     }
     Ok(Rate { burst, period })
 }
 
+/// What `150/hour`, `150 per h` or `150/60` mean; a number without a unit means seconds.
+fn meant_rate(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase().replace("per", "/");
+    let (burst, period) = text.split_once('/')?;
+    let burst: u32 = burst.trim().parse().ok()?;
+    let period = period.trim();
+    let unit = period.trim_start_matches(|character: char| character.is_ascii_digit() || character == ' ');
+    let number = period[..period.len() - unit.len()].trim();
+    let unit = match unit {
+        "" if !number.is_empty() => "s",
+        "s" | "sec" | "second" | "seconds" => "s",
+        "m" | "min" | "minute" | "minutes" => "m",
+        "h" | "hr" | "hour" | "hours" => "h",
+        "d" | "day" | "days" => "d",
+        _ => return None,
+    };
+    Some(format!(
+        "{burst}/{}{unit}",
+        if number.is_empty() { "1" } else { number }
+    ))
+}
+
 fn token_type(text: &str) -> Result<TokenType, Refusal> {
-    text.parse()
-        .map_err(|_| Refusal("is not a type of access tokens; write at+jwt or JWT".to_owned()))
+    text.parse().map_err(|_| {
+        let hint = text::did_you_mean(text, TokenType::ALL.map(TokenType::name));
+        Refusal(format!("is not a type of access tokens; write at+jwt or JWT{hint}"))
+    })
 }
 
 fn function(text: &str) -> Result<PasswordFunction, Refusal> {
     match text {
         "bcrypt" => Ok(PasswordFunction::Bcrypt),
         "argon2id" => Ok(PasswordFunction::Argon2id),
-        _ => refuse("is not a function for passwords; write bcrypt or argon2id"),
+        _ => refuse(format!(
+            "is not a function for passwords; write bcrypt or argon2id{}",
+            text::did_you_mean(text, ["bcrypt", "argon2id"])
+        )),
     }
 }
 
@@ -312,6 +355,24 @@ mod tests {
         let period = Seconds(3_600);
         assert_eq!(rate("20/1h", 1), Ok(Rate { burst: 20, period }));
         assert_eq!(rate("3600/1h", 1), Ok(Rate { burst: 3_600, period }));
+        for (text, meant) in [
+            ("150/hour", "150/1h"),
+            ("150/h", "150/1h"),
+            ("150 / 2 Hours", "150/2h"),
+            ("5 per minute", "5/1m"),
+            ("20/60", "20/60s"),
+            ("9/day", "9/1d"),
+        ] {
+            let refusal = rate(text, 1).unwrap_err().to_string();
+            assert!(refusal.ends_with(&format!("write {meant}")), "{text}: {refusal}");
+            assert!(rate(meant, 1).is_ok(), "{meant}");
+        }
+        assert!(
+            rate("150/fortnight", 1)
+                .unwrap_err()
+                .to_string()
+                .ends_with("such as 20/1h")
+        );
         for (bad, most) in [
             ("", 1),
             ("20", 1),

@@ -280,11 +280,17 @@ fn check_options(options: &[(String, String)]) -> Result<(), Refusal> {
     for (place, (name, value)) in options.iter().enumerate() {
         let is_server_setting = name.starts_with("options[") && name.ends_with(']');
         if !is_server_setting && !OPTIONS.contains(&name.as_str()) {
-            // What resembles no option may be a part of a password, and is not shown.
-            return refuse(similar(name).map_or_else(
-                || format!("has an unknown option; the options are {}", OPTIONS.join(", ")),
-                |similar| format!("has the option '{name}', which is unknown; did you mean '{similar}'?"),
-            ));
+            // What has not the form of an option may be a part of a password, and is not shown.
+            let is_word = |byte: u8| byte.is_ascii_lowercase() || matches!(byte, b'_' | b'-');
+            let has_form = !value.is_empty() && name.len() <= 40 && name.bytes().all(is_word);
+            return refuse(match similar(name) {
+                Some(similar) => format!("has the option '{name}', which is unknown; did you mean '{similar}'?"),
+                None if has_form => format!(
+                    "has the option '{name}', which is unknown; the options are {}",
+                    OPTIONS.join(", ")
+                ),
+                None => format!("has an unknown option; the options are {}", OPTIONS.join(", ")),
+            });
         }
         if name != "options" && options[..place].iter().any(|(earlier, _)| earlier == name) {
             return refuse(format!("has the option '{name}' twice; write it once"));
@@ -496,8 +502,14 @@ mod tests {
             ("postgres://h/k?SSLMODE=verify-full", "did you mean 'sslmode'?"),
             (
                 "postgres://h/k?zzzzzzzzzz=1",
-                "has an unknown option; the options are application_name",
+                "has the option 'zzzzzzzzzz', which is unknown; the options are application_name",
             ),
+            (
+                "postgres://h/k?pool_size=5",
+                "has the option 'pool_size', which is unknown",
+            ),
+            ("postgres://h/k?Swordfish7!", "has an unknown option; the options are"),
+            ("postgres://h/k?swordfish", "has an unknown option; the options are"),
             ("postgres://h/k?sslmode=verify_full", "write one of disable"),
             ("postgres://h/k?sslmode=disable&sslmode=verify-full", "twice"),
             ("postgres://h/k?target_session_attrs=standby", "accepts writes"),

@@ -197,10 +197,11 @@ impl Layers {
     }
 
     fn refused(&self, name: &str, text: Option<&str>, why: String) -> ConfigError {
-        let secret = settings::find(name).is_none_or(|setting| setting.secret);
-        let quoted = match text {
-            Some(text) if !secret && !text.is_empty() => format!(" '{}'", text.escape_debug()),
-            _ => String::new(),
+        let is_secret = settings::find(name).is_none_or(|setting| setting.secret);
+        let (quoted, why) = match text {
+            Some(text) if text::may_be_secret(text) => (String::new(), why.replace(text, "...")),
+            Some(text) if !is_secret && !text.is_empty() => (format!(" '{}'", text.escape_debug()), why),
+            _ => (String::new(), why),
         };
         ConfigError::BadValue {
             setting: self.written_name(name),
@@ -410,7 +411,7 @@ fn other_list(setting: &Setting, value: &ValueKind) -> Option<String> {
 /// A value of the wrong shape, for a sentence.
 fn described(setting: &Setting, value: &ValueKind) -> String {
     match value {
-        ValueKind::String(_) if setting.secret => "another text".to_owned(),
+        ValueKind::String(text) if setting.secret || text::may_be_secret(text) => "another text".to_owned(),
         ValueKind::String(text) => format!("'{}'", text.escape_debug()),
         ValueKind::Nil => "nothing".to_owned(),
         ValueKind::Boolean(_) => "true or false".to_owned(),

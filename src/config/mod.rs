@@ -35,7 +35,7 @@ pub use database::{Database, PostgresServer, PostgresUrl};
 pub use error::ConfigError;
 pub use forward_auth::{ForwardAuth, ForwardAuthPolicy};
 pub use layers::{Sources, sudo_user};
-pub use secret_file::{read as read_secret_file, refuse_exposed};
+pub use secret_file::{read as read_secret_file, read_from as read_secret, refuse_exposed};
 pub use values::{Issuer, Network, Origin, Refusal, SecretText, parse_duration};
 
 use layers::Layers;
@@ -508,8 +508,12 @@ fn address(text: &str) -> Result<SocketAddr, Refusal> {
 }
 
 fn algorithm(name: &str) -> Result<Algorithm, Refusal> {
-    name.parse()
-        .map_err(|_| Refusal(format!("holds '{}', but must hold RS256 or ES256", name.escape_debug())))
+    name.parse().map_err(|_| {
+        Refusal(format!(
+            "is not an algorithm of Keyround; write RS256 or ES256{}",
+            text::did_you_mean(name, Algorithm::ALL.map(Algorithm::name))
+        ))
+    })
 }
 
 fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
@@ -575,7 +579,9 @@ fn read_database(layers: &mut Layers) -> Result<Database, ConfigError> {
 fn read_windows(layers: &Layers) -> Result<Windows, ConfigError> {
     let duration = |name| layers.required(name, parse_duration);
     Ok(Windows {
-        algorithms: layers.list("keys.algorithms", algorithm)?,
+        algorithms: layers.list("keys.algorithms", |name| {
+            algorithm(name).map_err(|Refusal(why)| Refusal(format!("holds '{}', which {why}", name.escape_debug())))
+        })?,
         rotation_period: duration("keys.rotation_period")?,
         prepublish: duration("keys.prepublish")?,
         verifier_cache: duration("keys.verifier_cache")?,
@@ -697,7 +703,10 @@ fn read_log(layers: &Layers) -> Result<Log, ConfigError> {
     let format = layers.required("log.format", |text| match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err(Refusal("is not a form of log lines; write text or json".to_owned())),
+        _ => Err(Refusal(format!(
+            "is not a form of log lines; write text or json{}",
+            text::did_you_mean(text, ["text", "json"])
+        ))),
     })?;
     let filter = layers.required("log.filter", log_filter::parse)?;
     Ok(Log { format, filter })

@@ -3,7 +3,7 @@
 use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -22,6 +22,30 @@ const LONGEST: u64 = 4096;
 pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, ConfigError> {
     let unreadable = |source| ConfigError::SecretUnreadable {
         setting,
+        path: shown(setting, path),
+        source,
+    };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    refuse_exposed(setting, path, &file.metadata().map_err(unreadable)?)?;
+    read_from(setting, path, file)
+}
+
+/// A file that does not exist may be a secret itself, given in place of the file.
+fn shown(setting: &str, path: &Path) -> PathBuf {
+    let is_flag = setting.starts_with("--");
+    if path.symlink_metadata().is_err() && (is_flag || text::may_be_secret(&path.to_string_lossy())) {
+        return PathBuf::from("the file");
+    }
+    path.to_owned()
+}
+
+/// The same of an open file, whoever may read it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_from(setting: &'static str, path: &Path, file: impl Read) -> Result<Zeroizing<String>, ConfigError> {
+    let unreadable = |source| ConfigError::SecretUnreadable {
+        setting,
         path: path.to_owned(),
         source,
     };
@@ -30,8 +54,6 @@ pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, Con
         path: path.to_owned(),
         why,
     };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    refuse_exposed(setting, path, &file.metadata().map_err(unreadable)?)?;
     // The buffer never grows, so no copy of the secret stays behind.
     let mut content = Zeroizing::new(Vec::with_capacity(2 * usize::try_from(LONGEST).unwrap_or(0)));
     file.take(LONGEST + 1).read_to_end(&mut content).map_err(unreadable)?;

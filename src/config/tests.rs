@@ -277,7 +277,7 @@ fn a_bad_value_is_refused_by_name_with_the_right_form() {
         (
             "KEYROUND_KEYS__ALGORITHMS",
             "RS256,none",
-            "KEYROUND_KEYS__ALGORITHMS holds 'none', but must hold RS256 or ES256",
+            "KEYROUND_KEYS__ALGORITHMS holds 'none', which is not an algorithm of Keyround; write RS256 or ES256",
         ),
         (
             "KEYROUND_LOG__FILTER",

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text;
+
 /// An algorithm that Keyround signs with. The order is the order of the key set: RSA first, for libraries that stop at
 /// the first key type they do not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,7 +21,10 @@ pub enum Algorithm {
 
 /// The name is not of an algorithm that Keyround signs with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a signature algorithm of Keyround; use RS256 or ES256")]
+#[error(
+    "'{0}' is not a signature algorithm of Keyround; use RS256 or ES256{hint}",
+    hint = text::did_you_mean(.0, Algorithm::ALL.map(Algorithm::name))
+)]
 pub struct UnknownAlgorithm(pub String);
 
 impl Algorithm {

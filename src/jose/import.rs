@@ -79,6 +79,9 @@ pub enum ImportError {
     /// A PEM that was encoded once more.
     #[error("the file is a PEM in base64; decode it first: 'base64 -d FILE'")]
     WrappedPem,
+    /// DER that was encoded, without the lines around it.
+    #[error("the file is DER in base64 without the lines of PEM; write it as PEM: {0}")]
+    WrappedDer(&'static str),
     /// Too long for any key.
     #[error("the file has {0} octets; a key has at most {LONGEST_FILE}")]
     TooLong(usize),

@@ -143,7 +143,7 @@ impl Scene {
         assert_eq!(nodes["unconfirmed"], Value::Array(Vec::new()), "{nodes}");
         let revocation = &told["revocations"][0];
         let text = |name: &str| revocation[name].as_str().unwrap();
-        let time = |name| UnixTime::parse_rfc3339(text(name)).unwrap();
+        let time = |name| text(name).parse::<UnixTime>().unwrap();
         let accepted_until = time("accepted_until");
         Revocation {
             began,

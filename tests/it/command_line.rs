@@ -1,5 +1,6 @@
 //! The command line: the real binary, its settings in its environment, on a database where a server runs.
 
+mod arguments;
 mod clients;
 
 use std::os::unix::fs::PermissionsExt;

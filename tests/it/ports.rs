@@ -39,7 +39,7 @@ static BLOCKS: LazyLock<Mutex<Blocks>> = LazyLock::new(|| {
 pub fn free_port() -> u16 {
     let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        while let Some(port) = blocks.left.next() {
+        for port in blocks.left.by_ref() {
             if bind(port).is_some() {
                 return port;
             }

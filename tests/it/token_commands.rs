@@ -204,7 +204,15 @@ async fn a_denial_or_a_token_that_makes_no_sense_is_refused() {
             &["token", "deny", &"a".repeat(257), "--until", "2030-01-01T00:00:00Z"],
             "1 to 256 octets",
         ),
-        (&["token", "deny", "a", "--until", &i64::MAX.to_string()], "ten years"),
+        (
+            &["token", "deny", "a", "--until", &i64::MAX.to_string()],
+            "Unix seconds",
+        ),
+        (&["token", "deny", "a", "--until", "99999999999"], "ten years"),
+        (
+            &["token", "deny", "a", "--until", "1900000000000"],
+            "did you mean 1900000000?",
+        ),
         (&["token", "deny", "a", "--until", "2999-01-01T00:00:00Z"], "ten years"),
     ] {
         let (_, sentence) = refused(&database, 2, arguments);

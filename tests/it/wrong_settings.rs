@@ -397,7 +397,63 @@ const WRONG: &[Row] = &[
     (
         "[keys]\nalgorithms = \"RS512\"",
         &[],
-        &["keys.algorithms", "holds 'RS512'", "must hold RS256 or ES256"],
+        &["keys.algorithms", "holds 'RS512'", "write RS256 or ES256"],
+    ),
+    (
+        "[keys]\nalgorithms = [\"es256\"]",
+        &[],
+        &["keys.algorithms", "holds 'es256'", "did you mean ES256?"],
+    ),
+    (
+        "[tokens]\ndefault_algorithm = \"ES384\"",
+        &[],
+        &[
+            "tokens.default_algorithm 'ES384' is not an algorithm",
+            "write RS256 or ES256",
+        ],
+    ),
+    (
+        "[accounts]\npassword_hash = \"argon2\"",
+        &[],
+        &["accounts.password_hash", "did you mean argon2id?"],
+    ),
+    (
+        "[accounts]\ntoken_type = \"at_jwt\"",
+        &[],
+        &["accounts.token_type", "did you mean at+jwt?"],
+    ),
+    ("[log]\nformat = \"JSON\"", &[], &["log.format", "did you mean json?"]),
+    (
+        "[accounts]\nlimit_address = \"150/hour\"",
+        &[],
+        &["accounts.limit_address", "'150/hour'", "write 150/1h"],
+    ),
+    (
+        "[accounts]\nrefresh_limit_session = \"5 per minute\"",
+        &[],
+        &["accounts.refresh_limit_session", "write 5/1m"],
+    ),
+    (
+        "[accounts]\nsession_idle = \"60d\"",
+        &[],
+        &["accounts.session_idle is 60d", "which is accounts.session_absolute"],
+    ),
+    (
+        "[accounts]\naccess_token_ttl = \"10m\"\n[tokens]\naccess_token_ttl = \"1m\"\nmax_token_ttl = \"5m\"",
+        &[],
+        &[
+            "accounts.access_token_ttl is 10m",
+            "to 5m, which is tokens.max_token_ttl",
+        ],
+    ),
+    (
+        "[database]\nurl = \"postgres://u@h/d?pool_size=5\"",
+        &[],
+        &[
+            "database.url",
+            "the option 'pool_size', which is unknown",
+            "the options are",
+        ],
     ),
     (
         "[keys]\nalgorithms = [\"RS256\", \"RS256\"]",

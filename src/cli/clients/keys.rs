@@ -21,7 +21,7 @@ use crate::cli::output;
 #[derive(Args)]
 #[group(required = false, multiple = false)]
 pub struct Source {
-    /// Its public keys, as a JWK set; to change keys, register both, then the new one alone.
+    /// Its public keys, as a JWK set (- for standard input); to change keys, register both, then the new one alone.
     #[arg(long, value_name = "FILE")]
     jwks_file: Option<PathBuf>,
     /// Where it publishes its public keys as a JWK set; to change keys, it publishes both for a while.

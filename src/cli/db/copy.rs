@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::app::open_database;
-use crate::config::{self, Config, Database};
+use crate::config::{Config, Database};
 use crate::keyring::trusted_time;
 use crate::rotation::sealing::heartbeat_memory;
 use crate::store::audit::Entry;
@@ -14,7 +14,8 @@ use crate::store::backup::RestoreError;
 use crate::store::copy::{CopiedTable, CopyError};
 
 use super::living_nodes;
-use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::context::{ACTOR, Context, Failure, missing_folder};
+use crate::cli::input;
 use crate::cli::output;
 
 #[derive(Args)]
@@ -23,7 +24,7 @@ pub struct Request {
     /// The other database: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE`. Other processes can read a password in it; use --to-file then.
     #[arg(long, value_name = "URL", group = "target")]
     to: Option<String>,
-    /// A file that holds the URL (mode 0600).
+    /// A file that holds the URL (mode 0600), or - for standard input.
     #[arg(long, value_name = "FILE", group = "target")]
     to_file: Option<PathBuf>,
 }
@@ -48,6 +49,7 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
             heartbeat_memory(policy),
         )));
     }
+    let folder = missing_folder(&target);
     let other = open_database(&target)
         .await
         .map_err(|error| Failure::from(error).located(&target))?;
@@ -67,6 +69,9 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
         .map_err(|error| refused(&error, &config.database, &target))?;
     other.close().await;
     source.close().await;
+    if let Some(folder) = folder.filter(|_| !context.json) {
+        output::line(&format!("made the folder {}", folder.display()));
+    }
     print(context, &from, &target, &tables);
     Ok(())
 }
@@ -85,10 +90,10 @@ fn refused(error: &CopyError, source: &Database, target: &Database) -> Failure {
 
 fn target(request: &Request) -> Result<Database, Failure> {
     if let Some(path) = &request.to_file {
-        let text = config::read_secret_file("--to-file", path)?;
+        let text = input::secret("--to-file", path)?;
         return text
             .parse()
-            .map_err(|refusal| Failure::Usage(format!("the URL in {} {refusal}", path.display())));
+            .map_err(|refusal| Failure::Usage(format!("the URL in {} {refusal}", input::shown(path))));
     }
     let text = request.to.as_deref().unwrap_or_default();
     text.parse()
@@ -97,7 +102,8 @@ fn target(request: &Request) -> Result<Database, Failure> {
 
 fn print(context: &Context, from: &str, target: &Database, tables: &[CopiedTable]) {
     if context.json {
-        output::json(&json!({ "from": from, "to": target.to_string(), "tables": tables }));
+        let next = format!("set database.url to {target} on every node; start no server on {from}");
+        output::json(&json!({ "from": from, "to": target.to_string(), "tables": tables, "next": next }));
         return;
     }
     let rows: Vec<Vec<String>> = tables

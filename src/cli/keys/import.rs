@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::clock::UnixTime;
-use crate::config::refuse_exposed;
 use crate::jose::import::{self, Imported, LONGEST_FILE, Passphrase};
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::emergency::UnknownKey;
@@ -20,19 +19,20 @@ use crate::text;
 
 use super::{Inserted, View};
 use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::input::{self, cannot_read};
 use crate::cli::output;
 
 #[derive(Args)]
 pub struct Import {
-    /// The key: PEM (PKCS#8, PKCS#1, SEC1, or a public key with --verify-only) or JWK.
+    /// The key: PEM (PKCS#8, PKCS#1, SEC1, or a public key with --verify-only) or JWK; - for standard input.
     file: PathBuf,
-    /// The file whose first line opens an encrypted PEM; at a terminal you are asked when it is left out.
+    /// The file whose first line opens an encrypted PEM, or - for standard input; at a terminal you are asked when it is left out.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
     /// Never sign with it; publish its public half so that tokens of another issuer stay valid.
     #[arg(long, requires = "until")]
     verify_only: bool,
-    /// When the last token that it signed has expired (2026-12-31T00:00:00Z); it leaves the key set then.
+    /// When the last token that it signed has expired: a time such as 2026-12-31T00:00:00Z, or Unix seconds; it leaves the key set then.
     #[arg(long, value_name = "TIME", requires = "verify_only")]
     until: Option<UnixTime>,
     /// The kid that its tokens carry, where the file does not say it.
@@ -56,7 +56,7 @@ async fn signing(context: &Context, rotator: &Rotator, request: &Import, importe
     let key = imported.private.ok_or_else(|| {
         Failure::Usage(format!(
             "{} holds a public key, which cannot sign; to publish it for another issuer's tokens add --verify-only --until TIME",
-            request.file.display()
+            input::shown(&request.file)
         ))
     })?;
     let done = rotator.import_signing(&key, &ACTOR, &request.reason).await?;
@@ -131,16 +131,16 @@ fn read(request: &Import) -> Result<Imported, Failure> {
         None => Passphrase::None,
     };
     let imported = import::read(&text, passphrase)
-        .map_err(|error| Failure::Refused(format!("{}: {error}", request.file.display())))?;
+        .map_err(|error| Failure::Refused(format!("{}: {error}", input::shown(&request.file))))?;
     if imported.private.is_some() {
-        refuse_exposed("the argument FILE", &request.file, &metadata)?;
+        input::refuse_exposed("the argument FILE", &request.file, &metadata)?;
     }
     Ok(imported)
 }
 
 fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Metadata), Failure> {
-    let unreadable = |error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
-    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let unreadable = |error| cannot_read(path, &error);
+    let file = input::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     // The buffer never grows, so no copy of the key stays behind.
     let mut text = Zeroizing::new(Vec::with_capacity(2 * LONGEST_FILE));
@@ -152,14 +152,13 @@ fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Metadata), Failure> {
 
 fn read_passphrase(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let (text, metadata) = read_file(path)?;
-    refuse_exposed("--passphrase-file", path, &metadata)?;
-    let text =
-        text::decode(&text).map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    input::refuse_exposed("--passphrase-file", path, &metadata)?;
+    let text = text::decode(&text).map_err(|error| cannot_read(path, &error))?;
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
         _ => Err(Failure::Usage(format!(
             "{} holds no passphrase on its first line",
-            path.display()
+            input::shown(path)
         ))),
     }
 }

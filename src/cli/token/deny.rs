@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::clock::{Seconds, UnixTime};
 use crate::keyring::trusted_time;
 use crate::store::audit::Entry;
+use crate::text;
 
 use crate::cli::context::{ACTOR, Context, Failure};
 use crate::cli::output;
@@ -17,7 +18,7 @@ pub struct Request {
     #[arg(allow_hyphen_values = true, value_parser = jti)]
     jti: String,
     /// The token's exp: Unix seconds, or a time such as 2026-11-22T21:00:00Z.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME")]
     until: UnixTime,
     /// Why, for the audit log.
     #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
@@ -33,16 +34,10 @@ fn jti(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > LONGEST_JTI || text.contains(char::is_control) {
         return Err(format!("a jti has 1 to {LONGEST_JTI} octets and no control characters"));
     }
+    if text::is_token(text) {
+        return Err("it is a whole token; give its jti, which 'keyround token inspect -' shows".to_owned());
+    }
     Ok(text.to_owned())
-}
-
-fn time(text: &str) -> Result<UnixTime, String> {
-    let form = "a time is Unix seconds (the token's exp) or RFC 3339, such as 2026-11-22T21:00:00Z";
-    text.parse()
-        .ok()
-        .map(UnixTime)
-        .or_else(|| UnixTime::parse_rfc3339(text))
-        .ok_or_else(|| form.to_owned())
 }
 
 pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use crate::cli::output;
 
 #[derive(Args)]
 pub struct Request {
-    /// The token, or - to read it from standard input, where no other process sees it.
+    /// The token, also as the value of its header (Bearer ...), or - to read it from standard input, where no other process sees it.
     token: String,
 }
 
@@ -58,17 +58,19 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     refused.map_or(Ok(()), |refused| Err(Failure::Refused(refused)))
 }
 
-fn read(token: &str) -> Result<String, Failure> {
-    if token != "-" {
-        return Ok(token.trim().to_owned());
+fn read(argument: &str) -> Result<String, Failure> {
+    let token =
+        |text: &str| super::token_in(text).ok_or_else(|| Failure::Usage("the JSON has no access_token".to_owned()));
+    if argument != "-" {
+        return token(argument);
     }
-    let mut text = String::new();
+    let mut given = String::new();
     let limit = 2 * LONGEST_TOKEN as u64;
     std::io::stdin()
         .take(limit)
-        .read_to_string(&mut text)
+        .read_to_string(&mut given)
         .map_err(|error| Failure::Usage(format!("standard input holds no text: {error}")))?;
-    Ok(text.trim().to_owned())
+    token(&given)
 }
 
 fn judge(token: &str, issuer: &str, keys: &Keys, policy: &Policy, now: UnixTime) -> Result<AccessToken, Refused> {

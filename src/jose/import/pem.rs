@@ -1,5 +1,8 @@
 //! One key as PEM (RFC 7468), however its lines end and whatever text is around it.
 
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use openssl::pkey::{PKey, Private, Public};
 use openssl::rsa::Rsa;
 use openssl::x509::X509;
@@ -70,11 +73,37 @@ fn unescaped(text: &str) -> Zeroizing<String> {
 fn nothing(text: &str) -> ImportError {
     // "-----BEGIN " in base64.
     if text.trim_start().starts_with("LS0tLS1CRUdJTi") {
-        ImportError::WrappedPem
-    } else {
-        ImportError::NotAKey
+        return ImportError::WrappedPem;
     }
+    wrapped_der(text).unwrap_or(ImportError::NotAKey)
 }
+
+/// What makes a PEM of a key in DER that was written in base64.
+fn wrapped_der(text: &str) -> Option<ImportError> {
+    let base64: Zeroizing<String> = Zeroizing::new(text.split_whitespace().collect());
+    let der = Zeroizing::new(BASE64.decode(base64.trim_end_matches('=')).ok()?);
+    let cure = if PKey::private_key_from_der(&der).is_ok() {
+        "'base64 -d FILE | openssl pkey -inform DER'"
+    } else if PKey::public_key_from_der(&der).is_ok() {
+        "'base64 -d FILE | openssl pkey -pubin -inform DER'"
+    } else if Rsa::public_key_from_der_pkcs1(&der).is_ok() {
+        "'base64 -d FILE | openssl rsa -RSAPublicKey_in -pubout -inform DER'"
+    } else if X509::from_der(&der).is_ok() {
+        "'base64 -d FILE | openssl x509 -inform DER -pubkey -noout'"
+    } else if der.starts_with(&[0x30]) && der.len() > 60 {
+        // An encrypted key, or a key of another kind.
+        "'base64 -d FILE | openssl pkcs8 -topk8 -inform DER'"
+    } else {
+        return None;
+    };
+    Some(ImportError::WrappedDer(cure))
+}
+
+/// With or without padding, which was taken away.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireNone),
+);
 
 /// The blocks, the parameters aside that OpenSSL writes before a SEC1 key. A block that does not end is one too.
 fn blocks(text: &str) -> Vec<Block<'_>> {

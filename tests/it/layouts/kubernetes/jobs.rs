@@ -193,7 +193,7 @@ async fn the_jobs_migrate_and_back_up_with_the_roles_of_the_page() {
     serving.stop().await;
 }
 
-/// A pod whose ConfigMap `keyround-ca` exists.
+/// A pod whose `ConfigMap` `keyround-ca` exists.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_trusts_an_authority_of_its_own() {
     if is_left_out() {

@@ -1,0 +1,66 @@
+//! Files that an argument names, and `-` in place of one: standard input.
+
+use std::fs::{File, Metadata};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use zeroize::Zeroizing;
+
+use crate::config::{self, read_secret, read_secret_file};
+
+use super::context::Failure;
+
+/// Whether some file of this command was standard input.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether the argument is standard input or output. A file of this name is `./-`.
+pub fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The file, or standard input, without a buffer that would keep a copy of a secret.
+pub fn open(path: &Path) -> std::io::Result<File> {
+    if !is_standard(path) {
+        return File::open(path);
+    }
+    if IS_TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(std::io::Error::other(
+            "it can be one file of a command alone; name the other one",
+        ));
+    }
+    Ok(File::from(std::io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+/// Refuses a file whose secret others may read. Standard input is what the shell gives.
+pub fn refuse_exposed(flag: &'static str, path: &Path, metadata: &Metadata) -> Result<(), Failure> {
+    if is_standard(path) {
+        return Ok(());
+    }
+    Ok(config::refuse_exposed(flag, path, metadata)?)
+}
+
+/// The file for a sentence. A name that no file has is not repeated, because a secret may have been typed in place of its file.
+pub fn shown(path: &Path) -> String {
+    if is_standard(path) {
+        "standard input".to_owned()
+    } else if path.symlink_metadata().is_ok() {
+        path.display().to_string()
+    } else {
+        "the file".to_owned()
+    }
+}
+
+/// The secret in the file that this flag names, or on standard input.
+pub fn secret(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Failure> {
+    if !is_standard(path) {
+        return Ok(read_secret_file(flag, path)?);
+    }
+    let file = open(path).map_err(|error| Failure::Usage(format!("{flag}: cannot read standard input: {error}")))?;
+    Ok(read_secret(flag, Path::new("standard input"), file)?)
+}
+
+/// Why a file was not read.
+pub fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Usage(format!("cannot read {}: {error}", shown(path)))
+}

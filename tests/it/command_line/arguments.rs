@@ -1,0 +1,484 @@
+//! Arguments as people give them: `-` for standard input and output, secrets in place of files, times and tokens in other forms, and
+//! files that are something else.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{Serving, keyround, run};
+
+const MASTER_KEY: &str = "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=";
+const VARIABLES: [(&str, &str); 4] = [
+    ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+    ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+    ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+    ("KEYROUND_KEYS__MASTER_KEY", MASTER_KEY),
+];
+const CREATE: &str = "clients create --id billing --grant client_credentials --audience https://api.example.com";
+
+fn words(command: &str) -> Vec<&str> {
+    command.split(' ').collect()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn done(folder: &Path, command: &str) -> String {
+    let output = run(folder, &VARIABLES, &words(command));
+    assert!(output.status.success(), "{command}: {}", said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The sentence of a refusal with this code.
+fn refused(folder: &Path, code: i32, arguments: &[&str]) -> String {
+    let output = run(folder, &VARIABLES, arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+    let sentence = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(sentence.lines().count(), 1, "{sentence}");
+    sentence
+}
+
+/// The command with this standard input.
+fn with_input(folder: &Path, command: &str, input: &[u8]) -> Output {
+    let mut child = keyround(folder, &VARIABLES, &words(command));
+    let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+    // One that refuses does not read.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn done_with_input(folder: &Path, command: &str, input: &[u8]) -> Vec<u8> {
+    let output = with_input(folder, command, input);
+    assert!(output.status.success(), "{command}: {}", said(&output));
+    output.stdout
+}
+
+/// A folder with a database whose keys a server has made.
+fn site() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    Serving::start(folder.path(), &VARIABLES, &["serve"]).stop();
+    folder
+}
+
+fn openssl(folder: &Path, script: &str) -> Vec<u8> {
+    let output = Command::new("sh")
+        .args(["-c", &format!("umask 077; {script}")])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{script}: {}", said(&output));
+    output.stdout
+}
+
+/// A new private key in PEM.
+fn private_key(folder: &Path) -> String {
+    let pem = openssl(folder, "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256");
+    String::from_utf8(pem).unwrap()
+}
+
+#[test]
+fn no_argument_that_may_be_a_secret_is_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let pem = private_key(folder);
+    std::fs::write(folder.join("key.pem"), &pem).unwrap();
+    let base64 = |script: &str| String::from_utf8(openssl(folder, script)).unwrap();
+    let der = base64("openssl pkey -in key.pem -outform DER | base64 -w 0");
+    let wrapped = base64("base64 -w 0 key.pem");
+    let inline = pem.replace('\n', "\\n");
+    let jwk = r#"{"kty":"EC","crv":"P-256","d":"dGhlLXByaXZhdGUtaGFsZi1vZi1hLWtleQ"}"#;
+    let token = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJlLW9mLWEtdG9rZW4tdGhhdC1saXZlcw";
+    let password = "hunter2-is-no-file";
+    let commands = [
+        "keys import",
+        "keys export",
+        "keys revoke",
+        "master-key generate",
+        "restore",
+        "backup",
+        "users set-password ada --password-file",
+        "users set-password ada",
+        "clients create --secret-file",
+        "clients set-keys billing --jwks-file",
+        "providers set-secret corp --client-secret-file",
+        "db copy --to-file",
+        "token verify --key-set a",
+        "token deny --until 1 a",
+        "--config",
+        "--set",
+        "",
+    ];
+    for secret in [&*pem, &der, &wrapped, &inline, jwk] {
+        for command in commands {
+            let mut arguments: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).collect();
+            arguments.push(secret);
+            let sentence = refused(folder, 2, &arguments);
+            assert!(sentence.contains("an argument holds a key"), "{command}: {sentence}");
+        }
+    }
+    let by_flag = format!("--reason={der}");
+    assert!(refused(folder, 2, &["keys", "rotate", &by_flag]).contains("holds a key"));
+
+    // These have no form of their own.
+    for (command, secret) in [
+        ("users set-password ada", password),
+        (
+            "users create --email a@example.com --name Ada --password-file",
+            password,
+        ),
+        (
+            "users create --email a@example.com --name Ada --password-hash-file",
+            password,
+        ),
+        ("users set-password ada --password-file", password),
+        ("clients rotate-secret billing --secret-file", password),
+        ("clients rotate-secret billing", password),
+        ("providers set-secret corp --client-secret-file", password),
+        ("db copy --to-file", password),
+        ("keys import", MASTER_KEY),
+        ("keys import --passphrase-file", password),
+        ("master-key generate", MASTER_KEY),
+        ("master-key status", MASTER_KEY),
+        ("token deny --until 2200000000", token),
+        ("token verify --key-set a", token),
+        ("keys rotate --algorithm", token),
+        ("", token),
+        ("", MASTER_KEY),
+    ] {
+        for json in [false, true] {
+            let mut arguments: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).collect();
+            arguments.push(secret);
+            if json {
+                arguments.push("--json");
+            }
+            let output = run(folder, &VARIABLES, &arguments);
+            let said = said(&output);
+            assert_ne!(output.status.code(), Some(0), "{command}");
+            assert!(!said.contains(secret), "{command}: {said}");
+        }
+    }
+    let names: Vec<_> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(
+        names.iter().all(|name| !name.to_string_lossy().contains("sohM")),
+        "{names:?}"
+    );
+
+    // A secret in place of a setting, which only its environment knows.
+    for (variable, secret) in [
+        ("KEYROUND_KEYS__MASTER_KEY_FILE", MASTER_KEY),
+        ("KEYROUND_DATABASE__URL_FILE", MASTER_KEY),
+        ("KEYROUND_SERVER__ISSUER", MASTER_KEY),
+        ("KEYROUND_ACCOUNTS__ENABLED", token),
+        ("KEYROUND_SERVER__TLS_KEY_FILE", &*der),
+    ] {
+        let mut variables = VARIABLES.to_vec();
+        variables.retain(|(name, _)| *name != variable && !(variable.contains("MASTER") && name.contains("MASTER")));
+        variables.push((variable, secret));
+        if variable.contains("TLS") {
+            variables.push(("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "key.pem"));
+        }
+        let output = run(folder, &variables, &["config", "check"]);
+        let said = said(&output);
+        assert!(!output.status.success() && !said.contains(secret), "{variable}: {said}");
+        assert!(said.contains(variable) || said.contains("_file"), "{variable}: {said}");
+    }
+}
+
+/// The rule of the page: `-` is standard input wherever one text is read, and standard output wherever one is written.
+#[test]
+fn a_hyphen_is_standard_input_and_output() {
+    let folder = site();
+    let folder = folder.path();
+    let secret = "a-secret-that-others-made-0123456789";
+    done_with_input(folder, &format!("{CREATE} --secret-file -"), secret.as_bytes());
+    let token = done(folder, "token issue --client billing");
+    let key_set = done(folder, "keys export");
+    std::fs::write(folder.join("keys.json"), &key_set).unwrap();
+    std::fs::write(folder.join("token"), &token).unwrap();
+    done_with_input(folder, "token verify --key-set keys.json -", token.as_bytes());
+    done_with_input(folder, "token verify --key-set - token", key_set.as_bytes());
+    done_with_input(folder, "token inspect -", token.as_bytes());
+    done_with_input(folder, "keys import -", private_key(folder).as_bytes());
+    openssl(
+        folder,
+        "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -aes256 -pass pass:opens-it -out encrypted.pem",
+    );
+    done_with_input(folder, "keys import encrypted.pem --passphrase-file -", b"opens-it\n");
+    done_with_input(folder, "clients set-keys billing --jwks-file -", key_set.as_bytes());
+    done_with_input(
+        folder,
+        "users create --email ada@example.com --name Ada --password-file -",
+        b"a long sentence that nobody guesses\n",
+    );
+    let hash = b"$2b$12$EXRkfkdmXn2gzds2SSitu.MW9.gAVqa9eLS1//RYtYCmB1eLHg.9q\n";
+    done_with_input(
+        folder,
+        "users create --email bob@example.com --name Bob --password-hash-file -",
+        hash,
+    );
+
+    // Through pipes, into an empty database and into another one.
+    let backup = done_with_input(folder, "backup -", b"");
+    assert!(backup.starts_with(b"{\"format\":\"keyround-backup-2\""));
+    let other = tempfile::tempdir().unwrap();
+    let restored = done_with_input(other.path(), "restore -", &backup);
+    assert!(String::from_utf8(restored).unwrap().contains("made the folder data"));
+    assert!(done(other.path(), "clients list").contains("billing"));
+    done_with_input(folder, "db copy --to-file -", b"sqlite:copies/copy.db\n");
+    assert!(folder.join("copies/copy.db").exists());
+    assert!(done(folder, "master-key generate -").trim().len() == 44);
+    assert!(done(folder, "keys timeline -").contains("<svg"));
+    assert!(!folder.join("-").exists() && !other.path().join("-").exists());
+
+    // Where several files are written, or a text is read more than once, the cure is named.
+    for (command, says) in [
+        ("man -", "name a folder"),
+        ("--config - config check", "--config takes a file"),
+        ("backup - --json", "--json and -"),
+        ("token verify --key-set - -", "one file of a command alone"),
+        ("keys import - --passphrase-file -", "one file of a command alone"),
+    ] {
+        let output = with_input(folder, command, key_set.as_bytes());
+        let sentence = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{command}: {sentence}");
+        assert!(sentence.contains(says), "{command}: {sentence}");
+    }
+    // A backup that nobody reads is a failure.
+    let output = keyround(folder, &VARIABLES, &["backup", "-"])
+        .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(done(folder, "backup ./-").contains("wrote"));
+    assert!(folder.join("-").exists());
+
+    let page = include_str!("../../../docs/reference/input.md");
+    let notes = page
+        .split("**Standard input and output.**")
+        .nth(1)
+        .unwrap()
+        .split("\n\n")
+        .next()
+        .unwrap();
+    for taken in [
+        "keys import",
+        "restore",
+        "token verify",
+        "token inspect",
+        "--passphrase-file",
+        "--password-file",
+        "--password-hash-file",
+        "--secret-file",
+        "--client-secret-file",
+        "--jwks-file",
+        "--to-file",
+        "--key-set",
+        "backup",
+        "master-key generate",
+        "keys timeline",
+        "man",
+        "--config",
+    ] {
+        assert!(notes.contains(&format!("`{taken}`")), "the page does not say {taken}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_backup_is_named_and_nothing_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for (content, says) in [
+        (&b""[..], "it is empty"),
+        (b"SQLite format 3\0and so on", "set database.url to sqlite:PATH"),
+        (b"PGDMP\x01\x0e", "pg_restore reads it"),
+        (b"--\n-- PostgreSQL database dump\n--\n", "psql reads it"),
+        (b"\x1f\x8b\x08\x00", "gzip -dc FILE | keyround restore -"),
+        (b"\x28\xb5\x2f\xfd\x00", "decompress it first"),
+        (b"age-encryption.org/v1\n", "decrypt it first"),
+        (b"\x00\xff\xfe\x80", "its first line must say 'keyround-backup-2'"),
+        (b"hello\n", "its first line must say 'keyround-backup-2'"),
+        (b"{\"keys\":[]}\n", "its first line must say 'keyround-backup-2'"),
+        (
+            b"{\"format\":\"keyround-backup-3\",\"schema\":1,\"taken_at\":1}\n{}\n",
+            "its first line must say 'keyround-backup-2'",
+        ),
+        (
+            b"{\"format\":\"keyround-backup-2\",\"schema\":1,\"taken_at\":1,\"master_key\":\"a\"}\n",
+            "cut short",
+        ),
+    ] {
+        std::fs::write(folder.join("file"), content).unwrap();
+        let sentence = refused(folder, 1, &["restore", "file"]);
+        assert!(
+            sentence.contains("cannot restore file: ") && sentence.contains(says),
+            "{sentence}"
+        );
+        let output = with_input(folder, "restore -", content);
+        assert!(
+            said(&output).contains("cannot restore standard input: "),
+            "{}",
+            said(&output)
+        );
+    }
+    for (name, says) in [("nowhere", "No such file"), (".", "directory")] {
+        assert!(refused(folder, 1, &["restore", name]).contains(says), "{name}");
+    }
+    assert!(!folder.join("data").exists(), "a database was made");
+}
+
+#[test]
+fn a_command_that_lacks_its_subcommand_lists_or_names_its_help() {
+    let folder = site();
+    let folder = folder.path();
+    assert_eq!(done(folder, "audit"), done(folder, "audit list"));
+    assert_eq!(done(folder, "audit --limit 1"), done(folder, "audit list --limit 1"));
+    let records: Value = serde_json::from_str(&done(folder, "--json audit --limit 2")).unwrap();
+    assert_eq!(records.as_array().unwrap().len(), 2);
+    for (arguments, says) in [
+        (&[][..], "'keyround --help' names them"),
+        (&["keys"], "'keyround keys --help' names them"),
+        (&["db"], "'keyround db --help' names them"),
+        (&["--json", "master-key"], "'keyround master-key --help' names them"),
+    ] {
+        assert!(refused(folder, 2, arguments).contains(says), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_token_is_read_as_people_have_it() {
+    let folder = site();
+    let folder = folder.path();
+    done(folder, CREATE);
+    std::fs::write(folder.join("keys.json"), done(folder, "keys export")).unwrap();
+    let token = done(folder, "token issue --client billing");
+    let token = token.trim();
+    for form in [
+        token.to_owned(),
+        format!("Bearer {token}"),
+        format!("bearer  {token}\n"),
+        format!("Authorization: Bearer {token}"),
+        format!("authorization:bearer {token}"),
+        format!("{{\"access_token\":\"{token}\",\"token_type\":\"Bearer\"}}"),
+    ] {
+        let output = run(folder, &VARIABLES, &["token", "inspect", &form]);
+        assert!(output.status.success(), "{form}: {}", said(&output));
+        done_with_input(folder, "token inspect -", form.as_bytes());
+        done_with_input(folder, "token verify --key-set keys.json -", form.as_bytes());
+    }
+    assert!(refused(folder, 2, &["token", "inspect", "{\"a\":1}"]).contains("no access_token"));
+}
+
+#[test]
+fn a_time_is_seconds_or_rfc_3339() {
+    let folder = site();
+    let folder = folder.path();
+    let public = |name: &str| {
+        let script = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 | openssl pkey -pubout";
+        std::fs::write(folder.join(name), openssl(folder, script)).unwrap();
+    };
+    for (name, until) in [("one", "4102444800"), ("two", "2100-01-01T00:00:00Z")] {
+        public(name);
+        let key = done(
+            folder,
+            &format!("--json keys import {name} --verify-only --kid {name} --until {until}"),
+        );
+        let key: Value = serde_json::from_str(&key).unwrap();
+        assert_eq!(key["until"], "2100-01-01T00:00:00Z");
+        done(
+            folder,
+            &format!("token deny --until {until} jti-{name}")
+                .replace("2100", "2030")
+                .replace("4102444800", "1893456000"),
+        );
+    }
+    for (until, meant) in [("2100-01-01", "2100-01-01T00:00:00Z"), ("4102444800000", "4102444800")] {
+        for command in [
+            &["keys", "import", "one", "--verify-only", "--kid", "x", "--until"][..],
+            &["token", "deny", "a", "--until"],
+        ] {
+            let sentence = refused(folder, 2, &[command, &[until]].concat());
+            assert!(sentence.contains(&format!("did you mean {meant}?")), "{sentence}");
+        }
+    }
+}
+
+/// The refusal's own command makes a file that is taken.
+#[test]
+fn a_key_in_der_and_base64_comes_with_the_command_that_makes_it_pem() {
+    let folder = site();
+    let folder = folder.path();
+    std::fs::write(folder.join("key.pem"), private_key(folder)).unwrap();
+    for (form, options) in [
+        ("openssl pkey -in key.pem -outform DER", ""),
+        ("openssl ec -in key.pem -outform DER", ""),
+        (
+            "openssl pkey -in key.pem -pubout -outform DER",
+            " --verify-only --kid x --until 4102444800",
+        ),
+    ] {
+        for encode in ["base64 -w 64", "base64 -w 0"] {
+            openssl(folder, &format!("{form} 2> messages | {encode} > wrapped"));
+            let command = format!("keys import wrapped{options}");
+            let sentence = refused(folder, 1, &words(&command));
+            assert!(sentence.contains("DER in base64"), "{form}: {sentence}");
+            let cure = sentence.split('\'').nth(1).unwrap().replace("FILE", "wrapped");
+            openssl(folder, &format!("{cure} > unwrapped"));
+            let output = run(folder, &VARIABLES, &words(&command.replace("wrapped", "unwrapped")));
+            // The first of each kind is taken, and the others are the same key.
+            assert!(
+                output.status.success()
+                    || said(&output).contains("names one key")
+                    || said(&output).contains("same key"),
+                "{form}: {}",
+                said(&output)
+            );
+        }
+    }
+    for text in ["c2VjcmV0", "no key at all", "AAAA"] {
+        std::fs::write(folder.join("wrapped"), text).unwrap();
+        assert!(
+            refused(folder, 1, &["keys", "import", "wrapped"]).contains("holds no key"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn folders_that_a_command_makes_are_named() {
+    let folder = site();
+    let folder = folder.path();
+    for (command, made) in [
+        ("man pages/en", "into the folder pages/en"),
+        (
+            "master-key generate secrets/deep/master.key",
+            "made the folder secrets/deep",
+        ),
+        ("db copy --to sqlite:copies/here/copy.db", "made the folder copies/here"),
+    ] {
+        let printed = done(folder, command);
+        assert!(printed.contains(made), "{command}: {printed}");
+    }
+    assert!(!done(folder, "master-key generate secrets/deep/other.key").contains("made the folder"));
+    let copied = done(folder, "--json db copy --to sqlite:copies/second.db");
+    let copied: Value = serde_json::from_str(&copied).unwrap();
+    assert!(
+        copied["next"].as_str().unwrap().contains("start no server on sqlite:"),
+        "{copied}"
+    );
+    let elsewhere = [("KEYROUND_DATABASE__URL", "sqlite:new/one.db")];
+    let variables = [&VARIABLES[..], &elsewhere].concat();
+    let output = run(folder, &variables, &["db", "migrate"]);
+    assert!(
+        output.status.success() && said(&output).contains("made the folder new"),
+        "{}",
+        said(&output)
+    );
+}
