@@ -306,7 +306,7 @@ mod tests {
         assert!(!text.contains("example") && !text.contains("192.0"), "{text}");
     }
 
-    /// A9: a stranger does not lock the owner out of an address that is known.
+    /// A stranger does not lock the owner out of an address that is known.
     #[test]
     fn the_account_is_not_charged_from_a_known_address() {
         let attempt = attempt("a@example.com", "192.0.2.1");

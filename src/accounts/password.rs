@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(judge("xk7#qvzp"), Ok(()));
     }
 
-    /// A1: any Unicode, at least 64 characters, no composition rules.
+    /// Any Unicode, at least 64 characters, no composition rules.
     #[test]
     fn every_script_spaces_and_long_passphrases_are_taken() {
         let four_octets_each: String = (0..64_u32)
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(judge(&"Aufgeräumt wandert das 9. Nilpferd ".repeat(28)), Ok(()));
     }
 
-    /// A2.
+    /// NIST SP 800-63B section 3.1.1.2: passwords that are common or of the context.
     #[test]
     fn what_is_guessed_first_is_refused() {
         for text in [

@@ -475,7 +475,7 @@ mod tests {
         }
     }
 
-    /// A3: nothing is cut off.
+    /// Nothing is cut off.
     #[test]
     fn passwords_that_differ_after_72_octets_are_different() {
         let common = "x".repeat(72);

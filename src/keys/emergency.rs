@@ -106,7 +106,7 @@ fn with_aliases(keys: &Keys, kids: &[Kid]) -> Vec<Kid> {
 fn must_be_replaced(keys: &Keys, policy: &Policy, key: &SigningKey, now: UnixTime) -> bool {
     match keys.state(key, policy, now) {
         State::Active => true,
-        // I1: nodes with slower clocks sign with it yet. Without it they would go back to its predecessor, whose end is set.
+        // Nodes with slower clocks sign with it yet. Without it they would go back to its predecessor, whose end is set.
         State::Retired => signs_on_slow_clocks(keys, policy, key, now),
         State::Pending | State::Expired | State::Revoked => false,
     }

@@ -219,7 +219,7 @@ impl Keys {
         self.line(key.alg)
             .iter()
             .filter(|later| later.generation > key.generation && !later.was_revoked_before_activation())
-            // I1: a replacement is back-dated so that slow clocks sign with it, but it takes over from its insertion at the
+            // A replacement is back-dated so that slow clocks sign with it, but it takes over from its insertion at the
             // earliest. Else the key that was superseded just before would end up to S too early.
             .map(|later| later.activates_at.max(later.published_at))
             .min()
@@ -349,7 +349,7 @@ fn stand_in(line: &[SigningKey]) -> Option<&SigningKey> {
         .iter()
         .find(|key| key.revoked_at.is_none() && key.has_private_half)?;
     let earlier = || line.iter().filter(|key| key.generation < oldest.generation);
-    // I2: after a removal a line begins anew, so its first key waits like any first key.
+    // After a removal a line begins anew, so its first key waits like any first key.
     let begins_after = earlier()
         .rfind(|key| key.is_keyless())
         .map_or(0, |removal| removal.generation);
