@@ -1,5 +1,17 @@
-//! I1 to I6, watched by someone who sees everything: true time, every node, every verifier. What it computes, it computes
-//! in its own way from the rows, not by asking the core.
+//! The promise of the rotation as six invariants, checked against true time, every node and every verifier. What is computed here is computed
+//! from the rows in its own way, not by asking the core.
+//!
+//! - I1: every unexpired token verifies against the key set of now, and against any set that was served within the last
+//!   `keys.verifier_cache` (C), unless its key was revoked. A key that signed at once, as a first key and a replacement do, is held to it
+//!   when its lead is over.
+//! - I2: no key signs before it has been published for the lead (`keys.prepublish`) that was in force when it was inserted, except at a first
+//!   start and in an emergency.
+//! - I3: each enabled algorithm has an active key at every instant, a first start of several nodes makes one key for each, and successive
+//!   keys sign beside each other no longer than the nodes' refresh and the clocks' difference explain.
+//! - I4: a private half is destroyed when nothing signs with it any more, or at the next look after that if no node could run.
+//! - I5: nodes that rotate at once make one successor.
+//! - I6: the last private half of an algorithm that is not removed is never destroyed, and no row that has one is purged, whatever the
+//!   clock says.
 //!
 //! Verifiers are all there at once: a token must verify for the slowest clock and the longest leeway that are allowed,
 //! with every set that any node served within the last C, at every moment until it ends there.
