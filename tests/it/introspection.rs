@@ -57,7 +57,7 @@ async fn serving(app: &TestApp, id: &str, resource: &str) -> String {
     register(app, &gateway).await
 }
 
-// V18, V19.
+// RFC 7662 section 4: for anyone else an active token and an unknown one look the same.
 crate::on_both_databases!(only_the_client_and_the_resource_are_told, |database| {
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     let gateway = serving(&app, "gateway", "https://api.example.com").await;
@@ -92,7 +92,7 @@ crate::on_both_databases!(only_the_client_and_the_resource_are_told, |database| 
     app.running.stop().await;
 });
 
-// V17, O20: at once on the node that was told.
+// At once on the node that was told.
 crate::on_both_databases!(
     a_revoked_token_is_inactive_at_once_and_only_its_client_revokes_it,
     |database| {
@@ -133,7 +133,7 @@ crate::on_both_databases!(
     }
 );
 
-// V17: a client that may do nothing has no valid tokens.
+// A client that may do nothing has no valid tokens.
 crate::on_both_databases!(the_tokens_of_a_disabled_or_deleted_client_are_inactive, |database| {
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     let billing = register(&app, &client("billing")).await;
@@ -153,7 +153,7 @@ crate::on_both_databases!(the_tokens_of_a_disabled_or_deleted_client_are_inactiv
     app.running.stop().await;
 });
 
-// V20, O20.
+// RFC 7009 section 2.2.1.
 crate::on_both_databases!(without_the_database_there_is_neither_a_yes_nor_a_no, |database| {
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     let billing = register(&app, &client("billing")).await;
@@ -173,7 +173,7 @@ crate::on_both_databases!(without_the_database_there_is_neither_a_yes_nor_a_no, 
     app.running.stop().await;
 });
 
-// V20: what was read too long ago says nothing about a revocation elsewhere.
+// What was read too long ago says nothing about a revocation elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_snapshot_is_503() {
     let database = TestDatabase::sqlite();
@@ -193,7 +193,7 @@ async fn a_stale_snapshot_is_503() {
     app.running.stop().await;
 }
 
-// V13, O20: a denial lives until nobody accepts the token.
+// A denial lives until nobody accepts the token.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_ends_at_its_exp_and_its_denial_a_leeway_later() {
     let database = TestDatabase::sqlite();
@@ -222,7 +222,7 @@ async fn a_token_ends_at_its_exp_and_its_denial_a_leeway_later() {
     app.running.stop().await;
 }
 
-/// K16, V17: the other node follows within `replica_refresh`.
+/// The other node follows within `replica_refresh`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_denial_reaches_the_other_node_within_the_bound() {
     let database = TestDatabase::postgres().await;
@@ -260,7 +260,7 @@ async fn private_half(raw: &Raw, kid: &str, alg: Algorithm) -> PrivateKey {
     PrivateKey::from_pkcs8_der(alg, &der).unwrap()
 }
 
-/// K6, K16: published is not enough, and revoked is the end.
+/// Published is not enough, and revoked is the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_by_a_pending_or_revoked_key_are_inactive() {
     let database = TestDatabase::sqlite();
@@ -314,7 +314,7 @@ async fn tokens_by_a_pending_or_revoked_key_are_inactive() {
     app.running.stop().await;
 }
 
-/// O19, RFC 7662 section 2.1: the token stands in the form and nowhere else, and the caller proves itself.
+/// RFC 7662 section 2.1: the token stands in the form and nowhere else, and the caller proves itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_is_not_one_is_refused() {
     let database = TestDatabase::sqlite();

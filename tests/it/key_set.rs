@@ -72,7 +72,7 @@ fn check_key(key: &Value) {
     assert_eq!(key["kid"].as_str().unwrap(), thumbprint(key));
 }
 
-/// J1 to J6, J16; RSA first, then by kid.
+/// Public members alone, in the form of RFC 7517 section 4 and RFC 7518 section 6; RSA first, then by kid.
 fn check_set(set: &Value) {
     assert_eq!(members(set), ["keys"].into());
     let keys = set["keys"].as_array().unwrap();
@@ -96,7 +96,7 @@ async fn it_holds_public_keys_alone_at_every_moment_of_three_rotations() {
     let mut etags = BTreeSet::new();
     for _ in 0..28 {
         let answer = get(&app).await;
-        // J9, J10: constant, so that a cached copy never outlives what the windows assume; nothing stale is allowed.
+        // Constant, so that a cached copy never outlives what the windows assume; nothing stale is allowed.
         assert_eq!(header(answer.headers(), "cache-control"), "public, max-age=300");
         etags.insert(header(answer.headers(), "etag").to_owned());
         let set: Value = answer.json().await.unwrap();
@@ -104,14 +104,14 @@ async fn it_holds_public_keys_alone_at_every_moment_of_three_rotations() {
         let keys = set["keys"].as_array().unwrap();
         assert!((2..=6).contains(&keys.len()), "{} keys", keys.len());
         kids.extend(keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()));
-        // J14, I16.
+        // A node signs with no key that is absent from its own set.
         let token = app.token("billing", &secret).await;
         let head: Value =
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap()).unwrap();
         assert!(keys.iter().any(|key| key["kid"] == head["kid"]));
         app.pass(Seconds(6 * 3_600), Seconds(3_600)).await;
     }
-    // Three rotations of two algorithms; J5: each key has a name of its own.
+    // Three rotations of two algorithms; each key has a name of its own.
     assert_eq!(kids.len(), 8);
     assert!(etags.len() >= 4);
     app.running.stop().await;

@@ -47,7 +47,7 @@ async fn wait(db: &Db, attempt: &Attempt, now: UnixTime) -> Option<i64> {
     }
 }
 
-// A7: charged before the password is looked at, however many come at once, and on whichever node.
+// Charged before the password is looked at, however many come at once, and on whichever node.
 crate::on_both_databases!(of_a_hundred_at_once_no_more_than_the_limit_pass, |database| {
     let nodes = [database.open().await, database.open().await];
     for round in 0..3 {
@@ -82,7 +82,7 @@ crate::on_both_databases!(a_refusal_is_temporary_and_outlives_a_restart, |databa
     assert_eq!(wait(&db, &attempt, START + Seconds(100)).await, Some(100));
 });
 
-// A9: a stranger who keeps the account's bucket full keeps nobody out who logged in lately from where they are.
+// A stranger who keeps the account's bucket full keeps nobody out who logged in lately from where they are.
 crate::on_both_databases!(a_stranger_locks_nobody_out_of_a_known_address, |database| {
     let db = database.open().await;
     let at_home = attempt("owner@example.com", "2001:db8:1:2::a");

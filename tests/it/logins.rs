@@ -134,7 +134,7 @@ impl Jam {
 crate::on_both_databases!(who_registers_logs_in_by_any_spelling_of_the_address, |database| {
     let world = start(database, &CHEAP).await;
     let app = &world.app;
-    // A3: longer than bcrypt reads, and different only there.
+    // Longer than bcrypt reads, and different only there.
     let long = format!("{PASSWORD} {}", "long ".repeat(30));
     let user = registered(app, "Ada@Example.COM", &format!("{long}a")).await;
     let tokens = log_in(app, " ada@example.com.", &format!("{long}a")).await.unwrap();
@@ -150,7 +150,7 @@ crate::on_both_databases!(who_registers_logs_in_by_any_spelling_of_the_address, 
     world.stop().await;
 });
 
-// A5: none of them looks different from a wrong password.
+// None of them looks different from a wrong password.
 crate::on_both_databases!(who_may_not_log_in_is_told_nothing, |database| {
     let world = start(database, &CHEAP).await;
     let app = &world.app;
@@ -181,7 +181,7 @@ crate::on_both_databases!(who_may_not_log_in_is_told_nothing, |database| {
     world.stop().await;
 });
 
-// A16: what was decided while the password was being checked stands.
+// What was decided while the password was being checked stands.
 crate::on_both_databases!(
     a_login_under_way_does_not_outrun_a_suspension_or_another_password,
     |database| {
@@ -226,7 +226,7 @@ crate::on_both_databases!(
     }
 );
 
-// A4: hashes follow the settings, one login at a time.
+// Hashes follow the settings, one login at a time.
 crate::on_both_databases!(a_login_brings_the_hash_up_to_date, |database| {
     let world = start(database, &CHEAP).await;
     let app = &world.app;
@@ -268,7 +268,7 @@ crate::on_both_databases!(a_login_brings_the_hash_up_to_date, |database| {
     world.stop().await;
 });
 
-// A7, A10: counted before they are looked at, on two nodes, on every path.
+// Counted before they are looked at, on two nodes, on every path.
 crate::on_both_databases!(registration_is_closed_while_its_tenant_is_disabled, |database| {
     use keyround::store::tenants::TenantChange;
 
@@ -469,7 +469,7 @@ crate::on_both_databases!(who_is_right_is_never_limited, |database| {
     world.stop().await;
 });
 
-// A14.
+// Whoever found an open session must not take the account over, and whoever took it over must be out.
 crate::on_both_databases!(
     another_password_needs_the_current_one_and_ends_the_other_sessions,
     |database| {
@@ -521,7 +521,7 @@ crate::on_both_databases!(
     }
 );
 
-// A6.
+// OWASP: the answer must not tell who has an account.
 crate::on_both_databases!(registration_tells_what_it_is_set_to_tell, |database| {
     let world = start(database, &CHEAP).await;
     registered(&world.app, "ada@example.com", PASSWORD).await;
@@ -556,7 +556,7 @@ crate::on_both_databases!(registration_tells_what_it_is_set_to_tell, |database| 
     world.stop().await;
 });
 
-// A22.
+// Hashing is bounded: more logins at once must not take the cores from everything else.
 crate::on_both_databases!(who_finds_the_queue_full_is_sent_away_and_charged_nothing, |database| {
     let settings = [CHEAP[0], CHEAP[1], ("accounts.hashing_queue", "1")];
     let world = start(database, &settings).await;

@@ -1,4 +1,4 @@
-//! What is written to the log and the database: who did what (L1), never a secret (L2), never a forged line (L3).
+//! What is written to the log and the database: who did what, never a secret, never a forged line.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -376,7 +376,7 @@ async fn grants_and_refusals_say_who_whence_and_why() {
     );
 }
 
-/// L3: as many lines as there were events, and none of them a liar's.
+/// As many lines as there were events, and none of them a liar's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_forges_a_line() {
     let scene = Scene::new().await;

@@ -172,7 +172,7 @@ async fn an_issuer_without_a_path_has_no_inserted_forms() {
     app.running.stop().await;
 }
 
-/// T7, I4.
+/// Issuer and addresses come from the settings alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_request_says_of_hosts_changes_nothing() {
     let database = TestDatabase::sqlite();

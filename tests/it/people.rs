@@ -119,7 +119,7 @@ crate::on_both_databases!(accounts_are_listed_by_id_a_page_at_a_time, |database|
     db.close().await;
 });
 
-// A15, section 2 of the design: the account and its sessions in one transaction, and lifting it revives none.
+// The account and its sessions in one transaction, and lifting it revives none.
 crate::on_both_databases!(suspension_ends_every_session_and_lifting_it_revives_none, |database| {
     let (db, raw, tenant) = open(&database).await;
     let ada = create(&db, "ada", &tenant).await;

@@ -9,7 +9,7 @@ use crate::rows::Raw;
 
 const GRANT: (&str, &str) = ("grant_type", "client_credentials");
 
-// O18: on every node, whoever changed the row.
+// On every node, whoever changed the row.
 crate::on_both_databases!(what_is_taken_from_a_client_by_any_hand_is_known, |database| {
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     let db = database.open().await;

@@ -129,7 +129,7 @@ impl Publisher {
     }
 }
 
-// O14 to O18 for a client that publishes its keys: on two nodes, and none of its own changes is noticed.
+// The rules of the token endpoint for a client that publishes its keys: on two nodes, and none of its own changes is noticed.
 crate::on_both_databases!(
     a_client_publishes_its_keys_and_changes_them_without_a_lapse,
     |database| {

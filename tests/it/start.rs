@@ -349,7 +349,7 @@ fn a_master_key_that_others_can_read_is_refused() {
     assert!(Serving::start(folder.path(), &variables, &["serve"]).stop().0.success());
 }
 
-/// T8.
+/// SIGTERM ends what is idle and finishes what has begun.
 #[test]
 fn a_request_under_way_is_finished_before_the_server_ends() {
     let folder = tempfile::tempdir().unwrap();

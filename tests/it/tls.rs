@@ -267,7 +267,7 @@ impl Drop for KeptOpen {
     }
 }
 
-/// T1.
+/// RFC 9325 sections 3.1.1 and 4.2.
 #[test]
 fn only_tls_1_2_and_1_3_with_strong_ciphers_are_spoken() {
     let site = Site::new();
@@ -363,7 +363,7 @@ fn an_rsa_certificate_is_served_without_dhe() {
     }
 }
 
-/// T1, as a scanner sees it.
+/// RFC 9325 as a scanner sees it.
 #[test]
 fn a_scanner_finds_nothing_weak() {
     let site = Site::new();
@@ -407,7 +407,7 @@ fn a_scanner_finds_nothing_weak() {
     }
 }
 
-/// T4: a client that never begins its handshake does not keep its connection.
+/// A client that never begins its handshake does not keep its connection.
 #[test]
 fn a_handshake_that_never_comes_is_cut() {
     let site = Site::new();
@@ -614,7 +614,7 @@ fn a_start_with_a_pair_that_cannot_be_served_is_refused() {
     }
 }
 
-/// T8.
+/// As without TLS.
 #[test]
 fn a_request_under_way_over_tls_is_finished_before_the_server_ends() {
     let site = Site::new();

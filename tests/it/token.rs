@@ -135,18 +135,18 @@ async fn a_token_is_what_rfc_9068_says_and_no_more() {
                 "iat": START.0, "exp": START.0 + 600, "jti": jti, "scope": "read write",
             })
         );
-        // I6: as they are written, not as a parser reads them.
+        // As they are written, not as a parser reads them.
         let text = String::from_utf8(part(token, 1)).unwrap();
         assert!(
             text.contains(&format!(r#""iat":{},"exp":{}"#, START.0, START.0 + 600)),
             "{text}"
         );
-        // I10: no whitespace, no byte order mark, no member twice.
+        // No whitespace, no byte order mark, no member twice.
         assert!(!text.replace("read write", "").contains(char::is_whitespace));
         assert!(text.starts_with('{') && text.matches("\":").count() == 8);
-        // I7.
+        // 128 random bits (RFC 7519 section 4.1.7).
         assert!(URL_SAFE_NO_PAD.decode(jti.as_str().unwrap()).unwrap().len() >= 16);
-        // I8: R and S side by side; RS256 has the length of the modulus.
+        // R and S side by side; RS256 has the length of the modulus.
         let length = part(token, 2).len();
         assert_eq!(length, if alg == Algorithm::Es256 { 64 } else { 256 });
     }
@@ -188,7 +188,7 @@ async fn an_independent_library_verifies_it_and_two_thousand_have_names_of_their
         for _ in 0..1_000 {
             let token = app.token(&id, &secret).await;
             assert!(jtis.insert(claims(&token)["jti"].as_str().unwrap().to_owned()));
-            // I8: never the same R for two messages.
+            // Never the same R for two messages.
             assert!(signatures.insert(part(&token, 2)[..32].to_vec()));
         }
     }
@@ -196,7 +196,7 @@ async fn an_independent_library_verifies_it_and_two_thousand_have_names_of_their
     app.running.stop().await;
 }
 
-/// I7, at the figure it names.
+/// RFC 7519 section 4.1.7: no two tokens have one name.
 #[test]
 fn a_million_token_names_are_a_million() {
     let names: HashSet<String> = (0..1_000_000).map(|_| random_jti()).collect();
@@ -304,7 +304,7 @@ async fn scope_is_all_or_less_and_never_more() {
     app.running.stop().await;
 }
 
-/// RFC 8707; I5.
+/// RFC 8707 section 2.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn audiences_are_those_the_client_is_registered_for() {
     let database = TestDatabase::sqlite();
@@ -416,7 +416,7 @@ async fn after_a_change_both_secrets_hold_and_the_one_before_does_not() {
     app.running.stop().await;
 }
 
-/// I17: and what one node signs, the other's set verifies at once.
+/// And what one node signs, the other's set verifies at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_made_on_one_node_gets_a_token_from_the_other_at_once() {
     let database = TestDatabase::postgres().await;

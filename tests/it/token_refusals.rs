@@ -308,7 +308,7 @@ async fn a_malformed_authorization_header_is_challenged() {
     app.running.stop().await;
 }
 
-/// O15, O18: whoever guesses learns nothing, whatever is wrong.
+/// Whoever guesses learns nothing, whatever is wrong.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_wrong_disabled_and_deleted_look_the_same() {
     let database = TestDatabase::sqlite();
@@ -379,7 +379,7 @@ async fn unknown_wrong_disabled_and_deleted_look_the_same() {
     app.running.stop().await;
 }
 
-/// O17.
+/// RFC 6749 section 5.2: `unauthorized_client`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_without_the_grant_is_told_so() {
     let database = TestDatabase::sqlite();

@@ -13,7 +13,7 @@ fn ask(url: &str, request: &str) -> Option<Answer> {
     connection.answer()
 }
 
-/// T2.
+/// The headers that browsers act on are on every answer, errors too.
 async fn check_every_answer(issuer: &str, hsts: Option<&str>) {
     let settings = [
         ("server.issuer", issuer),
@@ -119,7 +119,7 @@ const PATHS: [&str; 5] = [
     "/oauth2/introspect?a=b",
 ];
 
-/// T3.
+/// RFC 6585 section 5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_beyond_the_setting_or_too_many_are_refused_in_the_promised_form() {
     let database = TestDatabase::sqlite();
@@ -253,7 +253,7 @@ async fn nothing_and_another_method_have_a_code_everywhere() {
     }
 }
 
-/// T5: what two readers could take for different requests.
+/// What two readers could take for different requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_and_ambiguous_requests_are_refused() {
     let database = TestDatabase::sqlite();
@@ -290,7 +290,7 @@ async fn malformed_and_ambiguous_requests_are_refused() {
     app.running.stop().await;
 }
 
-/// T3: a refusal leaves no byte of its request behind for the next one.
+/// A refusal leaves no byte of its request behind for the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_sane_after_a_refusal() {
     let database = TestDatabase::sqlite();
@@ -357,7 +357,7 @@ async fn a_form_may_come_in_pieces() {
     app.running.stop().await;
 }
 
-/// T4: both deadlines are 5 s, and run side by side here.
+/// Both deadlines are 5 s, and run side by side here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn headers_and_forms_that_never_end_are_cut() {
     let database = TestDatabase::sqlite();

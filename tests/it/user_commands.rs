@@ -273,7 +273,7 @@ crate::on_both_databases!(accounts_are_made_shown_and_listed, |database| {
     stop(apps).await;
 });
 
-// A15, A17: within R on every node; what ended stays ended.
+// Within `keys.replica_refresh` on every node; what ended stays ended.
 crate::on_both_databases!(
     what_is_ended_by_command_is_refused_by_every_node_and_never_revived,
     |database| {
@@ -428,7 +428,7 @@ crate::on_both_databases!(what_people_notice_is_asked_first, |database| {
     assert!(person.refused(1, &["users", "show", &ada]).contains("no account"));
 });
 
-// I11: neither in `sub` nor in `client_id` may a service look like a person.
+// Neither in `sub` nor in `client_id` may a service look like a person.
 crate::on_both_databases!(a_client_cannot_look_like_a_person, |database| {
     let apps = start(&database).await;
     let person = Person(&database);
@@ -705,7 +705,7 @@ impl Visitor<'_> {
 
 const PASSWORD: &str = "seven green umbrellas";
 
-// A15, black box: every way in is closed on every node, and what was held before is worth nothing afterwards.
+// Black box: every way in is closed on every node, and what was held before is worth nothing afterwards.
 crate::on_both_databases!(
     who_is_suspended_gets_nothing_anywhere_and_comes_back_by_a_login_alone,
     |database| {

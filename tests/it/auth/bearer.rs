@@ -15,7 +15,7 @@ fn challenge(answer: &Response) -> &str {
     answer.headers()["www-authenticate"].to_str().unwrap()
 }
 
-// O19.
+// RFC 6750 section 2: a token in the address would be logged.
 crate::on_both_databases!(a_token_comes_in_the_header_and_nowhere_else, |database| {
     let site = Site::start(database, &[]).await;
     let ada = site.person("ada").await;

@@ -1,4 +1,4 @@
-//! The cookies and the CSRF token: requirements C1 to C5, C8 and C12.
+//! The cookies and the CSRF token.
 
 use reqwest::Method;
 use serde_json::{Value, json};

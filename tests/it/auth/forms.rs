@@ -21,7 +21,7 @@ const POSTS: [&str; 6] = [
 ];
 const GETS: [&str; 3] = ["/auth/me", "/auth/sessions", "/auth/csrf"];
 
-// C10.
+// A page of another site can send a form without asking first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_form_could_send_is_refused_as_no_json() {
     let site = Site::start(TestDatabase::sqlite(), &[]).await;
@@ -157,7 +157,7 @@ async fn a_malformed_body_is_refused_and_nothing_of_it_is_repeated() {
     site.stop().await;
 }
 
-// A19.
+// Addresses are written to logs and histories.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_in_the_address_is_no_password() {
     let site = Site::start(TestDatabase::sqlite(), &[]).await;

@@ -1,4 +1,4 @@
-//! Whose pages may ask: requirements C6 and C11.
+//! Whose pages may ask.
 
 use reqwest::Method;
 use reqwest::header::HeaderMap;
@@ -148,7 +148,7 @@ async fn only_listed_origins_read_answers_and_no_origin_is_reflected() {
     site.stop().await;
 }
 
-// C9.
+// A cookie is sent whether or not its owner means it; a token in the header is not.
 crate::on_both_databases!(endpoints_for_bearers_ignore_cookies, |database| {
     let site = Site::start(database, &[]).await;
     let mut ada = site.person("ada").await;

@@ -1,4 +1,4 @@
-//! Reading changes nothing: requirement C7.
+//! Reading changes nothing: what a link or an image can send is safe.
 
 use keyround::clock::UnixTime;
 use keyround::crypto::sealing::MasterKeys;

@@ -1,4 +1,4 @@
-//! Registration: what it tells of who has an account (A6), and what it takes.
+//! Registration: what it tells of who has an account, and what it takes.
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};

@@ -325,7 +325,7 @@ async fn every_refusal_has_its_status_and_its_code() {
     upstream.stop().await;
 }
 
-/// Requirements L2 and L6: the log tells what failed, and holds no secret of a login, of whichever side.
+/// The log tells what failed, and holds no secret of a login, of whichever side.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_holds_no_secret_of_a_login() {
     let database = TestDatabase::sqlite();
