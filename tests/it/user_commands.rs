@@ -780,8 +780,8 @@ crate::on_both_databases!(two_accounts_of_one_mailbox_are_found_and_keep_working
     let apps = start(&database).await;
     let person = Person(&database);
     let (unicode, ascii) = ("ada@b\u{fc}cher.example", "ada@xn--bcher-kva.example");
-    std::fs::write(database.folder.path().join("password"), PASSWORD).unwrap();
-    std::fs::write(database.folder.path().join("other"), "other green umbrellas").unwrap();
+    private_file(database.folder.path().join("password"), PASSWORD);
+    private_file(database.folder.path().join("other"), "other green umbrellas");
     let log_in = async |email: &str, password: &str| {
         let body = json!({ "email": email, "password": password, "token_delivery": "body" });
         let answer = Visitor(&apps[0]).post("/auth/login", &body).await;
