@@ -145,7 +145,10 @@ crate::on_both_databases!(what_is_named_is_changed_and_nothing_else, |database| 
             &["--link-verified-email", "--no-link-verified-email"],
             "cannot be used with",
         ),
-        (&["--client-secret-file", "/nowhere"], "cannot read /nowhere"),
+        (
+            &["--client-secret-file", "/nowhere"],
+            "which --client-secret-file names: No such file",
+        ),
     ] {
         refused(database, &[&["providers", "update", "acme"], options].concat(), 2, says);
     }

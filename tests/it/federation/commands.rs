@@ -124,7 +124,7 @@ async fn what_cannot_be_a_provider_is_refused_in_one_sentence() {
     refused(
         &create("new", ISSUER, "/nowhere"),
         2,
-        "cannot read /nowhere, which --client-secret-file names",
+        "which --client-secret-file names: No such file",
     );
     refused(
         &[&create("new", ISSUER, secret)[..], &["--scope", "email"]].concat(),
