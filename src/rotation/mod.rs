@@ -24,6 +24,7 @@ use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::patience;
+use crate::revocations::Forgotten;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
 use crate::store::outage;
@@ -263,9 +264,9 @@ impl Rotation {
         if snapshot.keys.is_keeping(&self.rotator.policy, reached) {
             return Ok(());
         }
-        if snapshot.has_outlived_denials(reached) {
-            let pruned = db.prune_denied_tokens(reached).await?;
-            tracing::debug!(pruned, "denied tokens that have expired are forgotten");
+        if let Some(Forgotten { sequence }) = self.keyring.forget_revocations(reached) {
+            let pruned = db.prune_denied_tokens(reached).await? + db.prune_revocations(reached, sequence).await?;
+            tracing::debug!(pruned, "revocations of tokens that have expired are forgotten");
         }
         // Other nodes' clocks may be behind by S.
         let skew = self.rotator.policy.windows().clock_skew;
@@ -314,10 +315,12 @@ impl Rotation {
             self.restored.fetch_add(is_new.into(), Ordering::Relaxed);
         };
         for (jti, until) in &lost.denied {
-            wrote(db.deny_token(jti, *until, &entry("token.denied", jti)).await?);
+            let jti = jti.to_string();
+            wrote(db.deny_token(&jti, *until, &entry("token.denied", &jti)).await?);
         }
         for (sid, until) in &lost.ended {
-            wrote(db.end_lost_session(sid, *until, &entry("session.ended", sid)).await?);
+            let sid = sid.to_string();
+            wrote(db.end_lost_session(&sid, *until, &entry("session.ended", &sid)).await?);
         }
         for tenant in &lost.tenants {
             if let Ok(id) = tenant.parse() {
@@ -326,6 +329,7 @@ impl Rotation {
                 wrote(changed.is_some());
             }
         }
+        self.keyring.lost_was_written(lost);
         Ok(())
     }
 

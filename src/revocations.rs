@@ -1,0 +1,302 @@
+//! What was revoked by name while tokens of it may still live: denied tokens and ended sessions.
+//!
+//! A node reads what is new since its last look, and forgets by time: an idle node does not feel how much there is. The database
+//! numbers its revocations in the order of the commits ([`Position`]), so that what is new is all that follows. A database that was set
+//! back does not know the node's position; then the node reads everything, keeps what it knew, and says what was lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
+
+use crate::clock::{Seconds, UnixTime};
+
+/// Between two times that a node looks for names to forget.
+const FORGET_EVERY: Seconds = Seconds(60);
+
+/// How far the revocations of a database were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The newest transaction, in the order of the commits.
+    pub sequence: i64,
+    /// Drawn at random by that transaction: another history of the database has another one.
+    pub mark: i64,
+}
+
+/// One revocation as the database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// A token, by its `jti`, until this time.
+    Token(Name, UnixTime),
+    /// A session, by its `sid`.
+    Session(Name),
+    /// A tenant was disabled or enabled.
+    Tenant,
+}
+
+/// A `jti` or a `sid`: the ids that Keyround draws take 16 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// A UUID in its one canonical spelling.
+    Id(Uuid),
+    /// Any other name, as those of tokens that another issuer signed.
+    Other(Box<str>),
+}
+
+impl From<&str> for Name {
+    fn from(text: &str) -> Self {
+        let mut canonical = [0; Hyphenated::LENGTH];
+        match Uuid::try_parse(text) {
+            Ok(id) if id.hyphenated().encode_lower(&mut canonical) == text => Self::Id(id),
+            _ => Self::Other(text.into()),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.hyphenated().fmt(f),
+            Self::Other(name) => f.pad(name),
+        }
+    }
+}
+
+/// What one look found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// How far it read.
+    pub position: Position,
+    /// Whether it is everything, and not what follows the position that the node knew.
+    pub is_whole: bool,
+    /// In the order of the commits.
+    pub revoked: Vec<Revoked>,
+}
+
+impl Reading {
+    /// Nothing is new.
+    #[must_use]
+    pub const fn unchanged(position: Position) -> Self {
+        Self {
+            position,
+            is_whole: false,
+            revoked: Vec::new(),
+        }
+    }
+
+    /// Whether rows that were read after this state of the database hold all that it counted; those of a standby may not.
+    #[must_use]
+    pub fn reaches(&self, state: Position) -> bool {
+        self.position == state || self.position.sequence > state.sequence
+    }
+}
+
+impl Position {
+    /// Whether rows from its sequence on, of which this is the first, continue it: then they hold all that was committed after it.
+    /// They do not in a database that was set back, or one that has forgotten so much.
+    #[must_use]
+    pub fn is_continued_by(self, first: Option<Self>) -> bool {
+        first == Some(self)
+    }
+}
+
+/// The times that a look goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// What expired by now is no longer asked for.
+    pub now: UnixTime,
+    /// What expired by then may be forgotten by another node, whose clock is ahead.
+    pub forgotten_elsewhere: UnixTime,
+    /// No access token of a session that has ended by now lives longer.
+    pub last_access_token: UnixTime,
+    /// No token that is signed by now is accepted longer.
+    pub last_token: UnixTime,
+}
+
+/// Names, each with the time until which it counts. A table for each kind takes less memory than one for both.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    ids: HashMap<Uuid, UnixTime>,
+    others: HashMap<Box<str>, UnixTime>,
+}
+
+impl Names {
+    fn until(&self, name: &Name) -> Option<UnixTime> {
+        match name {
+            Name::Id(id) => self.ids.get(id).copied(),
+            Name::Other(name) => self.others.get(name).copied(),
+        }
+    }
+
+    /// Adds it; the later time counts.
+    fn insert(&mut self, name: &Name, until: UnixTime) {
+        let known = match name {
+            Name::Id(id) => self.ids.entry(*id).or_insert(until),
+            Name::Other(name) => self.others.entry(name.clone()).or_insert(until),
+        };
+        *known = until.max(*known);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Name, UnixTime)> + '_ {
+        let ids = self.ids.iter().map(|(&id, &until)| (Name::Id(id), until));
+        let others = self
+            .others
+            .iter()
+            .map(|(name, &until)| (Name::Other(name.clone()), until));
+        ids.chain(others)
+    }
+
+    fn forget(&mut self, now: UnixTime) {
+        self.ids.retain(|_, until| *until > now);
+        self.others.retain(|_, until| *until > now);
+    }
+
+    fn count(&self) -> usize {
+        self.ids.len() + self.others.len()
+    }
+}
+
+/// What a node knows to be revoked.
+#[derive(Clone, Debug, Default)]
+pub struct Revocations {
+    position: Option<Position>,
+    tokens: Names,
+    sessions: Names,
+    lost_tokens: HashMap<Name, UnixTime>,
+    lost_sessions: HashMap<Name, UnixTime>,
+    /// Sequences, each with the time from which no token is accepted that a session up to it could have.
+    outlived: VecDeque<(UnixTime, i64)>,
+    forgotten_at: Option<UnixTime>,
+}
+
+/// Names that were revoked on this node and committed before a look.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// Denied tokens.
+    pub tokens: Vec<Name>,
+    /// Ended sessions.
+    pub sessions: Vec<Name>,
+}
+
+impl Revocations {
+    /// How far the database was read; none before the first look.
+    #[must_use]
+    pub const fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// Whether this token was denied. A name stays until nobody accepts its token, so its time need not be asked.
+    #[must_use]
+    pub fn is_denied(&self, jti: &str) -> bool {
+        self.tokens.until(&jti.into()).is_some()
+    }
+
+    /// Whether this session has ended.
+    #[must_use]
+    pub fn has_ended(&self, sid: &str) -> bool {
+        self.sessions.until(&sid.into()).is_some()
+    }
+
+    /// How many names are known.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tokens.count() + self.sessions.count()
+    }
+
+    /// Adds what a look found. What this node knew stays, and what it revoked itself and the database does not know is lost there.
+    pub fn take(&mut self, reading: &Reading, committed: &Committed, times: Times) {
+        let before = (reading.is_whole && self.position.is_some())
+            .then(|| (std::mem::take(&mut self.tokens), std::mem::take(&mut self.sessions)));
+        for revoked in &reading.revoked {
+            match revoked {
+                Revoked::Token(jti, until) => {
+                    self.tokens.insert(jti, *until);
+                    self.lost_tokens.remove(jti);
+                }
+                Revoked::Session(sid) => {
+                    // One that this node knew stays for no longer than it had to.
+                    let known = before.as_ref().and_then(|(_, sessions)| sessions.until(sid));
+                    self.sessions.insert(sid, known.unwrap_or(times.last_access_token));
+                    self.lost_sessions.remove(sid);
+                }
+                Revoked::Tenant => {}
+            }
+        }
+        if let Some((tokens, sessions)) = before {
+            keep(&tokens, &mut self.tokens, &mut self.lost_tokens, times);
+            keep(&sessions, &mut self.sessions, &mut self.lost_sessions, times);
+        }
+        for jti in &committed.tokens {
+            if self.tokens.until(jti).is_none() {
+                self.tokens.insert(jti, times.last_token);
+                self.lost_tokens.insert(jti.clone(), times.last_token);
+            }
+        }
+        for sid in &committed.sessions {
+            if self.sessions.until(sid).is_none() {
+                self.sessions.insert(sid, times.last_access_token);
+                self.lost_sessions.insert(sid.clone(), times.last_access_token);
+            }
+        }
+        if self.position != Some(reading.position) {
+            if reading.is_whole {
+                self.outlived.clear();
+            }
+            self.outlived
+                .push_back((times.last_access_token, reading.position.sequence));
+            self.position = Some(reading.position);
+        }
+    }
+
+    /// What the database lacks although this node knew it: denied tokens and ended sessions, each with the time until which it counts.
+    #[must_use]
+    pub fn lost(&self) -> (Vec<(Name, UnixTime)>, Vec<(Name, UnixTime)>) {
+        let list = |lost: &HashMap<Name, UnixTime>| lost.iter().map(|(name, &until)| (name.clone(), until)).collect();
+        (list(&self.lost_tokens), list(&self.lost_sessions))
+    }
+
+    /// The database has these again.
+    pub fn written_again(&mut self, tokens: &[(Name, UnixTime)], sessions: &[(Name, UnixTime)]) {
+        self.lost_tokens
+            .retain(|name, _| !tokens.iter().any(|(known, _)| known == name));
+        self.lost_sessions
+            .retain(|name, _| !sessions.iter().any(|(known, _)| known == name));
+    }
+
+    /// Forgets the names of tokens that nobody accepts any more, now and then. Answers whether it did, and up to which sequence the
+    /// database may forget sessions.
+    pub fn forget(&mut self, now: UnixTime) -> Option<Forgotten> {
+        if self.forgotten_at.is_some_and(|at| at <= now && now < at + FORGET_EVERY) {
+            return None;
+        }
+        self.forgotten_at = Some(now);
+        self.tokens.forget(now);
+        self.sessions.forget(now);
+        let mut sequence = None;
+        while let Some((_, outlived)) = self.outlived.pop_front_if(|(from, _)| *from <= now) {
+            sequence = Some(outlived);
+        }
+        Some(Forgotten { sequence })
+    }
+}
+
+/// What a node has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// No token lives whose session ended up to here.
+    pub sequence: Option<i64>,
+}
+
+/// Keeps what was known and the database does not say any more.
+fn keep(before: &Names, now: &mut Names, lost: &mut HashMap<Name, UnixTime>, times: Times) {
+    for (name, until) in before.iter() {
+        if until <= times.now || now.until(&name).is_some() {
+            continue;
+        }
+        now.insert(&name, until);
+        if until > times.forgotten_elsewhere {
+            lost.insert(name, until);
+        }
+    }
+}
