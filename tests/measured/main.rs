@@ -23,6 +23,7 @@ mod rows;
 mod bounds;
 mod login_times;
 mod memory;
+mod revocations;
 #[path = "../proof/until.rs"]
 mod until;
 
