@@ -300,3 +300,112 @@ fn keep(before: &Names, now: &mut Names, lost: &mut HashMap<Name, UnixTime>, tim
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_000);
+    const ID: &str = "01a22759-cf98-716b-ad37-8c3741be941f";
+
+    fn times(now: UnixTime) -> Times {
+        Times {
+            now,
+            forgotten_elsewhere: now + Seconds(5),
+            last_access_token: now + Seconds(900),
+            last_token: now + Seconds(3_600),
+        }
+    }
+
+    fn reading(sequence: i64, is_whole: bool, revoked: &[Revoked]) -> Reading {
+        Reading {
+            position: Position {
+                sequence,
+                mark: sequence,
+            },
+            is_whole,
+            revoked: revoked.to_vec(),
+        }
+    }
+
+    fn token(jti: &str, until: i64) -> Revoked {
+        Revoked::Token(jti.into(), UnixTime(until))
+    }
+
+    #[test]
+    fn each_spelling_of_an_id_is_a_name_of_its_own() {
+        assert_eq!(size_of::<(Uuid, UnixTime)>(), 24);
+        assert!(matches!(Name::from(ID), Name::Id(_)));
+        for other in [
+            &ID.to_uppercase(),
+            &ID.replace('-', ""),
+            &format!("{{{ID}}}"),
+            &format!("urn:uuid:{ID}"),
+            "",
+            "token",
+        ] {
+            assert_eq!(Name::from(other), Name::Other(other.into()));
+            assert_eq!(Name::from(other).to_string(), *other);
+        }
+        assert_eq!(Name::from(ID).to_string(), ID);
+    }
+
+    #[test]
+    fn the_longest_denial_counts_and_is_forgotten_within_a_minute() {
+        let mut known = Revocations::default();
+        let none = Committed::default();
+        known.take(
+            &reading(1, true, &[token(ID, 1_200), Revoked::Session("s".into())]),
+            &none,
+            times(NOW),
+        );
+        known.take(&reading(2, false, &[token(ID, 1_100)]), &none, times(NOW));
+        assert_eq!(known.forget(NOW), Some(Forgotten { sequence: None }));
+        assert_eq!(known.forget(NOW + Seconds(59)), None);
+        known.forget(NOW + Seconds(199));
+        assert!(known.is_denied(ID) && !known.is_denied(&ID.to_uppercase()) && known.has_ended("s"));
+        known.forget(NOW + Seconds(260));
+        assert!(!known.is_denied(ID) && known.has_ended("s"));
+        let all = Some(Forgotten { sequence: Some(2) });
+        assert_eq!(known.forget(NOW + Seconds(900)), all);
+        assert_eq!((known.has_ended("s"), known.count()), (false, 0));
+    }
+
+    #[test]
+    fn what_a_database_lost_is_named_until_it_is_written_again() {
+        let mut known = Revocations::default();
+        let here = Committed {
+            tokens: vec!["here".into()],
+            sessions: vec!["s".into()],
+        };
+        known.take(
+            &reading(1, true, &[token("old", 2_000), token("over", 1_002)]),
+            &here,
+            times(NOW),
+        );
+        let lost = |known: &Revocations| {
+            let (tokens, sessions) = known.lost();
+            let mut names: Vec<String> = tokens
+                .into_iter()
+                .chain(sessions)
+                .map(|(name, _)| name.to_string())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(lost(&known), ["here", "s"]);
+        known.take(
+            &reading(2, false, &[token("here", 3_000)]),
+            &Committed::default(),
+            times(NOW),
+        );
+        assert_eq!(lost(&known), ["s"]);
+        // Set back. What expires within the difference of clocks may have been forgotten by another node.
+        known.take(&reading(1, true, &[]), &Committed::default(), times(NOW));
+        assert_eq!(lost(&known), ["here", "old", "s"]);
+        assert!(known.is_denied("over"));
+        let (tokens, sessions) = known.lost();
+        known.written_again(&tokens, &sessions);
+        assert!(lost(&known).is_empty() && known.is_denied("old") && known.has_ended("s"));
+    }
+}
