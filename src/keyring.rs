@@ -398,7 +398,7 @@ impl Keyring {
     /// The database has again what it had lost.
     pub fn lost_was_written(&self, lost: &Lost) {
         let mut revocations = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
-        revocations.written_again(&lost.denied, &lost.ended);
+        revocations.written_again(&lost.names);
     }
 
     /// Refuses the access tokens of these sessions from now on, on this node; the others read it from the database. The commit

@@ -179,6 +179,15 @@ pub struct Committed {
     pub sessions: Vec<Name>,
 }
 
+/// What a database lacks although a node knew it, each name with the time until which it counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Denied tokens, by `jti`.
+    pub tokens: Vec<(Name, UnixTime)>,
+    /// Ended sessions, by `sid`.
+    pub sessions: Vec<(Name, UnixTime)>,
+}
+
 impl Revocations {
     /// How far the database was read; none before the first look.
     #[must_use]
@@ -249,19 +258,21 @@ impl Revocations {
         }
     }
 
-    /// What the database lacks although this node knew it: denied tokens and ended sessions, each with the time until which it counts.
+    /// What the database lacks although this node knew it.
     #[must_use]
-    pub fn lost(&self) -> (Vec<(Name, UnixTime)>, Vec<(Name, UnixTime)>) {
+    pub fn lost(&self) -> Lost {
         let list = |lost: &HashMap<Name, UnixTime>| lost.iter().map(|(name, &until)| (name.clone(), until)).collect();
-        (list(&self.lost_tokens), list(&self.lost_sessions))
+        Lost {
+            tokens: list(&self.lost_tokens),
+            sessions: list(&self.lost_sessions),
+        }
     }
 
     /// The database has these again.
-    pub fn written_again(&mut self, tokens: &[(Name, UnixTime)], sessions: &[(Name, UnixTime)]) {
-        self.lost_tokens
-            .retain(|name, _| !tokens.iter().any(|(known, _)| known == name));
-        self.lost_sessions
-            .retain(|name, _| !sessions.iter().any(|(known, _)| known == name));
+    pub fn written_again(&mut self, lost: &Lost) {
+        let is_among = |name: &Name, written: &[(Name, UnixTime)]| written.iter().any(|(known, _)| known == name);
+        self.lost_tokens.retain(|name, _| !is_among(name, &lost.tokens));
+        self.lost_sessions.retain(|name, _| !is_among(name, &lost.sessions));
     }
 
     /// Forgets the names of tokens that nobody accepts any more, now and then. Answers whether it did, and up to which sequence the
@@ -384,7 +395,7 @@ mod tests {
             times(NOW),
         );
         let lost = |known: &Revocations| {
-            let (tokens, sessions) = known.lost();
+            let Lost { tokens, sessions } = known.lost();
             let mut names: Vec<String> = tokens
                 .into_iter()
                 .chain(sessions)
@@ -404,8 +415,8 @@ mod tests {
         known.take(&reading(1, true, &[]), &Committed::default(), times(NOW));
         assert_eq!(lost(&known), ["here", "old", "s"]);
         assert!(known.is_denied("over"));
-        let (tokens, sessions) = known.lost();
-        known.written_again(&tokens, &sessions);
+        let all = known.lost();
+        known.written_again(&all);
         assert!(lost(&known).is_empty() && known.is_denied("old") && known.has_ended("s"));
     }
 }

@@ -5,21 +5,18 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
-use crate::clock::UnixTime;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::TrustedTime;
-use crate::revocations::{Committed, Name, Times};
+use crate::revocations::{self, Committed, Name, Times};
 use crate::store::{Db, REMEMBERED, StoreError};
 
 use super::Snapshot;
 
-/// What the database lacks although this node knew it, each with the time until which it counts.
+/// What the database lacks although this node knew it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Denied tokens, by `jti`.
-    pub denied: Vec<(Name, UnixTime)>,
-    /// Ended sessions, by `sid`.
-    pub ended: Vec<(Name, UnixTime)>,
+    /// Denied tokens and ended sessions.
+    pub names: revocations::Lost,
     /// Disabled tenants.
     pub tenants: Vec<String>,
 }
@@ -28,7 +25,7 @@ impl Lost {
     /// How many records.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.denied.len() + self.ended.len() + self.tenants.len()
+        self.names.tokens.len() + self.names.sessions.len() + self.tenants.len()
     }
 }
 

@@ -229,7 +229,7 @@ pub(super) async fn read(
     let times = memory::times(&next.trusted, policy);
     let mut revocations = revocations.write().unwrap_or_else(PoisonError::into_inner);
     revocations.take(&look.revocations, &committed, times);
-    (next.lost.denied, next.lost.ended) = revocations.lost();
+    next.lost.names = revocations.lost();
     drop(revocations);
     Ok(next)
 }

@@ -295,8 +295,8 @@ impl Rotation {
             return Ok(());
         }
         tracing::error!(
-            denied_tokens = lost.denied.len(),
-            ended_sessions = lost.ended.len(),
+            denied_tokens = lost.names.tokens.len(),
+            ended_sessions = lost.names.sessions.len(),
             disabled_tenants = lost.tenants.len(),
             "the database has lost what this node knew, as after a failover to a standby without the last seconds; it stays in force \
              and is written again, but what no node knew is gone: repeat the last changes"
@@ -314,11 +314,11 @@ impl Rotation {
         let wrote = |is_new: bool| {
             self.restored.fetch_add(is_new.into(), Ordering::Relaxed);
         };
-        for (jti, until) in &lost.denied {
+        for (jti, until) in &lost.names.tokens {
             let jti = jti.to_string();
             wrote(db.deny_token(&jti, *until, &entry("token.denied", &jti)).await?);
         }
-        for (sid, until) in &lost.ended {
+        for (sid, until) in &lost.names.sessions {
             let sid = sid.to_string();
             wrote(db.end_lost_session(&sid, *until, &entry("session.ended", &sid)).await?);
         }

@@ -269,12 +269,12 @@ impl World {
     }
 
     fn write_lost_again(&mut self, index: usize) {
-        let (tokens, sessions) = self.nodes[index].knows.lost();
+        let lost = self.nodes[index].knows.lost();
         // The write may fail; then it is tried at the next look.
         if self.random.once_in(4) {
             return;
         }
-        for (name, until) in &tokens {
+        for (name, until) in &lost.tokens {
             let position = self.take_position();
             self.database.rows.push(Row {
                 position,
@@ -282,7 +282,7 @@ impl World {
                 ends: self.ends[name],
             });
         }
-        for (name, _) in &sessions {
+        for (name, _) in &lost.sessions {
             let position = self.take_position();
             self.database.rows.push(Row {
                 position,
@@ -290,7 +290,7 @@ impl World {
                 ends: self.ends[name],
             });
         }
-        self.nodes[index].knows.written_again(&tokens, &sessions);
+        self.nodes[index].knows.written_again(&lost);
     }
 
     fn forget(&mut self, index: usize) {
