@@ -32,7 +32,7 @@ soak: $(VERIFIERS)
 
 # Rolling restarts at length, behind each shipped gateway and in each shipped layout.
 .PHONY: proof proof-gateways
-proof: proof-gateways proof-failover proof-measured proof-revocations
+proof: proof-gateways proof-failover proof-measured
 proof-gateways: $(VERIFIERS)
 	TEST_RESTARTS=20 tests/postgres.sh cargo test --locked --test it -- --nocapture --test-threads 1 gateways:: layouts::two
 
@@ -46,13 +46,7 @@ proof-failover:
 .PHONY: proof-measured
 proof-measured:
 	@$(PACKAGES) build postgres
-	tests/postgres.sh cargo test --locked --test measured -- --nocapture --test-threads 1 --skip revocations::
-
-# What many revocations cost, of the optimised server.
-.PHONY: proof-revocations
-proof-revocations:
-	@$(PACKAGES) build postgres
-	tests/postgres.sh cargo test --locked --release --test measured -- --nocapture --test-threads 1 revocations::
+	tests/postgres.sh cargo test --locked --test measured -- --nocapture --test-threads 1
 
 # Its figures go into benches/, and the README shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready

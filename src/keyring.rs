@@ -9,7 +9,7 @@ mod snapshot;
 mod vanished;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,7 +25,6 @@ use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
 use crate::oauth::token::Granted;
 use crate::oauth::verification::{self, AccessToken, Expected, Refused};
-use crate::revocations::{Forgotten, Revocations};
 use crate::store::key_uses::KeyUse;
 use crate::store::nodes::{Heartbeat, Place};
 use crate::store::{Db, StoreError};
@@ -137,8 +136,6 @@ pub struct Keyring {
     place: Place,
     fingerprint: String,
     current: ArcSwap<Snapshot>,
-    /// At least as new as the snapshot.
-    revocations: RwLock<Revocations>,
     /// What was verified since it was last written down.
     uses: Mutex<HashMap<Kid, KeyUse>>,
     /// The sessions that ended on this node, each with the moment, until every snapshot knows of them.
@@ -161,7 +158,6 @@ impl Keyring {
         clock: Clock,
         ledger: Option<Arc<Ledger>>,
     ) -> Result<Self, StoreError> {
-        let revocations = RwLock::default();
         let first = read(
             &db,
             &master_key,
@@ -170,7 +166,6 @@ impl Keyring {
             ledger.as_deref(),
             None,
             None,
-            &revocations,
             &Here::default(),
         )
         .await?;
@@ -184,7 +179,6 @@ impl Keyring {
             policy,
             clock,
             current: ArcSwap::from_pointee(first),
-            revocations,
             uses: Mutex::default(),
             ended_here: RwLock::default(),
             denied_here: RwLock::default(),
@@ -215,7 +209,6 @@ impl Keyring {
             ledger,
             Some(&self.heartbeat(&previous)),
             Some(&previous),
-            &self.revocations,
             &self.endings_here(),
         )
         .await?;
@@ -363,7 +356,7 @@ impl Keyring {
         let keys_at = snapshot.keys_at(reading, &self.policy);
         let find = |kid: &Kid| snapshot.trusted_key(&self.policy, keys_at, kid);
         Ok(match verification::verify(token, &expected, find) {
-            Ok(token) if self.is_denied(&token.jti) => Err(Inactive::Denied),
+            Ok(token) if self.is_denied(&snapshot, &token.jti) => Err(Inactive::Denied),
             Ok(token) if self.has_ended(&snapshot, token.session.as_ref()) => Err(Inactive::Ended),
             Ok(token) => {
                 self.note_use(token.kid.clone(), KeyUse::once(expected.now));
@@ -375,30 +368,13 @@ impl Keyring {
 
     fn has_ended(&self, snapshot: &Snapshot, session: Option<&SessionClaims>) -> bool {
         session.is_some_and(|session| {
-            snapshot.has_disabled(&session.tid)
-                || self.revocations().has_ended(&session.sid)
+            snapshot.has_ended(session)
                 || self
                     .ended_here
                     .read()
                     .unwrap_or_else(PoisonError::into_inner)
                     .contains_key(&session.sid)
         })
-    }
-
-    fn revocations(&self) -> RwLockReadGuard<'_, Revocations> {
-        self.revocations.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Forgets the names of tokens that nobody accepts any more at this time, now and then.
-    pub fn forget_revocations(&self, now: UnixTime) -> Option<Forgotten> {
-        let mut revocations = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
-        revocations.forget(now)
-    }
-
-    /// The database has again what it had lost.
-    pub fn lost_was_written(&self, lost: &Lost) {
-        let mut revocations = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
-        revocations.written_again(&lost.names);
     }
 
     /// Refuses the access tokens of these sessions from now on, on this node; the others read it from the database. The commit
@@ -433,8 +409,8 @@ impl Keyring {
         denied.insert(jti.to_owned(), now);
     }
 
-    fn is_denied(&self, jti: &str) -> bool {
-        self.revocations().is_denied(jti)
+    fn is_denied(&self, snapshot: &Snapshot, jti: &str) -> bool {
+        snapshot.is_denied(jti)
             || self
                 .denied_here
                 .read()

@@ -17,7 +17,6 @@
 //! | [`config`] | what was written, then what was validated |
 //! | [`telemetry`] | logs and metrics |
 //! | [`oauth`] | the protocol's rules: clients, scopes, grants, metadata, refusals |
-//! | [`revocations`] | what was revoked by name, and how little of it a node reads again |
 //! | [`store`] | the only SQL, one file a table, one text for SQLite and PostgreSQL |
 //! | [`outbound`] | the one HTTP client, and what clients publish |
 //! | [`registry`] | the clients as last read |
@@ -50,7 +49,6 @@ pub mod logins;
 pub mod oauth;
 pub mod outbound;
 pub mod registry;
-pub mod revocations;
 pub mod rotation;
 pub mod sessions;
 pub mod store;

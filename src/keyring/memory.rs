@@ -5,18 +5,19 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
+use crate::clock::UnixTime;
 use crate::keys::policy::Policy;
-use crate::keys::trusted_time::TrustedTime;
-use crate::revocations::{self, Committed, Name, Times};
 use crate::store::{Db, REMEMBERED, StoreError};
 
 use super::Snapshot;
 
-/// What the database lacks although this node knew it.
+/// What the database lacks although this node knew it, each with the time until which it counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Denied tokens and ended sessions.
-    pub names: revocations::Lost,
+    /// Denied tokens, by `jti`.
+    pub denied: Vec<(String, UnixTime)>,
+    /// Ended sessions, by `sid`.
+    pub ended: Vec<(String, UnixTime)>,
     /// Disabled tenants.
     pub tenants: Vec<String>,
 }
@@ -25,7 +26,7 @@ impl Lost {
     /// How many records.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.names.tokens.len() + self.names.sessions.len() + self.tenants.len()
+        self.denied.len() + self.ended.len() + self.tenants.len()
     }
 }
 
@@ -44,37 +45,46 @@ pub(super) struct Here {
     pub(super) denied: HashMap<String, Duration>,
 }
 
-impl Here {
-    /// What was committed before this moment: a look that began then must find it.
-    pub(super) fn committed_before(&self, moment: Duration) -> Committed {
-        let before = |known: &HashMap<String, Duration>| -> Vec<Name> {
-            let before = known.iter().filter(|(_, at)| **at < moment);
-            before.map(|(name, _)| name.as_str().into()).collect()
-        };
-        Committed {
-            tokens: before(&self.denied),
-            sessions: before(&self.ended),
+/// Adds to a new snapshot what the one before it and this node's own endings hold and the database does not.
+pub(super) async fn remember(
+    db: &Db,
+    previous: &Snapshot,
+    next: &mut Snapshot,
+    here: &Here,
+    policy: &Policy,
+) -> Result<(), StoreError> {
+    let skew = policy.windows().clock_skew;
+    let now = next.trusted.checked_at();
+    // Another node whose clock is ahead may have forgotten what expires within S.
+    let pruned = now + skew;
+    let committed = |known: &HashMap<String, Duration>| -> Vec<String> {
+        let before = known.iter().filter(|(_, at)| **at < next.loaded.monotonic);
+        before.map(|(name, _)| name.clone()).collect()
+    };
+    let (denied_here, ended_here) = (committed(&here.denied), committed(&here.ended));
+    let longest = next.loaded.wall + policy.windows().max_token_ttl + policy.windows().verifier_leeway;
+    let known = previous.denied.iter().map(|(jti, &until)| (jti.clone(), until));
+    for (jti, until) in known.chain(denied_here.into_iter().map(|jti| (jti, longest))) {
+        if until > now && !next.denied.contains_key(&jti) {
+            next.denied.insert(jti.clone(), until);
+            if until > pruned {
+                next.lost.denied.push((jti, until));
+            }
         }
     }
-}
-
-/// The times that a look at the revocations goes by.
-pub(super) fn times(trusted: &TrustedTime, policy: &Policy) -> Times {
-    let windows = policy.windows();
-    let now = trusted.checked_at();
-    // By the time that was reached, which no wrong clock moves ahead. Twice S: the session was ended by another clock, and its token's
-    // end is compared with a third.
-    let reached = trusted.reached().max(now);
-    Times {
-        now,
-        forgotten_elsewhere: now + windows.clock_skew + windows.replica_refresh,
-        last_access_token: reached + LONGEST_ACCESS_TOKEN + windows.clock_skew * 2,
-        last_token: reached + windows.max_token_ttl + windows.verifier_leeway,
+    // An ending that was committed a moment ago stands in no earlier snapshot.
+    let until = next.loaded.wall + LONGEST_ACCESS_TOKEN + skew * 2;
+    let just_now = ended_here.iter().map(|sid| (sid, until));
+    let known = previous.ended.iter().map(|(sid, &until)| (sid, until));
+    let ended: Vec<(String, UnixTime)> = known.chain(just_now).map(|(sid, until)| (sid.clone(), until)).collect();
+    for (sid, until) in ended {
+        if until > now && !next.ended.contains_key(&sid) {
+            next.ended.insert(sid.clone(), until);
+            if until > pruned {
+                next.lost.ended.push((sid, until));
+            }
+        }
     }
-}
-
-/// Adds to a new snapshot the tenants that the one before it knew to be disabled and that the database has lost.
-pub(super) async fn remember_tenants(db: &Db, previous: &Snapshot, next: &mut Snapshot) -> Result<(), StoreError> {
     for (tenant, known) in &mut next.disabled_tenants {
         *known = match previous.disabled_tenants.get(tenant) {
             Some(known) => *known,

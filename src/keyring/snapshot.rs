@@ -1,16 +1,17 @@
 //! The keys at one moment, and all that follows from them: built at every look at the database, never changed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::crypto::sealing::{MasterKeys, SealError};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk, sha256_base64url};
 use crate::jose::jws::VerifyingKey;
-use crate::jose::jwt::Signer;
+use crate::jose::jwt::{SessionClaims, Signer};
 use crate::jose::key::{KeyError, PrivateKey};
 use crate::keys::keyset::KeySet;
 use crate::keys::lifecycle::Keys;
@@ -18,7 +19,7 @@ use crate::keys::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::TrustedTime;
 use crate::oauth::verification::{Refused, TrustedKey, trusted_row};
-use crate::revocations::Revocations;
+use crate::store::denied_tokens::DeniedToken;
 use crate::store::nodes::Heartbeat;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{ChangeId, Db, StoreError};
@@ -49,6 +50,9 @@ pub struct Snapshot {
     pub vanished: Vec<Vanished>,
     pub(super) signers: HashMap<Kid, Arc<Signer>>,
     pub(super) verifying_keys: HashMap<Kid, Arc<VerifyingKey>>,
+    pub(super) denied: HashMap<String, UnixTime>,
+    /// The sessions that ended while access tokens of theirs may still live.
+    pub(super) ended: HashMap<String, UnixTime>,
     pub(super) disabled_tenants: HashMap<String, DisabledTenant>,
     /// What the database lacks although this node knew it.
     pub lost: Lost,
@@ -96,10 +100,22 @@ impl Snapshot {
         })
     }
 
-    /// Whether this tenant is disabled.
+    /// Whether a token of this name was denied. A row stays until nobody accepts its token, so its time need not be asked.
     #[must_use]
-    pub fn has_disabled(&self, tenant: &str) -> bool {
-        self.disabled_tenants.contains_key(tenant)
+    pub fn is_denied(&self, jti: &str) -> bool {
+        self.denied.contains_key(jti)
+    }
+
+    /// Whether the session has ended, or its tenant was disabled.
+    #[must_use]
+    pub fn has_ended(&self, session: &SessionClaims) -> bool {
+        self.ended.contains_key(&session.sid) || self.disabled_tenants.contains_key(&session.tid)
+    }
+
+    /// Whether a denied token may be forgotten at this time.
+    #[must_use]
+    pub fn has_outlived_denials(&self, now: UnixTime) -> bool {
+        self.denied.values().any(|&until| until <= now)
     }
 
     /// The time that keys go by at this reading: ahead of it nothing is dropped and no key signs.
@@ -183,7 +199,6 @@ pub(super) async fn read(
     ledger: Option<&Ledger>,
     heartbeat: Option<&Heartbeat>,
     previous: Option<&Snapshot>,
-    revocations: &RwLock<Revocations>,
     here: &Here,
 ) -> Result<Snapshot, StoreError> {
     // The age counts from before the heartbeat and the reads.
@@ -198,10 +213,12 @@ pub(super) async fn read(
         }
         written => written?,
     };
-    let known = revocations.read().unwrap_or_else(PoisonError::into_inner).position();
+    // By the time that was reached, which no wrong clock moves ahead. Twice S: the row was stamped by another clock, and is
+    // compared with a third.
+    let since = trusted.reached() - LONGEST_ACCESS_TOKEN - policy.windows().clock_skew * 2;
     let look = match heartbeat {
-        Some(heartbeat) => db.beat_and_look(heartbeat, known).await?,
-        None => db.look(known).await?,
+        Some(heartbeat) => db.beat_and_look(heartbeat, since).await?,
+        None => db.look(since).await?,
     };
     let stored = look.keys;
     if let Some(ledger) = ledger {
@@ -211,26 +228,26 @@ pub(super) async fn read(
         ledger.follow(&thumbprints);
     }
     let mut next = Snapshot::new(&stored, master_key, policy, loaded, trusted, ledger, previous);
-    match (look.disabled_tenants, previous) {
-        (Some(disabled), _) => {
-            let disabled = disabled.into_iter();
-            next.disabled_tenants = disabled.map(|tenant| (tenant, DisabledTenant::EARLIER)).collect();
-            if let Some(previous) = previous {
-                memory::remember_tenants(db, previous, &mut next).await?;
-            }
-        }
-        (None, Some(previous)) => {
-            next.disabled_tenants.clone_from(&previous.disabled_tenants);
-            next.lost.tenants.clone_from(&previous.lost.tenants);
-        }
-        (None, None) => {}
+    next.denied = look
+        .denied
+        .into_iter()
+        .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
+        .collect();
+    let skew = policy.windows().clock_skew;
+    next.ended = look
+        .ended
+        .into_iter()
+        .map(|session| {
+            // No access token outlives its session.
+            let last_token = UnixTime(session.revoked_at) + LONGEST_ACCESS_TOKEN + skew * 2;
+            (session.sid, last_token.min(UnixTime(session.expires_at)))
+        })
+        .collect();
+    let disabled = look.disabled_tenants.into_iter();
+    next.disabled_tenants = disabled.map(|tenant| (tenant, DisabledTenant::EARLIER)).collect();
+    if let Some(previous) = previous {
+        memory::remember(db, previous, &mut next, here, policy).await?;
     }
-    let committed = here.committed_before(next.loaded.monotonic);
-    let times = memory::times(&next.trusted, policy);
-    let mut revocations = revocations.write().unwrap_or_else(PoisonError::into_inner);
-    revocations.take(&look.revocations, &committed, times);
-    next.lost.names = revocations.lost();
-    drop(revocations);
     Ok(next)
 }
 
@@ -306,6 +323,8 @@ impl Snapshot {
             version: stored.version,
             change: stored.change,
             verifying_keys: verifying_keys(&key_set, previous),
+            denied: HashMap::new(),
+            ended: HashMap::new(),
             disabled_tenants: HashMap::new(),
             lost: Lost::default(),
             keys,

@@ -24,7 +24,6 @@ use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::patience;
-use crate::revocations::Forgotten;
 use crate::store::StoreError;
 use crate::store::audit::Entry;
 use crate::store::outage;
@@ -264,9 +263,9 @@ impl Rotation {
         if snapshot.keys.is_keeping(&self.rotator.policy, reached) {
             return Ok(());
         }
-        if let Some(Forgotten { sequence }) = self.keyring.forget_revocations(reached) {
-            let pruned = db.prune_denied_tokens(reached).await? + db.prune_revocations(reached, sequence).await?;
-            tracing::debug!(pruned, "revocations of tokens that have expired are forgotten");
+        if snapshot.has_outlived_denials(reached) {
+            let pruned = db.prune_denied_tokens(reached).await?;
+            tracing::debug!(pruned, "denied tokens that have expired are forgotten");
         }
         // Other nodes' clocks may be behind by S.
         let skew = self.rotator.policy.windows().clock_skew;
@@ -295,8 +294,8 @@ impl Rotation {
             return Ok(());
         }
         tracing::error!(
-            denied_tokens = lost.names.tokens.len(),
-            ended_sessions = lost.names.sessions.len(),
+            denied_tokens = lost.denied.len(),
+            ended_sessions = lost.ended.len(),
             disabled_tenants = lost.tenants.len(),
             "the database has lost what this node knew, as after a failover to a standby without the last seconds; it stays in force \
              and is written again, but what no node knew is gone: repeat the last changes"
@@ -314,13 +313,11 @@ impl Rotation {
         let wrote = |is_new: bool| {
             self.restored.fetch_add(is_new.into(), Ordering::Relaxed);
         };
-        for (jti, until) in &lost.names.tokens {
-            let jti = jti.to_string();
-            wrote(db.deny_token(&jti, *until, &entry("token.denied", &jti)).await?);
+        for (jti, until) in &lost.denied {
+            wrote(db.deny_token(jti, *until, &entry("token.denied", jti)).await?);
         }
-        for (sid, until) in &lost.names.sessions {
-            let sid = sid.to_string();
-            wrote(db.end_lost_session(&sid, *until, &entry("session.ended", &sid)).await?);
+        for (sid, until) in &lost.ended {
+            wrote(db.end_lost_session(sid, *until, &entry("session.ended", sid)).await?);
         }
         for tenant in &lost.tenants {
             if let Ok(id) = tenant.parse() {
@@ -329,7 +326,6 @@ impl Rotation {
                 wrote(changed.is_some());
             }
         }
-        self.keyring.lost_was_written(lost);
         Ok(())
     }
 

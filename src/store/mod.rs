@@ -25,7 +25,6 @@ pub mod passwords;
 mod pooling;
 mod pools;
 mod primary;
-mod revocations;
 mod rights;
 pub mod sealed;
 pub mod secrets;

@@ -26,8 +26,6 @@ pub(super) const TABLES: &[(&str, InBackup)] = &[
     ("verifying_keys", InBackup::Yes),
     ("key_uses", InBackup::Yes),
     ("secrets", InBackup::Yes),
-    ("revocation_state", InBackup::No),
-    ("revocations", InBackup::No),
     ("denied_tokens", InBackup::Yes),
     ("clients", InBackup::Yes),
     ("client_changes", InBackup::No),

@@ -508,9 +508,6 @@ crate::on_both_databases!(what_a_node_knew_outlives_a_database_that_lost_it, |da
             "DELETE FROM denied_tokens",
             "DELETE FROM sessions",
             "UPDATE tenants SET disabled_at = NULL",
-            "DELETE FROM revocations",
-            "UPDATE revocation_state SET sequence = 1, mark = 7",
-            "INSERT INTO revocations (sequence, mark, kind, name) VALUES (1, 7, 'tenant', 'default')",
             "DELETE FROM audit WHERE event IN ('token.denied', 'tenant.disabled', 'session.ended')",
         ],
     )

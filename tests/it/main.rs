@@ -64,7 +64,6 @@ mod readme;
 mod registry;
 mod remote_key_sets;
 mod replicas;
-mod revocations;
 mod rotation;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod rows;

@@ -23,7 +23,6 @@ mod rows;
 mod bounds;
 mod login_times;
 mod memory;
-mod revocations;
 #[path = "../proof/until.rs"]
 mod until;
 

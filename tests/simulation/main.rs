@@ -9,7 +9,6 @@ mod invariants;
 mod node;
 mod properties;
 mod random;
-mod revocations;
 mod rules;
 mod sabotage;
 mod saboteur;
