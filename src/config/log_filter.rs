@@ -33,7 +33,8 @@ const SYNONYMS: [(&str, &str); 17] = [
 /// A filter, as the library reads it.
 pub(super) fn parse(text: &str) -> Result<String, Refusal> {
     let mut has_level = false;
-    for directive in directives(text) {
+    // As the library does, which knows no comma within the fields of a span.
+    for directive in text.split(',') {
         let directive = directive.trim();
         let is_module = directive.contains(['=', '[']);
         if is_module {
@@ -68,20 +69,6 @@ pub(super) fn parse(text: &str) -> Result<String, Refusal> {
         )));
     }
     Ok(text.to_owned())
-}
-
-/// The parts between commas, but for those within the fields of a span.
-fn directives(text: &str) -> Vec<&str> {
-    let mut depth = 0_i32;
-    text.split(|character| {
-        match character {
-            '[' | '{' => depth += 1,
-            ']' | '}' => depth -= 1,
-            _ => {}
-        }
-        character == ',' && depth <= 0
-    })
-    .collect()
 }
 
 /// The library takes capitals and digits too.
@@ -128,7 +115,7 @@ mod tests {
             "keyround=debug",
             "keyround::rotation=trace,error",
             "info,sqlx=off",
-            "info,keyround[request{method=GET,path=/}]=debug",
+            "info,keyround[request{method=GET}]=debug",
             "info,[request]=debug",
         ] {
             assert_eq!(parse(text).map_err(|Refusal(why)| why), Ok(text.to_owned()));
