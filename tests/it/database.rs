@@ -208,12 +208,12 @@ async fn a_damaged_file_is_found() {
     let database = TestDatabase::sqlite();
     let db = database.open().await;
     let raw = Raw::open(&database).await;
-    // Many pages, so that one of them can be hit.
-    for number in 0..200 {
-        let name = format!("secret-{number}-{}", "x".repeat(500));
-        raw.execute(&format!("INSERT INTO secrets VALUES ('{name}', 'v2.x', 1)"))
-            .await;
-    }
+    // So many pages that the one in the middle is theirs.
+    raw.execute(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 2000) \
+         INSERT INTO secrets SELECT 'secret-' || n || '-' || hex(zeroblob(250)), 'v2.x', 1 FROM numbers",
+    )
+    .await;
     raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").await;
     raw.close().await;
     db.close().await;

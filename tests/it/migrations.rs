@@ -39,7 +39,8 @@ async fn schema(database: &TestDatabase) -> Vec<String> {
              FROM sqlite_master t, pragma_index_list(t.name) i \
              WHERE t.type = 'table' AND i.\"unique\" = 1 AND t.name NOT LIKE '\\_sqlx%' ESCAPE '\\' \
              UNION SELECT t.name || ' unique ' || c.name FROM sqlite_master t, pragma_table_info(t.name) c \
-             WHERE t.type = 'table' AND c.pk = 1 AND t.name NOT LIKE 'sqlite%' AND t.name NOT LIKE '\\_sqlx%' ESCAPE '\\'",
+             WHERE t.type = 'table' AND c.pk = 1 AND t.name NOT LIKE 'sqlite%' AND t.name NOT LIKE '\\_sqlx%' ESCAPE '\\' \
+             AND (SELECT count(*) FROM pragma_table_info(t.name) of_key WHERE of_key.pk > 0) = 1",
         ],
         Raw::Postgres(_) => [
             "SELECT table_name || '.' || column_name || ' ' || CASE data_type WHEN 'text' THEN 'text' WHEN 'bigint' \
