@@ -480,7 +480,7 @@ pub async fn node_in_doubt(
     trusted: &TrustedTime,
 ) -> Result<Option<(Heartbeat, Doubt)>, StoreError> {
     // A node in doubt writes the time that it has reached.
-    let memory = policy.windows().snapshot_max_age;
+    let memory = policy.windows().snapshot_max_age + policy.windows().clock_skew;
     let nodes = db.living_nodes(trusted.reached(), memory).await?.into_iter();
     let off_by = |node: &Heartbeat| Seconds(node.clock_offset);
     let mut doubtful = nodes.filter(|node| off_by(node).abs() > policy.tolerated_difference());

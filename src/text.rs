@@ -1,5 +1,7 @@
 //! Text files as editors, Windows and orchestrators write them: UTF-8, with or without a byte order mark. And which texts are names.
 
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD_NO_PAD as BASE64, BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use url::Url;
 
 /// Why the content of a file is not read as text.
@@ -86,15 +88,28 @@ pub fn printable(text: &str) -> String {
 #[must_use]
 pub fn holds_key(text: &str) -> bool {
     let text = text.trim_start();
-    let is_base64 = |text: &str| {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=-_\r\n ".contains(&byte);
-        text.len() >= 60 && text.bytes().all(plain)
-    };
     text.contains("-----BEGIN ")
         || text.starts_with(['{', '[']) && text.contains("\"kty\"")
-        // "-----BEGIN " in base64, and a sequence of more than 47 octets in DER.
+        // "-----BEGIN " in base64.
         || text.starts_with("LS0tLS1CRUdJTi")
-        || ["MD", "ME", "MF", "MG", "MH", "MI"].iter().any(|head| text.starts_with(head)) && is_base64(text)
+        || is_der_in_base64(text)
+}
+
+/// Whether a text is a SEQUENCE of DER, whole and in base64, as long as a key is at least.
+fn is_der_in_base64(text: &str) -> bool {
+    let joined: String = text.split_whitespace().collect();
+    let plain = joined.trim_end_matches('=');
+    let der = BASE64
+        .decode(plain)
+        .or_else(|_| BASE64URL.decode(plain))
+        .unwrap_or_default();
+    let end = match der.as_slice() {
+        [0x30, length @ 0..0x80, ..] => 2 + usize::from(*length),
+        [0x30, 0x81, length, ..] => 3 + usize::from(*length),
+        [0x30, 0x82, high, low, ..] => 4 + usize::from(u16::from_be_bytes([*high, *low])),
+        _ => return false,
+    };
+    der.len() >= 40 && der.len() == end
 }
 
 /// Whether a text that was given as a name may be a secret: key material, a token, or a long random text. Errors do not repeat it.
@@ -187,6 +202,7 @@ mod tests {
             "-----BEGIN PRIVATE KEY-----\nMIGH",
             "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgIsa3XpN581gTl/NJQzFALSp5BqfwhkXClJczFS4ljzWh",
             "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t",
+            "MFkLMFV6n8TpDjNYfaLH7BE2W4Clyu8UOV6DqM3yFzxhhqvQ9Ro/ZImu0/gdQmeM sdb7IEVqj7TZ/iNIbZK33AEmS3CVut8EKU5zmL3iByxRdpvA5QovVHmeww==",
             "{\"kty\":\"EC\",\"d\":\"x\"}",
             "[{\"kty\":\"EC\"}]",
             "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
@@ -202,6 +218,7 @@ mod tests {
             "https://id.example.com/a/long/path/with/Capitals/and/2/digits",
             "018f3e7a-7c1d-7c3a-9b5e-2f6d1c0a9b8e",
             "MIssing",
+            "MFA token of the administrator was stolen with the laptop and its key file",
             "",
         ] {
             assert!(!may_be_secret(name), "{name}");

@@ -376,7 +376,8 @@ impl Rotation {
 
     /// Counts the living nodes that run with another policy.
     async fn compare_policies(&self, now: UnixTime) -> Result<(), StoreError> {
-        let memory = self.rotator.policy.windows().snapshot_max_age;
+        let windows = self.rotator.policy.windows();
+        let memory = windows.snapshot_max_age + windows.clock_skew;
         let nodes = self.rotator.db.living_nodes(now, memory).await?;
         let fingerprint = self.rotator.policy.fingerprint();
         let differing = nodes

@@ -11,10 +11,12 @@ use crate::store::{Db, StoreError};
 
 use super::rotator::{RotationError, Rotator};
 
-/// How long a server counts as running after its last heartbeat: longer than any that lives goes without one.
+/// How long a server counts as running after its last heartbeat: longer than any that lives goes without one, by a clock that may differ
+/// from this one by S.
 #[must_use]
 pub fn heartbeat_memory(policy: &Policy) -> Seconds {
-    policy.windows().snapshot_max_age * 2
+    let windows = policy.windows();
+    windows.snapshot_max_age * 2 + windows.clock_skew
 }
 
 /// No master key that is listed here is listed by every running server.
