@@ -104,7 +104,7 @@ fn is_der_in_base64(text: &str) -> bool {
         .or_else(|_| BASE64URL.decode(plain))
         .unwrap_or_default();
     let end = match der.as_slice() {
-        [0x30, length @ 0..0x80, ..] => 2 + usize::from(*length),
+        [0x30, length @ 0..=0x7f, ..] => 2 + usize::from(*length),
         [0x30, 0x81, length, ..] => 3 + usize::from(*length),
         [0x30, 0x82, high, low, ..] => 4 + usize::from(u16::from_be_bytes([*high, *low])),
         _ => return false,

@@ -136,6 +136,8 @@ struct Stamp {
     inode: u64,
     length: u64,
     modified: (i64, i64),
+    /// Also when its mode or its owner changes.
+    changed: (i64, i64),
 }
 
 impl From<&Metadata> for Stamp {
@@ -145,6 +147,7 @@ impl From<&Metadata> for Stamp {
             inode: metadata.ino(),
             length: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }
@@ -699,6 +702,13 @@ mod tests {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         ledger.learn(&[]).unwrap();
         assert_eq!(ledger.failure(), None);
+        // Its content and its times stay.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        let answer = ledger.learn(&[]);
+        assert!(
+            matches!(answer, Err(LedgerError::Exposed { mode: 0o666, .. })),
+            "{answer:?}"
+        );
     }
 
     #[test]
