@@ -1,5 +1,5 @@
 # The two commands: `make run` serves, `make test` proves. Both install what is missing on a Debian-like machine.
-# `make soak` proves at length, `make bench` measures: see the README.
+# `make soak` proves at length, `make bench` measures: see docs/how-it-works/proof.md and docs/performance.md.
 .PHONY: run test soak bench proof
 
 PACKAGES := tests/packages.sh
@@ -25,10 +25,10 @@ run:
 test: $(VERIFIERS) $(PROVIDER)/node_modules/ready $(SCHEMAS)
 	tests/postgres.sh cargo test --locked --no-fail-fast
 
-# Its table goes into the README.
+# Its table goes into the page.
 soak: $(VERIFIERS)
 	TEST_ROTATIONS=$${TEST_ROTATIONS:-500} tests/postgres.sh cargo test --locked --test interop -- --nocapture every_token
-	sed -i -e '/^<!-- soak -->/,/^<!-- \/soak -->/{//!d}' -e '/^<!-- soak -->/r $(INTEROP)/soak.md' README.md
+	sed -i -e '/^<!-- soak -->/,/^<!-- \/soak -->/{//!d}' -e '/^<!-- soak -->/r $(INTEROP)/soak.md' docs/how-it-works/proof.md
 
 # Rolling restarts at length, behind each shipped gateway and in each shipped layout.
 .PHONY: proof proof-gateways
@@ -48,10 +48,19 @@ proof-measured:
 	@$(PACKAGES) build postgres
 	tests/postgres.sh cargo test --locked --test measured -- --nocapture --test-threads 1
 
-# Its figures go into benches/, and the README shows them. Nothing else should run on the machine meanwhile.
+# Its figures go into benches/, and docs/performance.md shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready
 	@$(PACKAGES) build postgres bench
 	TEST_POSTGRES_DURABLE=yes tests/postgres.sh cargo bench --locked --bench '*'
+
+# The book, in target/docs. A test of `make test` checks its links.
+MDBOOK := target/tools/mdbook/bin/mdbook
+.PHONY: docs
+docs: $(MDBOOK)
+	$(MDBOOK) build docs
+
+$(MDBOOK):
+	cargo install mdbook --version 0.5.4 --locked --root target/tools/mdbook
 
 .PHONY: packages
 packages:

@@ -1,4 +1,4 @@
-//! Writes what was measured: `benches/RESULTS.md`, the picture, and the README's part.
+//! Writes what was measured: `benches/RESULTS.md`, the picture, and the part of docs/performance.md.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,11 +12,12 @@ pub fn write(comparisons: &[Comparison], rounds: usize, load_before: f64) {
     print!("{results}");
     std::fs::write(root.join("benches/RESULTS.md"), results).unwrap();
     std::fs::write(root.join("benches/results.svg"), picture::draw(comparisons)).unwrap();
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let (before, rest) = readme.split_once("<!-- speed -->\n").expect("the README's marker");
-    let (_, after) = rest.split_once("<!-- /speed -->").expect("the README's second marker");
-    let readme = format!("{before}<!-- speed -->\n{}<!-- /speed -->{after}", summary(comparisons));
-    std::fs::write(root.join("README.md"), readme).unwrap();
+    let page = root.join("docs/performance.md");
+    let text = std::fs::read_to_string(&page).unwrap();
+    let (before, rest) = text.split_once("<!-- speed -->\n").expect("the first marker");
+    let (_, after) = rest.split_once("<!-- /speed -->").expect("the second marker");
+    let text = format!("{before}<!-- speed -->\n{}<!-- /speed -->{after}", summary(comparisons));
+    std::fs::write(page, text).unwrap();
 }
 
 fn results(comparisons: &[Comparison], rounds: usize, load_before: f64) -> String {
@@ -161,7 +162,7 @@ fn thousands(value: f64) -> String {
     text
 }
 
-/// What the README claims: nothing but these figures.
+/// What the page claims: nothing but these figures.
 fn summary(comparisons: &[Comparison]) -> String {
     let missed: Vec<String> = comparisons
         .iter()
@@ -180,5 +181,5 @@ fn summary(comparisons: &[Comparison]) -> String {
     } else {
         format!("Targets that were missed: {}", missed.join("; "))
     };
-    format!("![Rates of one core, beside their limits and others](benches/results.svg)\n\n{verdict}.\n")
+    format!("![Rates of one core, beside their limits and others](../benches/results.svg)\n\n{verdict}.\n")
 }

@@ -1,4 +1,4 @@
-//! The one table of settings. The check for unknown names, the example file, the README's table and `config show` all
+//! The one table of settings. The check for unknown names, the example file, the table of docs/reference/settings.md and `config show` all
 //! come from it.
 
 use std::fmt::Write as _;
@@ -294,7 +294,7 @@ pub fn example_file() -> String {
     format!("{head}{body}")
 }
 
-/// The README's table of settings, in Markdown.
+/// The table of docs/reference/settings.md, in Markdown.
 #[must_use]
 pub fn markdown_table() -> String {
     let mut table = "| setting | default | why |\n|---|---|---|\n".to_owned();

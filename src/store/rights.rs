@@ -1,5 +1,5 @@
 //! What PostgreSQL refuses to the role of the database URL (SQLSTATE 42501), in words that say which right is missing and which command
-//! grants it. The rights are those of docs/postgresql.md.
+//! grants it. The rights are those of docs/operate/postgresql.md.
 
 /// Who gets the rights, where the role is not known.
 const SOME_ROLE: &str = "the role of database.url";
@@ -60,7 +60,9 @@ pub(super) fn explained(message: &str, role: Option<&str>, duty: Duty) -> String
     } else {
         "run this command as the role that owns the tables".to_owned()
     };
-    format!("{message} (SQLSTATE 42501, to {role}): {cure}; see 'Roles with the least rights' in docs/postgresql.md")
+    format!(
+        "{message} (SQLSTATE 42501, to {role}): {cure}; see 'Roles with the least rights' in docs/operate/postgresql.md"
+    )
 }
 
 #[cfg(test)]
@@ -97,7 +99,7 @@ mod tests {
         ] {
             let told = explained(message, Some("keyround_server"), Duty::Rows);
             assert!(
-                told.starts_with(message) && told.contains("docs/postgresql.md"),
+                told.starts_with(message) && told.contains("docs/operate/postgresql.md"),
                 "{told}"
             );
             for part in parts {

@@ -1,4 +1,4 @@
-//! What a run comes to, printed for people, and the part of it that the README shows.
+//! What a run comes to, printed for people, and the part of it that docs/how-it-works/proof.md shows.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::libraries::LIBRARIES;
 use crate::setup::Outcome;
 use crate::verifier::{Library, Summary};
 
-/// How the README's table begins.
+/// How its table begins.
 pub const HEADER: &str =
     "| verifier | version | default cache | rotations | tokens checked | refused |\n|---|---|---|---|---|---|\n";
 
@@ -19,7 +19,7 @@ pub fn print<'a>(outcomes: impl Iterator<Item = &'a Outcome> + Clone) {
     print_key_sets(outcomes);
 }
 
-/// Writes the README's table of these set-ups into `target/interop/soak.md`.
+/// Writes the table of these set-ups into `target/interop/soak.md`.
 pub fn write(outcomes: &[Outcome]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop");
     std::fs::create_dir_all(&folder).unwrap();

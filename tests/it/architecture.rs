@@ -1,4 +1,4 @@
-//! Who imports whom, and that the README tells what the code does.
+//! Who imports whom, and that the documentation tells what the code does.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -208,29 +208,35 @@ fn no_other_file_writes_a_path_out() {
 }
 
 #[test]
-fn the_readme_names_every_endpoint() {
+fn the_documentation_names_every_endpoint() {
     let routes = paths();
     assert!(routes.len() >= 19, "{routes:?}");
-    let readme = read("README.md");
+    let page = read("docs/reference/endpoints.md");
     let missing: Vec<&String> = routes
         .iter()
-        .filter(|route| !readme.contains(&format!("`{route}`")) && !readme.contains(&format!(" {route}`")))
+        .filter(|route| !page.contains(&format!("`{route}`")) && !page.contains(&format!(" {route}`")))
         .collect();
-    assert!(missing.is_empty(), "README.md does not name {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "docs/reference/endpoints.md does not name {missing:?}"
+    );
 }
 
 #[test]
-fn the_readme_has_the_tables_of_settings_and_codes() {
-    let readme = read("README.md");
-    for (name, table) in [("settings", markdown_table()), ("codes", problem::markdown_table())] {
-        let between = readme
+fn the_documentation_has_the_tables_of_settings_and_codes() {
+    for (page, name, table) in [
+        ("docs/reference/settings.md", "settings", markdown_table()),
+        ("docs/reference/accounts.md", "codes", problem::markdown_table()),
+    ] {
+        let text = read(page);
+        let between = text
             .split_once(&format!("<!-- {name} -->"))
             .and_then(|(_, rest)| rest.split_once(&format!("<!-- /{name} -->")))
             .map(|(table, _)| table.trim());
         assert_eq!(
             between,
             Some(table.trim()),
-            "between the markers <!-- {name} --> and <!-- /{name} --> README.md must hold what the code says"
+            "between the markers <!-- {name} --> and <!-- /{name} --> {page} must hold what the code says"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! docs/reference/checks.md: every check has its row, and the tests that it names exist.
+//! docs/operate/checks.md: every check has its row, and the tests that it names exist.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::owasp::{exists, named};
 use crate::process::run;
 
 fn page() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/checks.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/checks.md");
     std::fs::read_to_string(path).unwrap()
 }
 

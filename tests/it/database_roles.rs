@@ -1,4 +1,4 @@
-//! A server with no more rights than docs/postgresql.md grants it, and commands that look at a schema without changing it.
+//! A server with no more rights than docs/operate/postgresql.md grants it, and commands that look at a schema without changing it.
 
 use keyround::clock::Clock;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -9,7 +9,7 @@ use crate::process::run;
 use crate::rows::Raw;
 use crate::sessions::world::{create_user, log_in, log_out, refresh};
 
-const PAGE: &str = include_str!("../../docs/postgresql.md");
+const PAGE: &str = include_str!("../../docs/operate/postgresql.md");
 
 /// The blocks of SQL below '## Roles with the least rights', for roles of this test's own: roles belong to the whole server.
 pub fn grants(suffix: &str) -> Vec<String> {

@@ -266,7 +266,7 @@ fn the_unit_is_one_that_systemd_takes() {
     assert!(text("keyround.service").contains("\nStartLimitIntervalSec=0\n"));
     let said = succeed("systemd-analyze", &["verify", unit.to_str().unwrap()]);
     assert!(!said.contains("keyround.service"), "{said}");
-    // deploy/README.md tells the figure, 1.2; the threshold is in tenths.
+    // docs/operate/deploy.md tells the figure, 1.2; the threshold is in tenths.
     #[rustfmt::skip]
     succeed("systemd-analyze", &["security", "--offline=true", "--threshold=15", "--no-pager", unit.to_str().unwrap()]);
 }

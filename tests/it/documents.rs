@@ -116,3 +116,106 @@ async fn the_command_that_confirms_a_clock_is_told_whole() {
         );
     }
 }
+
+/// Markdown files of the repository, without what tools install.
+fn pages() -> Vec<PathBuf> {
+    fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found: Vec<PathBuf> = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "benches/RESULTS.md",
+        "benches/REFRESH.md",
+    ]
+    .iter()
+    .map(|name| root.join(name))
+    .collect();
+    for folder in ["docs", "deploy"] {
+        collect(&root.join(folder), &mut found);
+    }
+    found
+}
+
+/// The text outside of code blocks.
+fn prose(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut is_code = false;
+    let lines = text.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The anchors of its headings, as renderers of Markdown make them.
+fn anchors(path: &Path) -> BTreeSet<String> {
+    let text = prose(path);
+    let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+    headings
+        .map(|heading| {
+            let heading = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_internal_link_leads_somewhere() {
+    let mut broken = Vec::new();
+    let mut count = 0;
+    for page in pages() {
+        let text = prose(&page);
+        for (at, _) in text.match_indices("](") {
+            let link = text[at + 2..].split([')', ' ']).next().unwrap();
+            if link.contains(':') {
+                continue;
+            }
+            count += 1;
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(file)
+            };
+            let leads = target.exists() && (anchor.is_empty() || anchors(&target).contains(anchor));
+            if !leads {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(count > 150, "{count}");
+}
+
+#[test]
+fn every_page_has_its_place_in_the_book() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let listed: Vec<&str> = summary
+        .split("](")
+        .skip(1)
+        .map(|rest| rest.split(')').next().unwrap())
+        .collect();
+    let mut missing = Vec::new();
+    for page in pages().iter().filter_map(|page| page.strip_prefix(&docs).ok()) {
+        let name = page.to_str().unwrap();
+        if name != "SUMMARY.md" && listed.iter().filter(|listed| **listed == name).count() != 1 {
+            missing.push(name.to_owned());
+        }
+    }
+    assert!(missing.is_empty(), "not once in docs/SUMMARY.md: {missing:?}");
+    assert!(listed.len() > 40);
+}

@@ -8,6 +8,7 @@
     reason = "a test may panic, and so may what it stands on"
 )]
 
+mod applications;
 mod architecture;
 mod auth;
 mod backup;
@@ -60,7 +61,6 @@ mod ports;
 mod process;
 mod public_vectors;
 mod raw;
-mod readme;
 mod registry;
 mod remote_key_sets;
 mod replicas;

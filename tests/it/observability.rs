@@ -219,7 +219,7 @@ fn registered() -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_lists_every_metric_with_its_help() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/metrics.md");
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/metrics.md");
     let page = std::fs::read_to_string(page).unwrap();
     let rows: BTreeSet<String> = page
         .lines()

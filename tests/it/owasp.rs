@@ -1,4 +1,4 @@
-//! docs/owasp.md names the tests that hold its lines: each of them exists.
+//! docs/reference/owasp.md names the tests that hold its lines: each of them exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -46,7 +46,7 @@ pub fn exists(test: &str) -> bool {
 
 #[test]
 fn every_test_that_the_page_names_exists() {
-    let page = std::fs::read_to_string(root().join("docs/owasp.md")).unwrap();
+    let page = std::fs::read_to_string(root().join("docs/reference/owasp.md")).unwrap();
     let mut tests = named(&page);
     assert!(tests.remove("module::name"), "the page says how tests are named");
     assert!(tests.len() > 50, "{tests:?}");
@@ -73,7 +73,7 @@ fn a_test_that_is_not_there_is_missed() {
 /// A line without a test says why.
 #[test]
 fn every_line_has_its_answer() {
-    let page = std::fs::read_to_string(root().join("docs/owasp.md")).unwrap();
+    let page = std::fs::read_to_string(root().join("docs/reference/owasp.md")).unwrap();
     let rows = page.lines().filter(|line| {
         let first = line.trim_start_matches("| ");
         line.starts_with("| ") && first.starts_with(|c: char| c == 'A' || c.is_ascii_digit())

@@ -10,7 +10,7 @@ use crate::gateways::Program;
 use crate::helpers::TestDatabase;
 use crate::process::{Serving, free_port, run};
 
-const PAGE: &str = include_str!("../../docs/postgresql.md");
+const PAGE: &str = include_str!("../../docs/operate/postgresql.md");
 const MASTER_KEY: &str = "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=";
 
 struct PgBouncer {

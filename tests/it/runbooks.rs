@@ -1,6 +1,6 @@
-//! Every command of every page in deploy/runbooks is run here, and what it prints is held against what the page promises.
+//! Every command of every page in docs/operate/runbooks is run here, and what it prints is held against what the page promises.
 //!
-//! deploy/runbooks/README.md says how a page is written. A server is brought into the state that the page names, then
+//! docs/operate/runbooks/README.md says how a page is written. A server is brought into the state that the page names, then
 //! one shell runs the page from top to bottom.
 
 use std::collections::BTreeSet;
@@ -41,7 +41,7 @@ pub enum Step {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/runbooks")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/runbooks")
 }
 
 fn page(name: &str) -> String {
@@ -250,7 +250,7 @@ struct Site {
     new_database: Option<NewDatabase>,
 }
 
-/// An empty PostgreSQL database with the two roles of docs/postgresql.md.
+/// An empty PostgreSQL database with the two roles of docs/operate/postgresql.md.
 struct NewDatabase {
     database: TestDatabase,
     owner: String,

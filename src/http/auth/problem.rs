@@ -191,7 +191,7 @@ impl Code {
     }
 }
 
-/// The table of codes in Markdown, as it stands in the README.
+/// The table of codes in Markdown, as it is in docs/reference/accounts.md.
 #[must_use]
 pub fn markdown_table() -> String {
     let rows = Code::ALL.map(|code| {

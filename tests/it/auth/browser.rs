@@ -1,6 +1,6 @@
 //! A real browser on a small page: it registers, logs in, calls an API, lets the access token expire, refreshes from two tabs at once, and
 //! logs out. Once over plain HTTP on loopback, with a page of another origin; once over HTTPS, where it takes the prefixed cookies. And the
-//! code that the README shows for a page.
+//! code that the documentation shows for a page.
 
 use std::net::TcpListener;
 
@@ -216,18 +216,18 @@ async fn a_page_over_https_gets_the_prefixed_cookies() {
     origin.stop().await;
 }
 
-/// The code that the README shows for a page.
-fn readme_code() -> &'static str {
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("### A page in a browser").unwrap();
+/// The code that the documentation shows for a page.
+fn shown_code() -> &'static str {
+    let text = include_str!("../../../docs/log-in/applications.md");
+    let (_, section) = text.split_once("## A page in a browser").unwrap();
     let (_, code) = section.split_once("```js\n").unwrap();
     code.split_once("```\n").unwrap().0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_code_of_the_readme_keeps_a_page_logged_in() {
+async fn the_code_that_is_shown_keeps_a_page_logged_in() {
     let page = "<!doctype html><title>A page</title>";
-    let origin = OneOrigin::start(&[("page.html", page), ("page.js", readme_code())]).await;
+    let origin = OneOrigin::start(&[("page.html", page), ("page.js", shown_code())]).await;
     origin.site.register("ada").await;
     let browser = &origin.browser;
     let page = format!("{}/page.html", origin.url);

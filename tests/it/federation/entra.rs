@@ -1,4 +1,4 @@
-//! Microsoft Entra ID, which sends no `email_verified`: docs/entra-id.md, step by step, at an upstream that does as it does.
+//! Microsoft Entra ID, which sends no `email_verified`: docs/log-in/entra-id.md, step by step, at an upstream that does as it does.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{Browser, Site, secret_file};
 use crate::client_assertions::keyround;
 use crate::helpers::TestDatabase;
 
-const PAGE: &str = include_str!("../../../docs/entra-id.md");
+const PAGE: &str = include_str!("../../../docs/log-in/entra-id.md");
 const DIRECTORY: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
 
 /// What Entra ID lists: `email` without `email_verified`.

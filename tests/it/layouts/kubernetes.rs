@@ -13,7 +13,7 @@ use super::*;
 const MANIFESTS: &str = "kubernetes/keyround.yaml";
 const MIGRATE: &str = "kubernetes/migrate.yaml";
 const BACKUP: &str = "kubernetes/backup.yaml";
-const PAGE: &str = include_str!("../../../deploy/kubernetes/README.md");
+const PAGE: &str = include_str!("../../../docs/operate/kubernetes.md");
 /// The schemas that are asked: the oldest and the newest of those that the page names, and one between.
 const VERSIONS: [&str; 3] = ["1.30.0", "1.33.0", "1.37.0"];
 
@@ -214,7 +214,7 @@ fn the_manifests_fit_together_and_the_server() {
         the(&documents, "PodDisruptionBudget", "keyround")["spec"]["minAvailable"],
         1
     );
-    // As deploy/README.md asks for: the delay and 20 seconds, at least.
+    // As docs/operate/deploy.md asks for: the delay and 20 seconds, at least.
     let delay: u64 = settings["KEYROUND_SERVER__SHUTDOWN_DELAY"]
         .trim_end_matches('s')
         .parse()

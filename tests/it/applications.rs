@@ -1,4 +1,4 @@
-//! What the README tells application developers is what the server does.
+//! What the documentation tells application developers is what the server does.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::people::user;
 use crate::process::{Serving, free_port, run};
 use crate::runbooks::{Shell, Step, steps};
 
-/// What stands between two comments.
-fn section(name: &str) -> String {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let (_, rest) = readme.split_once(&format!("<!-- {name} -->\n")).unwrap();
+/// What a page has between two comments.
+fn section(page: &str, name: &str) -> String {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+    let (_, rest) = text.split_once(&format!("<!-- {name} -->\n")).unwrap();
     rest.split_once(&format!("<!-- /{name} -->")).unwrap().0.to_owned()
 }
 
@@ -44,7 +44,10 @@ async fn the_claims_of_a_session_are_those_of_its_tokens() {
     let tokens = app.running.server.sessions.begin(&ada, &device).await.unwrap();
     let claims: Value = crate::token::claims(&tokens.access_token);
     let names: BTreeSet<String> = claims.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(first_column(&section("claims of a session")), names);
+    assert_eq!(
+        first_column(&section("docs/reference/claims.md", "claims of a session")),
+        names
+    );
     app.running.stop().await;
 }
 
@@ -59,22 +62,23 @@ fn the_commands_for_applications_do_what_they_show() {
     ];
     let serving = Serving::start(folder.path(), &variables, &["serve", "--dev"]);
     let mut shell = Shell::start(folder.path(), &[]);
+    let page = "docs/log-in/applications.md";
     let mut count = 0;
-    for step in ["app", "page"].iter().flat_map(|name| steps(&section(name))) {
+    for step in ["app", "page"].iter().flat_map(|name| steps(&section(page, name))) {
         let Step::Run {
             command,
             code,
             expected,
         } = step
         else {
-            panic!("a README has only commands");
+            panic!("the page has only commands");
         };
         let here = if command.starts_with("SITE=") {
             format!("SITE={}", serving.url)
         } else {
             command
         };
-        shell.holds("README.md", &here, code, &expected);
+        shell.holds(page, &here, code, &expected);
         count += 1;
     }
     assert_eq!(count, 14);
