@@ -20,6 +20,11 @@ pub fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }
 
+/// A page in docs/.
+fn document(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
+}
+
 /// A file in deploy/.
 pub fn text(name: &str) -> String {
     std::fs::read_to_string(deploy(name)).unwrap_or_else(|error| panic!("deploy/{name}: {error}"))
@@ -113,9 +118,10 @@ fn every_alert_is_tested_names_a_metric_that_exists_and_has_its_runbook() {
     let pages: Vec<&str> = pages.collect();
     assert_eq!(pages.len(), alerts.len(), "each alert has its runbook");
     for page in pages {
-        assert!(deploy(page).exists(), "deploy/{page} does not exist");
+        let source = document(&page.replace(".html", ".md"));
+        assert!(source.exists(), "{} does not exist", source.display());
     }
-    let pages = std::fs::read_dir(deploy("runbooks")).unwrap();
+    let pages = std::fs::read_dir(document("operate/runbooks")).unwrap();
     for page in pages.map(|page| std::fs::read_to_string(page.unwrap().path()).unwrap()) {
         for named in names_after(&page, "`Keyround") {
             assert!(
