@@ -96,7 +96,7 @@ async fn sessions(url: &str, alg: Algorithm) -> Arc<Sessions> {
         clock: rotator.clock,
         issuer: "http://127.0.0.1:8080".to_owned(),
         alg,
-        settings: config.accounts,
+        settings: config.accounts.sessions,
         metrics: SessionMetrics::default(),
         replays: Replays::default(),
         families: Grouped::default(),

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::accounts::node_limits::NodeLimits;
 use crate::clock::{Clock, Seconds, UnixTime, sleep};
-use crate::config::{Config, ConfigError, Database, settings};
+use crate::config::{Config, ConfigError, settings};
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::sealing::{MasterKeyId, MasterKeys, SealError};
 use crate::hashing::Hashing;
@@ -46,6 +46,7 @@ use crate::store::{Db, StoreError};
 use crate::supervision::{Pulse, Tasks};
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
+use crate::values::Database;
 
 /// The name of the key that client secrets are digested with.
 const HASH_KEY: &str = "client-secret-hash-key";
@@ -319,7 +320,7 @@ async fn warn_of_other_servers(config: &Config, rotator: &Rotator) -> Result<(),
 /// Refuses to serve people while a registered client has the name that they log in with.
 async fn refuse_first_party_client(config: &Config, db: &Db) -> Result<(), StartError> {
     if config.accounts.enabled
-        && let Ok(id) = config.accounts.client_id.parse()
+        && let Ok(id) = config.accounts.sessions.client_id.parse()
         && db.client(&id).await?.is_some()
     {
         return Err(StartError::FirstPartyClient(id));
@@ -329,9 +330,9 @@ async fn refuse_first_party_client(config: &Config, db: &Db) -> Result<(), Start
 
 /// Refuses to serve people with tokens of type JWT whose audience is a client's id: they would look like ID tokens for it.
 async fn refuse_audience_of_client(config: &Config, db: &Db) -> Result<(), StartError> {
-    let accounts = &config.accounts;
-    if accounts.enabled && accounts.token_type == TokenType::Jwt && db.is_client_id(&accounts.audience).await? {
-        return Err(StartError::AudienceOfClient(accounts.audience.clone()));
+    let sessions = &config.accounts.sessions;
+    if config.accounts.enabled && sessions.token_type == TokenType::Jwt && db.is_client_id(&sessions.audience).await? {
+        return Err(StartError::AudienceOfClient(sessions.audience.clone()));
     }
     Ok(())
 }
@@ -539,16 +540,18 @@ impl Running {
             clock: rotator.clock.clone(),
             issuer: config.server.issuer.as_str().to_owned(),
             alg: config.tokens.default_algorithm,
-            settings: config.accounts.clone(),
+            settings: config.accounts.sessions.clone(),
             metrics: metrics.sessions.clone(),
             replays: Replays::default(),
             families: Grouped::default(),
             claims: Grouped::default(),
         });
-        let hash_costs = HashCosts::new(config.accounts.hash_parameters());
+        let hash_costs = HashCosts::new(config.accounts.logins.password_hash);
         if config.accounts.enabled {
             // Before the first login, whose time would tell.
-            hash_costs.renew(&rotator.db, config.accounts.hash_parameters()).await?;
+            hash_costs
+                .renew(&rotator.db, config.accounts.logins.password_hash)
+                .await?;
         }
         let logins = Logins {
             db: rotator.db.clone(),
@@ -556,7 +559,7 @@ impl Running {
             sessions: Arc::clone(&sessions),
             hashing: hashing(config, &rotator.clock)?,
             hash_key: Arc::clone(&hash_key),
-            settings: config.accounts.clone(),
+            settings: config.accounts.logins.clone(),
             host: config.server.issuer.host().to_owned(),
             metrics: metrics.logins.clone(),
         };
@@ -568,7 +571,7 @@ impl Running {
             master_keys: Arc::clone(&rotator.master_key),
             issuer: config.server.issuer.clone(),
             allowed_origins: config.accounts.allowed_origins.clone(),
-            registration: config.accounts.registration,
+            registration: config.accounts.logins.registration,
         };
         let unbound_until = rotator.db.unbound_sessions_until().await?;
         let server = web::Data::new(Server {
@@ -578,6 +581,8 @@ impl Running {
             client_addresses: ClientAddresses::new(&config.server),
             forward_auth: config.forward_auth.clone(),
             origin: config.server.issuer.origin(),
+            allowed_origins: config.accounts.allowed_origins.clone(),
+            has_accounts: config.accounts.enabled,
             cookies: Cookies::new(&config.accounts, config.server.issuer.path()),
             defaults: Defaults {
                 alg: config.tokens.default_algorithm,
@@ -720,11 +725,8 @@ async fn follow_hash_costs(server: web::Data<Server>, pulse: Arc<Pulse>, mut sto
             () = sleep(hash_costs::RENEW_PERIOD.duration()) => {}
         }
         let renewed = async {
-            if server.has_accounts() {
-                logins
-                    .hash_costs
-                    .renew(&logins.db, logins.settings.hash_parameters())
-                    .await
+            if server.has_accounts {
+                logins.hash_costs.renew(&logins.db, logins.settings.password_hash).await
             } else {
                 Ok(())
             }

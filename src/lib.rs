@@ -10,6 +10,7 @@
 //! | [`supervision`] | tasks that run as long as the server |
 //! | [`text`] | the encodings of text files |
 //! | [`files`] | files that appear whole or not at all |
+//! | [`values`] | what a person writes, parsed: lengths of time, issuers, origins, networks, secrets, addresses of databases |
 //! | [`crypto`] | our own secrets: what seals them, keyed hashes with all their purposes, random values |
 //! | [`jose`] | the standards: algorithms, keys, tokens |
 //! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
@@ -56,3 +57,4 @@ pub mod supervision;
 pub mod telemetry;
 pub mod text;
 pub mod tls;
+pub mod values;

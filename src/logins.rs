@@ -15,10 +15,11 @@ use crate::accounts::limits::Attempt;
 use crate::accounts::password::{AccountWords, Password, RefusedPassword};
 use crate::accounts::password_hash::{HashCost, HashParameters, HashingFailed, PasswordHash};
 use crate::accounts::session::{Device, EndedBy, SessionId};
+use crate::accounts::settings::LoginSettings;
+use crate::accounts::settings::Registration;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, User, UserId};
 use crate::clock::Seconds;
-use crate::config::{Accounts, Registration};
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
 use crate::hashing::{Hashing, NoAnswer, Overflow, Place};
@@ -46,7 +47,7 @@ pub struct Logins {
     /// What passwords are digested with before they are hashed.
     pub hash_key: Arc<HashKey>,
     /// The rules.
-    pub settings: Accounts,
+    pub settings: LoginSettings,
     /// The host of the issuer, which no password is made of.
     pub host: String,
     /// What is counted.
@@ -328,7 +329,7 @@ impl Logins {
         if let Some(stored) = &stored {
             self.hash_costs.learn(stored.cost());
         }
-        let (parameters, key) = (self.settings.hash_parameters(), Arc::clone(&self.hash_key));
+        let (parameters, key) = (self.settings.password_hash, Arc::clone(&self.hash_key));
         let costs = self.hash_costs.current();
         let checked = place
             .run(move || check(stored.as_ref(), may_act, &password, parameters, &costs, &key))
@@ -370,7 +371,7 @@ impl Logins {
     ) -> Result<PasswordHash, LoginError> {
         let words = AccountWords::new(email.as_str(), name.as_str(), &self.host);
         let least = self.settings.password_min_length;
-        let (parameters, key) = (self.settings.hash_parameters(), Arc::clone(&self.hash_key));
+        let (parameters, key) = (self.settings.password_hash, Arc::clone(&self.hash_key));
         let work = move || {
             password.refuse_as_new(least, &words)?;
             Ok(PasswordHash::new(&password, parameters, &key)?)

@@ -87,7 +87,7 @@ impl Site {
     pub async fn people(&self, count: usize) {
         let foundation = self.foundation().await;
         let password = Password::try_from(PASSWORD.to_owned()).unwrap();
-        let parameters = self.config().accounts.hash_parameters();
+        let parameters = self.config().accounts.logins.password_hash;
         let hash = PasswordHash::new(&password, parameters, &foundation.hash_key).unwrap();
         let now = Clock::system().read().wall;
         for number in 0..count {

@@ -12,6 +12,7 @@ pub mod password_hash;
 pub mod refresh;
 pub mod refresh_token;
 pub mod session;
+pub mod settings;
 pub mod tenant;
 pub mod user;
 pub mod visible;

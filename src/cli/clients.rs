@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::accounts::user::USER_ID_VERSION;
 use crate::app::Foundation;
 use crate::clock::{Seconds, UnixTime};
-use crate::config::{Config, parse_duration};
+use crate::config::Config;
 use crate::crypto::purpose::Purpose;
 use crate::crypto::random::random_secret;
 use crate::jose::alg::Algorithm;
@@ -24,6 +24,7 @@ use crate::oauth::client::{Audience, Client, ClientId, ClientSecret, Grant};
 use crate::oauth::scope::Scope;
 use crate::store::audit::Entry;
 use crate::store::clients::{ClientChange, StoredClient};
+use crate::values::parse_duration;
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
@@ -331,7 +332,7 @@ fn refuse_id_of_people(id: &ClientId, config: &Config) -> Result<(), Failure> {
             uuid::Uuid::new_v4()
         )));
     }
-    if id.as_str() == config.accounts.client_id {
+    if id.as_str() == config.accounts.sessions.client_id {
         return Err(Failure::Usage(format!(
             "'{id}' is what people log in with (accounts.client_id); choose another id, or change that setting"
         )));
@@ -342,7 +343,7 @@ fn refuse_id_of_people(id: &ClientId, config: &Config) -> Result<(), Failure> {
 /// An access token of type JWT for a client must not look like an ID token for it. The database is asked about other clients when this
 /// one is written.
 fn refuse_id_as_audience(client: &Client, config: &Config) -> Result<(), Failure> {
-    let accounts = &config.accounts;
+    let accounts = &config.accounts.sessions;
     let is_id =
         |audience: &&Audience| audience.as_str() == client.id.as_str() || audience.as_str() == accounts.client_id;
     if client.token_type == TokenType::Jwt

@@ -5,11 +5,12 @@ mod files;
 use clap::Subcommand;
 
 use crate::app::open_database;
-use crate::config::{Config, Database, MasterKeySource};
+use crate::config::{Config, MasterKeySource};
 use crate::jose::alg::Algorithm;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan;
 use crate::store::known_schema;
+use crate::values::Database;
 
 use super::context::{Context, Failure};
 use super::output;

@@ -6,11 +6,12 @@ use std::sync::LazyLock;
 
 use crate::app::{Foundation, StartError, open_database, refuse_unfinished_copy};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Database, Sources};
+use crate::config::{Config, ConfigError, Sources};
 use crate::keys::emergency::UnknownKey;
 use crate::rotation::RotationError;
 use crate::store::{Db, StoreError, known_schema};
 use crate::text;
+use crate::values::Database;
 
 use super::actor;
 use super::input::{self, cannot_read};

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::app::{open_database, open_ledger};
 use crate::clock::{Seconds, UnixTime};
-use crate::config::{Config, Database, MasterKeySource, parse_duration};
+use crate::config::{Config, MasterKeySource};
 use crate::jose::alg::Algorithm;
 use crate::keyring::{node_in_doubt, trusted_time};
 use crate::keys::lifecycle::{Keys, State};
@@ -19,6 +19,7 @@ use crate::rotation::sealing::heartbeat_memory;
 use crate::sessions::{prune, prune_audit, prune_limits};
 use crate::store::audit::Entry;
 use crate::store::{Db, StoreError, known_schema};
+use crate::values::{Database, parse_duration};
 
 use super::clock;
 use super::context::{ACTOR, Context, Failure, missing_folder};

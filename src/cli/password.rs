@@ -9,9 +9,9 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use zeroize::Zeroizing;
 
 use crate::accounts::password::{AccountWords, MOST_OCTETS, Password};
-use crate::accounts::password_hash::{HashParameters, PasswordHash};
+use crate::accounts::password_hash::PasswordHash;
 use crate::accounts::user::User;
-use crate::config::{Accounts, Config, PasswordFunction};
+use crate::config::Config;
 use crate::crypto::keyed_hash::HashKey;
 use crate::text;
 
@@ -78,19 +78,11 @@ fn hash(text: &str, user: &User, config: &Config, key: &HashKey) -> Result<Strin
     let host = issuer.as_ref().and_then(url::Url::host_str).unwrap_or_default();
     let words = AccountWords::new(user.email.as_str(), user.name.as_str(), host);
     password
-        .refuse_as_new(config.accounts.password_min_length, &words)
+        .refuse_as_new(config.accounts.logins.password_min_length, &words)
         .map_err(|error| refused(&error))?;
-    let hash = PasswordHash::new(&password, parameters(&config.accounts), key).map_err(|error| refused(&error))?;
+    let hash =
+        PasswordHash::new(&password, config.accounts.logins.password_hash, key).map_err(|error| refused(&error))?;
     Ok(hash.as_str().to_owned())
-}
-
-const fn parameters(accounts: &Accounts) -> HashParameters {
-    match accounts.password_hash {
-        PasswordFunction::Bcrypt => HashParameters::Bcrypt {
-            cost: accounts.bcrypt_cost,
-        },
-        PasswordFunction::Argon2id => HashParameters::ARGON2ID,
-    }
 }
 
 fn read_file(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Failure> {

@@ -7,9 +7,10 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{Addresses, Foundation, Running, check_tls};
-use crate::config::{self, Config, Database, MasterKeySource};
+use crate::config::{self, Config, MasterKeySource};
 use crate::crypto::sealing::MasterKey;
 use crate::telemetry::{self, LogFormat, Logging};
+use crate::values::Database;
 
 use super::context::{Context, Failure};
 use super::welcome::Welcome;

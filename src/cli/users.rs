@@ -279,7 +279,7 @@ async fn refuse_costly_kind(db: &Db, config: &Config, hash: &str) -> Result<(), 
         return Ok(());
     };
     let mut costs = db.password_hash_costs().await?;
-    costs.insert(config.accounts.hash_parameters().cost());
+    costs.insert(config.accounts.logins.password_hash.cost());
     let before = HashCost::of_refused_login(&costs);
     costs.insert(hash.cost());
     let after = HashCost::of_refused_login(&costs);
@@ -479,6 +479,6 @@ pub(super) fn refusal(config: &Config, now: UnixTime) -> String {
     format!(
         "every server refuses its tokens within {}, and a service that verifies offline from {} on",
         config.keys.policy.windows().replica_refresh,
-        output::time(now + config.accounts.access_token_ttl, now)
+        output::time(now + config.accounts.sessions.access_token_ttl, now)
     )
 }

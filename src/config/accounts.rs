@@ -7,12 +7,13 @@ use std::str::FromStr;
 use crate::accounts::limits::{AttemptRates, Rate};
 use crate::accounts::password_hash::{BCRYPT_COSTS, HashParameters};
 use crate::accounts::session::LONGEST_ACCESS_TOKEN;
+use crate::accounts::settings::{LoginSettings, Registration, SessionSettings};
 use crate::clock::Seconds;
 use crate::jose::jwt::TokenType;
 use crate::text;
+use crate::values::{Issuer, Origin, Refusal, parse_duration, refuse};
 
 use super::layers::Layers;
-use super::values::{Issuer, Origin, Refusal, parse_duration, refuse};
 use super::{ConfigError, Server};
 
 /// No session lasts longer.
@@ -25,34 +26,12 @@ const LONGEST_GRACE: Seconds = Seconds(60);
 pub struct Accounts {
     /// Whether people have accounts here.
     pub enabled: bool,
-    /// The `client_id` of first-party logins.
-    pub client_id: String,
-    /// The `aud` of their tokens.
-    pub audience: String,
-    /// The `typ` of their access tokens.
-    pub token_type: TokenType,
-    /// The lifetime of their access tokens.
-    pub access_token_ttl: Seconds,
-    /// A session that was not refreshed for this long has ended.
-    pub session_idle: Seconds,
-    /// A session ends this long after its login.
-    pub session_absolute: Seconds,
-    /// How long a refresh token may come again after its first use.
-    pub refresh_grace: Seconds,
-    /// Whether people may register by themselves.
-    pub registration: Registration,
-    /// The least characters of a new password.
-    pub password_min_length: usize,
-    /// What new passwords are hashed with.
-    pub password_hash: PasswordFunction,
-    /// The cost of bcrypt.
-    pub bcrypt_cost: u32,
+    /// Their sessions.
+    pub sessions: SessionSettings,
+    /// Their logins.
+    pub logins: LoginSettings,
     /// How many logins may wait for a core.
     pub hashing_queue: usize,
-    /// The most sessions of one user.
-    pub max_sessions: u32,
-    /// How often a password may be tried.
-    pub attempts: AttemptRates,
     /// How often one session may be refreshed at one node.
     pub refreshes_of_session: Rate,
     /// How often sessions may be refreshed from one address at one node.
@@ -65,26 +44,6 @@ pub struct Accounts {
     pub csrf_cookie: CookieName,
     /// Cookies without prefixes and without `Secure`; only on loopback.
     pub plain_http_cookies: bool,
-}
-
-/// Whether people may register by themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registration {
-    /// An operator makes accounts.
-    Closed,
-    /// They may; the answer is the same when the address is taken.
-    Open,
-    /// They may, and are told when the address is taken, as is everybody who asks.
-    OpenAndRevealing,
-}
-
-/// What passwords are hashed with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PasswordFunction {
-    /// bcrypt, at `accounts.bcrypt_cost`.
-    Bcrypt,
-    /// Argon2id (RFC 9106), at 19 MiB and two passes.
-    Argon2id,
 }
 
 /// The name of a cookie, without a prefix.
@@ -132,18 +91,20 @@ impl Accounts {
                 length.min(limit)
             })
         };
-        let session_absolute = duration("accounts.session_absolute")?;
-        let accounts = Self {
-            enabled: layers.flag("accounts.enabled"),
+        let absolute = duration("accounts.session_absolute")?;
+        let sessions = SessionSettings {
             client_id: layers.required("accounts.client_id", client_id)?,
             audience: layers
                 .text("accounts.audience", resource)?
                 .unwrap_or_else(|| server.issuer.as_str().to_owned()),
             token_type: layers.required("accounts.token_type", token_type)?,
             access_token_ttl: up_to("accounts.access_token_ttl", max_token_ttl)?,
-            session_idle: up_to("accounts.session_idle", session_absolute)?,
-            session_absolute,
+            idle: up_to("accounts.session_idle", absolute)?,
+            absolute,
             refresh_grace: duration("accounts.refresh_grace")?,
+            max_sessions: layers.count("accounts.max_sessions")?,
+        };
+        let logins = LoginSettings {
             registration: match (
                 layers.flag("accounts.registration"),
                 layers.flag("accounts.reveal_taken_email"),
@@ -153,15 +114,18 @@ impl Accounts {
                 (true, true) => Registration::OpenAndRevealing,
             },
             password_min_length: layers.count("accounts.password_min_length")?,
-            password_hash: layers.required("accounts.password_hash", function)?,
-            bcrypt_cost: layers.count("accounts.bcrypt_cost")?,
-            hashing_queue: layers.count("accounts.hashing_queue")?,
-            max_sessions: layers.count("accounts.max_sessions")?,
+            password_hash: hash_parameters(layers)?,
             attempts: AttemptRates {
                 address: layers.required("accounts.limit_address", |text| rate(text, 1))?,
                 account: layers.required("accounts.limit_account", |text| rate(text, 1))?,
                 address_and_account: layers.required("accounts.limit_address_and_account", |text| rate(text, 1))?,
             },
+        };
+        let accounts = Self {
+            enabled: layers.flag("accounts.enabled"),
+            sessions,
+            logins,
+            hashing_queue: layers.count("accounts.hashing_queue")?,
             refreshes_of_session: layers.required("accounts.refresh_limit_session", |text| rate(text, 1_000))?,
             refreshes_from_address: layers.required("accounts.refresh_limit_address", |text| rate(text, 1_000))?,
             allowed_origins: layers.list("accounts.allowed_origins", str::parse)?,
@@ -178,49 +142,38 @@ impl Accounts {
         let longest_token = LONGEST_ACCESS_TOKEN.min(max_token_ttl);
         within_given(
             "accounts.access_token_ttl",
-            self.access_token_ttl,
+            self.sessions.access_token_ttl,
             (second, longest_token),
             (longest_token < LONGEST_ACCESS_TOKEN).then_some("tokens.max_token_ttl"),
         )?;
         within(
             "accounts.session_absolute",
-            self.session_absolute,
+            self.sessions.absolute,
             second,
             LONGEST_SESSION,
         )?;
         within_given(
             "accounts.session_idle",
-            self.session_idle,
-            (second, self.session_absolute),
+            self.sessions.idle,
+            (second, self.sessions.absolute),
             Some("accounts.session_absolute"),
         )?;
         within(
             "accounts.refresh_grace",
-            self.refresh_grace,
+            self.sessions.refresh_grace,
             Seconds::ZERO,
             LONGEST_GRACE,
         )?;
-        within("accounts.password_min_length", self.password_min_length, 8, 64)?;
-        let (cheapest, dearest) = BCRYPT_COSTS.into_inner();
-        within("accounts.bcrypt_cost", self.bcrypt_cost, cheapest, dearest)?;
+        within("accounts.password_min_length", self.logins.password_min_length, 8, 64)?;
         within("accounts.hashing_queue", self.hashing_queue, 1, 100_000)?;
-        if self.token_type == TokenType::Jwt && self.audience == self.client_id {
+        if self.sessions.token_type == TokenType::Jwt && self.sessions.audience == self.sessions.client_id {
             return Err(ConfigError::AudienceIsClientId);
         }
-        within("accounts.max_sessions", self.max_sessions as usize, 1, 1_000)?;
+        within("accounts.max_sessions", self.sessions.max_sessions as usize, 1, 1_000)?;
         if self.plain_http_cookies && !may_use_plain_http_cookies(&server.issuer, server.listen) {
             return Err(ConfigError::PlainHttpCookies);
         }
         Ok(())
-    }
-
-    /// How new passwords are hashed.
-    #[must_use]
-    pub const fn hash_parameters(&self) -> HashParameters {
-        match self.password_hash {
-            PasswordFunction::Bcrypt => HashParameters::Bcrypt { cost: self.bcrypt_cost },
-            PasswordFunction::Argon2id => HashParameters::ARGON2ID,
-        }
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {
@@ -232,10 +185,12 @@ impl Accounts {
                     .to_owned(),
             );
         }
-        if self.enabled && self.password_hash == PasswordFunction::Bcrypt && self.bcrypt_cost < 10 {
+        if let HashParameters::Bcrypt { cost } = self.logins.password_hash
+            && self.enabled
+            && cost < 10
+        {
             warnings.push(format!(
-                "accounts.bcrypt_cost is {}: stolen hashes are guessed quickly; write 12 or more",
-                self.bcrypt_cost
+                "accounts.bcrypt_cost is {cost}: stolen hashes are guessed quickly; write 12 or more"
             ));
         }
         warnings
@@ -335,15 +290,19 @@ fn token_type(text: &str) -> Result<TokenType, Refusal> {
     })
 }
 
-fn function(text: &str) -> Result<PasswordFunction, Refusal> {
-    match text {
-        "bcrypt" => Ok(PasswordFunction::Bcrypt),
-        "argon2id" => Ok(PasswordFunction::Argon2id),
+/// A cost that no hash can have is refused also where another function is chosen.
+fn hash_parameters(layers: &Layers) -> Result<HashParameters, ConfigError> {
+    let cost: u32 = layers.count("accounts.bcrypt_cost")?;
+    let (cheapest, dearest) = BCRYPT_COSTS.into_inner();
+    within("accounts.bcrypt_cost", cost, cheapest, dearest)?;
+    layers.required("accounts.password_hash", |text| match text {
+        "bcrypt" => Ok(HashParameters::Bcrypt { cost }),
+        "argon2id" => Ok(HashParameters::ARGON2ID),
         _ => refuse(format!(
             "is not a function for passwords; write bcrypt or argon2id{}",
             text::did_you_mean(text, ["bcrypt", "argon2id"])
         )),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use crate::clock::Seconds;
 use crate::jose::alg::Algorithm;
 use crate::keys::policy::PolicyError;
-
-use super::values::Issuer;
+use crate::values::Issuer;
 
 /// Settings that are refused. No message holds the value of a secret.
 #[derive(Debug, thiserror::Error)]

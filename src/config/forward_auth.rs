@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::accounts::user::Role;
+use crate::values::{Refusal, refuse};
 
 use super::ConfigError;
 use super::layers::Layers;
-use super::values::{Refusal, refuse};
 
 const POLICIES: &str = "forward_auth.policies";
 const MAX_NAME: usize = 64;

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use config::{Environment, File, FileFormat, ValueKind};
 
 use crate::text;
+use crate::values::Refusal;
 
 use super::ConfigError;
 use super::service_links::describes_service;
 use super::settings::{self, SETTINGS, Setting, Shape};
-use super::values::Refusal;
 
 /// What was written, and where: the environment is an argument.
 #[derive(Clone, Default)]

@@ -5,7 +5,7 @@
 
 use tracing_subscriber::EnvFilter;
 
-use super::values::Refusal;
+use crate::values::Refusal;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 

@@ -4,7 +4,6 @@
 //! `KEYROUND_KEYS__ROTATION_PERIOD`, and lists are comma separated. [`settings::SETTINGS`] is the one table of them.
 
 mod accounts;
-mod database;
 mod error;
 mod forward_auth;
 mod layers;
@@ -16,7 +15,6 @@ pub mod settings;
 mod show;
 #[cfg(test)]
 mod tests;
-mod values;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,14 +27,13 @@ use crate::jose::alg::Algorithm;
 use crate::jose::key::RsaBits;
 use crate::keys::policy::{Policy, PolicyError, Windows};
 use crate::text;
+use crate::values::{Database, Issuer, Network, Refusal, SecretText, parse_duration};
 
-pub use accounts::{Accounts, CookieName, PasswordFunction, Registration};
-pub use database::{Database, PostgresServer, PostgresUrl};
+pub use accounts::{Accounts, CookieName};
 pub use error::ConfigError;
 pub use forward_auth::{ForwardAuth, ForwardAuthPolicy};
 pub use layers::{Sources, sudo_user};
 pub use secret_file::{read as read_secret_file, read_from as read_secret, refuse_exposed};
-pub use values::{Issuer, Network, Origin, Refusal, SecretText, parse_duration};
 
 use layers::Layers;
 
@@ -245,7 +242,7 @@ impl Config {
         let policy = Policy::new(read_windows(&layers)?)?;
         let tokens = read_tokens(&layers, &policy)?;
         let accounts = Accounts::read(&layers, &server, tokens.max_token_ttl)?;
-        let forward_auth = ForwardAuth::read(&layers, &accounts.audience)?;
+        let forward_auth = ForwardAuth::read(&layers, &accounts.sessions.audience)?;
         let master_key = read_master_key_source(&layers)?;
         let ledger_file = read_ledger_file(&layers, &database, &master_key)?;
         refuse_shared_files(&layers, &database, ledger_file.as_deref())?;

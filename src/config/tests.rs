@@ -1,5 +1,6 @@
 //! Whole configurations, as a person writes them.
 
+use crate::accounts::password_hash::HashParameters;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -68,16 +69,20 @@ fn the_defaults_are_those_of_the_table() {
         (16, 8192, 2048)
     );
     let accounts = &config.accounts;
-    assert_eq!(accounts.session_idle, Seconds(7 * 86_400));
+    assert_eq!(accounts.sessions.idle, Seconds(7 * 86_400));
     assert_eq!(
-        (accounts.access_token_ttl, accounts.refresh_grace),
+        (accounts.sessions.access_token_ttl, accounts.sessions.refresh_grace),
         (Seconds(600), Seconds(30))
     );
     assert_eq!(
-        (accounts.client_id.as_str(), accounts.audience.as_str()),
+        (
+            accounts.sessions.client_id.as_str(),
+            accounts.sessions.audience.as_str()
+        ),
         ("first-party", ISSUER.1)
     );
-    assert_eq!((accounts.password_min_length, accounts.bcrypt_cost), (8, 12));
+    assert_eq!(accounts.logins.password_min_length, 8);
+    assert_eq!(accounts.logins.password_hash, HashParameters::Bcrypt { cost: 12 });
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.server.admin_listen.to_string(), "127.0.0.1:9090");
     assert_eq!(config.database.to_string(), "sqlite:data/keyround.db");
@@ -749,9 +754,9 @@ fn account_settings_have_bounds_and_defaults_give_way() {
         ("KEYROUND_TOKENS__ACCESS_TOKEN_TTL", "5m"),
     ])
     .unwrap();
-    assert_eq!(config.accounts.access_token_ttl, Seconds(300));
+    assert_eq!(config.accounts.sessions.access_token_ttl, Seconds(300));
     let config = load(&[("KEYROUND_ACCOUNTS__SESSION_ABSOLUTE", "1d")]).unwrap();
-    assert_eq!(config.accounts.session_idle, Seconds(86_400));
+    assert_eq!(config.accounts.sessions.idle, Seconds(86_400));
 }
 
 #[test]

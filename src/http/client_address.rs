@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use actix_web::HttpRequest;
 
 use crate::accounts::client_address::ClientAddress;
-use crate::config::{Network, Server as Settings};
+use crate::config::Server as Settings;
+use crate::values::Network;
 
 /// The most proxies in a row whose word is taken.
 pub const MAX_PROXIES: usize = 32;

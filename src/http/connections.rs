@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::accounts::client_address::ClientAddress;
 use crate::clock::uptime;
-use crate::config::Network;
+use crate::values::Network;
 
 /// On a full listener a new connection may take so long for its TLS handshake and its first request before it ends sooner than others.
 pub const GRACE: Duration = Duration::from_secs(2);

@@ -123,7 +123,7 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
         return Ok(true);
     }
     // People's own client is not registered; that the session lives is known already.
-    if token.session.is_some() && server.has_accounts() && token.client_id == server.sessions.settings.client_id {
+    if token.session.is_some() && server.has_accounts && token.client_id == server.sessions.settings.client_id {
         return Ok(true);
     }
     let Ok(id) = token.client_id.parse() else {

@@ -26,5 +26,5 @@ pub async fn answer(server: web::Data<Server>) -> HttpResponse {
             format!("public, max-age={}", policy.windows().jwks_max_age.0),
         ))
         .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
-        .json(Metadata::new(&server.issuer, &algorithms, server.has_accounts()))
+        .json(Metadata::new(&server.issuer, &algorithms, server.has_accounts))
 }

@@ -73,7 +73,7 @@ async fn who(
     caller: &mut Caller,
 ) -> Result<String, Refusal> {
     let own = &server.sessions.settings.client_id;
-    if server.has_accounts() && public_client(request, parameters)? == Some(own) {
+    if server.has_accounts && public_client(request, parameters)? == Some(own) {
         return Ok(own.clone());
     }
     let stored = authenticate(server, request, parameters, caller).await?;

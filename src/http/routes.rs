@@ -15,7 +15,7 @@ use super::{auth, client_authentication, error, health, introspect, key_set, met
 /// RFC 8414 section 3.1 inserts that path.
 pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
     let path = server.issuer_path.clone();
-    let has_accounts = server.has_accounts();
+    let has_accounts = server.has_accounts;
     move |routes| {
         let mut key_sets = vec![KEY_SET_PATH.to_owned()];
         let mut documents = vec![

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::accounts::client_address::ClientAddress;
 use crate::accounts::node_limits::NodeLimits;
 use crate::clock::{Clock, Seconds, UnixTime};
-use crate::config::{ForwardAuth, Origin};
+use crate::config::ForwardAuth;
 use crate::crypto::keyed_hash::HashKey;
 use crate::keyring::{CannotVerify, Inactive, Keyring};
 use crate::logins::Logins;
@@ -20,6 +20,7 @@ use crate::sessions::Sessions;
 use crate::store::Db;
 use crate::supervision::Tasks;
 use crate::telemetry::Metrics;
+use crate::values::Origin;
 
 use super::auth::cookies::Cookies;
 use super::client_address::ClientAddresses;
@@ -39,6 +40,10 @@ pub struct Server {
     pub forward_auth: ForwardAuth,
     /// The origin of the issuer: pages of it are ours.
     pub origin: Origin,
+    /// Pages of other origins that may call with cookies.
+    pub allowed_origins: Vec<Origin>,
+    /// Whether people have accounts here.
+    pub has_accounts: bool,
     /// The cookies of people's browsers.
     pub cookies: Cookies,
     /// What a client gets that has no wish of its own.
@@ -86,12 +91,6 @@ impl Server {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    /// Whether people have accounts here.
-    #[must_use]
-    pub fn has_accounts(&self) -> bool {
-        self.sessions.settings.enabled
-    }
-
     /// What is known of a token from the keys, the denials, the sessions and the settings; whether its client may still act, and is
     /// registered for this type, is asked by [`crate::oauth::verification::is_client`].
     ///
@@ -111,9 +110,8 @@ impl Server {
     /// Whether pages of this origin may call with cookies.
     #[must_use]
     pub fn accepts_origin(&self, origin: &str) -> bool {
-        let listed = self.sessions.settings.allowed_origins.iter();
         std::iter::once(&self.origin)
-            .chain(listed)
+            .chain(&self.allowed_origins)
             .any(|accepted| accepted.as_str() == origin)
     }
 

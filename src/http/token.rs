@@ -58,7 +58,7 @@ async fn issue(
     caller: &mut Caller,
 ) -> Result<TokenResponse, Refusal> {
     let parameters = form(request, payload).await?;
-    if server.has_accounts() && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
+    if server.has_accounts && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
         // On the heap, so that a service's request does not carry room for it.
         let refreshed = Box::pin(refresh_grant::refresh(server, request, &parameters, caller));
         return Ok(refreshed.await?.into());

@@ -13,10 +13,10 @@ use crate::accounts::federation::metadata::Metadata;
 use crate::accounts::federation::return_to::{NotAllowed, ReturnTo};
 use crate::accounts::federation::{Directories, Provider, ProviderName};
 use crate::accounts::session::SessionId;
+use crate::accounts::settings::Registration;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, User, UserId};
 use crate::clock::{Reading, UnixTime};
-use crate::config::{Issuer, Origin, Registration};
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
 use crate::crypto::sealing::{MasterKeys, SealError};
@@ -30,6 +30,7 @@ use crate::store::federated_identities::FederatedIdentity;
 use crate::store::federated_logins::FederatedLogin;
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
+use crate::values::{Issuer, Origin};
 
 /// How often an account is looked for when the same person comes twice in one moment.
 const TRIES: usize = 3;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::config::Network;
+use crate::values::Network;
 
 /// Networks that are not the public Internet's, IPv4: `(address, prefix)`.
 const RESERVED_V4: [(Ipv4Addr, u32); 15] = [

@@ -21,8 +21,9 @@ use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use url::{Host, Url};
 
-use crate::config::{Network, Outbound as Settings};
+use crate::config::Outbound as Settings;
 use crate::text;
+use crate::values::Network;
 
 use addresses::is_allowed;
 use encoding::Encoding;

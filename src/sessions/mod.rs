@@ -15,10 +15,10 @@ use zeroize::Zeroizing;
 use crate::accounts::refresh::{Family, Limits, Presented, Refused, Verdict, judge};
 use crate::accounts::refresh_token::{RefreshToken, new_salt};
 use crate::accounts::session::{Device, EndedBy, Session, SessionId};
+use crate::accounts::settings::SessionSettings;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Role, UserId};
 use crate::clock::{Clock, Seconds, UnixTime};
-use crate::config::Accounts;
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
 use crate::jose::alg::Algorithm;
@@ -54,7 +54,7 @@ pub struct Sessions {
     /// What access tokens are signed with.
     pub alg: Algorithm,
     /// The limits.
-    pub settings: Accounts,
+    pub settings: SessionSettings,
     /// What is counted.
     pub metrics: SessionMetrics,
     /// What is noted already.
@@ -144,7 +144,7 @@ impl Sessions {
             audience: &self.settings.audience,
             current_hash: &token.digest(&self.hash_key),
             salt: &new_salt()?,
-            absolute: self.settings.session_absolute,
+            absolute: self.settings.absolute,
             most: self.settings.max_sessions,
             device,
         };
@@ -336,7 +336,7 @@ impl Sessions {
     /// When the database does not answer, or a row cannot be read.
     pub async fn list(&self, user: UserId) -> Result<Vec<Session>, StoreError> {
         self.db
-            .live_sessions(user, self.now(), self.settings.session_idle, self.settings.max_sessions)
+            .live_sessions(user, self.now(), self.settings.idle, self.settings.max_sessions)
             .await
     }
 
@@ -352,7 +352,7 @@ impl Sessions {
 
     fn limits(&self) -> Limits {
         Limits {
-            idle: self.settings.session_idle,
+            idle: self.settings.idle,
             grace: self.settings.refresh_grace,
         }
     }
@@ -405,7 +405,7 @@ impl Sessions {
             access_token: issued.token,
             expires_in,
             refresh_token: refresh_token.write(&self.hash_key),
-            refresh_expires_in: self.settings.session_idle.min(owner.rest),
+            refresh_expires_in: self.settings.idle.min(owner.rest),
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use crate::clock::UnixTime;
-use crate::config::Database;
+use crate::values::Database;
 
 use super::dump::{Dump, DumpedRow};
 use super::signing_keys::KeyChange;

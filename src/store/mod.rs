@@ -44,8 +44,8 @@ use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, Sq
 use sqlx::{Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 use crate::clock::{UnixTime, sleep};
-use crate::config::Database;
 use crate::keys::trusted_time::Reference;
+use crate::values::Database;
 
 use rights::Duty;
 

@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio::task::JoinSet;
 
 use crate::clock::sleep;
-use crate::config::{PostgresServer, PostgresUrl};
+use crate::values::{PostgresServer, PostgresUrl};
 
 use super::{StoreError, described, primary};
 

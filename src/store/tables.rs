@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use sqlx::{AssertSqlSafe, FromRow};
 
-use crate::config::Database;
+use crate::values::Database;
 
 use super::{Db, StoreError, Tx, in_tx};
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use keyround::app::{Foundation, Running, connect};
 use keyround::clock::{Clock, Seconds, UnixTime};
-use keyround::config::{Config, Database, Sources};
+use keyround::config::{Config, Sources};
 use keyround::crypto::keyed_hash::HashKey;
 use keyround::crypto::purpose::Purpose;
 use keyround::crypto::random::random_secret;
@@ -15,6 +15,7 @@ use keyround::jose::alg::Algorithm;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::Db;
 use keyround::store::audit::Entry;
+use keyround::values::Database;
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -11,7 +11,7 @@ use keyround::accounts::federation::ProviderIssuer;
 use keyround::accounts::federation::metadata::Metadata;
 use keyround::accounts::password_hash::PasswordHash;
 use keyround::accounts::user::Name;
-use keyround::config::{Config, Issuer, Origin, Sources};
+use keyround::config::{Config, Sources};
 use keyround::http::client_address::ClientAddresses;
 use keyround::jose::assertion::Assertion;
 use keyround::jose::import::{Passphrase, read};
@@ -23,6 +23,7 @@ use keyround::oauth::credentials::Credentials;
 use keyround::oauth::scope::Scope;
 use keyround::oauth::token::Parameters;
 use keyround::text;
+use keyround::values::{Issuer, Origin};
 use serde_json::{Value, json};
 
 use crate::client_assertions::Pair;

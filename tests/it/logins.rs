@@ -342,7 +342,7 @@ crate::on_both_databases!(the_costs_of_all_stored_hashes_are_known, |database| {
     // What a login meets is known from then on.
     assert_eq!(refused(app, "b@example.com", "a guess").await, "wrong");
     assert_eq!(costs(), [bcrypt(4), bcrypt(6)]);
-    let parameters = logins.settings.hash_parameters();
+    let parameters = logins.settings.password_hash;
     logins.hash_costs.renew(&logins.db, parameters).await.unwrap();
     let all = [
         bcrypt(4),

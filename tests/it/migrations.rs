@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use keyround::app::connect;
-use keyround::config::Database;
 use keyround::store::{Db, StoreError};
+use keyround::values::Database;
 
 use crate::helpers::TestDatabase;
 use crate::rows::Raw;

@@ -507,7 +507,7 @@ async fn use_account(site: &Site, reused: bool) {
         clock: rotator.clock,
         issuer: config.server.issuer.as_str().to_owned(),
         alg: Algorithm::Es256,
-        settings: config.accounts.clone(),
+        settings: config.accounts.sessions.clone(),
         metrics: SessionMetrics::default(),
         replays: Replays::default(),
         families: Grouped::default(),
@@ -524,7 +524,7 @@ async fn use_account(site: &Site, reused: bool) {
     let refresh = async |token: &SessionTokens| {
         let request = RefreshRequest {
             token: &token.refresh_token,
-            client_id: &config.accounts.client_id,
+            client_id: &config.accounts.sessions.client_id,
             audiences: &[],
             device: &device(8),
         };

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use keyround::clock::{Clock, Seconds, UnixTime};
-use keyround::config::Database;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::Kid;
 use keyround::keys::kept::Kept;
@@ -14,6 +13,7 @@ use keyround::store::clients::ClientChange;
 use keyround::store::nodes::{Heartbeat, Place};
 use keyround::store::signing_keys::{SealedKey, StoredKey};
 use keyround::store::{Db, StoreError};
+use keyround::values::Database;
 
 use crate::helpers::{START, TestDatabase, entry};
 use crate::rows::{Raw, key_pair};

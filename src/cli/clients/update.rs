@@ -6,7 +6,6 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::clock::Seconds;
-use crate::config::parse_duration;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk_set::LeftOut;
 use crate::jose::jwt::TokenType;
@@ -14,6 +13,7 @@ use crate::oauth::client::{Audience, Client, ClientId};
 use crate::oauth::scope::Scope;
 use crate::store::StoreError;
 use crate::store::clients::ClientUpdate;
+use crate::values::parse_duration;
 
 use super::{distinct, entry, keys, refuse_impossible, to_json, token_type, unknown, words};
 use crate::cli::context::{ACTOR, Context, Failure};

@@ -8,9 +8,10 @@ use rustix::fs::{Access, access};
 
 use crate::app::{check_tls, open_ledger};
 use crate::cli::context::Context;
-use crate::config::{Config, Database, MasterKeySource, TlsFiles, read_secret_file};
+use crate::config::{Config, MasterKeySource, TlsFiles, read_secret_file};
 use crate::crypto::sealing::MasterKeys;
 use crate::outbound::Outbound;
+use crate::values::Database;
 
 /// How an SQLite file begins.
 const SQLITE: &[u8] = b"SQLite format 3\0";

@@ -6,12 +6,13 @@ use clap::Args;
 use serde_json::json;
 
 use crate::app::open_database;
-use crate::config::{Config, Database};
+use crate::config::Config;
 use crate::keyring::trusted_time;
 use crate::rotation::sealing::heartbeat_memory;
 use crate::store::audit::Entry;
 use crate::store::backup::RestoreError;
 use crate::store::copy::{CopiedTable, CopyError};
+use crate::values::Database;
 
 use super::living_nodes;
 use crate::cli::context::{ACTOR, Context, Failure, missing_folder};

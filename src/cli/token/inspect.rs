@@ -7,8 +7,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::accounts::settings::SessionSettings;
 use crate::clock::UnixTime;
-use crate::config::Accounts;
 use crate::jose::jws::{LONGEST_TOKEN, VerifyingKey};
 use crate::jose::jwt::{SessionClaims, TokenType};
 use crate::keyring::trusted_time;
@@ -43,7 +43,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     let mut findings = steps(verdict.as_ref().err());
     if let Ok(token) = &verdict {
         findings.push(denial(&db, token).await?);
-        findings.push(client(&db, token, &config.accounts).await?);
+        findings.push(client(&db, token, &config.accounts.sessions).await?);
         if let Some(claims) = &token.session {
             findings.push(session(&db, claims, now).await?);
         }
@@ -120,7 +120,7 @@ async fn denial(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
     })
 }
 
-async fn client(db: &Db, token: &AccessToken, accounts: &Accounts) -> Result<Finding, Failure> {
+async fn client(db: &Db, token: &AccessToken, accounts: &SessionSettings) -> Result<Finding, Failure> {
     let other_type = |registered: TokenType| {
         let typ = token.token_type;
         Err(format!(

@@ -13,8 +13,8 @@ const EXPOSED: &str = "Retry-After, WWW-Authenticate";
 
 /// Whether the settings list this origin.
 fn is_listed(server: &Server, origin: &HeaderValue) -> bool {
-    let listed = &server.sessions.settings.allowed_origins;
-    listed
+    server
+        .allowed_origins
         .iter()
         .any(|listed| listed.as_str().as_bytes() == origin.as_bytes())
 }

@@ -8,9 +8,9 @@ use url::Url;
 
 use crate::accounts::csrf::{self, Bound};
 use crate::accounts::refresh_token::RefreshToken;
-use crate::config::Origin;
 use crate::http::body::{self, Unreadable};
 use crate::http::state::Server;
+use crate::values::Origin;
 
 use super::cookies::refresh_token;
 use super::problem::{Code, Problem};

@@ -72,7 +72,7 @@ impl Site {
             master_keys: foundation.rotator.master_key,
             issuer: config.server.issuer,
             allowed_origins: config.accounts.allowed_origins,
-            registration: config.accounts.registration,
+            registration: config.accounts.logins.registration,
         };
         Self {
             database,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::values::{Refusal, SecretText, refuse};
+use super::{Refusal, SecretText, refuse};
 
 /// Where rows are kept. `Display` and `Debug` hide the password.
 #[derive(Clone, Debug, PartialEq, Eq)]

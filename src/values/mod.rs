@@ -1,5 +1,7 @@
 //! The types of single values: each accepts the text that a person wrote, or says what would be right.
 
+mod database;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -9,12 +11,18 @@ use zeroize::Zeroizing;
 
 use crate::clock::Seconds;
 
+pub use database::{Database, PostgresServer, PostgresUrl};
+
 /// Why a text is not a value, as the rest of a sentence. It never repeats the text of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-pub(super) fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
+/// Refuses in these words.
+///
+/// # Errors
+/// Always.
+pub fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal(why.into()))
 }
 
