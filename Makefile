@@ -23,7 +23,7 @@ run:
 	./target/release/keyround serve --dev
 
 test: $(VERIFIERS) $(PROVIDER)/node_modules/ready $(SCHEMAS)
-	tests/postgres.sh cargo test --locked --no-fail-fast
+	tests/postgres.sh tests/all.sh
 
 # Its table goes into the page.
 soak: $(VERIFIERS)

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Runs every test: tests/all.sh, with a PostgreSQL in TEST_POSTGRES_URL. The verifiers wait for rotations most of their time, so they run beside
+# the others; what they printed follows at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo test --locked --no-run
+cargo test --locked --no-run --test interop
+
+log=target/interop.log
+cargo test --locked --test interop >"$log" 2>&1 &
+verifiers=$!
+
+failed=()
+cargo test --locked --no-fail-fast || failed+=("the tests above")
+wait "$verifiers" || failed+=("the verifiers")
+cat "$log"
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'tests/all.sh: FAILED: %s\n' "${failed[@]}" >&2
+    exit 1
+fi
