@@ -26,6 +26,7 @@ use crate::http;
 use crate::http::auth::cookies::Cookies;
 use crate::http::client_address::ClientAddresses;
 use crate::http::connections::{ConnectionLimits, Connections};
+use crate::http::database_probe::DatabaseProbe;
 use crate::http::listener::{Bound, Listening};
 use crate::http::state::Server;
 use crate::jose::jwt::TokenType;
@@ -269,6 +270,10 @@ impl Foundation {
             db.require_utf8().await?;
         } else {
             db.migrate().await?;
+        }
+        if schema == Schema::BroughtUpToDate {
+            db.require_rights().await?;
+            db.require_whole_schema().await?;
         }
         refuse_unlisted(&db, &master_key).await?;
         let hash_key = hash_key(&db, &master_key, &clock).await?;
@@ -591,6 +596,7 @@ impl Running {
             },
             remote_key_sets: RemoteKeySets::new(outbound),
             registry: Registry::new(rotator.db.clone(), rotator.clock.clone()),
+            database_probe: DatabaseProbe::new(rotator.db.clone(), rotator.clock.clone(), config.database.role()),
             db: rotator.db,
             keyring,
             rotation: Arc::clone(&rotation),

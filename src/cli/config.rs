@@ -71,7 +71,7 @@ fn without_master_key(config: &Config) -> Option<String> {
     })
 }
 
-/// Why the database cannot be used now, or has the schema of another version. An SQLite file that does not exist is not made.
+/// Why the database cannot be used now, its schema is of another version or not whole, or the role lacks a right. An SQLite file that does not exist is not made.
 async fn connection(config: &Config) -> Option<String> {
     if let Database::Sqlite { path } = &config.database
         && !path.exists()
@@ -80,8 +80,14 @@ async fn connection(config: &Config) -> Option<String> {
     }
     let looked = async {
         let db = open_database(&config.database).await?;
-        if db.schema_version().await? > known_schema() {
+        let version = db.schema_version().await?;
+        if version > known_schema() {
             db.require_known_schema().await?;
+        }
+        // A start brings an older schema up to date before it looks.
+        if version == known_schema() {
+            db.require_rights().await?;
+            db.require_whole_schema().await?;
         }
         Ok(())
     };

@@ -225,15 +225,19 @@ async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
     if findings.iter().all(|finding| finding.ok) {
         findings.push(schema(db).await?);
     }
-    if findings.iter().all(|finding| finding.ok) {
-        findings.push(Finding::answer(
-            "writes",
-            "a write was committed",
-            config,
-            db.probe_write().await,
-        ));
+    if !findings.iter().all(|finding| finding.ok) {
+        return Ok(findings);
     }
-    if findings.iter().all(|finding| finding.ok || finding.name == "writes") {
+    let rights = db.require_rights().await;
+    let can_read = !matches!(rights, Err(StoreError::MissingRights { reads: false, .. }));
+    findings.push(Finding::answer("rights", good_rights(config), config, rights));
+    findings.push(Finding::answer(
+        "writes",
+        "a write was committed",
+        config,
+        db.probe_write().await,
+    ));
+    if can_read {
         findings.extend(rows(context, config, db).await?);
     }
     Ok(findings)
@@ -251,14 +255,26 @@ async fn encoding(db: &Db) -> Result<Finding, StoreError> {
     ))
 }
 
+const fn good_rights(config: &Config) -> &'static str {
+    match config.database {
+        Database::Postgres(_) => "the role has every right that a server needs",
+        Database::Sqlite { .. } | Database::SqliteInMemory => "SQLite has no rights but those to its file",
+    }
+}
+
 async fn schema(db: &Db) -> Result<Finding, StoreError> {
-    let problem = match db.require_known_schema().await {
-        Err(error @ (StoreError::OlderSchema { .. } | StoreError::NewerSchema { .. })) => Some(error.to_string()),
+    use StoreError::{IncompleteSchema, NewerSchema, OlderSchema};
+    let looked = async {
+        db.require_known_schema().await?;
+        db.require_whole_schema().await
+    };
+    let problem = match looked.await {
+        Err(error @ (OlderSchema { .. } | NewerSchema { .. } | IncompleteSchema { .. })) => Some(error.to_string()),
         answer => answer.map(|()| None)?,
     };
     Ok(Finding::new(
         "schema",
-        &format!("version {}", known_schema()),
+        &format!("version {}, and nothing of it is missing", known_schema()),
         problem.as_slice(),
     ))
 }

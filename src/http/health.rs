@@ -66,10 +66,10 @@ pub async fn ready_to_publish(server: web::Data<Server>) -> HttpResponse {
 
 /// Whether this node can sign, clients are found, and rotation works.
 pub async fn ready_to_issue(server: web::Data<Server>) -> HttpResponse {
-    let clients = clients(&server).await;
+    let looked_up = looked_up(&server).await;
     let (snapshot, reading, now) = moment(&server);
     let mut checks = issuing(&server, &snapshot, reading, now);
-    checks.push(clients);
+    checks.extend(looked_up);
     checks.push(serving(&server));
     answer(checks)
 }
@@ -177,11 +177,24 @@ async fn clients(server: &Server) -> Check {
     }
 }
 
+/// What the database is asked for now, all at once: an answer of this listener is due within 3 s.
+async fn looked_up(server: &Server) -> [Check; 3] {
+    let (clients, database) = tokio::join!(clients(server), server.database_probe.look());
+    // Every node has the same database, and most of their work may go on: a red status would take all of them out of service.
+    let check = |name, good: &str, answer: Result<(), String>| match answer {
+        Ok(()) => Check::advisory(name, true, good),
+        Err(problem) => Check::advisory(name, false, problem),
+    };
+    let rights = check("rights", "no right that a server needs is missing", database.rights);
+    let schema = check("schema", "no part of the schema is missing", database.schema);
+    [clients, rights, schema]
+}
+
 /// The metrics, in the OpenMetrics text format.
 pub async fn metrics(server: web::Data<Server>) -> HttpResponse {
-    let clients = clients(&server).await;
+    let looked_up = looked_up(&server).await;
     let (snapshot, reading, now) = moment(&server);
-    gauges(&server, &snapshot, reading, now, clients);
+    gauges(&server, &snapshot, reading, now, looked_up);
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -247,7 +260,7 @@ fn answer(checks: Vec<Check>) -> HttpResponse {
         })
 }
 
-fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime, clients: Check) {
+fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime, looked_up: [Check; 3]) {
     let (metrics, policy) = (&server.metrics, server.keyring.policy());
     for alg in Algorithm::ALL {
         let published = snapshot.keys.verifying().iter();
@@ -286,12 +299,8 @@ fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime,
         }
     }
     let mut checks = issuing(server, snapshot, reading, now);
-    checks.extend([
-        publishing(server, snapshot, reading),
-        serving(server),
-        tasks(server),
-        clients,
-    ]);
+    checks.extend([publishing(server, snapshot, reading), serving(server), tasks(server)]);
+    checks.extend(looked_up);
     for Check { name, ok, .. } in checks {
         metrics.checks.get_or_create(&CheckLabel { check: name }).set(ok.into());
     }

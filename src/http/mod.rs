@@ -6,6 +6,7 @@ pub mod client_address;
 mod client_assertion;
 pub mod client_authentication;
 pub mod connections;
+pub mod database_probe;
 mod endpoints;
 pub mod error;
 mod framing;

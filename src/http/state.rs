@@ -25,6 +25,7 @@ use crate::values::Origin;
 use super::auth::cookies::Cookies;
 use super::client_address::ClientAddresses;
 use super::connections::Connections;
+use super::database_probe::DatabaseProbe;
 
 /// What the handlers work with.
 pub struct Server {
@@ -54,6 +55,8 @@ pub struct Server {
     pub remote_key_sets: RemoteKeySets,
     /// The clients.
     pub registry: Registry,
+    /// Whether the database is what a server needs.
+    pub database_probe: DatabaseProbe,
     /// The keys.
     pub keyring: Arc<Keyring>,
     /// The schedule.

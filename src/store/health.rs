@@ -99,7 +99,7 @@ impl Db {
     }
 
     /// Fails as a statement does that names the schema, so that a right that is missing does not look like a table that is.
-    async fn refuse_barred_schema(&self) -> Result<(), StoreError> {
+    pub(super) async fn refuse_barred_schema(&self) -> Result<(), StoreError> {
         let Self::Postgres { pool, .. } = self else {
             return Ok(());
         };

@@ -30,6 +30,7 @@ pub mod sealed;
 pub mod secrets;
 mod servers;
 pub mod sessions;
+mod shape;
 pub mod signing_keys;
 mod tables;
 pub mod tenants;
@@ -52,6 +53,7 @@ use rights::Duty;
 pub use change::ChangeId;
 pub use kept::Kept;
 pub use pools::{PoolUse, waits_for_connections};
+pub use rights::needed_rights;
 pub use servers::Servers;
 
 /// A database: the embedded one, or the one it grows into.
@@ -173,6 +175,30 @@ pub enum StoreError {
         found: i64,
         /// The one that this binary needs.
         known: i64,
+    },
+    /// The version is right, but not the schema.
+    #[error(
+        "the database's schema has the right version, but lacks: {missing}; put back what was dropped or renamed, or restore a backup into \
+         an empty database"
+    )]
+    IncompleteSchema {
+        /// What is missing.
+        missing: String,
+    },
+    /// The role of the database URL may not do what a server does.
+    #[error(
+        "the role {role} lacks {missing}: as the role that owns the tables, run {grants}; see 'Roles with the least rights' in \
+         docs/operate/postgresql.md"
+    )]
+    MissingRights {
+        /// The role.
+        role: String,
+        /// The rights, with their tables.
+        missing: String,
+        /// The statements that grant them.
+        grants: String,
+        /// Whether every table can be read.
+        reads: bool,
     },
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date: {}", described_migration(.0))]

@@ -1,6 +1,106 @@
 //! What PostgreSQL refuses to the role of the database URL (SQLSTATE 42501), in words that say which right is missing and which command
 //! grants it. The rights are those of docs/operate/postgresql.md.
 
+use std::collections::BTreeMap;
+
+use sqlx::FromRow;
+
+use super::tables::names;
+use super::{Db, StoreError, within};
+
+/// The list of migrations, which is the migrator's own table.
+const MIGRATIONS: &str = "_sqlx_migrations";
+const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
+/// What the triggers call. Every role may, unless an administrator took this right away.
+const FUNCTION: &str = "new_change_id";
+
+/// Tables are resolved as those of statements are.
+const POSTGRES_LACKED: &str = "\
+    SELECT listed.name AS name, wanted.name AS of_right, quote_ident(current_user) AS of_role \
+    FROM unnest($1::TEXT[]) AS listed (name) CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS wanted (name) \
+    WHERE NOT has_table_privilege(to_regclass(listed.name), wanted.name) \
+    UNION ALL SELECT $2, 'EXECUTE', quote_ident(current_user) \
+    WHERE NOT has_function_privilege(to_regprocedure($2 || '()'), 'EXECUTE')";
+
+/// The rights on a table that the role of a server needs.
+fn needed(table: &str) -> &'static [&'static str] {
+    match table {
+        "audit" => &["SELECT", "INSERT"],
+        MIGRATIONS => &["SELECT"],
+        _ => ALL,
+    }
+}
+
+/// The rights that the role of a server needs, by table.
+pub fn needed_rights() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    names().chain([MIGRATIONS]).map(|table| (table, needed(table)))
+}
+
+/// A right that the role does not have.
+#[derive(Clone, Debug, FromRow)]
+struct Lacked {
+    name: String,
+    of_right: String,
+    of_role: String,
+}
+
+impl Db {
+    /// Refuses a role without one of the rights that a server needs. SQLite has no rights but those to its file.
+    ///
+    /// # Errors
+    /// Which rights are missing and what grants them, or that the database does not answer.
+    pub async fn require_rights(&self) -> Result<(), StoreError> {
+        let Self::Postgres { pool, patience, .. } = self else {
+            return Ok(());
+        };
+        let tables: Vec<&str> = needed_rights().map(|(table, _)| table).collect();
+        let lacked: Vec<Lacked> = within(*patience, async {
+            // Without USAGE on the schema no table is found in it.
+            self.refuse_barred_schema().await?;
+            let lacked = sqlx::query_as(POSTGRES_LACKED).bind(tables).bind(FUNCTION);
+            Ok(lacked.fetch_all(pool).await?)
+        })
+        .await?;
+        let is_needed =
+            |lacked: &Lacked| lacked.of_right == "EXECUTE" || needed(&lacked.name).contains(&&*lacked.of_right);
+        let mut by_name: BTreeMap<&str, Vec<&Lacked>> = BTreeMap::new();
+        for lacked in lacked.iter().filter(|lacked| is_needed(lacked)) {
+            by_name.entry(&lacked.name).or_default().push(lacked);
+        }
+        let Some(role) = lacked
+            .first()
+            .map(|lacked| lacked.of_role.clone())
+            .filter(|_| !by_name.is_empty())
+        else {
+            return Ok(());
+        };
+        let (mut missing, mut grants) = (Vec::new(), Vec::new());
+        for (name, lacked) in &by_name {
+            // In the order in which they are always written.
+            let rights: Vec<&str> = ALL
+                .iter()
+                .chain(&["EXECUTE"])
+                .copied()
+                .filter(|right| lacked.iter().any(|lacked| lacked.of_right == *right))
+                .collect();
+            let rights = rights.join(", ");
+            let (kind, object) = if *name == FUNCTION {
+                ("function", format!("FUNCTION {name}()"))
+            } else {
+                ("table", (*name).to_owned())
+            };
+            missing.push(format!("{rights} on {kind} {name}"));
+            grants.push(format!("GRANT {rights} ON {object} TO {role}"));
+        }
+        Err(StoreError::MissingRights {
+            reads: !lacked.iter().any(|lacked| lacked.of_right == "SELECT"),
+            missing: missing.join(" and "),
+            grants: grants.join("; "),
+            role,
+        })
+    }
+}
+
 /// Who gets the rights, where the role is not known.
 const SOME_ROLE: &str = "the role of database.url";
 
@@ -40,16 +140,17 @@ pub(super) fn explained(message: &str, role: Option<&str>, duty: Duty) -> String
         )
     } else if let Some(table) = of("table").or_else(|| of("relation")) {
         match table {
-            "audit" | "_sqlx_migrations" => {
-                let rights = if table == "audit" { "SELECT, INSERT" } else { "SELECT" };
+            "audit" | MIGRATIONS => {
+                let rights = needed(table).join(", ");
                 format!(
                     "a server needs no more there than GRANT {rights} ON {table} TO {role}; what changes or deletes its rows, such as 'db \
                      prune --audit-older-than', 'db copy' and 'restore', is run as the role that owns the tables"
                 )
             }
             table => format!(
-                "as the role that owns the tables, run GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}, and ALTER DEFAULT \
-                 PRIVILEGES for the tables of later versions"
+                "as the role that owns the tables, run GRANT {} ON {table} TO {role}, and ALTER DEFAULT PRIVILEGES for the tables of later \
+                 versions",
+                needed(table).join(", ")
             ),
         }
     } else if let Some(schema) = of("schema") {

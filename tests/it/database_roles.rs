@@ -1,6 +1,9 @@
 //! A server with no more rights than docs/operate/postgresql.md grants it, and commands that look at a schema without changing it.
 
-use keyround::clock::Clock;
+use std::time::Duration;
+
+use keyround::clock::{Clock, sleep};
+use keyround::store::Db;
 use sqlx::{AssertSqlSafe, PgPool};
 use url::Url;
 
@@ -34,7 +37,7 @@ pub fn as_role(database: &TestDatabase, role: &str) -> TestDatabase {
     }
 }
 
-fn output(database: &TestDatabase, arguments: &[&str]) -> (i32, String) {
+pub fn output(database: &TestDatabase, arguments: &[&str]) -> (i32, String) {
     let variables = [
         ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
         ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
@@ -134,9 +137,9 @@ async fn a_server_needs_no_more_than_the_page_grants() {
     }
     let (code, said) = output(&server, &["db", "check"]);
     assert!(code == 1, "{said}");
-    let line = said.lines().find(|line| line.starts_with("clients")).unwrap();
+    let line = said.lines().find(|line| line.starts_with("rights")).unwrap();
     assert!(
-        line.contains("FAILED") && line.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON clients TO"),
+        line.contains("FAILED") && line.contains("GRANT SELECT ON clients TO"),
         "{line}"
     );
     raw.execute(&format!("{grant}; REVOKE INSERT ON signing_keys FROM {role}"))
@@ -295,4 +298,139 @@ async fn a_copy_names_the_role_of_the_database_that_refuses_it() {
         "{said}"
     );
     raw.close().await;
+}
+
+/// A database whose tables belong to another role than the server's, as the page says; answers with both databases and the suffix of the roles.
+async fn with_roles() -> (TestDatabase, TestDatabase, String) {
+    let database = TestDatabase::postgres().await;
+    let suffix = database.url.rsplit('/').next().unwrap().to_owned();
+    let owner = as_role(&database, &format!("owner_{suffix}"));
+    let server = as_role(&database, &format!("server_{suffix}"));
+    let [before, after] = grants(&suffix).try_into().unwrap();
+    let raw = Raw::open(&database).await;
+    raw.execute(&before).await;
+    assert_eq!(output(&owner, &["db", "migrate"]).0, 0);
+    raw.execute(&after).await;
+    raw.close().await;
+    (database, server, suffix)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_that_are_checked_are_those_that_the_page_grants() {
+    let (database, server, _) = with_roles().await;
+    let pool = PgPool::connect(&server.url).await.unwrap();
+    let granted: Vec<String> = sqlx::query_scalar(
+        "SELECT t.relname || ' ' || r.name FROM pg_class t CROSS JOIN \
+         (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE'), ('TRUNCATE'), ('REFERENCES'), ('TRIGGER')) r (name) \
+         WHERE t.relnamespace = 'public'::regnamespace AND t.relkind = 'r' AND has_table_privilege(t.oid, r.name) ORDER BY 1",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let mut needed: Vec<String> = keyround::store::needed_rights()
+        .flat_map(|(table, rights)| rights.iter().map(move |right| format!("{table} {right}")))
+        .collect();
+    needed.sort();
+    assert_eq!(needed, granted);
+    // Each one that is taken away is named alone, and what the message says gives it back.
+    let db = Db::connect(&server.url.parse().unwrap()).await.unwrap();
+    let raw = Raw::open(&database).await;
+    let role = Url::parse(&server.url).unwrap().username().to_owned();
+    db.require_rights().await.unwrap();
+    for right in needed.iter().map(|needed| needed.split_once(' ').unwrap()) {
+        let (table, right) = right;
+        raw.execute(&format!("REVOKE {right} ON {table} FROM {role}")).await;
+        let error = db.require_rights().await.unwrap_err().to_string();
+        let grant = format!("GRANT {right} ON {table} TO {role}");
+        assert!(
+            error.contains(&format!("the role {role} lacks {right} on table {table}: ")) && error.contains(&grant),
+            "{error}"
+        );
+        raw.execute(&grant).await;
+        db.require_rights().await.unwrap();
+    }
+    pool.close().await;
+    raw.close().await;
+}
+
+/// The answer of `/readyz/issue`: its status, and the details of the checks that are red.
+async fn red_checks(app: &TestApp) -> (u16, Vec<(String, String)>) {
+    let answer = app.http.get(format!("{}/readyz/issue", app.admin_url));
+    let answer = answer.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let body: serde_json::Value = answer.json().await.unwrap();
+    let checks = body["checks"].as_array().unwrap().iter();
+    let text = |check: &serde_json::Value, name: &str| check[name].as_str().unwrap().to_owned();
+    let red = checks
+        .filter(|check| check["ok"] == false)
+        .map(|check| (text(check, "name"), text(check, "detail")));
+    (status, red.collect())
+}
+
+/// Asks until the check has this colour: an answer of the database holds for a moment.
+pub async fn until_red(app: &TestApp, name: &str, says: &str) -> (u16, Vec<(String, String)>) {
+    for _ in 0..100 {
+        let (status, red) = red_checks(app).await;
+        if red.iter().any(|(check, detail)| check == name && detail.contains(says)) {
+            return (status, red);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{name} does not say {says}: {:?}", red_checks(app).await);
+}
+
+pub async fn until_green(app: &TestApp) {
+    for _ in 0..100 {
+        if red_checks(app).await.1.is_empty() {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{:?}", red_checks(app).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_is_taken_from_a_server_turns_the_checks_red() {
+    let (database, server, suffix) = with_roles().await;
+    let role = format!("server_{suffix}");
+    let settings = [("accounts.enabled", "true")];
+    let app = TestApp::start_with_clock(&server, &settings, Clock::system()).await;
+    let raw = Raw::open(&database).await;
+    until_green(&app).await;
+    for (rights, on) in [
+        ("INSERT", "audit"),
+        ("INSERT", "denied_tokens"),
+        ("INSERT, DELETE", "sessions"),
+        ("UPDATE", "limits"),
+        ("INSERT", "tenants"),
+        ("SELECT, UPDATE", "users"),
+        ("SELECT", "clients"),
+        ("EXECUTE", "FUNCTION new_change_id()"),
+    ] {
+        let public = if rights == "EXECUTE" { ", PUBLIC" } else { "" };
+        raw.execute(&format!("REVOKE {rights} ON {on} FROM {role}{public}"))
+            .await;
+        let grant = format!("GRANT {rights} ON {on} TO {role}");
+        let (status, red) = until_red(&app, "rights", &grant).await;
+        // Advisory, as every node has the same role; without its clients a node issues nothing.
+        assert_eq!(status, if on == "clients" { 503 } else { 200 }, "{red:?}");
+        let (code, said) = output(&server, &["db", "check"]);
+        let line = said.lines().find(|line| line.starts_with("rights")).unwrap();
+        assert!(code == 1 && line.contains("FAILED") && line.contains(&grant), "{said}");
+        for command in [&["config", "check", "--connect"][..], &["serve"]] {
+            let (code, said) = output(&server, command);
+            assert!(matches!(code, 1 | 2) && said.contains(&grant), "{command:?}: {said}");
+        }
+        raw.execute(&grant).await;
+        until_green(&app).await;
+    }
+    raw.execute(&format!("REVOKE USAGE ON SCHEMA public FROM {role}, PUBLIC"))
+        .await;
+    until_red(&app, "rights", &format!("GRANT USAGE ON SCHEMA public TO {role}")).await;
+    raw.execute(&format!("GRANT USAGE ON SCHEMA public TO {role}")).await;
+    until_green(&app).await;
+    assert_eq!(output(&server, &["db", "check"]).0, 0);
+    assert_eq!(output(&server, &["config", "check", "--connect"]).0, 0);
+    raw.close().await;
+    app.running.stop().await;
 }

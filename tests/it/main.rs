@@ -68,6 +68,7 @@ mod rotation;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod rows;
 mod runbooks;
+mod schema_parts;
 mod sessions;
 mod shutdown;
 mod skeleton;

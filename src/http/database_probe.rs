@@ -1,0 +1,63 @@
+//! Whether the database is what a server needs while it runs: its role has every right, and no part of the schema is missing.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::store::{Db, StoreError};
+
+/// For how long an answer holds.
+const PROBED: Duration = Duration::from_secs(1);
+
+/// What was found, each with the reason if it is not in order.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The rights of the role.
+    pub rights: Result<(), String>,
+    /// The tables, columns, unique indexes and triggers.
+    pub schema: Result<(), String>,
+}
+
+/// Asks the catalog of the database, never its tables. Callers at once share one answer.
+pub struct DatabaseProbe {
+    db: Db,
+    clock: Clock,
+    role: Option<String>,
+    last: tokio::sync::Mutex<Option<(Duration, Found)>>,
+}
+
+impl DatabaseProbe {
+    /// A probe that has asked nothing yet; a message names the role.
+    #[must_use]
+    pub fn new(db: Db, clock: Clock, role: Option<&str>) -> Self {
+        Self {
+            db,
+            clock,
+            role: role.map(str::to_owned),
+            last: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// What is found now, or was within the last second.
+    pub async fn look(&self) -> Found {
+        let mut last = self.last.lock().await;
+        let now = self.clock.read().monotonic;
+        if let Some((_, found)) = last.as_ref().filter(|(at, _)| now.saturating_sub(*at) < PROBED) {
+            return found.clone();
+        }
+        let (rights, schema) = tokio::join!(self.db.require_rights(), self.db.require_whole_schema());
+        let found = Found {
+            rights: rights.map_err(|error| self.explained(&error)),
+            schema: schema.map_err(|error| self.explained(&error)),
+        };
+        *last = Some((self.clock.read().monotonic, found.clone()));
+        found
+    }
+
+    fn explained(&self, error: &StoreError) -> String {
+        let right = error.missing_right(self.role.as_deref());
+        right.map_or_else(
+            || error.to_string(),
+            |right| format!("the database refuses it: {right}"),
+        )
+    }
+}
