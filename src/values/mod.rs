@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
@@ -228,40 +229,19 @@ impl fmt::Display for Origin {
 
 /// An IP network, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
-}
+pub struct Network(IpNet);
 
 impl Network {
     /// Whether the address lies in the network; an IPv4 address that is mapped into IPv6 counts as the IPv4 address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        address.is_ipv4() == self.address.is_ipv4() && masked(address, self.prefix) == self.address
+        self.0.contains(&address.to_canonical())
     }
-}
 
-impl Network {
     /// Whether it is all of IPv4 or all of IPv6.
     #[must_use]
-    pub const fn holds_every_address(&self) -> bool {
-        self.prefix == 0
-    }
-}
-
-/// The address with everything behind the prefix set to zero.
-fn masked(address: IpAddr, prefix: u8) -> IpAddr {
-    let prefix = u32::from(prefix);
-    match address {
-        IpAddr::V4(address) => {
-            let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-            IpAddr::V4((address.to_bits() & mask).into())
-        }
-        IpAddr::V6(address) => {
-            let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-            IpAddr::V6((address.to_bits() & mask).into())
-        }
+    pub fn holds_every_address(&self) -> bool {
+        self.0.prefix_len() == 0
     }
 }
 
@@ -269,25 +249,20 @@ impl FromStr for Network {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let form = || {
+        let address = || text.parse::<IpAddr>().map(IpNet::from);
+        let network: IpNet = text.parse().or_else(|_| address()).map_err(|_| {
             Refusal(format!(
                 "holds '{text}', which is neither an IP address nor a network such as 10.0.0.0/8"
             ))
-        };
-        let address: IpAddr = address.parse().map_err(|_| form())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix: u8 = prefix.map_or(Ok(longest), str::parse).map_err(|_| form())?;
-        if prefix > longest {
-            return Err(form());
-        }
-        let start = masked(address, prefix);
-        if start != address {
+        })?;
+        let whole = network.trunc();
+        if whole != network {
             return refuse(format!(
-                "holds '{text}', whose network begins at {start}; write {start}/{prefix}"
+                "holds '{text}', whose network begins at {}; write {whole}",
+                whole.addr()
             ));
         }
-        Ok(Self { address, prefix })
+        Ok(Self(network))
     }
 }
 
