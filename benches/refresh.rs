@@ -27,12 +27,12 @@ use keyround::app::Foundation;
 use keyround::clock::{Clock, UnixTime};
 use keyround::config::{Config, Sources};
 use keyround::crypto::sealing::MasterKey;
+use keyround::events::{Entry, Event};
 use keyround::jose::alg::Algorithm;
 use keyround::keyring::Keyring;
 use keyround::rotation::Rotation;
 use keyround::sessions::{Grouped, RefreshRequest, Replays, Sessions};
 use keyround::store::Db;
-use keyround::store::audit::Entry;
 use keyround::store::sessions::{Claim, POSTGRES_CLAIM, POSTGRES_FAMILY};
 use keyround::store::users::StoredUser;
 use keyround::telemetry::SessionMetrics;
@@ -118,15 +118,7 @@ async fn user(db: &Db) -> StoredUser {
         },
         password_hash: None,
     };
-    let entry = Entry {
-        event: "user.created",
-        subject: user.user.id.to_string(),
-        happened_at: UnixTime(0),
-        noted_at: UnixTime(0),
-        actor: "benchmark".to_owned(),
-        reason: "benchmark".to_owned(),
-        once: false,
-    };
+    let entry = Entry::new(Event::UserCreated, user.user.id, UnixTime(0), "benchmark", "benchmark");
     assert!(db.create_user(&user, &entry).await.unwrap());
     user
 }

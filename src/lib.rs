@@ -15,6 +15,7 @@
 //! | [`jose`] | the standards: algorithms, keys, tokens |
 //! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
 //! | [`accounts`] | people and their sessions: the rules |
+//! | [`events`] | what is audited: events by name, and their entries |
 //! | [`config`] | what was written, then what was validated |
 //! | [`telemetry`] | logs and metrics |
 //! | [`oauth`] | the protocol's rules: clients, scopes, grants, metadata, refusals |
@@ -40,6 +41,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crypto;
+pub mod events;
 pub mod files;
 pub mod hashing;
 pub mod http;

@@ -22,10 +22,10 @@ use crate::accounts::user::{Name, User, UserId};
 use crate::clock::Seconds;
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
+use crate::events::{Entry, Event};
 use crate::hashing::{Hashing, NoAnswer, Overflow, Place};
 use crate::keyring::CannotSign;
 use crate::sessions::{CannotBegin, SessionTokens, Sessions};
-use crate::store::audit::Entry;
 use crate::store::limits::{Charged, Charging};
 use crate::store::outage;
 use crate::store::users::StoredUser;
@@ -185,7 +185,7 @@ impl Logins {
         };
         let created = self
             .db
-            .create_user(&stored, &self.entry("user.registered", &whose))
+            .create_user(&stored, &self.entry(Event::UserRegistered, &whose))
             .await?;
         match (self.settings.registration == Registration::OpenAndRevealing, created) {
             (true, true) => Ok(Registered::Account(Box::new(stored))),
@@ -276,7 +276,7 @@ impl Logins {
         }
         let place = self.hashing.reserve()?;
         let hash = self.hash_new(place, new, &known.email, &known.name).await?;
-        let entry = self.entry("user.password_changed", &user.to_string());
+        let entry = self.entry(Event::UserPasswordChanged, &user.to_string());
         let ended = self
             .db
             .change_password(&proof.user, hash.as_str(), except, &entry)
@@ -409,17 +409,9 @@ impl Logins {
         answer
     }
 
-    fn entry(&self, event: &'static str, user: &str) -> Entry {
+    fn entry(&self, event: Event, user: &str) -> Entry {
         let now = self.sessions.now();
-        Entry {
-            event,
-            subject: user.to_owned(),
-            happened_at: now,
-            noted_at: now,
-            actor: format!("user {user}"),
-            reason: String::new(),
-            once: false,
-        }
+        Entry::new(event, user, now, format!("user {user}"), "")
     }
 }
 

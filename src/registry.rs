@@ -12,8 +12,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use crate::clock::Clock;
+use crate::events::{Entry, Event};
 use crate::oauth::client::ClientId;
-use crate::store::audit::Entry;
 use crate::store::clients::{ClientChange, StoredClient};
 use crate::store::{ChangeId, Db, REMEMBERED, StoreError};
 
@@ -183,15 +183,7 @@ impl Registry {
                     "the database has lost that this client was disabled, as after a failover to a standby without the last seconds; \
                      it stays disabled and this is written again"
                 );
-                let entry = Entry {
-                    event: "client.disabled",
-                    subject: id.to_string(),
-                    happened_at: at,
-                    noted_at: at,
-                    actor: "registry".to_owned(),
-                    reason: "the database had lost it".to_owned(),
-                    once: false,
-                };
+                let entry = Entry::new(Event::ClientDisabled, id, at, "registry", "the database had lost it");
                 self.db.change_client(id, &ClientChange::Disable, &entry).await?;
                 self.lock_disabled().remove(&stored.client.id);
                 stored.client.disabled_at = Some(at);

@@ -20,9 +20,9 @@ use keyround::config::{Config, Sources};
 use keyround::crypto::purpose::Purpose;
 use keyround::crypto::random::random_secret;
 use keyround::crypto::sealing::MasterKey;
+use keyround::events::{Entry, Event};
 use keyround::jose::alg::Algorithm;
 use keyround::oauth::client::{Client, Grant};
-use keyround::store::audit::Entry;
 use keyround::store::users::StoredUser;
 
 use crate::machine::{Cores, Process, pinned};
@@ -101,7 +101,7 @@ impl Site {
                 created_at: now,
                 suspended_at: None,
             };
-            let entry = entry("user.created", &user.id.to_string());
+            let entry = entry(Event::UserCreated, &user.id.to_string());
             let password_hash = Some(hash.as_str().to_owned());
             let stored = StoredUser { user, password_hash };
             assert!(foundation.rotator.db.create_user(&stored, &entry).await.unwrap());
@@ -389,7 +389,7 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
         created_at: UnixTime(0),
         disabled_at: None,
     };
-    let entry = entry("client.created", name);
+    let entry = entry(Event::ClientCreated, name);
     let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
     assert!(
         foundation
@@ -401,14 +401,6 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
     );
 }
 
-fn entry(event: &'static str, subject: &str) -> Entry {
-    Entry {
-        event,
-        subject: subject.to_owned(),
-        happened_at: UnixTime(0),
-        noted_at: UnixTime(0),
-        actor: "benchmark".to_owned(),
-        reason: "benchmark".to_owned(),
-        once: false,
-    }
+fn entry(event: Event, subject: &str) -> Entry {
+    Entry::new(event, subject, UnixTime(0), "benchmark", "benchmark")
 }

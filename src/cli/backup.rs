@@ -11,12 +11,12 @@ use serde_json::json;
 use crate::app::{StartError, open_database, open_ledger, refuse_unfinished_copy};
 use crate::clock::UnixTime;
 use crate::crypto::sealing::MasterKeys;
+use crate::events::{Entry, Event};
 use crate::files::Unfinished;
 use crate::jose::jwk::Kid;
 use crate::keyring::trusted_time;
 use crate::rotation::{Rotator, try_restore};
 use crate::store::Db;
-use crate::store::audit::Entry;
 use crate::store::dump::{Dump, DumpError, Unauthenticated};
 
 use super::context::{ACTOR, Context, Failure, missing_folder};
@@ -108,15 +108,14 @@ async fn verify(text: &str, dump: &Dump, master_keys: &MasterKeys) -> Result<(),
 }
 
 async fn note(db: &Db, dump: &Dump, now: UnixTime) -> Result<(), Failure> {
-    let entry = Entry {
-        event: "database.backed_up",
-        subject: "database".to_owned(),
-        happened_at: dump.taken_at,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
-        reason: format!("{} rows", dump.rows.len()),
-        once: false,
-    };
+    let entry = Entry::new(
+        Event::DatabaseBackedUp,
+        "database",
+        now,
+        ACTOR.as_str(),
+        format!("{} rows", dump.rows.len()),
+    )
+    .that_happened_at(dump.taken_at);
     db.note(&entry).await?;
     Ok(())
 }

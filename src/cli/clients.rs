@@ -18,11 +18,11 @@ use crate::clock::{Seconds, UnixTime};
 use crate::config::Config;
 use crate::crypto::purpose::Purpose;
 use crate::crypto::random::random_secret;
+use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Audience, Client, ClientId, ClientSecret, Grant};
 use crate::oauth::scope::Scope;
-use crate::store::audit::Entry;
 use crate::store::clients::{ClientChange, StoredClient};
 use crate::values::parse_duration;
 
@@ -147,7 +147,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
                 context,
                 &id,
                 &change,
-                "client.disabled",
+                Event::ClientDisabled,
                 ["is disabled", "was disabled already"],
             )
             .await
@@ -158,7 +158,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
                 context,
                 &id,
                 &change,
-                "client.enabled",
+                Event::ClientEnabled,
                 ["is enabled", "was enabled already"],
             )
             .await
@@ -191,7 +191,7 @@ async fn register_with(
     reason: &str,
 ) -> Result<bool, Failure> {
     let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
-    let entry = entry("client.created", &client.id, client.created_at, actor, reason);
+    let entry = entry(Event::ClientCreated, &client.id, client.created_at, actor, reason);
     Ok(foundation.rotator.db.create_client(client, &digest, &entry).await?)
 }
 
@@ -206,16 +206,8 @@ fn secret_of(file: &std::path::Path) -> Result<ClientSecret, Failure> {
         .map_err(|why| Failure::Usage(format!("--secret-file {}: {why}", input::shown(file))))
 }
 
-fn entry(event: &'static str, id: &ClientId, now: UnixTime, actor: &str, reason: &str) -> Entry {
-    Entry {
-        event,
-        subject: id.to_string(),
-        happened_at: now,
-        noted_at: now,
-        actor: actor.to_owned(),
-        reason: reason.to_owned(),
-        once: false,
-    }
+fn entry(event: Event, id: &ClientId, now: UnixTime, actor: &str, reason: &str) -> Entry {
+    Entry::new(event, id, now, actor, reason)
 }
 
 async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
@@ -409,7 +401,7 @@ async fn change_client(
     context: &Context,
     id: &ClientId,
     change: &ClientChange,
-    event: &'static str,
+    event: Event,
     told: [&str; 2],
 ) -> Result<(), Failure> {
     let (_, foundation) = context.foundation().await?;
@@ -434,7 +426,7 @@ async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<Pat
     let secret = brought.as_ref().map_or(fresh.as_str(), ClientSecret::as_str);
     let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
     let now = context.clock.read().wall;
-    let entry = entry("client.secret_changed", id, now, &ACTOR, "asked for");
+    let entry = entry(Event::ClientSecretChanged, id, now, &ACTOR, "asked for");
     let change = ClientChange::ChangeSecret { digest };
     let db = &foundation.rotator.db;
     if !db.change_client(id, &change, &entry).await? {

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::app::{open_database, open_ledger};
 use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, MasterKeySource};
+use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::keyring::{node_in_doubt, trusted_time};
 use crate::keys::lifecycle::{Keys, State};
@@ -17,7 +18,6 @@ use crate::keys::policy::Policy;
 use crate::rotation::rewrap::{Census, Under, census};
 use crate::rotation::sealing::heartbeat_memory;
 use crate::sessions::{prune, prune_audit, prune_limits};
-use crate::store::audit::Entry;
 use crate::store::{Db, StoreError, known_schema};
 use crate::values::{Database, parse_duration};
 
@@ -112,15 +112,13 @@ async fn forget(context: &Context, audit_older_than: Option<Seconds>) -> Result<
         None => 0,
     };
     let reason = format!("{nodes} nodes, {sessions} sessions, {limits} limits, {audit} records of the audit log");
-    db.note(&Entry {
-        event: "database.pruned",
-        subject: "database".to_owned(),
-        happened_at: now,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
+    db.note(&Entry::new(
+        Event::DatabasePruned,
+        "database",
+        now,
+        ACTOR.as_str(),
         reason,
-        once: false,
-    })
+    ))
     .await?;
     let space = db.give_space_back().await?;
     if context.json {

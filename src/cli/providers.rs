@@ -15,9 +15,9 @@ use crate::accounts::federation::{
 use crate::app::Foundation;
 use crate::clock::UnixTime;
 use crate::config::Config;
+use crate::events::{Entry, Event};
 use crate::logins::federated::redirect_uri;
 use crate::outbound::providers::ProviderError;
-use crate::store::audit::Entry;
 use crate::store::identity_providers::{People, ProviderChange};
 
 use super::confirm::Confirmation;
@@ -111,11 +111,11 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Check { name } => check::run(context, name).await,
         Command::Disable { name } => {
             let told = ["is disabled", "was disabled already"];
-            change(context, &name, &ProviderChange::Disable, "provider.disabled", told).await
+            change(context, &name, &ProviderChange::Disable, Event::ProviderDisabled, told).await
         }
         Command::Enable { name } => {
             let told = ["is enabled", "was enabled already"];
-            change(context, &name, &ProviderChange::Enable, "provider.enabled", told).await
+            change(context, &name, &ProviderChange::Enable, Event::ProviderEnabled, told).await
         }
         Command::SetSecret {
             name,
@@ -125,7 +125,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             let sealed = sealed(&foundation, &name, &client_secret_file).await?;
             let told = ["has another client secret", "has this client secret already"];
             let changed = ProviderChange::ChangeSecret { sealed };
-            change(context, &name, &changed, "provider.secret_changed", told).await
+            change(context, &name, &changed, Event::ProviderSecretChanged, told).await
         }
         Command::Delete { name, confirmation } => delete(context, &name, &confirmation).await,
     }
@@ -137,16 +137,8 @@ async fn sealed(foundation: &Foundation, name: &ProviderName, file: &std::path::
     Ok(rotator.seal_secret(&name.secret_name(), secret.as_bytes()).await?)
 }
 
-fn entry(event: &'static str, name: &ProviderName, now: UnixTime, reason: &str) -> Entry {
-    Entry {
-        event,
-        subject: name.to_string(),
-        happened_at: now,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
-        reason: reason.to_owned(),
-        once: false,
-    }
+fn entry(event: Event, name: &ProviderName, now: UnixTime, reason: &str) -> Entry {
+    Entry::new(event, name, now, ACTOR.as_str(), reason)
 }
 
 /// Which directories may log in: to be said for a template, and for nothing else.
@@ -226,7 +218,7 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
     };
     let foreseen = foresee(context, &config, &provider).await?;
     let sealed = sealed(&foundation, &provider.name, &new.client_secret_file).await?;
-    let entry = entry("provider.created", &provider.name, now, "registered");
+    let entry = entry(Event::ProviderCreated, &provider.name, now, "registered");
     let db = &foundation.rotator.db;
     if !db.create_identity_provider(&provider, &sealed, &entry).await? {
         return Err(Failure::Refused(format!(
@@ -280,7 +272,7 @@ async fn change(
     context: &Context,
     name: &ProviderName,
     change: &ProviderChange,
-    event: &'static str,
+    event: Event,
     told: [&str; 2],
 ) -> Result<(), Failure> {
     let (_, foundation) = context.foundation().await?;
@@ -310,7 +302,7 @@ async fn delete(context: &Context, name: &ProviderName, confirmation: &Confirmat
     ))?;
     let (_, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
-    let entry = entry("provider.deleted", name, context.clock.read().wall, "asked for");
+    let entry = entry(Event::ProviderDeleted, name, context.clock.read().wall, "asked for");
     let changed = db
         .change_identity_provider(name, &ProviderChange::Delete, &entry)
         .await?;

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::accounts::tenant::{Tenant, TenantId};
 use crate::clock::UnixTime;
+use crate::events::{Entry, Event};
 use crate::store::Db;
-use crate::store::audit::Entry;
 use crate::store::tenants::TenantChange;
 
 use super::confirm::Confirmation;
@@ -63,25 +63,17 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
                 target.id
             ))?;
             let told = ["is disabled", "was disabled already"];
-            change(context, &target, TenantChange::Disable, "tenant.disabled", told).await
+            change(context, &target, TenantChange::Disable, Event::TenantDisabled, told).await
         }
         Command::Enable { target } => {
             let told = ["is enabled", "was enabled already"];
-            change(context, &target, TenantChange::Enable, "tenant.enabled", told).await
+            change(context, &target, TenantChange::Enable, Event::TenantEnabled, told).await
         }
     }
 }
 
-fn entry(event: &'static str, id: &TenantId, now: UnixTime, reason: &str) -> Entry {
-    Entry {
-        event,
-        subject: id.to_string(),
-        happened_at: now,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
-        reason: reason.to_owned(),
-        once: false,
-    }
+fn entry(event: Event, id: &TenantId, now: UnixTime, reason: &str) -> Entry {
+    Entry::new(event, id, now, ACTOR.as_str(), reason)
 }
 
 async fn create(context: &Context, id: TenantId, name: Option<String>) -> Result<(), Failure> {
@@ -92,7 +84,12 @@ async fn create(context: &Context, id: TenantId, name: Option<String>) -> Result
         created_at: context.clock.read().wall,
         disabled_at: None,
     };
-    let entry = entry("tenant.created", &tenant.id, tenant.created_at, "made by an operator");
+    let entry = entry(
+        Event::TenantCreated,
+        &tenant.id,
+        tenant.created_at,
+        "made by an operator",
+    );
     if !foundation.rotator.db.create_tenant(&tenant, &entry).await? {
         return Err(Failure::Refused(format!(
             "there is a tenant '{}' already; choose another id",
@@ -156,7 +153,7 @@ async fn change(
     context: &Context,
     target: &Target,
     change: TenantChange,
-    event: &'static str,
+    event: Event,
     told: [&str; 2],
 ) -> Result<(), Failure> {
     let (config, foundation) = context.foundation().await?;

@@ -14,8 +14,8 @@ use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, Role, User, UserId};
 use crate::clock::UnixTime;
 use crate::config::Config;
+use crate::events::{Entry, Event};
 use crate::store::Db;
-use crate::store::audit::Entry;
 use crate::store::users::{PAGE, StoredUser, UserChange};
 
 use super::confirm::Confirmation;
@@ -160,18 +160,18 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             let question = "It can do nothing until it is resumed, and its sessions end.";
             let asked = Some((&confirmation, "the suspension", question));
             let told = ["is suspended", "was suspended already"];
-            change(context, &target, UserChange::Suspend, "user.suspended", told, asked).await
+            change(context, &target, UserChange::Suspend, Event::UserSuspended, told, asked).await
         }
         Command::Resume { target } => {
             let told = ["may log in again", "was not suspended"];
-            change(context, &target, UserChange::Resume, "user.resumed", told, None).await
+            change(context, &target, UserChange::Resume, Event::UserResumed, told, None).await
         }
         Command::SetPassword { target, password } => set_password(context, &target, &password).await,
         Command::SetRoles { target, roles } => {
             let roles = distinct(roles)?;
             let told = ["has other roles from its next access token on", "is gone"];
             let new = UserChange::SetRoles(roles);
-            change(context, &target, new, "user.roles_changed", told, None).await
+            change(context, &target, new, Event::UserRolesChanged, told, None).await
         }
         Command::EndSessions { target, confirmation } => {
             let asked = Some((
@@ -184,7 +184,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
                 context,
                 &target,
                 UserChange::EndSessions,
-                "user.sessions_ended",
+                Event::UserSessionsEnded,
                 told,
                 asked,
             )
@@ -193,7 +193,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Delete { target, confirmation } => {
             let asked = Some((&confirmation, "the deletion", "This cannot be undone."));
             let told = ["is deleted", "is gone"];
-            change(context, &target, UserChange::Delete, "user.deleted", told, asked).await
+            change(context, &target, UserChange::Delete, Event::UserDeleted, told, asked).await
         }
     }
 }
@@ -205,16 +205,8 @@ pub fn unknown_tenant(id: &TenantId) -> Failure {
     ))
 }
 
-fn entry(event: &'static str, id: UserId, now: UnixTime, reason: &str) -> Entry {
-    Entry {
-        event,
-        subject: id.to_string(),
-        happened_at: now,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
-        reason: reason.to_owned(),
-        once: false,
-    }
+fn entry(event: Event, id: UserId, now: UnixTime, reason: &str) -> Entry {
+    Entry::new(event, id, now, ACTOR.as_str(), reason)
 }
 
 fn distinct(roles: Vec<Role>) -> Result<Vec<Role>, Failure> {
@@ -256,7 +248,7 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
         refuse_costly_kind(db, &config, hash).await?;
     }
     let stored = StoredUser { user, password_hash };
-    let entry = entry("user.created", stored.user.id, now, "made by an operator");
+    let entry = entry(Event::UserCreated, stored.user.id, now, "made by an operator");
     if !db.create_user(&stored, &entry).await? {
         return Err(Failure::Refused(format!(
             "there is an account with the address {} already; 'keyround users show' shows it",
@@ -401,7 +393,7 @@ async fn change(
     context: &Context,
     target: &Target,
     change: UserChange,
-    event: &'static str,
+    event: Event,
     told: [&str; 2],
     asked: Asked<'_>,
 ) -> Result<(), Failure> {
@@ -436,7 +428,7 @@ async fn set_password(context: &Context, target: &Target, password: &password::N
     let user = target.user.find(db).await?.user;
     let hash = password.hash(&user, &config, &foundation.hash_key)?;
     let entry = entry(
-        "user.password_changed",
+        Event::UserPasswordChanged,
         user.id,
         context.clock.read().wall,
         &target.reason,

@@ -4,11 +4,11 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::accounts::session::EndedBy;
+use crate::events::{Entry, Event};
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 use crate::oauth::verification::AccessToken;
 use crate::store::StoreError;
-use crate::store::audit::Entry;
 use crate::store::outage;
 
 use super::client_authentication::{Caller, Refusal, authenticate, form};
@@ -84,15 +84,13 @@ async fn who(
 async fn deny(server: &Server, token: &AccessToken) -> Result<(), StoreError> {
     let leeway = server.keyring.policy().windows().verifier_leeway;
     let now = server.sessions.now();
-    let entry = Entry {
-        event: "token.denied",
-        subject: token.jti.clone(),
-        happened_at: now,
-        noted_at: now,
-        actor: format!("client {}", token.client_id),
-        reason: "revoked by its client".to_owned(),
-        once: false,
-    };
+    let entry = Entry::new(
+        Event::TokenDenied,
+        &token.jti,
+        now,
+        format!("client {}", token.client_id),
+        "revoked by its client",
+    );
     server.db.deny_token(&token.jti, token.exp + leeway, &entry).await?;
     server.keyring.token_denied(&token.jti);
     Ok(())

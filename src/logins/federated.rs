@@ -20,12 +20,12 @@ use crate::clock::{Reading, UnixTime};
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
 use crate::crypto::sealing::{MasterKeys, SealError};
+use crate::events::{Entry, Event};
 use crate::jose::id_token::{IdToken, IdTokenError};
 use crate::jose::jwk_set::IssuerKey;
 use crate::keyring::secret_binding;
 use crate::oauth::endpoints::CALLBACK_PATH;
 use crate::outbound::providers::{Code, Credentials, ProviderError, Providers, Tokens};
-use crate::store::audit::Entry;
 use crate::store::federated_identities::FederatedIdentity;
 use crate::store::federated_logins::FederatedLogin;
 use crate::store::users::StoredUser;
@@ -363,7 +363,7 @@ impl FederatedLogins {
         if existing.user.suspended_at.is_some() {
             return Err(NotLoggedIn::Suspended);
         }
-        let linked = entry("user.identity_linked", &existing.user, provider, now);
+        let linked = entry(Event::UserIdentityLinked, &existing.user, provider, now);
         if is_spelled && self.db.link_federated_user(identity, &existing, &linked).await? {
             return Ok(existing);
         }
@@ -399,7 +399,8 @@ impl FederatedLogins {
             created_at: now,
             suspended_at: None,
         };
-        let entries = ["user.created", "user.identity_linked"].map(|event| entry(event, &user, identity.provider, now));
+        let entries =
+            [Event::UserCreated, Event::UserIdentityLinked].map(|event| entry(event, &user, identity.provider, now));
         let stored = StoredUser {
             user,
             password_hash: None,
@@ -414,14 +415,12 @@ impl FederatedLogins {
 }
 
 /// Names the account and the provider; the person stays out of the log.
-fn entry(event: &'static str, user: &User, provider: &Provider, now: UnixTime) -> Entry {
-    Entry {
+fn entry(event: Event, user: &User, provider: &Provider, now: UnixTime) -> Entry {
+    Entry::new(
         event,
-        subject: user.id.to_string(),
-        happened_at: now,
-        noted_at: now,
-        actor: format!("user {}", user.id),
-        reason: format!("logged in with {}", provider.name),
-        once: false,
-    }
+        user.id,
+        now,
+        format!("user {}", user.id),
+        format!("logged in with {}", provider.name),
+    )
 }

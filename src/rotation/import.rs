@@ -1,6 +1,7 @@
 //! Keys from elsewhere become ours: to sign with, or to verify with until a stated end.
 
 use crate::clock::UnixTime;
+use crate::events::Event;
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::jose::key::PrivateKey;
 use crate::keys::lifecycle::Keys;
@@ -97,7 +98,7 @@ impl Rotator {
         };
         change.insert_verifying(&key).await?;
         let at = trusted.checked_at();
-        for event in ["key.created", "key.published"] {
+        for event in [Event::KeyCreated, Event::KeyPublished] {
             change.note(&once(event, &key.jwk.kid, at, at, actor, reason)).await?;
         }
         change.commit(None, now).await?;

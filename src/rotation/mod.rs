@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::{Seconds, UnixTime, sleep};
+use crate::events::{Entry, Event};
 use crate::keyring::{Keyring, Snapshot};
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::{Keys, State};
@@ -25,7 +26,6 @@ use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::patience;
 use crate::store::StoreError;
-use crate::store::audit::Entry;
 use crate::store::outage;
 use crate::store::tenants::TenantChange;
 use crate::supervision::{Pulse, Tasks};
@@ -68,7 +68,7 @@ pub struct Progress {
 pub struct Rotation {
     rotator: Rotator,
     keyring: Arc<Keyring>,
-    noted: Mutex<HashSet<(String, &'static str)>>,
+    noted: Mutex<HashSet<(String, Event)>>,
     progress: Mutex<Progress>,
     differing: AtomicUsize,
     doubtful: AtomicBool,
@@ -314,14 +314,17 @@ impl Rotation {
             self.restored.fetch_add(is_new.into(), Ordering::Relaxed);
         };
         for (jti, until) in &lost.denied {
-            wrote(db.deny_token(jti, *until, &entry("token.denied", jti)).await?);
+            wrote(db.deny_token(jti, *until, &entry(Event::TokenDenied, jti)).await?);
         }
         for (sid, until) in &lost.ended {
-            wrote(db.end_lost_session(sid, *until, &entry("session.ended", sid)).await?);
+            wrote(
+                db.end_lost_session(sid, *until, &entry(Event::SessionEnded, sid))
+                    .await?,
+            );
         }
         for tenant in &lost.tenants {
             if let Ok(id) = tenant.parse() {
-                let entry = entry("tenant.disabled", tenant);
+                let entry = entry(Event::TenantDisabled, tenant);
                 let changed = db.change_tenant(&id, TenantChange::Disable, &entry).await?;
                 wrote(changed.is_some());
             }
@@ -446,11 +449,11 @@ fn transitions(keys: &Keys, key: &SigningKey, now: UnixTime) -> Vec<Entry> {
     let mut entries = Vec::new();
     if was_active && key.activates_at <= now {
         let at = key.activates_at;
-        entries.push(once("key.activated", &key.kid, at, now, SCHEDULE, "its time came"));
+        entries.push(once(Event::KeyActivated, &key.kid, at, now, SCHEDULE, "its time came"));
     }
     if let Some(at) = superseded_at.filter(|&at| at <= now && key.revoked_at.is_none() && !key.is_keyless()) {
         entries.push(once(
-            "key.retired",
+            Event::KeyRetired,
             &key.kid,
             at,
             now,
@@ -468,7 +471,14 @@ fn expiries<'a>(keys: &'a Keys, policy: &'a Policy, now: UnixTime) -> impl Itera
         .filter(move |key| key.state(policy, now) == State::Expired)
         .map(move |key| {
             let at = key.leaves_at(policy);
-            once("key.expired", &key.jwk.kid, at, now, SCHEDULE, "its stated end came")
+            once(
+                Event::KeyExpired,
+                &key.jwk.kid,
+                at,
+                now,
+                SCHEDULE,
+                "its stated end came",
+            )
         })
 }
 

@@ -1,11 +1,11 @@
 //! The removal of an algorithm: an explicit act that is announced ahead, and can be taken back while its last key is published.
 
 use crate::clock::{Seconds, UnixTime};
+use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{self, NewGeneration};
-use crate::store::audit::Entry;
 use crate::store::{Db, StoreError};
 
 use super::rotator::{RotationError, Rotator};
@@ -134,7 +134,7 @@ impl Rotator {
         if commit {
             change.insert(&generation, None).await?;
             change
-                .note(&about_removal("algorithm.removed", alg, now, actor, reason))
+                .note(&about_removal(Event::AlgorithmRemoved, alg, now, actor, reason))
                 .await?;
             let committed_at = self.clock.read().wall;
             change
@@ -170,7 +170,7 @@ impl Rotator {
         let kid = removal.kid.clone();
         change.purge(&kid).await?;
         change
-            .note(&about_removal("algorithm.kept", alg, now, actor, reason))
+            .note(&about_removal(Event::AlgorithmKept, alg, now, actor, reason))
             .await?;
         change.commit(None, now).await?;
         tracing::warn!(key.alg = %alg, key.kid = %kept.signs, reason, "the removal of an algorithm is taken back");
@@ -226,14 +226,6 @@ async fn clients_of(db: &Db, alg: Algorithm) -> Result<Vec<String>, StoreError> 
     Ok(found)
 }
 
-pub(super) fn about_removal(event: &'static str, alg: Algorithm, now: UnixTime, actor: &str, reason: &str) -> Entry {
-    Entry {
-        event,
-        subject: alg.name().to_owned(),
-        happened_at: now,
-        noted_at: now,
-        actor: actor.to_owned(),
-        reason: reason.to_owned(),
-        once: false,
-    }
+pub(super) fn about_removal(event: Event, alg: Algorithm, now: UnixTime, actor: &str, reason: &str) -> Entry {
+    Entry::new(event, alg.name(), now, actor, reason)
 }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::UnixTime;
 use crate::crypto::sealing::{MasterKeys, SealError};
+use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keyring::{Ledger, secret_binding};
 use crate::keys::emergency;
 use crate::keys::lifecycle::Keys;
 use crate::store::StoreError;
-use crate::store::audit::Entry;
 use crate::store::backup::{self, RestoreError};
 use crate::store::dump::Dump;
 
@@ -78,12 +78,14 @@ impl Rotator {
         revoked.extend(renewals.iter().flat_map(|renewal| renewal.revoke.iter().cloned()));
         for kid in &revoked {
             change.revoke(kid, now).await?;
-            change.note(&once("key.revoked", kid, now, now, actor, reason)).await?;
+            change
+                .note(&once(Event::KeyRevoked, kid, now, now, actor, reason))
+                .await?;
         }
         for row in dump.table("signing_keys").filter(|row| row.text("sealed").is_some()) {
             if let Some(kid) = row.text("kid").and_then(|kid| kid.parse().ok()) {
                 change
-                    .note(&once("key.destroyed", &kid, now, now, actor, reason))
+                    .note(&once(Event::KeyDestroyed, &kid, now, now, actor, reason))
                     .await?;
             }
         }
@@ -153,13 +155,11 @@ fn with_every_revocation(keys: &Keys, ledger: Option<&Ledger>, now: UnixTime, re
 }
 
 fn note(dump: &Dump, now: UnixTime, actor: &str) -> Entry {
-    Entry {
-        event: "database.restored",
-        subject: "database".to_owned(),
-        happened_at: now,
-        noted_at: now,
-        actor: actor.to_owned(),
-        reason: format!("from the backup of {}", dump.taken_at),
-        once: false,
-    }
+    Entry::new(
+        Event::DatabaseRestored,
+        "database",
+        now,
+        actor,
+        format!("from the backup of {}", dump.taken_at),
+    )
 }

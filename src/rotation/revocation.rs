@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::clock::UnixTime;
+use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::emergency::{self, Response, Revocation, UnknownKey};
 use crate::keys::lifecycle::Keys;
 use crate::store::StoreError;
-use crate::store::audit::Entry;
 use crate::store::signing_keys::SealedKey;
 
 use super::SCHEDULE;
@@ -51,7 +51,7 @@ fn thumbprints(keys: &Keys, kids: &[Kid]) -> Vec<Kid> {
 }
 
 /// The event of the audit log that tells that a node wrote a lost revocation again.
-const WRITTEN_AGAIN: &str = "key.revocation_restored";
+const WRITTEN_AGAIN: Event = Event::KeyRevocationRestored;
 
 impl Rotator {
     /// Writes a revocation again that the database has lost: this node's ledger names the key material, or another row of it is
@@ -70,15 +70,7 @@ impl Rotator {
                 Err(error) => return Err(error),
             };
             for kid in &revoked.revoked {
-                let entry = Entry {
-                    event: WRITTEN_AGAIN,
-                    subject: kid.as_str().to_owned(),
-                    happened_at: revoked.at,
-                    noted_at: revoked.at,
-                    actor: SCHEDULE.to_owned(),
-                    reason: reason.to_owned(),
-                    once: false,
-                };
+                let entry = Entry::new(WRITTEN_AGAIN, kid.as_str(), revoked.at, SCHEDULE, reason);
                 self.db.note(&entry).await?;
                 tracing::error!(key.kid = %kid, "a revocation that the database had lost is written again");
             }
@@ -160,21 +152,27 @@ impl Rotator {
         let signs_before = change.keys().active(revocation.alg, now).map(|key| key.kid.clone());
         for kid in &revocation.revoke {
             change.revoke(kid, now).await?;
-            change.note(&once("key.revoked", kid, at, at, actor, reason)).await?;
+            change
+                .note(&once(Event::KeyRevoked, kid, at, at, actor, reason))
+                .await?;
             if change.keys().find(kid).is_none() {
                 continue;
             }
-            change.note(&once("key.destroyed", kid, at, at, actor, reason)).await?;
+            change
+                .note(&once(Event::KeyDestroyed, kid, at, at, actor, reason))
+                .await?;
         }
         for kid in &revocation.destroy {
             change.destroy_private_half(kid).await?;
-            change.note(&once("key.destroyed", kid, at, at, actor, reason)).await?;
+            change
+                .note(&once(Event::KeyDestroyed, kid, at, at, actor, reason))
+                .await?;
         }
         if let Some(removal) = &revocation.ends_removal {
             change.purge(removal).await?;
             let reason = "an emergency replaced its last key";
             change
-                .note(&about_removal("algorithm.kept", revocation.alg, at, actor, reason))
+                .note(&about_removal(Event::AlgorithmKept, revocation.alg, at, actor, reason))
                 .await?;
         }
         let signed_before = revocation.replacement.is_none();

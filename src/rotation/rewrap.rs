@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use crate::clock::UnixTime;
 use crate::crypto::sealing::{MasterKeyId, MasterKeys, SealError};
+use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::keyring::{binding, secret_binding};
-use crate::store::audit::Entry;
 use crate::store::sealed::SealedRow;
 use crate::store::{Db, StoreError};
 
@@ -82,24 +82,16 @@ pub async fn rewrap(db: &Db, master_keys: &MasterKeys, actor: &str, now: UnixTim
         .iter()
         .filter(|row| open(row, master_keys).is_ok_and(|(id, _)| id != sealing || is_unnamed(row)))
         .collect();
-    let note = |event, reason| Entry {
-        event,
-        subject: sealing.to_string(),
-        happened_at: now,
-        noted_at: now,
-        actor: actor.to_owned(),
-        reason,
-        once: false,
-    };
+    let note = |event, reason: String| Entry::new(event, &sealing, now, actor, reason);
     let mut moved = 0;
     if !to_move.is_empty() {
         let reason = format!("{} rows are to move under it", to_move.len());
-        db.note(&note("master_key.rewrap_started", reason)).await?;
+        db.note(&note(Event::MasterKeyRewrapStarted, reason)).await?;
         for row in to_move {
             moved += usize::from(move_row(db, row, master_keys).await?);
         }
         let reason = format!("{moved} rows moved under it");
-        db.note(&note("master_key.rewrapped", reason)).await?;
+        db.note(&note(Event::MasterKeyRewrapped, reason)).await?;
     }
     let after = census(db, master_keys).await?;
     Ok(Rewrapped { before, after, moved })

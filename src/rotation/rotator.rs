@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Seconds, UnixTime};
 use crate::crypto::sealing::{MasterKeyId, MasterKeys, SealError};
+use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::jose::key::{KeyError, PrivateKey, RsaBits, SelfTestError, self_test};
@@ -15,7 +16,6 @@ use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::{self, NewGeneration, Step, plan};
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Doubt, TrustedTime};
-use crate::store::audit::Entry;
 use crate::store::signing_keys::{KeyChange, SealedKey};
 use crate::store::{Db, StoreError};
 
@@ -310,15 +310,13 @@ impl Rotator {
         let (from, to) = (step.from, step.to);
         change.step_clock(step).await?;
         change
-            .note(&Entry {
-                event: "clock.confirmed",
-                subject: "clock".to_owned(),
-                happened_at: to,
-                noted_at: to,
-                actor: actor.to_owned(),
-                reason: format!("{reason} (a step of {} from {from})", to - from),
-                once: false,
-            })
+            .note(&Entry::new(
+                Event::ClockConfirmed,
+                "clock",
+                to,
+                actor,
+                format!("{reason} (a step of {} from {from})", to - from),
+            ))
             .await?;
         change.commit(None, to).await?;
         tracing::warn!(%from, %to, actor, "the clock is confirmed; the times of the keys move by the step");
@@ -376,7 +374,7 @@ impl Rotator {
             Step::DestroyPrivateHalf { kid } => {
                 change.destroy_private_half(kid).await?;
                 let entry = once(
-                    "key.destroyed",
+                    Event::KeyDestroyed,
                     kid,
                     now,
                     now,
@@ -390,13 +388,13 @@ impl Rotator {
                 // A server that was away when its end came has not noted it yet, and the row will not be there to say so.
                 let left_at = change.keys().find_verifying(kid).map(|key| key.leaves_at(&self.policy));
                 if let Some(at) = left_at {
-                    let entry = once("key.expired", kid, at, now, SCHEDULE, "its stated end came");
+                    let entry = once(Event::KeyExpired, kid, at, now, SCHEDULE, "its stated end came");
                     change.note(&entry).await?;
                 }
                 let is_keyless = change.keys().find(kid).is_some_and(SigningKey::is_keyless);
                 if !is_keyless {
                     let entry = once(
-                        "key.purged",
+                        Event::KeyPurged,
                         kid,
                         now,
                         now,
@@ -505,8 +503,12 @@ pub(super) async fn insert(
 ) -> Result<(), StoreError> {
     change.insert(new, Some(key)).await?;
     let kid = &key.jwk.kid;
-    change.note(&once("key.created", kid, at, at, actor, reason)).await?;
-    change.note(&once("key.published", kid, at, at, actor, reason)).await?;
+    change
+        .note(&once(Event::KeyCreated, kid, at, at, actor, reason))
+        .await?;
+    change
+        .note(&once(Event::KeyPublished, kid, at, at, actor, reason))
+        .await?;
     tracing::info!(
         key.kid = %kid, key.alg = %new.alg, key.generation = new.generation, key.activates_at = %new.activates_at,
         reason, "a key is published"
@@ -515,22 +517,16 @@ pub(super) async fn insert(
 }
 
 pub(super) fn once(
-    event: &'static str,
+    event: Event,
     kid: &Kid,
     happened_at: UnixTime,
     noted_at: UnixTime,
     actor: &str,
     reason: &str,
 ) -> Entry {
-    Entry {
-        event,
-        subject: kid.as_str().to_owned(),
-        happened_at,
-        noted_at,
-        actor: actor.to_owned(),
-        reason: reason.to_owned(),
-        once: true,
-    }
+    Entry::new(event, kid.as_str(), noted_at, actor, reason)
+        .that_happened_at(happened_at)
+        .once()
 }
 
 #[cfg(test)]

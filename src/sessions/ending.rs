@@ -2,6 +2,7 @@
 
 use crate::accounts::session::{EndedBy, SessionId};
 use crate::accounts::user::UserId;
+use crate::events::Event;
 use crate::store::StoreError;
 use crate::store::sessions::ENDED_AT_ONCE;
 
@@ -39,7 +40,7 @@ impl Sessions {
     /// # Errors
     /// When the database does not answer.
     pub async fn end(&self, sid: SessionId, of: Option<UserId>, by: EndedBy, actor: &str) -> Result<bool, StoreError> {
-        let entry = self.entry("session.ended", sid, actor, by.name());
+        let entry = self.entry(Event::SessionEnded, sid, actor, by.name());
         let ended = self.db.end_session(sid, of, by, &entry).await?;
         if ended {
             self.have_ended(&[sid], by);
@@ -59,7 +60,7 @@ impl Sessions {
         by: EndedBy,
         actor: &str,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let entry = self.entry_about(String::new(), "session.ended", actor, by.name());
+        let entry = self.entry_about(String::new(), Event::SessionEnded, actor, by.name());
         let mut ended = Vec::new();
         loop {
             let some = self.db.end_some_sessions_of(user, except, by, &entry).await?;

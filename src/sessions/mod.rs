@@ -21,12 +21,12 @@ use crate::accounts::user::{Role, UserId};
 use crate::clock::{Clock, Seconds, UnixTime};
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
+use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::keyring::{CannotSign, Issued, Keyring};
 use crate::oauth::client::Audience;
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
-use crate::store::audit::Entry;
 use crate::store::sessions::{Claim, Claimed, Found, NewSession};
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
@@ -149,9 +149,9 @@ impl Sessions {
             device,
         };
         let whose = format!("user {}", user.user.id);
-        let entry = self.entry("session.started", token.sid, &whose, &whose);
+        let entry = self.entry(Event::SessionStarted, token.sid, &whose, &whose);
         let reason = format!("the account had more than {} sessions", self.settings.max_sessions);
-        let surplus = self.entry_about(String::new(), "session.ended", &whose, &reason);
+        let surplus = self.entry_about(String::new(), Event::SessionEnded, &whose, &reason);
         let begun = self
             .db
             .begin_session(&new, user, now, &entry, &surplus)
@@ -284,7 +284,7 @@ impl Sessions {
         let successor = token.successor(&self.hash_key, &family.salt);
         if self.replays.is_new(sid, token.generation) {
             let entry = self.entry(
-                "session.replayed",
+                Event::SessionReplayed,
                 sid,
                 &format!("user {}", family.session.user),
                 &format!("generation {} came again within the grace", token.generation),
@@ -304,9 +304,9 @@ impl Sessions {
     async fn kill(&self, family: &Family, by: EndedBy, device: &Device) -> Result<Refused, StoreError> {
         let session = &family.session;
         let (event, refused) = if by == EndedBy::Rollback {
-            ("session.rollback_detected", Refused::RolledBack)
+            (Event::SessionRollbackDetected, Refused::RolledBack)
         } else {
-            ("session.reuse_detected", Refused::Reused)
+            (Event::SessionReuseDetected, Refused::Reused)
         };
         // No address: this outlives the account. The log has it.
         let from = format!("client {}", session.client_id);
@@ -409,21 +409,13 @@ impl Sessions {
         }
     }
 
-    fn entry(&self, event: &'static str, sid: SessionId, actor: &str, reason: &str) -> Entry {
+    fn entry(&self, event: Event, sid: SessionId, actor: &str, reason: &str) -> Entry {
         self.entry_about(sid.to_string(), event, actor, reason)
     }
 
-    fn entry_about(&self, subject: String, event: &'static str, actor: &str, reason: &str) -> Entry {
+    fn entry_about(&self, subject: String, event: Event, actor: &str, reason: &str) -> Entry {
         let now = self.now();
-        Entry {
-            event,
-            subject,
-            happened_at: now,
-            noted_at: now,
-            actor: actor.to_owned(),
-            reason: reason.to_owned(),
-            once: false,
-        }
+        Entry::new(event, subject, now, actor, reason)
     }
 }
 

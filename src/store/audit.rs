@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::FromRow;
 
 use crate::clock::UnixTime;
+use crate::events::Entry;
 
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
@@ -20,7 +21,7 @@ const NEWEST_ABOUT: &str = "SELECT MAX(seq) FROM audit WHERE subject = $1";
 macro_rules! bound {
     ($entry:expr, $once:expr) => {
         sqlx::query(INSERT)
-            .bind($entry.event)
+            .bind($entry.event.name())
             .bind(&$entry.subject)
             .bind($entry.happened_at.0)
             .bind($entry.noted_at.0)
@@ -34,25 +35,6 @@ macro_rules! bound {
 const PRUNE: &str = "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE noted_at < $1 AND seq < (SELECT MAX(seq) FROM audit) \
                      AND (once IS NULL OR (subject NOT IN (SELECT kid FROM signing_keys) \
                      AND subject NOT IN (SELECT kid FROM verifying_keys))) ORDER BY seq LIMIT $2)";
-
-/// What is to be written down.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// What happened (`key.activated`, `client.created`).
-    pub event: &'static str,
-    /// The kid or the client id.
-    pub subject: String,
-    /// When it took effect.
-    pub happened_at: UnixTime,
-    /// When it is written down.
-    pub noted_at: UnixTime,
-    /// Who did it: a node's schedule, or a person by the command line.
-    pub actor: String,
-    /// Why.
-    pub reason: String,
-    /// Whether it happens to its subject only once.
-    pub once: bool,
-}
 
 /// What was written down.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize)]
@@ -137,7 +119,7 @@ impl Db {
 }
 
 pub(super) async fn insert(tx: &mut Tx, entry: &Entry) -> Result<bool, StoreError> {
-    let once = entry.once.then_some(entry.event);
+    let once = entry.once.then_some(entry.event.name());
     let rows = in_tx!(tx, |connection| bound!(entry, once)
         .execute(connection)
         .await?

@@ -1,12 +1,13 @@
 //! Tables `client_keys` and `client_assertions`: the public keys of clients, and what they have signed already.
 
 use crate::clock::UnixTime;
+use crate::events::Entry;
 use crate::jose::jwk::PublicJwk;
 use crate::keys::keyset::KeySet;
 use crate::oauth::client::{Client, ClientId};
 use crate::oauth::client_keys::ClientKeys;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::{Db, StoreError, Tx, clients, in_tx, on_read, on_write};
 
 const FIND: &str = "SELECT jwks, jwks_uri FROM client_keys WHERE client_id = $1";

@@ -3,12 +3,13 @@
 use sqlx::FromRow;
 
 use crate::clock::{Seconds, UnixTime};
+use crate::events::Entry;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Client, ClientId, SecretDigests};
 use crate::oauth::client_keys::ClientKeys;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::{ChangeId, Db, StoreError, Tx, client_keys, in_tx, on_read};
 
 const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_type, token_ttl, secret_digest, \

@@ -12,8 +12,9 @@ use sqlx::AssertSqlSafe;
 
 use crate::clock::UnixTime;
 use crate::crypto::sha256;
+use crate::events::Entry;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::backup::RestoreError;
 use super::tables::{Column, Columns, TABLES, columns, count, known_columns};
 use super::{Db, StoreError, Tx, in_tx, on_read};

@@ -3,8 +3,9 @@
 use sqlx::FromRow;
 
 use crate::clock::UnixTime;
+use crate::events::Entry;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
 pub(super) const ALL: &str = "SELECT jti, denied_until FROM denied_tokens";

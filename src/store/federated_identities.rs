@@ -3,8 +3,9 @@
 use crate::accounts::federation::Provider;
 use crate::accounts::user::UserId;
 use crate::clock::UnixTime;
+use crate::events::Entry;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::users::{self, StoredUser};
 use super::{Db, StoreError, Tx, in_tx, on_read};
 

@@ -4,8 +4,9 @@ use sqlx::FromRow;
 
 use crate::accounts::federation::{Provider, ProviderName};
 use crate::clock::UnixTime;
+use crate::events::Entry;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::{Db, StoreError, Tx, in_tx, on_read};
 
 const FIND: &str = "SELECT provider, issuer, client_id, scope, links_verified_emails_since, directories, \

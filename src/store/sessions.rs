@@ -10,8 +10,9 @@ use sqlx::FromRow;
 use crate::accounts::session::{Device, EndedBy, Session, SessionId};
 use crate::accounts::user::UserId;
 use crate::clock::{Seconds, UnixTime};
+use crate::events::Entry;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::users::StoredUser;
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 

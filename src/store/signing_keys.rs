@@ -3,6 +3,7 @@
 use sqlx::FromRow;
 
 use crate::clock::{Seconds, UnixTime};
+use crate::events::Entry;
 use crate::jose::jwk::{Kid, PublicJwk};
 use crate::keys::SigningKey;
 use crate::keys::kept::Kept;
@@ -11,7 +12,7 @@ use crate::keys::plan::NewGeneration;
 use crate::keys::trusted_time::{ClockStep, Record};
 use crate::keys::verifying::VerifyingKey;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::{ChangeId, Db, StoreError, Tx, in_tx, on_read};
 use super::{clock, verifying_keys};
 

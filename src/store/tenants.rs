@@ -5,8 +5,9 @@ use sqlx::FromRow;
 use crate::accounts::session::EndedBy;
 use crate::accounts::tenant::{Tenant, TenantId};
 use crate::clock::UnixTime;
+use crate::events::Entry;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::{Db, StoreError, in_tx, on_read, on_write, sessions};
 
 const FIND: &str = "SELECT tenant_id, name, created_at, disabled_at FROM tenants WHERE tenant_id = $1";

@@ -7,8 +7,9 @@ use crate::accounts::session::{EndedBy, SessionId};
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, Role, User, UserId};
 use crate::clock::UnixTime;
+use crate::events::Entry;
 
-use super::audit::{self, Entry};
+use super::audit;
 use super::{Db, StoreError, Tx, in_tx, on_read, sessions};
 
 const BY_ID: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, roles, password_hash, created_at, suspended_at \

@@ -14,10 +14,10 @@ use keyround::clock::{self, Clock, UnixTime};
 use keyround::config::{Config, Sources};
 use keyround::crypto::purpose::Purpose;
 use keyround::crypto::random::random_secret;
+use keyround::events::{Entry, Event};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::TokenType;
 use keyround::oauth::client::{Client, Grant};
-use keyround::store::audit::Entry;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -385,13 +385,5 @@ fn client(alg: Algorithm, token_type: TokenType) -> Client {
 }
 
 fn created(client: &Client) -> Entry {
-    Entry {
-        event: "client.created",
-        subject: client.id.to_string(),
-        happened_at: client.created_at,
-        noted_at: client.created_at,
-        actor: "test".to_owned(),
-        reason: "test".to_owned(),
-        once: false,
-    }
+    Entry::new(Event::ClientCreated, &client.id, client.created_at, "test", "test")
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use keyround::config::settings::markdown_table;
+use keyround::events::Event;
 use keyround::http::auth::problem;
 
 fn root() -> PathBuf {
@@ -237,6 +238,28 @@ fn no_other_file_writes_a_path_out() {
         let code = code.split("#[cfg(test)]").next().unwrap();
         let written = paths.iter().filter(|path| code.contains(&format!("\"{path}\"")));
         breaches.extend(written.map(|path| format!("src/{file} writes {path}")));
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
+}
+
+#[test]
+fn the_documentation_names_every_event() {
+    let page = read("docs/reference/events.md");
+    let named: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert_eq!(named, Event::ALL.map(Event::name), "docs/reference/events.md");
+}
+
+/// An event that is written out elsewhere could have another name there.
+#[test]
+fn no_other_file_writes_an_event_out() {
+    let mut breaches = Vec::new();
+    for (file, code) in sources().iter().filter(|(file, _)| file != "events.rs") {
+        let code = code.split("#[cfg(test)]").next().unwrap();
+        let written = Event::ALL.iter().filter(|event| code.contains(&format!("\"{event}\"")));
+        breaches.extend(written.map(|event| format!("src/{file} writes {event}")));
     }
     assert!(breaches.is_empty(), "{breaches:#?}");
 }

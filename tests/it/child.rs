@@ -12,12 +12,12 @@ use keyround::clock::{Clock, UnixTime, sleep};
 use keyround::config::settings;
 use keyround::crypto::purpose::Purpose;
 use keyround::crypto::random::random_secret;
+use keyround::events::Entry;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::key::PrivateKey;
 use keyround::keyring::binding;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::Db;
-use keyround::store::audit::Entry;
 
 use crate::helpers::{TestDatabase, config, entry, master_key};
 use crate::rows::Raw;

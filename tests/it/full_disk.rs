@@ -32,7 +32,7 @@ async fn the_connection_of_a_write_that_failed_is_replaced() {
         // SQLite rolls back by itself, as it does when the disk is full.
         on_writer(&db, "PRAGMA max_page_count = 1").await;
         let error = loop {
-            match db.note(&entry("test.filled", &"x".repeat(2_000))).await {
+            match db.note(&entry("database.pruned", &"x".repeat(2_000))).await {
                 Ok(noted) => assert!(noted),
                 Err(error) => break error,
             }
@@ -41,7 +41,9 @@ async fn the_connection_of_a_write_that_failed_is_replaced() {
         assert!(is_full, "{error}");
         // The new connection knows no such bound.
         for _ in 0..10 {
-            db.note(&entry("test.went_on", &format!("{round}"))).await.unwrap();
+            db.note(&entry("database.backed_up", &format!("{round}")))
+                .await
+                .unwrap();
         }
     }
 }

@@ -11,10 +11,10 @@ use keyround::crypto::keyed_hash::HashKey;
 use keyround::crypto::purpose::Purpose;
 use keyround::crypto::random::random_secret;
 use keyround::crypto::sealing::MasterKey;
+use keyround::events::{Entry, Event};
 use keyround::jose::alg::Algorithm;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::Db;
-use keyround::store::audit::Entry;
 use keyround::values::Database;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -260,16 +260,11 @@ pub fn private_fixture(name: &str) -> String {
     folder.join(name).display().to_string()
 }
 
-pub fn entry(event: &'static str, subject: &str) -> Entry {
-    Entry {
-        event,
-        subject: subject.to_owned(),
-        happened_at: START,
-        noted_at: START,
-        actor: "test".to_owned(),
-        reason: "test".to_owned(),
-        once: false,
-    }
+/// An entry about the event of this name.
+pub fn entry(event: &str, subject: &str) -> Entry {
+    let named = |known: &Event| known.name() == event;
+    let event = Event::ALL.into_iter().find(named);
+    Entry::new(event.expect("an event"), subject, START, "test", "test")
 }
 
 /// A master key that opens what a server with [`config`] sealed.

@@ -11,8 +11,8 @@ use keyround::config::{Config, Sources};
 use keyround::crypto::keyed_hash::HashKey;
 use keyround::crypto::purpose::Purpose;
 use keyround::crypto::random::random_secret;
+use keyround::events::Entry;
 use keyround::keyring::binding;
-use keyround::store::audit::Entry;
 use serde_json::Value;
 
 use crate::helpers::{entry, master_key};

@@ -64,7 +64,7 @@ async fn log_in(raw: &Raw, user: UserId, tenant: &TenantId) -> SessionId {
 
 async fn change(db: &Db, id: UserId, change: UserChange) -> Option<Vec<SessionId>> {
     let ended = db
-        .change_user(id, &change, &entry("user.changed", &id.to_string()))
+        .change_user(id, &change, &entry("user.roles_changed", &id.to_string()))
         .await;
     ended.unwrap().map(|mut ended| {
         ended.sort();
@@ -146,7 +146,10 @@ crate::on_both_databases!(suspension_ends_every_session_and_lifting_it_revives_n
     assert_eq!(change(&db, UserId::generate(START), UserChange::Suspend).await, None);
     let noted = db.audit(None, 100).await.unwrap();
     assert_eq!(
-        noted.iter().filter(|record| record.event == "user.changed").count(),
+        noted
+            .iter()
+            .filter(|record| record.event == "user.roles_changed")
+            .count(),
         2,
         "what changed nothing is no event"
     );
@@ -241,7 +244,7 @@ crate::on_both_databases!(
         let bob = create(&db, "bob", &default).await;
         let (sid, other) = (log_in(&raw, ada, &acme).await, log_in(&raw, bob, &default).await);
         let change = async |change| {
-            db.change_tenant(&acme, change, &entry("tenant.changed", "acme"))
+            db.change_tenant(&acme, change, &entry("tenant.disabled", "acme"))
                 .await
                 .unwrap()
         };
@@ -260,14 +263,14 @@ crate::on_both_databases!(
             assert_eq!(ended_for(&db, &raw, sid).await.as_deref(), Some("tenant_disabled"));
         }
         let nobody: TenantId = "nobody".parse().unwrap();
-        let entry = entry("tenant.changed", "nobody");
+        let entry = entry("tenant.disabled", "nobody");
         assert_eq!(
             db.change_tenant(&nobody, TenantChange::Disable, &entry).await.unwrap(),
             None
         );
         let noted = db.audit(None, 100).await.unwrap();
         assert_eq!(
-            noted.iter().filter(|record| record.event == "tenant.changed").count(),
+            noted.iter().filter(|record| record.event == "tenant.disabled").count(),
             2
         );
         let tenants = db.tenants(None, 100).await.unwrap();

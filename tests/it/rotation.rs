@@ -265,7 +265,7 @@ impl TestApp {
         let other = self.create_client("ES256", Some(Algorithm::Es256)).await;
         let digest = self.running.server.hash_key.digest(Purpose::ClientSecret, &secret);
         let change = keyround::store::clients::ClientChange::ChangeSecret { digest };
-        let entry = crate::helpers::entry("client.changed", "ES256");
+        let entry = crate::helpers::entry("client.updated", "ES256");
         assert!(
             self.db()
                 .change_client(&"ES256".parse().unwrap(), &change, &entry)

@@ -87,13 +87,13 @@ async fn the_log_shrinks_once_a_slow_reader_has_gone() {
     let mut number = 0;
     while size(&database, "-wal") < 6_000_000 {
         number += 1;
-        db.note(&entry("test.filled", &format!("{number}{text}")))
+        db.note(&entry("database.pruned", &format!("{number}{text}")))
             .await
             .unwrap();
     }
     slow.rollback().await.unwrap();
     for number in 0..3 {
-        db.note(&entry("test.filled", &format!("small {number}")))
+        db.note(&entry("database.pruned", &format!("small {number}")))
             .await
             .unwrap();
     }
@@ -131,7 +131,7 @@ async fn who_is_deleted_is_in_no_file() {
 
 /// A record of this time; one of `START` would put the clocks of the commands in doubt.
 async fn note(db: &Db, subject: &str, at: keyround::clock::UnixTime) {
-    let mut entry = entry("test.filled", subject);
+    let mut entry = entry("database.pruned", subject);
     (entry.happened_at, entry.noted_at) = (at, at);
     db.note(&entry).await.unwrap();
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyround::clock::{Clock, Seconds, UnixTime};
+use keyround::events::Event;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::Kid;
 use keyround::keys::kept::Kept;
@@ -265,11 +266,11 @@ crate::on_both_databases!(what_happens_once_is_noted_once, |database| {
     assert!(!other.note(&later).await.unwrap());
     let mut change = db.change_keys().await.unwrap();
     assert!(!change.note(&later).await.unwrap());
-    assert!(change.note(&entry("key.seen", "kid-1")).await.unwrap());
+    assert!(change.note(&entry("key.published", "kid-1")).await.unwrap());
     change.commit(None, START).await.unwrap();
     // Another event, another subject, and what may happen again.
     let (mut retired, mut elsewhere) = (once.clone(), entry("key.activated", "kid-2"));
-    retired.event = "key.retired";
+    retired.event = Event::KeyRetired;
     elsewhere.once = true;
     let again = entry("client.secret_changed", "kid-1");
     for (entry, expected) in [(&retired, true), (&elsewhere, true), (&again, true), (&again, true)] {
@@ -478,7 +479,7 @@ crate::on_both_databases!(a_client_is_changed, |database| {
         let (db, id) = (&db, &id);
         async move {
             let changed = db
-                .change_client(id, &change, &entry("client.changed", "billing"))
+                .change_client(id, &change, &entry("client.updated", "billing"))
                 .await
                 .unwrap();
             assert_eq!(changed, expected, "{change:?}");

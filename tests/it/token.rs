@@ -69,7 +69,7 @@ pub async fn register(app: &TestApp, client: &Client) -> String {
 pub async fn change(app: &TestApp, id: &str, change: ClientChange) {
     let db = &app.running.server.db;
     assert!(
-        db.change_client(&id.parse().unwrap(), &change, &entry("client.changed", id))
+        db.change_client(&id.parse().unwrap(), &change, &entry("client.updated", id))
             .await
             .unwrap()
     );

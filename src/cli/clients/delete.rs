@@ -1,5 +1,6 @@
 //! `keyround clients delete`.
 
+use crate::events::Event;
 use crate::oauth::client::ClientId;
 use crate::store::clients::ClientChange;
 
@@ -34,7 +35,7 @@ pub async fn run(context: &Context, id: &ClientId, confirmation: &Confirmation) 
         context,
         id,
         &ClientChange::Delete,
-        "client.deleted",
+        Event::ClientDeleted,
         ["is deleted", "was deleted already"],
     )
     .await

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::events::Event;
 use crate::jose::jwk_set::LeftOut;
 use crate::keys::keyset::KeySet;
 use crate::oauth::client::{Client, ClientId, JwksUri};
@@ -43,7 +44,7 @@ impl Source {
 pub async fn create(context: &Context, client: &Client, source: Source) -> Result<(), Failure> {
     let (keys, left_out) = source.read()?;
     let (config, foundation) = context.foundation().await?;
-    let entries = ["client.created", "client.keys_changed"]
+    let entries = [Event::ClientCreated, Event::ClientKeysChanged]
         .map(|event| entry(event, &client.id, client.created_at, &ACTOR, "registered"));
     let db = &foundation.rotator.db;
     if !db.create_client_with_keys(client, &keys, entries.each_ref()).await? {
@@ -70,7 +71,7 @@ pub async fn set(context: &Context, id: &ClientId, source: Source) -> Result<(),
     let (keys, left_out) = source.read()?;
     let (config, foundation) = context.foundation().await?;
     let now = context.clock.read().wall;
-    let entry = entry("client.keys_changed", id, now, &ACTOR, "asked for");
+    let entry = entry(Event::ClientKeysChanged, id, now, &ACTOR, "asked for");
     if !foundation.rotator.db.set_client_keys(id, &keys, &entry).await? {
         return Err(unknown(id));
     }

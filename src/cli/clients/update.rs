@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::clock::Seconds;
+use crate::events::Event;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk_set::LeftOut;
 use crate::jose::jwt::TokenType;
@@ -170,7 +171,7 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
                 .map(|(name, old, new)| format!("{name} from '{old}' to '{new}'"))
                 .collect();
             entries.push(entry(
-                "client.updated",
+                Event::ClientUpdated,
                 &id,
                 now,
                 &ACTOR,
@@ -178,7 +179,7 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
             ));
         }
         if let Some(keys) = keys {
-            entries.push(entry("client.keys_changed", &id, now, &ACTOR, "asked for"));
+            entries.push(entry(Event::ClientKeysChanged, &id, now, &ACTOR, "asked for"));
             let before = old_keys.as_ref().map_or_else(|| "a secret".to_owned(), keys::told);
             differences.push(("keys", before, keys::told(keys)));
         }

@@ -7,9 +7,9 @@ use serde_json::json;
 
 use crate::app::open_database;
 use crate::config::Config;
+use crate::events::{Entry, Event};
 use crate::keyring::trusted_time;
 use crate::rotation::sealing::heartbeat_memory;
-use crate::store::audit::Entry;
 use crate::store::backup::RestoreError;
 use crate::store::copy::{CopiedTable, CopyError};
 use crate::values::Database;
@@ -55,14 +55,14 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
         .await
         .map_err(|error| Failure::from(error).located(&target))?;
     let from = config.database.to_string();
-    let entry = |rows: u64| Entry {
-        event: "database.copied",
-        subject: "database".to_owned(),
-        happened_at: now,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
-        reason: format!("{rows} rows from {from}"),
-        once: false,
+    let entry = |rows: u64| {
+        Entry::new(
+            Event::DatabaseCopied,
+            "database",
+            now,
+            ACTOR.as_str(),
+            format!("{rows} rows from {from}"),
+        )
     };
     let tables = source
         .copy_to(&other, &from, now, entry)

@@ -9,6 +9,7 @@ use crate::accounts::federation::{
     Directories, DirectoryId, OpenIdScope, Provider, ProviderClientId, ProviderIssuer, ProviderName,
 };
 use crate::clock::UnixTime;
+use crate::events::Event;
 use crate::store::StoreError;
 use crate::store::identity_providers::{ProviderUpdate, Updated};
 
@@ -177,14 +178,14 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
                 .map(|(name, old, new)| format!("{name} from '{old}' to '{new}'"))
                 .collect();
             entries.push(entry(
-                "provider.updated",
+                Event::ProviderUpdated,
                 name,
                 now,
                 &format!("changed {}", told.join(", ")),
             ));
         }
         if sealed.is_some() {
-            entries.push(entry("provider.secret_changed", name, now, "asked for"));
+            entries.push(entry(Event::ProviderSecretChanged, name, now, "asked for"));
         }
         let update = ProviderUpdate {
             old: &old,

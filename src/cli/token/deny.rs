@@ -5,8 +5,8 @@ use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use crate::clock::{Seconds, UnixTime};
+use crate::events::{Entry, Event};
 use crate::keyring::trusted_time;
-use crate::store::audit::Entry;
 use crate::text;
 
 use crate::cli::context::{ACTOR, Context, Failure};
@@ -60,15 +60,13 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
             output::time(request.until, now)
         )));
     }
-    let entry = Entry {
-        event: "token.denied",
-        subject: request.jti.clone(),
-        happened_at: now,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
-        reason: request.reason.clone(),
-        once: false,
-    };
+    let entry = Entry::new(
+        Event::TokenDenied,
+        &request.jti,
+        now,
+        ACTOR.as_str(),
+        request.reason.clone(),
+    );
     let denied = db.deny_token(&request.jti, until, &entry).await?;
     if context.json {
         output::json(&json!({ "jti": request.jti, "denied_until": until.rfc3339(), "changed": denied }));

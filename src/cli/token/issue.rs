@@ -7,11 +7,11 @@ use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use crate::app::StartError;
+use crate::events::{Entry, Event};
 use crate::keyring::Keyring;
 use crate::oauth::client::{Audience, ClientId, Grant};
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Defaults, Granted, TokenRequest, grant};
-use crate::store::audit::Entry;
 
 use crate::cli::context::{ACTOR, Context, Failure};
 use crate::cli::output;
@@ -86,15 +86,13 @@ pub async fn run(context: &Context, request: Request) -> Result<(), Failure> {
         .map_err(|error| Failure::Refused(error.to_string()))?;
     // Written down before it is handed out.
     let now = context.clock.read().wall;
-    let entry = Entry {
-        event: "token.issued",
-        subject: granted.client_id.clone(),
-        happened_at: now,
-        noted_at: now,
-        actor: ACTOR.to_owned(),
-        reason: format!("{} (jti {})", request.reason, issued.claims.jti),
-        once: false,
-    };
+    let entry = Entry::new(
+        Event::TokenIssued,
+        &granted.client_id,
+        now,
+        ACTOR.as_str(),
+        format!("{} (jti {})", request.reason, issued.claims.jti),
+    );
     rotator.db.note(&entry).await?;
     if context.json {
         output::json(&json!({

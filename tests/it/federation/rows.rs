@@ -34,7 +34,7 @@ async fn create(db: &Db, provider: &Provider) -> bool {
 }
 
 async fn change(db: &Db, provider: &Provider, change: &ProviderChange) -> bool {
-    let entry = entry("provider.changed", provider.name.as_str());
+    let entry = entry("provider.updated", provider.name.as_str());
     db.change_identity_provider(&provider.name, change, &entry)
         .await
         .unwrap()

@@ -276,7 +276,7 @@ crate::on_both_databases!(
 /// What an operator does to an account, on this server.
 async fn change(app: &TestApp, user: &StoredUser, change: &UserChange) -> Option<Vec<SessionId>> {
     let server = &app.running.server;
-    let entry = entry("user.changed", "ada");
+    let entry = entry("user.roles_changed", "ada");
     let ended = server.db.change_user(user.user.id, change, &entry).await.unwrap()?;
     server.sessions.have_ended(&ended, EndedBy::Suspension);
     Some(ended)

@@ -243,7 +243,10 @@ impl Schedule<'_> {
                 let server = &self.nodes[node].running.server;
                 let user = self.login.user;
                 for change in [UserChange::Suspend, UserChange::Resume] {
-                    let ended = server.db.change_user(user, &change, &entry("user.changed", "x")).await;
+                    let ended = server
+                        .db
+                        .change_user(user, &change, &entry("user.roles_changed", "x"))
+                        .await;
                     server
                         .sessions
                         .have_ended(&ended.unwrap().unwrap(), EndedBy::Suspension);
