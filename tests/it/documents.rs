@@ -219,3 +219,25 @@ fn every_page_has_its_place_in_the_book() {
     assert!(missing.is_empty(), "not once in docs/SUMMARY.md: {missing:?}");
     assert!(listed.len() > 40);
 }
+
+/// What it says of where things are.
+#[test]
+fn the_page_for_contributors_names_what_there_is() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("CONTRIBUTING.md")).unwrap();
+    let missing: Vec<&str> = crate::owasp::named(&page)
+        .into_iter()
+        .filter(|test| *test != "file::test" && !crate::owasp::exists(test))
+        .collect();
+    assert!(missing.is_empty(), "there are no such tests: {missing:#?}");
+    let top = ["src/", "tests/", "docs/", "deploy/", "migrations/"];
+    let paths: Vec<&str> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| top.iter().any(|top| text.starts_with(top)) && !text.contains(' '))
+        .collect();
+    assert!(paths.len() > 25, "{paths:?}");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let missing: Vec<&&str> = paths.iter().filter(|path| !root.join(path).exists()).collect();
+    assert!(missing.is_empty(), "there are no such files: {missing:#?}");
+}
