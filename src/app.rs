@@ -158,7 +158,7 @@ fn why_not_bound(setting: &'static str, address: SocketAddr, error: &std::io::Er
     };
     match error.kind() {
         ErrorKind::AddrInUse => format!(
-            "another program uses port {port}; stop it ('ss -ltnp sport = :{port}' names it), or choose another port by {}",
+            "another program uses port {port}; stop it ('ss -tanp sport = :{port}' names it, be it a listener or a connection), or choose another port by {}",
             instead(port.checked_add(1).unwrap_or(8080))
         ),
         ErrorKind::PermissionDenied => format!(

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD_NO_PAD as BASE64, BASE64_URL_SAFE_NO_PAD as BASE64URL};
-use url::Url;
+use url::{Host, Url};
 
 /// Why the content of a file is not read as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,6 +127,56 @@ pub fn may_be_secret(text: &str) -> bool {
     holds_key(text) || is_token(text) || is_random || is_hexadecimal
 }
 
+/// The same of a text that may hold other words beside it: a list, a policy, a URL with a password.
+#[must_use]
+pub fn holds_secret(text: &str) -> bool {
+    let mut words = text.split([' ', ',', ';', '=', '"', '\'', '[', ']']);
+    may_be_secret(text) || words.any(may_be_secret) || has_password(text)
+}
+
+/// Whether a text is a URL with a password, or one that lacks its scheme.
+fn has_password(text: &str) -> bool {
+    let (_, rest) = text.split_once("://").unwrap_or(("", text));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+}
+
+/// Why DNS cannot have the host of a URL, as the rest of a sentence; none for a host that it can have, or an address. An underscore is
+/// accepted where names of services and machines have one: browsers send such origins.
+#[must_use]
+pub fn host_fault(url: &Url) -> Option<&'static str> {
+    let Some(Host::Domain(name)) = url.host() else {
+        return None;
+    };
+    let is_of_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-_".contains(&octet);
+    if let Some(name) = name.strip_suffix('.')
+        && !name.is_empty()
+        && !name.ends_with('.')
+    {
+        return Some("has a host with a dot at its end, which browsers and verifiers take for another host");
+    }
+    let labels = || name.split('.');
+    if labels().any(str::is_empty) {
+        return Some("has a host with a label that is empty");
+    }
+    if name.len() > 253 {
+        return Some("has a host of more than 253 characters");
+    }
+    if labels().any(|label| label.len() > 63) {
+        return Some("has a host with a label of more than 63 characters");
+    }
+    if !labels().all(|label| label.bytes().all(is_of_name)) {
+        return Some("has a host with characters other than letters, digits, hyphens and dots");
+    }
+    if labels().any(|label| label.starts_with('-') || label.ends_with('-')) {
+        return Some("has a host with a label that begins or ends with a hyphen");
+    }
+    if name.rsplit_once('.').is_some_and(|(_, last)| last.contains('_')) {
+        return Some("has a host with an underscore in its last label");
+    }
+    None
+}
+
 /// Whether a text has the form of a token: JWS or JWE in its compact serialization (RFC 7515, RFC 7516).
 #[must_use]
 pub fn is_token(text: &str) -> bool {
@@ -135,7 +185,8 @@ pub fn is_token(text: &str) -> bool {
     matches!(parts.len(), 3 | 5) && parts[0].starts_with("eyJ") && parts.iter().all(|part| part.bytes().all(is_plain))
 }
 
-/// The name that a text was meant to be, if one is near enough: capitals and separators aside, a third of the letters may be wrong.
+/// The name that a text was meant to be, if one is near enough: capitals and separators aside, a third of the letters may be wrong, and
+/// one in any name.
 #[must_use]
 pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.replace(['_', '.', '-', '+', ' '], "").to_lowercase();
@@ -143,7 +194,8 @@ pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
     names
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&written, &plain(name)), name))
-        .filter(|(distance, name)| distance * 3 <= name.len())
+        // One letter may be wrong in a short name too.
+        .filter(|(distance, name)| distance * 3 <= name.len().max(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
@@ -226,6 +278,29 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_known_among_other_words() {
+        for text in [
+            r#"["-----BEGIN PRIVATE KEY-----\nMIGH"]"#,
+            "['sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=']",
+            "RS256,eyJhbGciOiJFUzI1NiJ9.e30.AAAA",
+            "api role=admin;0123456789abcdef0123456789abcdef",
+            "https://ada:pw@id.example.com/a",
+            "ada:pw@id.example.com",
+        ] {
+            assert!(holds_secret(text), "{text}");
+        }
+        for text in [
+            "[\"RS256\", \"ES256\"]",
+            "api audience=https://api.example.com role=admin",
+            "https://app.example.com:8443/@x:y",
+            "ada@example.com",
+            "",
+        ] {
+            assert!(!holds_secret(text), "{text}");
+        }
+    }
+
+    #[test]
     fn a_name_that_is_nearly_right_is_suggested() {
         for (text, names, nearest_name) in [
             ("es256", &["RS256", "ES256"][..], Some("ES256")),
@@ -235,6 +310,8 @@ mod tests {
             ("ES384", &["RS256", "ES256"], None),
             ("xml", &["text", "json"], None),
             ("", &["text"], None),
+            ("d", &["keys", "db"], Some("db")),
+            ("tomato", &["db", "man"], None),
         ] {
             assert_eq!(nearest(text, names.iter().copied()), nearest_name, "{text}");
         }

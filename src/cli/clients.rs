@@ -218,6 +218,9 @@ async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
     if let Some(keys) = keys {
         return keys::create(context, &client, keys).await;
     }
+    if brought.is_none() {
+        output::require_reader()?;
+    }
     let (_, foundation) = context.foundation().await?;
     if let Some(secret) = brought {
         if !register_with(
@@ -245,10 +248,10 @@ async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
     if context.json {
         let mut shown = to_json(&client);
         shown["client_secret"] = json!(secret.as_str());
-        output::json(&shown);
+        output::secret_json(&shown);
     } else {
         output::line(&format!("client id      {}", client.id));
-        output::line(&format!("client secret  {}", secret.as_str()));
+        output::secret(&format!("client secret  {}", secret.as_str()));
         output::line("The secret is shown this once; keep it where only the client can read it.");
     }
     Ok(())
@@ -421,6 +424,9 @@ async fn change_client(
 
 async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<PathBuf>) -> Result<(), Failure> {
     let brought = secret_file.as_deref().map(secret_of).transpose()?;
+    if brought.is_none() {
+        output::require_reader()?;
+    }
     let (_, foundation) = context.foundation().await?;
     let fresh = fresh_secret()?;
     let secret = brought.as_ref().map_or(fresh.as_str(), ClientSecret::as_str);
@@ -443,12 +449,12 @@ async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<Pat
         if shown {
             told["client_secret"] = json!(secret);
         }
-        output::json(&told);
+        output::secret_json(&told);
         return Ok(());
     }
     output::line(&format!("client id      {id}"));
     if shown {
-        output::line(&format!("client secret  {secret}"));
+        output::secret(&format!("client secret  {secret}"));
         output::line("The secret is shown this once. The one before stays valid until the secret is changed again.");
     } else {
         output::line("client secret  as in the file");

@@ -29,11 +29,12 @@ mod users;
 mod welcome;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::clock::Clock;
@@ -219,6 +220,12 @@ fn flags(set: &[String]) -> Result<BTreeMap<String, String>, Failure> {
         let (name, value) = text.split_once('=').ok_or_else(|| {
             Failure::Usage("--set takes SETTING=VALUE, such as --set keys.rotation_period=10d".to_owned())
         })?;
+        if settings::find(name).is_none() && text::may_be_secret(name) {
+            return Err(Failure::Usage(
+                "--set names a setting before '='; what was given is not repeated, because it may be a secret"
+                    .to_owned(),
+            ));
+        }
         if settings::find(name).is_some_and(|setting| setting.secret) {
             return Err(Failure::Usage(format!(
                 "--set {name} may give a secret, which every process of this machine can read; use {name}_file, or the \
@@ -233,33 +240,67 @@ fn flags(set: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 /// Help and version as they are; a mistake as its one sentence.
 fn refuse_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // Nothing is left to do when standard output is closed.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        return match error.print().and_then(|()| std::io::stdout().flush()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                say(&format!("the output could not be written: {error}"), 1, wants_json());
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
+        };
     }
-    let json = wants_json();
+    say(&mistake(error), 2, wants_json());
+    ExitCode::from(2)
+}
+
+/// What was wrong with the arguments, in one sentence.
+fn mistake(error: &clap::Error) -> String {
     let text = without_secrets(error);
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return format!("a command is missing; '{} --help' names them", shown_command(&text));
+    }
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let sentence: Vec<&str> = lines()
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .filter(|line| !line.starts_with("tip:"))
         .collect();
     // "tip: a similar subcommand exists: 'keys'"
-    let similar = lines()
-        .find_map(|line| line.strip_prefix("tip:")?.split_once("similar")?.1.split_once(": "))
-        .map_or(String::new(), |(_, names)| format!("; did you mean {names}?"));
+    let tip = || {
+        lines()
+            .find_map(|line| line.strip_prefix("tip:")?.split_once("similar")?.1.split_once(": "))
+            .map(|(_, names)| names.to_owned())
+    };
+    let similar = nearest_name(error, &shown_command(&text))
+        .or_else(tip)
+        .map_or(String::new(), |names| format!("; did you mean {names}?"));
     let sentence = sentence.join(" ") + &similar;
-    let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        say(
-            &format!("a command is missing; '{} --help' names them", shown_command(&text)),
-            2,
-            json,
-        );
-    } else {
-        say(&output::printable(sentence), 2, json);
+    output::printable(sentence.strip_prefix("error: ").unwrap_or(&sentence))
+}
+
+/// The command or flag that was meant. What clap proposes comes after it: it finds nothing for a short name or a separator of another kind,
+/// and a flag's opposite (`--no-...`) as soon as the flag.
+fn nearest_name(error: &clap::Error, shown: &str) -> Option<String> {
+    let (_, ContextValue::String(written)) = error
+        .context()
+        .find(|(kind, _)| matches!(kind, ContextKind::InvalidSubcommand | ContextKind::InvalidArg))?
+    else {
+        return None;
+    };
+    let mut whole = Arguments::command();
+    whole.build();
+    let mut command = &whole;
+    for word in shown.split(' ').skip(1) {
+        let Some(inner) = command.find_subcommand(word) else {
+            break;
+        };
+        command = inner;
     }
-    ExitCode::from(2)
+    if let Some(flag) = written.strip_prefix("--") {
+        let flag = flag.split('=').next().unwrap_or_default();
+        let known = text::nearest(flag, command.get_arguments().filter_map(clap::Arg::get_long))?;
+        return Some(format!("'--{known}'"));
+    }
+    let known = text::nearest(written, command.get_subcommands().map(clap::Command::get_name))?;
+    Some(format!("'{known}'"))
 }
 
 fn execute(arguments: Arguments) -> Result<(), Failure> {
@@ -312,4 +353,77 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
         Ok(config) => failure.located(&config.database),
         Err(_) => failure,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The name with one letter missing, doubled, or changed with its neighbour, and with another separator.
+    fn misspelt(name: &str) -> Vec<String> {
+        let letters: Vec<char> = name.chars().collect();
+        let mut variants = vec![name.replace('-', "_"), name.replace('-', ""), name.to_uppercase()];
+        // In long names at the ends and in the middle, for each variant takes milliseconds.
+        let is_tried = |at: &usize| letters.len() <= 4 || [0, letters.len() / 2, letters.len() - 1].contains(at);
+        for at in (0..letters.len()).filter(is_tried) {
+            let mut missing = letters.clone();
+            missing.remove(at);
+            let mut doubled = letters.clone();
+            doubled.insert(at, letters[at]);
+            let mut swapped = letters.clone();
+            swapped.swap(at, (at + 1).min(letters.len() - 1));
+            variants.extend([missing, doubled, swapped].map(String::from_iter));
+        }
+        variants
+    }
+
+    fn compare(command: &clap::Command, path: &[&str], without: &mut Vec<String>) {
+        let names = command.get_subcommands().map(|inner| inner.get_name().to_owned());
+        let here = command
+            .get_arguments()
+            .filter(|flag| path.len() == 1 || !flag.is_global_set());
+        let flags = here
+            .filter_map(clap::Arg::get_long)
+            .filter(|flag| path.len() == 1 || !matches!(*flag, "help" | "version"));
+        let names: Vec<String> = names.chain(flags.map(|flag| format!("--{flag}"))).collect();
+        for name in &names {
+            for variant in misspelt(name.trim_start_matches("--")) {
+                let variant = if name.starts_with("--") {
+                    format!("--{variant}")
+                } else {
+                    variant
+                };
+                if names.contains(&variant) || variant.len() < 2 || variant == "--" {
+                    continue;
+                }
+                let arguments = [path, &[&variant]].concat();
+                let Err(error) = Arguments::try_parse_from(&arguments) else {
+                    continue;
+                };
+                let sentence = mistake(&error);
+                let is_unknown = matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument);
+                // `--o-link` is as near to `--link` as to `--no-link`.
+                let plain = name.replacen("--no-", "--", 1);
+                if is_unknown
+                    && ![name, &plain]
+                        .iter()
+                        .any(|meant| sentence.contains(&format!("'{meant}'")))
+                {
+                    without.push(format!("{}: {sentence}", arguments.join(" ")));
+                }
+            }
+        }
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            compare(inner, &[path, &[inner.get_name()]].concat(), without);
+        }
+    }
+
+    #[test]
+    fn every_command_and_flag_that_is_nearly_right_is_proposed() {
+        let mut command = Arguments::command();
+        command.build();
+        let mut without = Vec::new();
+        compare(&command, &["keyround"], &mut without);
+        assert!(without.is_empty(), "{} {without:#?}", without.len());
+    }
 }

@@ -5,20 +5,33 @@ use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom, fallocate, fcntl_getfl, fstat, makedev, seek};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::keys::lifecycle::State;
 pub use crate::text::printable;
 
+use super::context::Failure;
+
 /// How long the end of the process waits for standard error.
 const COMPLAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Prints a value as JSON.
 pub fn json(value: &impl Serialize) {
+    line(&pretty(value));
+}
+
+/// The same with a secret that is shown this once.
+pub fn secret_json(value: &impl Serialize) {
+    secret(&pretty(value));
+}
+
+fn pretty(value: &impl Serialize) -> String {
     // Our own types: strings, numbers and times.
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    line(&text);
+    serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
 /// The first failure to write to standard output. A command goes on after it, and fails at its end.
@@ -26,13 +39,72 @@ static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
 
 /// Prints a line. A reader that went away (`| head`) is no failure; [`unwritten`] keeps every other one.
 pub fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush())
-        && error.kind() != ErrorKind::BrokenPipe
-    {
-        // The first failure is the one to report.
-        let _ = UNWRITTEN.set(error);
+    match print(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => keep(error),
+        _ => {}
     }
+}
+
+/// Prints a text that is shown this once: a reader that went away is a failure too.
+pub fn secret(text: &str) {
+    if let Err(error) = print(text) {
+        keep(error);
+    }
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+fn keep(error: std::io::Error) {
+    // The first failure is the one to report.
+    let _ = UNWRITTEN.set(error);
+}
+
+/// The most that a command prints with a secret, in bytes.
+const SECRET_ROOM: u64 = 4_096;
+
+/// Refuses a change that gives a secret which would be lost. What happens to standard output afterwards, [`unwritten`] reports.
+pub fn require_reader() -> Result<(), Failure> {
+    let refused = |why: &str| {
+        Failure::Refused(format!(
+            "nothing was changed, because the secret is shown once and {why}; run it on a terminal, or send its output to a file or another \
+             program"
+        ))
+    };
+    let out = std::io::stdout();
+    let unwritable = |error: std::io::Error| refused(&format!("standard output cannot be written: {error}"));
+    let stat = fstat(&out).map_err(|error| unwritable(error.into()))?;
+    let flags = fcntl_getfl(&out).map_err(|error| unwritable(error.into()))?;
+    // The standard library opens /dev/null for reading and writing in place of a descriptor that is closed. A shell opens it for writing.
+    if stat.st_rdev == makedev(1, 3)
+        && FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && flags.contains(OFlags::RDWR)
+    {
+        return Err(refused("standard output is closed"));
+    }
+    let mut polled = [PollFd::new(&out, PollFlags::OUT)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&at_once)).map_err(|error| unwritable(error.into()))?;
+    if polled[0].revents().intersects(PollFlags::ERR | PollFlags::NVAL) {
+        return Err(refused("no program reads standard output any more"));
+    }
+    // A device says so at a write of nothing.
+    rustix::io::write(&out, b"").map_err(|error| unwritable(error.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        let end = match flags.contains(OFlags::APPEND) {
+            true => u64::try_from(stat.st_size).unwrap_or(0),
+            false => seek(&out, SeekFrom::Current(0)).unwrap_or(0),
+        };
+        match fallocate(&out, FallocateFlags::KEEP_SIZE, end, SECRET_ROOM) {
+            // Not every file system reserves room.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
+            Err(error) => return Err(unwritable(error.into())),
+        }
+    }
+    Ok(())
 }
 
 /// Why output of this command is missing; none when all of it was written.

@@ -247,7 +247,8 @@ fn resource(text: &str) -> Result<String, Refusal> {
 /// Reads `20/1h`: 20 at once, and 20 more in each hour, at most `most` in a second.
 fn rate(text: &str, most: i64) -> Result<Rate, Refusal> {
     let form = || {
-        Refusal(meant_rate(text).map_or_else(
+        let meant = meant_rate(text).filter(|meant| meant != text && rate(meant, most).is_ok());
+        Refusal(meant.map_or_else(
             || "is not a number and a length of time; write such as 20/1h".to_owned(),
             |meant| format!("is not a number and a length of time; write {meant}"),
         ))

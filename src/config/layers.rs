@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat, ValueKind};
 
+use crate::jose::alg::Algorithm;
 use crate::text;
-use crate::values::Refusal;
+use crate::values::{Network, Origin, Refusal};
 
 use super::ConfigError;
 use super::service_links::describes_service;
@@ -176,7 +177,7 @@ impl Layers {
             .flatten();
         items
             .filter_map(toml::Value::as_str)
-            .map(|item| parse(item).map_err(|Refusal(why)| self.refused(name, None, why)))
+            .map(|item| parse(item).map_err(|Refusal(why)| self.refused(name, None, unrepeated(item, why))))
             .collect()
     }
 
@@ -199,7 +200,7 @@ impl Layers {
     fn refused(&self, name: &str, text: Option<&str>, why: String) -> ConfigError {
         let is_secret = settings::find(name).is_none_or(|setting| setting.secret);
         let (quoted, why) = match text {
-            Some(text) if text::may_be_secret(text) => (String::new(), why.replace(text, "...")),
+            Some(text) if text::holds_secret(text) => (String::new(), unrepeated(text, why)),
             Some(text) if !is_secret && !text.is_empty() => (format!(" '{}'", text.escape_debug()), why),
             _ => (String::new(), why),
         };
@@ -254,7 +255,10 @@ fn names_in(path: &Path, text: &str) -> Result<BTreeSet<String>, ConfigError> {
     let unknown = |name: String| {
         Err(ConfigError::UnknownField {
             path: path.to_owned(),
-            hint: hint(&name, Setting::name),
+            hint: match hint(&name, Setting::name) {
+                none if none.is_empty() => section_hint(&name),
+                hint => hint,
+            },
             name,
         })
     };
@@ -331,6 +335,15 @@ fn hint(unknown: &str, name: impl Fn(&Setting) -> String) -> String {
         })
 }
 
+/// The same for the name of a section.
+fn section_hint(unknown: &str) -> String {
+    let section = unknown.split('.').next().unwrap_or_default();
+    let known = text::nearest(section, SETTINGS.iter().map(|setting| setting.section));
+    known
+        .filter(|known| *known != section)
+        .map_or(String::new(), |known| format!("; did you mean [{known}]?"))
+}
+
 /// The variables that are settings: what else begins with the prefix must not shadow a section.
 fn settings_in(environment: &BTreeMap<String, String>) -> HashMap<String, String> {
     let known: BTreeSet<String> = SETTINGS.iter().map(Setting::variable).collect();
@@ -393,10 +406,21 @@ fn other_list(setting: &Setting, value: &ValueKind) -> Option<String> {
             .split(',')
             .map(|item| item.trim_matches(['[', ']', '"', '\'', ' ']));
         let items: Vec<&str> = items.collect();
+        // What is proposed is accepted, and repeats no secret.
+        let meant = if !text::holds_secret(text) && items.iter().all(|item| is_item(setting.kind, item)) {
+            items.join(",")
+        } else {
+            let form = setting
+                .kind
+                .form()
+                .split_once("such as ")
+                .map_or(setting.example(), |(_, form)| form);
+            let items = form.trim_matches(['[', ']']).replace(", ", &separator.to_string());
+            format!("such as {}", items.replace('"', ""))
+        };
         return Some(format!(
-            "is a list as in a file; in the environment its items are {} separated: write {}",
+            "is a list as in a file; in the environment its items are {} separated: write {meant}",
             if separator == ',' { "comma" } else { "semicolon" },
-            items.join(&separator.to_string()).escape_debug()
         ));
     }
     // 'api role=admin,owner' would else be a policy 'api' and a policy 'owner' that requires nothing.
@@ -408,10 +432,20 @@ fn other_list(setting: &Setting, value: &ValueKind) -> Option<String> {
     })
 }
 
+/// Whether a list of this kind accepts the item.
+fn is_item(kind: settings::Kind, item: &str) -> bool {
+    match kind {
+        settings::Kind::Networks => item.parse::<Network>().is_ok(),
+        settings::Kind::Origins => item.parse::<Origin>().is_ok(),
+        settings::Kind::Algorithms => item.parse::<Algorithm>().is_ok(),
+        _ => false,
+    }
+}
+
 /// A value of the wrong shape, for a sentence.
 fn described(setting: &Setting, value: &ValueKind) -> String {
     match value {
-        ValueKind::String(text) if setting.secret || text::may_be_secret(text) => "another text".to_owned(),
+        ValueKind::String(text) if setting.secret || text::holds_secret(text) => "another text".to_owned(),
         ValueKind::String(text) => format!("'{}'", text.escape_debug()),
         ValueKind::Nil => "nothing".to_owned(),
         ValueKind::Boolean(_) => "true or false".to_owned(),
@@ -421,6 +455,15 @@ fn described(setting: &Setting, value: &ValueKind) -> String {
         ValueKind::Table(_) => "a table".to_owned(),
         ValueKind::Array(_) => "an array".to_owned(),
     }
+}
+
+/// A refusal without the text that may hold a secret.
+fn unrepeated(text: &str, why: String) -> String {
+    if !text::holds_secret(text) {
+        return why;
+    }
+    let escaped = text.escape_debug().to_string();
+    why.replace(&escaped, "...").replace(text, "...")
 }
 
 fn missing(name: &'static str) -> ConfigError {
@@ -448,8 +491,10 @@ fn separator(setting: &Setting) -> char {
     }
 }
 
-/// The items of a list in one text; an empty text is an empty list.
+/// The items of a list in one text; an empty text is an empty list, and a separator may be behind the last item.
 fn split(text: &str, separator: char) -> toml::Value {
+    let text = text.trim();
+    let text = text.strip_suffix(separator).unwrap_or(text);
     if text.trim().is_empty() {
         return toml::Value::Array(Vec::new());
     }

@@ -49,9 +49,10 @@ pub(super) fn parse(text: &str) -> Result<String, Refusal> {
         } else if directive.is_empty() {
             return Err(Refusal("has an empty part between commas; leave it out".to_owned()));
         } else if directive.contains("::") || directive.starts_with("keyround") {
+            let is_module = parse(&format!("info,{directive}=debug")).is_ok();
+            let module = if is_module { directive } else { "keyround" };
             return Err(Refusal(format!(
-                "has a module without a level; write {0}=debug, beside a level for all others: info,{0}=debug",
-                directive.escape_debug()
+                "has a module without a level; write such as {module}=debug, beside a level for all others: info,{module}=debug"
             )));
         } else {
             return Err(unknown(directive));
@@ -63,9 +64,10 @@ pub(super) fn parse(text: &str) -> Result<String, Refusal> {
         )));
     }
     if !has_level {
+        let whole = format!("info,{}", text.trim());
+        let meant = if parse(&whole).is_ok() { &whole } else { "info" };
         return Err(Refusal(format!(
-            "has no level for the modules that it does not name, so nothing of Keyround would be written; write info,{}",
-            text.trim().escape_debug()
+            "has no level for the modules that it does not name, so nothing of Keyround would be written; write {meant}"
         )));
     }
     Ok(text.to_owned())
@@ -135,8 +137,8 @@ mod tests {
             ("info,verbose", "did you mean debug?"),
             ("keyround=warning", "did you mean warn?"),
             ("info,sqlx=verbose", "did you mean debug?"),
-            ("keyround", "write keyround=debug"),
-            ("info,keyround::http", "write keyround::http=debug"),
+            ("keyround", "write such as keyround=debug"),
+            ("info,keyround::http", "write such as keyround::http=debug"),
             (
                 "keyruond=debug",
                 "nothing of Keyround would be written; write info,keyruond=debug",

@@ -208,6 +208,71 @@ fn what_was_probably_meant_is_named() {
 }
 
 #[test]
+fn every_setting_that_is_nearly_right_is_proposed() {
+    let mut without = Vec::new();
+    for setting in super::settings::SETTINGS {
+        let letters: Vec<char> = setting.field.chars().collect();
+        let mut fields = vec![
+            setting.field.replace('_', "-"),
+            setting.field.replace('_', ""),
+            format!("{}s", setting.field),
+        ];
+        for at in 0..letters.len() {
+            let mut missing = letters.clone();
+            missing.remove(at);
+            let mut doubled = letters.clone();
+            doubled.insert(at, letters[at]);
+            let mut swapped = letters.clone();
+            swapped.swap(at, (at + 1).min(letters.len() - 1));
+            fields.extend([missing, doubled, swapped].map(String::from_iter));
+        }
+        let sections = [&setting.section[1..], &format!("{}s", setting.section), setting.section];
+        let names = fields.into_iter().map(|field| format!("{}.{field}", setting.section));
+        let names = names.chain(sections.map(|section| format!("{section}.{}", setting.field)));
+        for name in names {
+            if super::settings::find(&name).is_some() {
+                continue;
+            }
+            let variable = format!("KEYROUND_{}", name.replace('.', "__").to_uppercase());
+            let refusal = refusal(&[(&variable, "8080")]);
+            if !refusal.contains("did you mean") {
+                without.push(refusal);
+            }
+        }
+    }
+    assert!(without.is_empty(), "{without:#?}");
+}
+
+#[test]
+fn a_separator_behind_the_last_item_of_a_list_says_nothing() {
+    for (variable, value, expected) in [
+        ("KEYROUND_FORWARD_AUTH__POLICIES", "api role=admin; web;", 2),
+        ("KEYROUND_FORWARD_AUTH__POLICIES", "api ;\n", 1),
+        ("KEYROUND_FORWARD_AUTH__POLICIES", "api", 1),
+    ] {
+        let config = load(&[(variable, value)]).unwrap();
+        let known = ["api", "web"]
+            .iter()
+            .filter(|name| config.forward_auth.policy(name).is_some());
+        assert_eq!(known.count(), expected, "{value:?}");
+    }
+    let config = load(&[
+        ("KEYROUND_KEYS__ALGORITHMS", "ES256, "),
+        ("KEYROUND_TOKENS__DEFAULT_ALGORITHM", "ES256"),
+    ])
+    .unwrap();
+    assert_eq!(config.keys.policy.algorithms().len(), 1);
+    for (variable, value) in [
+        ("KEYROUND_FORWARD_AUTH__POLICIES", ";api"),
+        ("KEYROUND_FORWARD_AUTH__POLICIES", "api;;web"),
+        ("KEYROUND_FORWARD_AUTH__POLICIES", "api;;"),
+        ("KEYROUND_KEYS__ALGORITHMS", "ES256,,"),
+    ] {
+        assert!(load(&[(variable, value)]).is_err(), "{value}");
+    }
+}
+
+#[test]
 fn services_of_kubernetes_are_no_settings() {
     let config = load(&[
         ("KEYROUND_SERVICE_HOST", "10.0.0.1"),

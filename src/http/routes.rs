@@ -74,7 +74,7 @@ fn for_clients(path: &str, route: Route) -> Resource {
         .default_service(web::to(|| async { client_authentication::method_not_allowed() }))
 }
 
-/// A page that anybody may read.
+/// A page that any caller may read.
 fn for_readers<F, Args>(path: &str, answer: F) -> Resource
 where
     F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
@@ -86,15 +86,13 @@ where
         .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD") }))
 }
 
-/// A document that anybody may read, also a page of another origin (CORS).
+/// The same for a page of another origin too (CORS).
 fn published<F, Args>(path: &str, answer: F) -> Resource
 where
     F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
     Args: actix_web::FromRequest + 'static,
 {
-    web::resource(path.to_owned())
-        .route(web::get().to(answer))
-        .route(web::head().to(answer))
+    for_readers(path, answer)
         .route(web::method(actix_web::http::Method::OPTIONS).to(|| async { preflight() }))
         .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD, OPTIONS") }))
 }

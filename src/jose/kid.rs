@@ -23,6 +23,21 @@ pub struct Kid(String);
 pub struct InvalidKid;
 
 impl Kid {
+    /// Why a name that was typed is probably not meant, as the rest of a sentence. RFC 7517 allows it, and a JWK may have it.
+    #[must_use]
+    pub fn mistake(&self) -> Option<&'static str> {
+        if self.0.is_empty() {
+            return Some("is empty");
+        }
+        if self.0.chars().any(char::is_control) {
+            return Some("has a control character, such as a line end");
+        }
+        if self.0.trim() != self.0 {
+            return Some("begins or ends with a blank");
+        }
+        None
+    }
+
     /// The kid as it stands in a token's header.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -115,6 +130,26 @@ mod tests {
             "a\0b".to_owned(),
         ] {
             assert_eq!(text.parse::<Kid>(), Err(InvalidKid));
+        }
+    }
+
+    #[test]
+    fn a_name_that_nobody_means_is_known() {
+        for (text, says) in [
+            ("", "empty"),
+            (" ", "blank"),
+            ("a ", "blank"),
+            ("\u{a0}a", "blank"),
+            ("a\n", "control character"),
+            ("a\tb", "control character"),
+            ("a\u{1b}[31m", "control character"),
+            ("a\u{85}b", "control character"),
+        ] {
+            let kid: Kid = text.parse().unwrap();
+            assert!(kid.mistake().is_some_and(|mistake| mistake.contains(says)), "{text:?}");
+        }
+        for text in ["my key", "a=b", "cl\u{e9}", "old-issuer:2024/a=1"] {
+            assert_eq!(text.parse::<Kid>().unwrap().mistake(), None, "{text}");
         }
     }
 

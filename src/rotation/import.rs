@@ -9,7 +9,7 @@ use crate::keys::plan::{self, NewGeneration};
 use crate::keys::verifying::VerifyingKey;
 use crate::store::signing_keys::KeyChange;
 
-use super::rotator::{RotationError, Rotator, insert, once, seal};
+use super::rotator::{RotationError, Rotator, insert, once, refuse_rotation, seal};
 
 /// A key that was imported to sign with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ impl Rotator {
     /// first signature like any other.
     ///
     /// # Errors
-    /// When its algorithm is not enabled, its kid was ever used, the set is full, or the clock or the database is not in
-    /// order.
+    /// When its algorithm is not enabled, its kid was ever used, as many keys wait as may, the set is full, or the clock or the
+    /// database is not in order.
     pub async fn import_signing(
         &self,
         key: &PrivateKey,
@@ -54,6 +54,7 @@ impl Rotator {
         for name in sealed.jwk.material_names().iter().filter(|name| **name != kid) {
             refuse_taken(&mut change, name).await?;
         }
+        refuse_rotation(change.keys(), &self.policy, alg, now)?;
         if !plan::has_room_for(change.keys(), &self.policy, sealed.jwk.to_json().len(), now) {
             return Err(RotationError::SetFull(alg));
         }

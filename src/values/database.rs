@@ -28,6 +28,7 @@ pub enum Database {
 pub struct PostgresUrl {
     text: SecretText,
     shown: String,
+    holds_password: bool,
     servers: Vec<PostgresServer>,
     connect_timeout: Option<Duration>,
     files: Vec<(String, PathBuf)>,
@@ -54,6 +55,12 @@ impl PostgresUrl {
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.text.reveal()
+    }
+
+    /// Whether it holds a password.
+    #[must_use]
+    pub const fn holds_password(&self) -> bool {
+        self.holds_password
     }
 
     /// The servers, in the order of the URL.
@@ -245,6 +252,7 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
             })
         })
         .collect::<Result<Vec<_>, Refusal>>()?;
+    let holds_password = url.password().is_some() || option("password").is_some();
     // These cannot fail on a URL with a host; on one without there is nothing to hide there.
     if url.password().is_some() {
         let _ = url.set_password(Some("hidden"));
@@ -257,6 +265,7 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
         shown: url
             .to_string()
             .replacen("host.invalid", authority.rsplit('@').next().unwrap_or_default(), 1),
+        holds_password,
         servers,
         connect_timeout,
         files,

@@ -11,6 +11,7 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use crate::clock::Seconds;
+use crate::text;
 
 pub use database::{Database, PostgresServer, PostgresUrl};
 
@@ -36,7 +37,13 @@ const LONGEST: Seconds = Seconds(36_500 * 86_400);
 /// A number without a unit, an unknown or repeated unit, or more than 100 years.
 pub fn parse_duration(text: &str) -> Result<Seconds, Refusal> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return refuse(format!("has no unit; write {text}s, {text}m, {text}h or {text}d"));
+        let meant = ["s", "m", "h", "d"].map(|unit| format!("{text}{unit}"));
+        let meant: Vec<String> = meant.into_iter().filter(|text| parse_duration(text).is_ok()).collect();
+        return match meant.split_last() {
+            None => refuse(format!("has no unit, and is too long in any; the most is {LONGEST}")),
+            Some((last, [])) => refuse(format!("has no unit; write {last}")),
+            Some((last, others)) => refuse(format!("has no unit; write {} or {last}", others.join(", "))),
+        };
     }
     let form = "is not a length of time; write one such as 30d, 24h, 5m, 10s or 1h30m, the largest unit first";
     let mut units = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)].into_iter();
@@ -122,36 +129,30 @@ impl Issuer {
     }
 }
 
-impl FromStr for Issuer {
-    type Err = Refusal;
-
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        let Some(url) = Url::parse(text)
+impl Issuer {
+    /// Reads an issuer; what is wrong is said without what would be right.
+    fn read(text: &str) -> Result<Self, &'static str> {
+        let url = Url::parse(text)
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http"))
-        else {
-            if !text.contains("://") && !text.trim().is_empty() && Url::parse(&format!("https://{text}")).is_ok() {
-                return refuse(format!("has no scheme; write https://{}", text.trim_end_matches('/')));
-            }
-            return refuse("is not an https URL; write one such as https://id.example.com");
-        };
+            .ok_or("is not an https URL")?;
         if !url.username().is_empty() || url.password().is_some() {
-            return refuse("has a user or a password; an issuer is public, leave them out");
+            return Err("has a user or a password, but an issuer is public; leave them out");
+        }
+        if let Some(fault) = text::host_fault(&url) {
+            return Err(fault);
         }
         if text.contains('?') || text.contains('#') {
-            return refuse("has a query or a fragment; leave out everything from '?' or '#' on");
+            return Err("has a query or a fragment; leave out everything from '?' or '#' on");
         }
         if text.ends_with('/') {
-            return refuse(format!("ends with a slash; write {}", text.trim_end_matches('/')));
+            return Err("ends with a slash");
         }
-        let normal = url.as_str().trim_end_matches('/');
-        if text != normal {
-            return refuse(format!(
-                "is not in its normal form, and verifiers compare it byte by byte; write {normal}"
-            ));
+        if text != url.as_str().trim_end_matches('/') {
+            return Err("is not in its normal form, and verifiers compare it byte by byte");
         }
         if url.port() == Some(0) {
-            return refuse("has port 0, which nobody can reach; write the port that is served");
+            return Err("has port 0, which no client can reach; write the port that is served");
         }
         // Verifiers and proxies disagree about the other characters and about empty segments, and about what %2F means.
         let is_plain = |segment: &str| {
@@ -159,7 +160,7 @@ impl FromStr for Issuer {
             !segment.is_empty() && segment.bytes().all(is_unreserved)
         };
         if !url.path().trim_end_matches('/').split('/').skip(1).all(is_plain) {
-            return refuse(
+            return Err(
                 "has a path that not every client writes in the same way; use letters, digits, '-', '.', '_' and '~', one '/' \
                  between them, and no percent-encoding",
             );
@@ -167,6 +168,48 @@ impl FromStr for Issuer {
         Ok(Self {
             text: text.to_owned(),
             url,
+        })
+    }
+
+    /// The issuer that a text was meant to be. None if that would be refused too, or may repeat a secret.
+    fn meant(text: &str) -> Option<Self> {
+        if text::holds_secret(text) {
+            return None;
+        }
+        let text = text.trim();
+        let mut url = Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "https" | "http"))
+            .or_else(|| {
+                Url::parse(&format!("https://{text}"))
+                    .ok()
+                    .filter(|_| !text.contains("://"))
+            })?;
+        url.set_query(None);
+        url.set_fragment(None);
+        url.set_username("").ok()?;
+        url.set_password(None).ok()?;
+        let host = url.host_str()?.trim_end_matches('.').to_owned();
+        url.set_host(Some(&host)).ok()?;
+        Self::read(url.as_str().trim_end_matches('/')).ok()
+    }
+}
+
+impl FromStr for Issuer {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        Self::read(text).map_err(|fault| {
+            let meant = Self::meant(text);
+            let fault = match &meant {
+                Some(_) if !text.contains("://") => "has no scheme",
+                _ => fault,
+            };
+            Refusal(match meant {
+                Some(meant) => format!("{fault}; write {meant}"),
+                None if fault.contains(';') => fault.to_owned(),
+                None => format!("{fault}; write one such as https://id.example.com"),
+            })
         })
     }
 }
@@ -199,25 +242,35 @@ impl FromStr for Origin {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let origin = Url::parse(text)
+        let shown = text.escape_debug();
+        let url = Url::parse(text)
             .ok()
-            .filter(|url| matches!(url.scheme(), "https" | "http"))
-            .map(|url| Self::of(&url));
-        match origin {
-            Some(_) if text.contains('*') => refuse(format!(
-                "holds '{}', but a wildcard matches no origin; list each origin by itself",
-                text.escape_debug()
-            )),
-            Some(origin) if origin.0 == text => Ok(origin),
-            Some(origin) => refuse(format!(
-                "holds '{}', whose origin is {origin}; write that",
-                text.escape_debug()
-            )),
-            None => refuse(format!(
-                "holds '{}', which is no origin; write one such as https://app.example.com",
-                text.escape_debug()
-            )),
+            .filter(|url| matches!(url.scheme(), "https" | "http"));
+        let Some(url) = url else {
+            return refuse(format!(
+                "holds '{shown}', which is no origin; write one such as https://app.example.com"
+            ));
+        };
+        if text.contains('*') {
+            return refuse(format!(
+                "holds '{shown}', but a wildcard matches no origin; list each origin by itself"
+            ));
         }
+        if let Some(fault) = text::host_fault(&url) {
+            return refuse(format!(
+                "holds '{shown}', which {fault}; write one such as https://app.example.com"
+            ));
+        }
+        if url.port() == Some(0) {
+            return refuse(format!(
+                "holds '{shown}', which has port 0, but no page is served there; write the port of the page"
+            ));
+        }
+        let origin = Self::of(&url);
+        if origin.0 != text {
+            return refuse(format!("holds '{shown}', whose origin is {origin}; write that"));
+        }
+        Ok(origin)
     }
 }
 
@@ -372,6 +425,9 @@ mod tests {
             "https://id.example.com/a;b",
             "https://id.example.com/a:b",
             "https://id.example.com/*",
+            "https://id..example.com",
+            "https://id.example.com.",
+            "https://-id.example.com",
         ] {
             assert!(text.parse::<Issuer>().is_err(), "{text}");
         }
@@ -379,6 +435,139 @@ mod tests {
             "https://bücher.example".parse::<Issuer>().unwrap_err().to_string(),
             "is not in its normal form, and verifiers compare it byte by byte; write https://xn--bcher-kva.example"
         );
+    }
+
+    /// What is behind "write" in a refusal.
+    fn proposed(refusal: &str) -> Vec<&str> {
+        let (_, proposed) = refusal.rsplit_once("; write ").unwrap_or_default();
+        let proposed = proposed.trim_start_matches("one such as ");
+        let is_value = !proposed.is_empty() && !proposed.starts_with("the port");
+        proposed
+            .split([' ', ','])
+            .filter(|word| is_value && !matches!(*word, "or" | ""))
+            .collect()
+    }
+
+    #[test]
+    fn every_value_that_a_refusal_proposes_is_accepted() {
+        for text in [
+            "id.example.com",
+            "id.example.com/",
+            "ID.example.com/a?b#c",
+            "id.example.com/a b",
+            "id.example.com/%C3%A9",
+            "id..example.com",
+            "id.example.com.",
+            "id.example.com:0",
+            "id.example.com:443/x/",
+            "https://id.example.com//",
+            "https://id.example.com/a//",
+            "https://id.example.com/{tenant}/",
+            "https://ada:pw@id.example.com/?x",
+            "https://ada:pw@ID.example.com:0",
+            "HTTPS://ID.example.com./a/",
+            "https://id.example.com/a%2Fb/",
+            "https://127.1/",
+            "http://id.example.com:80",
+            "ftp://id.example.com",
+            "mailto:ada@example.com",
+            "localhost:8080",
+            "[::1]:8080",
+            "https://b\u{fc}cher.example/",
+            "https:id.example.com",
+            "https:///id.example.com",
+            " https://id.example.com ",
+            "id example com",
+            "https://",
+            "",
+            "*",
+        ] {
+            let refusal = text.parse::<Issuer>().unwrap_err().to_string();
+            assert!(!refusal.contains("ada:pw"), "{refusal}");
+            for proposal in proposed(&refusal) {
+                assert!(proposal.parse::<Issuer>().is_ok(), "{text}: {refusal}");
+            }
+        }
+        assert_eq!(
+            "id.example.com/a?b".parse::<Issuer>().unwrap_err().to_string(),
+            "has no scheme; write https://id.example.com/a"
+        );
+        for text in ["30", "36501", "3153600001", "99999999999999999999"] {
+            let refusal = parse_duration(text).unwrap_err().to_string();
+            for proposal in proposed(&refusal) {
+                assert!(parse_duration(proposal).is_ok(), "{text}: {refusal}");
+            }
+        }
+        assert_eq!(
+            parse_duration("52560001").unwrap_err().to_string(),
+            "has no unit; write 52560001s"
+        );
+        for text in [
+            "https://app.example.com/",
+            "https://APP.example.com:443/a",
+            "https://ada:pw@app.example.com",
+            "https://app..example.com/",
+            "https://app.example.com./",
+            "https://app.example.com:0/",
+            "https://b\u{fc}cher.example",
+            "http://127.1",
+        ] {
+            let refusal = text.parse::<Origin>().unwrap_err().to_string();
+            let proposal = refusal
+                .split("origin is ")
+                .nth(1)
+                .and_then(|rest| rest.split(';').next());
+            if let Some(proposal) = proposal {
+                assert!(proposal.parse::<Origin>().is_ok(), "{text}: {refusal}");
+            }
+        }
+        for text in ["10.0.0.1/8", "fd00::1/8", "::ffff:10.0.0.1/100"] {
+            let refusal = text.parse::<Network>().unwrap_err().to_string();
+            for proposal in proposed(&refusal) {
+                assert!(proposal.parse::<Network>().is_ok(), "{text}: {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_origin_has_a_host_that_dns_can_have() {
+        let long = format!("https://{}.example", "a".repeat(64));
+        let longest = format!("https://{}.example", "a".repeat(63));
+        let too_many = format!("https://{}example", "abcdefg.".repeat(32));
+        for (bad, says) in [
+            ("https://app..example.com", "a label that is empty"),
+            ("https://.example.com", "a label that is empty"),
+            ("https://app.example.com.", "a dot at its end"),
+            ("https://-app.example.com", "begins or ends with a hyphen"),
+            ("https://app-.example.com", "begins or ends with a hyphen"),
+            ("https://app.my_zone", "an underscore in its last label"),
+            ("https://app.123", "no origin"),
+            ("https://app.example.0x7f", "no origin"),
+            ("https://1.2.3.4.5", "no origin"),
+            ("https://app!.example.com", "other than letters, digits"),
+            ("https://a'b.example.com", "other than letters, digits"),
+            ("https://app.example.com:0", "port 0"),
+            (&long, "more than 63 characters"),
+            (&too_many, "more than 253 characters"),
+        ] {
+            let refusal = bad.parse::<Origin>().unwrap_err().to_string();
+            assert!(refusal.contains(says), "{bad}: {refusal}");
+        }
+        for good in [
+            "https://app.example.com",
+            "http://localhost:3000",
+            "http://my_service:8080",
+            "https://my_app.example.com",
+            "https://_app.example.com",
+            "https://a--b.example.com",
+            "https://xn--bcher-kva.example",
+            "https://3com.example",
+            "http://127.0.0.1",
+            "http://[::1]:8080",
+            &longest,
+        ] {
+            assert_eq!(good.parse::<Origin>().map(|origin| origin.0), Ok(good.to_owned()));
+        }
     }
 
     #[test]

@@ -252,6 +252,16 @@ async fn what_makes_no_sense_is_refused() {
             "--to is not the URL of a database",
         ),
         (&["db", "copy", "--to", "sqlite::memory:"], 2, "is a database in memory"),
+        (
+            &["db", "copy", "--to", "postgres://ada:swordfish@127.0.0.1:1/k"],
+            2,
+            "holds a password, which every process of this machine can read; write the URL into a file of mode 0600 and give --to-file",
+        ),
+        (
+            &["db", "copy", "--to", "postgres://ada@127.0.0.1:1/k?password=swordfish"],
+            2,
+            "holds a password",
+        ),
         (&["db", "copy", "--to", &source.url], 2, "name another one"),
     ] {
         let sentence = refusal(&source, code, arguments);

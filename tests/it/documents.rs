@@ -67,6 +67,51 @@ fn every_command_of_the_help_has_a_manual_page() {
     assert_eq!(run(folder.path(), &[], &["man", "/dev/null/x"]).status.code(), Some(1));
 }
 
+/// The commands that do something, with what their help says.
+fn commands() -> Vec<(String, String)> {
+    fn collect(path: &[&str], found: &mut Vec<(String, String)>) {
+        let folder = tempfile::tempdir().unwrap();
+        let help = run(folder.path(), &[], &[path, &["--help"]].concat());
+        let help = String::from_utf8(help.stdout).unwrap();
+        let Some((_, commands)) = help.split_once("Commands:\n") else {
+            found.push((path.join(" "), help));
+            return;
+        };
+        let lines = commands.split("\n\n").next().unwrap().lines();
+        for name in lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()) {
+            if !name.is_empty() && name != "help" {
+                collect(&[path, &[name]].concat(), found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(&[], &mut found);
+    found
+}
+
+#[test]
+fn the_page_of_commands_names_those_that_ask_and_what_each_one_needs() {
+    let page = include_str!("../../docs/reference/command-line.md");
+    let items: Vec<String> = page.split("\n- ").map(|item| item.replace("\n  ", " ")).collect();
+    let asking = items.iter().find(|item| item.contains("ask for confirmation")).unwrap();
+    let commands = commands();
+    assert!(commands.len() > 40, "{}", commands.len());
+    for (command, help) in &commands {
+        let asks = help.contains("--yes");
+        assert_eq!(asking.contains(&format!("`{command}`")), asks, "{command}");
+        // What is not in brackets in the usage is required.
+        let usage = help.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap();
+        let name = command.split(' ').next_back().unwrap();
+        for flag in usage.split(' ').filter(|word| word.starts_with("--")) {
+            let is_told = |item: &&String| item.contains(name) && item.contains(flag);
+            assert!(
+                items.iter().any(|item| is_told(&item)),
+                "{command} needs {flag}, and the page does not say so"
+            );
+        }
+    }
+}
+
 /// The command that ends a doubt about the clock is long; wherever it is told, it is told whole, and runs without a terminal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_that_confirms_a_clock_is_told_whole() {

@@ -80,6 +80,58 @@ impl Shell<'_> {
     }
 }
 
+/// A new private key in a file.
+fn fresh_key(folder: &Path, name: &str) -> String {
+    let group = openssl::ec::EcGroup::from_curve_name(openssl::nid::Nid::X9_62_PRIME256V1).unwrap();
+    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    let file = folder.join(name);
+    private_file(&file, key.private_key_to_pem_pkcs8().unwrap());
+    file.to_str().unwrap().to_owned()
+}
+
+crate::on_both_databases!(imports_at_once_let_no_more_keys_wait_than_may, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let files: Vec<String> = (0..6)
+        .map(|index| fresh_key(database.folder.path(), &format!("key-{index}.pem")))
+        .collect();
+    let outcomes: Vec<(i32, String, String)> = std::thread::scope(|scope| {
+        let import = |file: &String| Shell(&database).run(&["keys", "import", file]);
+        let runs: Vec<_> = files.iter().map(|file| scope.spawn(move || import(file))).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    for (code, _, err) in &outcomes {
+        assert!(
+            *code == 0 || err.contains("3 ES256 keys are published and wait to sign, as many as may"),
+            "{err}"
+        );
+    }
+    assert_eq!(outcomes.iter().filter(|(code, ..)| *code == 0).count(), 3);
+    let listed = Shell(&database).json(&["keys", "list"]);
+    let waits = |key: &&Value| key["alg"] == "ES256" && key["state"] == "pending";
+    assert_eq!(listed.as_array().unwrap().iter().filter(waits).count(), 3, "{listed}");
+    app.running.stop().await;
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kid_that_a_shell_has_changed_is_refused() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let shell = Shell(&database);
+    let file = private_fixture("p256.spki.pem");
+    let until = ["--verify-only", "--until", "2100-01-01T00:00:00Z", "--kid"];
+    for (kid, reason) in [
+        ("", "--kid '\"\"' is empty"),
+        ("my key\n", "'my key\\n' has a control character"),
+        ("\tkey", "a control character"),
+        (" key", "' key' begins or ends with a blank"),
+        ("key\u{a0}", "begins or ends with a blank"),
+    ] {
+        shell.refused(&[&["keys", "import", &file], &until[..], &[kid]].concat(), reason);
+    }
+    shell.prints(&[&["keys", "import", &file], &until[..], &["my key"]].concat());
+    app.running.stop().await;
+}
+
 async fn served(app: &TestApp) -> Vec<String> {
     app.running.server.rotation.tick().await.unwrap();
     let set = app.key_set().await;

@@ -27,11 +27,12 @@ const CREATE: [&str; 6] = [
 fn output_that_cannot_be_written_is_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     assert!(run(folder.path(), &VARIABLES, &CREATE).status.success());
-    let with_json: Vec<&str> = CREATE.iter().copied().chain(["--json"]).collect();
     for arguments in [
-        &CREATE[..],
-        &with_json,
-        &["clients", "list"],
+        &["clients", "list"][..],
+        &["clients", "list", "--json"],
+        &["--version"],
+        &["--help"],
+        &["keys", "import", "--help"],
         &["config", "show"],
         &["config", "check"],
         &["master-key", "generate"],
@@ -72,6 +73,78 @@ fn output_that_cannot_be_written_is_a_failure() {
     }
 }
 
+/// A secret is printed once, so a command that could not print it changes nothing.
+#[test]
+fn no_secret_is_made_that_would_be_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let made = [&CREATE[..], &["--id", "billing"]].concat();
+    assert!(run(folder, &VARIABLES, &made).status.success());
+    let state = || {
+        let shown = run(folder, &VARIABLES, &["clients", "list", "--json"]).stdout;
+        let audit = run(folder, &VARIABLES, &["audit", "list", "--json"]).stdout;
+        (shown, audit)
+    };
+    let before = state();
+    let json = |command: &[&'static str]| [command, &["--json"]].concat();
+    let rotate = ["clients", "rotate-secret", "billing"];
+    for command in [CREATE.to_vec(), json(&CREATE), rotate.to_vec(), json(&rotate)] {
+        let full = || Stdio::from(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let unread = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            Stdio::from(writer)
+        };
+        for (out, why) in [
+            (full(), "standard output cannot be written: No space left"),
+            (unread(), "no program reads standard output any more"),
+        ] {
+            let output = keyround(folder, &VARIABLES, &command).stdout(out).output().unwrap();
+            refused_before(&output, why);
+        }
+        // A descriptor that is closed, as `>&-` leaves it.
+        let program = env!("CARGO_BIN_EXE_keyround");
+        let output = std::process::Command::new("sh")
+            .args(["-c", "exec \"$0\" \"$@\" >&-", program])
+            .args(&command)
+            .envs(VARIABLES)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        refused_before(&output, "standard output is closed");
+    }
+    assert_eq!(state(), before);
+
+    // What has room is written, and a secret that was not wanted may be sent away.
+    for out in ["file", "/dev/null"] {
+        let out = File::create(folder.join(out)).unwrap();
+        let output = keyround(folder, &VARIABLES, &rotate).stdout(out).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let written = std::fs::read_to_string(folder.join("file")).unwrap();
+    assert!(
+        written.contains("client secret") && !written.contains('\0'),
+        "{written}"
+    );
+    // A secret of its own is not shown.
+    private_file(&folder.join("secret"), "a-secret-that-others-made-0123456789");
+    let own = [&rotate[..], &["--secret-file", "secret"]].concat();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = keyround(folder, &VARIABLES, &own).stdout(writer).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn refused_before(output: &std::process::Output, why: &str) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("nothing was changed, because the secret is shown once") && error.contains(why),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
 #[test]
 fn a_misspelt_command_or_flag_is_answered_with_what_was_meant() {
     let folder = tempfile::tempdir().unwrap();
@@ -80,6 +153,9 @@ fn a_misspelt_command_or_flag_is_answered_with_what_was_meant() {
         (&["clients", "crate"], "'create'?"),
         (&["keys", "lst"], "did you mean 'list'?"),
         (&["clients", "create", "--audence", "x"], "did you mean '--audience'?"),
+        (&["d"], "did you mean 'db'?"),
+        (&["clients", "rotate_secret"], "did you mean 'rotate-secret'?"),
+        (&["keys", "import", "--verifyonly"], "did you mean '--verify-only'?"),
     ] {
         let output = run(folder.path(), &VARIABLES, arguments);
         let error = String::from_utf8(output.stderr).unwrap();

@@ -20,6 +20,57 @@ const WRONG: &[Row] = &[
         &["server.issuer", "has no scheme", "write https://id.example.com"],
     ),
     (
+        "[server]\nissuer = \"id.example.com/{tenant}\"",
+        &[],
+        &[
+            "server.issuer",
+            "is not an https URL",
+            "one such as https://id.example.com",
+        ],
+    ),
+    (
+        "[server]\nissuer = \"https://id..example.com\"",
+        &[],
+        &[
+            "server.issuer",
+            "a label that is empty",
+            "one such as https://id.example.com",
+        ],
+    ),
+    (
+        "[server]\nissuer = \"https://id.example.com.\"",
+        &[],
+        &["server.issuer", "a dot at its end", "write https://id.example.com"],
+    ),
+    (
+        "[accounts]\nallowed_origins = [\"https://app.my_zone\"]",
+        &[],
+        &[
+            "accounts.allowed_origins",
+            "an underscore in its last label",
+            "one such as",
+        ],
+    ),
+    (
+        "[accounts]\nallowed_origins = [\"https://app.example.123\"]",
+        &[],
+        &["accounts.allowed_origins", "is no origin", "one such as"],
+    ),
+    (
+        "[sever]\nlisten = \"127.0.0.1:8080\"",
+        &[],
+        &["sever", "did you mean [server]?"],
+    ),
+    (
+        "",
+        &[("KEYROUND_FORWARD_AUTH__POLICIES", "api;;web")],
+        &[
+            "KEYROUND_FORWARD_AUTH__POLICIES",
+            "does not begin with a name",
+            "such as",
+        ],
+    ),
+    (
         "[server]\nissuer = \"https://id.example.com/\"",
         &[],
         &["server.issuer", "ends with a slash", "write https://id.example.com"],

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use url::Url;
 
 use crate::jose::id_token::DIRECTORY;
+use crate::text;
 
 use super::https_url;
 
@@ -34,6 +35,9 @@ pub enum IssuerMistake {
     /// It is none.
     #[error(transparent)]
     Form(#[from] InvalidProviderIssuer),
+    /// Its host.
+    #[error("the issuer {0}; give one such as https://accounts.google.com")]
+    Host(&'static str),
     /// The place of the metadata.
     #[error(
         "this is where a provider's metadata is, not its issuer; give the member 'issuer' of that document, which is {0} or the same with a \
@@ -82,17 +86,20 @@ impl ProviderIssuer {
     ///
     /// # Errors
     /// [`IssuerMistake`] says what would be right.
-    pub fn to_register(text: &str) -> Result<Self, IssuerMistake> {
-        let lower = text.to_ascii_lowercase();
+    pub fn to_register(issuer: &str) -> Result<Self, IssuerMistake> {
+        let lower = issuer.to_ascii_lowercase();
         for place in DISCOVERY.map(|name| format!("{WELL_KNOWN}{name}")) {
             let Some(at) = lower.find(&place) else { continue };
-            let behind = text[at + place.len()..].split(['?', '#']).next().unwrap_or_default();
-            let issuer = format!("{}{behind}", &text[..at]);
-            let issuer = Self::to_register(issuer.strip_suffix('/').unwrap_or(&issuer))?;
-            return Err(IssuerMistake::Discovery(issuer.0));
+            let behind = issuer[at + place.len()..].split(['?', '#']).next().unwrap_or_default();
+            let meant = format!("{}{behind}", &issuer[..at]);
+            let meant = Self::to_register(meant.strip_suffix('/').unwrap_or(&meant))?;
+            return Err(IssuerMistake::Discovery(meant.0));
         }
-        let issuer: Self = text.parse()?;
-        let url = Url::parse(text).map_err(|_| InvalidProviderIssuer)?;
+        let parsed: Self = issuer.parse()?;
+        let url = Url::parse(issuer).map_err(|_| InvalidProviderIssuer)?;
+        if let Some(fault) = text::host_fault(&url) {
+            return Err(IssuerMistake::Host(fault));
+        }
         let host = url.host_str().unwrap_or_default();
         let is_of = |domain: &&str| {
             host.strip_suffix(*domain)
@@ -112,7 +119,7 @@ impl ProviderIssuer {
         if is_directory_service && first == CONSUMERS {
             return Err(IssuerMistake::Consumers(template(CONSUMERS_ID)));
         }
-        Ok(issuer)
+        Ok(parsed)
     }
 
     /// The issuer as it is written.
@@ -316,6 +323,12 @@ mod tests {
         let template = "give https://login.microsoftonline.com/{tenantid}/v2.0 with --directory ID";
         for (bad, says) in [
             ("http://a.example", "an issuer is an https URL"),
+            ("https://a..example", "a label that is empty"),
+            ("https://-a.example/common/v2.0", "begins or ends with a hyphen"),
+            (
+                "https://a..example/.well-known/openid-configuration",
+                "a label that is empty",
+            ),
             (
                 "https://a.example/.well-known/openid-configuration",
                 "which is https://a.example or the same with",
@@ -357,7 +370,16 @@ mod tests {
                 "whose issuer is https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0",
             ),
         ] {
-            let mistake = ProviderIssuer::to_register(bad).unwrap_err().to_string();
+            let mistake = ProviderIssuer::to_register(bad).unwrap_err();
+            let proposal = match &mistake {
+                IssuerMistake::Discovery(meant) | IssuerMistake::Consumers(meant) => Some(meant),
+                IssuerMistake::ManyDirectories { template, .. } => Some(template),
+                IssuerMistake::Form(_) | IssuerMistake::Host(_) => None,
+            };
+            if let Some(proposal) = proposal {
+                assert!(ProviderIssuer::to_register(proposal).is_ok(), "{bad}: {proposal}");
+            }
+            let mistake = mistake.to_string();
             assert!(mistake.contains(says), "{bad}: {mistake}");
         }
     }

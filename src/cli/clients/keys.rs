@@ -13,6 +13,7 @@ use crate::oauth::client::{Client, ClientId, JwksUri};
 use crate::oauth::client_keys::{self, ClientKeys};
 use crate::outbound::Outbound;
 use crate::outbound::key_sets::RemoteKeySets;
+use crate::text;
 
 use super::{entry, to_json, unknown};
 use crate::cli::context::{ACTOR, Context, Failure, read_content};
@@ -33,6 +34,10 @@ pub struct Source {
 impl Source {
     pub fn read(self) -> Result<(ClientKeys, Vec<LeftOut>), Failure> {
         match (self.jwks_uri, self.jwks_file) {
+            (Some(uri), _) if text::host_fault(uri.url()).is_some() => Err(Failure::Usage(format!(
+                "--jwks-uri {}; give one such as https://billing.example.com/jwks.json",
+                text::host_fault(uri.url()).unwrap_or_default()
+            ))),
             (Some(uri), _) => Ok((ClientKeys::Published(uri), Vec::new())),
             (None, Some(file)) => read(&file).map(|(keys, left_out)| (ClientKeys::Registered(keys), left_out)),
             (None, None) => Err(Failure::Usage("give --jwks-file or --jwks-uri".to_owned())),

@@ -22,7 +22,7 @@ use crate::cli::output;
 #[derive(Args)]
 #[group(id = "target", required = true, multiple = false)]
 pub struct Request {
-    /// The other database: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE`. Other processes can read a password in it; use --to-file then.
+    /// The other database: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE`. With a password in it, use --to-file.
     #[arg(long, value_name = "URL", group = "target")]
     to: Option<String>,
     /// A file that holds the URL (mode 0600), or - for standard input.
@@ -97,8 +97,19 @@ fn target(request: &Request) -> Result<Database, Failure> {
             .map_err(|refusal| Failure::Usage(format!("the URL in {} {refusal}", input::shown(path))));
     }
     let text = request.to.as_deref().unwrap_or_default();
-    text.parse()
-        .map_err(|refusal| Failure::Usage(format!("--to {refusal}")))
+    let target = text
+        .parse()
+        .map_err(|refusal| Failure::Usage(format!("--to {refusal}")))?;
+    if let Database::Postgres(url) = &target
+        && url.holds_password()
+    {
+        return Err(Failure::Usage(
+            "the URL of --to holds a password, which every process of this machine can read; write the URL into a file of mode 0600 and give \
+             --to-file FILE, or - to read standard input"
+                .to_owned(),
+        ));
+    }
+    Ok(target)
 }
 
 fn print(context: &Context, from: &str, target: &Database, tables: &[CopiedTable]) {

@@ -82,6 +82,14 @@ async fn verifying(
     imported: Imported,
     until: UnixTime,
 ) -> Result<(), Failure> {
+    if let Some(kid) = &request.kid
+        && let Some(mistake) = kid.mistake()
+    {
+        return Err(Failure::Usage(format!(
+            "--kid '{kid}' {mistake}, as a file or a shell adds it; give the name that stands in the header of the key's tokens, which 'keyround \
+             token inspect TOKEN' shows. If it really is so, write it into a JWK"
+        )));
+    }
     let kid = match (imported.kid, request.kid.clone()) {
         (Some(own), Some(given)) if own != given => {
             return Err(Failure::Usage(format!(

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::jose::alg::Algorithm;
 
+use super::members;
 use super::{ImportError, Imported, primes, private_p256, private_rsa, public, rsa_parameters};
 
 /// The members that matter; others are left alone (RFC 7517 section 4).
@@ -37,6 +38,13 @@ struct Members {
     keys: Option<Vec<serde::de::IgnoredAny>>,
 }
 
+impl Members {
+    /// Whether a JWK was meant, although it does not say of which kind.
+    const fn names_a_key(&self) -> bool {
+        self.n.is_some() || self.x.is_some() || self.crv.is_some() || self.d.is_some()
+    }
+}
+
 /// A private member, wiped when it is dropped.
 #[derive(Deserialize)]
 #[serde(from = "String")]
@@ -49,13 +57,15 @@ impl From<String> for PrivateMember {
 }
 
 pub(super) fn read(text: &str) -> Result<Imported, ImportError> {
-    // The message of the parser may quote a private member, so only the place is told.
+    // The message of the parser may quote a private member, so the name or the place of the fault is told.
     let members: Members = serde_json::from_str(text).map_err(|error| {
-        ImportError::Jwk(format!(
-            "line {}, column {} is not as RFC 7517 has it",
-            error.line(),
-            error.column()
-        ))
+        ImportError::Jwk(members::fault(text).unwrap_or_else(|| {
+            format!(
+                "line {}, column {} is not as RFC 7517 has it",
+                error.line(),
+                error.column()
+            )
+        }))
     })?;
     if let Some(keys) = &members.keys {
         return Err(match keys.len() {
@@ -74,8 +84,12 @@ pub(super) fn read(text: &str) -> Result<Imported, ImportError> {
         Some("RSA") => Algorithm::Rs256,
         Some("EC") => Algorithm::Es256,
         Some(_) => return Err(ImportError::Kind),
+        None if members.names_a_key() => return Err(ImportError::Jwk("it has no 'kty'".to_owned())),
         None => return Err(ImportError::NotAKey),
     };
+    if alg == Algorithm::Es256 && members.crv.is_none() {
+        return Err(ImportError::Jwk("it has no 'crv'".to_owned()));
+    }
     if alg == Algorithm::Es256 && members.crv.as_deref() != Some("P-256") {
         return Err(ImportError::Curve);
     }

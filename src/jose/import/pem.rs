@@ -18,7 +18,7 @@ struct Block<'a> {
 
 /// Reads the one key of the text. Its certificate, and its public half, may be beside it.
 pub(super) fn read(text: &str, passphrase: Passphrase<'_>) -> Result<Imported, ImportError> {
-    let text = unescaped(text);
+    let text = unfolded(&unescaped(text));
     let blocks = blocks(&text);
     let (mut certificates, mut publics, mut privates) = (Vec::new(), Vec::new(), Vec::new());
     for block in &blocks {
@@ -67,6 +67,57 @@ fn unescaped(text: &str) -> Zeroizing<String> {
         return Zeroizing::new(text.replace("\\n", "\n").trim().trim_matches(['"', '\'']).to_owned());
     }
     Zeroizing::new(text.to_owned())
+}
+
+/// The text with a line end where a YAML file, a shell or an environment variable made it a space, or took it away. Text around the blocks
+/// is left out.
+fn unfolded(text: &str) -> Zeroizing<String> {
+    const BEGIN: &str = "-----BEGIN ";
+    const LINE: usize = 64;
+    let is_marker = |line: &str| {
+        let label = line.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix("-----"));
+        label.is_some_and(|label| !label.contains("-----"))
+    };
+    let is_folded = text.lines().any(|line| line.contains(BEGIN) && !is_marker(line.trim()));
+    if !is_folded {
+        return Zeroizing::new(text.to_owned());
+    }
+    // As large as it can become, so that no copy of the key stays behind: a line end for each line, and a few for each block.
+    let mut unfolded = Zeroizing::new(String::with_capacity(2 * text.len()));
+    let mut rest = text;
+    while let Some((_, block)) = rest.split_once(BEGIN) {
+        let Some((label, block)) = block.split_once("-----") else {
+            break;
+        };
+        let end = format!("-----END {label}-----");
+        let (body, behind) = block.split_once(&end).unwrap_or((block, ""));
+        for part in [BEGIN, label, "-----\n"] {
+            unfolded.push_str(part);
+        }
+        let mut words = body.split_whitespace().peekable();
+        // The headers of RFC 1421, each with one word behind its name, and an empty line.
+        let mut has_headers = false;
+        while let Some(name) = words.next_if(|word| word.ends_with(':')) {
+            for part in [name, " ", words.next().unwrap_or_default(), "\n"] {
+                unfolded.push_str(part);
+            }
+            has_headers = true;
+        }
+        if has_headers {
+            unfolded.push('\n');
+        }
+        for (at, character) in words.flat_map(str::chars).enumerate() {
+            if at > 0 && at % LINE == 0 {
+                unfolded.push('\n');
+            }
+            unfolded.push(character);
+        }
+        for part in ["\n", &end, "\n"] {
+            unfolded.push_str(part);
+        }
+        rest = behind;
+    }
+    unfolded
 }
 
 /// Why a text without a block is not a key.

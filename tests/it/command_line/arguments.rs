@@ -177,19 +177,50 @@ fn no_argument_that_may_be_a_secret_is_repeated() {
         ("KEYROUND_DATABASE__URL_FILE", MASTER_KEY),
         ("KEYROUND_SERVER__ISSUER", MASTER_KEY),
         ("KEYROUND_ACCOUNTS__ENABLED", token),
+        ("KEYROUND_KEYS__ALGORITHMS", &*pem),
+        ("KEYROUND_KEYS__ALGORITHMS", &inline),
+        ("KEYROUND_KEYS__ALGORITHMS", token),
+        ("KEYROUND_ACCOUNTS__ALLOWED_ORIGINS", &der),
+        ("KEYROUND_SERVER__TRUSTED_PROXIES", MASTER_KEY),
+        ("KEYROUND_FORWARD_AUTH__POLICIES", token),
+        ("KEYROUND_TOKENS__DEFAULT_ALGORITHM", &pem),
         ("KEYROUND_SERVER__TLS_KEY_FILE", &*der),
     ] {
-        let mut variables = VARIABLES.to_vec();
-        variables.retain(|(name, _)| *name != variable && !(variable.contains("MASTER") && name.contains("MASTER")));
-        variables.push((variable, secret));
-        if variable.contains("TLS") {
-            variables.push(("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "key.pem"));
+        let is_list = ["ALGORITHMS", "ORIGINS", "PROXIES", "POLICIES"]
+            .iter()
+            .any(|name| variable.ends_with(name));
+        let mut values = vec![secret.to_owned()];
+        if is_list {
+            values.extend([
+                format!("[\"{secret}\"]"),
+                format!("['RS256', '{secret}']"),
+                format!("RS256,{secret}"),
+                format!("api role={secret}"),
+                format!("api;{secret};"),
+            ]);
         }
-        let output = run(folder, &variables, &["config", "check"]);
-        let said = said(&output);
-        assert!(!output.status.success() && !said.contains(secret), "{variable}: {said}");
-        assert!(said.contains(variable) || said.contains("_file"), "{variable}: {said}");
+        for value in values {
+            let mut variables = VARIABLES.to_vec();
+            variables
+                .retain(|(name, _)| *name != variable && !(variable.contains("MASTER") && name.contains("MASTER")));
+            variables.push((variable, &value));
+            if variable.contains("TLS") {
+                variables.push(("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "key.pem"));
+            }
+            let output = run(folder, &variables, &["config", "check"]);
+            let said = said(&output);
+            // A part of it is too much too.
+            let longest = secret.split(['\n', '\\', ' ']).max_by_key(|part| part.len()).unwrap();
+            assert!(
+                !output.status.success() && !said.contains(secret) && !said.contains(longest),
+                "{variable}={value}: {said}"
+            );
+            assert!(said.contains(variable) || said.contains("_file"), "{variable}: {said}");
+        }
     }
+    // As the name of a setting.
+    let flag = format!("--set={MASTER_KEY}");
+    assert!(!refused(folder, 2, &[&flag, "config", "check"]).contains(MASTER_KEY.trim_end_matches('=')));
 }
 
 /// The rule of the page: `-` is standard input wherever one text is read, and standard output wherever one is written.
