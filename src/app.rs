@@ -363,7 +363,15 @@ pub async fn open_database(database: &Database) -> Result<Db, StartError> {
             source,
         })?;
         keep_private(path).map_err(|source| StartError::Io {
-            what: format!("{} cannot be kept from other users", path.display()),
+            what: match source.kind() {
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem if !path.exists() => {
+                    format!(
+                        "{} cannot be made, because this user may not write its folder",
+                        path.display()
+                    )
+                }
+                _ => format!("{} cannot be kept from other users", path.display()),
+            },
             source,
         })?;
     }

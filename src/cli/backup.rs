@@ -42,6 +42,12 @@ pub struct Source {
 /// Writes every table of ours into a new file, while servers run, and tries whether the file can be restored.
 pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), Failure> {
     let (config, db) = context.database_of_any_schema().await?;
+    if db.schema_version().await? == 0 {
+        return Err(Failure::Refused(format!(
+            "the database {} is empty, so nothing is to be backed up: the first 'keyround serve' or 'keyround db migrate' makes its tables",
+            config.database
+        )));
+    }
     let master_keys = master_keys(&config)?;
     let now = trusted_time(&db, &config.keys.policy, &context.clock, None)
         .await?
@@ -116,8 +122,15 @@ async fn note(db: &Db, dump: &Dump, now: UnixTime) -> Result<(), Failure> {
         format!("{} rows", dump.rows.len()),
     )
     .that_happened_at(dump.taken_at);
-    db.note(&entry).await?;
-    Ok(())
+    db.note(&entry)
+        .await
+        .map_err(|error| {
+            let why = error.about_file().map_or_else(|| error.to_string(), str::to_owned);
+            Failure::Refused(format!(
+                "the backup is written and whole, but the audit log of the database does not say so: {why}"
+            ))
+        })
+        .map(drop)
 }
 
 /// How files begin that are given to `restore` and are no backup, with what to do.

@@ -85,6 +85,9 @@ async fn connection(config: &Config) -> Option<String> {
             db.require_known_schema().await?;
         }
         // A start brings an older schema up to date before it looks.
+        if version < known_schema() {
+            db.require_creation(version).await?;
+        }
         if version == known_schema() {
             db.require_rights().await?;
             db.require_whole_schema().await?;

@@ -165,12 +165,10 @@ impl Finding {
 
     fn answer<T>(name: &'static str, good: &str, config: &Config, answer: Result<T, StoreError>) -> Self {
         let role = config.database.role();
-        let told = |error: StoreError| {
-            let right = error.missing_right(role);
-            right.map_or_else(
-                || error.to_string(),
-                |right| format!("the database refuses it: {right}"),
-            )
+        let told = |error: StoreError| match (error.missing_right(role), error.about_file()) {
+            (Some(right), _) => format!("the database refuses it: {right}"),
+            (None, Some(about)) => format!("the file cannot be used: {about}"),
+            (None, None) => error.to_string(),
         };
         let problems: Vec<String> = answer.err().map(told).into_iter().collect();
         Self::new(name, good, &problems)

@@ -12,6 +12,7 @@ mod config;
 mod confirm;
 mod context;
 mod db;
+mod differences;
 mod documents;
 mod healthcheck;
 mod input;

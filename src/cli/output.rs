@@ -154,7 +154,7 @@ pub fn time(at: UnixTime, now: UnixTime) -> String {
 }
 
 /// The distance of a time from now, in its two largest units.
-pub fn relative(at: UnixTime, now: UnixTime) -> String {
+fn relative(at: UnixTime, now: UnixTime) -> String {
     let distance = at - now;
     let rounded = coarse(distance.abs());
     match distance.0 {

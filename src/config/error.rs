@@ -124,8 +124,8 @@ pub enum ConfigError {
     },
     /// A secret's file that others may read.
     #[error(
-        "{path}, which {setting} names, has mode {mode:04o}: group or others may open it; run: chmod 600 {path} (a mounted file of \
-         root's may have 0440 or 0640: in Kubernetes, defaultMode: 0440 and an fsGroup)",
+        "{path}, which {setting} names, has mode {mode:04o}: group or others may open it; {cure} (a mounted file of root's may have 0440 or \
+         0640: in Kubernetes, defaultMode: 0440 and an fsGroup)",
         path = path.display()
     )]
     SecretExposed {
@@ -135,6 +135,8 @@ pub enum ConfigError {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+        /// What to do.
+        cure: String,
     },
     /// A secret's file that holds no secret.
     #[error("{path}, which {setting} names, {why}", path = path.display())]

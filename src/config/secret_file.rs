@@ -80,9 +80,26 @@ pub fn refuse_exposed(setting: &'static str, path: &Path, metadata: &Metadata) -
             setting,
             path: path.to_owned(),
             mode: metadata.mode() & 0o777,
+            cure: cure(path, metadata.uid(), user),
         });
     }
     Ok(())
+}
+
+/// Folders whose files are of the system.
+const SYSTEM: [&str; 9] = [
+    "/bin", "/boot", "/dev", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr",
+];
+
+/// The mode is changed only of a file that is the user's own, and not of the system: others need to read that.
+fn cure(path: &Path, owner: u32, user: u32) -> String {
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let is_of_system =
+        whole.parent() == Some(Path::new("/etc")) || SYSTEM.iter().any(|folder| whole.starts_with(folder));
+    if owner == user && !is_of_system {
+        return format!("run: chmod 600 {}", path.display());
+    }
+    "write the secret into a file of its own, which only this user may read: (umask 077; cat > FILE)".to_owned()
 }
 
 /// The rule of PostgreSQL's private keys: 0600 or less for a file of this process's user, 0640 or less for one of root's, which
@@ -95,6 +112,31 @@ const fn is_exposed(mode: u32, owner: u32, user: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mode_is_changed_only_of_a_file_of_its_own() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(cure(file.path(), 1000, 1000).starts_with("run: chmod 600 /"));
+        assert!(cure(file.path(), 0, 0).starts_with("run: chmod 600 /"));
+        let link = file.path().with_extension("link");
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        for (path, owner, user) in [
+            (file.path(), 0, 1000),
+            (file.path(), 1000, 0),
+            (Path::new("/etc/passwd"), 0, 0),
+            (Path::new("/etc/../etc/passwd"), 0, 0),
+            (Path::new("/proc/self/environ"), 0, 0),
+            (Path::new("/usr/bin/env"), 0, 0),
+            (&link, 0, 0),
+        ] {
+            let cure = cure(path, owner, user);
+            assert!(
+                cure.starts_with("write the secret into a file of its own"),
+                "{path:?} of {owner} for {user}: {cure}"
+            );
+        }
+        std::fs::remove_file(link).unwrap();
+    }
 
     #[test]
     fn files_of_root_may_be_readable_by_their_group() {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sqlx::FromRow;
 
 use super::tables::names;
-use super::{Db, StoreError, within};
+use super::{Db, StoreError, known_schema, within};
 
 /// The list of migrations, which is the migrator's own table.
 const MIGRATIONS: &str = "_sqlx_migrations";
@@ -44,7 +44,26 @@ struct Lacked {
     of_role: String,
 }
 
+/// Without a schema in the search path, tables cannot be made anywhere.
+const POSTGRES_MAY_CREATE: &str = "SELECT COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false)";
+
 impl Db {
+    /// Refuses a role that may not make tables, where a start would have to bring the schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::MayNotMigrate`] with the schema that was found, or when the database does not answer.
+    pub async fn require_creation(&self, found: i64) -> Result<(), StoreError> {
+        let Self::Postgres { pool, patience, .. } = self else {
+            return Ok(());
+        };
+        let asked = sqlx::query_scalar(POSTGRES_MAY_CREATE);
+        let may_create: bool = within(*patience, async { Ok(asked.fetch_one(pool).await?) }).await?;
+        let known = known_schema();
+        may_create
+            .then_some(())
+            .ok_or(StoreError::MayNotMigrate { found, known })
+    }
+
     /// Refuses a role without one of the rights that a server needs. SQLite has no rights but those to its file.
     ///
     /// # Errors

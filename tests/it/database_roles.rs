@@ -75,6 +75,19 @@ async fn a_server_needs_no_more_than_the_page_grants() {
     raw.execute(&before).await;
 
     // Without tables, the server says what must be done, and does not serve.
+    let (code, said) = output(&server, &["config", "check", "--connect"]);
+    assert!(
+        code == 2 && said.contains("schema 0") && said.contains("keyround db migrate"),
+        "{said}"
+    );
+    assert_eq!(output(&owner, &["config", "check", "--connect"]).0, 0);
+    for role in [&server, &owner] {
+        let (code, said) = output(role, &["backup", "backup.jsonl"]);
+        assert!(
+            code == 1 && said.contains("is empty, so nothing is to be backed up"),
+            "{said}"
+        );
+    }
     let (code, said) = output(&server, &["serve"]);
     assert!(
         code == 1 && said.contains("keyround db migrate") && said.contains("may not change it"),

@@ -21,6 +21,7 @@ mod network;
 mod rows;
 
 mod bounds;
+mod hash_costs;
 mod login_times;
 mod memory;
 #[path = "../proof/until.rs"]

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::clock::Seconds;
 use crate::events::Event;
@@ -18,6 +18,7 @@ use crate::values::parse_duration;
 
 use super::{distinct, entry, keys, refuse_impossible, to_json, token_type, unknown, words};
 use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::differences::{self, Difference, differences, reason};
 use crate::cli::{output, scope};
 
 /// The word for "as the settings say".
@@ -114,7 +115,7 @@ impl Changes {
 }
 
 /// What differs: the name of a setting, with its values before and after.
-fn differences(old: &Client, new: &Client) -> Vec<(&'static str, String, String)> {
+fn differing(old: &Client, new: &Client) -> Vec<Difference> {
     fn or_default<T: ToString>(value: Option<&T>) -> String {
         value.map_or_else(|| DEFAULT.to_owned(), T::to_string)
     }
@@ -128,11 +129,7 @@ fn differences(old: &Client, new: &Client) -> Vec<(&'static str, String, String)
             ("token_ttl", or_default(client.token_ttl.as_ref())),
         ]
     };
-    let pairs = values(old).into_iter().zip(values(new));
-    pairs
-        .filter(|(old, new)| old != new)
-        .map(|((name, old), (_, new))| (name, old, new))
-        .collect()
+    differences(values(old), values(new))
 }
 
 pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
@@ -153,8 +150,8 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         let old = db.client(&id).await?.ok_or_else(|| unknown(&id))?.client;
         let new = changes.applied_to(&old);
         // What stays as it was is not judged again: the settings may have changed since.
-        let mut differences = differences(&old, &new);
-        let differs = |name: &str| differences.iter().any(|(differing, ..)| *differing == name);
+        let mut differences = differing(&old, &new);
+        let differs = |name: &str| differences.iter().any(|difference| difference.name == name);
         let judged = Client {
             alg: new.alg.filter(|_| differs("algorithm")),
             token_ttl: new.token_ttl.filter(|_| differs("token_ttl")),
@@ -166,22 +163,16 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         let now = context.clock.read().wall;
         let mut entries = Vec::new();
         if !differences.is_empty() {
-            let told: Vec<String> = differences
-                .iter()
-                .map(|(name, old, new)| format!("{name} from '{old}' to '{new}'"))
-                .collect();
-            entries.push(entry(
-                Event::ClientUpdated,
-                &id,
-                now,
-                &ACTOR,
-                &format!("changed {}", told.join(", ")),
-            ));
+            entries.push(entry(Event::ClientUpdated, &id, now, &ACTOR, &reason(&differences)));
         }
         if let Some(keys) = keys {
             entries.push(entry(Event::ClientKeysChanged, &id, now, &ACTOR, "asked for"));
             let before = old_keys.as_ref().map_or_else(|| "a secret".to_owned(), keys::told);
-            differences.push(("keys", before, keys::told(keys)));
+            differences.push(Difference {
+                name: "keys",
+                old: before,
+                new: keys::told(keys),
+            });
         }
         let update = ClientUpdate {
             old: &old,
@@ -201,19 +192,10 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
     Err(StoreError::Conflict.into())
 }
 
-fn tell(
-    context: &Context,
-    client: &Client,
-    differences: &[(&'static str, String, String)],
-    left_out: &[LeftOut],
-    warning: Option<&str>,
-) {
+fn tell(context: &Context, client: &Client, differences: &[Difference], left_out: &[LeftOut], warning: Option<&str>) {
     if context.json {
         let mut shown = to_json(client);
-        let changes: Map<String, Value> = differences
-            .iter()
-            .map(|(name, old, new)| ((*name).to_owned(), json!({ "from": old, "to": new })))
-            .collect();
+        let changes = differences::to_json(differences);
         shown["changed"] = json!(!changes.is_empty());
         shown["changes"] = Value::Object(changes);
         keys::show_left_out(&mut shown, left_out);
@@ -228,9 +210,7 @@ fn tell(
         ));
     } else {
         output::line(&format!("client {} is changed", client.id));
-        for (name, old, new) in differences {
-            output::line(&format!("{:<15}'{old}' before, '{new}' now", name.replace('_', " ")));
-        }
+        differences::tell(differences, 15);
     }
     keys::tell_left_out(left_out);
     keys::tell_warning(warning);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::accounts::federation::{
     Directories, DirectoryId, OpenIdScope, Provider, ProviderClientId, ProviderIssuer, ProviderName,
@@ -15,6 +15,7 @@ use crate::store::identity_providers::{ProviderUpdate, Updated};
 
 use super::{AS_TEXT_HELP, Foreseen, ISSUER_HELP, SECRET_HELP, directories, entry, foresee, sealed, to_json, unknown};
 use crate::cli::context::{Context, Failure};
+use crate::cli::differences::{self, Difference, differences, reason};
 use crate::cli::{output, scope};
 
 /// How often a change that another one preceded is tried.
@@ -118,7 +119,7 @@ impl Changes {
 }
 
 /// What differs: the name of a setting, with its values before and after.
-fn differences(old: &Provider, new: &Provider) -> Vec<(&'static str, String, String)> {
+fn differing(old: &Provider, new: &Provider) -> Vec<Difference> {
     let yes_or_no = |since: Option<UnixTime>| if since.is_some() { "yes" } else { "no" }.to_owned();
     let values = |provider: &Provider| {
         let directories = provider.directories.as_ref();
@@ -134,11 +135,7 @@ fn differences(old: &Provider, new: &Provider) -> Vec<(&'static str, String, Str
             ),
         ]
     };
-    let pairs = values(old).into_iter().zip(values(new));
-    pairs
-        .filter(|(old, new)| old != new)
-        .map(|((name, old), (_, new))| (name, old, new))
-        .collect()
+    differences(values(old), values(new))
 }
 
 pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
@@ -160,7 +157,7 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         let old = db.identity_provider(name).await?.ok_or_else(|| unknown(name))?;
         let now = context.clock.read().wall;
         let new = changes.applied_to(&old, now)?;
-        let differences = differences(&old, &new);
+        let differences = differing(&old, &new);
         let foreseen = foresee(context, &config, &new).await;
         // The provider is away, or has become another one: what does not touch the issuer can be changed all the same.
         let foreseen = match foreseen {
@@ -173,16 +170,7 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         };
         let mut entries = Vec::new();
         if !differences.is_empty() {
-            let told: Vec<String> = differences
-                .iter()
-                .map(|(name, old, new)| format!("{name} from '{old}' to '{new}'"))
-                .collect();
-            entries.push(entry(
-                Event::ProviderUpdated,
-                name,
-                now,
-                &format!("changed {}", told.join(", ")),
-            ));
+            entries.push(entry(Event::ProviderUpdated, name, now, &reason(&differences)));
         }
         if sealed.is_some() {
             entries.push(entry(Event::ProviderSecretChanged, name, now, "asked for"));
@@ -228,16 +216,13 @@ fn tell(
     context: &Context,
     shown: &Value,
     provider: &Provider,
-    differences: &[(&'static str, String, String)],
+    differences: &[Difference],
     is_secret_new: bool,
     foreseen: &Foreseen,
 ) {
     if context.json {
         let mut shown = shown.clone();
-        let changes: Map<String, Value> = differences
-            .iter()
-            .map(|(name, old, new)| ((*name).to_owned(), json!({ "from": old, "to": new })))
-            .collect();
+        let changes = differences::to_json(differences);
         shown["changed"] = json!(!changes.is_empty() || is_secret_new);
         shown["client_secret_changed"] = json!(is_secret_new);
         shown["changes"] = Value::Object(changes);
@@ -252,9 +237,7 @@ fn tell(
         ));
     } else {
         output::line(&format!("provider {} is changed", provider.name));
-        for (name, old, new) in differences {
-            output::line(&format!("{:<24}'{old}' before, '{new}' now", name.replace('_', " ")));
-        }
+        differences::tell(differences, 24);
         if is_secret_new {
             output::line("client secret           as in the file");
         }

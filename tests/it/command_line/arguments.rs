@@ -223,6 +223,35 @@ fn no_argument_that_may_be_a_secret_is_repeated() {
     assert!(!refused(folder, 2, &[&flag, "config", "check"]).contains(MASTER_KEY.trim_end_matches('=')));
 }
 
+/// A file of the system stays as it is.
+#[test]
+fn no_command_proposes_to_change_the_mode_of_a_file_of_others() {
+    let folder = site();
+    let folder = folder.path();
+    for arguments in [
+        &[
+            "users",
+            "create",
+            "--email",
+            "ada@example.com",
+            "--name",
+            "Ada",
+            "--password-file",
+            "/etc/passwd",
+        ][..],
+        &["clients", "rotate-secret", "billing", "--secret-file", "/etc/passwd"],
+        &["config", "check", "--set", "database.url_file=/etc/passwd"],
+    ] {
+        let output = run(folder, &VARIABLES, arguments);
+        let said = said(&output);
+        assert!(
+            !output.status.success() && !said.contains("chmod"),
+            "{arguments:?}: {said}"
+        );
+        assert!(said.contains("into a file of its own"), "{arguments:?}: {said}");
+    }
+}
+
 /// The rule of the page: `-` is standard input wherever one text is read, and standard output wherever one is written.
 #[test]
 fn a_hyphen_is_standard_input_and_output() {

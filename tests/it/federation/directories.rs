@@ -22,6 +22,12 @@ fn serve_directories(upstream: &Upstream) {
     upstream.reply("/common/v2.0/.well-known/openid-configuration", metadata);
 }
 
+/// A site where new people may log in with this provider.
+async fn open_site(database: TestDatabase, upstream: &Upstream, issuer: &str, options: &[&str]) -> Site {
+    let registration = [("accounts.registration", "true")];
+    Site::with_settings(database, &upstream.ca_file, issuer, options, &registration).await
+}
+
 /// A login of somebody of this directory; answers with the account's id.
 async fn login_from(
     upstream: &Upstream,
@@ -57,15 +63,7 @@ crate::on_both_databases!(people_of_listed_directories_log_in_and_are_told_apart
     let upstream = Upstream::start();
     serve_directories(&upstream);
     let options = ["--directory", &ONE.to_uppercase(), "other"];
-    let registration = [("accounts.registration", "true")];
-    let site = Site::with_settings(
-        database,
-        &upstream.ca_file,
-        &template(&upstream),
-        &options,
-        &registration,
-    )
-    .await;
+    let site = open_site(database, &upstream, &template(&upstream), &options).await;
     let ada = login_from(&upstream, &site, ONE, |_| {}).await.unwrap();
     assert_eq!(login_from(&upstream, &site, ONE, |_| {}).await.as_ref(), Ok(&ada));
     // The same subject of another directory is another person.
@@ -124,16 +122,8 @@ async fn any_directory_is_let_in_where_an_operator_says_so() {
     let upstream = Upstream::start();
     serve_directories(&upstream);
     let database = TestDatabase::sqlite();
-    let registration = [("accounts.registration", "true")];
     let options = ["--any-directory", "--email-verified-as-text"];
-    let site = Site::with_settings(
-        database,
-        &upstream.ca_file,
-        &template(&upstream),
-        &options,
-        &registration,
-    )
-    .await;
+    let site = open_site(database, &upstream, &template(&upstream), &options).await;
     assert!(
         login_from(&upstream, &site, TWO, |claims| claims["email_verified"] = "true".into())
             .await
@@ -155,15 +145,7 @@ async fn any_directory_is_let_in_where_an_operator_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_for_several_recipients_is_taken_if_it_was_given_to_us() {
     let upstream = Upstream::start();
-    let registration = [("accounts.registration", "true")];
-    let site = Site::with_settings(
-        TestDatabase::sqlite(),
-        &upstream.ca_file,
-        &upstream.issuer,
-        &[],
-        &registration,
-    )
-    .await;
+    let site = open_site(TestDatabase::sqlite(), &upstream, &upstream.issuer, &[]).await;
     for (aud, azp, verified, expected) in [
         (json!(["keyround", "api"]), json!("keyround"), json!(true), Ok(())),
         (

@@ -8,10 +8,9 @@ use url::Url;
 
 use super::crooked::{Reply, Upstream};
 use super::real::{OidcProvider, existing_account};
-use super::{Browser, CLIENT_SECRET, create, parameter};
+use super::{Browser, CLIENT_SECRET, create, parameter, serve};
 use crate::client_assertions::keyround;
 use crate::helpers::{TestApp, TestDatabase};
-use crate::process::Serving;
 use crate::rows::Raw;
 
 const BEGIN: &str = "/auth/federated/acme?return_to=/home";
@@ -330,24 +329,7 @@ async fn every_refusal_has_its_status_and_its_code() {
 async fn the_log_holds_no_secret_of_a_login() {
     let database = TestDatabase::sqlite();
     let upstream = Upstream::start();
-    create(&database, "acme", &upstream.issuer, &[]);
-    let variables = [
-        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
-        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
-        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
-        ("KEYROUND_DATABASE__URL", database.url.as_str()),
-        (
-            "KEYROUND_KEYS__MASTER_KEY",
-            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
-        ),
-        ("KEYROUND_OUTBOUND__CA_FILE", upstream.ca_file.to_str().unwrap()),
-        ("KEYROUND_OUTBOUND__ALLOWED_NETWORKS", "127.0.0.0/8,::1"),
-        ("KEYROUND_LOG__FILTER", "trace"),
-    ];
-    let db = database.open().await;
-    db.ensure_default_tenant(Clock::system().read().wall).await.unwrap();
-    db.close().await;
-    let serving = Serving::start(database.folder.path(), &variables, &["serve"]);
+    let serving = serve(&database, &upstream, ("KEYROUND_LOG__FILTER", "trace")).await;
     let http = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .build()

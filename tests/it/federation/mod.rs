@@ -29,6 +29,7 @@ use url::Url;
 
 use crate::client_assertions::keyround;
 use crate::helpers::{TestDatabase, config};
+use crate::process::Serving;
 use crate::rows::Raw;
 
 /// Our secret at every provider, with characters that a careless encoding would break.
@@ -40,6 +41,28 @@ struct Site {
     db: Db,
     clock: Clock,
     logins: FederatedLogins,
+}
+
+/// A server of its own process with the provider `acme`, and with one more variable.
+async fn serve(database: &TestDatabase, upstream: &crooked::Upstream, more: (&str, &str)) -> Serving {
+    create(database, "acme", &upstream.issuer, &[]);
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+        ("KEYROUND_OUTBOUND__CA_FILE", upstream.ca_file.to_str().unwrap()),
+        ("KEYROUND_OUTBOUND__ALLOWED_NETWORKS", "127.0.0.0/8,::1"),
+        more,
+    ];
+    let db = database.open().await;
+    db.ensure_default_tenant(Clock::system().read().wall).await.unwrap();
+    db.close().await;
+    Serving::start(database.folder.path(), &variables, &["serve"])
 }
 
 impl Site {

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::crooked::{Reply, Upstream};
 use super::real::existing_account;
-use super::{CLIENT_SECRET, create, parameter};
+use super::{CLIENT_SECRET, create, parameter, serve};
 use crate::client_assertions::keyround;
 use crate::helpers::TestDatabase;
 use crate::process::Serving;
@@ -35,24 +35,7 @@ struct Scene<'a> {
 impl<'a> Scene<'a> {
     async fn new(database: &'a TestDatabase) -> Self {
         let upstream = Upstream::start();
-        create(database, "acme", &upstream.issuer, &[]);
-        let variables = [
-            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
-            ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
-            ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
-            ("KEYROUND_DATABASE__URL", database.url.as_str()),
-            (
-                "KEYROUND_KEYS__MASTER_KEY",
-                "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
-            ),
-            ("KEYROUND_OUTBOUND__CA_FILE", upstream.ca_file.to_str().unwrap()),
-            ("KEYROUND_OUTBOUND__ALLOWED_NETWORKS", "127.0.0.0/8,::1"),
-            ("KEYROUND_LOG__FORMAT", "json"),
-        ];
-        let db = database.open().await;
-        db.ensure_default_tenant(Clock::system().read().wall).await.unwrap();
-        db.close().await;
-        let serving = Serving::start(database.folder.path(), &variables, &["serve"]);
+        let serving = serve(database, &upstream, ("KEYROUND_LOG__FORMAT", "json")).await;
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .build()

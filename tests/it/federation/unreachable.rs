@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::secret_file;
 use crate::client_assertions::keyround;
 use crate::helpers::TestDatabase;
+use crate::rows::Raw;
 use crate::tls::Authority;
 
 /// Serves each connection by this function, in a thread that ends with the test's process.
@@ -55,10 +56,8 @@ fn each_cause_has_its_own_words_and_its_cure() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_port = silent.local_addr().unwrap().port();
     let good = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    let long_label = "a".repeat(64);
     let untrusted = "outbound.ca_file";
     let cases = [
-        (format!("https://{long_label}.example"), "cannot be resolved by DNS"),
         (
             format!("https://127.0.0.1:{nothing}"),
             "refused the connection: nothing listens",
@@ -162,6 +161,23 @@ fn each_cause_has_its_own_words_and_its_cure() {
             "{url}: {out}{err}"
         );
     }
+    // A name that no resolver has to be asked for is not registered any more; it is known from before.
+    let unresolved = "cannot be resolved by DNS";
+    let issuer = format!("https://{}.example", "a".repeat(64));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let raw = Raw::open(&database).await;
+        raw.execute(&format!(
+            "UPDATE identity_providers SET issuer = '{issuer}' WHERE provider = 'p0'"
+        ))
+        .await;
+        raw.close().await;
+    });
+    let (code, out, err) = run(&["providers", "check", "p0"]);
+    assert!(
+        code == 1 && out.contains(unresolved) && err.contains("nobody can log in with"),
+        "{out}{err}"
+    );
+    assert!(cases.iter().all(|(_, words)| !out.contains(words)), "{out}");
     let jwks = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
     let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{jwks}",
