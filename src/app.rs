@@ -33,7 +33,7 @@ use crate::jose::jwt::TokenType;
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::logins::Logins;
 use crate::logins::federated::FederatedLogins;
-use crate::logins::hash_costs::{self, HashCosts};
+use crate::logins::hash_costs::HashCosts;
 use crate::oauth::client::ClientId;
 use crate::oauth::token::Defaults;
 use crate::outbound::key_sets::RemoteKeySets;
@@ -44,7 +44,7 @@ use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::sessions::{Grouped, Replays, Sessions};
 use crate::store::nodes::Place;
 use crate::store::{Db, StoreError};
-use crate::supervision::{Pulse, Tasks};
+use crate::supervision::Tasks;
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
 use crate::values::Database;
@@ -559,16 +559,9 @@ impl Running {
             families: Grouped::default(),
             claims: Grouped::default(),
         });
-        let hash_costs = HashCosts::new(config.accounts.logins.password_hash);
-        if config.accounts.enabled {
-            // Before the first login, whose time would tell.
-            hash_costs
-                .renew(&rotator.db, config.accounts.logins.password_hash)
-                .await?;
-        }
         let logins = Logins {
             db: rotator.db.clone(),
-            hash_costs,
+            hash_costs: HashCosts::default(),
             sessions: Arc::clone(&sessions),
             hashing: hashing(config, &rotator.clock)?,
             hash_key: Arc::clone(&hash_key),
@@ -675,7 +668,6 @@ impl Running {
             admin_task,
             tokio::spawn(rotation.run(server.tasks.clone(), stopped.clone())),
             tokio::spawn(sessions.run(server.tasks.clone(), stopped.clone())),
-            tokio::spawn(supervise_hash_costs(server.clone(), stopped.clone())),
         ];
         let follow_tls = |tls: Tls| Arc::new(tls).follow(clock, server.tasks.clone(), stopped);
         tasks.extend(tls.map(|tls| tokio::spawn(follow_tls(tls))));
@@ -719,41 +711,6 @@ impl Running {
             }
         }
         self.server.db.close().await;
-    }
-}
-
-/// Runs [`follow_hash_costs`] until the server stops.
-async fn supervise_hash_costs(server: web::Data<Server>, stop: watch::Receiver<bool>) {
-    let longest = (hash_costs::RENEW_PERIOD + hash_costs::RENEW_TIMEOUT * 2).duration();
-    let (tasks, stopped) = (server.tasks.clone(), stop.clone());
-    let follow = move |pulse: Arc<Pulse>| follow_hash_costs(server.clone(), pulse, stopped.clone());
-    tasks.supervise("hash_costs", longest, stop, follow).await;
-}
-
-/// Reads every hour what the stored hashes cost.
-async fn follow_hash_costs(server: web::Data<Server>, pulse: Arc<Pulse>, mut stop: watch::Receiver<bool>) {
-    let logins = &server.logins;
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|stopped| *stopped) => return,
-            () = sleep(hash_costs::RENEW_PERIOD.duration()) => {}
-        }
-        let renewed = async {
-            if server.has_accounts {
-                logins.hash_costs.renew(&logins.db, logins.settings.password_hash).await
-            } else {
-                Ok(())
-            }
-        };
-        tokio::select! {
-            renewed = renewed => if let Err(error) = renewed {
-                tracing::warn!(%error, "the costs of stored passwords could not be read; those that are known are used");
-            },
-            () = sleep(hash_costs::RENEW_TIMEOUT.duration()) => {
-                tracing::warn!("the costs of stored passwords were not read in time; those that are known are used");
-            }
-        }
-        pulse.beat();
     }
 }
 

@@ -307,7 +307,9 @@ impl Logins {
 
     async fn user_with(&self, place: Place, email: &Email, password: Password) -> Result<StoredUser, LoginError> {
         let user = self.db.user_by_email(email).await?;
-        match (self.check(place, user.as_ref(), password).await?, user) {
+        // After the account, so that its cost is among them.
+        let costs = self.hash_costs.read(&self.db, self.settings.password_hash).await?;
+        match (self.check(place, user.as_ref(), costs, password).await?, user) {
             (Checked::Right { rehashed }, Some(mut user)) => {
                 self.rehash(&mut user, rehashed).await?;
                 Ok(user)
@@ -323,14 +325,16 @@ impl Logins {
         }
     }
 
-    async fn check(&self, place: Place, user: Option<&StoredUser>, password: Password) -> Result<Checked, LoginError> {
+    async fn check(
+        &self,
+        place: Place,
+        user: Option<&StoredUser>,
+        costs: BTreeSet<HashCost>,
+        password: Password,
+    ) -> Result<Checked, LoginError> {
         let may_act = user.is_some_and(|user| user.user.suspended_at.is_none());
         let stored = user.and_then(|user| self.readable_hash(user));
-        if let Some(stored) = &stored {
-            self.hash_costs.learn(stored.cost());
-        }
         let (parameters, key) = (self.settings.password_hash, Arc::clone(&self.hash_key));
-        let costs = self.hash_costs.current();
         let checked = place
             .run(move || check(stored.as_ref(), may_act, &password, parameters, &costs, &key))
             .await?;

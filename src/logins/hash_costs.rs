@@ -1,64 +1,37 @@
-//! What the stored hashes of passwords cost to check, as this node knows it.
+//! What the stored hashes of passwords cost to check.
 //!
 //! Every wrong password costs the same, whatever its account has stored and whether there is one: the check of the stored hash, and
 //! then everything that another account's hash would cost more, at most [`MAX_REFUSED_LOGIN`]. The other way, to give each unknown address the cost of some stored
 //! hash, costs less while costs are mixed, but a caller who knows that a person logs in often knows which cost to expect.
+//!
+//! Each login reads the costs again, after its account: a cost that a node learnt only when a login met it would make the first
+//! wrong password for that account take longer than one for no account.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::accounts::password_hash::{HashCost, HashParameters, MAX_REFUSED_LOGIN};
-use crate::clock::Seconds;
 use crate::store::{Db, StoreError};
 
-/// How often the costs are read again. A cost that is new is learnt when a login meets it.
-pub const RENEW_PERIOD: Seconds = Seconds(3_600);
-
-/// How long one reading may take.
-pub const RENEW_TIMEOUT: Seconds = Seconds(60);
-
 /// The costs that a wrong password is charged with.
+#[derive(Default)]
 pub struct HashCosts {
-    current: ArcSwap<BTreeSet<HashCost>>,
+    /// Whether they were beyond the bound at the last look.
+    is_beyond: AtomicBool,
 }
 
 impl HashCosts {
-    /// The cost of new passwords alone, until the stored ones are read.
-    #[must_use]
-    pub fn new(parameters: HashParameters) -> Self {
-        Self {
-            current: ArcSwap::from_pointee(BTreeSet::from([parameters.cost()])),
-        }
-    }
-
-    /// All costs.
-    #[must_use]
-    pub fn current(&self) -> Arc<BTreeSet<HashCost>> {
-        self.current.load_full()
-    }
-
-    /// Adds the cost of a hash that a login met.
-    pub fn learn(&self, cost: HashCost) {
-        if !self.current.load().contains(&cost) {
-            self.current.rcu(|known| {
-                let mut known = BTreeSet::clone(known);
-                known.insert(cost);
-                known
-            });
-        }
-    }
-
-    /// Reads the costs of all stored hashes, as many steps as there are costs.
+    /// The costs of all stored hashes and of new ones, as many steps in an index as there are costs.
     ///
     /// # Errors
-    /// When the database does not answer; what was known stays.
-    pub async fn renew(&self, db: &Db, parameters: HashParameters) -> Result<(), StoreError> {
+    /// When the database does not answer.
+    pub async fn read(&self, db: &Db, parameters: HashParameters) -> Result<BTreeSet<HashCost>, StoreError> {
         let mut costs = db.password_hash_costs().await?;
         costs.insert(parameters.cost());
         let unbounded = HashCost::of_refused_login(&costs);
-        if unbounded > MAX_REFUSED_LOGIN {
+        let is_beyond = unbounded > MAX_REFUSED_LOGIN;
+        let was_beyond = self.is_beyond.swap(is_beyond, Ordering::Relaxed);
+        if is_beyond && !was_beyond {
             tracing::warn!(
                 kinds = costs.len(),
                 "the stored hashes of passwords are of so many costly kinds that a wrong password would take {unbounded:?} to hide \
@@ -66,7 +39,6 @@ impl HashCosts {
                  hashes; so does 'keyround users set-password'"
             );
         }
-        self.current.store(Arc::new(costs));
-        Ok(())
+        Ok(costs)
     }
 }

@@ -115,12 +115,6 @@ async fn the_time_of_a_refusal_does_not_tell_whether_an_account_exists() {
     let raw = Raw::open(&database).await;
     raw.execute("UPDATE users SET suspended_at = 1 WHERE email = 'suspended@example.com'")
         .await;
-    let logins = &app.running.server.logins;
-    logins
-        .hash_costs
-        .renew(&logins.db, logins.settings.hash_parameters())
-        .await
-        .unwrap();
     let mut seen = Vec::new();
     for _ in 0..MEASUREMENTS {
         let medians = medians(&app, &addresses).await;
