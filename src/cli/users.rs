@@ -69,9 +69,12 @@ pub enum Command {
     SetRoles {
         #[command(flatten)]
         target: Target,
-        /// What it is to be, in place of what it was; none when left out.
-        #[arg(long = "role", value_name = "ROLE", num_args = 1..)]
+        /// What it is to be, in place of what it was.
+        #[arg(long = "role", value_name = "ROLE", num_args = 1.., conflicts_with = "no_roles")]
         roles: Vec<Role>,
+        /// Take every role away.
+        #[arg(long)]
+        no_roles: bool,
     },
     /// End every session of an account; it may log in again.
     EndSessions {
@@ -167,7 +170,16 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             change(context, &target, UserChange::Resume, Event::UserResumed, told, None).await
         }
         Command::SetPassword { target, password } => set_password(context, &target, &password).await,
-        Command::SetRoles { target, roles } => {
+        Command::SetRoles {
+            target,
+            roles,
+            no_roles,
+        } => {
+            if roles.is_empty() && !no_roles {
+                return Err(Failure::Usage(
+                    "no role was given; name all that the account is to have (--role ROLE), or take every role away by --no-roles".to_owned(),
+                ));
+            }
             let roles = distinct(roles)?;
             let told = ["has other roles from its next access token on", "is gone"];
             let new = UserChange::SetRoles(roles);

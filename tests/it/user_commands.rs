@@ -227,6 +227,21 @@ crate::on_both_databases!(accounts_are_made_shown_and_listed, |database| {
         first.contains(&format!("--after {}", all[0].as_str().unwrap())),
         "{first}"
     );
+    for (arguments, says) in [
+        (&["users", "set-roles", id][..], "take every role away by --no-roles"),
+        (
+            &["users", "set-roles", id, "--role", "reader", "--no-roles"],
+            "--no-roles",
+        ),
+    ] {
+        let said = person.refused(2, arguments);
+        assert!(said.contains(says), "{said}");
+    }
+    let before = person.json(&["users", "show", id])["roles"].clone();
+    assert_eq!(before, json!(["admin", "billing:read"]), "nothing was changed");
+    person.json(&["users", "set-roles", id, "--no-roles"]);
+    assert_eq!(person.json(&["users", "show", id])["roles"], json!([]));
+    person.json(&["users", "set-roles", id, "--role", "admin", "billing:read"]);
     let roles = person.json(&["users", "set-roles", id, "--role", "reader"]);
     assert_eq!(roles, json!({ "user_id": id, "changed": true, "ended_sessions": 0 }));
     assert_eq!(person.json(&["users", "show", id])["roles"], json!(["reader"]));
