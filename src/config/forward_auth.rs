@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::accounts::user::Role;
+use crate::text;
 use crate::values::{Refusal, refuse};
 
 use super::ConfigError;
@@ -10,7 +11,8 @@ use super::layers::Layers;
 
 const POLICIES: &str = "forward_auth.policies";
 const MAX_NAME: usize = 64;
-const MAX_AUDIENCE: usize = 2_048;
+/// The policy that there is without the setting.
+const DEFAULT: &str = "default";
 
 /// Section `forward_auth`. A visitor of a gateway can choose neither a policy nor a part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,16 +72,23 @@ fn parse_policy(text: &str, default_audience: &str) -> Result<ForwardAuthPolicy,
         roles: Vec::new(),
     };
     let mut has_audience = false;
+    let mut requires = name == DEFAULT;
     for word in words {
+        requires = true;
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let problem = match key {
             "audience" if has_audience => Some("names a second audience; write a policy for each audience"),
-            "audience" if is_audience(value) => {
+            "audience" if is_quoted(value) => {
+                Some("has quotation marks around or within its audience, which would be a part of it; leave them out")
+            }
+            "audience" if text::is_audience(value) => {
                 has_audience = true;
                 value.clone_into(&mut policy.audience);
                 None
             }
-            "audience" => Some("has an audience that is empty, too long or has control characters"),
+            "audience" => {
+                Some("has an audience that is empty, too long, no URI or not printable ASCII, so that no token has it")
+            }
             "scope" if is_scope(value) => {
                 policy.scopes.push(value.to_owned());
                 None
@@ -98,6 +107,13 @@ fn parse_policy(text: &str, default_audience: &str) -> Result<ForwardAuthPolicy,
             return refuse(format!("holds '{shown}', which {problem}"));
         }
     }
+    if !requires {
+        return refuse(format!(
+            "holds '{shown}', a policy that requires nothing, as a value behind the wrong separator would be: repeat the word for several values \
+             (role=admin role=owner), or write '{name} audience={default_audience}' if any token of a person is to do; only the policy \
+             '{DEFAULT}' may stand alone"
+        ));
+    }
     Ok(policy)
 }
 
@@ -106,8 +122,12 @@ fn is_policy_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain)
 }
 
-fn is_audience(text: &str) -> bool {
-    (1..=MAX_AUDIENCE).contains(&text.len()) && !text.chars().any(char::is_control)
+/// An apostrophe may be within a URI (RFC 3986 section 2.2).
+fn is_quoted(audience: &str) -> bool {
+    const MARKS: [char; 8] = [
+        '"', '\'', '`', '\u{201c}', '\u{201d}', '\u{201e}', '\u{2018}', '\u{2019}',
+    ];
+    audience.contains('"') || audience.starts_with(MARKS) || audience.ends_with(MARKS)
 }
 
 /// RFC 6749 section 3.3.
@@ -154,6 +174,14 @@ mod tests {
             ("api audience=", "an audience that is empty"),
             ("api audience", "an audience that is empty"),
             ("api audience=a audience=a", "a second audience"),
+            ("api audience=\"https://api.example.com\"", "leave them out"),
+            ("api audience='https://api.example.com'", "leave them out"),
+            ("api audience=\"", "leave them out"),
+            ("api audience=a\"b", "leave them out"),
+            ("api audience=\u{201e}a\u{201c}", "leave them out"),
+            ("api audience=\u{e4}", "not printable ASCII"),
+            ("owner", "requires nothing"),
+            ("owner ", "requires nothing"),
             ("api scope=", "no scope of RFC 6749"),
             ("api scope=\"read\"", "no scope of RFC 6749"),
             ("api role=", "no role's name"),

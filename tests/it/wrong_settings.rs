@@ -662,9 +662,28 @@ const WRONG: &[Row] = &[
         ],
     ),
     (
-        "[forward_auth]\npolicies = [\"api\", \"api scope=x\"]",
+        "[forward_auth]\npolicies = [\"api role=y\", \"api scope=x\"]",
         &[],
         &["forward_auth.policies", "two policies named 'api'", "write one"],
+    ),
+    (
+        "",
+        &[("KEYROUND_FORWARD_AUTH__POLICIES", "api role=admin;owner")],
+        &[
+            "KEYROUND_FORWARD_AUTH__POLICIES",
+            "'owner', a policy that requires nothing",
+            "role=admin role=owner",
+        ],
+    ),
+    (
+        "[forward_auth]\npolicies = [\"api role=admin\", \"owner\"]",
+        &[],
+        &["forward_auth.policies", "requires nothing", "owner audience=http"],
+    ),
+    (
+        "",
+        &[("KEYROUND_FORWARD_AUTH__POLICIES", "api audience=\"https://a.example\"")],
+        &["KEYROUND_FORWARD_AUTH__POLICIES", "quotation marks", "leave them out"],
     ),
     (
         "",
