@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::clock::{Clock, Seconds, UnixTime, sleep};
 use crate::config::{Config, ConfigError, settings};
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::sealing::{MasterKeyId, MasterKeys, SealError};
+use crate::files;
 use crate::hashing::Hashing;
 use crate::http;
 use crate::http::auth::cookies::Cookies;
@@ -137,6 +138,14 @@ pub enum StartError {
         address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The file of the database can be neither made nor found.
+    #[error("the database {path} cannot be made: {why}", path = path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said, and what to do.
+        why: String,
     },
     /// A folder or a file.
     #[error("{what}: {source}")]
@@ -358,10 +367,12 @@ pub async fn connect(database: &Database) -> Result<Db, StartError> {
 /// When its folder cannot be made, or it does not answer.
 pub async fn open_database(database: &Database) -> Result<Db, StartError> {
     if let Database::Sqlite { path } = database {
-        make_folder(path).map_err(|source| StartError::Io {
-            what: format!("the folder of {} cannot be made", path.display()),
-            source,
-        })?;
+        make_folder(path)
+            .and_then(|()| make_private(path))
+            .map_err(|error| StartError::Unwritable {
+                path: path.clone(),
+                why: files::unwritable(path, &error),
+            })?;
         keep_private(path).map_err(|source| StartError::Io {
             what: match source.kind() {
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem if !path.exists() => {
@@ -412,18 +423,21 @@ async fn refuse_unlisted(db: &Db, master_key: &MasterKeys) -> Result<(), StartEr
     Err(StartError::MasterKeyNotListed(needed.join(", ")))
 }
 
-/// Makes the file of a database for its owner alone; SQLite gives the files beside it the same mode. A file that an earlier version made
-/// for everybody is taken back; a group that may write it was chosen on purpose, and keeps its rights.
-fn keep_private(file: &Path) -> std::io::Result<()> {
+/// Makes the file of a database for its owner alone; SQLite gives the files beside it the same mode.
+fn make_private(file: &Path) -> std::io::Result<()> {
     let created = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(file);
     match created {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        created => return created.map(drop),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        created => created.map(drop),
     }
+}
+
+/// Takes back a file that an earlier version made for everybody; a group that may write it was chosen on purpose, and keeps its rights.
+fn keep_private(file: &Path) -> std::io::Result<()> {
     for beside in ["", "-wal", "-shm"] {
         let mut name = file.as_os_str().to_owned();
         name.push(beside);

@@ -101,6 +101,37 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
     file.finish()
 }
 
+/// Why a file could not be made or written, and what to do: the nearest folder that exists is named.
+#[must_use]
+pub fn unwritable(path: &Path, error: &std::io::Error) -> String {
+    let folders = path.ancestors().skip(1);
+    let folder = folders
+        .map(|folder| {
+            if folder.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                folder
+            }
+        })
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"));
+    let shown = folder.display();
+    let cure = match error.kind() {
+        _ if !folder.is_dir() => format!("{shown} is not a folder; name another one"),
+        _ if path.is_dir() => "it is a folder; name a file".to_owned(),
+        ErrorKind::PermissionDenied => format!(
+            "let this user (id {}) write in the folder {shown}, or name another one",
+            rustix::process::geteuid().as_raw()
+        ),
+        ErrorKind::ReadOnlyFilesystem => {
+            format!("mount the file system of the folder {shown} for writing, or name another folder")
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!("make room where the folder {shown} is"),
+        _ => format!("it is to be in the folder {shown}; name another one"),
+    };
+    format!("{error}; {cure}")
+}
+
 fn remove_leftovers(target: &Path, name: &std::ffi::OsStr) {
     let Ok(entries) = std::fs::read_dir(folder_of(target)) else {
         return;

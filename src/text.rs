@@ -45,6 +45,17 @@ pub fn without_mark(content: &[u8]) -> Result<&[u8], NotText> {
     Ok(content)
 }
 
+/// The text without the one line end that a program writes behind it.
+#[must_use]
+pub fn without_line_end(text: &str) -> &str {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    if line.len() < text.len() {
+        line.strip_suffix('\r').unwrap_or(line)
+    } else {
+        text
+    }
+}
+
 /// Whether a client may have this id: see [`crate::oauth::client::ClientId`].
 #[must_use]
 pub fn is_client_id(text: &str) -> bool {

@@ -122,8 +122,10 @@ pub enum InvalidHash {
     /// It would take too long to check, or too much memory.
     #[error(
         "this hash costs too much to check, or too little: bcrypt has a cost of 4 to 15, Argon2 at most 65536 KiB of memory, 10 \
-         passes and 8 lanes, PBKDF2 1000 to 2000000 iterations (SHA-512: 1000000, both halved for each further block of output), scrypt \
-         at most 65536 KiB of memory and N*r*p of 1048576"
+         passes and 8 lanes (Django's default has 102400 KiB), PBKDF2 1000 to 2000000 iterations (SHA-512: 1000000, both halved for each further block of output), scrypt \
+         at most 65536 KiB of memory (N=2^16 with r=8) and N*r*p of 1048576; let the other system hash the password again within these \
+         bounds at a login (in Django, by a hasher with memory_cost = 65536 that is first in PASSWORD_HASHERS), or create the account \
+         without a hash and set a password"
     )]
     Cost,
 }

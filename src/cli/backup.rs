@@ -12,7 +12,7 @@ use crate::app::{StartError, open_database, open_ledger, refuse_unfinished_copy}
 use crate::clock::UnixTime;
 use crate::crypto::sealing::MasterKeys;
 use crate::events::{Entry, Event};
-use crate::files::Unfinished;
+use crate::files::{self, Unfinished};
 use crate::jose::jwk::Kid;
 use crate::keyring::trusted_time;
 use crate::rotation::{Rotator, try_restore};
@@ -79,7 +79,7 @@ pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), F
     if file.symlink_metadata().is_ok() {
         return Err(cannot(&"it exists; name another file"));
     }
-    let mut unfinished = Unfinished::new(file, 0o600).map_err(|error| cannot(&error))?;
+    let mut unfinished = Unfinished::new(file, 0o600).map_err(|error| cannot(&files::unwritable(file, &error)))?;
     let written = unfinished
         .write(text.as_bytes())
         .and_then(|()| std::fs::read_to_string(unfinished.path()))

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use crate::app::{Foundation, StartError, open_database, refuse_unfinished_copy};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Sources};
+use crate::files;
 use crate::keys::emergency::UnknownKey;
 use crate::rotation::RotationError;
 use crate::store::{Db, StoreError, known_schema};
@@ -112,7 +113,7 @@ impl Context {
     pub async fn database_of_any_schema(&self) -> Result<(Config, Db), Failure> {
         let config = self.config()?;
         if let Database::Sqlite { path } = &config.database
-            && !path.exists()
+            && !exists(path)?
         {
             return Err(Failure::Refused(format!(
                 "there is no database {} yet; the first 'keyround serve' makes it",
@@ -137,18 +138,29 @@ impl Context {
 }
 
 /// The text of a file that an argument names.
-pub fn read_text(path: &Path) -> Result<String, Failure> {
-    String::from_utf8(read_content(path)?).map_err(|error| cannot_read(path, &error))
+pub fn read_text(argument: &str, path: &Path) -> Result<String, Failure> {
+    String::from_utf8(read_content(argument, path)?).map_err(|error| cannot_read(argument, path, &error))
 }
 
 /// The same as bytes.
-pub fn read_content(path: &Path) -> Result<Vec<u8>, Failure> {
+pub fn read_content(argument: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     let mut content = Vec::new();
     input::open(path)
         .and_then(|mut file| file.read_to_end(&mut content))
-        .map_err(|error| cannot_read(path, &error))?;
-    let text = text::decode(&content).map_err(|error| cannot_read(path, &error))?;
+        .map_err(|error| cannot_read(argument, path, &error))?;
+    let text = text::decode(&content).map_err(|error| cannot_read(argument, path, &error))?;
     Ok(text.as_bytes().to_vec())
+}
+
+/// Whether the file of a database exists. A folder that this user may not look into does not show that it does not.
+pub fn exists(path: &Path) -> Result<bool, Failure> {
+    path.try_exists().map_err(|error| {
+        Failure::Refused(format!(
+            "the database {} cannot be used: {}",
+            path.display(),
+            files::unwritable(path, &error)
+        ))
+    })
 }
 
 /// The folder of an SQLite file that has to be made first.

@@ -22,7 +22,7 @@ use crate::store::{Db, StoreError, known_schema};
 use crate::values::{Database, parse_duration};
 
 use super::clock;
-use super::context::{ACTOR, Context, Failure, missing_folder};
+use super::context::{ACTOR, Context, Failure, exists, missing_folder};
 use super::master_key::master_keys;
 use super::output;
 
@@ -177,7 +177,7 @@ impl Finding {
 
 async fn check(context: &Context, config: &Config) -> Result<(), Failure> {
     if let Database::Sqlite { path } = &config.database
-        && !path.exists()
+        && !exists(path)?
     {
         return Err(Failure::Refused(format!("there is no database {}", path.display())));
     }

@@ -8,8 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use zeroize::Zeroizing;
 
 use crate::config::{self, read_secret, read_secret_file};
+use crate::text;
 
 use super::context::Failure;
+
+/// In place of a name that is not repeated.
+const HIDDEN: &str = "the file";
 
 /// Whether some file of this command was standard input.
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
@@ -47,7 +51,7 @@ pub fn shown(path: &Path) -> String {
     } else if path.symlink_metadata().is_ok() {
         path.display().to_string()
     } else {
-        "the file".to_owned()
+        HIDDEN.to_owned()
     }
 }
 
@@ -60,7 +64,20 @@ pub fn secret(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Fail
     Ok(read_secret(flag, Path::new("standard input"), file)?)
 }
 
-/// Why a file was not read.
-pub fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Usage(format!("cannot read {}: {error}", shown(path)))
+/// Why the file that an argument names was not read.
+pub fn cannot_read(argument: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    let shown = match shown(path) {
+        hidden if hidden == HIDDEN && !text::may_be_secret(&path.to_string_lossy()) => path.display().to_string(),
+        shown => shown,
+    };
+    refused(argument, &shown, error)
+}
+
+/// The same of the file of a secret, whose name is not repeated if there is no such file.
+pub fn cannot_read_secret(argument: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    refused(argument, &shown(path), error)
+}
+
+fn refused(argument: &str, shown: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Usage(format!("cannot read {shown}, which {argument} names: {error}"))
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::app::StartError;
 use crate::config::Config;
 use crate::crypto::sealing::{MasterKey, MasterKeys};
-use crate::files::Unfinished;
+use crate::files::{self, Unfinished};
 use crate::keyring::trusted_time;
 use crate::rotation::rewrap::{self, Census, Under};
 use crate::rotation::sealing::{heartbeat_memory, nodes_without};
@@ -198,7 +198,13 @@ fn names(before: &[Row], after: &[Row]) -> Vec<(String, &'static str)> {
 
 /// Writes a master key where none is, and answers with the folder that had to be made.
 pub fn write(path: &Path, text: &str) -> Result<Option<PathBuf>, Failure> {
-    let cannot = |error: std::io::Error| Failure::Refused(format!("cannot write {}: {error}", path.display()));
+    let cannot = |error: std::io::Error| {
+        Failure::Refused(format!(
+            "cannot write the master key {}: {}",
+            path.display(),
+            files::unwritable(path, &error)
+        ))
+    };
     if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
         return Err(Failure::Usage(format!(
             "{} exists and is not empty; a master key is never overwritten, name another file",

@@ -15,7 +15,7 @@ use crate::crypto::keyed_hash::HashKey;
 use crate::text;
 
 use super::context::Failure;
-use super::input::{self, cannot_read};
+use super::input::{self, cannot_read_secret};
 
 /// The password of a new account, if it is to have one.
 #[derive(Args)]
@@ -85,7 +85,7 @@ fn hash(text: &str, user: &User, config: &Config, key: &HashKey) -> Result<Strin
 }
 
 fn read_file(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let unreadable = |error| cannot_read(path, &error);
+    let unreadable = |error| cannot_read_secret(flag, path, &error);
     let file = input::open(path).map_err(unreadable)?;
     input::refuse_exposed(flag, path, &file.metadata().map_err(unreadable)?)?;
     let line = first_line(&mut BufReader::new(file)).map_err(unreadable)?;
@@ -105,7 +105,7 @@ fn first_line(from: &mut impl BufRead) -> std::io::Result<Zeroizing<String>> {
     let mut line = Zeroizing::new(Vec::with_capacity(ROOM));
     from.take(ROOM as u64).read_until(b'\n', &mut line)?;
     let text = text::decode(&line).map_err(std::io::Error::other)?;
-    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    Ok(Zeroizing::new(text::without_line_end(text).to_owned()))
 }
 
 /// Asks twice, because nobody sees what is typed.

@@ -109,12 +109,13 @@ fn check_dates(claims: &Value, now: UnixTime, allowed: &TokenDates) -> Result<Un
 }
 
 fn read_key_set(path: &Path) -> Result<JwkSet, Failure> {
-    let content = read_content(path)?;
+    let content = read_content("--key-set", path)?;
     JwkSet::read(&content).map_err(|error| Failure::Usage(format!("{} cannot be used: {error}", input::shown(path))))
 }
 
 fn read_token(path: &Path) -> Result<String, Failure> {
-    token_in(&read_text(path)?).ok_or_else(|| Failure::Usage(format!("{} holds no access_token", input::shown(path))))
+    token_in(&read_text("the argument FILE", path)?)
+        .ok_or_else(|| Failure::Usage(format!("{} holds no access_token", input::shown(path))))
 }
 
 /// The token in a text as people have it: alone, as the value of a header (`Bearer ...`) or the whole header, or in the token endpoint's

@@ -33,7 +33,7 @@ pub use accounts::{Accounts, CookieName};
 pub use error::ConfigError;
 pub use forward_auth::{ForwardAuth, ForwardAuthPolicy};
 pub use layers::{Sources, sudo_user};
-pub use secret_file::{read as read_secret_file, read_from as read_secret, refuse_exposed};
+pub use secret_file::{read as read_secret_file, read_from as read_secret, read_pem, refuse_exposed};
 
 use layers::Layers;
 
@@ -130,7 +130,7 @@ impl TlsFiles {
         let certificate = text::without_mark(&content)
             .map_err(|error| unreadable(std::io::Error::other(error)))?
             .to_vec();
-        let key = secret_file::read("server.tls_key_file", &self.key)?;
+        let key = secret_file::read_pem("server.tls_key_file", &self.key)?;
         Ok(TlsTexts { certificate, key })
     }
 }

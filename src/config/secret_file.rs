@@ -14,12 +14,24 @@ use super::ConfigError;
 /// No secret of ours is longer, in bytes.
 const LONGEST: u64 = 4096;
 
-/// Reads a secret, without the white space around it.
+/// Reads a secret, without one line end behind it. Other white space around it may be a part of it or not, so it is refused.
 ///
 /// # Errors
-/// A file that cannot be read, that group or others may open (root's may be readable by its group), that is empty, that is no
-/// UTF-8 text, or that is longer than 4096 bytes.
+/// A file that cannot be read, that group or others may open (root's may be readable by its group), that is empty, that begins or
+/// ends with white space, that is no UTF-8 text, or that is longer than 4096 bytes.
 pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, ConfigError> {
+    read_from(setting, path, open(setting, path)?)
+}
+
+/// Reads a private key in PEM, whose form says where it begins and ends (RFC 7468).
+///
+/// # Errors
+/// As [`read`], but for white space.
+pub fn read_pem(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, ConfigError> {
+    read_text(setting, path, open(setting, path)?)
+}
+
+fn open(setting: &'static str, path: &Path) -> Result<std::fs::File, ConfigError> {
     let unreadable = |source| ConfigError::SecretUnreadable {
         setting,
         path: shown(setting, path),
@@ -27,7 +39,7 @@ pub fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, Con
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     refuse_exposed(setting, path, &file.metadata().map_err(unreadable)?)?;
-    read_from(setting, path, file)
+    Ok(file)
 }
 
 /// A file that does not exist may be a secret itself, given in place of the file.
@@ -44,6 +56,20 @@ fn shown(setting: &str, path: &Path) -> PathBuf {
 /// # Errors
 /// As [`read`].
 pub fn read_from(setting: &'static str, path: &Path, file: impl Read) -> Result<Zeroizing<String>, ConfigError> {
+    let text = read_text(setting, path, file)?;
+    let line = text::without_line_end(&text);
+    if line.trim() == line {
+        return Ok(Zeroizing::new(line.to_owned()));
+    }
+    Err(ConfigError::SecretRefused {
+        setting,
+        path: path.to_owned(),
+        why: "begins or ends with white space, which may be a part of the secret; one line end is cut off, so take every other blank, tab \
+              and line end away, as 'printf %s SECRET > FILE' writes none",
+    })
+}
+
+fn read_text(setting: &'static str, path: &Path, file: impl Read) -> Result<Zeroizing<String>, ConfigError> {
     let unreadable = |source| ConfigError::SecretUnreadable {
         setting,
         path: path.to_owned(),
@@ -61,11 +87,10 @@ pub fn read_from(setting: &'static str, path: &Path, file: impl Read) -> Result<
         return Err(refused("is longer than 4096 bytes, which no secret of Keyround is"));
     }
     let text = text::decode(&content).map_err(|error| unreadable(std::io::Error::other(error)))?;
-    let trimmed = text.trim();
-    if trimmed.is_empty() {
+    if text.trim().is_empty() {
         return Err(refused("is empty"));
     }
-    Ok(Zeroizing::new(trimmed.to_owned()))
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// Refuses a file whose secret others may read. A terminal keeps nothing.

@@ -10,6 +10,7 @@
 
 mod applications;
 mod architecture;
+mod argument_files;
 mod auth;
 mod backup;
 mod blocked_logs;

@@ -150,6 +150,6 @@ pub fn tell_left_out(left_out: &[LeftOut]) {
 }
 
 fn read(path: &Path) -> Result<(KeySet, Vec<LeftOut>), Failure> {
-    let content = read_content(path)?;
+    let content = read_content("--jwks-file", path)?;
     client_keys::read(&content).map_err(|why| Failure::Usage(format!("{} cannot be registered: {why}", path.display())))
 }

@@ -8,8 +8,9 @@ use rustix::fs::{Access, access};
 
 use crate::app::{check_tls, open_ledger};
 use crate::cli::context::Context;
-use crate::config::{Config, MasterKeySource, TlsFiles, read_secret_file};
+use crate::config::{Config, MasterKeySource, TlsFiles, read_pem};
 use crate::crypto::sealing::MasterKeys;
+use crate::files::unwritable;
 use crate::outbound::Outbound;
 use crate::values::Database;
 
@@ -35,7 +36,7 @@ fn tls(context: &Context, config: &Config, files: &TlsFiles) -> Vec<String> {
         .and_then(|mut file| file.read_to_end(&mut Vec::new()))
         .err()
         .map(|error| unreadable(&files.certificate, "server.tls_certificate_file", &error));
-    let key = read_secret_file("server.tls_key_file", &files.key).err();
+    let key = read_pem("server.tls_key_file", &files.key).err();
     let unreadable: Vec<String> = certificate
         .into_iter()
         .chain(key.map(|error| error.to_string()))
@@ -123,18 +124,15 @@ fn sqlite(path: &Path) -> Option<String> {
 
 /// Whether the ledger can be read, and could be written.
 fn ledger(config: &Config) -> Option<String> {
-    if let Some(failure) = open_ledger(config).and_then(|ledger| ledger.failure()) {
+    let (ledger, path) = (open_ledger(config)?, config.keys.ledger_file.as_deref()?);
+    if let Some(failure) = ledger.failure() {
         return Some(failure);
     }
-    let path = config.keys.ledger_file.as_deref()?;
-    let why = if path.exists() {
-        access(path, Access::WRITE_OK)
-            .err()
-            .map(|_| "cannot be written by this user".to_owned())
-    } else {
-        writable(path)
-    };
-    why.map(|why| {
+    if path.parent().is_some_and(Path::exists) {
+        // As a start does; it leaves no trace.
+        return ledger.probe().err().map(|error| error.to_string());
+    }
+    writable(path).map(|why| {
         format!(
             "the ledger of revoked keys {}, which keys.ledger_file names, {why}",
             path.display()
@@ -152,13 +150,9 @@ fn writable(path: &Path) -> Option<String> {
     if !folder.is_dir() {
         return Some(format!("cannot be made: {} is not a folder", folder.display()));
     }
-    access(folder, Access::WRITE_OK | Access::EXEC_OK).err().map(|error| {
-        format!(
-            "cannot be made in the folder {}: {}; let this user write there, or name another folder",
-            folder.display(),
-            std::io::Error::from(error)
-        )
-    })
+    access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        .err()
+        .map(|error| format!("cannot be made: {}", unwritable(path, &error.into())))
 }
 
 fn unreadable(path: &Path, setting: &str, error: &std::io::Error) -> String {

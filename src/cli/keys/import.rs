@@ -19,7 +19,7 @@ use crate::text;
 
 use super::{Inserted, View};
 use crate::cli::context::{ACTOR, Context, Failure};
-use crate::cli::input::{self, cannot_read};
+use crate::cli::input::{self, cannot_read, cannot_read_secret};
 use crate::cli::output;
 
 #[derive(Args)]
@@ -131,7 +131,8 @@ async fn verifying(
 }
 
 fn read(request: &Import) -> Result<Imported, Failure> {
-    let (text, metadata) = read_file(&request.file)?;
+    let (text, metadata) =
+        read_file(&request.file).map_err(|error| cannot_read("the argument FILE", &request.file, &error))?;
     let passphrase = request.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let passphrase = match &passphrase {
         Some(text) => Passphrase::Text(text),
@@ -146,22 +147,20 @@ fn read(request: &Import) -> Result<Imported, Failure> {
     Ok(imported)
 }
 
-fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Metadata), Failure> {
-    let unreadable = |error| cannot_read(path, &error);
-    let file = input::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
+fn read_file(path: &Path) -> std::io::Result<(Zeroizing<Vec<u8>>, Metadata)> {
+    let file = input::open(path)?;
+    let metadata = file.metadata()?;
     // The buffer never grows, so no copy of the key stays behind.
     let mut text = Zeroizing::new(Vec::with_capacity(2 * LONGEST_FILE));
-    file.take(LONGEST_FILE as u64 + 1)
-        .read_to_end(&mut text)
-        .map_err(unreadable)?;
+    file.take(LONGEST_FILE as u64 + 1).read_to_end(&mut text)?;
     Ok((text, metadata))
 }
 
 fn read_passphrase(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let (text, metadata) = read_file(path)?;
-    input::refuse_exposed("--passphrase-file", path, &metadata)?;
-    let text = text::decode(&text).map_err(|error| cannot_read(path, &error))?;
+    const FLAG: &str = "--passphrase-file";
+    let (text, metadata) = read_file(path).map_err(|error| cannot_read_secret(FLAG, path, &error))?;
+    input::refuse_exposed(FLAG, path, &metadata)?;
+    let text = text::decode(&text).map_err(|error| cannot_read_secret(FLAG, path, &error))?;
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
         _ => Err(Failure::Usage(format!(
