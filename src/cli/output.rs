@@ -94,9 +94,10 @@ pub fn require_reader() -> Result<(), Failure> {
     // A device says so at a write of nothing.
     rustix::io::write(&out, b"").map_err(|error| unwritable(error.into()))?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-        let end = match flags.contains(OFlags::APPEND) {
-            true => u64::try_from(stat.st_size).unwrap_or(0),
-            false => seek(&out, SeekFrom::Current(0)).unwrap_or(0),
+        let end = if flags.contains(OFlags::APPEND) {
+            u64::try_from(stat.st_size).unwrap_or(0)
+        } else {
+            seek(&out, SeekFrom::Current(0)).unwrap_or(0)
         };
         match fallocate(&out, FallocateFlags::KEEP_SIZE, end, SECRET_ROOM) {
             // Not every file system reserves room.

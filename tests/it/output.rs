@@ -127,7 +127,7 @@ fn no_secret_is_made_that_would_be_lost() {
         "{written}"
     );
     // A secret of its own is not shown.
-    private_file(&folder.join("secret"), "a-secret-that-others-made-0123456789");
+    private_file(folder.join("secret"), "a-secret-that-others-made-0123456789");
     let own = [&rotate[..], &["--secret-file", "secret"]].concat();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
