@@ -264,7 +264,7 @@ fn a_separator_behind_the_last_item_of_a_list_says_nothing() {
     assert_eq!(config.keys.policy.algorithms().len(), 1);
     for (variable, value) in [
         ("KEYROUND_FORWARD_AUTH__POLICIES", ";api"),
-        ("KEYROUND_FORWARD_AUTH__POLICIES", "api;;web"),
+        ("KEYROUND_FORWARD_AUTH__POLICIES", "default;;web role=a"),
         ("KEYROUND_FORWARD_AUTH__POLICIES", "api;;"),
         ("KEYROUND_KEYS__ALGORITHMS", "ES256,,"),
     ] {

@@ -63,7 +63,7 @@ const WRONG: &[Row] = &[
     ),
     (
         "",
-        &[("KEYROUND_FORWARD_AUTH__POLICIES", "api;;web")],
+        &[("KEYROUND_FORWARD_AUTH__POLICIES", "default;;web role=a")],
         &[
             "KEYROUND_FORWARD_AUTH__POLICIES",
             "does not begin with a name",
