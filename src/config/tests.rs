@@ -246,7 +246,7 @@ fn every_setting_that_is_nearly_right_is_proposed() {
 #[test]
 fn a_separator_behind_the_last_item_of_a_list_says_nothing() {
     for (variable, value, expected) in [
-        ("KEYROUND_FORWARD_AUTH__POLICIES", "api role=admin; web;", 2),
+        ("KEYROUND_FORWARD_AUTH__POLICIES", "api role=admin; web role=a;", 2),
         ("KEYROUND_FORWARD_AUTH__POLICIES", "api role=a;\n", 1),
         ("KEYROUND_FORWARD_AUTH__POLICIES", "api role=a", 1),
     ] {
