@@ -249,6 +249,7 @@ pub struct Entry {
 
 impl Entry {
     /// Something that takes effect now, and may happen again.
+    #[expect(clippy::needless_pass_by_value, reason = "an id or a text, as the caller has it")]
     #[must_use]
     pub fn new(
         event: Event,
