@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use keyround::accounts::node_limits::REVOCATIONS;
-use keyround::accounts::password_hash::MAX_REFUSED_LOGIN;
+use keyround::accounts::password_hash::{MAX_REFUSED_LOGIN, MOST_MEMORY};
 use keyround::accounts::session::Device;
 use keyround::app::ADMIN_CONNECTIONS;
 use keyround::clock::{Clock, Seconds};
@@ -90,6 +90,10 @@ fn the_page_says_what_the_code_does() {
         ),
         ("sessions that one transaction ends", ENDED_AT_ONCE.to_string()),
         ("denied tokens of one client, or of one session", rate),
+        (
+            "memory of one password check",
+            format!("{} MiB, for each core at a time", MOST_MEMORY / 1024),
+        ),
         ("processor time of a wrong password", seconds(MAX_REFUSED_LOGIN)),
         ("log lines that wait to be written", MAX_QUEUED_LINES.to_string()),
         ("bytes of those lines", MAX_QUEUED_BYTES.to_string()),

@@ -12,6 +12,8 @@ use crate::rows::Raw;
 fn output(database: &TestDatabase, arguments: &[&str]) -> std::process::Output {
     let variables = [
         ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
         ("KEYROUND_DATABASE__URL", database.url.as_str()),
         (
             "KEYROUND_KEYS__MASTER_KEY",
@@ -154,6 +156,8 @@ crate::on_both_databases!(rows_that_could_not_be_tried_are_not_called_good, |dat
     app.running.stop().await;
     let variables = [
         ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
         ("KEYROUND_DATABASE__URL", database.url.as_str()),
     ];
     let output = run(database.folder.path(), &variables, &["db", "check", "--json"]);

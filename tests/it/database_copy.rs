@@ -15,9 +15,11 @@ use crate::token::{claims, client, register};
 
 const MASTER_KEY: &str = "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=";
 
-fn variables(source: &TestDatabase) -> [(&'static str, &str); 3] {
+fn variables(source: &TestDatabase) -> [(&'static str, &str); 5] {
     [
         ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
         ("KEYROUND_DATABASE__URL", source.url.as_str()),
         ("KEYROUND_KEYS__MASTER_KEY", MASTER_KEY),
     ]

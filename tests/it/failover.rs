@@ -88,6 +88,8 @@ async fn health(app: &TestApp, path: &str) -> (u16, Vec<String>) {
 fn revoke_key(database: &TestDatabase, kid: &str) -> std::process::Output {
     let variables = [
         ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
         ("KEYROUND_DATABASE__URL", database.url.as_str()),
         (
             "KEYROUND_KEYS__MASTER_KEY",
@@ -381,6 +383,8 @@ async fn a_start_names_the_hosts_that_cannot_be_used() {
     for command in [&["serve"][..], &["keys", "list"], &["db", "migrate"]] {
         let variables = [
             ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+            ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
             ("KEYROUND_DATABASE__URL", url.as_str()),
             (
                 "KEYROUND_KEYS__MASTER_KEY",
