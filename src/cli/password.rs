@@ -1,10 +1,11 @@
 //! A password that an operator gives: asked for at the terminal or read from a file, never an argument, which every process of
 //! the machine could read.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::accounts::password::{AccountWords, MOST_OCTETS, Password};
@@ -129,5 +130,30 @@ fn ask() -> Result<Zeroizing<String>, Failure> {
 }
 
 fn ask_unseen(question: &str) -> std::io::Result<Zeroizing<String>> {
-    rpassword::prompt_password(question).map(Zeroizing::new)
+    let hidden = Hidden::begin()?;
+    eprint!("{question}");
+    let _ = std::io::stderr().flush();
+    let line = first_line(&mut std::io::stdin().lock());
+    drop(hidden);
+    eprintln!();
+    line
+}
+
+/// A terminal that shows nothing of what is typed, until this is dropped.
+struct Hidden(Termios);
+
+impl Hidden {
+    fn begin() -> std::io::Result<Self> {
+        let before = tcgetattr(std::io::stdin())?;
+        let mut hidden = before.clone();
+        hidden.local_modes -= LocalModes::ECHO;
+        tcsetattr(std::io::stdin(), OptionalActions::Flush, &hidden)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
+    }
 }
