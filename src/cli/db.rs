@@ -225,7 +225,10 @@ async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
         return Ok(findings);
     }
     let rights = db.require_rights().await;
-    let can_read = !matches!(rights, Err(StoreError::MissingRights { reads: false, .. }));
+    let can_read = !matches!(
+        rights,
+        Err(StoreError::MissingRights { reads: false, .. } | StoreError::HiddenRows { .. })
+    );
     findings.push(Finding::answer("rights", good_rights(config), config, rights));
     findings.push(Finding::answer(
         "writes",

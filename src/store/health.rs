@@ -7,10 +7,11 @@ use super::{Db, StoreError, in_tx, known_versions, on_read};
 use crate::clock::{Seconds, UnixTime};
 
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
-/// The catalog, since the information schema hides what a role has no right to.
-const POSTGRES_MIGRATED: &str = "SELECT count(*) FROM pg_catalog.pg_class t \
-                                 JOIN pg_catalog.pg_namespace s ON s.oid = t.relnamespace \
-                                 WHERE s.nspname = current_schema() AND t.relname = '_sqlx_migrations'";
+/// Found as statements find it. New tables go into the first schema of the search path that exists, which may be another one.
+const POSTGRES_MIGRATED: &str = "SELECT count(to_regclass('_sqlx_migrations'))";
+const POSTGRES_ELSEWHERE: &str = "SELECT s.nspname::TEXT, current_schema()::TEXT FROM pg_catalog.pg_class t \
+                                  JOIN pg_catalog.pg_namespace s ON s.oid = t.relnamespace \
+                                  WHERE t.oid = to_regclass('_sqlx_migrations') AND s.nspname <> current_schema()";
 /// A schema of the search path that PostgreSQL passes over because the role may not use it: the one that has our tables, else the first.
 const POSTGRES_BARRED: &str = "SELECT s.nspname::TEXT FROM pg_catalog.unnest(string_to_array(current_setting('search_path'), ',')) \
     WITH ORDINALITY AS path (name, place) \
@@ -96,6 +97,28 @@ impl Db {
         Ok(on_read!(self, |pool| sqlx::query_scalar(APPLIED)
             .fetch_all(pool)
             .await)?)
+    }
+
+    /// Refuses to make tables in another schema than that of the tables that there are.
+    pub(super) async fn require_one_schema(&self) -> Result<(), StoreError> {
+        let Self::Postgres { pool, .. } = self else {
+            return Ok(());
+        };
+        let elsewhere: Option<(String, String)> = sqlx::query_as(POSTGRES_ELSEWHERE).fetch_optional(pool).await?;
+        elsewhere.map_or(Ok(()), |(found, first)| Err(StoreError::TwoSchemas { found, first }))
+    }
+
+    /// The same, where our tables are not found. Without USAGE on the schema no table is found in it.
+    pub(super) async fn refuse_barred_tables(&self) -> Result<(), StoreError> {
+        let found: i64 = match self {
+            Self::Sqlite { .. } => return Ok(()),
+            Self::Postgres { pool, .. } => sqlx::query_scalar(POSTGRES_MIGRATED).fetch_one(pool).await?,
+        };
+        if found == 0 {
+            self.refuse_barred_schema().await
+        } else {
+            Ok(())
+        }
     }
 
     /// Fails as a statement does that names the schema, so that a right that is missing does not look like a table that is.

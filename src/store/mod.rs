@@ -200,6 +200,30 @@ pub enum StoreError {
         /// Whether every table can be read.
         reads: bool,
     },
+    /// Row security hides rows from the role of the database URL, such as those of denied tokens.
+    #[error(
+        "row security hides rows of {tables} from the role {role}, so that what was revoked could be taken for valid: as the role that owns \
+         the tables, run {cure}"
+    )]
+    HiddenRows {
+        /// The tables.
+        tables: String,
+        /// The role.
+        role: String,
+        /// The statements that end it.
+        cure: String,
+    },
+    /// New tables would not be made beside those that there are.
+    #[error(
+        "the tables lie in the schema {found}, but new ones would be made in the schema {first}, which comes first in the search path; run \
+         ALTER ROLE ... SET search_path = {found} for the role of database.url, or drop the schema {first}"
+    )]
+    TwoSchemas {
+        /// That of the tables.
+        found: String,
+        /// The first of the search path.
+        first: String,
+    },
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date: {}", described_migration(.0))]
     Migration(#[source] Arc<sqlx::migrate::MigrateError>),
@@ -559,6 +583,7 @@ impl Db {
         if self.has_known_schema().await? {
             return Ok(());
         }
+        self.require_one_schema().await?;
         match self {
             Self::Postgres { pool, .. } => match POSTGRES_MIGRATIONS.run(pool).await {
                 Err(error) if is_forbidden(&error) => {

@@ -22,6 +22,11 @@ const POSTGRES_LACKED: &str = "\
     UNION ALL SELECT $2, 'EXECUTE', quote_ident(current_user) \
     WHERE NOT has_function_privilege(to_regprocedure($2 || '()'), 'EXECUTE')";
 
+/// The tables whose rows a policy may hide from the role: not from a superuser, nor from an owner unless the table forces it.
+const POSTGRES_HIDDEN: &str = "\
+    SELECT listed.name AS name, 'ROW SECURITY' AS of_right, quote_ident(current_user) AS of_role \
+    FROM unnest($1::TEXT[]) AS listed (name) WHERE row_security_active(to_regclass(listed.name)::OID)";
+
 /// The rights on a table that the role of a server needs.
 fn needed(table: &str) -> &'static [&'static str] {
     match table {
@@ -64,7 +69,7 @@ impl Db {
             .ok_or(StoreError::MayNotMigrate { found, known })
     }
 
-    /// Refuses a role without one of the rights that a server needs. SQLite has no rights but those to its file.
+    /// Refuses a role without one of the rights that a server needs, and one from which row security hides rows. SQLite has no rights but those to its file.
     ///
     /// # Errors
     /// Which rights are missing and what grants them, or that the database does not answer.
@@ -73,13 +78,24 @@ impl Db {
             return Ok(());
         };
         let tables: Vec<&str> = needed_rights().map(|(table, _)| table).collect();
-        let lacked: Vec<Lacked> = within(*patience, async {
-            // Without USAGE on the schema no table is found in it.
-            self.refuse_barred_schema().await?;
-            let lacked = sqlx::query_as(POSTGRES_LACKED).bind(tables).bind(FUNCTION);
-            Ok(lacked.fetch_all(pool).await?)
+        let (lacked, hidden): (Vec<Lacked>, Vec<Lacked>) = within(*patience, async {
+            self.refuse_barred_tables().await?;
+            let lacked = sqlx::query_as(POSTGRES_LACKED).bind(&tables).bind(FUNCTION);
+            let hidden = sqlx::query_as(POSTGRES_HIDDEN).bind(&tables);
+            Ok((lacked.fetch_all(pool).await?, hidden.fetch_all(pool).await?))
         })
         .await?;
+        if let Some(Lacked { of_role, .. }) = hidden.first() {
+            let names: Vec<&str> = hidden.iter().map(|table| table.name.as_str()).collect();
+            let cure = names
+                .iter()
+                .map(|name| format!("ALTER TABLE {name} DISABLE ROW LEVEL SECURITY"));
+            return Err(StoreError::HiddenRows {
+                tables: names.join(", "),
+                role: of_role.clone(),
+                cure: cure.collect::<Vec<_>>().join("; "),
+            });
+        }
         let is_needed =
             |lacked: &Lacked| lacked.of_right == "EXECUTE" || needed(&lacked.name).contains(&&*lacked.of_right);
         let mut by_name: BTreeMap<&str, Vec<&Lacked>> = BTreeMap::new();

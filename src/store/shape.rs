@@ -1,4 +1,4 @@
-//! Whether the database has every table, column, unique index and trigger that the migrations make. More is no fault: a later version may have
+//! Whether the database has every table, column, index, foreign key and trigger that the migrations make. More is no fault: a later version may have
 //! added it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,8 @@ const SQLITE_PARTS: &str = "\
     FROM sqlite_master t, pragma_index_list(t.name) i WHERE t.type = 'table' AND i.\"unique\" = 1 AND i.partial = 0 \
     UNION ALL SELECT t.name, 'unique', c.name FROM sqlite_master t, pragma_table_info(t.name) c \
     WHERE t.type = 'table' AND c.pk = 1 AND (SELECT count(*) FROM pragma_table_info(t.name) k WHERE k.pk > 0) = 1 \
+    UNION ALL SELECT tbl_name, 'index', name FROM sqlite_master WHERE type = 'index' AND sql LIKE 'CREATE INDEX %' \
+    UNION ALL SELECT t.name, 'foreign key', f.\"from\" FROM sqlite_master t, pragma_foreign_key_list(t.name) f WHERE t.type = 'table' \
     UNION ALL SELECT tbl_name, 'trigger', name FROM sqlite_master WHERE type = 'trigger'";
 /// The catalog, since the information schema hides what the role has no right to; names are resolved as those of statements are.
 const POSTGRES_PARTS: &str = "\
@@ -32,11 +34,24 @@ const POSTGRES_PARTS: &str = "\
     FROM ours o JOIN pg_catalog.pg_index i ON i.indrelid = o.id AND i.indisunique AND i.indisvalid AND i.indpred IS NULL \
     CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY k (attnum, place) \
     JOIN pg_catalog.pg_attribute a ON a.attrelid = o.id AND a.attnum = k.attnum GROUP BY o.name, i.indexrelid \
+    UNION ALL SELECT o.name, 'index', x.relname::TEXT \
+    FROM ours o JOIN pg_catalog.pg_index i ON i.indrelid = o.id AND i.indisvalid AND NOT i.indisunique \
+    JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid \
+    UNION ALL SELECT o.name, 'foreign key', a.attname \
+    FROM ours o JOIN pg_catalog.pg_constraint c ON c.conrelid = o.id AND c.contype = 'f' \
+    CROSS JOIN LATERAL unnest(c.conkey) k (attnum) \
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = o.id AND a.attnum = k.attnum \
+    UNION ALL SELECT o.name, 'function', p.proname::TEXT FROM ours o \
+    JOIN pg_catalog.pg_proc p ON p.oid = to_regprocedure('new_change_id()') WHERE o.name = 'clients' AND o.id IS NOT NULL \
     UNION ALL SELECT o.name, 'trigger', g.tgname::TEXT \
     FROM ours o JOIN pg_catalog.pg_trigger g ON g.tgrelid = o.id AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')";
 
-/// The triggers of PostgreSQL: SQLite needs one for each kind of change. A test compares this list with the schema.
-const POSTGRES_TRIGGERS: [(&str, &str); 2] = [("clients", "clients_changed"), ("key_version", "keys_changed")];
+/// The triggers of PostgreSQL, and what they call: SQLite needs one for each kind of change. A test compares this list with the schema.
+const POSTGRES_PROGRAMS: [(&str, &str, &str); 3] = [
+    ("clients", "trigger", "clients_changed"),
+    ("clients", "function", "new_change_id"),
+    ("key_version", "trigger", "keys_changed"),
+];
 
 /// What the migrations make, by the tables of a new database in memory.
 static MADE: OnceCell<Vec<Part>> = OnceCell::const_new();
@@ -72,7 +87,7 @@ impl fmt::Display for Lack<'_> {
 }
 
 impl Db {
-    /// Refuses a schema of which a table, column, unique index or trigger is missing, whatever its version says.
+    /// Refuses a schema of which a table, column, index, foreign key or trigger is missing, whatever its version says.
     ///
     /// # Errors
     /// What is missing, or that the database does not answer.
@@ -81,9 +96,9 @@ impl Db {
         let mut expected: BTreeSet<Part> = made.iter().cloned().collect();
         if matches!(self, Self::Postgres { .. }) {
             expected.retain(|part| part.kind != "trigger");
-            expected.extend(POSTGRES_TRIGGERS.map(|(table, name)| Part {
+            expected.extend(POSTGRES_PROGRAMS.map(|(table, kind, name)| Part {
                 of_table: table.to_owned(),
-                kind: "trigger".to_owned(),
+                kind: kind.to_owned(),
                 name: name.to_owned(),
             }));
         }
@@ -116,8 +131,7 @@ impl Db {
             Self::Postgres { pool, patience, .. } => {
                 let ours: Vec<&str> = names().collect();
                 let parts = async {
-                    // Without USAGE on the schema no table is found in it.
-                    self.refuse_barred_schema().await?;
+                    self.refuse_barred_tables().await?;
                     Ok(sqlx::query_as(POSTGRES_PARTS).bind(ours).fetch_all(pool).await?)
                 };
                 within(*patience, parts).await?

@@ -302,12 +302,30 @@ impl FromStr for Network {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let address = || text.parse::<IpAddr>().map(IpNet::from);
-        let network: IpNet = text.parse().or_else(|_| address()).map_err(|_| {
+        let form = || {
             Refusal(format!(
                 "holds '{text}', which is neither an IP address nor a network such as 10.0.0.0/8"
             ))
-        })?;
+        };
+        let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
+        // `ipnet` takes leading zeros, which others read as octal.
+        let address: IpAddr = address.parse().map_err(|_| form())?;
+        let is_number = |length: &str| length == "0" || !length.starts_with(['0', '+']);
+        let network = match length {
+            None => IpNet::from(address),
+            Some(length) => length
+                .parse()
+                .ok()
+                .filter(|_| is_number(length))
+                .and_then(|length| IpNet::new(address, length).ok())
+                .ok_or_else(form)?,
+        };
+        if let (IpAddr::V4(mapped), IpAddr::V6(_)) = (address.to_canonical(), address) {
+            // Addresses are compared in their IPv4 form, so that this would match none.
+            let length = network.prefix_len().checked_sub(96).ok_or_else(form)?;
+            let meant = IpNet::new(mapped.into(), length).map_err(|_| form())?.trunc();
+            return refuse(format!("holds '{text}', which is an IPv4 network; write {meant}"));
+        }
         let whole = network.trunc();
         if whole != network {
             return refuse(format!(
@@ -632,8 +650,21 @@ mod tests {
             "example.com",
             "::/129",
             "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0.0/08",
+            "010.0.0.0/8",
+            "010.0.0.1",
+            "::ffff:10.0.0.0/90",
         ] {
             assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+        for (mapped, meant) in [
+            ("::ffff:127.0.0.1", "127.0.0.1/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ] {
+            let refusal = mapped.parse::<Network>().unwrap_err().to_string();
+            assert!(refusal.ends_with(&format!("write {meant}")), "{refusal}");
+            assert!(meant.parse::<Network>().is_ok());
         }
     }
 }

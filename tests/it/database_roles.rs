@@ -402,6 +402,47 @@ pub async fn until_green(app: &TestApp) {
     panic!("{:?}", red_checks(app).await);
 }
 
+/// A schema of the role's own name comes first in the search path. Nothing is made there beside the tables that there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_of_the_name_of_the_role_replaces_nothing() {
+    let (database, server, suffix) = with_roles().await;
+    let role = format!("server_{suffix}");
+    let raw = Raw::open(&database).await;
+    let created = [
+        "clients",
+        "create",
+        "--id",
+        "first",
+        "--grant",
+        "client_credentials",
+        "--audience",
+        "https://api.example.com",
+    ];
+    let (code, said) = output(&server, &created);
+    assert_eq!(code, 0, "{said}");
+    raw.execute(&format!("CREATE SCHEMA {role} AUTHORIZATION {role}")).await;
+    let (_, said) = output(&server, &["db", "check"]);
+    for check in ["schema", "rights", "writes"] {
+        let line = said.lines().find(|line| line.starts_with(check)).unwrap();
+        assert!(line.contains(" ok "), "{said}");
+    }
+    let (code, said) = output(&server, &["db", "migrate"]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = output(&server, &["clients", "list"]);
+    assert!(code == 0 && said.contains("first"), "{said}");
+    // A later version would make its tables in the other schema.
+    raw.execute("DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)")
+        .await;
+    let (code, said) = output(&server, &["db", "migrate"]);
+    assert!(
+        code == 1 && said.contains("lie in the schema public") && said.contains(&format!("schema {role}")),
+        "{said}"
+    );
+    let made = format!("SELECT count(*) FROM pg_tables WHERE schemaname = '{role}'");
+    assert_eq!(raw.number(&made).await, 0);
+    raw.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_that_is_taken_from_a_server_turns_the_checks_red() {
     let (database, server, suffix) = with_roles().await;
@@ -437,6 +478,27 @@ async fn a_right_that_is_taken_from_a_server_turns_the_checks_red() {
         raw.execute(&grant).await;
         until_green(&app).await;
     }
+    // What was revoked could be taken for valid where its row is hidden.
+    for table in ["denied_tokens", "sessions", "clients", "users"] {
+        raw.execute(&format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"))
+            .await;
+        let cure = format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY");
+        until_red(&app, "rights", &cure).await;
+        for command in [&["db", "check"][..], &["config", "check", "--connect"], &["serve"]] {
+            let (code, said) = output(&server, command);
+            assert!(matches!(code, 1 | 2) && said.contains(&cure), "{command:?}: {said}");
+        }
+        raw.execute(&cure).await;
+        until_green(&app).await;
+    }
+    // A schema that the role may not use and does not need.
+    raw.execute(&format!(
+        "CREATE SCHEMA {role}; CREATE TABLE {role}._sqlx_migrations (x BIGINT)"
+    ))
+    .await;
+    let checked = output(&server, &["db", "check"]);
+    assert_eq!(checked.0, 0, "{}", checked.1);
+    raw.execute(&format!("DROP SCHEMA {role} CASCADE")).await;
     raw.execute(&format!("REVOKE USAGE ON SCHEMA public FROM {role}, PUBLIC"))
         .await;
     until_red(&app, "rights", &format!("GRANT USAGE ON SCHEMA public TO {role}")).await;

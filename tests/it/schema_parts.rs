@@ -71,8 +71,12 @@ crate::on_both_databases!(unique_indexes_triggers_and_types_are_compared, |datab
             ),
             ("DROP TRIGGER keys_changed", "trigger keys_changed of table key_version"),
             (
+                "DROP INDEX users_by_password_cost",
+                "index users_by_password_cost of table users",
+            ),
+            (
                 "DROP TABLE client_assertions; CREATE TABLE client_assertions (client_id TEXT NOT NULL, jti TEXT NOT NULL, expires_at TEXT NOT NULL)",
-                "column expires_at BIGINT of table client_assertions, unique index on (client_id, jti) of table client_assertions",
+                "column expires_at BIGINT of table client_assertions, index client_assertions_expires_at of table client_assertions, unique index on (client_id, jti) of table client_assertions",
             ),
         ],
         Raw::Postgres(_) => &[
@@ -87,6 +91,18 @@ crate::on_both_databases!(unique_indexes_triggers_and_types_are_compared, |datab
             (
                 "ALTER TABLE federated_identities DROP CONSTRAINT federated_identities_provider_subject_key",
                 "unique index on (provider, subject) of table federated_identities",
+            ),
+            (
+                "DROP INDEX users_by_password_cost",
+                "index users_by_password_cost of table users",
+            ),
+            (
+                "ALTER TABLE client_keys DROP CONSTRAINT client_keys_client_id_fkey",
+                "foreign key client_id of table client_keys",
+            ),
+            (
+                "ALTER FUNCTION new_change_id() RENAME TO away",
+                "function new_change_id of table clients",
             ),
             (
                 "ALTER TABLE limits DROP CONSTRAINT limits_pkey",
