@@ -53,11 +53,12 @@ bench: $(RIVAL)/node_modules/ready
 	@$(PACKAGES) build postgres bench
 	TEST_POSTGRES_DURABLE=yes tests/postgres.sh cargo bench --locked --bench '*'
 
-# The book, in target/docs. A test of `make test` checks its links.
+# The book, in target/book/docs, beside the files that its pages link. A test of `make test` checks the links of the sources.
 MDBOOK := target/tools/mdbook/bin/mdbook
 .PHONY: docs
 docs: $(MDBOOK)
 	$(MDBOOK) build docs
+	rm -rf target/book/deploy && cp -r deploy target/book/deploy
 
 $(MDBOOK):
 	cargo install mdbook --version 0.5.4 --locked --root target/tools/mdbook
