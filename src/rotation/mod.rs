@@ -300,15 +300,8 @@ impl Rotation {
             "the database has lost what this node knew, as after a failover to a standby without the last seconds; it stays in force \
              and is written again, but what no node knew is gone: repeat the last changes"
         );
-        let entry = |event, subject: &str| Entry {
-            event,
-            subject: subject.to_owned(),
-            happened_at: now,
-            noted_at: now,
-            actor: format!("node {}", self.keyring.node_id()),
-            reason: "the database had lost it".to_owned(),
-            once: false,
-        };
+        let actor = format!("node {}", self.keyring.node_id());
+        let entry = |event, subject: &str| Entry::new(event, subject, now, actor.as_str(), "the database had lost it");
         let db = &self.rotator.db;
         let wrote = |is_new: bool| {
             self.restored.fetch_add(is_new.into(), Ordering::Relaxed);
