@@ -217,6 +217,17 @@ pub fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) ->
     nearest(text, names).map_or(String::new(), |name| format!("; did you mean {name}?"))
 }
 
+/// The name with the letter at this place missing, doubled, or changed with its neighbour.
+#[cfg(test)]
+pub fn misspelt(name: &str, at: usize) -> [String; 3] {
+    let letters: Vec<char> = name.chars().collect();
+    let (mut missing, mut doubled, mut swapped) = (letters.clone(), letters.clone(), letters.clone());
+    missing.remove(at);
+    doubled.insert(at, letters[at]);
+    swapped.swap(at, (at + 1).min(letters.len() - 1));
+    [missing, doubled, swapped].map(String::from_iter)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -367,13 +367,7 @@ mod tests {
         // In long names at the ends and in the middle, for each variant takes milliseconds.
         let is_tried = |at: &usize| letters.len() <= 4 || [0, letters.len() / 2, letters.len() - 1].contains(at);
         for at in (0..letters.len()).filter(is_tried) {
-            let mut missing = letters.clone();
-            missing.remove(at);
-            let mut doubled = letters.clone();
-            doubled.insert(at, letters[at]);
-            let mut swapped = letters.clone();
-            swapped.swap(at, (at + 1).min(letters.len() - 1));
-            variants.extend([missing, doubled, swapped].map(String::from_iter));
+            variants.extend(text::misspelt(name, at));
         }
         variants
     }

@@ -218,13 +218,7 @@ fn every_setting_that_is_nearly_right_is_proposed() {
             format!("{}s", setting.field),
         ];
         for at in 0..letters.len() {
-            let mut missing = letters.clone();
-            missing.remove(at);
-            let mut doubled = letters.clone();
-            doubled.insert(at, letters[at]);
-            let mut swapped = letters.clone();
-            swapped.swap(at, (at + 1).min(letters.len() - 1));
-            fields.extend([missing, doubled, swapped].map(String::from_iter));
+            fields.extend(text::misspelt(setting.field, at));
         }
         let sections = [&setting.section[1..], &format!("{}s", setting.section), setting.section];
         let names = fields.into_iter().map(|field| format!("{}.{field}", setting.section));
