@@ -58,7 +58,6 @@ async fn memory_comes_back_after_many_logins() {
     process.until_it_serves().await;
     let file = database.folder.path().join("password");
     std::fs::write(&file, "correct horse battery staple").unwrap();
-    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let create = [
         "users",
