@@ -200,3 +200,74 @@ async fn answers_come_in_time_while_another_process_writes() {
     }
     log_in(&world.app, user).await.unwrap();
 }
+
+/// A command of a user who may read the files, and not write them: root writes all of them.
+fn as_reader(folder: &std::path::Path, arguments: &[&str]) -> String {
+    let program = folder.join("keyround");
+    let mut command = std::process::Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program);
+    if !rustix::process::geteuid().is_root() {
+        command = std::process::Command::new(&program);
+    }
+    let output = command
+        .args(arguments)
+        .current_dir(folder)
+        .envs([
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_DATABASE__URL", "sqlite:data.db"),
+            (
+                "KEYROUND_KEYS__MASTER_KEY",
+                "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+            ),
+        ])
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+#[test]
+fn a_file_that_may_not_be_written_is_told_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", "sqlite:data.db"),
+    ];
+    assert!(run(folder, &variables, &["db", "migrate"]).status.success());
+    for entry in fs::read_dir(folder).unwrap() {
+        fs::set_permissions(entry.unwrap().path(), Permissions::from_mode(0o444)).unwrap();
+    }
+    let said = || {
+        let check = as_reader(folder, &["db", "check"]);
+        let line = check
+            .lines()
+            .find(|line| line.starts_with("writes"))
+            .unwrap_or(&check)
+            .to_owned();
+        (
+            line,
+            as_reader(folder, &["db", "copy", "--to", "sqlite:copy.db"]),
+            as_reader(folder, &["backup", "-"]),
+        )
+    };
+    fs::copy(env!("CARGO_BIN_EXE_keyround"), folder.join("keyround")).unwrap();
+    fs::set_permissions(folder, Permissions::from_mode(0o555)).unwrap();
+    let (check, copy, backup) = said();
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    assert!(
+        check.contains("FAILED") && check.contains("this user may not write it or its folder"),
+        "{check}"
+    );
+    assert!(
+        copy.contains("copy.db cannot be made") && copy.contains("Permission denied"),
+        "{copy}"
+    );
+    assert!(
+        backup.contains("the backup is written and whole, but the audit log"),
+        "{backup}"
+    );
+    assert!(!folder.join("copy.db").exists());
+}
