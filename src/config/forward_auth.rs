@@ -62,7 +62,7 @@ fn parse_policy(text: &str, default_audience: &str) -> Result<ForwardAuthPolicy,
     if !is_policy_name(name) {
         return refuse(format!(
             "holds '{shown}', which does not begin with a name of 1 to {MAX_NAME} lower-case letters, digits, - and _; write a \
-             policy such as 'api audience=https://api.example.com scope=read role=admin'"
+             policy such as 'api audience=https://api.example.com role=admin'"
         ));
     }
     let mut policy = ForwardAuthPolicy {

@@ -108,9 +108,7 @@ impl Kind {
             Self::ClientId => "visible ASCII characters without a space, such as \"first-party\"",
             Self::Resource => "a name or a URI without a fragment, such as \"https://api.example.com\"",
             Self::Origins => "a list of origins, such as [\"https://app.example.com\"]",
-            Self::Policies => {
-                "a list of policies, such as [\"api audience=https://api.example.com scope=read role=admin\"]"
-            }
+            Self::Policies => "a list of policies, such as [\"api audience=https://api.example.com role=admin\"]",
             Self::Cookie => "letters, digits, - and _, such as \"keyround-refresh\"",
             Self::PasswordFunction => "\"bcrypt\" or \"argon2id\"",
             Self::TokenType => "\"at+jwt\" or \"JWT\"",
@@ -244,7 +242,7 @@ pub const SETTINGS: &[Setting] = &[
     row("accounts", "refresh_cookie", Default(r#""keyround-refresh""#), Kind::Cookie, false, "The name of the cookie with the refresh token, behind its prefix `__Secure-`."),
     row("accounts", "csrf_cookie", Default(r#""keyround-csrf""#), Kind::Cookie, false, "The name of the cookie against forged requests, behind its prefix `__Host-`."),
     row("accounts", "plain_http_cookies", Default("false"), Kind::Flag, false, "For development: cookies without prefixes and without `Secure`. Only where issuer and listener are plain HTTP on loopback; `--dev` sets it there."),
-    row("forward_auth", "policies", Default(r#"["default"]"#), Kind::Policies, false, "What gateways require of a token: `NAME audience=AUDIENCE scope=SCOPE role=ROLE`, asked as `/auth/verify/NAME`. Without an audience, that of the accounts; every `scope=` is required, and one of several `role=`."),
+    row("forward_auth", "policies", Default(r#"["default"]"#), Kind::Policies, false, "What gateways require of a token: `NAME audience=AUDIENCE scope=SCOPE role=ROLE`, asked as `/auth/verify/NAME`. Without an audience, that of the accounts; every `scope=` is required, and one of several `role=`. People's tokens have roles and no scope; clients' have scopes and no roles."),
     row("log", "format", Default(r#""text""#), Kind::LogFormat, false, "`text` for people, `json` for collectors."),
     row("log", "filter", Default(r#""info,actix_server=warn""#), Kind::LogFilter, false, "Which lines are written: a level, or levels by module as in `info,keyround=debug`."),
 ];

@@ -3,6 +3,7 @@
 mod bearer;
 mod browser;
 mod cookies;
+mod examples;
 mod failures;
 mod forms;
 mod gateway;

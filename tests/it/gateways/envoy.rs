@@ -7,7 +7,7 @@ use crate::process::free_port;
 
 use super::forging::Drops;
 use super::{
-    Gateway, POLICIES, Program, Service, Surroundings, forging, hold_to_forward_auth, load, nodes::Nodes, shipped,
+    Gateway, Program, SETTINGS, Service, Surroundings, forging, hold_to_forward_auth, load, nodes::Nodes, shipped,
 };
 
 /// Whether the run was told to go on without it.
@@ -120,7 +120,7 @@ async fn envoy_with_jwt_authn_as_shipped_refuses_forgers_and_no_one_else() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut nodes = Nodes::start(&[("KEYROUND_FORWARD_AUTH__POLICIES", POLICIES)]).await;
+    let mut nodes = Nodes::start(&SETTINGS).await;
     let service = Service::start();
     let gateway = start_jwt_authn(&Surroundings {
         folder: folder.path(),
@@ -131,6 +131,9 @@ async fn envoy_with_jwt_authn_as_shipped_refuses_forgers_and_no_one_else() {
     });
     let token = nodes.token("strong", "read").await;
     gateway.until(&gateway.api, Some(&token), 200).await;
+    let person = format!("Authorization: Bearer {}", nodes.person().await);
+    let (status, seen) = forging::send(&gateway.api, "/", &[&person], "");
+    assert!(status == 200 && seen.is_some(), "a person: {status}");
     let (status, seen) = forging::send(&gateway.api, "/", &["Authorization: Bearer garbage"], "");
     assert!(status == 401 && seen.is_none(), "{status}");
     // It sends no identity on, so none may reach the service.

@@ -18,7 +18,7 @@ const BATCH: usize = 40;
 pub const ADDRESSES: [&str; 14] = [
     "/",
     "/?",
-    "/?scope=&role=&audience=https://api.example.com",
+    "/?scope=&role=&audience=https://open.example.com",
     "/orders?access_token=x&audience=x",
     "/open",
     "//open",

@@ -21,8 +21,14 @@ use keyround::clock::sleep;
 use crate::deployment::{programs, text};
 use nodes::Nodes;
 
-/// What the nodes ask for: `api` is what the shipped files name, `open` what a visitor would like to be asked instead.
-const POLICIES: &str = "api audience=https://api.example.com scope=read; open audience=https://api.example.com";
+/// `api` is what the shipped files ask for, as docs/operate/deploy.md sets it; `open` is what a visitor would like to be asked instead.
+const SETTINGS: [(&str, &str); 2] = [
+    ("KEYROUND_ACCOUNTS__AUDIENCE", "https://api.example.com"),
+    (
+        "KEYROUND_FORWARD_AUTH__POLICIES",
+        "api audience=https://api.example.com; open audience=https://open.example.com",
+    ),
+];
 
 /// A program in the foreground; ended when dropped.
 pub struct Program(Child);
@@ -166,7 +172,7 @@ async fn hold_to_forward_auth(
     start: impl Fn(&Surroundings<'_>) -> Gateway,
 ) {
     let folder = tempfile::tempdir().unwrap();
-    let mut nodes = Nodes::start(&[("KEYROUND_FORWARD_AUTH__POLICIES", POLICIES)]).await;
+    let mut nodes = Nodes::start(&SETTINGS).await;
     let service = Service::start();
     let surroundings = Surroundings {
         folder: folder.path(),
@@ -178,6 +184,12 @@ async fn hold_to_forward_auth(
     let gateway = start(&surroundings);
     let (strong, weak) = (nodes.token("strong", "read").await, nodes.token("weak", "write").await);
     gateway.until(&gateway.api, Some(&strong), 200).await;
+    let person = format!("Authorization: Bearer {}", nodes.person().await);
+    let (status, seen) = forging::send(&gateway.api, "/", &[&person], "");
+    assert!(
+        status == 200 && seen.is_some_and(|seen| seen["HTTP_X_AUTH_CLIENT"] == "first-party"),
+        "{name} refuses a person: {status}"
+    );
 
     // Denied with Keyround's own words, and no spelling of an address changes what is asked.
     let answer = visitor().get(&gateway.api).send().await.unwrap();

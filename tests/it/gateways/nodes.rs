@@ -36,9 +36,9 @@ impl Nodes {
             admin_port: free_port(),
         };
         nodes.start_all().await;
-        for (id, scope) in [("strong", "read"), ("weak", "write")] {
+        for (id, audience, scope) in [("strong", "api", "read"), ("weak", "open", "write")] {
             let command = format!(
-                "clients create --id {id} --grant client_credentials --audience https://api.example.com --scope {scope} --json"
+                "clients create --id {id} --grant client_credentials --audience https://{audience}.example.com --scope {scope} --json"
             );
             let output = run(
                 nodes.database.folder.path(),
@@ -162,6 +162,25 @@ impl Nodes {
             .as_str()
             .unwrap_or_else(|| panic!("{answer}"))
             .to_owned()
+    }
+}
+
+impl Nodes {
+    /// The token of a person who has registered and logged in.
+    pub async fn person(&self) -> String {
+        let (email, password) = ("ada@example.com", "a long walk by the sea 7");
+        let post = async |path: &str, body: &Value| -> Value {
+            let url = format!("http://{}:{}/auth/{path}", HOSTS[0], self.port);
+            let answer = reqwest::Client::new().post(url).json(body).send().await.unwrap();
+            assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+            answer.json().await.unwrap()
+        };
+        let account =
+            serde_json::json!({ "email": email, "password": password, "name": "ada", "token_delivery": "body" });
+        post("register", &account).await;
+        let login = serde_json::json!({ "email": email, "password": password, "token_delivery": "body" });
+        let session = post("login", &login).await;
+        session["access_token"].as_str().unwrap().to_owned()
     }
 }
 
