@@ -18,6 +18,7 @@ use crate::keys::policy::Policy;
 use crate::rotation::rewrap::{Census, Under, census};
 use crate::rotation::sealing::heartbeat_memory;
 use crate::sessions::{prune, prune_audit, prune_limits};
+use crate::store::nodes::FORGOTTEN_AFTER;
 use crate::store::{Db, StoreError, known_schema};
 use crate::values::{Database, parse_duration};
 
@@ -25,9 +26,6 @@ use super::clock;
 use super::context::{ACTOR, Context, Failure, exists, missing_folder};
 use super::master_key::master_keys;
 use super::output;
-
-/// A node that was not seen for this long has gone.
-const GONE: Seconds = Seconds(86_400);
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -103,7 +101,7 @@ async fn forget(context: &Context, audit_older_than: Option<Seconds>) -> Result<
         )));
     }
     let now = trusted.reached();
-    let nodes = db.forget_nodes(now - GONE, now + GONE).await?;
+    let nodes = db.forget_nodes(now - FORGOTTEN_AFTER, now + FORGOTTEN_AFTER).await?;
     let skew = config.keys.policy.windows().clock_skew;
     let sessions = prune(&db, now - skew * 2, &context.clock).await?;
     let limits = prune_limits(&db, now - skew * 2, &context.clock).await?;
@@ -127,7 +125,9 @@ async fn forget(context: &Context, audit_older_than: Option<Seconds>) -> Result<
             &json!({ "nodes": nodes, "sessions": sessions, "limits": limits, "audit": audit, "file_size": size }),
         );
     } else {
-        output::line(&format!("forgot {nodes} nodes that were not seen for {GONE}"));
+        output::line(&format!(
+            "forgot {nodes} nodes that were not seen for {FORGOTTEN_AFTER}"
+        ));
         output::line(&format!("forgot {sessions} sessions that have expired"));
         output::line(&format!("forgot {limits} limits that nobody has used up anything of"));
         if let Some(age) = audit_older_than {
@@ -229,6 +229,10 @@ async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
         rights,
         Err(StoreError::MissingRights { reads: false, .. } | StoreError::HiddenRows { .. })
     );
+    let rights = match rights {
+        Ok(()) => db.require_no_more_rights().await,
+        refused => refused,
+    };
     findings.push(Finding::answer("rights", good_rights(config), config, rights));
     findings.push(Finding::answer(
         "writes",
@@ -256,7 +260,7 @@ async fn encoding(db: &Db) -> Result<Finding, StoreError> {
 
 const fn good_rights(config: &Config) -> &'static str {
     match config.database {
-        Database::Postgres(_) => "the role has every right that a server needs",
+        Database::Postgres(_) => "the role has the rights that a server needs",
         Database::Sqlite { .. } | Database::SqliteInMemory => "SQLite has no rights but those to its file",
     }
 }

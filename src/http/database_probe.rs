@@ -44,7 +44,11 @@ impl DatabaseProbe {
         if let Some((_, found)) = last.as_ref().filter(|(at, _)| now.saturating_sub(*at) < PROBED) {
             return found.clone();
         }
-        let (rights, schema) = tokio::join!(self.db.require_rights(), self.db.require_whole_schema());
+        let rights = async {
+            self.db.require_rights().await?;
+            self.db.require_no_more_rights().await
+        };
+        let (rights, schema) = tokio::join!(rights, self.db.require_whole_schema());
         let found = Found {
             rights: rights.map_err(|error| self.explained(&error)),
             schema: schema.map_err(|error| self.explained(&error)),

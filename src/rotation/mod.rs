@@ -26,6 +26,7 @@ use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::patience;
 use crate::store::StoreError;
+use crate::store::nodes::FORGOTTEN_AFTER;
 use crate::store::outage;
 use crate::store::tenants::TenantChange;
 use crate::supervision::{Pulse, Tasks};
@@ -120,7 +121,7 @@ impl Rotation {
 
     /// Runs until told to stop.
     pub async fn run(self: Arc<Self>, tasks: Tasks, stop: watch::Receiver<bool>) {
-        let (now, day) = (self.keyring.snapshot().trusted().reached(), Seconds(86_400));
+        let (now, day) = (self.keyring.snapshot().trusted().reached(), FORGOTTEN_AFTER);
         if let Err(error) = self.rotator.db.forget_nodes(now - day, now + day).await {
             tracing::debug!(%error, "old nodes could not be forgotten");
         }

@@ -200,6 +200,19 @@ pub enum StoreError {
         /// Whether every table can be read.
         reads: bool,
     },
+    /// The role of the database URL does not own the tables, and may change what a server only appends to.
+    #[error(
+        "the role {role} has more rights than a server needs: {surplus}; as the role that owns the tables, or as an administrator, run \
+         {revokes}; see 'Roles with the least rights' in docs/operate/postgresql.md"
+    )]
+    SurplusRights {
+        /// The role.
+        role: String,
+        /// The rights, with their tables.
+        surplus: String,
+        /// The statements that take them away.
+        revokes: String,
+    },
     /// Row security hides rows from the role of the database URL, such as those of denied tokens.
     #[error(
         "row security hides rows of {tables} from the role {role}, so that what was revoked could be taken for valid: as the role that owns \

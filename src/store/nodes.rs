@@ -28,6 +28,10 @@ const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1 OR seen_at > $2";
 pub(super) const FORGET_LATER: &str = "DELETE FROM nodes WHERE seen_at > $1";
 pub(super) const LEAVE: &str = "DELETE FROM nodes WHERE node_id = $1";
 
+/// The row of a node that did not sign off is deleted when it is older: by a server that starts, and by `db prune`. Until then the node
+/// may be cut off from the database and serve keys that were revoked since.
+pub const FORGOTTEN_AFTER: Seconds = Seconds(86_400);
+
 /// A sign of life.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize)]
 pub struct Heartbeat {

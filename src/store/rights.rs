@@ -14,11 +14,14 @@ const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 /// What the triggers call. Every role may, unless an administrator took this right away.
 const FUNCTION: &str = "new_change_id";
 
-/// Tables are resolved as those of statements are.
+/// Tables are resolved as those of statements are. A right on every single column is as good as one on the table; rows are deleted whole.
 const POSTGRES_LACKED: &str = "\
     SELECT listed.name AS name, wanted.name AS of_right, quote_ident(current_user) AS of_role \
     FROM unnest($1::TEXT[]) AS listed (name) CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS wanted (name) \
     WHERE NOT has_table_privilege(to_regclass(listed.name), wanted.name) \
+        AND CASE WHEN wanted.name = 'DELETE' THEN true ELSE EXISTS (SELECT FROM pg_attribute a \
+            WHERE a.attrelid = to_regclass(listed.name) AND a.attnum > 0 AND NOT a.attisdropped \
+                AND NOT has_column_privilege(a.attrelid, a.attnum, wanted.name)) END \
     UNION ALL SELECT $2, 'EXECUTE', quote_ident(current_user) \
     WHERE NOT has_function_privilege(to_regprocedure($2 || '()'), 'EXECUTE')";
 
@@ -26,6 +29,23 @@ const POSTGRES_LACKED: &str = "\
 const POSTGRES_HIDDEN: &str = "\
     SELECT listed.name AS name, 'ROW SECURITY' AS of_right, quote_ident(current_user) AS of_role \
     FROM unnest($1::TEXT[]) AS listed (name) WHERE row_security_active(to_regclass(listed.name)::OID)";
+
+/// The rights that change rows, which a role has on a table of which it is not the owner, with the grantees that give it these. An owner
+/// and a superuser have every right by what they are: there the tables and the server have one role.
+const POSTGRES_SURPLUS: &str = "\
+    WITH ours AS (SELECT t.oid, t.relname::TEXT AS name, t.relacl FROM pg_class t \
+        WHERE t.oid IN (SELECT to_regclass(listed.name) FROM unnest($1::TEXT[]) AS listed (name)) AND NOT pg_has_role(t.relowner, 'USAGE')), \
+    granted AS (SELECT ours.oid, acl.grantee, acl.privilege_type FROM ours, aclexplode(ours.relacl) AS acl \
+        UNION SELECT ours.oid, acl.grantee, acl.privilege_type FROM ours JOIN pg_attribute a ON a.attrelid = ours.oid, aclexplode(a.attacl) AS acl) \
+    SELECT ours.name AS name, wanted.name AS of_right, quote_ident(current_user) AS of_role, \
+        CASE WHEN granted.oid IS NULL THEN 'pg_write_all_data' WHEN granted.grantee = 0 THEN 'PUBLIC' \
+            ELSE quote_ident(pg_get_userbyid(granted.grantee)) END AS grantee \
+    FROM ours CROSS JOIN (VALUES ('INSERT'), ('UPDATE'), ('DELETE'), ('TRUNCATE')) AS wanted (name) \
+    LEFT JOIN granted ON granted.oid = ours.oid AND granted.privilege_type = wanted.name \
+        AND CASE WHEN granted.grantee = 0 THEN true ELSE pg_has_role(granted.grantee, 'USAGE') END \
+    WHERE CASE WHEN wanted.name IN ('DELETE', 'TRUNCATE') THEN has_table_privilege(ours.oid, wanted.name) \
+        ELSE has_any_column_privilege(ours.oid, wanted.name) END \
+    ORDER BY ours.name, grantee";
 
 /// The rights on a table that the role of a server needs.
 fn needed(table: &str) -> &'static [&'static str] {
@@ -47,6 +67,16 @@ struct Lacked {
     name: String,
     of_right: String,
     of_role: String,
+}
+
+/// A right that the role has and does not need.
+#[derive(Clone, Debug, FromRow)]
+struct Surplus {
+    name: String,
+    of_right: String,
+    of_role: String,
+    /// Who the right is granted to: the role itself, one that it is in, or everyone.
+    grantee: String,
 }
 
 /// Without a schema in the search path, tables cannot be made anywhere.
@@ -135,6 +165,67 @@ impl Db {
         })
     }
 }
+
+impl Db {
+    /// Refuses a role that is not the owner and yet may change what was appended to the audit log, or the list of migrations, as where
+    /// tables were made anew and the default rights hold for them. SQLite has no rights but those to its file.
+    ///
+    /// # Errors
+    /// [`StoreError::SurplusRights`] with what takes them away, or when the database does not answer.
+    pub async fn require_no_more_rights(&self) -> Result<(), StoreError> {
+        let Self::Postgres { pool, patience, .. } = self else {
+            return Ok(());
+        };
+        let asked = sqlx::query_as(POSTGRES_SURPLUS).bind(["audit", MIGRATIONS].as_slice());
+        let found: Vec<Surplus> = within(*patience, async { Ok(asked.fetch_all(pool).await?) }).await?;
+        let is_surplus = |found: &&Surplus| !needed(&found.name).contains(&&*found.of_right);
+        let mut by_grant: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        let mut role = None;
+        for Surplus {
+            name,
+            of_right,
+            of_role,
+            grantee,
+        } in found.iter().filter(is_surplus)
+        {
+            role = Some(of_role.clone());
+            let rights = by_grant.entry((name, grantee)).or_default();
+            if !rights.contains(&of_right.as_str()) {
+                rights.push(of_right);
+            }
+        }
+        let Some(role) = role else {
+            return Ok(());
+        };
+        let (mut surplus, mut revokes) = (Vec::new(), Vec::new());
+        for ((name, grantee), rights) in by_grant {
+            let rights = [ALL, &["TRUNCATE"]]
+                .concat()
+                .into_iter()
+                .filter(|right| rights.contains(right))
+                .collect::<Vec<_>>()
+                .join(", ");
+            surplus.push(format!("{rights} on {name}"));
+            let revoke = if grantee == WRITES_ALL {
+                format!("REVOKE {WRITES_ALL} FROM {role}")
+            } else {
+                format!("REVOKE {rights} ON {name} FROM {grantee}")
+            };
+            if !revokes.contains(&revoke) {
+                revokes.push(revoke);
+            }
+        }
+        surplus.dedup();
+        Err(StoreError::SurplusRights {
+            role,
+            surplus: surplus.join(" and "),
+            revokes: revokes.join("; "),
+        })
+    }
+}
+
+/// The role of PostgreSQL that gives these rights without a grant on a table.
+const WRITES_ALL: &str = "pg_write_all_data";
 
 /// Who gets the rights, where the role is not known.
 const SOME_ROLE: &str = "the role of database.url";

@@ -509,3 +509,174 @@ async fn a_right_that_is_taken_from_a_server_turns_the_checks_red() {
     raw.close().await;
     app.running.stop().await;
 }
+
+/// What takes a right away that no server needs, as the message has it.
+fn cure(error: &str) -> String {
+    let (_, cure) = error.split_once(", run ").unwrap();
+    cure.split("; see ").next().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_too_many_on_the_audit_log_turns_the_checks_red() {
+    let (database, server, suffix) = with_roles().await;
+    let (role, group) = (format!("server_{suffix}"), format!("group_{suffix}"));
+    let app = TestApp::start_with_clock(&server, &[("accounts.enabled", "true")], Clock::system()).await;
+    let raw = Raw::open(&database).await;
+    let db = Db::connect(&server.url.parse().unwrap()).await.unwrap();
+    until_green(&app).await;
+    raw.execute(&format!("CREATE ROLE {group}; GRANT {group} TO {role}"))
+        .await;
+    for (granted, says) in [
+        (format!("GRANT UPDATE ON audit TO {role}"), "UPDATE on audit"),
+        (format!("GRANT DELETE ON audit TO {role}"), "DELETE on audit"),
+        (format!("GRANT TRUNCATE ON audit TO {role}"), "TRUNCATE on audit"),
+        (format!("GRANT UPDATE (event) ON audit TO {role}"), "UPDATE on audit"),
+        (
+            format!("GRANT UPDATE, DELETE ON audit TO {group}"),
+            "UPDATE, DELETE on audit",
+        ),
+        ("GRANT DELETE ON audit TO PUBLIC".to_owned(), "DELETE on audit"),
+        (
+            format!("GRANT INSERT, UPDATE ON _sqlx_migrations TO {role}"),
+            "INSERT, UPDATE on _sqlx_migrations",
+        ),
+        (
+            format!("GRANT UPDATE ON audit TO {role}; GRANT UPDATE ON audit TO {group}"),
+            "UPDATE on audit",
+        ),
+    ] {
+        raw.execute(&granted).await;
+        let error = db.require_no_more_rights().await.unwrap_err().to_string();
+        assert!(
+            error.contains(&format!(
+                "the role {role} has more rights than a server needs: {says}; "
+            )),
+            "{granted}: {error}"
+        );
+        let cure = cure(&error);
+        let (status, _) = until_red(&app, "rights", &cure).await;
+        assert_eq!(status, 200, "{granted}");
+        let (code, said) = output(&server, &["db", "check"]);
+        let line = said.lines().find(|line| line.starts_with("rights")).unwrap();
+        assert!(code == 1 && line.contains("FAILED") && line.contains(&cure), "{said}");
+        raw.execute(&cure).await;
+        db.require_no_more_rights().await.unwrap();
+    }
+    let writes_all = "SELECT count(*) FROM pg_roles WHERE rolname = 'pg_write_all_data'";
+    if raw.number(writes_all).await == 1 {
+        raw.execute(&format!("GRANT pg_write_all_data TO {role}")).await;
+        let error = db.require_no_more_rights().await.unwrap_err().to_string();
+        raw.execute(&cure(&error)).await;
+        db.require_no_more_rights().await.unwrap();
+    }
+    until_green(&app).await;
+    // With one role, the owner's rights are no fault, nor those of a superuser; nor are those of a member of the owner's role.
+    let owner = as_role(&database, &format!("owner_{suffix}"));
+    for database in [&owner, &database] {
+        let db = Db::connect(&database.url.parse().unwrap()).await.unwrap();
+        db.require_no_more_rights().await.unwrap();
+        let (_, said) = output(database, &["db", "check"]);
+        let line = said.lines().find(|line| line.starts_with("rights")).unwrap();
+        assert!(line.contains(" ok "), "{said}");
+    }
+    raw.execute(&format!("GRANT owner_{suffix} TO {role}")).await;
+    db.require_no_more_rights().await.unwrap();
+    raw.close().await;
+    app.running.stop().await;
+}
+
+/// Rights on every column do what one on the table does; rights on some do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_on_each_column_count() {
+    let (database, server, suffix) = with_roles().await;
+    let role = format!("server_{suffix}");
+    let raw = Raw::open(&database).await;
+    let db = Db::connect(&server.url.parse().unwrap()).await.unwrap();
+    let columns = raw
+        .texts("SELECT attname::TEXT FROM pg_attribute WHERE attrelid = 'audit'::regclass AND attnum > 0 AND NOT attisdropped")
+        .await;
+    let (all, some) = (columns.join(", "), columns[1..].join(", "));
+    raw.execute(&format!("REVOKE ALL ON audit FROM {role}")).await;
+    let lacking = async || db.require_rights().await.unwrap_err().to_string();
+    assert!(lacking().await.contains("lacks SELECT, INSERT on table audit"));
+    raw.execute(&format!("GRANT SELECT ({some}), INSERT ({all}) ON audit TO {role}"))
+        .await;
+    assert!(lacking().await.contains("lacks SELECT on table audit"));
+    raw.execute(&format!("GRANT SELECT ({}) ON audit TO {role}", columns[0]))
+        .await;
+    db.require_rights().await.unwrap();
+    db.require_no_more_rights().await.unwrap();
+    let app = TestApp::start_with_clock(&server, &[], Clock::system()).await;
+    app.running.stop().await;
+    for command in [
+        &[
+            "clients",
+            "create",
+            "--id",
+            "first",
+            "--grant",
+            "client_credentials",
+            "--audience",
+            "urn:x",
+        ][..],
+        &["audit", "list"],
+        &["db", "check"],
+        &["backup", "backup.jsonl"],
+    ] {
+        let (code, said) = output(&server, command);
+        assert_eq!(code, 0, "{command:?}: {said}");
+    }
+    raw.close().await;
+}
+
+/// Rights are no part of a backup: the runbook gives and takes them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_runbook_of_a_restore_leaves_the_servers_no_right_too_many() {
+    let (source, source_server, _) = with_roles().await;
+    let file = source.folder.path().join("backup.jsonl");
+    let file = file.to_str().unwrap();
+    let app = TestApp::start_with_clock(&source_server, &[], Clock::system()).await;
+    app.running.stop().await;
+    let (code, said) = output(&source_server, &["backup", file]);
+    assert_eq!(code, 0, "{said}");
+
+    let page = include_str!("../../docs/operate/runbooks/restore-from-backup.md");
+    let order = [
+        "the first block of SQL of that page",
+        "URL of `keyround_owner`",
+        "$ keyround restore backup.jsonl",
+        "run the second block of SQL of that page",
+        "<!-- then: every node is started -->",
+    ];
+    let places = order.map(|said| {
+        page.find(said)
+            .unwrap_or_else(|| panic!("the page does not say: {said}"))
+    });
+    assert!(places.is_sorted(), "{places:?}");
+    let database = TestDatabase::postgres().await;
+    let suffix = database.url.rsplit('/').next().unwrap().to_owned();
+    let role = format!("server_{suffix}");
+    let owner = as_role(&database, &format!("owner_{suffix}"));
+    let server = as_role(&database, &role);
+    let [before, after] = grants(&suffix).try_into().unwrap();
+    let raw = Raw::open(&database).await;
+    raw.execute(&before).await;
+    let (code, said) = output(&owner, &["restore", file]);
+    assert_eq!(code, 0, "{said}");
+    let rights = || {
+        let (_, said) = output(&server, &["db", "check"]);
+        said.lines().find(|line| line.starts_with("rights")).unwrap().to_owned()
+    };
+    assert!(
+        rights().contains(&format!("REVOKE UPDATE, DELETE ON audit FROM {role}")),
+        "{}",
+        rights()
+    );
+    raw.execute(&after).await;
+    assert!(rights().contains(" ok "), "{}", rights());
+    let pool = PgPool::connect(&server.url).await.unwrap();
+    refuses(&pool, "DELETE FROM audit").await;
+    refuses(&pool, "UPDATE audit SET event = ''").await;
+    pool.close().await;
+    raw.close().await;
+}
