@@ -57,6 +57,8 @@ pub enum Event {
     MasterKeyRewrapStarted,
     /// All that is sealed is sealed under another master key.
     MasterKeyRewrapped,
+    /// An operator said that a server is stopped; it is waited for no more.
+    NodeForgotten,
     /// An OpenID provider was registered.
     ProviderCreated,
     /// An OpenID provider was deleted.
@@ -111,7 +113,7 @@ pub enum Event {
 
 impl Event {
     /// All of them, by their names.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::AlgorithmKept,
         Self::AlgorithmRemoved,
         Self::ClientCreated,
@@ -137,6 +139,7 @@ impl Event {
         Self::KeyRevoked,
         Self::MasterKeyRewrapStarted,
         Self::MasterKeyRewrapped,
+        Self::NodeForgotten,
         Self::ProviderCreated,
         Self::ProviderDeleted,
         Self::ProviderDisabled,
@@ -193,6 +196,7 @@ impl Event {
             Self::KeyRevoked => "key.revoked",
             Self::MasterKeyRewrapStarted => "master_key.rewrap_started",
             Self::MasterKeyRewrapped => "master_key.rewrapped",
+            Self::NodeForgotten => "node.forgotten",
             Self::ProviderCreated => "provider.created",
             Self::ProviderDeleted => "provider.deleted",
             Self::ProviderDisabled => "provider.disabled",

@@ -597,7 +597,13 @@ crate::on_both_databases!(a_node_that_does_not_follow_is_named, |database| {
     let named = "idp-2 (process 4711, listening on 10.0.0.7:8443, node asleep)";
     assert_eq!(people.code, 1);
     assert!(
-        people.err.contains(named) && people.err.contains("run the same command again"),
+        people.err.contains(named)
+            && people.err.contains(", last seen ")
+            && people.err.contains(", counts until ")
+            && people.err.contains(&format!(
+                "keyround keys revoke {} --reason TEXT --yes --stopped asleep",
+                active[0]
+            )),
         "{}",
         people.err
     );

@@ -192,6 +192,40 @@ crate::on_both_databases!(a_revocation_names_each_node_that_may_not_know_of_it, 
         .collect();
     assert_eq!(unconfirmed, [("lost", true), ("silent", false)], "{said}");
     assert_eq!(said["nodes"]["living"], 3);
+    let silent = &said["nodes"]["unconfirmed"][1];
+    assert_eq!(silent["seen_at"], (now - Seconds(600)).rfc3339());
+    assert_eq!(silent["counts_until"], (now - Seconds(600) + Seconds(86_400)).rfc3339());
+
+    // What the message proposes ends the wait for the one that is stopped; the one that is alive is not believed to be.
+    assert!(
+        told.contains("--reason TEXT --yes --stopped lost --stopped silent\""),
+        "{told}"
+    );
+    let again = |stopped: &[&str]| {
+        let named = stopped.iter().flat_map(|node| ["--stopped", node]);
+        let command = ["keys", "revoke", kid.as_str(), "--reason", "drill", "--yes"];
+        let (code, said) =
+            crate::database_roles::output(&database, &command.into_iter().chain(named).collect::<Vec<_>>());
+        (code, said)
+    };
+    let (code, told) = again(&["lost", "silent", "unheard-of"]);
+    assert!(
+        code == 1 && told.contains("not stopped, or were until a moment ago: lost"),
+        "{told}"
+    );
+    assert!(!told.contains("node silent"), "{told}");
+    db.beat(&node("lost", 600, 1_000, Some("00000000000000000000000000000001")))
+        .await
+        .unwrap();
+    assert_eq!(again(&[]).0, 1);
+    let (code, told) = again(&["lost"]);
+    assert_eq!(code, 0, "{told}");
+    // Nothing is left to be waited for.
+    assert_eq!(again(&[]).0, 0);
+    let raw = Raw::open(&database).await;
+    let forgotten = raw.texts("SELECT subject FROM audit WHERE event = 'node.forgotten' ORDER BY subject");
+    assert_eq!(forgotten.await, ["lost", "silent"]);
+    raw.close().await;
     app.running.stop().await;
 });
 

@@ -1,8 +1,8 @@
 //! `keys revoke`: the emergency, and what a person must know about it.
 
+mod followers;
 mod foresight;
 
-use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -10,18 +10,19 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 
-use crate::clock::{Clock, UnixTime, sleep};
+use crate::clock::{UnixTime, sleep};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::keys::emergency::{self, Response, Revocation, accepted_until};
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
 use crate::rotation::{Revoked, RotationError, Rotator};
-use crate::store::nodes::Heartbeat;
 
 use super::super::confirm::Confirmation;
 use crate::cli::context::{ACTOR, Context, Failure};
 use crate::cli::output;
+
+use followers::Followers;
 
 /// How long to wait between two looks at the nodes.
 const LOOK: Duration = Duration::from_millis(200);
@@ -40,8 +41,23 @@ pub struct Request {
     /// Also replace the active key of every algorithm: they all lay in the same store.
     #[arg(long)]
     all_algorithms: bool,
+    /// A server that is stopped for certain, by its node id: it is waited for no more. It may be given several times.
+    #[arg(long, value_name = "NODE", conflicts_with = "dry_run")]
+    stopped: Vec<String>,
     #[command(flatten)]
     confirmation: Confirmation,
+}
+
+impl Request {
+    fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or_default()
+    }
+
+    /// The command that says what is left to do.
+    fn again(&self) -> String {
+        let all_algorithms = if self.all_algorithms { " --all-algorithms" } else { "" };
+        format!("keyround keys revoke {}{all_algorithms} --reason TEXT --yes", self.kid)
+    }
 }
 
 pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
@@ -71,7 +87,8 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     if !context.json {
         print(request, &done, &rotator.policy, context.clock.read().wall);
     }
-    let followers = Followers::wait(rotator, version).await;
+    let forgotten = followers::forget(rotator, &request.stopped, request.reason()).await;
+    let followers = Followers::wait(rotator, version, !request.stopped.is_empty()).await;
     let outcome = outcome.and(still_revoked(rotator, &done).await);
     let replaced = replaced_by_servers(rotator, &done).await;
     if let (false, Ok(replaced)) = (context.json, &replaced) {
@@ -89,7 +106,8 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         followers.print();
     }
     outcome
-        .and(followers.and_then(|followers| followers.require_all()))
+        .and(forgotten)
+        .and(followers.and_then(|followers| followers.require_all(&request.again())))
         .and(written)
 }
 
@@ -168,7 +186,7 @@ async fn revoke(rotator: &Rotator, request: &Request) -> (Vec<Revoked>, Result<(
 }
 
 async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoked>) -> Result<(), Failure> {
-    let reason = request.reason.as_deref().unwrap_or_default();
+    let reason = request.reason();
     let first = rotator.revoke(&request.kid, &ACTOR, reason).await?;
     let since = first.at;
     done.push(first);
@@ -323,169 +341,5 @@ async fn replaced_by_servers(rotator: &Rotator, done: &[Revoked]) -> Result<Vec<
             )));
         }
         sleep(LOOK).await;
-    }
-}
-
-/// The servers, and which of them have followed.
-struct Followers {
-    living: usize,
-    /// Those that live and have not confirmed.
-    behind: Vec<Heartbeat>,
-    /// Those that have not confirmed and have sent no heartbeat lately, without having signed off.
-    silent: Vec<Heartbeat>,
-    other_policy: Vec<String>,
-    at: UnixTime,
-}
-
-/// What was seen while the command waited.
-struct Watched {
-    version: i64,
-    /// The changes of the keys since the revocation. Whichever of them a node serves, it has followed.
-    changes: HashSet<String>,
-    nodes: BTreeMap<String, Heartbeat>,
-    /// The first heartbeat of each node.
-    first: BTreeMap<String, Heartbeat>,
-}
-
-impl Watched {
-    /// Whether a node has sent a heartbeat meanwhile. Its clock, this command's or the database's may be wrong, so the time of a
-    /// heartbeat alone does not tell who is alive.
-    fn has_moved(&self, node: &Heartbeat) -> bool {
-        self.first.get(&node.node_id).is_some_and(|first| first != node)
-    }
-
-    fn has_followed(&self, node: &Heartbeat) -> bool {
-        match &node.change_id {
-            Some(change) => self.changes.contains(change),
-            // A node of an earlier version of Keyround.
-            None => node.version >= self.version,
-        }
-    }
-}
-
-impl Followers {
-    /// Waits until every living node serves this version, at most as long as they may take.
-    async fn wait(rotator: &Rotator, version: i64) -> Result<Self, Failure> {
-        let clock: &Clock = &rotator.clock;
-        let deadline = clock.read().monotonic + rotator.policy.windows().replica_refresh.duration();
-        let mut watched = Watched {
-            version,
-            changes: HashSet::new(),
-            nodes: BTreeMap::new(),
-            first: BTreeMap::new(),
-        };
-        loop {
-            let followers = Self::look(rotator, &mut watched).await?;
-            let settled = followers.behind.is_empty() && followers.silent.is_empty();
-            if settled || clock.read().monotonic >= deadline {
-                return Ok(followers);
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    async fn look(rotator: &Rotator, watched: &mut Watched) -> Result<Self, Failure> {
-        watched.changes.insert(rotator.db.key_change().await?.to_string());
-        let now = rotator.now().await?;
-        // A node that has sent no heartbeat for a while may be cut off from the database, and still serve the revoked key.
-        for node in rotator.db.all_nodes().await? {
-            watched
-                .first
-                .entry(node.node_id.clone())
-                .or_insert_with(|| node.clone());
-            watched.nodes.insert(node.node_id.clone(), node);
-        }
-        let memory = rotator.policy.windows().snapshot_max_age;
-        let (living, silent): (Vec<Heartbeat>, Vec<Heartbeat>) = watched
-            .nodes
-            .values()
-            .cloned()
-            .partition(|node| (now - UnixTime(node.seen_at)).abs() <= memory || watched.has_moved(node));
-        let own_policy = rotator.policy.fingerprint();
-        Ok(Self {
-            living: living.len(),
-            other_policy: living
-                .iter()
-                .filter(|node| node.policy_fingerprint != own_policy)
-                .map(ToString::to_string)
-                .collect(),
-            behind: living.into_iter().filter(|node| !watched.has_followed(node)).collect(),
-            silent: silent.into_iter().filter(|node| !watched.has_followed(node)).collect(),
-            at: now,
-        })
-    }
-
-    /// Fails while a server may not know of the revocation.
-    fn require_all(&self) -> Result<(), Failure> {
-        let unconfirmed: Vec<String> = self
-            .behind
-            .iter()
-            .chain(&self.silent)
-            .map(ToString::to_string)
-            .collect();
-        if unconfirmed.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::Refused(format!(
-            "the key is revoked in the database, but these servers have not confirmed that they follow: {}; stop each of them, or make sure \
-             that it is stopped, and run the same command again, which lists those that are left",
-            output::printable(&unconfirmed.join(", "))
-        )))
-    }
-
-    fn to_json(&self) -> Value {
-        let to_json = |node: &Heartbeat, is_living: bool| {
-            json!({
-                "node_id": node.node_id,
-                "host": node.place.host,
-                "listener": node.place.listener,
-                "process_id": node.place.process_id,
-                "seen_at": UnixTime(node.seen_at).rfc3339(),
-                "version": node.version,
-                "living": is_living,
-            })
-        };
-        let behind = self.behind.iter().map(|node| to_json(node, true));
-        let silent = self.silent.iter().map(|node| to_json(node, false));
-        json!({
-            "living": self.living,
-            "unconfirmed": behind.chain(silent).collect::<Vec<_>>(),
-            "other_policy": self.other_policy,
-        })
-    }
-
-    fn print(&self) {
-        match (self.living, self.behind.len()) {
-            (0, _) if !self.silent.is_empty() => output::line("No server has sent a heartbeat lately."),
-            (0, _) => output::line("No server is running; each that starts serves the new keys."),
-            (1, 0) => output::line("The one living node has confirmed that it serves the new keys."),
-            (living, 0) => output::line(&format!(
-                "All {living} living nodes have confirmed that they serve the new keys."
-            )),
-            (living, behind) => {
-                output::line(&format!(
-                    "{behind} of {living} living nodes have not confirmed; look at these, and stop those that do not follow:"
-                ));
-                for node in &self.behind {
-                    let seen = output::time(UnixTime(node.seen_at), self.at);
-                    output::line(&format!("  {}  last seen {seen}", output::printable(&node.to_string())));
-                }
-            }
-        }
-        if !self.silent.is_empty() {
-            output::line(
-                "These sent no heartbeat lately, did not sign off and have not confirmed; make sure that each is stopped, since one \
-                 that is cut off from the database still publishes the revoked key:",
-            );
-            for node in &self.silent {
-                let seen = output::time(UnixTime(node.seen_at), self.at);
-                output::line(&format!("  {}  last seen {seen}", output::printable(&node.to_string())));
-            }
-        }
-        for node in &self.other_policy {
-            output::line(&format!(
-                "Node {node} runs with another policy than this command; the times above are by the policy of this command."
-            ));
-        }
     }
 }
