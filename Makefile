@@ -48,7 +48,7 @@ proof-measured:
 	@$(PACKAGES) build postgres
 	tests/postgres.sh cargo test --locked --test measured -- --nocapture --test-threads 1
 
-# Its figures go into benches/, and docs/performance.md shows them. Nothing else should run on the machine meanwhile.
+# Its figures go into docs/performance/, and docs/performance.md shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready
 	@$(PACKAGES) build postgres bench
 	TEST_POSTGRES_DURABLE=yes tests/postgres.sh cargo bench --locked --bench '*'

@@ -406,7 +406,7 @@ async fn measure(name: &str, url: &str, script_folder: &std::path::Path) -> Meas
 const EXPLANATION: &str = "\
 # Refreshes
 
-Written by `make bench`, in 7 rounds on the machine of [RESULTS.md](RESULTS.md). A refresh here is all of it but HTTP: the token is opened and
+Written by `make bench`, in 7 rounds on the machine of [the speed of one core](results.md). A refresh here is all of it but HTTP: the token is opened and
 checked, its successor made, an ES256 access token signed. The limit is the database's own for the same two statements, in turn
 with it on the same two cores: `pgbench`, prepared, for PostgreSQL as it is installed, where each commit waits for the disk; for SQLite,
 where it does too, the same through the driver, with the server's readers and its one writer. Refreshes that come at once share their
@@ -450,7 +450,7 @@ fn main() {
             rates.push_str(&measured.rates);
             pruning.push_str(&measured.pruning);
         }
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/REFRESH.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance/refresh.md");
         std::fs::write(path, [EXPLANATION, &rates, PRUNING, &pruning].concat()).unwrap();
     }
 }

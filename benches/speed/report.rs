@@ -1,4 +1,4 @@
-//! Writes what was measured: `benches/RESULTS.md`, the picture, and the part of docs/performance.md.
+//! Writes what was measured: `docs/performance/results.md`, the picture, and the part of docs/performance.md.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,8 +10,8 @@ pub fn write(comparisons: &[Comparison], rounds: usize, load_before: f64) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let results = results(comparisons, rounds, load_before);
     print!("{results}");
-    std::fs::write(root.join("benches/RESULTS.md"), results).unwrap();
-    std::fs::write(root.join("benches/results.svg"), picture::draw(comparisons)).unwrap();
+    std::fs::write(root.join("docs/performance/results.md"), results).unwrap();
+    std::fs::write(root.join("docs/performance/results.svg"), picture::draw(comparisons)).unwrap();
     let page = root.join("docs/performance.md");
     let text = std::fs::read_to_string(&page).unwrap();
     let (before, rest) = text.split_once("<!-- speed -->\n").expect("the first marker");
@@ -181,5 +181,5 @@ fn summary(comparisons: &[Comparison]) -> String {
     } else {
         format!("Targets that were missed: {}", missed.join("; "))
     };
-    format!("![Rates of one core, beside their limits and others](../benches/results.svg)\n\n{verdict}.\n")
+    format!("![Rates of one core, beside their limits and others](performance/results.svg)\n\n{verdict}.\n")
 }

@@ -103,6 +103,60 @@ fn names_after<'a>(text: &'a str, before: &'a str) -> BTreeSet<&'a str> {
         .collect()
 }
 
+/// The same, in the order in which they are written.
+fn in_order<'a>(text: &'a str, before: &'a str) -> Vec<&'a str> {
+    let rest = text.split(before).skip(1);
+    rest.map(|rest| rest.lines().next().unwrap().trim()).collect()
+}
+
+/// Each check has an alert that asks for it, or a reason why there is none; docs/operate/alerts.md has the table.
+#[test]
+fn every_check_has_an_alert_or_a_reason() {
+    let rules = text("prometheus-alerts.yaml");
+    let page = std::fs::read_to_string(document("operate/alerts.md")).unwrap();
+    let (_, table) = page.split_once("\n## Which check has which alert\n").unwrap();
+    let table = table.split("\n## ").next().unwrap();
+    let rows: Vec<(&str, &str)> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.trim_end_matches(" |").split_once("` | "))
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let (_, serving) = serve(folder.path(), &[]);
+    let mut checks = BTreeSet::new();
+    for endpoint in ["livez", "readyz", "readyz/issue"] {
+        let answer = succeed("curl", &["-s", &format!("{}/{endpoint}", serving.admin_url)]);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        for check in answer["checks"].as_array().unwrap() {
+            checks.insert(check["name"].as_str().unwrap().to_owned());
+        }
+    }
+    let described: BTreeSet<String> = rows.iter().map(|(check, _)| (*check).to_owned()).collect();
+    assert_eq!(described, checks, "the checks of docs/operate/alerts.md");
+    let expression = |alert: &str| {
+        let (_, rule) = rules.split_once(&format!("- alert: {alert}\n")).unwrap();
+        rule.lines().next().unwrap().trim().to_owned()
+    };
+    for (check, alert) in rows {
+        match alert.split_once(": ") {
+            Some((alert, reason)) => assert!(
+                (alert == "none" || rules.contains(&format!("- alert: {}\n", alert.trim_matches('`'))))
+                    && reason.len() > 10,
+                "{check}: {alert}"
+            ),
+            None => assert_eq!(
+                expression(alert.trim_matches('`')),
+                format!("expr: keyround_check{{check=\"{check}\"}} == 0")
+            ),
+        }
+        let alerts = rules.matches(&format!("check=\"{check}\"")).count();
+        assert_eq!(
+            alerts,
+            usize::from(!alert.contains(": ")),
+            "alerts on the check {check}"
+        );
+    }
+}
+
 #[test]
 fn every_alert_is_tested_names_a_metric_that_exists_and_has_its_runbook() {
     let (rules, tests) = (text("prometheus-alerts.yaml"), text("prometheus-alerts.test.yaml"));
@@ -117,12 +171,42 @@ fn every_alert_is_tested_names_a_metric_that_exists_and_has_its_runbook() {
     let pages = rules.lines().filter_map(|line| line.trim().strip_prefix(published));
     let pages: Vec<&str> = pages.collect();
     assert_eq!(pages.len(), alerts.len(), "each alert has its runbook");
-    for page in pages {
+    for (alert, page) in in_order(&rules, "- alert: ").into_iter().zip(pages) {
+        let (page, anchor) = page.split_once('#').unwrap_or((page, ""));
         let source = document(&page.replace(".html", ".md"));
         assert!(source.exists(), "{} does not exist", source.display());
+        let text = std::fs::read_to_string(&source).unwrap();
+        let anchors = crate::documents::anchors(&source);
+        assert!(
+            anchor.is_empty() || anchors.contains(anchor),
+            "{alert}: {page} has no #{anchor}"
+        );
+        // A page about it names it where it says when to read it; a section has its name, or names it.
+        let about = match anchor {
+            "" => text.split_once("\n## When\n").map(|(_, rest)| rest),
+            anchor if anchor == alert.to_lowercase() => Some(alert),
+            anchor => text
+                .to_lowercase()
+                .find(&format!("\n## {anchor}\n"))
+                .map(|at| &text[at + 1..]),
+        };
+        let about = about.unwrap_or_else(|| panic!("{alert}: {page} says of no alert when it is read"));
+        let about = about.split("\n## ").next().unwrap();
+        assert!(about.contains(alert), "{alert}: {page} is not about it");
     }
     let pages = std::fs::read_dir(document("operate/runbooks")).unwrap();
-    for page in pages.map(|page| std::fs::read_to_string(page.unwrap().path()).unwrap()) {
+    let pages = pages.map(|page| std::fs::read_to_string(page.unwrap().path()).unwrap());
+    let list = std::fs::read_to_string(document("operate/alerts.md")).unwrap();
+    let listed: BTreeSet<String> = names_after(list.split("\n## ").next().unwrap(), "`Keyround")
+        .iter()
+        .map(|named| format!("Keyround{named}"))
+        .collect();
+    assert_eq!(
+        listed.iter().map(String::as_str).collect::<BTreeSet<&str>>(),
+        alerts,
+        "the table of docs/operate/alerts.md"
+    );
+    for page in pages.chain([list]) {
         for named in names_after(&page, "`Keyround") {
             assert!(
                 alerts.contains(format!("Keyround{named}").as_str()),

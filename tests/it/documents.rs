@@ -175,17 +175,10 @@ fn pages() -> Vec<PathBuf> {
         }
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found: Vec<PathBuf> = [
-        "README.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        "CHANGELOG.md",
-        "benches/RESULTS.md",
-        "benches/REFRESH.md",
-    ]
-    .iter()
-    .map(|name| root.join(name))
-    .collect();
+    let mut found: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
+        .iter()
+        .map(|name| root.join(name))
+        .collect();
     for folder in ["docs", "deploy"] {
         collect(&root.join(folder), &mut found);
     }
@@ -205,7 +198,7 @@ fn prose(path: &Path) -> String {
 }
 
 /// The anchors of its headings, as renderers of Markdown make them.
-fn anchors(path: &Path) -> BTreeSet<String> {
+pub fn anchors(path: &Path) -> BTreeSet<String> {
     let text = prose(path);
     let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
     headings
@@ -265,6 +258,55 @@ fn every_page_has_its_place_in_the_book() {
     assert!(listed.len() > 40);
 }
 
+/// mdBook makes a page of each file that the summary names, and a link to `X.md` leads to `X.html` there, whatever `X.md` is; other files
+/// of docs/ are copied. The Makefile copies deploy/ beside the pages. Nothing else is in the built book.
+#[test]
+fn every_link_of_the_built_book_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = root.join("docs");
+    let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();
+    let book = std::fs::read_to_string(docs.join("book.toml")).unwrap();
+    assert!(
+        makefile.contains("cp -r deploy target/book/deploy") && book.contains("build-dir = \"../target/book/docs\"")
+    );
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let listed: BTreeSet<PathBuf> = summary
+        .split("](")
+        .skip(1)
+        .map(|rest| docs.join(rest.split(')').next().unwrap()))
+        .collect();
+    let (mut broken, mut count) = (Vec::new(), 0);
+    for page in &listed {
+        let text = prose(page);
+        for (at, _) in text.match_indices("](") {
+            let link = text[at + 2..].split([')', ' ', '#']).next().unwrap();
+            if link.is_empty() || link.contains(':') {
+                continue;
+            }
+            count += 1;
+            let mut target = page.parent().unwrap().to_owned();
+            for part in Path::new(link) {
+                match part.to_str().unwrap() {
+                    "." => {}
+                    ".." => assert!(target.pop()),
+                    name => target.push(name),
+                }
+            }
+            let is_page = target.extension().is_some_and(|extension| extension == "md");
+            let leads = if is_page {
+                listed.contains(&target)
+            } else {
+                (target.starts_with(&docs) || target.starts_with(root.join("deploy"))) && target.is_file()
+            };
+            if !leads {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(count > 120, "{count}");
+}
+
 /// What it says of where things are.
 #[test]
 fn the_page_for_contributors_names_what_there_is() {
@@ -285,4 +327,22 @@ fn the_page_for_contributors_names_what_there_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let missing: Vec<&&str> = paths.iter().filter(|path| !root.join(path).exists()).collect();
     assert!(missing.is_empty(), "there are no such files: {missing:#?}");
+    for change in [
+        "claim",
+        "grant type",
+        "signer",
+        "flag",
+        "gateway",
+        "endpoint",
+        "setting",
+        "command",
+        "check",
+        "alert",
+    ] {
+        let start = format!("\n**A {change}**");
+        assert!(
+            page.contains(&start) || page.contains(&start.replace("A ", "An ")),
+            "where a new {change} belongs is not said"
+        );
+    }
 }
