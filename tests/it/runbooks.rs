@@ -794,6 +794,12 @@ fn every_page_is_run_and_linked_and_says_what_it_must() {
             let told = section(&text, heading).is_some_and(|body| !body.trim().is_empty());
             assert!(told, "{name}.md says nothing below '## {heading}'");
         }
+        let (when, _) = text
+            .split_once("README.md#where-to-run-the-commands)")
+            .unwrap_or_else(|| {
+                panic!("{name}.md does not say where its commands run");
+            });
+        assert!(!when.contains("\n$ "), "{name}.md has a command before it says where");
         assert!(
             page("README").contains(&format!("({name}.md)")),
             "README.md does not link {name}.md"
@@ -834,4 +840,77 @@ fn promises_are_read_strictly() {
     assert!(all_fit(&lines("a\n…\nd"), &lines("a\nb\nc\nd")));
     assert!(!all_fit(&lines("a\n…\nd"), &lines("a\nb\nc")));
     assert!(!all_fit(&lines("a"), &lines("a\nb")) && !all_fit(&lines("a\nb"), &lines("a")));
+}
+
+/// The block of the page on runbooks that opens a shell there.
+fn shell(place: &str) -> String {
+    let readme = page("README");
+    let (_, block) = readme.split_once(&format!("<!-- shell: {place} -->\n```sh\n")).unwrap();
+    block.split("```").next().unwrap().to_owned()
+}
+
+/// What the unit sets is what the shell sets, and a command without `--config` finds the settings of the file.
+#[test]
+fn the_shell_of_a_systemd_node_has_its_settings() {
+    let unit = crate::deployment::text("keyround.service");
+    let block = shell("systemd");
+    for variable in unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("Environment=KEYROUND_"))
+    {
+        assert!(block.contains(&format!("export KEYROUND_{variable}\n")), "{variable}");
+    }
+    assert!(unit.contains("ExecStart=/usr/local/bin/keyround --config /etc/keyround/config.toml serve"));
+    let root = tempfile::tempdir().unwrap();
+    let here = |path: &str| format!("{}{path}", root.path().display());
+    std::fs::create_dir_all(here("/etc/keyround")).unwrap();
+    std::fs::create_dir_all(here("/var/lib/keyround")).unwrap();
+    let database = here("/var/lib/keyround/keyround.db");
+    std::fs::write(
+        here("/etc/keyround/config.toml"),
+        format!("[server]\nissuer = \"http://127.0.0.1:8080\"\n[database]\nurl = \"sqlite:{database}\"\n"),
+    )
+    .unwrap();
+    let made = crate::process::run(root.path(), &[], &["master-key", "generate", "etc/keyround/master.key"]);
+    assert!(made.status.success());
+    let block = block
+        .replace("/etc/keyround", &here("/etc/keyround"))
+        .replace("/var/lib", &here("/var/lib"));
+    let program = Path::new(env!("CARGO_BIN_EXE_keyround")).parent().unwrap();
+    let output = Command::new("bash")
+        .args([
+            "-ec",
+            &format!("{block}keyround db migrate; keyround master-key status; pwd; echo x > here.txt"),
+        ])
+        .env_clear()
+        .env("PATH", format!("{}:/usr/bin:/bin", program.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(&here("/var/lib/keyround/work")), "{said}");
+    assert!(Path::new(&database).exists());
+}
+
+/// The image has what the pages need, and the containers a folder that its user can write.
+#[test]
+fn the_containers_have_a_shell_and_a_folder() {
+    use crate::deployment::text;
+    let image = text("Dockerfile");
+    let (_, last) = image.rsplit_once("\nFROM ").unwrap();
+    // Of Debian, so with a shell, sed, grep and an awk.
+    assert!(last.starts_with("debian:") && last.contains(" curl "));
+    let user = last.lines().find_map(|line| line.strip_prefix("USER ")).unwrap();
+    let (user, group) = user.split_once(':').unwrap();
+    let (compose, manifests) = (text("compose.yaml"), text("kubernetes/keyround.yaml"));
+    assert!(compose.contains(&format!("  tmpfs: [\"/work:uid={user},gid={group},mode=0700\"]\n")));
+    assert!(manifests.contains("            - name: work\n              mountPath: /work\n"));
+    let compose_shell = shell("compose");
+    let service = compose_shell.trim().split(' ').rev().nth(1).unwrap();
+    assert!(compose_shell.contains("--workdir /work ") && compose.contains(&format!("\n  {service}: &node\n")));
+    let kubernetes_shell = shell("kubernetes");
+    assert!(
+        kubernetes_shell.contains("-n keyround exec -it keyround-0 -c keyround -- ")
+            && kubernetes_shell.contains("cd /work")
+    );
 }

@@ -182,7 +182,7 @@ fn the_manifests_fit_together_and_the_server() {
         assert_eq!((&get["path"], &get["port"]), (&json!(path), &json!("admin")), "{probe}");
     }
 
-    // Every file is in a volume, and only the ledger's can be written.
+    // Every file is in a volume, and the server writes the ledger's alone; `work` is for a person.
     let mounts = container["volumeMounts"].as_array().unwrap();
     let mount = |name: &str| mounts.iter().find(|mount| mount["name"] == name).unwrap();
     let (secrets, ledger) = (mount("secrets"), mount("ledger"));
