@@ -167,10 +167,14 @@ pub enum StoreError {
     },
     /// The role of the database URL may not change the schema.
     #[error(
-        "the database has schema {found}, this version of Keyround needs {known}, and the role of database.url may not change it: run \
-         'keyround db migrate' as the role that owns the tables, then start again"
+        "the database has schema {found}, this version of Keyround needs {known}, and the role {role} may not change it: {cure}; see \
+         'Roles with the least rights' in docs/operate/postgresql.md"
     )]
     MayNotMigrate {
+        /// The role.
+        role: String,
+        /// Which right is missing, what grants it, and who runs that.
+        cure: String,
         /// The version of the database.
         found: i64,
         /// The one that this binary needs.
@@ -600,10 +604,9 @@ impl Db {
         match self {
             Self::Postgres { pool, .. } => match POSTGRES_MIGRATIONS.run(pool).await {
                 Err(error) if is_forbidden(&error) => {
-                    return Err(StoreError::MayNotMigrate {
-                        found: self.schema_version().await?,
-                        known: known_schema(),
-                    });
+                    let found = self.schema_version().await?;
+                    self.require_creation(found).await?;
+                    return Err(error.into());
                 }
                 answer => answer?,
             },

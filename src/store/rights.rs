@@ -79,24 +79,92 @@ struct Surplus {
     grantee: String,
 }
 
-/// Without a schema in the search path, tables cannot be made anywhere.
-const POSTGRES_MAY_CREATE: &str = "SELECT COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false)";
+/// Where new tables are made: in the first schema of the search path that the role may use, else in the first that there is, once it may
+/// use that.
+const POSTGRES_CREATION: &str = "\
+    SELECT quote_ident(current_user) AS of_role, quote_ident(s.nspname) AS of_schema, \
+        has_schema_privilege(s.oid, 'USAGE') AND has_schema_privilege(s.oid, 'CREATE') AS may_create, \
+        quote_ident(pg_get_userbyid(t.relowner)) AS owner, pg_has_role(t.relowner, 'USAGE') AS is_owner, \
+        has_schema_privilege(t.relowner, s.oid, 'CREATE') AS owner_may_create \
+    FROM pg_catalog.unnest(string_to_array(current_setting('search_path'), ',')) WITH ORDINALITY AS path (name, place) \
+    JOIN pg_catalog.pg_namespace s ON s.nspname = replace(trim(BOTH '\" ' FROM path.name), '$user', current_user) \
+    LEFT JOIN pg_catalog.pg_class t ON t.oid = to_regclass('_sqlx_migrations') \
+    ORDER BY (s.nspname = current_schema()) IS TRUE DESC, path.place LIMIT 1";
+
+/// Whether a role may make and change the tables.
+#[derive(Clone, Debug, FromRow)]
+struct Creation {
+    of_role: String,
+    of_schema: String,
+    may_create: bool,
+    /// Who owns the tables, if there are any.
+    owner: Option<String>,
+    is_owner: Option<bool>,
+    owner_may_create: Option<bool>,
+}
+
+impl Creation {
+    /// What must be done before this role, or another one, can change the schema; nothing if this one may.
+    fn cure(&self) -> Option<String> {
+        let Self { of_role, of_schema, .. } = self;
+        let lacks_create = |role: &str| {
+            format!(
+                "an administrator (the owner of the schema {of_schema}, or a superuser) runs GRANT USAGE, CREATE ON SCHEMA {of_schema} TO {role}"
+            )
+        };
+        match (&self.owner, self.is_owner) {
+            (Some(owner), Some(false)) => {
+                let first = if self.owner_may_create == Some(true) {
+                    String::new()
+                } else {
+                    format!("{}; then ", lacks_create(owner))
+                };
+                Some(format!(
+                    "the tables belong to {owner}: {first}run 'keyround db migrate' with that role in database.url, and after it this command again"
+                ))
+            }
+            _ if self.may_create => None,
+            (Some(_), _) => Some(format!(
+                "it owns the tables, but lacks CREATE on the schema {of_schema}: {}; then run this command again",
+                lacks_create(of_role)
+            )),
+            (None, _) => Some(format!(
+                "it lacks CREATE on the schema {of_schema}: {}, if this role is to own the tables; else run 'keyround db migrate' (or 'restore') \
+                 with the role that is to own them in database.url",
+                lacks_create(of_role)
+            )),
+        }
+    }
+}
 
 impl Db {
-    /// Refuses a role that may not make tables, where a start would have to bring the schema up to date.
+    /// Refuses a role that may not make and change tables, where a start would have to bring the schema up to date.
     ///
     /// # Errors
-    /// [`StoreError::MayNotMigrate`] with the schema that was found, or when the database does not answer.
+    /// [`StoreError::MayNotMigrate`] with what must be done, or when the database does not answer.
     pub async fn require_creation(&self, found: i64) -> Result<(), StoreError> {
         let Self::Postgres { pool, patience, .. } = self else {
             return Ok(());
         };
-        let asked = sqlx::query_scalar(POSTGRES_MAY_CREATE);
-        let may_create: bool = within(*patience, async { Ok(asked.fetch_one(pool).await?) }).await?;
+        let asked = sqlx::query_as(POSTGRES_CREATION);
+        let creation: Option<Creation> = within(*patience, async { Ok(asked.fetch_optional(pool).await?) }).await?;
+        let (role, cure) = match creation {
+            Some(creation) => match creation.cure() {
+                Some(cure) => (creation.of_role, cure),
+                None => return Ok(()),
+            },
+            None => (
+                SOME_ROLE.to_owned(),
+                "no schema of its search_path exists: an administrator makes one, or runs ALTER ROLE ... SET search_path = public".to_owned(),
+            ),
+        };
         let known = known_schema();
-        may_create
-            .then_some(())
-            .ok_or(StoreError::MayNotMigrate { found, known })
+        Err(StoreError::MayNotMigrate {
+            role,
+            cure,
+            found,
+            known,
+        })
     }
 
     /// Refuses a role without one of the rights that a server needs, and one from which row security hides rows. SQLite has no rights but those to its file.

@@ -680,3 +680,84 @@ async fn the_runbook_of_a_restore_leaves_the_servers_no_right_too_many() {
     pool.close().await;
     raw.close().await;
 }
+
+/// Whichever right the role that makes the tables lacks, the message has the statement that ends it, and the command then works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_may_not_make_tables_is_told_what_grants_it() {
+    let source = TestDatabase::sqlite();
+    let app = TestApp::start_with_clock(&source, &[], Clock::system()).await;
+    app.running.stop().await;
+    let file = source.folder.path().join("backup.jsonl");
+    let file = file.to_str().unwrap();
+    let (code, said) = output(&source, &["backup", file]);
+    assert_eq!(code, 0, "{said}");
+    for command in [&["db", "migrate"][..], &["restore", file]] {
+        for taken in [
+            "REVOKE CREATE ON SCHEMA public FROM ROLE",
+            "REVOKE ALL ON SCHEMA public FROM ROLE, PUBLIC",
+        ] {
+            let database = TestDatabase::postgres().await;
+            let suffix = database.url.rsplit('/').next().unwrap().to_owned();
+            let role = format!("owner_{suffix}");
+            let owner = as_role(&database, &role);
+            let [before, _] = grants(&suffix).try_into().unwrap();
+            let raw = Raw::open(&database).await;
+            raw.execute(&before).await;
+            raw.execute(&taken.replace("ROLE", &role)).await;
+            let mut steps = 0;
+            loop {
+                let (code, said) = output(&owner, command);
+                if code == 0 {
+                    break;
+                }
+                steps += 1;
+                // The statement is whole, names this role, and brings the command further.
+                let (_, statement) = said
+                    .split_once(" runs GRANT ")
+                    .unwrap_or_else(|| panic!("{command:?}: {said}"));
+                let (rights, _) = statement.split_once(&format!(" TO {role}")).unwrap();
+                assert!(steps <= 2 && said.contains("an administrator"), "{command:?}: {said}");
+                raw.execute(&format!("GRANT {rights} TO {role}")).await;
+            }
+            assert!(steps > 0, "{command:?}: {taken}");
+            raw.close().await;
+        }
+    }
+
+    // The tables of the version before.
+    let (database, server, suffix) = with_roles().await;
+    let (role, served) = (format!("owner_{suffix}"), format!("server_{suffix}"));
+    let owner = as_role(&database, &role);
+    let raw = Raw::open(&database).await;
+    // The last migration is undone by hand.
+    raw.execute(
+        "ALTER TABLE nodes DROP COLUMN host, DROP COLUMN listener, DROP COLUMN process_id; \
+         DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+    )
+    .await;
+    raw.execute(&format!("REVOKE CREATE ON SCHEMA public FROM {role}"))
+        .await;
+    let grant = format!("GRANT USAGE, CREATE ON SCHEMA public TO {role}");
+    let (code, said) = output(&server, &["serve"]);
+    assert!(
+        code == 1
+            && said.contains(&format!("the role {served} may not"))
+            && said.contains(&format!("belong to {role}")),
+        "{said}"
+    );
+    assert!(said.contains(&grant) && said.contains("keyround db migrate"), "{said}");
+    raw.execute(&grant).await;
+    // It may make tables, and still not change those of another.
+    raw.execute(&format!("GRANT CREATE ON SCHEMA public TO {served}")).await;
+    for command in [&["serve"][..], &["db", "migrate"], &["config", "check", "--connect"]] {
+        let (code, said) = output(&server, command);
+        assert!(
+            code != 0 && said.contains(&format!("belong to {role}: run 'keyround db migrate' with that role")),
+            "{command:?}: {said}"
+        );
+        assert!(!said.contains("GRANT"), "{command:?}: {said}");
+    }
+    let (code, said) = output(&owner, &["db", "migrate"]);
+    assert_eq!(code, 0, "{said}");
+    raw.close().await;
+}
