@@ -110,7 +110,7 @@ fn parse_policy(text: &str, default_audience: &str) -> Result<ForwardAuthPolicy,
     if !requires {
         return refuse(format!(
             "holds '{shown}', a policy that requires nothing, as a value behind the wrong separator would be: repeat the word for several values \
-             (role=admin role=owner), or write '{name} audience={default_audience}' if any token of a person is to do; only the policy \
+             (role=admin role=owner), or write '{name} audience={default_audience}' if every token for that audience is to pass, of people and of clients; only the policy \
              '{DEFAULT}' may stand alone"
         ));
     }

@@ -772,10 +772,19 @@ pages! {
     corrupted_key_row_with_two_nodes: "corrupted-key-row" on TestDatabase::postgres().await;
     account_taken_over: "account-taken-over" on TestDatabase::sqlite();
     account_taken_over_with_two_nodes: "account-taken-over" on TestDatabase::postgres().await;
+    moving_people_in: "moving-people-in" on TestDatabase::sqlite();
+    moving_people_in_with_two_nodes: "moving-people-in" on TestDatabase::postgres().await;
     passwords_guessed: "passwords-guessed" on TestDatabase::sqlite();
     passwords_guessed_with_two_nodes: "passwords-guessed" on TestDatabase::postgres().await;
     refresh_token_reused: "refresh-token-reused" on TestDatabase::sqlite();
     refresh_token_reused_with_two_nodes: "refresh-token-reused" on TestDatabase::postgres().await;
+}
+
+/// No runbook, and run in the same way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants() {
+    follow("../tenants", TestDatabase::sqlite()).await;
+    follow("../tenants", TestDatabase::postgres().await).await;
 }
 
 #[test]
