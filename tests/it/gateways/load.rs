@@ -12,7 +12,7 @@ use super::nodes::{HOSTS, Nodes};
 /// stop there is no pause: a gateway that holds a node to be away for longer than it is has none then.
 const MARGIN: Duration = Duration::from_secs(2);
 /// How many send each kind of request.
-const WORKERS: usize = 2;
+const WORKERS: usize = 8;
 
 #[derive(Clone)]
 pub struct Request {
