@@ -6,6 +6,7 @@
 //! kernel, which holds the peer.
 
 mod connection;
+mod pipelining;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use super::parser_refusal::{self, MAX_REMEMBERED};
 pub use connection::{ANSWER_TICKS, Connection, HEAD_TICKS, IDLE_TICKS, LIFE_TICKS, LONGEST_LIFE_TICKS, TICK};
 
 use connection::Stage;
+use pipelining::Turn;
 
 /// How much of what follows a request is read before its answer is written, in bytes.
 pub const MAX_HELD: usize = 8 * 1024;
@@ -53,6 +55,9 @@ pub struct Stream<T> {
     /// Nothing reads from the socket until the answer is written.
     must_wake: bool,
     is_closing: bool,
+    /// An answer was just written, and nobody has looked whether the next request is there already.
+    may_be_pipelined: bool,
+    turn: Turn,
     /// The first bytes of the head that is read.
     head: Vec<u8>,
     /// What is left to write in the place of an answer of the library's own.
@@ -74,6 +79,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             is_turn_over: false,
             must_wake: false,
             is_closing: false,
+            may_be_pipelined: false,
+            turn: Turn::new(),
             head: Vec::new(),
             refusal: None,
             has_https,
@@ -85,8 +92,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         Rc::clone(&self.connection)
     }
 
-    /// Fails when the connection must end.
+    /// Fails when the connection must end; a turn ends with what follows it.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if !self.may_be_pipelined {
+            self.turn.give_back();
+        }
         if !self.has_ended && (self.is_displaced(context) || self.is_overdue(context)) {
             self.has_ended = true;
         }
@@ -169,6 +179,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         Poll::Ready(Ok(()))
     }
 
+    /// Waits for a turn if the next request came before its peer could read the last answer.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            let Poll::Ready(read) = self.poll_hold(context) else {
+                self.may_be_pipelined = false;
+                return Poll::Pending;
+            };
+            if !read? {
+                self.may_be_pipelined = false;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        ready!(self.turn.poll_take(context));
+        self.may_be_pipelined = false;
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads a piece that the library must not have yet; false at the end of the connection.
     fn poll_hold(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut bytes = [0; 1024];
@@ -191,6 +218,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
         this.check(context)?;
         match this.connection.stage() {
             Stage::Idle if this.is_idle => return Poll::Ready(Ok(())),
+            Stage::Idle if this.may_be_pipelined => {
+                ready!(this.poll_next(context))?;
+                if !this.held.is_empty() {
+                    this.hand_on_held(buffer);
+                }
+                return Poll::Ready(Ok(()));
+            }
             Stage::Head if this.is_turn_over => {
                 // If it is no whole head to the library after all, the rest of it follows.
                 this.is_turn_over = false;
@@ -259,7 +293,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
         // The library flushes when it has written everything.
         if this.connection.stage() == Stage::Answering {
             this.connection.is_answered();
-            if !this.held.is_empty() || std::mem::take(&mut this.must_wake) {
+            // Who sends the next request only now has read this answer, and takes no turn.
+            let is_idle = this.connection.stage() == Stage::Idle && this.held.is_empty();
+            this.may_be_pipelined = !is_idle || this.poll_hold(context).is_ready();
+            if std::mem::take(&mut this.must_wake) || this.may_be_pipelined {
                 context.waker().wake_by_ref();
             }
         }

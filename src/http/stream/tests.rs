@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::time::Duration;
 
 use actix_http::body::{BodyStream, to_bytes};
@@ -25,6 +26,11 @@ fn connections() -> std::sync::Arc<Connections> {
     Connections::new(limits, Counter::default())
 }
 
+thread_local! {
+    /// How many requests this thread's handlers have answered.
+    static ANSWERS: Cell<u32> = const { Cell::new(0) };
+}
+
 /// What a handler does with the body of its request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
@@ -46,6 +52,7 @@ async fn answer(mut request: Request, reads: Reads) -> Result<Response<String>, 
     if let Some(connection) = &connection {
         connection.finish();
     }
+    ANSWERS.set(ANSWERS.get() + 1);
     Ok(Response::ok().set_body(answer))
 }
 
@@ -294,5 +301,30 @@ async fn requests_in_any_pieces_are_answered_one_by_one() {
             let more = tokio::time::timeout(TICK / 2, peer.read(&mut answers[length..])).await;
             length += more.unwrap_or_else(|_| panic!("cut at {at}")).unwrap();
         }
+    }
+}
+
+#[actix_web::test]
+async fn who_sends_many_requests_at_once_lets_everybody_else_go_first() {
+    let mut many = Vec::new();
+    for _ in 0..32 {
+        let mut peer = serve(64 * 1024);
+        peer.write_all(&GET.repeat(500)).await.unwrap();
+        many.push(peer);
+    }
+    let mut one = serve(1024);
+    // The first request of each comes before anybody's turn.
+    while ANSWERS.get() < 40 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..50 {
+        let before = ANSWERS.get();
+        one.write_all(GET).await.unwrap();
+        assert!(one.read(&mut [0; 1024]).await.unwrap() > 0);
+        let others = ANSWERS.get() - before - 1;
+        assert!(others <= 3, "{others} came before");
+    }
+    for peer in &mut many {
+        assert_eq!(count(&listen(peer).await), 500);
     }
 }
