@@ -305,6 +305,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // A place in the line would hold up those behind it.
+        this.turn = Turn::new();
         this.check(context)?;
         let closed = Pin::new(&mut this.io).poll_shutdown(context);
         this.is_closing = closed.is_pending();
