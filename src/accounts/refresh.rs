@@ -99,6 +99,11 @@ pub enum Refused {
     /// By the database's clock it was used in the future.
     #[error("the database's clock went back; try again in a moment")]
     TooEarly,
+    /// It was used before, and only a clock in doubt says how long ago.
+    #[error(
+        "it was used before, and the clock is in doubt, so nobody knows how long ago; try again after accounts.refresh_grace"
+    )]
+    ClockInDoubt,
     /// It was used before; its session has ended now.
     #[error("it was used before, so its session has ended")]
     Reused,
@@ -122,6 +127,7 @@ impl Refused {
             Self::Suspended => "suspended",
             Self::TenantDisabled => "tenant_disabled",
             Self::TooEarly => "too_early",
+            Self::ClockInDoubt => "clock_in_doubt",
             Self::Reused => "reused",
             Self::RolledBack => "rolled_back",
         }

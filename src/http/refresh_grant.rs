@@ -99,7 +99,9 @@ fn refusal(error: &CannotRefresh) -> Refusal {
         CannotRefresh::Refused(Refused::WrongAudience) => {
             OauthError::new(ErrorCode::InvalidTarget, "the session is not for this resource").into()
         }
-        CannotRefresh::Refused(Refused::TooEarly) => Refusal::unavailable(&Refused::TooEarly.to_string()),
+        CannotRefresh::Refused(refused @ (Refused::TooEarly | Refused::ClockInDoubt)) => {
+            Refusal::unavailable(&refused.to_string())
+        }
         CannotRefresh::Refused(refused) => {
             let description = format!("the refresh token gets nothing: {refused}; log in again");
             OauthError::new(ErrorCode::InvalidGrant, &description).into()

@@ -393,6 +393,13 @@ impl TrustedTime {
             .is_some_and(|steady| whole(reading.monotonic.saturating_sub(steady.since)) >= patience)
     }
 
+    /// Since when the clock counts evenly, by what it said then, although it is in doubt: what passed since then has passed,
+    /// whichever time it is. None when it is sure, or when nothing is known of how it counts.
+    #[must_use]
+    pub fn steady_since(&self) -> Option<UnixTime> {
+        self.steady.map(|steady| steady.time)
+    }
+
     /// Nothing but the reference says how long the stop was.
     fn is_ahead_since_start(&self) -> bool {
         self.since_start && self.offset > Seconds::ZERO

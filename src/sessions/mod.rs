@@ -198,8 +198,8 @@ impl Sessions {
             let successor = match judge(&family, &presented, &self.hash_key, now, &self.limits()) {
                 Verdict::Refuse(refused) => return Err(refused.into()),
                 // By a clock that may be wrong no session ends: the token came a moment ago, or long ago.
-                Verdict::Reuse if self.is_in_doubt(now) && is_within_grace(&family, &presented, self) => {
-                    return Err(Refused::TooEarly.into());
+                Verdict::Reuse if !self.is_reuse_by_any_clock(&family, &presented, now) => {
+                    return Err(Refused::ClockInDoubt.into());
                 }
                 Verdict::Reuse => return Err(self.kill(&family, EndedBy::Reuse, request.device).await?.into()),
                 Verdict::Rollback => return Err(self.kill(&family, EndedBy::Rollback, request.device).await?.into()),
@@ -357,10 +357,24 @@ impl Sessions {
         }
     }
 
-    /// Whether this time, by the database, may be wrong.
-    fn is_in_doubt(&self, now: UnixTime) -> bool {
+    /// Whether what is reuse by the database's time `now` is reuse for certain: by what has passed at least.
+    fn is_reuse_by_any_clock(&self, family: &Family, presented: &Presented<'_>, now: UnixTime) -> bool {
+        let rotated_at = family.session.rotated_at;
+        let at_least = rotated_at + self.passed_at_least(rotated_at, now);
+        judge(family, presented, &self.hash_key, at_least, &self.limits()) == Verdict::Reuse
+    }
+
+    /// What has passed at least since `then`, both by the database's time, which may be wrong.
+    fn passed_at_least(&self, then: UnixTime, now: UnixTime) -> Seconds {
         let skew = self.keyring.policy().windows().clock_skew;
-        self.keyring.snapshot().trusted().doubt().is_some() || (now - self.now()).abs() > skew
+        let snapshot = self.keyring.snapshot();
+        let trusted = snapshot.trusted();
+        match (trusted.doubt(), trusted.steady_since()) {
+            _ if (now - self.now()).abs() > skew => Seconds::ZERO,
+            (None, _) => now - then,
+            (Some(_), Some(since)) => now - then.max(since),
+            (Some(_), None) => Seconds::ZERO,
+        }
     }
 
     /// The time that SQLite goes by: while the clock is in doubt, the time that was reached.
@@ -417,12 +431,6 @@ impl Sessions {
         let now = self.now();
         Entry::new(event, subject, now, actor, reason)
     }
-}
-
-/// Whether this would be a token that comes again within the grace, if its successor had been made just now.
-fn is_within_grace(family: &Family, presented: &Presented<'_>, sessions: &Sessions) -> bool {
-    let made_at = family.session.rotated_at;
-    judge(family, presented, &sessions.hash_key, made_at, &sessions.limits()) == Verdict::Replay
 }
 
 /// Of those who ask together, the last one knows best how late it is.

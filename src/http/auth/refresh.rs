@@ -76,7 +76,7 @@ fn refused(error: &CannotRefresh) -> Problem {
         Refused::Reused | Refused::Ended(EndedBy::Reuse) => Code::RefreshReused,
         Refused::Suspended | Refused::TenantDisabled => Code::AccountSuspended,
         Refused::Unknown | Refused::RolledBack | Refused::Ended(_) => Code::SessionEnded,
-        Refused::TooEarly => Code::TemporarilyUnavailable,
+        Refused::TooEarly | Refused::ClockInDoubt => Code::TemporarilyUnavailable,
     };
     Problem::new(code, format!("the refresh token gets nothing: {refused}"))
 }
