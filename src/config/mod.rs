@@ -308,10 +308,28 @@ impl Config {
             .warnings()
             .into_iter()
             .chain(database)
+            .chain(self.ledger_warning())
             .chain(accounts)
             .chain(key_set)
             .chain(short)
             .collect()
+    }
+
+    /// A ledger that is set back with its database knows as little as the database does.
+    fn ledger_warning(&self) -> Option<String> {
+        let Database::Sqlite { path } = &self.database else {
+            return None;
+        };
+        let ledger = self.keys.ledger_file.as_deref()?;
+        let folder = path.parent()?;
+        // A try on this machine has nothing to lose.
+        (ledger.parent() == Some(folder) && !self.server.issuer.is_loopback()).then(|| {
+            format!(
+                "the ledger of revoked keys, {}, lies in the folder of the database: whoever puts that folder back to an old copy puts back both, \
+                 and a revoked key signs again; write keys.ledger_file with a folder that is backed up apart from the database",
+                ledger.display()
+            )
+        })
     }
 
     /// Verifiers that read less than the policy may publish, or that take its `max-age` for something else.

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::*;
 
 const ISSUER: (&str, &str) = ("KEYROUND_SERVER__ISSUER", "https://id.example.com");
+const LEDGER: (&str, &str) = ("KEYROUND_KEYS__LEDGER_FILE", "ledger/revoked-kids");
 const PROXIES: (&str, &str) = ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.1");
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -19,7 +20,7 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let mut environment = map(&[ISSUER, PROXIES]);
+    let mut environment = map(&[ISSUER, PROXIES, LEDGER]);
     environment.extend(map(variables));
     Config::load(&Sources {
         environment,
@@ -37,7 +38,7 @@ fn from_file(text: &str) -> Result<Config, ConfigError> {
     fs::write(&path, text).unwrap();
     Config::load(&Sources {
         file: Some(path),
-        environment: map(&[ISSUER, PROXIES]),
+        environment: map(&[ISSUER, PROXIES, LEDGER]),
         ..Sources::default()
     })
 }
@@ -877,4 +878,35 @@ fn key_sets_that_nginx_does_not_read_are_named() {
         told.len() == 1 && told[0].starts_with("keys.jwks_max_age is 0s: Vert.x") && told[0].contains("SmallRye"),
         "{told:?}"
     );
+}
+
+#[test]
+fn a_ledger_beside_its_database_is_warned_of() {
+    let warnings = |variables: &[(&str, &str)]| {
+        let mut environment = map(&[ISSUER, PROXIES]);
+        environment.extend(map(variables));
+        let sources = Sources {
+            environment,
+            ..Sources::default()
+        };
+        Config::load(&sources).unwrap().warnings()
+    };
+    let (ledger, database) = (LEDGER.0, "KEYROUND_DATABASE__URL");
+    let postgres = "postgres://keyround@localhost/keyround";
+    let trial = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_SERVER__TRUSTED_PROXIES", ""),
+    ];
+    for (variables, is_warned) in [
+        (&[][..], true),
+        (&[(ledger, "data/revoked")], true),
+        (&[(ledger, "a/revoked"), (database, "sqlite:a/b.db")], true),
+        (&[(ledger, "keys/revoked-kids")], false),
+        (&[(database, postgres)], false),
+        (&trial, false),
+    ] {
+        let told = warnings(variables);
+        let is_told = told.iter().any(|warning| warning.contains("write keys.ledger_file"));
+        assert_eq!(is_told, is_warned, "{variables:?}: {told:?}");
+    }
 }

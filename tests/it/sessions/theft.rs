@@ -141,30 +141,40 @@ crate::on_both_databases!(a_clock_that_went_back_refuses_and_kills_nobody, |data
     world.stop().await;
 });
 
-crate::on_both_databases!(after_a_stop_reuse_is_certain_once_the_grace_has_been_lived_through, |database| {
-    let mut world = World::start(database, &[]).await;
-    let ada = world.user("ada").await;
-    let before = log_in(&world.app, &ada).await.unwrap();
-    let successor = refresh(&world.app, &before.refresh_token).await.unwrap();
-    world
-        .raw
-        .execute("UPDATE clock SET reached = reached - 1000, confirmed = confirmed - 1000")
-        .await;
-    world.restart().await;
-    let doubt = |world: &World| world.app.running.server.keyring.snapshot().trusted().doubt();
-    assert!(matches!(doubt(&world), Some(Doubt::Unconfirmed(_))), "{:?}", doubt(&world));
-    world.raw.execute("UPDATE sessions SET rotated_at = rotated_at - 31").await;
-    // By a clock that is 31 s ahead it came again at once.
-    assert_eq!(refused(&world.app, &before.refresh_token).await, Refused::ClockInDoubt);
-    if let Raw::Sqlite(_) = &world.raw {
-        let begun = log_in(&world.app, &ada).await.unwrap();
-        let next = refresh(&world.app, &begun.refresh_token).await.unwrap();
-        world.pass(31).await;
-        assert!(doubt(&world).is_some());
-        for (used, newer) in [(&before, &successor), (&begun, &next)] {
-            assert_eq!(refused(&world.app, &used.refresh_token).await, Refused::Reused);
-            assert_killed(&world.app, &[newer], EndedBy::Reuse).await;
+crate::on_both_databases!(
+    after_a_stop_reuse_is_certain_once_the_grace_has_been_lived_through,
+    |database| {
+        let mut world = World::start(database, &[]).await;
+        let ada = world.user("ada").await;
+        let before = log_in(&world.app, &ada).await.unwrap();
+        let successor = refresh(&world.app, &before.refresh_token).await.unwrap();
+        world
+            .raw
+            .execute("UPDATE clock SET reached = reached - 1000, confirmed = confirmed - 1000")
+            .await;
+        world.restart().await;
+        let doubt = |world: &World| world.app.running.server.keyring.snapshot().trusted().doubt();
+        assert!(
+            matches!(doubt(&world), Some(Doubt::Unconfirmed(_))),
+            "{:?}",
+            doubt(&world)
+        );
+        world
+            .raw
+            .execute("UPDATE sessions SET rotated_at = rotated_at - 31")
+            .await;
+        // By a clock that is 31 s ahead it came again at once.
+        assert_eq!(refused(&world.app, &before.refresh_token).await, Refused::ClockInDoubt);
+        if let Raw::Sqlite(_) = &world.raw {
+            let begun = log_in(&world.app, &ada).await.unwrap();
+            let next = refresh(&world.app, &begun.refresh_token).await.unwrap();
+            world.pass(31).await;
+            assert!(doubt(&world).is_some());
+            for (used, newer) in [(&before, &successor), (&begun, &next)] {
+                assert_eq!(refused(&world.app, &used.refresh_token).await, Refused::Reused);
+                assert_killed(&world.app, &[newer], EndedBy::Reuse).await;
+            }
         }
+        world.stop().await;
     }
-    world.stop().await;
-});
+);
