@@ -54,6 +54,10 @@ const SLACK: Duration = Duration::from_secs(30);
 /// How soon the next look follows one that failed.
 const PAUSE_WHILE_AWAY: Duration = Duration::from_secs(1);
 
+/// How often a server that stops tries to take its row out of the database, and the pause between two tries.
+const LEAVING_ATTEMPTS: u32 = 3;
+const LEAVING_PAUSE: Duration = Duration::from_millis(500);
+
 /// How rotation has gone lately.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -143,8 +147,19 @@ impl Rotation {
         if let Err(error) = self.keyring.write_uses_down().await {
             tracing::debug!(%error, "the last uses of keys could not be written down");
         }
-        if let Err(error) = self.rotator.db.leave(self.keyring.node_id()).await {
-            tracing::debug!(%error, "this node could not sign off");
+        self.leave().await;
+    }
+
+    /// Takes this node's row away, so that nobody waits for it.
+    async fn leave(&self) {
+        for attempt in 1..=LEAVING_ATTEMPTS {
+            match self.rotator.db.leave(self.keyring.node_id()).await {
+                Ok(()) => return,
+                Err(error) if attempt == LEAVING_ATTEMPTS => {
+                    tracing::warn!(%error, "this node could not sign off: for a while commands take it for one that runs");
+                }
+                Err(_) => sleep(LEAVING_PAUSE).await,
+            }
         }
     }
 

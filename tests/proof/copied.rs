@@ -67,7 +67,9 @@ async fn no_token_is_refused_because_the_database_was_copied() {
         }
         if let Some(next) = databases.get(number + 1) {
             let copied = processes[0].run(&["db", "copy", "--to", &next.url]);
-            assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+            let logs: Vec<_> = processes.iter().map(Process::log).collect();
+            let told = String::from_utf8_lossy(&copied.stderr);
+            assert!(copied.status.success(), "{told} {logs:#?}");
         }
     }
     println!("{}", verifier.figures());
