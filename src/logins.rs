@@ -6,14 +6,13 @@
 pub mod federated;
 pub mod hash_costs;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::accounts::client_address::ClientAddress;
 use crate::accounts::email::Email;
 use crate::accounts::limits::Attempt;
 use crate::accounts::password::{AccountWords, Password, RefusedPassword};
-use crate::accounts::password_hash::{HashCost, HashParameters, HashingFailed, PasswordHash};
+use crate::accounts::password_hash::{HashParameters, HashingFailed, PasswordHash, StoredCosts};
 use crate::accounts::session::{Device, EndedBy, SessionId};
 use crate::accounts::settings::LoginSettings;
 use crate::accounts::settings::Registration;
@@ -308,7 +307,7 @@ impl Logins {
     async fn user_with(&self, place: Place, email: &Email, password: Password) -> Result<StoredUser, LoginError> {
         let user = self.db.user_by_email(email).await?;
         // After the account, so that its cost is among them.
-        let costs = self.hash_costs.read(&self.db, self.settings.password_hash).await?;
+        let costs = self.hash_costs.read(&self.db, self.settings.password_hash).await;
         match (self.check(place, user.as_ref(), costs, password).await?, user) {
             (Checked::Right { rehashed }, Some(mut user)) => {
                 self.rehash(&mut user, rehashed).await?;
@@ -329,7 +328,7 @@ impl Logins {
         &self,
         place: Place,
         user: Option<&StoredUser>,
-        costs: BTreeSet<HashCost>,
+        costs: StoredCosts,
         password: Password,
     ) -> Result<Checked, LoginError> {
         let may_act = user.is_some_and(|user| user.user.suspended_at.is_none());
@@ -425,7 +424,7 @@ fn check(
     may_act: bool,
     password: &Password,
     parameters: HashParameters,
-    costs: &BTreeSet<HashCost>,
+    costs: &StoredCosts,
     key: &HashKey,
 ) -> Result<Checked, HashingFailed> {
     if let Some(stored) = stored
@@ -439,7 +438,7 @@ fn check(
             rehashed: rehashed.transpose()?,
         });
     }
-    for cost in HashCost::lacking(stored.map(PasswordHash::cost), costs) {
+    for cost in costs.lacking(stored.map(PasswordHash::cost)) {
         cost.spend(password, key)?;
     }
     Ok(Checked::Wrong)

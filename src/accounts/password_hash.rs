@@ -38,7 +38,7 @@ pub use crate::crypto::key_derivation::Pbkdf2Digest;
 
 use derived::Derived;
 
-pub use cost::{HashCost, MAX_REFUSED_LOGIN};
+pub use cost::{HashCost, MAX_REFUSED_LOGIN, StoredCosts};
 
 /// The first word of what we store.
 const KEYED: &str = "hmac-sha256";

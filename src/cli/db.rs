@@ -269,7 +269,7 @@ async fn schema(db: &Db) -> Result<Finding, StoreError> {
     use StoreError::{IncompleteSchema, NewerSchema, OlderSchema};
     let looked = async {
         db.require_known_schema().await?;
-        db.require_whole_schema().await
+        db.require_working_schema().await
     };
     let problem = match looked.await {
         Err(error @ (OlderSchema { .. } | NewerSchema { .. } | IncompleteSchema { .. })) => Some(error.to_string()),

@@ -13,11 +13,11 @@ const PROBED: Duration = Duration::from_secs(1);
 pub struct Found {
     /// The rights of the role.
     pub rights: Result<(), String>,
-    /// The tables, columns, unique indexes and triggers.
+    /// The parts of the schema, and the rows that are always there.
     pub schema: Result<(), String>,
 }
 
-/// Asks the catalog of the database, never its tables. Callers at once share one answer.
+/// Asks the catalog of the database, and for single rows of its tables. Callers at once share one answer.
 pub struct DatabaseProbe {
     db: Db,
     clock: Clock,
@@ -48,7 +48,7 @@ impl DatabaseProbe {
             self.db.require_rights().await?;
             self.db.require_no_more_rights().await
         };
-        let (rights, schema) = tokio::join!(rights, self.db.require_whole_schema());
+        let (rights, schema) = tokio::join!(rights, self.db.require_working_schema());
         let found = Found {
             rights: rights.map_err(|error| self.explained(&error)),
             schema: schema.map_err(|error| self.explained(&error)),

@@ -7,11 +7,10 @@
 //! Each login reads the costs again, after its account: a cost that a node learnt only when a login met it would make the first
 //! wrong password for that account take longer than one for no account.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::accounts::password_hash::{HashCost, HashParameters, MAX_REFUSED_LOGIN};
-use crate::store::{Db, StoreError};
+use crate::accounts::password_hash::{HashCost, HashParameters, MAX_REFUSED_LOGIN, StoredCosts};
+use crate::store::{Db, outage};
 
 /// The costs that a wrong password is charged with.
 #[derive(Default)]
@@ -21,12 +20,19 @@ pub struct HashCosts {
 }
 
 impl HashCosts {
-    /// The costs of all stored hashes and of new ones, as many steps in an index as there are costs.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn read(&self, db: &Db, parameters: HashParameters) -> Result<BTreeSet<HashCost>, StoreError> {
-        let mut costs = db.password_hash_costs().await?;
+    /// The costs of all stored hashes and of new ones, as many steps in an index as there are costs. A login goes on without them: the
+    /// account was read, so that the database may be well but for this query.
+    pub async fn read(&self, db: &Db, parameters: HashParameters) -> StoredCosts {
+        let mut costs = match db.password_hash_costs().await {
+            Ok(costs) => costs,
+            Err(error) => {
+                outage::report(
+                    "the costs of the stored hashes of passwords could not be read, so that a wrong password takes the longest time",
+                    &error,
+                );
+                return StoredCosts::Unknown;
+            }
+        };
         costs.insert(parameters.cost());
         let unbounded = HashCost::of_refused_login(&costs);
         let is_beyond = unbounded > MAX_REFUSED_LOGIN;
@@ -39,6 +45,6 @@ impl HashCosts {
                  hashes; so does 'keyround users set-password'"
             );
         }
-        Ok(costs)
+        StoredCosts::Known(costs)
     }
 }

@@ -182,12 +182,12 @@ pub enum StoreError {
     },
     /// The version is right, but not the schema.
     #[error(
-        "the database's schema has the right version, but lacks: {missing}; put back what was dropped or renamed, or restore a backup into \
-         an empty database"
+        "the database's schema has the right version, but {faults}; put back what was dropped, renamed or changed, or restore a backup \
+         into an empty database"
     )]
     IncompleteSchema {
-        /// What is missing.
-        missing: String,
+        /// What is missing, what has another form, and what is in the way.
+        faults: String,
     },
     /// The role of the database URL may not do what a server does.
     #[error(

@@ -40,7 +40,7 @@ pub async fn refuse_writes(raw: &Raw, table: &str) {
         Raw::Sqlite(_) => {
             for event in ["INSERT", "UPDATE"] {
                 raw.execute(&format!(
-                    "CREATE TRIGGER refuse_{event}_{table} BEFORE {event} ON {table} BEGIN SELECT RAISE(ABORT, 'read-only'); END"
+                    "CREATE TRIGGER refuse_{event}_{table} AFTER {event} ON {table} BEGIN SELECT RAISE(ABORT, 'read-only'); END"
                 ))
                 .await;
             }
@@ -52,7 +52,7 @@ pub async fn refuse_writes(raw: &Raw, table: &str) {
             )
             .await;
             raw.execute(&format!(
-                "CREATE TRIGGER refuse_{table} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+                "CREATE TRIGGER refuse_{table} AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
             ))
             .await;
         }

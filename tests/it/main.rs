@@ -69,6 +69,7 @@ mod rotation;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod rows;
 mod runbooks;
+mod schema_forms;
 mod schema_parts;
 mod sessions;
 mod shutdown;

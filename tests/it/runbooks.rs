@@ -403,10 +403,10 @@ const A_DAY: i64 = 86_400;
 
 /// A database that takes no more keys.
 const FULL_ON_SQLITE: &str =
-    "CREATE TRIGGER no_room BEFORE INSERT ON signing_keys BEGIN SELECT RAISE(FAIL, 'disk is full'); END";
+    "CREATE TRIGGER no_room AFTER INSERT ON signing_keys BEGIN SELECT RAISE(FAIL, 'disk is full'); END";
 const FULL_ON_POSTGRES: &str = "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS \
     $$ BEGIN RAISE EXCEPTION 'disk is full'; END $$; \
-    CREATE TRIGGER no_room BEFORE INSERT ON signing_keys FOR EACH ROW EXECUTE FUNCTION no_room()";
+    CREATE TRIGGER no_room AFTER INSERT ON signing_keys FOR EACH ROW EXECUTE FUNCTION no_room()";
 
 /// Brings servers into the state that a page names.
 async fn arrange(state: &str, database: TestDatabase) -> Site {

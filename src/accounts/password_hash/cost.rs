@@ -13,7 +13,7 @@ use std::time::Duration;
 use argon2::Algorithm;
 
 use super::derived::{self, Derived};
-use super::{Argon2Hash, HashingFailed, KEYED, OF_DJANGO_SHA256, Password, PasswordHash, keyed};
+use super::{Argon2Hash, BCRYPT_COSTS, HashingFailed, KEYED, OF_DJANGO_SHA256, Password, PasswordHash, keyed};
 use crate::crypto::key_derivation::Pbkdf2Digest;
 use crate::crypto::keyed_hash::HashKey;
 
@@ -56,6 +56,27 @@ pub enum HashCost {
         /// How often it is all done.
         p: u32,
     },
+}
+
+/// What the stored hashes of passwords cost to check, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredCosts {
+    /// Each cost once.
+    Known(BTreeSet<HashCost>),
+    /// The database did not tell them.
+    Unknown,
+}
+
+impl StoredCosts {
+    /// What a check of `own` lacks to the work of a refused login, as further checks. Without the costs, every refused login is filled up
+    /// to the bound: that needs no knowledge of other accounts.
+    #[must_use]
+    pub fn lacking(&self, own: Option<HashCost>) -> Vec<HashCost> {
+        match self {
+            Self::Known(all) => HashCost::lacking(own, all),
+            Self::Unknown => HashCost::up_to_bound(own),
+        }
+    }
 }
 
 /// One round of bcrypt: 250 ms for cost 12.
@@ -137,6 +158,19 @@ impl HashCost {
         let fill = u32::try_from(rounds).ok().filter(|&rounds| rounds > 0);
         lacking.extend(fill.map(|rounds| Self::Pbkdf2 { digest, rounds }));
         lacking
+    }
+
+    /// What `own` lacks to [`MAX_REFUSED_LOGIN`]: exactly so if it is bcrypt, by estimates otherwise.
+    fn up_to_bound(own: Option<Self>) -> Vec<Self> {
+        let mut rest = MAX_REFUSED_LOGIN.saturating_sub(own.map(Self::estimate).unwrap_or_default());
+        let costs = BCRYPT_COSTS.rev().map(|cost| Self::Bcrypt { cost });
+        costs
+            .filter(|cost| {
+                let left = rest.checked_sub(cost.estimate());
+                rest = left.unwrap_or(rest);
+                left.is_some()
+            })
+            .collect()
     }
 
     /// What lacks if nothing bounds it: 2^n rounds of bcrypt are 2^m, 2^m, 2^(m+1) and so on up to 2^(n-1), and rounds of PBKDF2
@@ -234,6 +268,33 @@ mod tests {
             }
         }
         sum
+    }
+
+    #[test]
+    fn without_the_costs_every_refusal_is_filled_up_to_the_bound() {
+        let argon2 = HashCost::Argon2 {
+            is_id: true,
+            memory: 19_456,
+            passes: 2,
+            lanes: 1,
+        };
+        let owns = BCRYPT_COSTS.map(|cost| Some(HashCost::Bcrypt { cost }));
+        for own in owns.chain([None, Some(argon2)]) {
+            let work: Duration = StoredCosts::Unknown
+                .lacking(own)
+                .into_iter()
+                .chain(own)
+                .map(HashCost::estimate)
+                .sum();
+            assert!(work <= MAX_REFUSED_LOGIN, "{own:?}: {work:?}");
+            // The cheapest bcrypt is the step of the filling.
+            let step = HashCost::Bcrypt {
+                cost: *BCRYPT_COSTS.start(),
+            }
+            .estimate()
+                * 2;
+            assert!(MAX_REFUSED_LOGIN - work < step, "{own:?}: {work:?}");
+        }
     }
 
     #[test]
