@@ -761,3 +761,80 @@ async fn a_role_that_may_not_make_tables_is_told_what_grants_it() {
     assert_eq!(code, 0, "{said}");
     raw.close().await;
 }
+
+/// The services of compose.yaml, one after the other: the roles are made, the owner makes the tables, and the servers lose what they do not
+/// need, also when it is all run again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compose_gives_the_servers_a_role_with_the_least_rights() {
+    use crate::deployment::text;
+    let (roles, rights, compose) = (
+        text("postgres/roles.sh"),
+        text("postgres/rights.sql"),
+        text("compose.yaml"),
+    );
+    let database = TestDatabase::postgres().await;
+    let suffix = database.url.rsplit('/').next().unwrap().to_owned();
+    let named = |text: &str| {
+        text.replace("keyround_owner", &format!("owner_{suffix}"))
+            .replace("keyround_server", &format!("server_{suffix}"))
+    };
+    let [before, after] = grants(&suffix).try_into().unwrap();
+    assert!(named(&roles).contains(&before) && named(&rights).contains(&after));
+    for line in [
+        "volumes: [\"database:/var/lib/postgresql/data\", \"./postgres/roles.sh:/docker-entrypoint-initdb.d/roles.sh:ro\"]",
+        "volumes: [\"./postgres/rights.sql:/rights.sql:ro\"]",
+        "command: [db, migrate]",
+        "KEYROUND_DATABASE__URL_FILE: /run/secrets/owner_url",
+        "migrate: { condition: service_completed_successfully }",
+        "rights: { condition: service_completed_successfully }",
+    ] {
+        assert!(compose.contains(line), "{line}");
+    }
+    let folder = database.folder.path();
+    for (file, password) in [("owner_password", "it's \\ one"), ("server_password", "an \"other\"")] {
+        std::fs::write(folder.join(file), format!("{password}\n")).unwrap();
+    }
+    let script = named(&roles).replace("/run/secrets", folder.to_str().unwrap());
+    let (owner, server) = (
+        as_role(&database, &format!("owner_{suffix}")),
+        as_role(&database, &format!("server_{suffix}")),
+    );
+    let url = Url::parse(&database.url).unwrap();
+    let shell = |script: &str| {
+        let output = std::process::Command::new("sh")
+            .args(["-c", script])
+            .env("PGHOST", url.host_str().unwrap())
+            .env("PGPORT", url.port().unwrap().to_string())
+            .env("POSTGRES_USER", url.username())
+            .env("POSTGRES_DB", &suffix)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{said}");
+    };
+    shell(&script);
+    let raw = Raw::open(&database).await;
+    let passwords =
+        format!("SELECT count(*) FROM pg_authid WHERE rolname LIKE '%\\_{suffix}' AND rolpassword IS NOT NULL");
+    assert_eq!(raw.number(&passwords).await, 2);
+    let file = folder.join("rights.sql");
+    std::fs::write(&file, named(&rights)).unwrap();
+    for _ in 0..2 {
+        let (code, said) = output(&owner, &["db", "migrate"]);
+        assert_eq!(code, 0, "{said}");
+        shell(&format!(
+            "exec psql --no-psqlrc --set ON_ERROR_STOP=1 --file {} '{}'",
+            file.display(),
+            owner.url
+        ));
+    }
+    let app = TestApp::start_with_clock(&server, &[], Clock::system()).await;
+    app.running.stop().await;
+    let (code, said) = output(&server, &["db", "check"]);
+    assert_eq!(code, 0, "{said}");
+    let pool = PgPool::connect(&server.url).await.unwrap();
+    refuses(&pool, "DELETE FROM audit").await;
+    refuses(&pool, "CREATE TABLE mine (x BIGINT)").await;
+    pool.close().await;
+    raw.close().await;
+}

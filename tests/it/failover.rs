@@ -218,13 +218,30 @@ crate::on_both_databases!(a_revocation_names_each_node_that_may_not_know_of_it, 
         .await
         .unwrap();
     assert_eq!(again(&[]).0, 1);
+    // One whose clock is wrong lives, whatever its heartbeats say of the time: it comes back while the command waits.
+    let alive = tokio::spawn({
+        let (db, heartbeat) = (
+            db.clone(),
+            node("lost", 600, 1_000, Some("00000000000000000000000000000001")),
+        );
+        async move {
+            loop {
+                sleep(Duration::from_millis(200)).await;
+                db.beat(&heartbeat).await.unwrap();
+            }
+        }
+    });
+    let (code, told) = again(&["lost"]);
+    assert!(code == 1 && told.contains("--stopped lost"), "{told}");
+    alive.abort();
+    assert!(alive.await.unwrap_err().is_cancelled());
     let (code, told) = again(&["lost"]);
     assert_eq!(code, 0, "{told}");
     // Nothing is left to be waited for.
     assert_eq!(again(&[]).0, 0);
     let raw = Raw::open(&database).await;
     let forgotten = raw.texts("SELECT subject FROM audit WHERE event = 'node.forgotten' ORDER BY subject");
-    assert_eq!(forgotten.await, ["lost", "silent"]);
+    assert_eq!(forgotten.await, ["lost", "lost", "silent"]);
     raw.close().await;
     app.running.stop().await;
 });
