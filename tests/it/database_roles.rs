@@ -726,7 +726,7 @@ async fn a_role_that_may_not_make_tables_is_told_what_grants_it() {
 
     // The tables of the version before.
     let (database, server, suffix) = with_roles().await;
-    let (role, served) = (format!("owner_{suffix}"), format!("server_{suffix}"));
+    let (role, lesser) = (format!("owner_{suffix}"), format!("server_{suffix}"));
     let owner = as_role(&database, &role);
     let raw = Raw::open(&database).await;
     // The last migration is undone by hand.
@@ -741,14 +741,14 @@ async fn a_role_that_may_not_make_tables_is_told_what_grants_it() {
     let (code, said) = output(&server, &["serve"]);
     assert!(
         code == 1
-            && said.contains(&format!("the role {served} may not"))
+            && said.contains(&format!("the role {lesser} may not"))
             && said.contains(&format!("belong to {role}")),
         "{said}"
     );
     assert!(said.contains(&grant) && said.contains("keyround db migrate"), "{said}");
     raw.execute(&grant).await;
     // It may make tables, and still not change those of another.
-    raw.execute(&format!("GRANT CREATE ON SCHEMA public TO {served}")).await;
+    raw.execute(&format!("GRANT CREATE ON SCHEMA public TO {lesser}")).await;
     for command in [&["serve"][..], &["db", "migrate"], &["config", "check", "--connect"]] {
         let (code, said) = output(&server, command);
         assert!(
