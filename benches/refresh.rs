@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keyround::accounts::session::{Device, SessionId};
+use keyround::accounts::session::Device;
 use keyround::accounts::user::{User, UserId};
 use keyround::app::Foundation;
 use keyround::clock::{Clock, UnixTime};
@@ -36,6 +36,7 @@ use keyround::store::Db;
 use keyround::store::sessions::{Claim, POSTGRES_CLAIM, POSTGRES_FAMILY};
 use keyround::store::users::StoredUser;
 use keyround::telemetry::SessionMetrics;
+use keyround::values::SessionId;
 use sqlx::AssertSqlSafe;
 
 const ROUNDS: usize = 7;

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::accounts::session::SessionId;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::crypto::sealing::{Binding, MasterKeys};
 use crate::jose::alg::Algorithm;
@@ -28,6 +27,7 @@ use crate::oauth::verification::{self, AccessToken, Expected, Refused};
 use crate::store::key_uses::KeyUse;
 use crate::store::nodes::{Heartbeat, Place};
 use crate::store::{Db, StoreError};
+use crate::values::SessionId;
 
 pub use ledger::{Ledger, LedgerError, text_of};
 use memory::Here;

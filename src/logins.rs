@@ -13,7 +13,7 @@ use crate::accounts::email::Email;
 use crate::accounts::limits::Attempt;
 use crate::accounts::password::{AccountWords, Password, RefusedPassword};
 use crate::accounts::password_hash::{HashParameters, HashingFailed, PasswordHash, StoredCosts};
-use crate::accounts::session::{Device, EndedBy, SessionId};
+use crate::accounts::session::{Device, EndedBy};
 use crate::accounts::settings::LoginSettings;
 use crate::accounts::settings::Registration;
 use crate::accounts::tenant::TenantId;
@@ -30,6 +30,7 @@ use crate::store::outage;
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::LoginMetrics;
+use crate::values::SessionId;
 
 use hash_costs::HashCosts;
 

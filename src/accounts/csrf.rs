@@ -10,7 +10,7 @@ use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::purpose::Purpose;
 use crate::crypto::random::{NoRandomness, random_secret};
 
-use super::session::SessionId;
+use crate::values::SessionId;
 
 /// What a token is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -198,8 +198,8 @@ fn by_generation(family: &Family, token: &RefreshToken, key: &HashKey, age: Seco
 #[cfg(test)]
 mod tests {
     use crate::accounts::refresh_token::new_salt;
-    use crate::accounts::session::SessionId;
     use crate::accounts::user::UserId;
+    use crate::values::SessionId;
 
     use super::*;
 

@@ -13,7 +13,7 @@ use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::purpose::Purpose;
 use crate::crypto::random::{NoRandomness, random_key};
 
-use super::session::SessionId;
+use crate::values::SessionId;
 
 const VERSION: u8 = 1;
 const SECRET: usize = 32;

@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 use serde::Serialize;
 use unicode_normalization::UnicodeNormalization;
-use uuid::{NoContext, Timestamp, Uuid};
+use uuid::Uuid;
 
 use crate::clock::UnixTime;
+use crate::values::{parse_uuid, uuid_at};
 
 use super::email::Email;
 use super::tenant::TenantId;
@@ -31,16 +32,6 @@ impl UserId {
     pub fn generate(now: UnixTime) -> Self {
         Self(uuid_at(now))
     }
-}
-
-/// A `UUIDv7` of this time; 74 bits of it are random.
-pub(super) fn uuid_at(now: UnixTime) -> Uuid {
-    Uuid::new_v7(Timestamp::from_unix(NoContext, u64::try_from(now.0).unwrap_or(0), 0))
-}
-
-/// A UUID in its one spelling: lower case, with hyphens.
-pub(super) fn parse_uuid(text: &str) -> Option<Uuid> {
-    Uuid::parse_str(text).ok().filter(|uuid| uuid.to_string() == text)
 }
 
 impl FromStr for UserId {

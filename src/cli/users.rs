@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::accounts::email::Email;
 use crate::accounts::password_hash::{HashCost, MAX_REFUSED_LOGIN, PasswordHash};
-use crate::accounts::session::SessionId;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, Role, User, UserId};
 use crate::clock::UnixTime;
@@ -17,6 +16,7 @@ use crate::config::Config;
 use crate::events::{Entry, Event};
 use crate::store::Db;
 use crate::store::users::{PAGE, StoredUser, UserChange};
+use crate::values::SessionId;
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};

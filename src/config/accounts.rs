@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use crate::accounts::limits::{AttemptRates, Rate};
 use crate::accounts::password_hash::{BCRYPT_COSTS, HashParameters};
-use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::accounts::settings::{LoginSettings, Registration, SessionSettings};
 use crate::clock::Seconds;
 use crate::jose::jwt::TokenType;
 use crate::text;
+use crate::values::LONGEST_ACCESS_TOKEN;
 use crate::values::{Issuer, Origin, Refusal, parse_duration, refuse};
 
 use super::layers::Layers;

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::UnixTime;
 use crate::keys::policy::Policy;
 use crate::store::{Db, REMEMBERED, StoreError};
+use crate::values::LONGEST_ACCESS_TOKEN;
 
 use super::Snapshot;
 

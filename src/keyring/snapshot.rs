@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::accounts::session::LONGEST_ACCESS_TOKEN;
 use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::crypto::sealing::{MasterKeys, SealError};
 use crate::jose::alg::Algorithm;
@@ -23,6 +22,7 @@ use crate::store::denied_tokens::DeniedToken;
 use crate::store::nodes::Heartbeat;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{ChangeId, Db, StoreError};
+use crate::values::LONGEST_ACCESS_TOKEN;
 
 use super::ledger::Ledger;
 use super::memory::{self, DisabledTenant, Here, Lost};

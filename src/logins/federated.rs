@@ -12,7 +12,6 @@ use crate::accounts::federation::login::{LOGIN_LIFETIME, LoginSecrets};
 use crate::accounts::federation::metadata::Metadata;
 use crate::accounts::federation::return_to::{NotAllowed, ReturnTo};
 use crate::accounts::federation::{Directories, Provider, ProviderName};
-use crate::accounts::session::SessionId;
 use crate::accounts::settings::Registration;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, User, UserId};
@@ -30,6 +29,7 @@ use crate::store::federated_identities::FederatedIdentity;
 use crate::store::federated_logins::FederatedLogin;
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
+use crate::values::SessionId;
 use crate::values::{Issuer, Origin};
 
 /// How often an account is looked for when the same person comes twice in one moment.

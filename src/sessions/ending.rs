@@ -1,10 +1,11 @@
 //! The end of sessions before their time, by whoever may: committed first, and then known at once on this node.
 
-use crate::accounts::session::{EndedBy, SessionId};
+use crate::accounts::session::EndedBy;
 use crate::accounts::user::UserId;
 use crate::events::Event;
 use crate::store::StoreError;
 use crate::store::sessions::ENDED_AT_ONCE;
+use crate::values::SessionId;
 
 use super::Sessions;
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::accounts::refresh::{Family, Limits, Presented, Refused, Verdict, judge};
 use crate::accounts::refresh_token::{RefreshToken, new_salt};
-use crate::accounts::session::{Device, EndedBy, Session, SessionId};
+use crate::accounts::session::{Device, EndedBy, Session};
 use crate::accounts::settings::SessionSettings;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Role, UserId};
@@ -31,6 +31,7 @@ use crate::store::sessions::{Claim, Claimed, Found, NewSession};
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::SessionMetrics;
+use crate::values::SessionId;
 
 pub use grouped::Grouped;
 pub use pruning::{prune, prune_audit, prune_limits};

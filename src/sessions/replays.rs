@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::accounts::session::SessionId;
+use crate::values::SessionId;
 
 /// How many sessions it is remembered of that a token came again; beyond, all are forgotten.
 const MOST_REPLAYS: usize = 16_384;

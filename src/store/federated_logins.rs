@@ -2,8 +2,8 @@
 
 use crate::accounts::federation::ProviderName;
 use crate::accounts::federation::return_to::ReturnTo;
-use crate::accounts::session::SessionId;
 use crate::clock::UnixTime;
+use crate::values::SessionId;
 
 use super::{Db, StoreError, on_write};
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::accounts::password_hash::HashCost;
-use crate::accounts::session::{EndedBy, SessionId};
+use crate::accounts::session::EndedBy;
 use crate::accounts::user::UserId;
 use crate::events::Entry;
+use crate::values::SessionId;
 
 use super::users::StoredUser;
 use super::{Db, StoreError, in_tx, on_read, on_write, sessions};

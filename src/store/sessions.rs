@@ -7,10 +7,11 @@ mod refresh;
 
 use sqlx::FromRow;
 
-use crate::accounts::session::{Device, EndedBy, Session, SessionId};
+use crate::accounts::session::{Device, EndedBy, Session};
 use crate::accounts::user::UserId;
 use crate::clock::{Seconds, UnixTime};
 use crate::events::Entry;
+use crate::values::SessionId;
 
 use super::audit;
 use super::users::StoredUser;

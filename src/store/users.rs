@@ -3,11 +3,12 @@
 use sqlx::FromRow;
 
 use crate::accounts::email::Email;
-use crate::accounts::session::{EndedBy, SessionId};
+use crate::accounts::session::EndedBy;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, Role, User, UserId};
 use crate::clock::UnixTime;
 use crate::events::Entry;
+use crate::values::SessionId;
 
 use super::audit;
 use super::{Db, StoreError, Tx, in_tx, on_read, sessions};

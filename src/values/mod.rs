@@ -1,6 +1,8 @@
 //! The types of single values: each accepts the text that a person wrote, or says what would be right.
 
 mod database;
+mod session_id;
+mod uuids;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,6 +16,8 @@ use crate::clock::Seconds;
 use crate::text;
 
 pub use database::{Database, PostgresServer, PostgresUrl};
+pub use session_id::{InvalidSessionId, LONGEST_ACCESS_TOKEN, SessionId};
+pub use uuids::{parse_uuid, uuid_at};
 
 /// Why a text is not a value, as the rest of a sentence. It never repeats the text of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

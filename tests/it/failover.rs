@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use keyround::accounts::session::SessionId;
 use keyround::clock::{Clock, Seconds, sleep};
 use keyround::oauth::client::ClientId;
 use keyround::registry::Registry;
 use keyround::store::clients::ClientChange;
 use keyround::store::nodes::{Heartbeat, Place};
 use keyround::store::tenants::TenantChange;
+use keyround::values::SessionId;
 use serde_json::Value;
 use tokio::sync::watch;
 

@@ -5,7 +5,6 @@ use std::sync::mpsc;
 use keyround::accounts::client_address::ClientAddress;
 use keyround::accounts::password::{Password, RefusedPassword};
 use keyround::accounts::password_hash::{HashCost, PasswordHash, Pbkdf2Digest, StoredCosts};
-use keyround::accounts::session::SessionId;
 use keyround::accounts::user::UserId;
 use keyround::clock::Clock;
 use keyround::crypto::keyed_hash::HashKey;
@@ -13,6 +12,7 @@ use keyround::hashing::Overflow;
 use keyround::logins::{LoginError, Registered};
 use keyround::sessions::SessionTokens;
 use keyround::store::passwords::COSTS;
+use keyround::values::SessionId;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::helpers::{TestApp, TestDatabase};

@@ -1,12 +1,12 @@
 //! Accounts and tenants in the database: what a change of one does to its sessions, on both databases.
 
-use keyround::accounts::session::SessionId;
 use keyround::accounts::tenant::{Tenant, TenantId};
 use keyround::accounts::user::{Role, User, UserId};
 use keyround::clock::{Seconds, UnixTime};
 use keyround::store::Db;
 use keyround::store::tenants::TenantChange;
 use keyround::store::users::{PAGE, StoredUser, UserChange};
+use keyround::values::SessionId;
 
 use crate::helpers::{START, TestDatabase, entry};
 use crate::rows::Raw;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use keyround::accounts::password::Password;
 use keyround::accounts::password_hash::{HashCost, MAX_REFUSED_LOGIN, PasswordHash};
-use keyround::accounts::session::SessionId;
 use keyround::clock::{Clock, sleep};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::{AccessTokenClaims, Audience, SessionClaims, TokenType, random_jti};
 use keyround::keyring::Inactive;
+use keyround::values::SessionId;
 use serde_json::{Value, json};
 
 use crate::helpers::{START, TestApp, TestDatabase, private_file};

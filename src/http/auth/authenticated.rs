@@ -6,11 +6,11 @@ use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, web};
 
-use crate::accounts::session::SessionId;
 use crate::accounts::user::UserId;
 use crate::http::state::Server;
 use crate::keyring::Inactive;
 use crate::oauth::verification::{AccessToken, Refused};
+use crate::values::SessionId;
 
 use super::problem::{Code, Problem};
 

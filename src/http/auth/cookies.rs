@@ -3,12 +3,12 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::{self, HeaderValue, InvalidHeaderValue};
 
-use crate::accounts::session::SessionId;
 use crate::clock::Seconds;
 use crate::config::Accounts;
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::purpose::Purpose;
 use crate::http::state::Server;
+use crate::values::SessionId;
 
 use super::problem::{Code, Problem};
 

@@ -6,9 +6,10 @@ use actix_web::http::header::HeaderValue;
 use actix_web::http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
-use crate::accounts::session::{Device, SessionId};
+use crate::accounts::session::Device;
 use crate::http::state::Server;
 use crate::sessions::SessionTokens;
+use crate::values::SessionId;
 
 use super::cookies::{self, Cookies};
 use super::problem::Problem;

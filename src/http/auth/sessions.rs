@@ -4,9 +4,10 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::accounts::session::{EndedBy, Session, SessionId};
+use crate::accounts::session::{EndedBy, Session};
 use crate::clock::UnixTime;
 use crate::http::state::Server;
+use crate::values::SessionId;
 
 use super::authenticated::Authenticated;
 use super::problem::{Code, Problem};

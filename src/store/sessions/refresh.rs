@@ -7,10 +7,11 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 
 use crate::accounts::refresh::Family;
-use crate::accounts::session::{Device, SessionId};
+use crate::accounts::session::Device;
 use crate::accounts::user::Role;
 use crate::clock::UnixTime;
 use crate::store::{Db, StoreError, in_time, within};
+use crate::values::SessionId;
 
 use super::{SessionRow, corrupt, parse_sid};
 

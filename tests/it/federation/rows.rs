@@ -2,7 +2,6 @@
 
 use keyround::accounts::federation::return_to::ReturnTo;
 use keyround::accounts::federation::{DEFAULT_SCOPE, Provider};
-use keyround::accounts::session::SessionId;
 use keyround::accounts::tenant::TenantId;
 use keyround::accounts::user::{User, UserId};
 use keyround::clock::Seconds;
@@ -11,6 +10,7 @@ use keyround::store::federated_logins::FederatedLogin;
 use keyround::store::identity_providers::{People, ProviderChange, ProviderUpdate, Updated};
 use keyround::store::users::StoredUser;
 use keyround::store::{Db, StoreError};
+use keyround::values::SessionId;
 
 use crate::helpers::{START, entry};
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyround::accounts::refresh::Refused;
-use keyround::accounts::session::{EndedBy, SessionId};
+use keyround::accounts::session::EndedBy;
 use keyround::clock::Clock;
 use keyround::sessions::{CannotBegin, CannotRefresh, SessionTokens};
 use keyround::store::users::{StoredUser, UserChange};
+use keyround::values::SessionId;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
