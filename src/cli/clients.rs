@@ -23,12 +23,12 @@ use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Audience, Client, ClientId, ClientSecret, Grant};
 use crate::oauth::scope::Scope;
-use crate::store::clients::{ClientChange, StoredClient};
+use crate::store::clients::{ClientChange, EndedSecret, StoredClient};
 use crate::values::parse_duration;
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
-use super::{input, output, scope};
+use super::{input, list, output, scope};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -72,11 +72,18 @@ pub enum Command {
         #[command(flatten)]
         keys: keys::Source,
     },
-    /// Give a client a new secret; the one before stays valid beside it until the next change.
+    /// Give a client a new secret; the one before stays valid beside it. A client with two valid secrets gets another one only if you say
+    /// which of them ends.
     RotateSecret {
         /// The client.
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
+        /// End the older one of two valid secrets: the client uses the newest.
+        #[arg(long)]
+        end_previous: bool,
+        /// Put the new secret in place of the newest, which was lost: the one before it stays valid.
+        #[arg(long, conflicts_with = "end_previous")]
+        replace_newest: bool,
         #[arg(long, value_name = "FILE", help = SECRET_FILE_HELP)]
         secret_file: Option<PathBuf>,
     },
@@ -96,14 +103,15 @@ pub struct New {
         long = "grant",
         value_name = "GRANT",
         required = true,
+        value_parser = list::item::<Grant>,
         help = "How it obtains tokens: client_credentials"
     )]
     grants: Vec<Grant>,
     /// The services it may ask for tokens for; the first is the default.
-    #[arg(long = "audience", value_name = "AUDIENCE", required = true, num_args = 1..)]
+    #[arg(long = "audience", value_name = "AUDIENCE", required = true, num_args = 1.., value_parser = list::item::<Audience>)]
     audiences: Vec<Audience>,
     /// The services that it is: it may introspect tokens for them.
-    #[arg(long, value_name = "AUDIENCE", num_args = 1..)]
+    #[arg(long, value_name = "AUDIENCE", num_args = 1.., value_parser = list::item::<Audience>)]
     serves: Vec<Audience>,
     /// The widest scope it may have, such as "read write".
     #[arg(long, default_value = "", value_parser = scope::parse::<Scope>)]
@@ -165,7 +173,19 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         }
         Command::Delete { id, confirmation } => delete::run(context, &id, &confirmation).await,
         Command::SetKeys { id, keys } => keys::set(context, &id, keys).await,
-        Command::RotateSecret { id, secret_file } => rotate_secret(context, &id, secret_file).await,
+        Command::RotateSecret {
+            id,
+            end_previous,
+            replace_newest,
+            secret_file,
+        } => {
+            let ends = match (end_previous, replace_newest) {
+                (true, _) => EndedSecret::Previous,
+                (_, true) => EndedSecret::Newest,
+                _ => EndedSecret::None,
+            };
+            rotate_secret(context, &id, ends, secret_file).await
+        }
     }
 }
 
@@ -422,7 +442,12 @@ async fn change_client(
     Ok(())
 }
 
-async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<PathBuf>) -> Result<(), Failure> {
+async fn rotate_secret(
+    context: &Context,
+    id: &ClientId,
+    ends: EndedSecret,
+    secret_file: Option<PathBuf>,
+) -> Result<(), Failure> {
     let brought = secret_file.as_deref().map(secret_of).transpose()?;
     if brought.is_none() {
         output::require_reader()?;
@@ -433,15 +458,19 @@ async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<Pat
     let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
     let now = context.clock.read().wall;
     let entry = entry(Event::ClientSecretChanged, id, now, &ACTOR, "asked for");
-    let change = ClientChange::ChangeSecret { digest };
+    let change = ClientChange::ChangeSecret { digest, ends };
     let db = &foundation.rotator.db;
     if !db.change_client(id, &change, &entry).await? {
-        return Err(match db.client_keys(id).await? {
-            None => unknown(id),
-            Some(_) => Failure::Refused(format!(
+        if db.client_keys(id).await?.is_some() {
+            return Err(Failure::Refused(format!(
                 "client '{id}' proves itself by its keys and has no secret; change them by 'clients set-keys'"
-            )),
-        });
+            )));
+        }
+        db.client(id).await?.ok_or_else(|| unknown(id))?;
+        return Err(Failure::Refused(format!(
+            "client '{id}' has two valid secrets, and a new one must end one of them: with --end-previous the older one, once the client uses \
+             the newest; with --replace-newest the newest, if it was lost"
+        )));
     }
     let shown = brought.is_none();
     if context.json {
@@ -455,10 +484,12 @@ async fn rotate_secret(context: &Context, id: &ClientId, secret_file: Option<Pat
     output::line(&format!("client id      {id}"));
     if shown {
         output::secret(&format!("client secret  {secret}"));
-        output::line("The secret is shown this once. The one before stays valid until the secret is changed again.");
+        output::line(
+            "The secret is shown this once. The one before stays valid until 'clients rotate-secret --end-previous'.",
+        );
     } else {
         output::line("client secret  as in the file");
-        output::line("The one before stays valid until the secret is changed again.");
+        output::line("The one before stays valid until 'clients rotate-secret --end-previous'.");
     }
     Ok(())
 }

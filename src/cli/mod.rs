@@ -17,6 +17,7 @@ mod documents;
 mod healthcheck;
 mod input;
 mod keys;
+mod list;
 mod master_key;
 mod output;
 mod password;

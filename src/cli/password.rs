@@ -18,6 +18,8 @@ use crate::text;
 use super::context::Failure;
 use super::input::{self, cannot_read_secret};
 
+const PASSWORD_FILE: &str = "--password-file";
+
 /// The password of a new account, if it is to have one.
 #[derive(Args)]
 #[group(required = false, multiple = false)]
@@ -51,7 +53,7 @@ impl First {
             return Ok(Some(hash.as_str().to_owned()));
         }
         let password = match &self.password_file {
-            Some(path) => read_file("--password-file", path)?,
+            Some(path) => read_file(PASSWORD_FILE, path)?,
             None if self.ask_password => ask()?,
             None => return Ok(None),
         };
@@ -63,7 +65,7 @@ impl Next {
     /// The hash to be stored.
     pub fn hash(&self, user: &User, config: &Config, key: &HashKey) -> Result<String, Failure> {
         let password = match &self.password_file {
-            Some(path) => read_file("--password-file", path)?,
+            Some(path) => read_file(PASSWORD_FILE, path)?,
             None => ask()?,
         };
         hash(&password, user, config, key)
@@ -95,6 +97,13 @@ fn read_file(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Failu
             "{} has nothing on its first line",
             input::shown(path)
         )));
+    }
+    if flag == PASSWORD_FILE && line.trim() != line.as_str() {
+        // A person who copies the password does not see it.
+        eprintln!(
+            "keyround: warning: the password in {} begins or ends with a blank, which is part of it",
+            input::shown(path)
+        );
     }
     Ok(line)
 }

@@ -22,7 +22,7 @@ use crate::store::identity_providers::{People, ProviderChange};
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
-use super::{input, output, scope};
+use super::{input, list, output, scope};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -79,7 +79,7 @@ pub struct New {
     #[arg(long, value_name = "URL", value_parser = ProviderIssuer::to_register, help = ISSUER_HELP)]
     issuer: ProviderIssuer,
     /// The directories (tid) of a multi-tenant directory service whose people may log in.
-    #[arg(long = "directory", value_name = "ID", num_args = 1.., conflicts_with = "any_directory")]
+    #[arg(long = "directory", value_name = "ID", num_args = 1.., conflicts_with = "any_directory", value_parser = list::item::<DirectoryId>)]
     directories: Vec<DirectoryId>,
     /// People of any directory of the service may log in, whoever runs it.
     #[arg(long, conflicts_with = "link_verified_email")]

@@ -20,7 +20,7 @@ use crate::values::SessionId;
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
-use super::{output, password};
+use super::{list, output, password};
 
 /// The most roles of a user: they stand in every access token.
 const MOST_ROLES: usize = 16;
@@ -70,7 +70,7 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
         /// What it is to be, in place of what it was.
-        #[arg(long = "role", value_name = "ROLE", num_args = 1.., conflicts_with = "no_roles")]
+        #[arg(long = "role", value_name = "ROLE", num_args = 1.., conflicts_with = "no_roles", value_parser = list::item::<Role>)]
         roles: Vec<Role>,
         /// Take every role away.
         #[arg(long)]
@@ -107,7 +107,7 @@ pub struct New {
     #[arg(long, default_value = TenantId::DEFAULT)]
     tenant: TenantId,
     /// What it is, for services: a coarse role such as admin.
-    #[arg(long = "role", value_name = "ROLE", num_args = 1..)]
+    #[arg(long = "role", value_name = "ROLE", num_args = 1.., value_parser = list::item::<Role>)]
     roles: Vec<Role>,
     #[command(flatten)]
     password: password::First,

@@ -32,8 +32,12 @@ const UPDATE: &str = "UPDATE clients SET scope = $2, audiences = $3, serves = $4
 const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
 const ENABLE: &str = "UPDATE clients SET disabled_at = NULL WHERE client_id = $1 AND disabled_at IS NOT NULL";
 const DELETE: &str = "DELETE FROM clients WHERE client_id = $1";
-const CHANGE_SECRET: &str = "UPDATE clients SET previous_secret_digest = secret_digest, secret_digest = $2 \
-                             WHERE client_id = $1 AND NOT EXISTS (SELECT 1 FROM client_keys k WHERE k.client_id = $1)";
+const ADD_SECRET: &str = "UPDATE clients SET previous_secret_digest = secret_digest, secret_digest = $2 WHERE client_id = $1 \
+                          AND previous_secret_digest IS NULL AND NOT EXISTS (SELECT 1 FROM client_keys k WHERE k.client_id = $1)";
+const END_PREVIOUS_SECRET: &str = "UPDATE clients SET previous_secret_digest = secret_digest, secret_digest = $2 \
+                                   WHERE client_id = $1 AND NOT EXISTS (SELECT 1 FROM client_keys k WHERE k.client_id = $1)";
+const REPLACE_NEWEST_SECRET: &str = "UPDATE clients SET secret_digest = $2 \
+                                     WHERE client_id = $1 AND NOT EXISTS (SELECT 1 FROM client_keys k WHERE k.client_id = $1)";
 
 /// A client with the digests of its secrets.
 #[derive(Clone, Debug)]
@@ -118,12 +122,24 @@ pub enum ClientChange {
     Enable,
     /// It is gone.
     Delete,
-    /// A new secret; the one before stays valid beside it, an older one does not. A client that proves itself with keys gets
-    /// none.
+    /// A new secret beside the one before. A client that proves itself with keys gets none.
     ChangeSecret {
         /// The digest of the new secret.
         digest: String,
+        /// Which secret it ends.
+        ends: EndedSecret,
     },
+}
+
+/// Which secret of a client a new one ends: two are valid at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedSecret {
+    /// None, so that a client with two gets no third.
+    None,
+    /// The older one of two.
+    Previous,
+    /// The newest, which was lost.
+    Newest,
 }
 
 /// Other settings for a client that exists.
@@ -257,7 +273,14 @@ impl Db {
                 ClientChange::Disable => sqlx::query(DISABLE).bind(id.as_str()).bind(entry.happened_at.0),
                 ClientChange::Enable => sqlx::query(ENABLE).bind(id.as_str()),
                 ClientChange::Delete => sqlx::query(DELETE).bind(id.as_str()),
-                ClientChange::ChangeSecret { digest } => sqlx::query(CHANGE_SECRET).bind(id.as_str()).bind(digest),
+                ClientChange::ChangeSecret { digest, ends } => {
+                    let text = match ends {
+                        EndedSecret::None => ADD_SECRET,
+                        EndedSecret::Previous => END_PREVIOUS_SECRET,
+                        EndedSecret::Newest => REPLACE_NEWEST_SECRET,
+                    };
+                    sqlx::query(text).bind(id.as_str()).bind(digest)
+                }
             };
             query.execute(connection).await?.rows_affected()
         });

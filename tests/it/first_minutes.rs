@@ -226,9 +226,9 @@ fn a_full_disk_is_named_by_commands_and_a_half_backup_is_none() {
         $KEYROUND clients create --id a --grant client_credentials --audience https://a.example || exit 96
         for left in 0 4096 8192 12288 40000; do
           leave $left
-          i=0; while [ $i -lt 30 ] && $KEYROUND clients rotate-secret a >/dev/null; do i=$((i + 1)); done; echo \"stopped at $i\"
+          i=0; while [ $i -lt 30 ] && $KEYROUND clients rotate-secret a --end-previous >/dev/null; do i=$((i + 1)); done; echo \"stopped at $i\"
         done
-        rm filler; $KEYROUND clients rotate-secret a || exit 95
+        rm filler; $KEYROUND clients rotate-secret a --end-previous || exit 95
         cp keyround.db .. && rm keyround.db; export KEYROUND_DATABASE__URL=sqlite:../keyround.db
         leave 0; echo backup; $KEYROUND backup copy.json && exit 94; $KEYROUND keys timeline keys.svg && exit 92; ls -A
         rm filler; $KEYROUND backup copy.json || exit 93; ls -A";

@@ -264,7 +264,8 @@ impl TestApp {
         let secret = self.create_client("RS256", Some(Algorithm::Rs256)).await;
         let other = self.create_client("ES256", Some(Algorithm::Es256)).await;
         let digest = self.running.server.hash_key.digest(Purpose::ClientSecret, &secret);
-        let change = keyround::store::clients::ClientChange::ChangeSecret { digest };
+        let ends = keyround::store::clients::EndedSecret::None;
+        let change = keyround::store::clients::ClientChange::ChangeSecret { digest, ends };
         let entry = crate::helpers::entry("client.updated", "ES256");
         assert!(
             self.db()

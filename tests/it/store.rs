@@ -10,7 +10,7 @@ use keyround::keys::kept::Kept;
 use keyround::keys::plan::NewGeneration;
 use keyround::keys::trusted_time::ClockStep;
 use keyround::oauth::client::{Client, ClientId, Grant};
-use keyround::store::clients::ClientChange;
+use keyround::store::clients::{ClientChange, EndedSecret};
 use keyround::store::nodes::{Heartbeat, Place};
 use keyround::store::signing_keys::{SealedKey, StoredKey};
 use keyround::store::{Db, StoreError};
@@ -492,26 +492,29 @@ crate::on_both_databases!(a_client_is_changed, |database| {
     let enabled = change(ClientChange::Enable, true).await.unwrap();
     assert_eq!(enabled.client, client("billing"));
     change(ClientChange::Enable, false).await;
-    // Two secrets are valid at once, a third is not.
-    for (digest, valid) in [("two", ["two", "one"]), ("three", ["three", "two"])] {
-        let stored = change(
-            ClientChange::ChangeSecret {
-                digest: digest.to_owned(),
-            },
-            true,
-        )
-        .await
-        .unwrap();
+    // Two secrets are valid at once. A third one ends the one that it is to end.
+    let secret = |digest: &str, ends| ClientChange::ChangeSecret {
+        digest: digest.to_owned(),
+        ends,
+    };
+    for (digest, ends, valid) in [
+        ("two", EndedSecret::None, ["two", "one"]),
+        ("three", EndedSecret::Previous, ["three", "two"]),
+        ("four", EndedSecret::Newest, ["four", "two"]),
+    ] {
+        let stored = change(secret(digest, ends), true).await.unwrap();
         assert_eq!(stored.secrets.iter().collect::<Vec<_>>(), valid);
+        change(secret("x", EndedSecret::None), false).await;
     }
     assert!(change(ClientChange::Delete, true).await.is_none());
     for gone in [ClientChange::Delete, ClientChange::Disable, ClientChange::Enable] {
         change(gone, false).await;
     }
-    let secret = ClientChange::ChangeSecret { digest: "x".to_owned() };
-    change(secret, false).await;
-    // The registration and the five changes that were made.
-    assert_eq!(db.audit(None, 100).await.unwrap().len(), 6);
+    for ends in [EndedSecret::None, EndedSecret::Previous, EndedSecret::Newest] {
+        change(secret("x", ends), false).await;
+    }
+    // The registration and the six changes that were made.
+    assert_eq!(db.audit(None, 100).await.unwrap().len(), 7);
 });
 
 fn assert_corrupt<T: std::fmt::Debug>(answer: Result<T, StoreError>, expected: &'static str, why: &str) {

@@ -12,7 +12,7 @@ use keyround::crypto::random::random_secret;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::random_jti;
 use keyround::oauth::client::{Client, Grant};
-use keyround::store::clients::ClientChange;
+use keyround::store::clients::{ClientChange, EndedSecret};
 use serde_json::{Value, json};
 
 use crate::helpers::{START, TestApp, TestDatabase, entry};
@@ -405,7 +405,8 @@ async fn after_a_change_both_secrets_hold_and_the_one_before_does_not() {
     for _ in 0..2 {
         let secret = random_secret().unwrap().to_string();
         let digest = app.running.server.hash_key.digest(Purpose::ClientSecret, &secret);
-        change(&app, "billing", ClientChange::ChangeSecret { digest }).await;
+        let ends = EndedSecret::Previous;
+        change(&app, "billing", ClientChange::ChangeSecret { digest, ends }).await;
         secrets.push(secret);
     }
     let mut statuses = Vec::new();

@@ -19,7 +19,7 @@ use crate::values::parse_duration;
 use super::{distinct, entry, keys, refuse_impossible, to_json, token_type, unknown, words};
 use crate::cli::context::{ACTOR, Context, Failure};
 use crate::cli::differences::{self, Difference, differences, reason};
-use crate::cli::{output, scope};
+use crate::cli::{list, output, scope};
 
 /// The word for "as the settings say".
 const DEFAULT: &str = "default";
@@ -56,10 +56,10 @@ pub struct Changes {
     #[arg(allow_hyphen_values = true)]
     id: ClientId,
     /// The services it may ask for tokens for, in place of those before; the first is the default.
-    #[arg(long = "audience", value_name = "AUDIENCE", num_args = 1..)]
+    #[arg(long = "audience", value_name = "AUDIENCE", num_args = 1.., value_parser = list::item::<Audience>)]
     audiences: Vec<Audience>,
     /// The services that it is, in place of those before: it may introspect tokens for them.
-    #[arg(long, value_name = "AUDIENCE", num_args = 1.., conflicts_with = "no_serves")]
+    #[arg(long, value_name = "AUDIENCE", num_args = 1.., conflicts_with = "no_serves", value_parser = list::item::<Audience>)]
     serves: Vec<Audience>,
     /// It introspects no tokens any more.
     #[arg(long)]

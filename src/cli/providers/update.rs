@@ -16,7 +16,7 @@ use crate::store::identity_providers::{ProviderUpdate, Updated};
 use super::{AS_TEXT_HELP, Foreseen, ISSUER_HELP, SECRET_HELP, directories, entry, foresee, sealed, to_json, unknown};
 use crate::cli::context::{Context, Failure};
 use crate::cli::differences::{self, Difference, differences, reason};
-use crate::cli::{output, scope};
+use crate::cli::{list, output, scope};
 
 /// How often a change that another one preceded is tried.
 const TRIES: usize = 5;
@@ -29,7 +29,7 @@ pub struct Changes {
     #[arg(long, value_name = "URL", value_parser = ProviderIssuer::to_register, help = ISSUER_HELP)]
     issuer: Option<ProviderIssuer>,
     /// The directories (tid) of a multi-tenant directory service whose people may log in, in place of those before.
-    #[arg(long = "directory", value_name = "ID", num_args = 1.., conflicts_with = "any_directory")]
+    #[arg(long = "directory", value_name = "ID", num_args = 1.., conflicts_with = "any_directory", value_parser = list::item::<DirectoryId>)]
     directories: Vec<DirectoryId>,
     /// People of any directory of the service may log in, whoever runs it.
     #[arg(long, conflicts_with = "link_verified_email")]

@@ -14,7 +14,7 @@ use crate::oauth::scope::Scope;
 use crate::oauth::token::{Defaults, Granted, TokenRequest, grant};
 
 use crate::cli::context::{ACTOR, Context, Failure};
-use crate::cli::output;
+use crate::cli::{list, output, scope};
 
 #[derive(Args)]
 pub struct Request {
@@ -22,10 +22,10 @@ pub struct Request {
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     client: ClientId,
     /// The services it is for; the client's first when left out.
-    #[arg(long = "audience", value_name = "URL", num_args = 1..)]
+    #[arg(long = "audience", value_name = "URL", num_args = 1.., value_parser = list::item::<Audience>)]
     audiences: Vec<Audience>,
     /// What it may do there; all that the client may when left out.
-    #[arg(long)]
+    #[arg(long, value_parser = scope::parse::<Scope>)]
     scope: Option<Scope>,
     /// Why, for the audit log.
     #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]

@@ -542,3 +542,60 @@ fn folders_that_a_command_makes_are_named() {
         said(&output)
     );
 }
+
+#[test]
+fn a_blank_at_the_end_of_a_password_is_told_without_the_password() {
+    let folder = site();
+    let folder = folder.path();
+    let create = "users create --email a@example.com --name Ada --password-file -";
+    let output = with_input(folder, create, b"seven wet umbrellas \n");
+    assert!(output.status.success(), "{}", said(&output));
+    let warned = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(warned.matches("begins or ends with a blank").count(), 1, "{warned}");
+    assert!(!said(&output).contains("umbrellas"), "{}", said(&output));
+    let set = "users set-password a@example.com --password-file -";
+    for (password, warns) in [
+        ("\u{a0}eight wet umbrellas", true),
+        ("nine wet umbrellas\t\r\n", true),
+        ("ten wet umbrellas\r\n", false),
+    ] {
+        let output = with_input(folder, set, password.as_bytes());
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(said(&output).contains("with a blank"), warns, "{password:?}");
+    }
+}
+
+#[test]
+fn several_values_in_one_argument_are_refused_with_what_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let new = "clients create --id a --grant client_credentials";
+    for (command, meant) in [
+        (
+            format!("{new} --audience https://a.example,https://b.example"),
+            "https://a.example https://b.example",
+        ),
+        (format!("{new} --audience https://a.example --serves b;c"), "b c"),
+        ("clients update a --audience a,b".to_owned(), "a b"),
+        ("clients update a --serves a,b".to_owned(), "a b"),
+        (
+            "users create --email a@example.com --name A --role admin,reader".to_owned(),
+            "admin reader",
+        ),
+        (
+            "users set-roles a@example.com --role admin,reader".to_owned(),
+            "admin reader",
+        ),
+        ("token issue --client a --audience a,b --reason x".to_owned(), "a b"),
+        (
+            "token issue --client a --scope read,write --reason x".to_owned(),
+            "'read write'",
+        ),
+    ] {
+        let sentence = refused(folder, 2, &words(&command));
+        assert!(
+            sentence.contains(&format!("did you mean {meant}?")),
+            "{command}: {sentence}"
+        );
+    }
+}
