@@ -145,11 +145,61 @@ pub fn holds_secret(text: &str) -> bool {
     may_be_secret(text) || words.any(may_be_secret) || has_password(text)
 }
 
-/// Whether a text is a URL with a password, or one that lacks its scheme.
+/// Whether a text is a URL with a password, or one that lacks its scheme. Of a web address, the name of a user may be a token.
 fn has_password(text: &str) -> bool {
-    let (_, rest) = text.split_once("://").unwrap_or(("", text));
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+    let is_web = scheme.to_ascii_lowercase().starts_with("http");
+    authority
+        .rsplit_once('@')
+        .is_some_and(|(user, _)| is_web || user.contains(':'))
+}
+
+/// In place of a text that may be a secret.
+pub const NOT_REPEATED: &str = "(not repeated, because it may be a secret)";
+
+/// A text without the words that may be secrets.
+#[must_use]
+pub fn without_secrets(text: &str) -> String {
+    let is_between = |character: char| character.is_whitespace() || ",;'\"`[].".contains(character);
+    text.split_inclusive(is_between)
+        .map(|piece| {
+            let word = piece.trim_end_matches(is_between);
+            if holds_secret(word) {
+                piece.replacen(word, NOT_REPEATED, 1)
+            } else {
+                piece.to_owned()
+            }
+        })
+        .collect()
+}
+
+/// A name that was given, in quotation marks, unless a secret may have been given in its place.
+#[must_use]
+pub fn quoted(name: &str) -> String {
+    if holds_secret(name) {
+        NOT_REPEATED.to_owned()
+    } else {
+        format!("'{name}'")
+    }
+}
+
+/// A sentence without what it quotes of a text, which may be a part of a secret.
+#[must_use]
+pub fn without_parts_of(text: &str, sentence: &str) -> String {
+    let text = text.escape_debug().to_string();
+    let mut quotes = sentence.split(['\'', '`']);
+    let mut kept = quotes.next().unwrap_or_default().to_owned();
+    for (place, part) in quotes.enumerate() {
+        let is_quoted = place % 2 == 0;
+        kept.push('\'');
+        kept.push_str(if is_quoted && !part.is_empty() && text.contains(part) {
+            "..."
+        } else {
+            part
+        });
+    }
+    kept
 }
 
 /// Why DNS cannot have the host of a URL, as the rest of a sentence; none for a host that it can have, or an address. An underscore is

@@ -24,6 +24,7 @@ use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Audience, Client, ClientId, ClientSecret, Grant};
 use crate::oauth::scope::Scope;
 use crate::store::clients::{ClientChange, EndedSecret, StoredClient};
+use crate::text;
 use crate::values::parse_duration;
 
 use super::confirm::Confirmation;
@@ -415,7 +416,8 @@ fn words<T: ToString>(items: &[T]) -> String {
 
 fn unknown(id: &ClientId) -> Failure {
     Failure::Refused(format!(
-        "no client is called '{id}'; 'keyround clients list' names them all"
+        "no client is called {}; 'keyround clients list' names them all",
+        text::quoted(id.as_str())
     ))
 }
 

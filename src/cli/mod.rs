@@ -186,11 +186,11 @@ fn without_secrets(error: &clap::Error) -> String {
         let is_name = value.starts_with('-') && !text::may_be_secret(value.trim_start_matches('-'));
         let is_hidden = match kind {
             ContextKind::InvalidArg => is_surplus && !is_name,
-            ContextKind::InvalidValue | ContextKind::InvalidSubcommand => text::may_be_secret(value),
+            ContextKind::InvalidValue | ContextKind::InvalidSubcommand => text::holds_secret(value),
             _ => false,
         };
         if is_hidden && !value.is_empty() {
-            text = text.replace(&format!("'{value}'"), "(not repeated, because it may be a secret)");
+            text = text.replace(&format!("'{value}'"), text::NOT_REPEATED);
         }
     }
     text
@@ -222,7 +222,7 @@ fn flags(set: &[String]) -> Result<BTreeMap<String, String>, Failure> {
         let (name, value) = text.split_once('=').ok_or_else(|| {
             Failure::Usage("--set takes SETTING=VALUE, such as --set keys.rotation_period=10d".to_owned())
         })?;
-        if settings::find(name).is_none() && text::may_be_secret(name) {
+        if settings::find(name).is_none() && text::holds_secret(name) {
             return Err(Failure::Usage(
                 "--set names a setting before '='; what was given is not repeated, because it may be a secret"
                     .to_owned(),

@@ -19,6 +19,7 @@ use crate::events::{Entry, Event};
 use crate::logins::federated::redirect_uri;
 use crate::outbound::providers::ProviderError;
 use crate::store::identity_providers::{People, ProviderChange};
+use crate::text;
 
 use super::confirm::Confirmation;
 use super::context::{ACTOR, Context, Failure};
@@ -263,7 +264,8 @@ fn to_json(config: &Config, provider: &Provider) -> Value {
 
 fn unknown(name: &ProviderName) -> Failure {
     Failure::Refused(format!(
-        "no provider is called '{name}'; 'keyround providers list' names them all"
+        "no provider is called {}; 'keyround providers list' names them all",
+        text::quoted(name.as_str())
     ))
 }
 

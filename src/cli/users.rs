@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::events::{Entry, Event};
 use crate::store::Db;
 use crate::store::users::{PAGE, StoredUser, UserChange};
+use crate::text;
 use crate::values::SessionId;
 
 use super::confirm::Confirmation;
@@ -148,7 +149,8 @@ impl Named {
         };
         found.ok_or_else(|| {
             Failure::Refused(format!(
-                "there is no account '{name}'; 'keyround users list' names them all"
+                "there is no account {}; 'keyround users list' names them all",
+                text::quoted(&name)
             ))
         })
     }
@@ -213,7 +215,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 /// The refusal of a tenant that is none.
 pub fn unknown_tenant(id: &TenantId) -> Failure {
     Failure::Refused(format!(
-        "there is no tenant '{id}'; 'keyround tenants list' names them all"
+        "there is no tenant {}; 'keyround tenants list' names them all",
+        text::quoted(id.as_str())
     ))
 }
 

@@ -250,7 +250,7 @@ fn names_in(path: &Path, text: &str) -> Result<BTreeSet<String>, ConfigError> {
         line: error
             .span()
             .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1),
-        why: error.message().to_owned(),
+        why: text::without_secrets(error.message()),
     })?;
     let unknown = |name: String| {
         Err(ConfigError::UnknownField {
@@ -259,7 +259,7 @@ fn names_in(path: &Path, text: &str) -> Result<BTreeSet<String>, ConfigError> {
                 none if none.is_empty() => section_hint(&name),
                 hint => hint,
             },
-            name,
+            name: text::without_secrets(&name),
         })
     };
     let mut names = BTreeSet::new();
@@ -270,7 +270,7 @@ fn names_in(path: &Path, text: &str) -> Result<BTreeSet<String>, ConfigError> {
         let Some(fields) = fields.as_table() else {
             return Err(ConfigError::NotASection {
                 path: path.to_owned(),
-                name: section.clone(),
+                name: text::without_secrets(section),
             });
         };
         for field in fields.keys() {
@@ -296,7 +296,7 @@ fn given_names(sources: &Sources, in_file: &BTreeSet<String>) -> Result<BTreeMap
                 continue;
             }
             return Err(ConfigError::UnknownVariable {
-                name: variable.clone(),
+                name: text::without_secrets(variable),
                 hint: hint(&variable.to_uppercase(), Setting::variable),
             });
         };
@@ -305,7 +305,7 @@ fn given_names(sources: &Sources, in_file: &BTreeSet<String>) -> Result<BTreeMap
     for name in sources.flags.keys() {
         let Some(setting) = settings::find(name) else {
             return Err(ConfigError::UnknownFlag {
-                name: name.clone(),
+                name: text::without_secrets(name),
                 hint: hint(name, Setting::name),
             });
         };
@@ -463,7 +463,7 @@ fn unrepeated(text: &str, why: String) -> String {
         return why;
     }
     let escaped = text.escape_debug().to_string();
-    why.replace(&escaped, "...").replace(text, "...")
+    text::without_parts_of(text, &why.replace(&escaped, "...").replace(text, "..."))
 }
 
 fn missing(name: &'static str) -> ConfigError {

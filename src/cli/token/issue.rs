@@ -12,6 +12,7 @@ use crate::keyring::Keyring;
 use crate::oauth::client::{Audience, ClientId, Grant};
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Defaults, Granted, TokenRequest, grant};
+use crate::text;
 
 use crate::cli::context::{ACTOR, Context, Failure};
 use crate::cli::{list, output, scope};
@@ -39,8 +40,8 @@ pub async fn run(context: &Context, request: Request) -> Result<(), Failure> {
     let rotator = foundation.rotator;
     let stored = rotator.db.client(&request.client).await?.ok_or_else(|| {
         Failure::Refused(format!(
-            "no client is called '{}'; 'keyround clients list' names them all",
-            request.client
+            "no client is called {}; 'keyround clients list' names them all",
+            text::quoted(request.client.as_str())
         ))
     })?;
     if stored.client.disabled_at.is_some() {

@@ -146,6 +146,20 @@ fn no_argument_that_may_be_a_secret_is_repeated() {
         ("token deny --until 2200000000", token),
         ("token verify --key-set a", token),
         ("keys rotate --algorithm", token),
+        ("clients show", MASTER_KEY.trim_end_matches('=')),
+        ("clients show", token),
+        ("clients update --scope a", token),
+        (
+            "clients create --id a --grant client_credentials --audience a --jwks-uri",
+            "https://ada:hunter2@a.example/k",
+        ),
+        ("clients set-keys a --jwks-uri", "https://hunter2@a.example/jwks.json"),
+        ("providers show", token),
+        ("tenants show", token),
+        ("users show", token),
+        ("db copy --to", "postgres://ada:hunter/2@db.example/keyround"),
+        ("db copy --to", "postgres://ada:hunter#2@db.example/keyround"),
+        ("--set", MASTER_KEY),
         ("", token),
         ("", MASTER_KEY),
     ] {
@@ -158,7 +172,7 @@ fn no_argument_that_may_be_a_secret_is_repeated() {
             let output = run(folder, &VARIABLES, &arguments);
             let said = said(&output);
             assert_ne!(output.status.code(), Some(0), "{command}");
-            assert!(!said.contains(secret), "{command}: {said}");
+            assert!(!said.contains(secret) && !said.contains("hunter"), "{command}: {said}");
         }
     }
     let names: Vec<_> = folder
@@ -176,6 +190,7 @@ fn no_argument_that_may_be_a_secret_is_repeated() {
         ("KEYROUND_KEYS__MASTER_KEY_FILE", MASTER_KEY),
         ("KEYROUND_DATABASE__URL_FILE", MASTER_KEY),
         ("KEYROUND_SERVER__ISSUER", MASTER_KEY),
+        ("KEYROUND_LOG__FILTER", token),
         ("KEYROUND_ACCOUNTS__ENABLED", token),
         ("KEYROUND_KEYS__ALGORITHMS", &*pem),
         ("KEYROUND_KEYS__ALGORITHMS", &inline),
@@ -197,6 +212,13 @@ fn no_argument_that_may_be_a_secret_is_repeated() {
                 format!("RS256,{secret}"),
                 format!("api role={secret}"),
                 format!("api;{secret};"),
+            ]);
+        }
+        if variable.ends_with("FILTER") {
+            values.extend([
+                format!("keyround={secret}"),
+                format!("info,{secret}"),
+                format!("info,a[{secret}]=x"),
             ]);
         }
         for value in values {
@@ -597,5 +619,25 @@ fn several_values_in_one_argument_are_refused_with_what_was_meant() {
             sentence.contains(&format!("did you mean {meant}?")),
             "{command}: {sentence}"
         );
+    }
+}
+
+#[test]
+fn names_in_a_settings_file_are_repeated_unless_they_may_be_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let secret = MASTER_KEY.trim_end_matches('=').replace(['/', '+'], "x");
+    for (content, repeats) in [
+        (format!("{secret} = 1"), false),
+        (format!("[{secret}]"), false),
+        (format!("[keys]\n{secret} = 1"), false),
+        (format!("[keys]\n\"{secret}\" = 1\n\"{secret}\" = 1"), false),
+        (format!("[keys]\nmaster_key_file = \"a\" {secret}"), false),
+        ("[keys]\nrotatoin_period = 1".to_owned(), true),
+    ] {
+        std::fs::write(folder.join("keyround.toml"), &content).unwrap();
+        let sentence = refused(folder, 2, &["config", "check", "--config", "keyround.toml"]);
+        assert!(!sentence.contains(&secret), "{content}: {sentence}");
+        assert_eq!(sentence.contains("rotatoin_period"), repeats, "{content}: {sentence}");
     }
 }
