@@ -43,8 +43,9 @@ use crate::outbound::{Outbound, OutboundError};
 use crate::registry::Registry;
 use crate::rotation::{Rotation, RotationError, Rotator};
 use crate::sessions::{Grouped, Replays, Sessions};
+use crate::store::compatibility::Compatibility;
 use crate::store::nodes::Place;
-use crate::store::{Db, StoreError};
+use crate::store::{Db, StoreError, known_schema};
 use crate::supervision::Tasks;
 use crate::telemetry::{Metrics, TlsMetrics};
 use crate::tls::Tls;
@@ -275,10 +276,19 @@ impl Foundation {
         let db = open_database(&config.database).await?;
         refuse_unfinished_copy(&db).await?;
         if schema == Schema::Required && db.schema_version().await? > 0 {
-            db.require_known_schema().await?;
+            db.require_compatible_schema().await?;
             db.require_utf8().await?;
         } else {
             db.migrate().await?;
+        }
+        if db.compatibility().await? == Compatibility::Later {
+            let found = db.schema_version().await?;
+            tracing::warn!(
+                schema.found = found,
+                schema.known = known_schema(),
+                "a later version of Keyround has made this schema, which works with this version: as while an upgrade rolls on, or after a \
+                 roll-back"
+            );
         }
         if schema == Schema::BroughtUpToDate {
             db.require_rights().await?;

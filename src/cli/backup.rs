@@ -42,6 +42,7 @@ pub struct Source {
 /// Writes every table of ours into a new file, while servers run, and tries whether the file can be restored.
 pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), Failure> {
     let (config, db) = context.database_of_any_schema().await?;
+    db.refuse_later_schema().await?;
     if db.schema_version().await? == 0 {
         return Err(Failure::Refused(format!(
             "the database {} is empty, so nothing is to be backed up: the first 'keyround serve' or 'keyround db migrate' makes its tables",

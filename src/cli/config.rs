@@ -81,14 +81,14 @@ async fn connection(config: &Config) -> Option<String> {
     let looked = async {
         let db = open_database(&config.database).await?;
         let version = db.schema_version().await?;
-        if version > known_schema() {
-            db.require_known_schema().await?;
+        if version >= known_schema() {
+            db.require_compatible_schema().await?;
         }
         // A start brings an older schema up to date before it looks.
         if version < known_schema() {
             db.require_creation(version).await?;
         }
-        if version == known_schema() {
+        if version >= known_schema() {
             db.require_rights().await?;
             db.require_whole_schema().await?;
         }
@@ -127,8 +127,6 @@ async fn keys(config: &Config) -> Option<Keys> {
         return None;
     }
     let db = open_database(&config.database).await.ok()?;
-    if db.schema_version().await.ok()? != known_schema() {
-        return None;
-    }
+    db.require_compatible_schema().await.ok()?;
     Some(db.signing_keys().await.ok()?.keys())
 }

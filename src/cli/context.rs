@@ -10,7 +10,8 @@ use crate::config::{Config, ConfigError, Sources};
 use crate::files;
 use crate::keys::emergency::UnknownKey;
 use crate::rotation::RotationError;
-use crate::store::{Db, StoreError, known_schema};
+use crate::store::compatibility::Compatibility;
+use crate::store::{Db, StoreError};
 use crate::text;
 use crate::values::Database;
 
@@ -105,7 +106,7 @@ impl Context {
     /// not exist is not made, for a first start makes it together with its keys.
     pub async fn database(&self) -> Result<(Config, Db), Failure> {
         let (config, db) = self.database_of_any_schema().await?;
-        db.require_known_schema().await?;
+        db.require_compatible_schema().await?;
         Ok((config, db))
     }
 
@@ -122,9 +123,8 @@ impl Context {
         }
         let db = open_database(&config.database).await?;
         refuse_unfinished_copy(&db).await?;
-        let (found, known) = (db.schema_version().await?, known_schema());
-        if found > known {
-            return Err(StoreError::NewerSchema { found, known }.into());
+        if db.compatibility().await? == Compatibility::Incompatible {
+            db.require_compatible_schema().await?;
         }
         Ok((config, db))
     }

@@ -73,6 +73,10 @@ async fn migrate(context: &Context, config: &Config) -> Result<(), Failure> {
     }
     if context.json {
         output::json(&json!({ "from": from, "to": to }));
+    } else if to > known_schema() {
+        output::line(&format!(
+            "nothing is to be done: the schema is of a later version of Keyround, {to}, and works with this one"
+        ));
     } else if from == to {
         output::line(&format!("the schema is up to date: version {to}"));
     } else {
@@ -268,18 +272,25 @@ const fn good_rights(config: &Config) -> &'static str {
 async fn schema(db: &Db) -> Result<Finding, StoreError> {
     use StoreError::{IncompleteSchema, NewerSchema, OlderSchema};
     let looked = async {
-        db.require_known_schema().await?;
-        db.require_working_schema().await
+        db.require_compatible_schema().await?;
+        db.require_working_schema().await?;
+        db.schema_version().await
     };
-    let problem = match looked.await {
-        Err(error @ (OlderSchema { .. } | NewerSchema { .. } | IncompleteSchema { .. })) => Some(error.to_string()),
-        answer => answer.map(|()| None)?,
+    let (found, problem) = match looked.await {
+        Err(error @ (OlderSchema { .. } | NewerSchema { .. } | IncompleteSchema { .. })) => {
+            (0, Some(error.to_string()))
+        }
+        answer => (answer?, None),
     };
-    Ok(Finding::new(
-        "schema",
-        &format!("version {}, and nothing of it is missing", known_schema()),
-        problem.as_slice(),
-    ))
+    let known = known_schema();
+    let good = if found > known {
+        format!(
+            "version {found} of a later version of Keyround, which works with this one (version {known}), and nothing that it needs is missing"
+        )
+    } else {
+        format!("version {known}, and nothing of it is missing")
+    };
+    Ok(Finding::new("schema", &good, problem.as_slice()))
 }
 
 async fn rows(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding>, Failure> {

@@ -2,8 +2,9 @@
 
 use sqlx::AssertSqlSafe;
 
+use super::compatibility::{Compatibility, compatibility};
 use super::nodes::{self, Heartbeat, Place, beat};
-use super::{Db, StoreError, in_tx, known_versions, on_read};
+use super::{Db, StoreError, in_tx, on_read};
 use crate::clock::{Seconds, UnixTime};
 
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
@@ -22,7 +23,7 @@ const POSTGRES_BARRED: &str = "SELECT s.nspname::TEXT FROM pg_catalog.unnest(str
 const SQLITE_SIZE: &str = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
 /// What `PRAGMA auto_vacuum` answers for a file whose free pages can be given back.
 const INCREMENTAL: i64 = 2;
-const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
+const APPLIED: &str = "SELECT version, description FROM _sqlx_migrations WHERE success ORDER BY version";
 const SQLITE_CHECK: &str = "PRAGMA integrity_check";
 
 const SQLITE_INSTALLED: &str =
@@ -77,15 +78,24 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn schema_version(&self) -> Result<i64, StoreError> {
-        Ok(self.applied_migrations().await?.last().copied().unwrap_or(0))
+        let last = self.applied_migrations().await?.pop();
+        Ok(last.map_or(0, |(version, _)| version))
     }
 
     /// Whether the schema is the one that this binary knows.
     pub(super) async fn has_known_schema(&self) -> Result<bool, StoreError> {
-        Ok(self.applied_migrations().await?.into_iter().eq(known_versions()))
+        Ok(compatibility(&self.applied_migrations().await?) == Compatibility::Same)
     }
 
-    async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError> {
+    /// Whether this binary works with the schema that there is.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn compatibility(&self) -> Result<Compatibility, StoreError> {
+        Ok(compatibility(&self.applied_migrations().await?))
+    }
+
+    async fn applied_migrations(&self) -> Result<Vec<(i64, String)>, StoreError> {
         let migrated: i64 = match self {
             Self::Sqlite { read, .. } => sqlx::query_scalar(SQLITE_MIGRATED).fetch_one(read).await?,
             Self::Postgres { pool, .. } => sqlx::query_scalar(POSTGRES_MIGRATED).fetch_one(pool).await?,
@@ -94,9 +104,7 @@ impl Db {
             self.refuse_barred_schema().await?;
             return Ok(Vec::new());
         }
-        Ok(on_read!(self, |pool| sqlx::query_scalar(APPLIED)
-            .fetch_all(pool)
-            .await)?)
+        Ok(on_read!(self, |pool| sqlx::query_as(APPLIED).fetch_all(pool).await)?)
     }
 
     /// Refuses to make tables in another schema than that of the tables that there are.

@@ -8,6 +8,7 @@ mod change;
 pub mod client_keys;
 pub mod clients;
 mod clock;
+pub mod compatibility;
 pub mod copy;
 pub mod denied_tokens;
 pub mod dump;
@@ -49,6 +50,8 @@ use crate::keys::trusted_time::Reference;
 use crate::values::Database;
 
 use rights::Duty;
+
+use compatibility::Compatibility;
 
 pub use change::ChangeId;
 pub use kept::Kept;
@@ -597,7 +600,7 @@ impl Db {
     /// When a migration fails, the schema is newer than this binary knows, or the database is not UTF-8.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.require_utf8().await?;
-        if self.has_known_schema().await? {
+        if matches!(self.compatibility().await?, Compatibility::Same | Compatibility::Later) {
             return Ok(());
         }
         self.require_one_schema().await?;
@@ -641,20 +644,35 @@ impl Db {
         }
     }
 
-    /// Refuses a schema that is not the one that this binary knows.
+    /// Refuses a schema that this binary does not work with.
     ///
     /// # Errors
-    /// When it is older or newer, or the database does not answer.
-    pub async fn require_known_schema(&self) -> Result<(), StoreError> {
-        if self.has_known_schema().await? {
-            return Ok(());
+    /// When it is older, or newer and does not say that this binary works with it, or the database does not answer.
+    pub async fn require_compatible_schema(&self) -> Result<(), StoreError> {
+        let known = known_schema();
+        match self.compatibility().await? {
+            Compatibility::Same | Compatibility::Later => Ok(()),
+            Compatibility::Older => Err(StoreError::OlderSchema {
+                found: self.schema_version().await?,
+                known,
+            }),
+            Compatibility::Incompatible => Err(StoreError::NewerSchema {
+                found: self.schema_version().await?,
+                known,
+            }),
         }
+    }
+
+    /// Refuses a schema of which this binary does not know every table: it would leave rows out of a copy.
+    ///
+    /// # Errors
+    /// When it is newer, or the database does not answer.
+    pub async fn refuse_later_schema(&self) -> Result<(), StoreError> {
         let (found, known) = (self.schema_version().await?, known_schema());
-        Err(if found > known {
-            StoreError::NewerSchema { found, known }
-        } else {
-            StoreError::OlderSchema { found, known }
-        })
+        if found > known {
+            return Err(StoreError::NewerSchema { found, known });
+        }
+        Ok(())
     }
 
     /// The time by the database's clock. SQLite's is this machine's.

@@ -4,8 +4,10 @@ use keyround::clock::{Clock, Seconds};
 use keyround::store::nodes::{Heartbeat, Place};
 use serde_json::Value;
 
+use crate::database_roles::red_checks;
 use crate::failover::refuse_writes;
 use crate::helpers::{TestApp, TestDatabase};
+use crate::introspection::ask;
 use crate::process::run;
 use crate::rows::Raw;
 
@@ -94,6 +96,65 @@ crate::on_both_databases!(an_older_binary_names_both_schemas, |database| {
     let failed = failed_checks(&database);
     assert_eq!(failed[0].0, "schema");
     assert!(failed[0].1.contains(&known), "{failed:?}");
+});
+
+crate::on_both_databases!(a_schema_that_says_so_is_used_by_the_version_before, |database| {
+    let before = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let secret = before.create_client("service", None).await;
+    let token = before.token("service", &secret).await;
+    let raw = Raw::open(&database).await;
+    raw.execute("ALTER TABLE sessions ADD COLUMN login_session TEXT").await;
+    raw.execute("CREATE TABLE login_sessions (id TEXT PRIMARY KEY)").await;
+    let checksum = if matches!(raw, Raw::Sqlite(_)) {
+        "x'00'"
+    } else {
+        "'\\x00'"
+    };
+    let known = keyround::store::known_schema();
+    raw.execute(&format!(
+        "INSERT INTO _sqlx_migrations (version, description, installed_on, success, checksum, execution_time) \
+         VALUES (9999, 'works since {known:04} login sessions', CURRENT_TIMESTAMP, true, {checksum}, 0)"
+    ))
+    .await;
+    // What runs goes on, and what starts works.
+    assert_eq!(red_checks(&before).await.0, 200);
+    before.running.stop().await;
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    app.token("service", &secret).await;
+    let answer = ask(&app, "introspect", "service", &secret, &token).await;
+    assert_eq!(answer.json::<Value>().await.unwrap()["active"], true);
+    assert_eq!(red_checks(&app).await.0, 200);
+    assert_eq!(failed_checks(&database), []);
+    app.running.stop().await;
+    for (command, says) in [
+        (&["db", "migrate"][..], "\"to\": 9999"),
+        (&["db", "check"], "version 9999 of a later version"),
+        (&["keys", "list"], "ES256"),
+    ] {
+        let output = output(&database, command);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && said.contains(says), "{command:?}: {said}");
+    }
+    // It would leave out what it does not know.
+    for command in [&["backup", "file"][..], &["db", "copy", "--to", "sqlite:other.db"]] {
+        let output = output(&database, command);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.code() == Some(1) && said.contains("has schema 9999"),
+            "{command:?}: {said}"
+        );
+    }
+    let later = format!(
+        "UPDATE _sqlx_migrations SET description = 'works since {:04} x' WHERE version = 9999",
+        known + 1
+    );
+    raw.execute(&later).await;
+    let output = output(&database, &["serve"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(1) && said.contains("has schema 9999"),
+        "{said}"
+    );
 });
 
 crate::on_both_databases!(a_check_finds_what_is_not_in_order, |database| {

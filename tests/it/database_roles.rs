@@ -367,7 +367,7 @@ async fn the_rights_that_are_checked_are_those_that_the_page_grants() {
 }
 
 /// The answer of `/readyz/issue`: its status, and the details of the checks that are red.
-async fn red_checks(app: &TestApp) -> (u16, Vec<(String, String)>) {
+pub async fn red_checks(app: &TestApp) -> (u16, Vec<(String, String)>) {
     let answer = app.http.get(format!("{}/readyz/issue", app.admin_url));
     let answer = answer.send().await.unwrap();
     let status = answer.status().as_u16();

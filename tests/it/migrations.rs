@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use keyround::app::connect;
+use keyround::store::compatibility::works_since;
 use keyround::store::{Db, StoreError};
 use keyround::values::Database;
 
@@ -23,6 +24,24 @@ fn the_twin_folders_hold_the_same_files() {
     let names = file_names("sqlite");
     assert!(!names.is_empty());
     assert_eq!(names, file_names("postgres"));
+}
+
+/// The first whose name says with which servers it works.
+const FIRST_NAMED: i64 = 29;
+
+#[test]
+fn each_migration_says_since_which_version_servers_work_with_it() {
+    for name in file_names("sqlite") {
+        let (version, words) = name.split_once('_').unwrap();
+        let version: i64 = version.parse().unwrap();
+        let since = works_since(&words.replace('_', " "));
+        if version >= FIRST_NAMED {
+            assert!(
+                since.is_some_and(|since| since <= version),
+                "{name}: name it NNNN_works_since_MMMM_words.sql"
+            );
+        }
+    }
 }
 
 /// Every column and unique index of our tables, a line each; the migrator's own table is its own affair.

@@ -38,6 +38,7 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
         )));
     }
     let (_, source) = context.database().await?;
+    source.refuse_later_schema().await?;
     let policy = &config.keys.policy;
     let now = trusted_time(&source, policy, &context.clock, None).await?.checked_at();
     let living = living_nodes(&source, policy, now).await?;
