@@ -862,6 +862,11 @@ fn shell(place: &str) -> String {
 #[test]
 fn the_shell_of_a_systemd_node_has_its_settings() {
     let unit = crate::deployment::text("keyround.service");
+    let folder = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("WorkingDirectory="))
+        .unwrap();
+    assert!(shell("systemd").starts_with(&format!("cd {folder}\n")));
     let block = shell("systemd");
     for variable in unit
         .lines()
@@ -873,11 +878,10 @@ fn the_shell_of_a_systemd_node_has_its_settings() {
     let root = tempfile::tempdir().unwrap();
     let here = |path: &str| format!("{}{path}", root.path().display());
     std::fs::create_dir_all(here("/etc/keyround")).unwrap();
-    std::fs::create_dir_all(here("/var/lib/keyround")).unwrap();
-    let database = here("/var/lib/keyround/keyround.db");
+    std::fs::create_dir_all(here("/var/lib/keyround/data")).unwrap();
     std::fs::write(
         here("/etc/keyround/config.toml"),
-        format!("[server]\nissuer = \"http://127.0.0.1:8080\"\n[database]\nurl = \"sqlite:{database}\"\n"),
+        "[server]\nissuer = \"http://127.0.0.1:8080\"\n[database]\nurl = \"sqlite:data/keyround.db\"\n",
     )
     .unwrap();
     let made = crate::process::run(root.path(), &[], &["master-key", "generate", "etc/keyround/master.key"]);
@@ -889,7 +893,7 @@ fn the_shell_of_a_systemd_node_has_its_settings() {
     let output = Command::new("bash")
         .args([
             "-ec",
-            &format!("{block}keyround db migrate; keyround master-key status; pwd; echo x > here.txt"),
+            &format!("{block}keyround db migrate; keyround master-key status; echo x > here.txt"),
         ])
         .env_clear()
         .env("PATH", format!("{}:/usr/bin:/bin", program.display()))
@@ -897,8 +901,11 @@ fn the_shell_of_a_systemd_node_has_its_settings() {
         .unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{said}");
-    assert!(said.contains(&here("/var/lib/keyround/work")), "{said}");
-    assert!(Path::new(&database).exists());
+    assert!(
+        Path::new(&here("/var/lib/keyround/data/keyround.db")).exists(),
+        "{said}"
+    );
+    assert!(Path::new(&here("/var/lib/keyround/here.txt")).exists(), "{said}");
 }
 
 /// The image has what the pages need, and the containers a folder that its user can write.
@@ -914,6 +921,18 @@ fn the_containers_have_a_shell_and_a_folder() {
     let (compose, manifests) = (text("compose.yaml"), text("kubernetes/keyround.yaml"));
     assert!(compose.contains(&format!("  tmpfs: [\"/work:uid={user},gid={group},mode=0700\"]\n")));
     assert!(manifests.contains("            - name: work\n              mountPath: /work\n"));
+    // Commands are run there, so a path in the settings is whole.
+    let names = ["_FILE: ", "_FILE=", "__URL: "];
+    let lines = [&compose, &manifests, &image].into_iter().flat_map(|text| text.lines());
+    let values = lines
+        .filter(|line| names.iter().any(|name| line.contains(name)))
+        .map(|line| line.rsplit(['=', ' ']).next().unwrap());
+    let paths: Vec<&str> = values.map(|value| value.trim_start_matches("sqlite:")).collect();
+    assert!(
+        paths.len() >= 8 && paths.iter().all(|path| path.starts_with('/')),
+        "{paths:?}"
+    );
+    assert!(paths.contains(&"/var/lib/keyround/data/keyround.db"));
     let compose_shell = shell("compose");
     let service = compose_shell.trim().split(' ').rev().nth(1).unwrap();
     assert!(compose_shell.contains("--workdir /work ") && compose.contains(&format!("\n  {service}: &node\n")));
