@@ -141,8 +141,10 @@ fn remove_leftovers(target: &Path, name: &std::ffi::OsStr) {
         let other = entry.file_name();
         let other = other.to_string_lossy();
         let is_ours = other.starts_with(&prefix) && other.ends_with(UNFINISHED);
+        // To open a pipe would wait for its writer.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         // Nobody holds the lock of a writer that is gone.
-        if is_ours && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+        if is_ours && is_file && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
@@ -204,8 +206,14 @@ mod tests {
         let left = folder.path().join(".backup.json.1.unfinished");
         std::fs::write(&left, "half").unwrap();
         std::fs::write(folder.path().join(".other.1.unfinished"), "another's").unwrap();
+        let pipe = folder.path().join(".backup.json.2.unfinished");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
         Unfinished::new(&path, 0o600).unwrap().finish_new().unwrap();
-        assert_eq!(names(folder.path()), [".other.1.unfinished", "backup.json"]);
+        assert_eq!(
+            names(folder.path()),
+            [".backup.json.2.unfinished", ".other.1.unfinished", "backup.json"]
+        );
     }
 
     #[test]

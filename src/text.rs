@@ -155,6 +155,17 @@ fn has_password(text: &str) -> bool {
         .is_some_and(|(user, _)| is_web || user.contains(':'))
 }
 
+/// A word as a shell reads it.
+#[must_use]
+pub fn for_shell(word: &str) -> String {
+    let is_plain = |character: char| character.is_alphanumeric() || "/._-+:@%=,".contains(character);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 /// In place of a text that may be a secret.
 pub const NOT_REPEATED: &str = "(not repeated, because it may be a secret)";
 
@@ -281,6 +292,18 @@ pub fn misspelt(name: &str, at: usize) -> [String; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_for_a_shell_stays_one_word() {
+        for word in ["/etc/keyround/master.key", "/my keys/a", "a'b", "", "$(id)", "a;b"] {
+            let output = std::process::Command::new("sh")
+                .args(["-c", &format!("printf %s {}", for_shell(word))])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
+        }
+        assert_eq!(for_shell("/etc/keyround/master.key"), "/etc/keyround/master.key");
+    }
 
     #[test]
     fn a_byte_order_mark_is_no_content_and_other_encodings_are_named() {

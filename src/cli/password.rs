@@ -49,7 +49,7 @@ impl First {
         if let Some(path) = &self.password_hash_file {
             let line = read_file("--password-hash-file", path)?;
             let hash = PasswordHash::parse(line.trim())
-                .map_err(|error| Failure::Usage(format!("{} holds no hash: {error}", input::shown(path))))?;
+                .map_err(|error| Failure::Usage(format!("{} cannot be used: {error}", input::shown(path))))?;
             return Ok(Some(hash.as_str().to_owned()));
         }
         let password = match &self.password_file {

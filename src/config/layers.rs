@@ -306,7 +306,11 @@ fn given_names(sources: &Sources, in_file: &BTreeSet<String>) -> Result<BTreeMap
         let Some(setting) = settings::find(name) else {
             return Err(ConfigError::UnknownFlag {
                 name: text::without_secrets(name),
-                hint: hint(name, Setting::name),
+                // A flag takes the file of a secret, not the secret.
+                hint: hint(name, |setting| {
+                    let file = if setting.secret { "_file" } else { "" };
+                    format!("{}{file}", setting.name())
+                }),
             });
         };
         given.insert(setting.name(), name.clone());

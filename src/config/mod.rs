@@ -454,7 +454,7 @@ impl Server {
                 self.issuer
             ));
         }
-        if self.trusted_proxies.iter().any(Network::holds_every_address) {
+        if Network::hold_every_address(&self.trusted_proxies) {
             warnings.push(
                 "server.trusted_proxies holds every address: any client can name another address in X-Forwarded-For, so limits by \
                  address protect nothing; list the proxies alone"

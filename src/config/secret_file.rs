@@ -122,7 +122,7 @@ fn cure(path: &Path, owner: u32, user: u32) -> String {
     let is_of_system =
         whole.parent() == Some(Path::new("/etc")) || SYSTEM.iter().any(|folder| whole.starts_with(folder));
     if owner == user && !is_of_system {
-        return format!("run: chmod 600 {}", path.display());
+        return format!("run: chmod 600 {}", text::for_shell(&path.display().to_string()));
     }
     "write the secret into a file of its own, which only this user may read: (umask 077; cat > FILE)".to_owned()
 }

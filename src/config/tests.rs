@@ -560,7 +560,13 @@ fn a_proxy_that_ends_tls_is_listed() {
     ] {
         assert_eq!(load(accepted).unwrap().warnings(), Vec::<String>::new());
     }
-    for all in ["0.0.0.0/0", "10.0.0.0/8,::/0"] {
+    for all in [
+        "0.0.0.0/0",
+        "10.0.0.0/8,::/0",
+        "0.0.0.0/1,128.0.0.0/1",
+        "128.0.0.0/1,10.0.0.0/8,64.0.0.0/2,0.0.0.0/2",
+        "::/1,8000::/1",
+    ] {
         let warnings = load(&[("KEYROUND_SERVER__TRUSTED_PROXIES", all)]).unwrap().warnings();
         assert!(
             warnings[0].starts_with("server.trusted_proxies holds every address"),

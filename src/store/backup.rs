@@ -21,7 +21,7 @@ const NEVER_EMPTY: [&str; 4] = ["key_version", "client_changes", "nodes", "clock
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// There is something in it.
-    #[error("the database is not empty: table {0} has rows; restore into a new one")]
+    #[error("the database is not empty: table {0} has rows; name an empty one")]
     NotEmpty(String),
     /// The backup is from a later version.
     #[error(

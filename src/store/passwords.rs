@@ -104,6 +104,7 @@ impl Db {
             return Ok(None);
         }
         let ended = sessions::end_of_user(&mut tx, user.user.id, except, now, EndedBy::PasswordChange).await?;
+        sessions::note_ends(&mut tx, &ended, entry, EndedBy::PasswordChange, now).await?;
         sessions::note(&mut tx, entry, now).await?;
         tx.commit().await?;
         Ok(Some(ended))

@@ -10,7 +10,7 @@ use sqlx::FromRow;
 use crate::accounts::session::{Device, EndedBy, Session};
 use crate::accounts::user::UserId;
 use crate::clock::{Seconds, UnixTime};
-use crate::events::Entry;
+use crate::events::{Entry, Event};
 use crate::values::SessionId;
 
 use super::audit;
@@ -445,6 +445,26 @@ async fn note_for(tx: &mut Tx, entry: &Entry, sid: &str, at: UnixTime) -> Result
     let entry = Entry {
         subject: sid.to_owned(),
         ..entry.clone()
+    };
+    note(tx, &entry, at).await
+}
+
+/// That sessions of an account ended by what another entry tells of: one entry for all of them.
+pub(super) async fn note_ends(
+    tx: &mut Tx,
+    ended: &[SessionId],
+    cause: &Entry,
+    by: EndedBy,
+    at: UnixTime,
+) -> Result<(), StoreError> {
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let entry = Entry {
+        event: Event::SessionEnded,
+        reason: format!("{} by {}", ended.len(), by.name()),
+        once: false,
+        ..cause.clone()
     };
     note(tx, &entry, at).await
 }

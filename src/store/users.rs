@@ -258,6 +258,9 @@ impl Db {
             Some(why) => sessions::end_of_user(&mut tx, id, None, now, why).await?,
             None => Vec::new(),
         };
+        if matches!(change, UserChange::SetPassword { .. }) {
+            sessions::note_ends(&mut tx, &ended, entry, EndedBy::PasswordChange, now).await?;
+        }
         if *change == UserChange::Delete {
             sessions::blank(&mut tx, id).await?;
             in_tx!(&mut tx, |connection| sqlx::query(DELETE_IDENTITIES)

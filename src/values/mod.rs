@@ -295,10 +295,11 @@ impl Network {
         self.0.contains(&address.to_canonical())
     }
 
-    /// Whether it is all of IPv4 or all of IPv6.
+    /// Whether networks hold all of IPv4 or all of IPv6, in one or in several parts.
     #[must_use]
-    pub fn holds_every_address(&self) -> bool {
-        self.0.prefix_len() == 0
+    pub fn hold_every_address(networks: &[Self]) -> bool {
+        let networks: Vec<IpNet> = networks.iter().map(|network| network.0).collect();
+        IpNet::aggregate(&networks).iter().any(|whole| whole.prefix_len() == 0)
     }
 }
 

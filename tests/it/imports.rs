@@ -123,6 +123,9 @@ async fn a_kid_that_a_shell_has_changed_is_refused() {
         ("", "--kid '\"\"' is empty"),
         ("my key\n", "'my key\\n' has a control character"),
         ("\tkey", "a control character"),
+        ("my\u{200b}key", "a character that cannot be seen"),
+        ("key\u{feff}", "a character that cannot be seen"),
+        ("my\u{2060}key", "a character that cannot be seen"),
         (" key", "' key' begins or ends with a blank"),
         ("key\u{a0}", "begins or ends with a blank"),
     ] {

@@ -12,6 +12,7 @@ use keyround::hashing::Overflow;
 use keyround::logins::{LoginError, Registered};
 use keyround::sessions::SessionTokens;
 use keyround::store::passwords::COSTS;
+use keyround::store::users::UserChange;
 use keyround::values::SessionId;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -565,11 +566,23 @@ crate::on_both_databases!(
         assert_eq!(refused(app, "ada@example.com", PASSWORD).await, "wrong");
         log_in(app, "ada@example.com", new).await.unwrap();
         assert_eq!(world.noted("user.password_changed").await, 1);
+        let ends = format!(
+            "SELECT count(*) FROM audit WHERE event = 'session.ended' AND subject = '{user}' AND reason = '{} by password_change'",
+            others.len()
+        );
+        assert_eq!(world.raw.number(&ends).await, 1);
         assert_eq!(
             change(app, user, new, PASSWORD, None).await.unwrap().len(),
             2,
             "all of them"
         );
+        // The command does the same, and writes nothing of sessions if it ended none.
+        let db = &app.running.server.db;
+        let set = UserChange::SetPassword { hash: "x".to_owned() };
+        let entry = crate::helpers::entry("user.password_changed", &user.to_string());
+        let before = world.noted("session.ended").await;
+        assert!(db.change_user(user, &set, &entry).await.unwrap().unwrap().is_empty());
+        assert_eq!(world.noted("session.ended").await, before);
         world.stop().await;
     }
 );

@@ -228,8 +228,8 @@ fn as_reader(folder: &std::path::Path, arguments: &[&str]) -> String {
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
 }
 
-#[test]
-fn a_file_that_may_not_be_written_is_told_as_that() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_may_not_be_written_is_told_as_that() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let variables = [
@@ -237,6 +237,13 @@ fn a_file_that_may_not_be_written_is_told_as_that() {
         ("KEYROUND_DATABASE__URL", "sqlite:data.db"),
     ];
     assert!(run(folder, &variables, &["db", "migrate"]).status.success());
+    // As beside a server: without the files of a log, SQLite reads nothing either where it cannot make them.
+    let url = format!("sqlite:{}", folder.join("data.db").display());
+    let beside = sqlx::SqlitePool::connect(&url).await.unwrap();
+    sqlx::query("SELECT count(*) FROM users")
+        .execute(&beside)
+        .await
+        .unwrap();
     for entry in fs::read_dir(folder).unwrap() {
         fs::set_permissions(entry.unwrap().path(), Permissions::from_mode(0o444)).unwrap();
     }
@@ -270,4 +277,5 @@ fn a_file_that_may_not_be_written_is_told_as_that() {
         "{backup}"
     );
     assert!(!folder.join("copy.db").exists());
+    beside.close().await;
 }

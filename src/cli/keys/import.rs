@@ -9,6 +9,7 @@ use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::accounts::visible::has_blank;
 use crate::clock::UnixTime;
 use crate::jose::import::{self, Imported, LONGEST_FILE, Passphrase};
 use crate::jose::jwk::{Kid, PublicJwk};
@@ -83,7 +84,9 @@ async fn verifying(
     until: UnixTime,
 ) -> Result<(), Failure> {
     if let Some(kid) = &request.kid
-        && let Some(mistake) = kid.mistake()
+        && let Some(mistake) = kid.mistake().or_else(|| {
+            has_blank(kid.as_str()).then_some("has a character that cannot be seen, or several blanks in a row")
+        })
     {
         return Err(Failure::Usage(format!(
             "--kid '{kid}' {mistake}, as a file or a shell adds it; give the name that stands in the header of the key's tokens, which 'keyround \

@@ -641,3 +641,29 @@ fn names_in_a_settings_file_are_repeated_unless_they_may_be_secrets() {
         assert_eq!(sentence.contains("rotatoin_period"), repeats, "{content}: {sentence}");
     }
 }
+
+#[test]
+fn what_is_proposed_for_a_flag_is_accepted_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for (given, meant) in [
+        ("keys.master_kye=1", "keys.master_key_file"),
+        ("keys.master_keys=1", "keys.master_key_file"),
+        ("keys.rotatoin_period=1d", "keys.rotation_period"),
+    ] {
+        let sentence = refused(folder.path(), 2, &["--set", given, "config", "check"]);
+        assert!(sentence.contains(&format!("did you mean {meant}?")), "{sentence}");
+    }
+}
+
+#[test]
+fn an_up_to_date_schema_is_looked_at_before_it_is_called_so() {
+    let folder = site();
+    let folder = folder.path();
+    assert!(done(folder, "db migrate").contains("up to date"));
+    openssl(
+        folder,
+        "python3 -c \"import sqlite3; sqlite3.connect('data/keyround.db').execute('DROP INDEX limits_tat')\"",
+    );
+    let sentence = refused(folder, 1, &["db", "migrate"]);
+    assert!(sentence.contains("lacks: index limits_tat"), "{sentence}");
+}
