@@ -1,6 +1,7 @@
 //! `keyround db`: the database itself: its schema, whether it is in order, and what nobody needs any more.
 
 mod copy;
+mod upgrade;
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -32,7 +33,11 @@ pub enum Command {
     /// Bring the schema up to date, as the first server of a new version does at its start.
     Migrate,
     /// See whether everything is in order, and leave everything as it is; fails when it is not.
-    Check,
+    Check {
+        /// Instead, before an upgrade and with the binary of the new version: what it would change, who may change it, and whether the servers that run go on.
+        #[arg(long)]
+        for_upgrade: bool,
+    },
     /// Copy everything into another, empty database (SQLite or PostgreSQL), while no server runs; nothing is rotated and no session ends.
     Copy(copy::Request),
     /// Delete what nothing depends on: nodes not seen for a day, expired sessions and unused limits. Expired keys leave by the schedule alone.
@@ -50,7 +55,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
     let config = context.config()?;
     match command {
         Command::Migrate => migrate(context, &config).await,
-        Command::Check => check(context, &config).await,
+        Command::Check { for_upgrade } => check(context, &config, *for_upgrade).await,
         Command::Copy(request) => copy::run(context, &config, request).await,
         Command::Prune { audit_older_than } => forget(context, *audit_older_than).await,
     }
@@ -180,14 +185,18 @@ impl Finding {
     }
 }
 
-async fn check(context: &Context, config: &Config) -> Result<(), Failure> {
+async fn check(context: &Context, config: &Config, for_upgrade: bool) -> Result<(), Failure> {
     if let Database::Sqlite { path } = &config.database
         && !exists(path)?
     {
         return Err(Failure::Refused(format!("there is no database {}", path.display())));
     }
     let db = open_database(&config.database).await?;
-    let findings = find(context, config, &db).await?;
+    let findings = if for_upgrade {
+        upgrade::find(config, &db).await?
+    } else {
+        find(context, config, &db).await?
+    };
     let failed = findings.iter().filter(|finding| !finding.ok).count();
     if context.json {
         output::json(&findings);

@@ -5,6 +5,8 @@
 //! `0030_works_since_0028_login_sessions.sql`; one that none of the earlier servers can live with names itself. A binary goes by
 //! the names that the database keeps, for it does not know the files.
 
+use std::fmt;
+
 use super::{known_schema, known_versions};
 
 /// How the schema of a database stands to this binary.
@@ -50,6 +52,45 @@ pub fn compatibility(applied: &[(i64, String)]) -> Compatibility {
     }
 }
 
+/// A step of the schema that this binary would make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    version: i64,
+    description: String,
+}
+
+impl Step {
+    /// Whether servers for this version of the schema go on when it is made. Before steps said so, all of them only added.
+    #[must_use]
+    pub fn works_with(&self, version: i64) -> bool {
+        works_since(&self.description).is_none_or(|since| since <= version)
+    }
+
+    /// Whether it says so itself, so that such a server starts on what it made.
+    #[must_use]
+    pub fn says_works_with(&self, version: i64) -> bool {
+        works_since(&self.description).is_some_and(|since| since <= version)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04} ({})", self.version, self.description)
+    }
+}
+
+/// The steps that this binary knows and that are not among these versions.
+pub(super) fn pending(applied: &[(i64, String)], known: &sqlx::migrate::Migrator) -> Vec<Step> {
+    known
+        .iter()
+        .filter(|step| applied.iter().all(|(version, _)| *version != step.version))
+        .map(|step| Step {
+            version: step.version,
+            description: step.description.clone().into_owned(),
+        })
+        .collect()
+}
+
 /// The oldest version of the schema whose servers work with what this migration makes.
 #[must_use]
 pub fn works_since(description: &str) -> Option<i64> {
@@ -71,6 +112,26 @@ mod tests {
             )
         });
         known.chain(later).collect()
+    }
+
+    #[test]
+    fn a_step_says_who_goes_on() {
+        let step = |description: &str| Step {
+            version: 30,
+            description: description.to_owned(),
+        };
+        for (description, version, works, says) in [
+            ("works since 0028 grants", 28, true, true),
+            ("works since 0028 grants", 27, false, false),
+            ("node places", 27, true, false),
+        ] {
+            let step = step(description);
+            assert_eq!(
+                (step.works_with(version), step.says_works_with(version)),
+                (works, says),
+                "{step}"
+            );
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::compatibility::{Compatibility, compatibility};
+use super::compatibility::{Compatibility, Step, compatibility, pending};
 use super::nodes::{self, Heartbeat, Place, beat};
-use super::{Db, StoreError, in_tx, on_read};
+use super::{Db, POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS, StoreError, in_tx, on_read};
 use crate::clock::{Seconds, UnixTime};
 
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
@@ -93,6 +93,18 @@ impl Db {
     /// When the database does not answer.
     pub async fn compatibility(&self) -> Result<Compatibility, StoreError> {
         Ok(compatibility(&self.applied_migrations().await?))
+    }
+
+    /// What this binary would change of the schema, in order.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn pending_steps(&self) -> Result<Vec<Step>, StoreError> {
+        let known = match self {
+            Self::Sqlite { .. } => &SQLITE_MIGRATIONS,
+            Self::Postgres { .. } => &POSTGRES_MIGRATIONS,
+        };
+        Ok(pending(&self.applied_migrations().await?, known))
     }
 
     async fn applied_migrations(&self) -> Result<Vec<(i64, String)>, StoreError> {

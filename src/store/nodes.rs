@@ -23,6 +23,7 @@ const SEEN: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_
 // A heartbeat of the future is a wrong clock's, and no sign of life.
 const LIVING: &str = "SELECT node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, master_keys, host, listener, \
                       process_id FROM nodes WHERE seen_at BETWEEN $1 AND $2 ORDER BY node_id";
+const SEEN_SINCE: &str = "SELECT node_id FROM nodes WHERE seen_at >= $1 ORDER BY node_id";
 const FORGET: &str = "DELETE FROM nodes WHERE seen_at < $1 OR seen_at > $2";
 /// A node that lives soon writes its row again.
 pub(super) const FORGET_LATER: &str = "DELETE FROM nodes WHERE seen_at > $1";
@@ -135,6 +136,17 @@ impl Db {
         Ok(on_read!(self, |pool| sqlx::query_as(LIVING)
             .bind((now - memory).0)
             .bind((now + memory).0)
+            .fetch_all(pool)
+            .await)?)
+    }
+
+    /// The ids of the nodes that were seen since then, also in a schema of an earlier version.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn node_ids_seen_since(&self, since: UnixTime) -> Result<Vec<String>, StoreError> {
+        Ok(on_read!(self, |pool| sqlx::query_scalar(SEEN_SINCE)
+            .bind(since.0)
             .fetch_all(pool)
             .await)?)
     }

@@ -157,6 +157,49 @@ crate::on_both_databases!(a_schema_that_says_so_is_used_by_the_version_before, |
     );
 });
 
+crate::on_both_databases!(an_upgrade_is_told_beforehand, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let findings = |ok: bool| {
+        let output = output(&database, &["db", "check", "--for-upgrade"]);
+        assert_eq!(output.status.code(), Some(i32::from(!ok)));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = findings(true);
+    assert!(
+        told.contains("nothing is to be changed") && told.contains("1 run, and go on"),
+        "{told}"
+    );
+    let raw = Raw::open(&database).await;
+    // The schema of the version before.
+    for column in ["host", "listener", "process_id"] {
+        raw.execute(&format!("ALTER TABLE nodes DROP COLUMN {column}")).await;
+    }
+    raw.execute("DELETE FROM _sqlx_migrations WHERE version = 28").await;
+    let told = findings(true);
+    for says in [
+        "version 26; to be made: 0028 (node places)",
+        "1 run, and go on beside this version",
+        "with a backup from before only",
+    ] {
+        assert!(told.contains(says), "{told}");
+    }
+    let again = findings(true);
+    assert_eq!(again, told, "nothing was changed");
+    let checksum = if matches!(raw, Raw::Sqlite(_)) {
+        "x'00'"
+    } else {
+        "'\\x00'"
+    };
+    raw.execute(&format!(
+        "INSERT INTO _sqlx_migrations (version, description, installed_on, success, checksum, execution_time) \
+         VALUES (9999, 'later', CURRENT_TIMESTAMP, true, {checksum}, 0)"
+    ))
+    .await;
+    let told = findings(false);
+    assert!(told.contains("has schema 9999"), "{told}");
+    app.running.stop().await;
+});
+
 crate::on_both_databases!(a_check_finds_what_is_not_in_order, |database| {
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     app.create_client("service", None).await;
