@@ -248,11 +248,22 @@ async fn find(context: &Context, config: &Config, db: &Db) -> Result<Vec<Finding
         refused => refused,
     };
     findings.push(Finding::answer("rights", good_rights(config), config, rights));
+    let probe = Entry::new(
+        Event::DatabasePruned,
+        "database",
+        context.clock.read().wall,
+        ACTOR.as_str(),
+        "probe",
+    );
+    let written = async {
+        db.probe_write().await?;
+        db.probe_numbers(&probe).await
+    };
     findings.push(Finding::answer(
         "writes",
         "a write was committed",
         config,
-        db.probe_write().await,
+        written.await,
     ));
     if can_read {
         findings.extend(rows(context, config, db).await?);

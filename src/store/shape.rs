@@ -111,7 +111,8 @@ impl Db {
     async fn differences(&self) -> Result<Differences, StoreError> {
         let (found, expected) = (self.parts().await?, self.expected_parts().await?);
         let mut differences = Differences::of(&found, &expected);
-        if !(differences.other.is_empty() && differences.obstacles.is_empty()) && !self.has_known_schema().await? {
+        let is_exact = differences.other.is_empty() && differences.obstacles.is_empty();
+        if !is_exact && !self.has_known_schema().await? {
             // A later version may have changed and added parts, so that this one can go on beside it.
             differences.other.clear();
             differences.obstacles.clear();

@@ -366,6 +366,43 @@ async fn the_rights_that_are_checked_are_those_that_the_page_grants() {
     raw.close().await;
 }
 
+/// A role that may not read the sequence of the audit log learns it by a record that is taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_that_are_taken_are_told_to_a_role_that_sees_none() {
+    let (database, server, _) = with_roles().await;
+    let owner = database.open().await;
+    owner
+        .note(&crate::helpers::entry("database.pruned", "a"))
+        .await
+        .unwrap();
+    owner
+        .note(&crate::helpers::entry("database.pruned", "b"))
+        .await
+        .unwrap();
+    let raw = Raw::open(&database).await;
+    let writes = || {
+        let (_, said) = output(&server, &["db", "check"]);
+        said.lines()
+            .find(|line| line.starts_with("writes"))
+            .unwrap_or(&said)
+            .to_owned()
+    };
+    assert!(writes().contains(" ok "), "{}", writes());
+    let records = owner.audit(None, 100).await.unwrap();
+    raw.execute("SELECT setval('audit_seq_seq', 1)").await;
+    let said = writes();
+    let (_, cure) = said
+        .split_once("run ALTER TABLE audit ")
+        .unwrap_or_else(|| panic!("{said}"));
+    let cure = cure.split(';').next().unwrap();
+    assert_eq!(cure, format!("ALTER COLUMN seq RESTART WITH {}", records[0].seq + 1));
+    raw.execute(&format!("ALTER TABLE audit {cure}")).await;
+    assert!(writes().contains(" ok "), "{}", writes());
+    assert_eq!(owner.audit(None, 100).await.unwrap(), records);
+    owner.close().await;
+    raw.close().await;
+}
+
 /// The answer of `/readyz/issue`: its status, and the details of the checks that are red.
 pub async fn red_checks(app: &TestApp) -> (u16, Vec<(String, String)>) {
     let answer = app.http.get(format!("{}/readyz/issue", app.admin_url));

@@ -2,8 +2,9 @@
 
 use sqlx::{AssertSqlSafe, FromRow};
 
+use crate::events::Entry;
 use crate::store::tables::names;
-use crate::store::{ChangeId, Db, StoreError, on_read, rights, within};
+use crate::store::{ChangeId, Db, StoreError, audit, on_read, rights, within};
 
 /// The rows that the migrations insert, with the name of the last change where there is one.
 const ROWS: &str = "SELECT 'client_changes' AS of_table, (SELECT change_id FROM client_changes WHERE id = 1) AS found \
@@ -109,11 +110,7 @@ impl Db {
             }
             Self::Postgres { pool, patience, .. } => (pool, *patience),
         };
-        let ours: Vec<&str> = names().collect();
-        let numbered: Vec<Numbered> = within(patience, async {
-            Ok(sqlx::query_as(POSTGRES_NUMBERED).bind(ours).fetch_all(pool).await?)
-        })
-        .await?;
+        let numbered = self.numbered().await?;
         let mut wrong = Vec::new();
         for numbered in numbered.iter().filter(|numbered| numbered.may_read) {
             let Numbered {
@@ -131,15 +128,61 @@ impl Db {
             if is_called && last == i64::MAX {
                 wrong.push(used_up_of(of_table));
             } else if next <= highest {
-                wrong.push(format!(
-                    "column {of_column} of table {of_table} gets {next} next, but numbers up to {highest} are taken: as the role that owns \
-                     the tables, run ALTER TABLE {of_table} ALTER COLUMN {of_column} RESTART WITH {}",
-                    highest.saturating_add(1)
+                wrong.push(behind(
+                    of_table,
+                    of_column,
+                    &format!("{next} next, but numbers up to {highest}"),
+                    highest,
                 ));
             }
         }
         Ok(wrong)
     }
+
+    async fn numbered(&self) -> Result<Vec<Numbered>, StoreError> {
+        let Self::Postgres { pool, patience, .. } = self else {
+            return Ok(Vec::new());
+        };
+        let ours: Vec<&str> = names().collect();
+        within(*patience, async {
+            Ok(sqlx::query_as(POSTGRES_NUMBERED).bind(ours).fetch_all(pool).await?)
+        })
+        .await
+    }
+
+    /// Whether the numbers of the audit log are free where the role may not look at them: by a record that is taken back. Its number is
+    /// lost.
+    ///
+    /// # Errors
+    /// That the next number is taken, or why nothing can be recorded.
+    pub async fn probe_numbers(&self, entry: &Entry) -> Result<(), StoreError> {
+        let numbered = self.numbered().await?;
+        let Some(audit) = numbered
+            .iter()
+            .find(|numbered| numbered.of_table == "audit" && !numbered.may_read)
+        else {
+            return Ok(());
+        };
+        let mut tx = self.begin().await?;
+        match audit::insert(&mut tx, entry).await {
+            Err(StoreError::Conflict) => {
+                drop(tx);
+                let newest = self.audit(None, 1).await?.first().map_or(0, |record| record.seq);
+                Err(StoreError::IncompleteSchema {
+                    faults: behind(&audit.of_table, &audit.of_column, "numbers that", newest),
+                })
+            }
+            answer => answer.map(drop),
+        }
+    }
+}
+
+fn behind(table: &str, column: &str, which: &str, highest: i64) -> String {
+    format!(
+        "column {column} of table {table} gets {which} are taken: as the role that owns the tables, run ALTER TABLE {table} ALTER COLUMN \
+         {column} RESTART WITH {}",
+        highest.saturating_add(1)
+    )
 }
 
 fn used_up_of(table: &str) -> String {
