@@ -1,7 +1,7 @@
 //! The composition root: from the configuration to a database, a keyring, two listeners and a task.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -446,8 +446,17 @@ fn make_private(file: &Path) -> std::io::Result<()> {
     }
 }
 
+/// How every SQLite database begins that has a table.
+const SQLITE_HEADER: &[u8; 16] = b"SQLite format 3\0";
+
 /// Takes back a file that an earlier version made for everybody; a group that may write it was chosen on purpose, and keeps its rights.
 fn keep_private(file: &Path) -> std::io::Result<()> {
+    // A file that was named by mistake stays as it is.
+    let mut beginning = [0; SQLITE_HEADER.len()];
+    let is_database = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut beginning));
+    if is_database.is_err() || beginning != *SQLITE_HEADER {
+        return Ok(());
+    }
     for beside in ["", "-wal", "-shm"] {
         let mut name = file.as_os_str().to_owned();
         name.push(beside);

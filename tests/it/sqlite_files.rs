@@ -279,3 +279,24 @@ async fn a_file_that_may_not_be_written_is_told_as_that() {
     assert!(!folder.join("copy.db").exists());
     beside.close().await;
 }
+
+#[test]
+fn a_file_that_is_no_database_keeps_its_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let file = folder.join("notes.txt");
+    std::fs::write(&file, "not a database, but long enough to be taken for one").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", "sqlite:notes.txt"),
+    ];
+    for command in [&["db", "check"][..], &["db", "migrate"]] {
+        assert!(!run(folder, &variables, command).status.success(), "{command:?}");
+        assert_eq!(
+            file.metadata().unwrap().permissions().mode() & 0o777,
+            0o644,
+            "{command:?}"
+        );
+    }
+}
