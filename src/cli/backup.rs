@@ -14,7 +14,7 @@ use crate::crypto::sealing::MasterKeys;
 use crate::events::{Entry, Event};
 use crate::files::{self, Unfinished};
 use crate::jose::jwk::Kid;
-use crate::keyring::trusted_time;
+use crate::keyring::{Ledger, trusted_time};
 use crate::rotation::{Rotator, try_restore};
 use crate::store::Db;
 use crate::store::dump::{Dump, DumpError, Unauthenticated};
@@ -198,6 +198,8 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
             .require_readable()
             .map_err(|error| Failure::Start(StartError::Ledger(error)))?;
     }
+    // Before the restore, which makes the file.
+    let missing_ledger = missing_ledger(ledger.as_ref());
     let folder = missing_folder(&config.database);
     let db = open_database(&config.database).await?;
     refuse_unfinished_copy(&db).await?;
@@ -210,6 +212,12 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
         ledger: ledger.map(Arc::new),
     };
     let restored = rotator.restore(&dump, &ACTOR).await.map_err(|error| cannot(&error))?;
+    if let Some(what) = missing_ledger {
+        eprintln!(
+            "keyround: warning: {what}: keys that were revoked after this backup was taken come back; name the ledger by \
+             keys.ledger_file, or revoke them again"
+        );
+    }
     if context.json {
         output::json(&json!({
             "taken_at": dump.taken_at.rfc3339(),
@@ -234,6 +242,15 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
     output::line(&format!("revoked: {}", names(&restored.revoked)));
     output::line(&told(dump.taken_at, restored.at));
     Ok(())
+}
+
+/// Which ledger is missing: without one, a restore cannot know what was revoked later.
+fn missing_ledger(ledger: Option<&Ledger>) -> Option<String> {
+    match ledger {
+        None => Some("there is no ledger, because keys.ledger_file is not set".to_owned()),
+        Some(ledger) if ledger.is_absent() => Some(format!("there is no ledger at {}", ledger.path().display())),
+        Some(_) => None,
+    }
 }
 
 fn names(kids: &[Kid]) -> String {

@@ -208,6 +208,12 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether neither its file nor that of an older version exists. Both count as empty then.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        !self.path.exists() && self.former.as_ref().is_none_or(|former| !former.exists())
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -239,6 +239,46 @@ crate::on_both_databases!(what_others_put_into_the_schema_is_not_in_the_way, |so
     }
 });
 
+crate::on_both_databases!(a_restore_without_a_ledger_warns_and_goes_on, |source| {
+    let app = TestApp::start_with_clock(&source, &[], Clock::system()).await;
+    app.running.stop().await;
+    let person = Person::new(&source, &source);
+    let path = person.ledger.clone();
+    person.json(&["backup", "backup.jsonl"]);
+    for exists in [false, true] {
+        let target = match source.url.starts_with("postgres") {
+            true => TestDatabase::postgres().await,
+            false => TestDatabase::sqlite(),
+        };
+        let person = Person::new(&source, &target);
+        if exists {
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        } else {
+            std::fs::remove_file(&path).unwrap_or_default();
+        }
+        let output = person.output(&["restore", "backup.jsonl"]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{told}");
+        let missing = format!(
+            "warning: there is no ledger at {path}: keys that were revoked after this backup was taken come back"
+        );
+        assert_eq!(told.contains(&missing), !exists, "{told}");
+        assert_eq!(told.is_empty(), exists, "{told}");
+        // With PostgreSQL and a master key that is not in a file, no place is known.
+        if !exists && source.url.starts_with("postgres") {
+            let unnamed = TestDatabase::postgres().await;
+            let mut command = Person::new(&source, &unnamed).command(&["restore", "backup.jsonl"]);
+            let output = command.env_remove("KEYROUND_KEYS__LEDGER_FILE").output().unwrap();
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                output.status.success() && told.contains("keys.ledger_file is not set"),
+                "{told}"
+            );
+        }
+    }
+});
+
 crate::on_both_databases!(a_database_that_cannot_be_restored_gives_no_backup, |source| {
     let app = TestApp::start_with_clock(&source, &[], Clock::system()).await;
     app.create_client("service", None).await;
