@@ -221,6 +221,8 @@ pub struct Foundation {
     pub rotator: Rotator,
     /// What client secrets are digested with.
     pub hash_key: HashKey,
+    /// Whether the database had no tables before.
+    pub is_new: bool,
 }
 
 /// How often a start is tried when other processes that start in the same moment are in its way: a new SQLite file changes its journal
@@ -275,7 +277,8 @@ impl Foundation {
         }
         let db = open_database(&config.database).await?;
         refuse_unfinished_copy(&db).await?;
-        if schema == Schema::Required && db.schema_version().await? > 0 {
+        let is_new = db.schema_version().await? == 0;
+        if schema == Schema::Required && !is_new {
             db.require_compatible_schema().await?;
             db.require_utf8().await?;
         } else {
@@ -306,6 +309,7 @@ impl Foundation {
                 ledger: ledger.map(Arc::new),
             },
             hash_key,
+            is_new,
         })
     }
 }
@@ -553,7 +557,9 @@ impl Running {
     /// # Errors
     /// The first thing that is not in order.
     pub async fn start_on(config: &Config, foundation: Foundation, addresses: Addresses) -> Result<Self, StartError> {
-        let Foundation { mut rotator, hash_key } = foundation;
+        let Foundation {
+            mut rotator, hash_key, ..
+        } = foundation;
         rotator.db = rotator.db.with_patience();
         warn_of_other_servers(config, &rotator).await?;
         refuse_first_party_client(config, &rotator.db).await?;

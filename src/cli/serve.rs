@@ -32,6 +32,9 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         make_development_master_key(&config)?;
     }
     let foundation = Foundation::open(&config, context.clock.clone()).await?;
+    if foundation.is_new && !context.sources.development {
+        warn_of_new_database(&config.database);
+    }
     // The secrets are read. From now on no other process of this user may read this one's memory, and no handler of core dumps gets it.
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the memory of this process cannot be kept from core dumps");
@@ -54,6 +57,21 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         () = running.stop() => Ok(()),
         () = signals.next() => Err(Failure::Refused("a second signal ended the server at once".to_owned())),
     }
+}
+
+/// A wrong path or name is otherwise noticed late: the server is healthy, but has other keys, no client and no account.
+fn warn_of_new_database(database: &Database) {
+    let name = match database {
+        Database::Sqlite { path } => std::path::absolute(path)
+            .unwrap_or_else(|_| path.clone())
+            .display()
+            .to_string(),
+        Database::SqliteInMemory | Database::Postgres(_) => database.to_string(),
+    };
+    tracing::warn!(
+        "the database {name} is new: it was absent or empty, so this server makes new keys and knows no client and no account; if there \
+         should be some, stop the server and correct database.url (a relative path begins at the working directory)"
+    );
 }
 
 fn start_logging(config: &Config) -> Result<Logging, Failure> {

@@ -117,6 +117,45 @@ fn a_production_start_invents_nothing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_a_start_makes_is_named_in_one_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().canonicalize().unwrap();
+    let postgres = crate::helpers::TestDatabase::postgres().await;
+    let name = postgres.url.rsplit('/').next().unwrap();
+    let other = with(&[ISSUER, MASTER_KEY, ("KEYROUND_DATABASE__URL", "sqlite:other/kr.db")]);
+    let mut on_postgres: Vec<(&str, &str)> = with(&[ISSUER, MASTER_KEY]);
+    on_postgres.push(("KEYROUND_DATABASE__URL", &postgres.url));
+    for (variables, arguments, named) in [
+        (
+            with(&[ISSUER, MASTER_KEY]),
+            &["serve"][..],
+            here.join("data/keyround.db").display().to_string(),
+        ),
+        (other, &["serve"], here.join("other/kr.db").display().to_string()),
+        (on_postgres, &["serve"], format!("/{name}")),
+        (
+            with(&[ISSUER, ("KEYROUND_DATABASE__URL", "sqlite:dev/kr.db")]),
+            &["serve", "--dev"],
+            String::new(),
+        ),
+    ] {
+        for is_first in [true, false] {
+            let (status, log, _) = Serving::start(folder.path(), &variables, arguments).stop();
+            assert!(status.success());
+            let lines: Vec<&String> = log.iter().filter(|line| line.contains(" is new: ")).collect();
+            let expected = usize::from(is_first && !named.is_empty());
+            assert_eq!(lines.len(), expected, "{named}: {log:#?}");
+            assert!(
+                lines
+                    .iter()
+                    .all(|line| line.contains("WARN") && line.contains(&format!("{named} is new"))),
+                "{named}: {lines:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_master_key_that_is_none_or_another_leaves_the_database_alone() {
     let folder = tempfile::tempdir().unwrap();
