@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::FromRow;
 
 use crate::clock::UnixTime;
-use crate::events::Entry;
+use crate::events::{Entry, Event};
 
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
@@ -17,6 +17,8 @@ const NEWEST: &str = "SELECT seq, event, subject, happened_at, noted_at, actor, 
                       WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
 
 const NEWEST_ABOUT: &str = "SELECT MAX(seq) FROM audit WHERE subject = $1";
+
+const FORGOTTEN: &str = "SELECT COUNT(*) FROM audit WHERE event = $1 AND subject = $2";
 
 macro_rules! bound {
     ($entry:expr, $once:expr) => {
@@ -65,6 +67,19 @@ impl Db {
             .bind(subject)
             .fetch_one(pool)
             .await)?)
+    }
+
+    /// Whether an operator has said that this server is stopped.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_forgotten_node(&self, node_id: &str) -> Result<bool, StoreError> {
+        let count: i64 = on_read!(self, |pool| sqlx::query_scalar(FORGOTTEN)
+            .bind(Event::NodeForgotten.name())
+            .bind(node_id)
+            .fetch_one(pool)
+            .await?);
+        Ok(count > 0)
     }
 
     /// The newest records before `before`, newest first; at most `limit`.

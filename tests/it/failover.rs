@@ -208,7 +208,14 @@ crate::on_both_databases!(a_revocation_names_each_node_that_may_not_know_of_it, 
             crate::database_roles::output(&database, &command.into_iter().chain(named).collect::<Vec<_>>());
         (code, said)
     };
-    let (code, told) = again(&["lost", "silent", "unheard-of"]);
+    for unknown in ["unheard-of", "stopped", "billing", "Silent"] {
+        let (code, told) = again(&["lost", "silent", unknown]);
+        assert!(
+            code == 2 && told.contains(&format!("no server has the node id '{unknown}',")),
+            "{unknown}: {told}"
+        );
+    }
+    let (code, told) = again(&["lost", "silent"]);
     assert!(
         code == 1 && told.contains("not stopped, or were until a moment ago: lost"),
         "{told}"

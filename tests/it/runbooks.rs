@@ -386,6 +386,7 @@ impl Site {
         variables.push(("NODES", every("__LISTEN")));
         variables.push(("ADMIN_NODES", every("__ADMIN_LISTEN")));
         variables.push(("SITE", listener(&variables, "__LISTEN")));
+        variables.push(("LEDGER", "keys/revoked-kids".to_owned()));
         variables.push(("CLIENT", format!("billing:{}", self.secret)));
         if let Some(new) = &self.new_database {
             variables.push(("NEW_DATABASE", new.server.clone()));
@@ -653,6 +654,11 @@ async fn act(site: &mut Site, what: &str) {
             site.stop_all();
             site.lose_database().await;
         }
+        "the export does not end with a newline" => {
+            let export = site.folder().join("people.txt");
+            let people = std::fs::read_to_string(&export).unwrap();
+            std::fs::write(&export, people.strip_suffix('\n').unwrap()).unwrap();
+        }
         "every node is started" => site.start_all(),
         "every node is stopped" => site.stop_all(),
         "every node is stopped, and ten minutes pass" => {
@@ -906,6 +912,41 @@ fn the_shell_of_a_systemd_node_has_its_settings() {
         "{said}"
     );
     assert!(Path::new(&here("/var/lib/keyround/here.txt")).exists(), "{said}");
+}
+
+/// The settings have a file for the URL of the server; the URL of the owner comes from another one, which no other user can read.
+#[test]
+fn the_shell_of_the_owner_uses_its_url_whatever_the_settings_file_names() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path();
+    std::fs::write(
+        folder.join("config.toml"),
+        "[server]\nissuer = \"http://127.0.0.1:8080\"\n[database]\nurl_file = \"server-url\"\n\
+         [keys]\nmaster_key_file = \"master.key\"\n",
+    )
+    .unwrap();
+    let made = crate::process::run(folder, &[], &["master-key", "generate", "master.key"]);
+    assert!(made.status.success());
+    let program = Path::new(env!("CARGO_BIN_EXE_keyround")).parent().unwrap();
+    let script = format!(
+        "keyround() {{ command keyround --config config.toml \"$@\"; }}\n\
+         (umask 077 && echo sqlite:server.db > server-url)\n{}stat -c %a owner-url\nkeyround db migrate",
+        // What a person pastes.
+        shell("owner").replacen("cat >", "echo sqlite:owner.db | cat >", 1)
+    );
+    let output = Command::new("bash")
+        .args(["-ec", &script])
+        .current_dir(folder)
+        .env_clear()
+        .env("PATH", format!("{}:/usr/bin:/bin", program.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.starts_with("600\n"), "{said}");
+    assert!(
+        folder.join("owner.db").exists() && !folder.join("server.db").exists(),
+        "{said}"
+    );
 }
 
 /// The image has what the pages need, and the containers a folder that its user can write.

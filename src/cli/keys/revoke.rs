@@ -67,6 +67,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     request.confirmation.can_be_given("the revocation")?;
     let (_, foundation) = context.foundation().await?;
     let rotator = &foundation.rotator;
+    followers::require_nodes(rotator, &request.stopped).await?;
     confirm(rotator, request).await?;
     let (done, outcome) = revoke(rotator, request).await;
     let written = rotator.ledger.as_ref().map_or(Ok(()), |ledger| {

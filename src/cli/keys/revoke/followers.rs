@@ -10,8 +10,37 @@ use crate::clock::{Clock, UnixTime, sleep};
 use crate::events::{Entry, Event};
 use crate::rotation::Rotator;
 use crate::store::nodes::{FORGOTTEN_AFTER, Heartbeat};
+use crate::text;
 
 use super::LOOK;
+
+/// Refuses an id that no server has, before anything is changed. One that was forgotten is accepted, so that a command can be repeated.
+pub(super) async fn require_nodes(rotator: &Rotator, stopped: &[String]) -> Result<(), Failure> {
+    if stopped.is_empty() {
+        return Ok(());
+    }
+    let nodes = rotator.db.all_nodes().await?;
+    let mut unknown = Vec::new();
+    for id in stopped {
+        let is_known = nodes.iter().any(|node| node.node_id == *id) || rotator.db.is_forgotten_node(id).await?;
+        if !is_known {
+            unknown.push(text::quoted(id));
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let known = if nodes.is_empty() {
+        "the database knows no server".to_owned()
+    } else {
+        let known: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        format!("the database knows {}", known.join("; "))
+    };
+    Err(Failure::Usage(output::printable(&format!(
+        "--stopped: no server has the node id {}, and no key was revoked; leave it out if that server has signed off, or correct it: {known}",
+        unknown.join(", ")
+    ))))
+}
 
 /// Forgets servers of which the operator says that they are stopped. One that has sent a heartbeat lately runs, and is not forgotten.
 pub(super) async fn forget(rotator: &Rotator, stopped: &[String], reason: &str) -> Result<(), Failure> {
