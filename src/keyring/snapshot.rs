@@ -22,7 +22,7 @@ use crate::store::denied_tokens::DeniedToken;
 use crate::store::nodes::Heartbeat;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{ChangeId, Db, StoreError};
-use crate::values::LONGEST_ACCESS_TOKEN;
+use crate::values::{LONGEST_ACCESS_TOKEN, SessionId};
 
 use super::ledger::Ledger;
 use super::memory::{self, DisabledTenant, Here, Lost};
@@ -109,7 +109,20 @@ impl Snapshot {
     /// Whether the session has ended, or its tenant was disabled.
     #[must_use]
     pub fn has_ended(&self, session: &SessionClaims) -> bool {
-        self.ended.contains_key(&session.sid) || self.disabled_tenants.contains_key(&session.tid)
+        self.ended.contains_key(&session.sid)
+            || self.disabled_tenants.contains_key(&session.tid)
+            || self.was_left_behind(session)
+    }
+
+    /// Whether the session is one of those that no backup holds: it began before this database was restored.
+    fn was_left_behind(&self, session: &SessionClaims) -> bool {
+        let Some(restored) = self.trusted.record().restored else {
+            return false;
+        };
+        // Later there is no access token from before.
+        let last_token = restored + LONGEST_ACCESS_TOKEN * 2;
+        let began = || session.sid.parse::<SessionId>().map(SessionId::created_at);
+        self.trusted.checked_at() < last_token && began().is_ok_and(|began| began <= restored)
     }
 
     /// Whether a denied token may be forgotten at this time.

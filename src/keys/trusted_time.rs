@@ -48,6 +48,8 @@ pub struct Record {
     pub doubted: Option<UnixTime>,
     /// The sum of the steps that were confirmed: the times in the rows are in this calendar.
     pub stepped: Seconds,
+    /// When a backup was restored into the database, which holds no session from before.
+    pub restored: Option<UnixTime>,
 }
 
 /// What a person runs to end a doubt; it works as it is written.
@@ -342,14 +344,13 @@ impl TrustedTime {
                 reached: Some(self.reached),
                 confirmed: self.reached,
                 doubted: None,
-                stepped: self.record.stepped,
+                ..self.record
             },
             // What was reached only grows while it is in doubt.
             Some(_) => Record {
                 reached: self.record.reached.max(Some(self.reached)),
-                confirmed: self.record.confirmed,
                 doubted: self.record.doubted.min(Some(self.reached)).or(Some(self.reached)),
-                stepped: self.record.stepped,
+                ..self.record
             },
         }
     }

@@ -70,7 +70,7 @@ impl Rotator {
         }
         // An emergency goes by the database's clock even when this machine's is wrong.
         let now = self.now().await?;
-        let mut change = self.db.begin_restore(dump).await?;
+        let mut change = self.db.begin_restore(dump, now).await?;
         let reason = "restored from a backup";
         let mut revoked = Vec::new();
         let keys = with_every_revocation(change.keys(), self.ledger.as_deref(), now, &mut revoked);

@@ -6,6 +6,7 @@ use sqlx::AssertSqlSafe;
 use crate::clock::UnixTime;
 use crate::values::Database;
 
+use super::clock;
 use super::dump::{Dump, DumpedRow};
 use super::signing_keys::KeyChange;
 use super::tables::{Column, Columns, InBackup, TABLES, columns, count, known_columns};
@@ -71,7 +72,7 @@ impl Db {
     ///
     /// # Errors
     /// When the database is not empty, the backup is not from this version or an older one, or the database does not answer.
-    pub async fn begin_restore(&self, dump: &Dump) -> Result<KeyChange, RestoreError> {
+    pub async fn begin_restore(&self, dump: &Dump, now: UnixTime) -> Result<KeyChange, RestoreError> {
         if dump.schema > known_schema() {
             return Err(RestoreError::Newer {
                 found: dump.schema,
@@ -90,6 +91,7 @@ impl Db {
                 write_row(&mut tx, &columns, row).await?;
             }
         }
+        clock::restored(&mut tx, now).await?;
         Ok(KeyChange::within(tx).await?)
     }
 }
@@ -101,7 +103,7 @@ impl Db {
 pub async fn try_restore(dump: &Dump) -> Result<(), RestoreError> {
     let db = Db::connect(&Database::SqliteInMemory).await?;
     db.migrate().await?;
-    drop(db.begin_restore(dump).await?);
+    drop(db.begin_restore(dump, dump.taken_at).await?);
     db.close().await;
     Ok(())
 }

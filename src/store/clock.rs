@@ -8,7 +8,7 @@ use crate::keys::trusted_time::{ClockStep, Record, TrustedTime};
 use super::nodes::FORGET_LATER;
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
-const RECORD: &str = "SELECT reached, confirmed, doubted, stepped FROM clock WHERE id = 1";
+const RECORD: &str = "SELECT reached, confirmed, doubted, stepped, restored FROM clock WHERE id = 1";
 const REACHED: &str = "SELECT reached FROM clock WHERE id = 1";
 /// Which keys stay longer. It is read after the rows, so it is never older than they are.
 pub(super) const KEPT: &str = "SELECT kept_from, kept_at FROM clock WHERE id = 1";
@@ -31,6 +31,7 @@ const CONFIRM: &str = "UPDATE clock SET reached = $1, confirmed = $1, \
                        WHERE id = 1 AND stepped = $3";
 const STEP: &str = "UPDATE clock SET reached = $1, confirmed = $1, doubted = 0, kept_from = $2, kept_at = $3, \
                     stepped = stepped + $4 WHERE id = 1";
+const RESTORED: &str = "UPDATE clock SET restored = $1 WHERE id = 1";
 const SHIFT: &str = "UPDATE signing_keys SET published_at = published_at + $1, activates_at = activates_at + $1 \
                      WHERE revoked_at IS NULL AND activates_at > $2";
 /// What a step ahead must not make forgotten: denials, used assertions, and the ends of sessions whose access tokens may still live.
@@ -88,18 +89,31 @@ impl Db {
     }
 }
 
-type RecordRow = (i64, i64, i64, i64);
+type RecordRow = (i64, i64, i64, i64, i64);
 
 impl From<RecordRow> for Record {
-    fn from((reached, confirmed, doubted, stepped): RecordRow) -> Self {
+    fn from((reached, confirmed, doubted, stepped, restored): RecordRow) -> Self {
         let time = |seconds: i64| (seconds > 0).then_some(UnixTime(seconds));
         Self {
             reached: time(reached),
             confirmed: UnixTime(confirmed),
             doubted: time(doubted),
             stepped: Seconds(stepped),
+            restored: time(restored),
         }
     }
+}
+
+/// Says within a restore when it is.
+pub(super) async fn restored(tx: &mut Tx, now: UnixTime) -> Result<(), StoreError> {
+    in_tx!(tx, |connection| {
+        sqlx::query(RESTORED)
+            .bind(now.0)
+            .execute(connection)
+            .await
+            .map(|_| ())?;
+    });
+    Ok(())
 }
 
 /// What is kept, as the table has it.

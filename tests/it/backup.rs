@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::helpers::{START, TestApp, TestDatabase};
 use crate::process::keyround;
 use crate::rows::Raw;
+use crate::sessions::world::{create_user, is_active, log_in};
 
 // For tests alone; the first is that of `helpers::config`.
 const MASTER_KEY: &str = "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=";
@@ -98,6 +99,9 @@ async fn moves(source: TestDatabase, target: TestDatabase) {
     let secret = app.create_client("service", None).await;
     let token = app.token("service", &secret).await;
     app.create_client("keyed", None).await;
+    let ada = create_user(&app, "ada").await;
+    let left_behind = log_in(&app, &ada).await.unwrap();
+    assert!(is_active(&app, &left_behind.access_token));
     let raw = Raw::open(&source).await;
     raw.execute("INSERT INTO client_keys (client_id, jwks) VALUES ('keyed', '{\"keys\":[]}')")
         .await;
@@ -155,6 +159,10 @@ async fn moves(source: TestDatabase, target: TestDatabase) {
     let served = kids(&key_set["keys"]);
     assert!(!served.contains(revoked) && !served.contains(&pending[0]));
     assert!(app.running.server.keyring.snapshot().distrusted.is_empty());
+    // No session is in a backup, so nobody could log out of one from before.
+    assert!(!is_active(&app, &left_behind.access_token));
+    let begun = log_in(&app, &ada).await.unwrap();
+    assert!(is_active(&app, &begun.access_token));
 
     // The log goes on where it was.
     let events = raw.texts("SELECT event FROM audit ORDER BY seq").await;
@@ -381,7 +389,12 @@ async fn a_backup_of_a_later_version_is_refused_with_both_versions() {
     let (source, target) = (TestDatabase::sqlite(), TestDatabase::sqlite());
     let mut dump = source.open().await.dump(START).await.unwrap();
     dump.schema = 9999;
-    let answer = target.open().await.begin_restore(&dump).await.map(|_| ());
+    let answer = target
+        .open()
+        .await
+        .begin_restore(&dump, dump.taken_at)
+        .await
+        .map(|_| ());
     let sentence = answer.unwrap_err().to_string();
     assert!(
         sentence.contains("schema 9999") && sentence.contains("up to"),
