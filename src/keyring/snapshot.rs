@@ -122,7 +122,7 @@ impl Snapshot {
         // Later there is no access token from before.
         let last_token = restored + LONGEST_ACCESS_TOKEN * 2;
         let began = || session.sid.parse::<SessionId>().map(SessionId::created_at);
-        self.trusted.checked_at() < last_token && began().is_ok_and(|began| began <= restored)
+        self.trusted.checked_at() < last_token && began().is_ok_and(|began| began < restored)
     }
 
     /// Whether a denied token may be forgotten at this time.

@@ -265,12 +265,16 @@ impl Rotation {
         }
         if !doubtful {
             self.note_transitions(&snapshot, reached).await?;
-            self.forget(&snapshot, reached).await?;
         }
         self.write_lost_again(&snapshot, snapshot.trusted().checked_at())
             .await?;
         self.keyring.write_uses_down().await?;
-        self.compare_policies(snapshot.trusted().checked_at()).await
+        self.compare_policies(snapshot.trusted().checked_at()).await?;
+        // Last: what cannot be deleted must not hold up the rest.
+        if doubtful {
+            return Ok(());
+        }
+        self.forget(&snapshot, reached).await
     }
 
     /// Forgets what no request can present any more. What a clock in doubt calls old is not forgotten, nor what a leap made old.

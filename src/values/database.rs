@@ -132,6 +132,9 @@ fn parse_sqlite(rest: &str) -> Result<Database, Refusal> {
     if path.is_empty() {
         return refuse("names no file; write one such as sqlite:data/keyround.db");
     }
+    if path.contains("://") {
+        return refuse("is another URL after sqlite:; write sqlite:PATH, or the URL of PostgreSQL alone");
+    }
     if path.contains(['?', '#', '\0']) {
         return refuse("has parameters, but Keyround sets SQLite's own; write sqlite:PATH alone");
     }
@@ -396,6 +399,7 @@ mod tests {
         for (text, why) in [
             ("sqlite::memory:", "is a database in memory"),
             ("sqlite://:memory:", "is a database in memory"),
+            ("sqlite:postgres://u:secret@h/x", "is another URL after sqlite:"),
             ("sqlite:/", "names a folder"),
             (
                 "sqlite:data/",

@@ -177,7 +177,7 @@ crate::on_both_databases!(an_upgrade_is_told_beforehand, |database| {
     raw.execute("DELETE FROM _sqlx_migrations WHERE version = 28").await;
     let told = findings(true);
     for says in [
-        "version 26; to be made: 0028 (node places)",
+        "to be made: 0028 (node places)",
         "1 run, and go on beside this version",
         "with a backup from before only",
     ] {

@@ -105,6 +105,18 @@ const IN_SQLITE: &[Break] = &[
 
 const IN_POSTGRES: &[Break] = &[
     (
+        "ALTER FUNCTION count_client_change() SET search_path = ''",
+        "function count_client_change of table clients has another form",
+    ),
+    (
+        "ALTER FUNCTION name_key_change() SECURITY DEFINER",
+        "function name_key_change of table key_version has another form",
+    ),
+    (
+        "ALTER TABLE client_keys REPLICA IDENTITY NOTHING",
+        "table client_keys has another form",
+    ),
+    (
         "ALTER TABLE clients DISABLE TRIGGER clients_changed",
         "trigger clients_changed of table clients is disabled",
     ),
@@ -315,6 +327,23 @@ crate::on_both_databases!(a_later_schema_may_have_other_forms, |database| {
     assert_eq!(refused(&db).await, "");
     raw.close().await;
 });
+
+/// A publication is what logical replication and upgrades with it begin with.
+#[tokio::test]
+async fn rows_are_deleted_beside_a_publication_of_all_tables() {
+    let database = TestDatabase::postgres().await;
+    database.open().await.close().await;
+    let raw = Raw::open(&database).await;
+    raw.execute("CREATE PUBLICATION everything FOR ALL TABLES").await;
+    let tables = raw
+        .texts("SELECT tablename::TEXT FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE '\\_sqlx%'")
+        .await;
+    assert!(tables.len() > 15, "{tables:?}");
+    for table in tables {
+        raw.execute(&format!("DELETE FROM {table} WHERE false")).await;
+    }
+    raw.close().await;
+}
 
 #[tokio::test]
 async fn the_parts_that_are_written_down_are_those_of_a_new_database() {

@@ -3,7 +3,8 @@
 WITH ours AS (SELECT name, to_regclass(name)::OID AS id FROM unnest($1::TEXT[]) AS listed (name))
 SELECT o.name AS of_table, 'table' AS kind, o.name AS name,
     CASE c.relpersistence WHEN 'p' THEN '' WHEN 'u' THEN 'UNLOGGED ' ELSE 'TEMPORARY ' END
-    || CASE WHEN c.relkind IN ('r', 'p') THEN 'TABLE' ELSE 'not a table' END AS definition,
+    || CASE WHEN c.relkind IN ('r', 'p') THEN 'TABLE' ELSE 'not a table' END
+    || CASE WHEN c.relreplident = 'n' THEN ' REPLICA IDENTITY NOTHING' ELSE '' END AS definition,
     '' AS fault
 FROM ours o JOIN pg_catalog.pg_class c ON c.oid = o.id
 UNION ALL
@@ -45,7 +46,8 @@ SELECT o.name, 'trigger', g.tgname::TEXT,
         THEN '' ELSE 'disabled' END
 FROM ours o JOIN pg_catalog.pg_trigger g ON g.tgrelid = o.id AND NOT g.tgisinternal
 UNION ALL
-SELECT f.of_table, 'function', p.proname::TEXT, l.lanname || ' ' || p.provolatile::TEXT || ' ' || p.prosrc, ''
+SELECT f.of_table, 'function', p.proname::TEXT, l.lanname || ' ' || p.provolatile::TEXT || ' ' || p.prosrc
+    || CASE WHEN p.prosecdef THEN ' SECURITY DEFINER' ELSE '' END || COALESCE(' SET ' || array_to_string(p.proconfig, ', '), ''), ''
 FROM (VALUES ('clients', 'count_client_change()'), ('clients', 'new_change_id()'), ('key_version', 'name_key_change()'))
     AS f (of_table, name)
 JOIN ours o ON o.name = f.of_table AND o.id IS NOT NULL

@@ -1,0 +1,2 @@
+-- PostgreSQL alone names rows for its replicas.
+SELECT 1;
