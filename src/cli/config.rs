@@ -90,7 +90,7 @@ async fn connection(config: &Config) -> Option<String> {
         }
         if version >= known_schema() {
             db.require_rights().await?;
-            db.require_whole_schema().await?;
+            db.require_working_schema().await?;
         }
         Ok(())
     };

@@ -73,7 +73,7 @@ async fn migrate(context: &Context, config: &Config) -> Result<(), Failure> {
     let from = db.schema_version().await?;
     db.migrate().await?;
     let to = db.schema_version().await?;
-    db.require_whole_schema().await?;
+    db.require_working_schema().await?;
     if let Some(folder) = folder.filter(|_| !context.json) {
         output::line(&format!("made the folder {}", folder.display()));
     }

@@ -22,6 +22,7 @@ const POSTGRES_PARTS: &str = include_str!("shape/postgres.sql");
 
 /// What the migrations make in PostgreSQL. A new database cannot be made beside it as with SQLite, so its parts are written down; a test
 /// compares them with a new database.
+const POSTGRES_PLAIN_NAMES: &str = "SET LOCAL quote_all_identifiers = off";
 const POSTGRES_EXPECTED: &str = include_str!("shape/postgres.txt");
 
 /// What the migrations make in SQLite, by a new database in memory.
@@ -85,18 +86,22 @@ impl Differences {
 }
 
 impl Db {
-    /// Refuses a schema without all that this version needs, whatever the schema's version says: a part is missing or has another form, a
-    /// row that must be there is missing, or the database numbers rows by numbers that are taken.
+    /// Refuses a schema that lacks a part or a row that this version needs, whatever the schema's version says. What has only another form
+    /// stops no start: it may be another version of the database that writes it so.
     ///
     /// # Errors
-    /// What is wrong, or that the database does not answer.
+    /// What is missing, or that the database does not answer.
     pub async fn require_whole_schema(&self) -> Result<(), StoreError> {
-        let mut differences = self.differences().await?;
-        differences.obstacles.clear();
-        differences.refuse()
+        let differences = self.differences().await?;
+        Differences {
+            missing: differences.missing,
+            ..Differences::default()
+        }
+        .refuse()
     }
 
-    /// The same, and refuses what a server makes at its start and what was added in the way of rows.
+    /// The same, and refuses parts of another form, numbers that are taken, rows that a server makes at its start and are gone, and what was
+    /// added in the way of rows.
     ///
     /// # Errors
     /// What is wrong, or that the database does not answer.
@@ -152,7 +157,12 @@ impl Db {
                 let ours: Vec<&str> = names().collect();
                 let parts = async {
                     self.refuse_barred_tables().await?;
-                    Ok(sqlx::query_as(POSTGRES_PARTS).bind(ours).fetch_all(pool).await?)
+                    let mut tx = pool.begin().await?;
+                    // It changes how the catalog writes what it holds.
+                    sqlx::query(POSTGRES_PLAIN_NAMES).execute(&mut *tx).await?;
+                    let parts = sqlx::query_as(POSTGRES_PARTS).bind(ours).fetch_all(&mut *tx).await?;
+                    tx.rollback().await?;
+                    Ok(parts)
                 };
                 within(*patience, parts).await?
             }
