@@ -146,6 +146,7 @@ impl Database {
             confirmed: step.to,
             doubted: None,
             stepped: self.record.stepped + length.unwrap_or(Seconds::ZERO),
+            ..self.record
         };
         if without != Without::StepsKeepKeys {
             self.keep(step.kept);
