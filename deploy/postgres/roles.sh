@@ -10,6 +10,8 @@ GRANT USAGE, CREATE ON SCHEMA public TO keyround_owner;
 GRANT USAGE ON SCHEMA public TO keyround_server;
 ALTER DEFAULT PRIVILEGES FOR ROLE keyround_owner IN SCHEMA public
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO keyround_server;
+ALTER DEFAULT PRIVILEGES FOR ROLE keyround_owner IN SCHEMA public
+    GRANT SELECT ON SEQUENCES TO keyround_server;
 \set owner_password `cat /run/secrets/owner_password`
 \set server_password `cat /run/secrets/server_password`
 ALTER ROLE keyround_owner PASSWORD :'owner_password';
