@@ -274,8 +274,55 @@ fn mistake(error: &clap::Error) -> String {
     let similar = nearest_name(error, &shown_command(&text))
         .or_else(tip)
         .map_or(String::new(), |names| format!("; did you mean {names}?"));
-    let sentence = sentence.join(" ") + &similar;
+    let usage = surplus_usage(error, &shown_command(&text)).unwrap_or_default();
+    let sentence = sentence.join(" ") + &similar + &usage;
     output::printable(sentence.strip_prefix("error: ").unwrap_or(&sentence))
+}
+
+/// The command of these words.
+fn command_of(shown: &str) -> clap::Command {
+    let mut command = Arguments::command();
+    command.build();
+    for word in shown.split(' ').skip(1) {
+        let Some(inner) = command.find_subcommand(word) else {
+            break;
+        };
+        command = inner.clone();
+    }
+    command
+}
+
+/// Options whose values people write without the option.
+const MEANT: [&str; 5] = ["id", "email", "name", "role", "algorithm"];
+
+/// Where an argument that is one too many may belong: the options that take such a value, and the usage of the command.
+fn surplus_usage(error: &clap::Error, shown: &str) -> Option<String> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(surplus)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    if surplus.starts_with('-') {
+        return None;
+    }
+    let mut command = command_of(shown);
+    let options: Vec<String> = MEANT
+        .into_iter()
+        .filter(|&name| {
+            command
+                .get_arguments()
+                .any(|argument| argument.get_long() == Some(name) && argument.get_action().takes_values())
+        })
+        .map(|name| format!("--{name}"))
+        .collect();
+    let hint = match options.as_slice() {
+        [] => String::new(),
+        options => format!("; write {} before its value", options.join(" or ")),
+    };
+    let usage = command.render_usage().to_string();
+    let usage = usage.split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(format!("{hint}; {}", usage.replacen("Usage:", "usage:", 1)))
 }
 
 /// The command or flag that was meant. What clap proposes comes after it: it finds nothing for a short name or a separator of another kind,
@@ -287,15 +334,7 @@ fn nearest_name(error: &clap::Error, shown: &str) -> Option<String> {
     else {
         return None;
     };
-    let mut whole = Arguments::command();
-    whole.build();
-    let mut command = &whole;
-    for word in shown.split(' ').skip(1) {
-        let Some(inner) = command.find_subcommand(word) else {
-            break;
-        };
-        command = inner;
-    }
+    let command = command_of(shown);
     if let Some(flag) = written.strip_prefix("--") {
         let flag = flag.split('=').next().unwrap_or_default();
         let known = text::nearest(flag, command.get_arguments().filter_map(clap::Arg::get_long))?;
@@ -352,7 +391,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
     // Work that was cut off, such as a look-up of a name, must not hold the end of the process.
     runtime.shutdown_background();
     done.map_err(|failure| match context.config() {
-        Ok(config) => failure.located(&config.database),
+        Ok(config) => failure.located(&config.database, config.database_setting()),
         Err(_) => failure,
     })
 }

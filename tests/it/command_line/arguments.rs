@@ -533,6 +533,57 @@ fn a_key_in_der_and_base64_comes_with_the_command_that_makes_it_pem() {
     }
 }
 
+/// What is one too many may be a password: it is not repeated, but where it belongs is said.
+#[test]
+fn an_argument_too_many_is_answered_with_the_option_or_the_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    for (command, told) in [
+        (
+            "clients create SURPLUS",
+            "write --id or --algorithm before its value; usage: keyround clients create",
+        ),
+        (
+            "users create SURPLUS",
+            "write --email or --name or --role before its value; usage: keyround users create",
+        ),
+        (
+            "users create --email a@example.com --name Ada SURPLUS",
+            "usage: keyround users create [OPTIONS]",
+        ),
+        (
+            "keys rotate SURPLUS",
+            "write --algorithm before its value; usage: keyround keys rotate",
+        ),
+        ("keys list SURPLUS", "found; usage: keyround keys list [OPTIONS]"),
+        ("serve SURPLUS", "found; usage: keyround serve [OPTIONS]"),
+        (
+            "backup a.jsonl SURPLUS",
+            "found; usage: keyround backup [OPTIONS] <FILE>",
+        ),
+        ("users show a@example.com SURPLUS", "usage: keyround users show"),
+        ("--json keys rotate SURPLUS", "write --algorithm before its value"),
+    ] {
+        for surplus in ["billing", "a@example.com", "hunter2 and more", "ES256"] {
+            let arguments: Vec<&str> = command
+                .split(' ')
+                .map(|word| if word == "SURPLUS" { surplus } else { word })
+                .collect();
+            let sentence = refused(folder.path(), 2, &arguments);
+            assert!(sentence.contains(told), "{command}: {sentence}");
+            assert!(
+                sentence.contains("(not repeated, because it may be a secret)"),
+                "{command}: {sentence}"
+            );
+            assert!(
+                !sentence.contains(surplus) && sentence.trim_end().lines().count() == 1,
+                "{command}: {sentence}"
+            );
+        }
+    }
+    // A flag that is unknown is no value.
+    assert!(!refused(folder.path(), 2, &["keys", "rotate", "--unheard-of"]).contains("usage"));
+}
+
 #[test]
 fn folders_that_a_command_makes_are_named() {
     let folder = site();
