@@ -460,8 +460,24 @@ async fn rotate_secret(
     let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
     let now = context.clock.read().wall;
     let entry = entry(Event::ClientSecretChanged, id, now, &ACTOR, "asked for");
-    let change = ClientChange::ChangeSecret { digest, ends };
     let db = &foundation.rotator.db;
+    if let (Some(secret), Some(stored)) = (&brought, db.client(id).await?) {
+        let is_valid = [Some(stored.secrets.current), stored.secrets.previous]
+            .into_iter()
+            .flatten()
+            .any(|digest| {
+                foundation
+                    .hash_key
+                    .matches(Purpose::ClientSecret, secret.as_str(), &digest)
+            });
+        if is_valid {
+            return Err(Failure::Refused(format!(
+                "the secret of --secret-file is already valid for client '{id}', and nothing was changed; bring a new one, or leave \
+                 --secret-file out and one is made"
+            )));
+        }
+    }
+    let change = ClientChange::ChangeSecret { digest, ends };
     if !db.change_client(id, &change, &entry).await? {
         if db.client_keys(id).await?.is_some() {
             return Err(Failure::Refused(format!(

@@ -253,6 +253,15 @@ crate::on_both_databases!(ids_and_secrets_from_elsewhere_are_brought_along, |dat
             let claims: Value = serde_json::from_slice(&claims).unwrap();
             assert_eq!((&claims["sub"], &claims["client_id"]), (&json!(id), &json!(id)));
         }
+        // Neither of the two that are valid can replace one of them.
+        for secret in secrets {
+            let path = secret_file(folder.path(), secret);
+            for ends in [&[][..], &["--end-previous"], &["--replace-newest"]] {
+                let rotate = ["clients", "rotate-secret", id, "--secret-file", &path];
+                let refused = shell.run(&[&rotate[..], ends].concat()).await;
+                assert!(refused.refused(1).contains("already valid"), "{}", refused.err);
+            }
+        }
         for wrong in ["", "wrong", "prod", "//app.example.com"] {
             assert_eq!(status(&app, id, wrong, &[]).await, 401, "{id} {wrong}");
         }
