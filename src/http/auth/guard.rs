@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::accounts::csrf::{self, Bound};
+use crate::accounts::csrf::{self, Bound, Forged};
 use crate::accounts::refresh_token::RefreshToken;
 use crate::http::body::{self, Unreadable};
 use crate::http::state::Server;
@@ -111,11 +111,30 @@ async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Pro
 /// # Errors
 /// `cross_site` or `csrf_failed`.
 pub fn cookie_request(server: &Server, request: &HttpRequest) -> Result<(), Problem> {
+    check_csrf(server, request)?.map_err(|forged| Problem::new(Code::CsrfFailed, forged.to_string()))
+}
+
+/// The same of a request that begins a session and could have asked for its tokens in the body.
+///
+/// # Errors
+/// As [`cookie_request`].
+pub fn beginning_cookie_request(server: &Server, request: &HttpRequest) -> Result<(), Problem> {
+    check_csrf(server, request)?.map_err(|forged| {
+        let instead = match forged {
+            Forged::NoHeader | Forged::NoCookie => {
+                r#"; a program that is no web page sends "token_delivery": "body" in the body instead"#
+            }
+            Forged::Differ | Forged::NotBound => "",
+        };
+        Problem::new(Code::CsrfFailed, format!("{forged}{instead}"))
+    })
+}
+
+fn check_csrf(server: &Server, request: &HttpRequest) -> Result<Result<(), Forged>, Problem> {
     refuse_other_sites(server, request)?;
     let header = only(request, &CSRF_HEADER)?;
     let cookie = server.cookies.csrf.read(request)?;
-    csrf::check(&server.hash_key, bound(server, request)?, header, cookie)
-        .map_err(|forged| Problem::new(Code::CsrfFailed, forged.to_string()))
+    Ok(csrf::check(&server.hash_key, bound(server, request)?, header, cookie))
 }
 
 /// What the CSRF token of this request must be bound to.

@@ -7,7 +7,7 @@ use crate::http::state::Server;
 
 use super::cookies::refresh_token;
 use super::delivery::{self, Delivery, device};
-use super::guard::{cookie_request, json};
+use super::guard::{beginning_cookie_request, json};
 use super::logout::end_by_token;
 use super::password::{email, password, refused};
 use super::problem::Problem;
@@ -32,7 +32,7 @@ pub async fn answer(
 ) -> Result<HttpResponse, Problem> {
     let body: Body = json(&request, payload, FORM).await?;
     if body.token_delivery == Delivery::Cookie {
-        cookie_request(&server, &request)?;
+        beginning_cookie_request(&server, &request)?;
     }
     let (email, password) = (email(&body.email)?, password(body.password)?);
     let (address, device) = (server.client_addresses.of(&request), device(&server, &request));

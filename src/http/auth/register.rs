@@ -10,7 +10,7 @@ use crate::logins::Registered;
 use crate::sessions::CannotBegin;
 
 use super::delivery::{self, Delivery, device};
-use super::guard::{cookie_request, json};
+use super::guard::{beginning_cookie_request, json};
 use super::login::end_replaced;
 use super::password::{email, password, refused};
 use super::problem::{Code, Problem};
@@ -36,7 +36,7 @@ pub async fn answer(
 ) -> Result<HttpResponse, Problem> {
     let body: Body = json(&request, payload, FORM).await?;
     if body.token_delivery == Delivery::Cookie {
-        cookie_request(&server, &request)?;
+        beginning_cookie_request(&server, &request)?;
     }
     let name: Result<Name, _> = body.name.parse();
     let name = name.map_err(|error| Problem::new(Code::InvalidName, error.to_string()))?;

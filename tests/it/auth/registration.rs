@@ -60,7 +60,21 @@ crate::on_both_databases!(an_operator_may_tell_or_close, |database| {
     let mut bob = site.visitor();
     let mut body = person("bob");
     body.as_object_mut().unwrap().remove("token_delivery");
-    assert_eq!(told(register(&site, &body).await).await, refused(403, "csrf_failed"));
+    let answer = register(&site, &body).await;
+    assert_eq!(answer.status(), 403);
+    let problem: Value = answer.json().await.unwrap();
+    assert!(problem.to_string().contains("csrf_failed"), "{problem}");
+    let cure = r#"sends "token_delivery": "body""#;
+    assert!(problem["detail"].as_str().unwrap().contains(cure), "{problem}");
+    let login = json!({ "email": email("ada"), "password": PASSWORD });
+    let answer = site
+        .visitor()
+        .json(Method::POST, "/auth/login", &login)
+        .send()
+        .await
+        .unwrap();
+    let problem: Value = answer.json().await.unwrap();
+    assert!(problem["detail"].as_str().unwrap().contains(cure), "{problem}");
     let answer = bob.post("/auth/register", Some(body)).await;
     bob.take(answer).await;
     assert_eq!(bob.jar.len(), 3);
