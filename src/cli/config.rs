@@ -95,7 +95,7 @@ async fn connection(config: &Config) -> Option<String> {
         Ok(())
     };
     let failure: Failure = looked.await.err()?;
-    Some(failure.located(&config.database).to_string())
+    Some(failure.located(&config.database, config.database_setting()).to_string())
 }
 
 /// Algorithms that the settings leave out although they have keys. The database is asked only where one is left out, and

@@ -65,8 +65,8 @@ impl Failure {
 }
 
 impl Failure {
-    /// Names the database in an error that does not: that of a driver.
-    pub fn located(self, database: &Database) -> Self {
+    /// Names the database, and the setting or flag that gives its URL, in an error that does not: that of a driver.
+    pub fn located(self, database: &Database, setting: &str) -> Self {
         let (Self::Store(error)
         | Self::Start(StartError::Store(error) | StartError::Rotation(RotationError::Store(error)))
         | Self::Rotation(RotationError::Store(error))) = &self
@@ -84,6 +84,9 @@ impl Failure {
                 let reason = error.about_file().map_or_else(|| error.reason(), str::to_owned);
                 Self::Refused(format!("the database {database} cannot be used: {reason}"))
             }
+            StoreError::NoPrimary(_) => Self::Refused(format!(
+                "{error}; correct the URL that {setting} gives (postgres://USER:PASSWORD@HOST:PORT/DATABASE), or start that server"
+            )),
             StoreError::Migration(_) => Self::Refused(format!("{error} (in {database})")),
             _ => self,
         }

@@ -270,6 +270,16 @@ impl Config {
         })
     }
 
+    /// The setting that gives the URL of the database.
+    #[must_use]
+    pub fn database_setting(&self) -> &'static str {
+        if self.shown.contains_key("database.url_file") {
+            "database.url_file"
+        } else {
+            "database.url"
+        }
+    }
+
     /// The master key as it was written, read from its file if it lies in one.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ pub struct Servers {
 struct Server {
     name: String,
     options: PgConnectOptions,
+    has_password: bool,
 }
 
 impl Servers {
@@ -41,6 +42,7 @@ impl Servers {
                 name: server.name.clone(),
                 // No number with a fraction is read, and PgBouncer refuses this parameter of a start.
                 options: PgConnectOptions::from_str(server.reveal())?.extra_float_digits(None),
+                has_password: url.holds_password(),
             })
         };
         Ok(Self {
@@ -131,7 +133,18 @@ impl Servers {
     }
 }
 
+/// PostgreSQL's `invalid_password`.
+const INVALID_PASSWORD: &str = "28P01";
+
 impl Server {
+    fn reason(&self, error: &sqlx::Error) -> String {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref() == Some(INVALID_PASSWORD) && !self.has_password {
+            return format!("{} (the URL gives no password)", described(error));
+        }
+        described(error)
+    }
+
     async fn ask(&self, timeout: Duration) -> Result<(), String> {
         let asked = async {
             let mut connection = PgConnection::connect_with(&self.options).await?;
@@ -141,7 +154,7 @@ impl Server {
             answer
         };
         tokio::select! {
-            answer = asked => answer.map_err(|error| described(&error)),
+            answer = asked => answer.map_err(|error| self.reason(&error)),
             () = sleep(timeout) => Err(format!("it did not answer within {} s", timeout.as_secs())),
         }
     }

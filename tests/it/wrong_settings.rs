@@ -965,3 +965,84 @@ fn a_database_that_is_down_is_named_with_host_and_port() {
         );
     }
 }
+
+/// A server that refuses every password, as PostgreSQL does. That of the tests asks for none.
+fn refuses_passwords() -> std::net::SocketAddr {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.read(&mut [0; 4096]);
+            let fields = "SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed for user \"kr\"\0\0";
+            let mut message = vec![b'E'];
+            message.extend(u32::try_from(fields.len() + 4).unwrap().to_be_bytes());
+            message.extend(fields.as_bytes());
+            let _ = stream.write_all(&message);
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_refuses_the_connection_is_told_with_its_setting_and_a_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = refuses_passwords();
+    let database = crate::helpers::TestDatabase::postgres().await;
+    let mut stranger = url::Url::parse(&database.url).unwrap();
+    stranger.set_username("kr_is_no_role").unwrap();
+    let closed = crate::ports::free_port();
+    for (url, told, has_no_password) in [
+        (
+            format!("postgres://kr@{address}/kr?sslmode=disable"),
+            "password authentication failed",
+            true,
+        ),
+        (
+            format!("postgres://kr:hunter22@{address}/kr?sslmode=disable"),
+            "password authentication failed",
+            false,
+        ),
+        (stranger.to_string(), "kr_is_no_role", false),
+        (format!("postgres://kr@127.0.0.1:{closed}/kr"), "refused", false),
+    ] {
+        let file = folder.path().join("url");
+        std::fs::write(&file, &url).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        for (variable, value, setting) in [
+            ("KEYROUND_DATABASE__URL", url.as_str(), "database.url"),
+            ("KEYROUND_DATABASE__URL_FILE", "url", "database.url_file"),
+        ] {
+            let variables = [
+                ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+                ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+                ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+                (
+                    "KEYROUND_KEYS__MASTER_KEY",
+                    "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+                ),
+                (variable, value),
+            ];
+            for arguments in [&["serve"][..], &["clients", "list"], &["db", "migrate"]] {
+                let output = run(folder.path(), &variables, arguments);
+                let error = String::from_utf8_lossy(&output.stderr);
+                let sentence = error.lines().last().unwrap();
+                assert_eq!(output.status.code(), Some(1), "{error}");
+                assert!(sentence.contains(told), "{sentence}");
+                assert!(
+                    sentence.contains(&format!(
+                        "correct the URL that {setting} gives (postgres://USER:PASSWORD@HOST:PORT/DATABASE)"
+                    )),
+                    "{sentence}"
+                );
+                assert_eq!(
+                    sentence.contains("the URL gives no password"),
+                    has_no_password,
+                    "{sentence}"
+                );
+                assert!(!error.contains("hunter22"), "{error}");
+            }
+        }
+    }
+}

@@ -54,7 +54,7 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
     let folder = missing_folder(&target);
     let other = open_database(&target)
         .await
-        .map_err(|error| Failure::from(error).located(&target))?;
+        .map_err(|error| Failure::from(error).located(&target, "--to or --to-file"))?;
     let from = config.database.to_string();
     let entry = |rows: u64| {
         Entry::new(
