@@ -259,9 +259,10 @@ crate::on_both_databases!(a_restore_without_a_ledger_warns_and_goes_on, |source|
     let path = person.ledger.clone();
     person.json(&["backup", "backup.jsonl"]);
     for exists in [false, true] {
-        let target = match source.url.starts_with("postgres") {
-            true => TestDatabase::postgres().await,
-            false => TestDatabase::sqlite(),
+        let target = if source.url.starts_with("postgres") {
+            TestDatabase::postgres().await
+        } else {
+            TestDatabase::sqlite()
         };
         let person = Person::new(&source, &target);
         if exists {
