@@ -65,9 +65,8 @@ crate::on_both_databases!(a_new_database_is_migrated_once, |database| {
     );
 });
 
-crate::on_both_databases!(an_older_binary_names_both_schemas, |database| {
-    database.open().await.close().await;
-    let raw = Raw::open(&database).await;
+/// Lets a later version have made a step of the schema, under this name.
+async fn note_later_step(raw: &Raw, description: &str) {
     let checksum = if matches!(raw, Raw::Sqlite(_)) {
         "x'00'"
     } else {
@@ -75,9 +74,15 @@ crate::on_both_databases!(an_older_binary_names_both_schemas, |database| {
     };
     raw.execute(&format!(
         "INSERT INTO _sqlx_migrations (version, description, installed_on, success, checksum, execution_time) \
-         VALUES (9999, 'later', CURRENT_TIMESTAMP, true, {checksum}, 0)"
+         VALUES (9999, '{description}', CURRENT_TIMESTAMP, true, {checksum}, 0)"
     ))
     .await;
+}
+
+crate::on_both_databases!(an_older_binary_names_both_schemas, |database| {
+    database.open().await.close().await;
+    let raw = Raw::open(&database).await;
+    note_later_step(&raw, "later").await;
     let known = format!("knows schemas up to {}", keyround::store::known_schema());
     for command in [
         &["serve"][..],
@@ -105,17 +110,9 @@ crate::on_both_databases!(a_schema_that_says_so_is_used_by_the_version_before, |
     let raw = Raw::open(&database).await;
     raw.execute("ALTER TABLE sessions ADD COLUMN login_session TEXT").await;
     raw.execute("CREATE TABLE login_sessions (id TEXT PRIMARY KEY)").await;
-    let checksum = if matches!(raw, Raw::Sqlite(_)) {
-        "x'00'"
-    } else {
-        "'\\x00'"
-    };
     let known = keyround::store::known_schema();
-    raw.execute(&format!(
-        "INSERT INTO _sqlx_migrations (version, description, installed_on, success, checksum, execution_time) \
-         VALUES (9999, 'works since {known:04} login sessions', CURRENT_TIMESTAMP, true, {checksum}, 0)"
-    ))
-    .await;
+    let named = format!("works since {known:04} login sessions");
+    note_later_step(&raw, &named).await;
     // What runs goes on, and what starts works.
     assert_eq!(red_checks(&before).await.0, 200);
     before.running.stop().await;
@@ -185,16 +182,7 @@ crate::on_both_databases!(an_upgrade_is_told_beforehand, |database| {
     }
     let again = findings(true);
     assert_eq!(again, told, "nothing was changed");
-    let checksum = if matches!(raw, Raw::Sqlite(_)) {
-        "x'00'"
-    } else {
-        "'\\x00'"
-    };
-    raw.execute(&format!(
-        "INSERT INTO _sqlx_migrations (version, description, installed_on, success, checksum, execution_time) \
-         VALUES (9999, 'later', CURRENT_TIMESTAMP, true, {checksum}, 0)"
-    ))
-    .await;
+    note_later_step(&raw, "later").await;
     let told = findings(false);
     assert!(told.contains("has schema 9999"), "{told}");
     app.running.stop().await;

@@ -960,8 +960,8 @@ fn the_containers_have_a_shell_and_a_folder() {
     let user = last.lines().find_map(|line| line.strip_prefix("USER ")).unwrap();
     let (user, group) = user.split_once(':').unwrap();
     let (compose, manifests) = (text("compose.yaml"), text("kubernetes/keyround.yaml"));
-    assert!(compose.contains(&format!("  tmpfs: [\"/work:uid={user},gid={group},mode=0700\"]\n")));
-    assert!(manifests.contains("            - name: work\n              mountPath: /work\n"));
+    assert!(compose.contains(&format!("  tmpfs: [\"/runbooks:uid={user},gid={group},mode=0700\"]\n")));
+    assert!(manifests.contains("            - name: work\n              mountPath: /runbooks\n"));
     // Commands are run there, so a path in the settings is whole.
     let names = ["_FILE: ", "_FILE=", "__URL: "];
     let lines = [&compose, &manifests, &image].into_iter().flat_map(|text| text.lines());
@@ -976,10 +976,10 @@ fn the_containers_have_a_shell_and_a_folder() {
     assert!(paths.contains(&"/var/lib/keyround/data/keyround.db"));
     let compose_shell = shell("compose");
     let service = compose_shell.trim().split(' ').rev().nth(1).unwrap();
-    assert!(compose_shell.contains("--workdir /work ") && compose.contains(&format!("\n  {service}: &node\n")));
+    assert!(compose_shell.contains("--workdir /runbooks ") && compose.contains(&format!("\n  {service}: &node\n")));
     let kubernetes_shell = shell("kubernetes");
     assert!(
         kubernetes_shell.contains("-n keyround exec -it keyround-0 -c keyround -- ")
-            && kubernetes_shell.contains("cd /work")
+            && kubernetes_shell.contains("cd /runbooks")
     );
 }
