@@ -19,6 +19,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
 use crate::jose::jwk::{Kid, PublicJwk};
 
 use content::{Content, End, line_of, mark};
@@ -105,6 +108,13 @@ impl LedgerError {
 
 /// A line has 53 octets: far more than any site revokes, and far less than memory.
 const MAX_SIZE: u64 = 16 << 20;
+
+/// The room that is kept on the disk behind the last line, in bytes, and the least of it before more is kept. A line has about 60.
+const ROOM: u64 = 64 << 10;
+const LEAST_ROOM: u64 = 16 << 10;
+
+/// The unit in which a file's blocks are counted, in bytes.
+const BLOCK: u64 = 512;
 
 /// The revoked keys that this node knows, in memory and in a file that only grows.
 #[derive(Debug)]
@@ -281,11 +291,29 @@ impl Ledger {
     /// Why it cannot be written.
     pub fn probe(&self) -> Result<(), LedgerError> {
         let is_new = !self.path.exists();
-        let opened = open_for_appending(&self.path);
+        let opened = open_for_appending(&self.path).and_then(|file| self.reserve(&file));
         if is_new && opened.is_ok() {
             let _ = std::fs::remove_file(&self.path);
         }
-        opened.map(drop)
+        opened
+    }
+
+    /// Keeps room on the disk for the next lines: a disk that fills up must not lose a revocation, and a look is to find out that
+    /// it could. A file system that keeps none is asked when a line is written.
+    fn reserve(&self, file: &File) -> Result<(), LedgerError> {
+        let unwritable = |source| LedgerError::Unwritable {
+            path: self.path.clone(),
+            source,
+        };
+        let metadata = file.metadata().map_err(unwritable)?;
+        // It changes the time of the file, so it is not done at every look.
+        if metadata.blocks() * BLOCK >= metadata.len() + LEAST_ROOM {
+            return Ok(());
+        }
+        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, metadata.len() + ROOM) {
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => Err(unwritable(errno.into())),
+            _ => Ok(()),
+        }
     }
 
     fn write(&self, state: &mut State) -> Result<(), LedgerError> {
@@ -294,6 +322,7 @@ impl Ledger {
             source,
         };
         let mut file = open_for_appending(&self.path)?;
+        let room = self.reserve(&file);
         // So that a repair takes nothing away that another process writes in this moment. A file system without locks goes without.
         let is_locked_elsewhere = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
         // Another process beside this one may have written, or a person may have put another file there.
@@ -350,6 +379,7 @@ impl Ledger {
             file.sync_all().map_err(unwritable)?;
             state.written.extend(missing);
         }
+        room?;
         if let Some(former) = &self.former {
             let content = Content::read(former)?;
             state.take(&content);

@@ -138,3 +138,69 @@ async fn a_server_whose_disk_was_full_writes_again_as_soon_as_there_is_room() {
         until(&process, "ready again", <[String]>::is_empty).await;
     }
 }
+
+/// A server whose ledger alone lies on a file system of 1 MiB in a mount namespace of its own; the shell runs this before the server.
+fn with_small_ledger_disk(database: &TestDatabase, name: &str, before: &str) -> (Process, PathBuf) {
+    let disk = database.folder.path().join("disk");
+    std::fs::create_dir_all(&disk).unwrap();
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg(format!(
+            "mount -t tmpfs -o size=1m tmpfs \"$0\" && {before} && exec \"$@\""
+        ))
+        .arg(&disk)
+        .arg(PROGRAM);
+    let ledger = disk.join("revoked-kids").display().to_string();
+    let settings = [
+        ("keys.ledger_file", ledger.as_str()),
+        ("keys.replica_refresh", "2s"),
+        ("keys.snapshot_max_age", "4s"),
+    ];
+    let process = Process::spawn_by(command, database, name, &settings, &[]);
+    (process, disk)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_keeps_room_for_what_is_revoked_on_a_full_disk() {
+    let database = TestDatabase::sqlite();
+    register_clients(&database, &[]).await;
+    let (mut process, disk) = with_small_ledger_disk(&database, "server", "true");
+    process.until_it_serves().await;
+    until(&process, "ready", <[String]>::is_empty).await;
+    let inside = PathBuf::from(format!("/proc/{}/root", process.child.id())).join(disk.strip_prefix("/").unwrap());
+    let mut filler = File::create(inside.join("filler")).unwrap();
+    while filler.write_all(&[0; 1024]).is_ok() {}
+    let pid = process.child.id().to_string();
+    let keyround = |arguments: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &pid, "--user", "--preserve-credentials", "--mount"])
+            .args(["sh", "-c", "cd \"$0\" && exec \"$@\""])
+            .arg(database.folder.path())
+            .arg(PROGRAM);
+        process.run_by(command, arguments)
+    };
+    let keys = keyround(&["keys", "list", "--json"]);
+    let keys: Value = serde_json::from_slice(&keys.stdout).unwrap();
+    let active = keys.as_array().unwrap().iter().find(|key| key["state"] == "active");
+    let kid = active.unwrap()["kid"].as_str().unwrap();
+    let revoked = keyround(&["keys", "revoke", kid, "--reason", "leaked", "--yes"]);
+    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    until(&process, "ready", <[String]>::is_empty).await;
+    let ledger = std::fs::read_to_string(inside.join("revoked-kids")).unwrap();
+    assert!(ledger.contains(kid), "{ledger}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_finds_no_room_turns_its_check_red() {
+    let database = TestDatabase::sqlite();
+    register_clients(&database, &[]).await;
+    let fill = "touch disk/revoked-kids; cat /dev/zero > disk/filler 2> /dev/null; true";
+    let (mut process, disk) = with_small_ledger_disk(&database, "server", fill);
+    process.until_it_serves().await;
+    until(&process, "red", |failing| failing.contains(&"ledger".to_owned())).await;
+    let inside = PathBuf::from(format!("/proc/{}/root", process.child.id())).join(disk.strip_prefix("/").unwrap());
+    remove_file(inside.join("filler")).unwrap();
+    until(&process, "ready", <[String]>::is_empty).await;
+}
