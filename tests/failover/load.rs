@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::child::Process;
 use crate::helpers::TestDatabase;
+use crate::results;
 use crate::verifier::{Verifier, time_of};
 
 /// A new key each minute, a snapshot of up to 10 s.
@@ -493,16 +492,8 @@ impl Load {
 
 /// The results, with the commit and the day that they are of.
 pub fn write_page(table: &str, verified: usize) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let git = Command::new("git")
-        .args(["rev-parse", "--short=10", "HEAD"])
-        .current_dir(root)
-        .output()
-        .unwrap();
-    let commit = String::from_utf8(git.stdout).unwrap();
-    let day = Clock::system().read().wall.rfc3339();
     let page = format!(
-        "# Failover\n\nWhat `make proof` saw when PostgreSQL failed over, at commit {} on {}: three members under Patroni with etcd, \
+        "# Failover\n\nWhat `make proof` saw when PostgreSQL failed over, {}: three members under Patroni with etcd, \
          and two servers for each way to the database, under load all the time. Every token was verified with the key set of every \
          server until it expired: {verified} verifications, 0 refused.\n\n\
          *Tokens again*: how long after the new primary each server gave a token. *Slowest answer*: of any request. *503*: requests \
@@ -511,10 +502,7 @@ pub fn write_page(table: &str, verified: usize) {
          and that servers had written again by then.\n\n\
          | Happening | Way | Tokens again | Slowest answer | 503 | Acknowledged | Keys | Forgotten | Restored |\n\
          |---|---|---|---|---|---|---|---|---|\n{table}",
-        commit.trim(),
-        &day[..10],
+        results::of_now(),
     );
-    let folder = root.join("docs/proof");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("failover.md"), page).unwrap();
+    results::write("failover.md", &page);
 }

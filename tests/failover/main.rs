@@ -18,6 +18,8 @@ mod helpers;
 mod load;
 #[path = "../it/ports.rs"]
 mod ports;
+#[path = "../proof/results.rs"]
+mod results;
 #[path = "../it/rows.rs"]
 #[allow(dead_code, reason = "the other binaries use the rest")]
 mod rows;

@@ -265,6 +265,23 @@ fn no_other_file_writes_an_event_out() {
     assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
+/// What is printed passes one writer, which keeps its failure for the exit code.
+#[test]
+fn no_other_file_writes_to_standard_output() {
+    const WRITERS: [&str; 3] = ["cli/output.rs", "cli/backup.rs", "cli/mod.rs"];
+    let mut breaches = Vec::new();
+    for (file, code) in sources() {
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let prints = ["stdout()", " println!", " print!"]
+            .iter()
+            .any(|word| code.contains(word));
+        if prints != WRITERS.contains(&file.as_str()) {
+            breaches.push(file);
+        }
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
+}
+
 #[test]
 fn the_documentation_names_every_endpoint() {
     let routes = paths();

@@ -2,6 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::process::Stdio;
+use std::time::Duration;
+
+use keyround::clock::sleep;
 
 use crate::helpers::private_file;
 use crate::process::{keyround, run};
@@ -30,6 +33,13 @@ fn output_that_cannot_be_written_is_a_failure() {
     for arguments in [
         &["clients", "list"][..],
         &["clients", "list", "--json"],
+        &["db", "migrate"],
+        &["db", "prune"],
+        &["users", "list"],
+        &["tenants", "list", "--json"],
+        &["providers", "list"],
+        &["keys", "list"],
+        &["clock", "check"],
         &["--version"],
         &["--help"],
         &["keys", "import", "--help"],
@@ -228,4 +238,30 @@ fn a_mistake_beside_json_is_told_as_json() {
     }
     let output = run(folder.path(), &VARIABLES, &["clients", "lst", "--jsonish"]);
     assert!(output.stderr.starts_with(b"keyround: "));
+}
+
+/// The demo client of a development start is made by the first start whose output somebody can read.
+#[tokio::test]
+async fn a_development_start_without_a_reader_makes_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = crate::ports::free_port();
+    let address = format!("server.listen=127.0.0.1:{port}");
+    let arguments = [
+        "serve",
+        "--dev",
+        "--set",
+        &address,
+        "--set",
+        "server.admin_listen=127.0.0.1:0",
+    ];
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut server = keyround(folder.path(), &[], &arguments).stdout(full).spawn().unwrap();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(server.try_wait().unwrap().is_none(), "it ended");
+        sleep(Duration::from_millis(20)).await;
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let listed = run(folder.path(), &[], &["clients", "list", "--json", "--dev"]);
+    assert_eq!(String::from_utf8(listed.stdout).unwrap().trim(), "[]");
 }

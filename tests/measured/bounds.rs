@@ -9,7 +9,7 @@ use keyround::http::stream::{ANSWER_TICKS, TICK};
 
 use crate::child::Process;
 use crate::helpers::TestDatabase;
-use crate::until;
+use crate::{results, until};
 
 const KEY_SET: &[u8] = b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -72,6 +72,16 @@ async fn peers_that_do_not_read_cost_others_little() {
         "POST /oauth2/token HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{scope}",
         scope.len()
     );
+    let post = |path: &str, kind: &str, length: usize, body: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    let unfinished = post(
+        "/oauth2/token",
+        "application/x-www-form-urlencoded",
+        16 * 1024,
+        &"a".repeat(8 * 1024),
+    );
+    let mut table = String::new();
     for (what, target, count, bytes) in [
         ("key sets", address, 128, KEY_SET.repeat(20_000)),
         ("metrics", admin, 32, metrics),
@@ -82,6 +92,7 @@ async fn peers_that_do_not_read_cost_others_little() {
             128,
             [b"GET / HTTP/1.1\r\n".as_slice(), &b"X: y\r\n".repeat(5_000)].concat(),
         ),
+        ("bodies that stop", address, 128, unfinished.into_bytes()),
         ("nothing", address, 240, Vec::new()),
     ] {
         let sent = bytes.len() * count;
@@ -93,6 +104,11 @@ async fn peers_that_do_not_read_cost_others_little() {
             "{what}: {count} connections with {sent} bytes: p99 {meanwhile:?} (idle {idle:?}), {} KiB held",
             held / 1024
         );
+        let row = format!(
+            "| {what} | {count} | {sent} | {meanwhile:.2?} | {idle:.2?} | {} KiB |\n",
+            held / 1024
+        );
+        table.push_str(&row);
         assert!(
             meanwhile < (idle * 3).max(Duration::from_millis(1)),
             "{what}: {meanwhile:?}, idle {idle:?}"
@@ -107,4 +123,13 @@ async fn peers_that_do_not_read_cost_others_little() {
     );
     process.tell_to_stop();
     assert!(process.until_it_ends().await.success());
+    let page = format!(
+        "# Bounds\n\nWhat `make proof-measured` saw {}, in a debug build on two cores that did nothing else. Peers send as much as the server takes and read \
+         nothing; meanwhile another connection asks for the key set, {SAMPLES} times.\n\n\
+         *p99*: the time that 99 of 100 of its answers stay within, beside those peers and without any; at most three times the latter is \
+         asked, or 1 ms. *Held*: the memory of the server beyond what it had before. Afterwards it had less than 10 MiB more than before.\n\n\
+         | Peers send | Connections | Bytes offered | p99 | p99 idle | Held |\n|---|---|---|---|---|---|\n{table}",
+        results::of_now(),
+    );
+    results::write("bounds.md", &page);
 }

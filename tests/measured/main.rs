@@ -24,6 +24,8 @@ mod bounds;
 mod hash_costs;
 mod login_times;
 mod memory;
+#[path = "../proof/results.rs"]
+mod results;
 #[path = "../proof/until.rs"]
 mod until;
 

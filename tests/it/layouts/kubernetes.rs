@@ -421,3 +421,18 @@ async fn two_pods_restart_and_no_request_fails() {
     let database = TestDatabase::postgres().await;
     restart_one_after_the_other("pods", [pod(&database), pod(&database)]).await;
 }
+
+/// What misbehaving peers can make a node hold fits the limit of its container (docs/reference/limits.md has the figures).
+#[test]
+fn the_connections_fit_the_memory_of_the_container() {
+    const OF_A_CONNECTION: usize = 200 + 256;
+    const OF_THE_REST: usize = 128 * 1024;
+    let text = text(MANIFESTS);
+    let number = |before: &str, after: &str| -> usize {
+        let (_, rest) = text.split_once(before).unwrap();
+        rest.split_once(after).unwrap().0.parse().unwrap()
+    };
+    let connections = number("KEYROUND_SERVER__MAX_CONNECTIONS: \"", "\"");
+    let limit = number("limits:\n              memory: ", "Mi\n") * 1024;
+    assert!(connections * OF_A_CONNECTION + OF_THE_REST <= limit);
+}
