@@ -20,6 +20,9 @@ use crate::helpers::TestDatabase;
 use crate::results;
 use crate::verifier::{Verifier, time_of};
 
+/// What `keys.replica_refresh` is below.
+const REFRESH: Duration = Duration::from_secs(2);
+
 /// A new key each minute, a snapshot of up to 10 s.
 pub const POLICY: &[(&str, &str)] = &[
     ("keys.rotation_period", "1m"),
@@ -443,6 +446,8 @@ impl Load {
         let shared = &self.shared;
         let seen = std::mem::take(&mut *shared.seen.lock().unwrap());
         let now = shared.clock.read().monotonic;
+        // What was acknowledged a moment ago reaches the other servers within `keys.replica_refresh`.
+        sleep(REFRESH + Duration::from_secs(1)).await;
         let mut reports = Vec::new();
         let ways = shared.nodes.iter().map(|node| node.way).max().unwrap() + 1;
         for way in 0..ways {
