@@ -1,4 +1,4 @@
-//! Three PostgreSQL members under Patroni with etcd, and two HAProxies before them: one ends connections to a member that is no
+//! Three PostgreSQL members under Patroni with etcd, and two proxies before them: one ends connections to a member that is no
 //! longer the primary, one does not.
 
 use std::fs::{self, File};

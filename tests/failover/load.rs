@@ -389,7 +389,7 @@ impl Shared {
 }
 
 impl Load {
-    pub async fn start(nodes: Vec<Node>, secret: String, clock: Clock) -> Self {
+    pub fn start(nodes: Vec<Node>, secret: String, clock: Clock) -> Self {
         let shared = Arc::new(Shared {
             nodes,
             secret,

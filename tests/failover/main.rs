@@ -90,7 +90,7 @@ async fn the_database_fails_over() {
             });
         }
     }
-    let load = Load::start(nodes, secret, cluster.clock.clone()).await;
+    let load = Load::start(nodes, secret, cluster.clock.clone());
     let mut table = String::new();
     for happening in [
         Happening::PrimaryKilled,
