@@ -112,19 +112,21 @@ fn the_page_of_commands_names_those_that_ask_and_what_each_one_needs() {
     }
 }
 
+/// Every file in this folder and below.
+pub fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
+
 /// The command that ends a doubt about the clock is long; wherever it is told, it is told whole, and runs without a terminal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_that_confirms_a_clock_is_told_whole() {
-    fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                files(&path, found);
-            } else {
-                found.push(path);
-            }
-        }
-    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![root.join("README.md")];
     for folder in ["src", "docs", "deploy"] {

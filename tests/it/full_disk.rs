@@ -3,7 +3,7 @@
 use std::fs::{File, remove_file};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use keyround::clock::sleep;
@@ -61,6 +61,18 @@ async fn failing(process: &Process) -> Option<Vec<String>> {
     )
 }
 
+/// Runs a command that sees the file systems of the server.
+fn run_beside(process: &Process, database: &TestDatabase, arguments: &[&str]) -> Output {
+    let pid = process.child.id().to_string();
+    let mut command = Command::new("nsenter");
+    command
+        .args(["--target", &pid, "--user", "--preserve-credentials", "--mount"])
+        .args(["sh", "-c", "cd \"$0\" && exec \"$@\""])
+        .arg(database.folder.path())
+        .arg(PROGRAM);
+    process.run_by(command, arguments)
+}
+
 async fn until(process: &Process, what: &str, met: impl Fn(&[String]) -> bool) {
     for _ in 0..600 {
         if failing(process).await.is_some_and(|failing| met(&failing)) {
@@ -96,14 +108,7 @@ async fn a_server_whose_disk_was_full_writes_again_as_soon_as_there_is_room() {
     let inside = PathBuf::from(format!("/proc/{}/root", process.child.id()));
     let filler = inside.join(disk.join("filler").strip_prefix("/").unwrap());
     let db_check = || {
-        let pid = process.child.id().to_string();
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--target", &pid, "--user", "--preserve-credentials", "--mount"])
-            .args(["sh", "-c", "cd \"$0\" && exec \"$@\""])
-            .arg(database.folder.path())
-            .arg(PROGRAM);
-        let output = process.run_by(command, &["db", "check"]);
+        let output = run_beside(&process, &database, &["db", "check"]);
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         (output.status.code(), printed + &String::from_utf8_lossy(&output.stderr))
     };
@@ -171,16 +176,7 @@ async fn a_ledger_keeps_room_for_what_is_revoked_on_a_full_disk() {
     let inside = PathBuf::from(format!("/proc/{}/root", process.child.id())).join(disk.strip_prefix("/").unwrap());
     let mut filler = File::create(inside.join("filler")).unwrap();
     while filler.write_all(&[0; 1024]).is_ok() {}
-    let pid = process.child.id().to_string();
-    let keyround = |arguments: &[&str]| {
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--target", &pid, "--user", "--preserve-credentials", "--mount"])
-            .args(["sh", "-c", "cd \"$0\" && exec \"$@\""])
-            .arg(database.folder.path())
-            .arg(PROGRAM);
-        process.run_by(command, arguments)
-    };
+    let keyround = |arguments: &[&str]| run_beside(&process, &database, arguments);
     let keys = keyround(&["keys", "list", "--json"]);
     let keys: Value = serde_json::from_slice(&keys.stdout).unwrap();
     let active = keys.as_array().unwrap().iter().find(|key| key["state"] == "active");

@@ -9,20 +9,10 @@ use crate::helpers::TestDatabase;
 use crate::token::{client, register};
 
 use super::visitor::Site;
+use crate::documents::files;
 
 /// The audience that the examples of `forward_auth.policies` and of `accounts.audience` have in common.
 const AUDIENCE: &str = "https://api.example.com";
-
-fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files(&path, found);
-        } else {
-            found.push(path);
-        }
-    }
-}
 
 /// Whether this is a policy as the settings take it; `NAME audience=AUDIENCE` is the form of one.
 fn is_policy(text: &str) -> bool {
