@@ -6,6 +6,7 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web;
 
+use crate::store::allowance::of_one_request;
 use crate::telemetry::Request;
 
 use super::endpoints;
@@ -35,7 +36,8 @@ pub async fn observed(
     let endpoint = endpoints::endpoint(request.path(), &server.issuer_path);
     let method = endpoints::method(request.method().as_str());
     let started = server.clock.read().monotonic;
-    let mut answered = names.scope(guarded(has_https, request, next)).await;
+    let answer = of_one_request(guarded(has_https, request, next));
+    let mut answered = names.scope(answer).await;
     let took = server.clock.read().monotonic.saturating_sub(started);
     let status = match &mut answered {
         Ok(response) => {

@@ -27,6 +27,7 @@ use crate::keyring::{CannotSign, Issued, Keyring};
 use crate::oauth::client::Audience;
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
+use crate::store::allowance::shared;
 use crate::store::sessions::{Claim, Claimed, Found, NewSession};
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
@@ -255,7 +256,8 @@ impl Sessions {
                 db.families(&sids, latest(&times)).await
             }
         };
-        self.families.answer((sid, self.now()), ask).await
+        let found = async { Ok(self.families.answer((sid, self.now()), ask).await) };
+        shared(found).await?
     }
 
     /// [`Db::claim_generation`], together with those who claim at the same time.
@@ -268,7 +270,7 @@ impl Sessions {
                 db.claim_generations(&claims, latest(&times)).await
             }
         };
-        match self.claims.answer((claim.clone(), self.now()), ask).await? {
+        match shared(self.claims.answer((claim.clone(), self.now()), ask)).await? {
             Claimed::Yes => Ok(true),
             Claimed::No => Ok(false),
             Claimed::Unknown => self.db.claim_generation(&claim, self.now()).await,

@@ -10,8 +10,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, PgPool, Postgres};
 
-use crate::clock::sleep;
-
+use super::allowance::limited;
 use super::{StoreError, primary, within};
 
 /// How long one statement may take. What takes longer has died unheard, or might as well have.
@@ -97,10 +96,8 @@ impl Kept {
         mut lent: Lent,
         statement: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let rows = tokio::select! {
-            rows = statement.fetch_all(lent.connection()?) => rows?,
-            () = sleep(PATIENCE) => return Err(sqlx::Error::PoolTimedOut),
-        };
+        let answer = statement.fetch_all(lent.connection()?);
+        let rows = limited(PATIENCE, answer).await.ok_or(sqlx::Error::PoolTimedOut)??;
         let mut idle = self.lock();
         // A pool that ends waits for all its connections.
         if let Some(connection) = lent.0.take()

@@ -2,6 +2,7 @@
 //!
 //! Columns are 64-bit integers and text. Every statement is a constant and is tested on both databases.
 
+pub mod allowance;
 pub mod audit;
 pub mod backup;
 mod change;
@@ -45,7 +46,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
-use crate::clock::{UnixTime, sleep};
+use crate::clock::UnixTime;
 use crate::keys::trusted_time::Reference;
 use crate::values::Database;
 
@@ -450,10 +451,14 @@ async fn in_time<T>(
     // On the heap: each layer of futures around it would hold it twice.
     let answer = Box::pin(answer);
     let Some(limit) = limit else { return answer.await };
-    tokio::select! {
-        answer = answer => answer,
-        () = sleep(limit) => Err(StoreError::Unavailable(Arc::new(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))),
-    }
+    allowance::limited(limit, answer)
+        .await
+        .unwrap_or_else(|| Err(timed_out()))
+}
+
+/// What a wait ends with that took too long.
+fn timed_out() -> StoreError {
+    StoreError::Unavailable(Arc::new(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
 static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
@@ -503,7 +508,7 @@ const CHECKPOINT_PAGES: &str = "100";
 const LOG_SIZE_LIMIT: &str = "1048576";
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a statement of a server may take, with the wait for a connection. Each answer is due within 3 s.
+/// How long a statement of a server may take, with the wait for a connection. Those of one request share [`allowance::ALLOWANCE`].
 const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_400);
 
 impl Db {

@@ -1,5 +1,6 @@
 //! A database that is no longer the primary, and one that lost its last seconds: what a node may still say.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use keyround::clock::{Clock, Seconds, sleep};
@@ -9,7 +10,7 @@ use keyround::store::clients::ClientChange;
 use keyround::store::nodes::{Heartbeat, Place};
 use keyround::store::tenants::TenantChange;
 use keyround::values::SessionId;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::child::{Process, register_clients};
@@ -18,6 +19,8 @@ use crate::introspection::ask;
 use crate::network::{Network, network};
 use crate::process::run;
 use crate::rows::Raw;
+
+const PASSWORD: &str = "correct horse battery staple";
 
 const GRANT: (&str, &str) = ("grant_type", "client_credentials");
 
@@ -648,3 +651,78 @@ crate::on_both_databases!(a_client_that_was_refused_stays_disabled, |database| {
     raw.close().await;
     app.running.stop().await;
 });
+
+/// A request asks several times, and each time is soon enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_slow_each_time_holds_no_answer_up() {
+    let database = TestDatabase::postgres().await;
+    let (pace, watched) = watch::channel(Network::Open { era: 0 });
+    let through = TestDatabase {
+        url: network(&database.url, watched).await,
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let settings = &[("accounts.bcrypt_cost", "4")];
+    let secret = register_clients(&database, settings).await;
+    let mut process = Process::spawn(&through, "node", settings);
+    let address = process.until_it_serves().await;
+    let password = through.folder.path().join("password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let create = [
+        "users",
+        "create",
+        "--email",
+        "ada@example.com",
+        "--name",
+        "Ada",
+        "--password-file",
+        "password",
+    ];
+    let created = process.run(&create);
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+
+    let http = reqwest::Client::new();
+    let clock = Clock::system();
+    let timed = async |request: reqwest::RequestBuilder| {
+        let began = clock.read().monotonic;
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let body: Value = answer.json().await.unwrap_or_default();
+        (status.as_u16(), body, clock.read().monotonic.saturating_sub(began))
+    };
+    let to = |path: &str| http.post(format!("http://{address}{path}"));
+    let log_in = || {
+        let person = json!({ "email": "ada@example.com", "password": PASSWORD, "token_delivery": "body" });
+        to("/auth/login").json(&person)
+    };
+    let (status, tokens, _) = timed(log_in()).await;
+    assert_eq!(status, 200, "{tokens}");
+
+    // Each statement takes twice as long, since its connection is asked whether it lives; a login has more than five.
+    let by = Duration::from_millis(300);
+    pace.send_replace(Network::Slow { era: 0, by });
+    let client = |path| to(path).basic_auth("ES256", Some(&secret));
+    let mut refused = 0;
+    for _ in 0..3 {
+        let refresh = json!({ "refresh_token": tokens["refresh_token"], "token_delivery": "body" });
+        let token = [("token", tokens["access_token"].as_str().unwrap())];
+        let answers = tokio::join!(
+            timed(log_in()),
+            timed(to("/auth/refresh").json(&refresh)),
+            timed(client("/oauth2/token").form(&[GRANT])),
+            timed(client("/oauth2/introspect").form(&token)),
+        );
+        for (status, body, took) in [answers.0, answers.1, answers.2, answers.3] {
+            assert!(took < Duration::from_secs(3), "{status} {body} took {took:?}");
+            assert!([200, 503].contains(&status), "{status} {body}");
+            refused += u32::from(status == 503);
+        }
+    }
+    assert!(refused > 0, "it is not slow enough to show anything");
+    pace.send_replace(Network::Open { era: 0 });
+    while timed(log_in()).await.0 != 200 {
+        assert!(clock.read().monotonic < Duration::from_secs(60), "{}", process.log());
+    }
+    process.tell_to_stop();
+    process.until_it_ends().await;
+}

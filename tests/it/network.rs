@@ -1,7 +1,9 @@
 //! A network between a server and its PostgreSQL, which a test can close.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
+use keyround::clock::sleep;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -15,11 +17,35 @@ pub enum Network {
         /// Its number.
         era: u32,
     },
+    /// They are passed on as if it were open, and each answer of the database takes so much longer.
+    Slow {
+        /// As that of [`Network::Open`].
+        era: u32,
+        /// How much.
+        by: Duration,
+    },
     /// They wait without a word.
     Closed,
 }
 
+impl Network {
+    fn era(self) -> Option<u32> {
+        match self {
+            Self::Open { era } | Self::Slow { era, .. } => Some(era),
+            Self::Closed => None,
+        }
+    }
+}
+
+/// Whose bytes they are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Server,
+    Database,
+}
+
 async fn pass_on(
+    of: Of,
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     began: u32,
@@ -27,11 +53,14 @@ async fn pass_on(
 ) {
     let mut bytes = [0; 8_192];
     while let Ok(length @ 1..) = from.read(&mut bytes).await {
-        let open = network
-            .wait_for(|&network| network == Network::Open { era: began })
-            .await
-            .is_ok();
-        if !open || to.write_all(&bytes[..length]).await.is_err() {
+        let open = network.wait_for(|network| network.era() == Some(began)).await;
+        let Ok(open) = open.map(|open| *open) else {
+            return;
+        };
+        if let (Network::Slow { by, .. }, Of::Database) = (open, of) {
+            sleep(by).await;
+        }
+        if to.write_all(&bytes[..length]).await.is_err() {
             return;
         }
     }
@@ -53,15 +82,15 @@ pub async fn network_at(near: IpAddr, url: &str, network: watch::Receiver<Networ
         while let Ok((near, _)) = listener.accept().await {
             let (database, mut network) = (database.clone(), network.clone());
             tokio::spawn(async move {
-                let open = network.wait_for(|&network| network != Network::Closed).await;
-                let Ok(Network::Open { era }) = open.map(|open| *open) else {
+                let open = network.wait_for(|network| network.era().is_some()).await;
+                let Some(era) = open.ok().and_then(|open| open.era()) else {
                     return;
                 };
                 let (near_reads, near_writes) = near.into_split();
                 let (far_reads, far_writes) = TcpStream::connect(&database).await.unwrap().into_split();
                 tokio::join!(
-                    pass_on(near_reads, far_writes, era, network.clone()),
-                    pass_on(far_reads, near_writes, era, network)
+                    pass_on(Of::Server, near_reads, far_writes, era, network.clone()),
+                    pass_on(Of::Database, far_reads, near_writes, era, network)
                 );
             });
         }
