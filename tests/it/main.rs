@@ -65,6 +65,8 @@ mod raw;
 mod registry;
 mod remote_key_sets;
 mod replicas;
+#[path = "../proof/results.rs"]
+mod results;
 mod rotation;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod rows;

@@ -1,12 +1,14 @@
 //! Requests without a pause while nodes restart one after the other: every one must be answered as if nothing happened.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyround::clock::sleep;
 
 use super::nodes::{HOSTS, Nodes};
+use crate::results;
 
 /// How long the load goes on before the first restart and after the last. From one node that is ready again to the next that is told to
 /// stop there is no pause: a gateway that holds a node to be away for longer than it is has none then.
@@ -69,13 +71,31 @@ impl Request {
     }
 }
 
-/// How often each node is restarted; `make proof` asks for more than one.
+/// How often each node is restarted, when `make proof` asks for more than once.
 #[expect(
     clippy::disallowed_methods,
     reason = "the person who runs the tests says so by the environment"
 )]
-fn rounds() -> usize {
-    std::env::var("TEST_RESTARTS").map_or(1, |rounds| rounds.parse().unwrap())
+fn asked_for() -> Option<usize> {
+    std::env::var("TEST_RESTARTS")
+        .ok()
+        .map(|rounds| rounds.parse().unwrap())
+}
+
+/// Puts a row into the page of results. A page holds what one run of the tests saw.
+fn write_row(name: &str, rounds: usize, sent: usize) {
+    static ROWS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let mut rows = ROWS.lock().unwrap();
+    rows.insert(name.to_owned(), format!("| {name} | {rounds} | {sent} | 0 |\n"));
+    let rows: String = rows.values().map(String::as_str).collect();
+    let page = format!(
+        "# Rolling restarts\n\nWhat `make proof` saw when two nodes restarted one after the other, {}: behind each gateway with the files in \
+         `deploy/`, and as the units and the containers in `deploy/` run them. Eight senders of each kind of request (the key set, a new \
+         token, a service behind the gateway) went on all the time, without a pause. A request failed unless it was answered 200.\n\n\
+         | what | restarts of each node | requests | failed |\n|---|---|---|---|\n{rows}",
+        results::of_now(),
+    );
+    results::write("rolling-restarts.md", &page);
 }
 
 /// Restarts each node under load.
@@ -109,7 +129,8 @@ pub async fn under_load(name: &str, requests: &[Request], mut restart: impl Asyn
         })
         .collect();
     sleep(MARGIN).await;
-    for _ in 0..rounds() {
+    let asked = asked_for();
+    for _ in 0..asked.unwrap_or(1) {
         restart().await;
     }
     sleep(MARGIN).await;
@@ -131,4 +152,7 @@ pub async fn under_load(name: &str, requests: &[Request], mut restart: impl Asyn
         failures.len()
     );
     assert!(sent > 100, "{name}: only {sent} requests");
+    if let Some(rounds) = asked {
+        write_row(name, rounds, sent);
+    }
 }
