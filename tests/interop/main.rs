@@ -11,13 +11,17 @@
 //! new key of each algorithm every 1.5 to 2.6 s; the tables say how often it was. Both algorithms rotate everywhere:
 //! the making of an RSA key takes a tenth of a second, which leaves two cores to the verifiers.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail anywhere")]
 
+mod clocks;
 mod emergency;
 mod front;
 mod gateway;
+#[path = "../it/libfaketime.rs"]
+mod libfaketime;
 mod libraries;
 mod moving_in;
+mod people;
 #[path = "../it/ports.rs"]
 mod ports;
 mod service;

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::gateway;
+use crate::libfaketime;
 use crate::libraries::LIBRARIES;
 use crate::ports::free_port;
 use crate::service::{Client, Sender};
@@ -232,7 +233,20 @@ impl Verifier {
         }
     }
 
-    /// The same with a library whose cache is set to this many seconds.
+    /// A program whose wall clock is off by so many seconds; its monotonic clock is true.
+    pub fn start_on_clock(library: &'static Library, site: &Site, off_by: &str) -> Self {
+        let arguments = [site.front.issuer(), AUDIENCE.to_owned(), site.key_set_url(0)];
+        let faketime = libfaketime::library();
+        let variables = [
+            ("LD_PRELOAD", faketime.to_str().unwrap()),
+            ("FAKETIME", off_by),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("FAKETIME_DISABLE_SHM", "1"),
+        ];
+        Self::spawn_by(library.command().envs(variables), library, 0, &arguments)
+    }
+
+    /// A program that fetches the node's key set, with a library whose cache is set to this many seconds.
     pub fn start_with_cache(library: &'static Library, node: usize, site: &Site, seconds: u32) -> Self {
         let key_set_url = site.key_set_url(node);
         Self::spawn(
@@ -300,8 +314,11 @@ impl Verifier {
     }
 
     fn spawn(library: &'static Library, node: usize, arguments: &[String]) -> Self {
-        let mut process = library
-            .command()
+        Self::spawn_by(&mut library.command(), library, node, arguments)
+    }
+
+    fn spawn_by(command: &mut Command, library: &'static Library, node: usize, arguments: &[String]) -> Self {
+        let mut process = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -10,9 +10,10 @@ use keyround::store::nodes::{Heartbeat, Place};
 use serde_json::Value;
 
 use crate::child::{PROGRAM, Process};
-use crate::faketime::{Wall, library};
+use crate::faketime::Wall;
 use crate::helpers::{START, TestApp, TestDatabase};
 use crate::introspection::ask;
+use crate::libfaketime::library;
 use crate::rows::Raw;
 use crate::sessions::world::{ES256_ALONE, create_user, log_in};
 use crate::token::{client, register};

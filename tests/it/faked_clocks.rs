@@ -14,8 +14,9 @@ use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::child::{Process, register_clients};
-use crate::faketime::{Wall, library};
+use crate::faketime::Wall;
 use crate::helpers::{TestApp, TestDatabase};
+use crate::libfaketime::library;
 use crate::rows::Raw;
 use crate::sessions::world::{create_user, log_in};
 use crate::token::{client, register};

@@ -45,6 +45,7 @@ mod introspection;
 mod key_set;
 mod layouts;
 mod ledger;
+mod libfaketime;
 mod limits;
 mod logins;
 mod logs;

@@ -17,6 +17,8 @@ mod faketime;
 #[path = "../it/helpers.rs"]
 #[allow(dead_code, unused_macros, reason = "the other binary uses the rest")]
 mod helpers;
+#[path = "../it/libfaketime.rs"]
+mod libfaketime;
 #[path = "../it/network.rs"]
 #[allow(dead_code, reason = "the other binary uses the rest")]
 mod network;
