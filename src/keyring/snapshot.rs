@@ -1,6 +1,6 @@
 //! The keys at one moment, and all that follows from them: built at every look at the database, never changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,9 +43,11 @@ pub struct Snapshot {
     pub document: Document,
     /// Rows whose private half does not open under the master key.
     pub unopened: Vec<Kid>,
-    /// Keys of either kind that the database trusts although they were revoked: the ledger says so, as after an old backup,
-    /// or another row of the same key material does, as an older version left it.
+    /// Keys of either kind that the database trusts although they were revoked: the ledger says so, as after an old backup, an earlier
+    /// snapshot does, or another row of the same key material does, as an older version left it.
     pub distrusted: Vec<Kid>,
+    /// The thumbprints of all keys that this node has seen revoked. Beside PostgreSQL there may be no ledger.
+    revoked: Arc<BTreeSet<Kid>>,
     /// Keys whose rows are gone before their time.
     pub vanished: Vec<Vanished>,
     pub(super) signers: HashMap<Kid, Arc<Signer>>,
@@ -290,7 +292,11 @@ impl Snapshot {
         let keys = stored
             .keys()
             .while_doubted(policy, trusted.record().doubted, trusted.reached());
-        let is_revoked = |jwk: &PublicJwk| keys.revokes(jwk) || ledger.is_some_and(|ledger| ledger.names(jwk));
+        let revoked = seen_revoked(&keys, previous);
+        let was_revoked =
+            |jwk: &PublicJwk| !revoked.is_empty() && jwk.material_names().iter().any(|name| revoked.contains(name));
+        let is_revoked =
+            |jwk: &PublicJwk| keys.revokes(jwk) || was_revoked(jwk) || ledger.is_some_and(|ledger| ledger.names(jwk));
         let distrusted: Vec<Kid> = keys
             .jwks()
             .filter(|(jwk, revoked_at)| revoked_at.is_none() && is_revoked(jwk))
@@ -345,12 +351,27 @@ impl Snapshot {
             document,
             unopened,
             distrusted,
+            revoked,
             vanished,
             signers,
             loaded,
             trusted,
         }
     }
+}
+
+/// What the snapshots before have seen revoked, and what these rows say.
+fn seen_revoked(keys: &Keys, previous: Option<&Snapshot>) -> Arc<BTreeSet<Kid>> {
+    let known = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.revoked));
+    let of_rows = keys.jwks().filter(|(_, revoked_at)| revoked_at.is_some());
+    let new: Vec<Kid> = of_rows
+        .map(|(jwk, _)| jwk.thumbprint())
+        .filter(|name| !known.contains(name))
+        .collect();
+    if new.is_empty() {
+        return known;
+    }
+    Arc::new(known.iter().cloned().chain(new).collect())
 }
 
 /// The public halves of the keys that are served, parsed once in their life.

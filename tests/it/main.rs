@@ -75,6 +75,7 @@ mod runbooks;
 mod schema_forms;
 mod schema_parts;
 mod sessions;
+mod set_back;
 mod shutdown;
 mod skeleton;
 mod sqlite_files;

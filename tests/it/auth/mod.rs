@@ -11,5 +11,5 @@ mod origins;
 mod reading;
 mod registration;
 mod token_types;
-mod visitor;
+pub mod visitor;
 mod web_driver;

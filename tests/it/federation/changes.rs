@@ -8,6 +8,7 @@ use super::{CLIENT_SECRET, Site, create, parameter, secret_file};
 use crate::client_assertions::keyround;
 use crate::helpers::TestDatabase;
 use crate::rows::Raw;
+use crate::set_back::Earlier;
 use crate::terminal::at_terminal;
 
 const ONE: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
@@ -310,4 +311,47 @@ crate::on_both_databases!(the_deletion_of_a_client_says_what_goes_with_it_and_as
             assert_eq!(shown, i32::from(code == 0), "{id}");
         }
     }
+});
+
+// What a provider publishes is kept by its address; who the provider is, is read for each login.
+crate::on_both_databases!(a_provider_follows_a_database_that_was_set_back, |database| {
+    let upstream = Upstream::start();
+    let site = Site::new(database, &upstream.ca_file, &upstream.issuer, &[]).await;
+    let raw = Raw::open(&site.database).await;
+    let asked = async || {
+        let url = site.begin(&mut upstream.browser()).await?;
+        Ok::<_, &str>(["client_id", "scope"].map(|name| parameter(&url, name)))
+    };
+    let first = asked().await;
+    assert!(first.is_ok());
+    let earlier = Earlier::take(&raw).await;
+    let update = ["providers", "update", "acme"];
+    for (change, expected) in [
+        (&["--client-id", "other"][..], Some(["other", "openid email profile"])),
+        (&["--scope", "openid"], Some(["keyround", "openid"])),
+        (&["--issuer", "https://id.example"], None),
+    ] {
+        run(&site.database, &[&update, change].concat());
+        let changed = asked().await;
+        let expected = expected.map(|texts| texts.map(str::to_owned));
+        assert_eq!(changed.ok(), expected, "{change:?}");
+        earlier.put_back(&raw).await;
+        assert_eq!(asked().await, first, "set back after {change:?}");
+    }
+    for change in [
+        &["providers", "disable", "acme"][..],
+        &["providers", "delete", "acme", "--yes"],
+    ] {
+        run(&site.database, change);
+        assert_eq!(asked().await, Err("provider_unknown"));
+        earlier.put_back(&raw).await;
+        assert_eq!(asked().await, first, "set back after {change:?}");
+    }
+    // A login that was begun in the time that was lost is unknown.
+    let mut browser = upstream.browser();
+    let question = site.begin(&mut browser).await.unwrap();
+    earlier.put_back(&raw).await;
+    let finished = site.finish(&browser, &upstream.callback(&question)).await;
+    assert_eq!(finished.unwrap_err(), "state_invalid");
+    raw.close().await;
 });
