@@ -214,6 +214,26 @@ mod tests {
     }
 
     #[test]
+    fn so_many_proxies_are_followed_and_the_last_one_counts_as_the_client() {
+        let proxy = |at: usize| format!("10.{}.{}.1", at / 250, at % 250);
+        let proxies = |count: usize| (0..count).map(proxy).collect::<Vec<_>>();
+        // The proxy on the right is the one that is nearest.
+        let with_client = |count: usize| [vec!["198.51.100.1".to_owned()], proxies(count)].concat().join(", ");
+        assert_eq!(seen("10.0.0.1", &[&with_client(MAX_PROXIES - 1)]), "198.51.100.1");
+        for more in [0, 1, 1_000] {
+            assert_eq!(
+                seen("10.0.0.1", &[&with_client(MAX_PROXIES + more)]),
+                proxy(more),
+                "{more} more"
+            );
+        }
+        // As lines of their own, too.
+        let lines = [vec!["198.51.100.1".to_owned()], proxies(MAX_PROXIES)].concat();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        assert_eq!(seen("10.0.0.1", &lines), "10.0.0.1");
+    }
+
+    #[test]
     fn addresses_are_read_in_every_form_that_proxies_write() {
         for (hop, address) in [
             ("198.51.100.1:4711", "198.51.100.1"),

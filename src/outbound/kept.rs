@@ -18,9 +18,9 @@ use super::FetchError;
 /// How many documents are cached; beyond, the one that was used least recently makes room.
 const MAX_DOCUMENTS: usize = 1_024;
 /// How many fetches run at once.
-const MAX_FETCHES: usize = 32;
+pub const MAX_FETCHES: usize = 32;
 /// How many of them go to one host: a slow one leaves room for the others.
-const MAX_FETCHES_OF_HOST: usize = 4;
+pub const MAX_FETCHES_OF_HOST: usize = 4;
 /// How long a request waits for a fetch, which may wait for others itself.
 const PATIENCE: Duration = Duration::from_secs(6);
 

@@ -29,13 +29,14 @@ use addresses::is_allowed;
 use encoding::Encoding;
 pub use failure::FetchError;
 use failure::{NoAddress, reason};
+pub use kept::{MAX_FETCHES, MAX_FETCHES_OF_HOST};
 
 /// The longest document that is read, in bytes, as it comes and as it is once inflated.
-const LONGEST: usize = 64 * 1024;
+pub const LONGEST: usize = 64 * 1024;
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How long all of it may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// The client.
 #[derive(Clone)]

@@ -15,11 +15,17 @@ use keyround::http::client_authentication::LONGEST_FORM;
 use keyround::http::guard::LONGEST_ADDRESS;
 use keyround::http::listener::{BACKLOG, FIRST_HEAD_TIMEOUT, HANDSHAKE_TIMEOUT, KEEP_ALIVE, SOCKET_BUFFER};
 use keyround::http::stream::{ANSWER_TICKS, HEAD_TICKS, LIFE_TICKS, MAX_HELD, TICK};
+use keyround::jose::alg::Algorithm;
+use keyround::jose::jwk_set::MAX_KEYS;
+use keyround::oauth::client_keys::MOST_KEYS;
 use keyround::oauth::token::{MAX_PARAMETERS, MAX_RESOURCES, MAX_SCOPE_WORDS};
+use keyround::outbound;
 use keyround::store::sessions::ENDED_AT_ONCE;
 use keyround::telemetry::{LONGEST_REQUEST_ID, MAX_QUEUED_BYTES, MAX_QUEUED_LINES};
 use serde_json::Value;
 
+use crate::auth::visitor::{Site, refused, told};
+use crate::client_assertions::{Pair, keyround};
 use crate::helpers::{TestApp, TestDatabase};
 use crate::introspection::ask;
 use crate::sessions::world::{ES256_ALONE, World};
@@ -87,6 +93,15 @@ fn the_page_says_what_the_code_does() {
         (
             "proxies that are followed in `X-Forwarded-For`",
             MAX_PROXIES.to_string(),
+        ),
+        ("bytes of a fetched document", outbound::LONGEST.to_string()),
+        ("time of a fetch", seconds(outbound::ANSWER_WITHIN)),
+        ("keys of a fetched key set", MAX_KEYS.to_string()),
+        ("keys that are registered for a client", MOST_KEYS.to_string()),
+        ("fetches at once", outbound::MAX_FETCHES.to_string()),
+        (
+            "fetches from one host at once",
+            outbound::MAX_FETCHES_OF_HOST.to_string(),
         ),
         ("sessions that one transaction ends", ENDED_AT_ONCE.to_string()),
         ("denied tokens of one client, or of one session", rate),
@@ -202,6 +217,54 @@ async fn lists_in_requests_are_bounded() {
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
     app.running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_has_so_many_keys() {
+    let database = TestDatabase::sqlite();
+    let pairs: Vec<Pair> = (0..=MOST_KEYS)
+        .map(|at| Pair::new(Algorithm::Es256, &format!("key-{at}")))
+        .collect();
+    let file = database.folder.path().join("jwks.json");
+    for (count, code) in [(MOST_KEYS + 1, 2), (MOST_KEYS, 0)] {
+        let keys: Vec<String> = pairs[..count].iter().map(|pair| pair.jwk.to_json()).collect();
+        std::fs::write(&file, format!(r#"{{"keys":[{}]}}"#, keys.join(","))).unwrap();
+        let create = [
+            "clients",
+            "create",
+            "--id",
+            "billing",
+            "--grant",
+            "client_credentials",
+            "--audience",
+            "https://api.example.com",
+        ];
+        let (exit, _, said) = keyround(
+            &database,
+            &[&create[..], &["--jwks-file", file.to_str().unwrap()]].concat(),
+        );
+        assert_eq!(exit, code, "{count}: {said}");
+        assert!(
+            code == 0 || said.contains("it has 11 keys that can be used; a client has at most 10"),
+            "{said}"
+        );
+    }
+}
+
+crate::on_both_databases!(refreshes_from_one_address_are_bounded, |database| {
+    let site = Site::start(database, &[("accounts.refresh_limit_address", "4/1h")]).await;
+    let (mut ada, mut bob) = (site.person("ada").await, site.person("bob").await);
+    for visitor in [&mut ada, &mut bob] {
+        visitor.refresh().await;
+        visitor.refresh().await;
+    }
+    let limited = bob.post("/auth/refresh", None).await;
+    assert!(limited.headers().contains_key("retry-after"));
+    assert_eq!(told(limited).await, refused(429, "rate_limited"));
+    // The sessions live, and a login is no refresh.
+    assert_eq!(ada.me().await.0, 200);
+    ada.log_in("ada").await;
+    site.stop().await;
+});
 
 crate::on_both_databases!(
     an_account_has_so_many_sessions_and_a_login_ends_the_oldest,

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use keyround::clock::Clock;
+use keyround::http::listener::{BACKLOG, HANDSHAKE_TIMEOUT};
 use keyround::http::stream::{ANSWER_TICKS, HEAD_TICKS, TICK};
 use openssl_client::Client;
 
@@ -257,10 +259,9 @@ fn a_peer_that_does_not_read_holds_little_and_not_for_long() {
     assert!(serving.stop().0.success());
 }
 
-#[test]
-fn a_peer_that_does_not_read_holds_little_over_tls() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+/// A server that terminates TLS by itself.
+fn start_with_tls(folder: &Path) -> Serving {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let made = std::process::Command::new("openssl")
         .args([
             "req",
@@ -290,7 +291,30 @@ fn a_peer_that_does_not_read_holds_little_over_tls() {
         ("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", chain.as_str()),
         ("KEYROUND_SERVER__TLS_KEY_FILE", key.as_str()),
     ];
-    let serving = start(folder.path(), &more);
+    start(folder, &more)
+}
+
+#[test]
+fn a_handshake_that_never_ends_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start_with_tls(folder.path());
+    let clock = Clock::system();
+    // A record that is announced and does not come.
+    for says in [&b""[..], &[22, 3, 1, 2, 0, 1, 0]] {
+        let mut silent = TcpStream::connect(address(&serving.url)).unwrap();
+        let began = clock.read().monotonic;
+        silent.write_all(says).unwrap();
+        assert!(is_closed(silent, HANDSHAKE_TIMEOUT));
+        let took = clock.read().monotonic.saturating_sub(began);
+        assert!(took > HANDSHAKE_TIMEOUT.mul_f64(0.9), "{took:?}");
+    }
+    assert!(serving.stop().0.success());
+}
+
+#[test]
+fn a_peer_that_does_not_read_holds_little_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start_with_tls(folder.path());
     let address = address(&serving.url).to_owned();
     let requests = |count: usize| {
         let mut client = Client::open(&address);
@@ -467,6 +491,58 @@ fn the_admin_listener_displaces_idle_connections_too() {
         assert_eq!(status(&serving.admin_url, "/livez"), 200);
     }
     drop(idle);
+    assert!(serving.stop().0.success());
+}
+
+#[test]
+fn so_many_connections_wait_to_be_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(folder.path(), &[]);
+    let most: u64 = std::fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    for url in [&serving.url, &serving.admin_url] {
+        let port = url.rsplit(':').next().unwrap();
+        let listed = std::process::Command::new("ss")
+            .args(["-ltnH", &format!("sport = :{port}")])
+            .output()
+            .unwrap();
+        let line = String::from_utf8(listed.stdout).unwrap();
+        // State, waiting now, at most, and where.
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(
+            cells[2].parse::<u64>().unwrap(),
+            u64::try_from(BACKLOG).unwrap().min(most),
+            "{line}"
+        );
+    }
+    assert!(serving.stop().0.success());
+}
+
+/// Of any name and number: what bounds them is the bytes of the headers.
+#[test]
+fn cookies_count_with_the_headers() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(folder.path(), &[]);
+    let clock = Clock::system();
+    let ask = |cookies: &str| {
+        let mut connection = Connection::open(&serving.url);
+        let began = clock.read().monotonic;
+        connection.send(format!(
+            "POST /auth/refresh HTTP/1.1\r\nHost: a\r\nCookie: {cookies}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        let status = connection.answer().unwrap().status();
+        (status, clock.read().monotonic.saturating_sub(began))
+    };
+    const ROOM: usize = 32 * 1024 - 100;
+    for pair in ["a=b;", ";", "__Secure-keyround-refresh=x;", "__Host-keyround-csrf=x;"] {
+        let (status, took) = ask(&pair.repeat(ROOM / pair.len()));
+        assert!([400, 401, 403].contains(&status), "{pair}: {status}");
+        assert!(took < Duration::from_secs(1), "{pair}: {took:?}");
+        assert_eq!(ask(&pair.repeat(ROOM / pair.len() + 200)).0, 431, "{pair}");
+    }
     assert!(serving.stop().0.success());
 }
 

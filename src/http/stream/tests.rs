@@ -2,7 +2,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use actix_http::body::{BodyStream, to_bytes};
-use actix_http::{HttpService, KeepAlive, Request, Response};
+use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response};
 use actix_service::{Service, ServiceFactory, fn_service};
 use actix_web::rt::spawn;
 use prometheus_client::metrics::counter::Counter;
@@ -49,11 +49,16 @@ async fn answer(mut request: Request, reads: Reads) -> Result<Response<String>, 
     {
         answer = format!("{answer} {}", body.escape_ascii());
     }
+    let mut response = Response::ok();
     if let Some(connection) = &connection {
         connection.finish();
+        // As the guard does it.
+        if connection.is_old() && request.path() != "/on" {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
     }
     ANSWERS.set(ANSWERS.get() + 1);
-    Ok(Response::ok().set_body(answer))
+    Ok(response.set_body(answer))
 }
 
 async fn serve_library<T: AsyncRead + AsyncWrite + Unpin + 'static>(
@@ -136,6 +141,32 @@ async fn a_connection_that_is_used_stays() {
     }
     let (seconds, _) = close(&mut peer).await;
     assert!((65..=75).contains(&seconds), "{seconds}");
+}
+
+#[actix_web::test]
+async fn a_connection_that_is_always_used_ends_all_the_same() {
+    tokio::time::pause();
+    // A peer that asks again and again; then one whose answers do not say that the connection ends.
+    for (request, ends) in [
+        (GET, LIFE_TICKS),
+        (b"GET /on HTTP/1.1\r\nHost: a\r\n\r\n", LONGEST_LIFE_TICKS),
+    ] {
+        let mut peer = serve(4096);
+        let (before, mut last) = (uptime(), Vec::new());
+        let mut answer = [0; 1024];
+        while peer.write_all(request).await.is_ok() {
+            match peer.read(&mut answer).await {
+                Ok(length @ 1..) => last = answer[..length].to_vec(),
+                _ => break,
+            }
+            sleep(TICK).await;
+        }
+        let lived = uptime().saturating_sub(before);
+        let life = TICK * ends;
+        assert!((life..=life + TICK).contains(&lived), "{lived:?}");
+        let last = String::from_utf8(last).unwrap().to_ascii_lowercase();
+        assert_eq!(last.contains("connection: close"), ends == LIFE_TICKS, "{last}");
+    }
 }
 
 /// Each begins before a look and ends behind it.
