@@ -353,3 +353,60 @@ async fn the_settings_are_compared_with_the_clients_at_the_start() {
     assert_eq!(told.0, 401);
     site.stop().await;
 }
+
+/// At both registrations: of the client, and of the audience in the settings.
+#[test]
+fn no_client_is_called_as_the_audience_of_people_with_tokens_of_type_jwt() {
+    let database = crate::helpers::TestDatabase::sqlite();
+    let folder = database.folder.path();
+    let pair = Pair::new(Algorithm::Es256, "own");
+    std::fs::write(
+        folder.join("jwks.json"),
+        format!(r#"{{"keys":[{}]}}"#, pair.jwk.to_json()),
+    )
+    .unwrap();
+    let run = |token_type: &str, arguments: &[&str]| {
+        let variables = [
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+            ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+            ("KEYROUND_DATABASE__URL", database.url.as_str()),
+            (
+                "KEYROUND_KEYS__MASTER_KEY",
+                "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+            ),
+            ("KEYROUND_ACCOUNTS__AUDIENCE", "billing"),
+            ("KEYROUND_ACCOUNTS__TOKEN_TYPE", token_type),
+        ];
+        let output = crate::process::run(folder, &variables, arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), said)
+    };
+    let create = |id| {
+        [
+            "clients",
+            "create",
+            "--id",
+            id,
+            "--grant",
+            "client_credentials",
+            "--audience",
+            AUDIENCE,
+        ]
+    };
+    let ways: [&[&str]; 3] = [&[], &["--jwks-file", "jwks.json"], &["--token-type", "JWT"]];
+    for way in ways {
+        let (code, said) = run("JWT", &[&create("billing"), way].concat());
+        assert_eq!(code, 2, "{way:?}: {said}");
+        assert!(said.contains("'billing' is accounts.audience"), "{said}");
+    }
+    for (token_type, id) in [("JWT", "invoices"), ("at+jwt", "billing")] {
+        assert_eq!(run(token_type, &create(id)), (0, String::new()), "{id}");
+    }
+    let (code, said) = run("JWT", &["serve"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("there is a client 'billing', but accounts.audience is the same and accounts.token_type is JWT"),
+        "{said}"
+    );
+}
