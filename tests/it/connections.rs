@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use keyround::app::ADMIN_CONNECTIONS;
 use keyround::clock::Clock;
 use keyround::http::listener::{BACKLOG, HANDSHAKE_TIMEOUT};
 use keyround::http::stream::{ANSWER_TICKS, HEAD_TICKS, TICK};
@@ -89,30 +90,48 @@ fn status(url: &str, path: &str) -> u16 {
     connection.answer().map_or(0, |answer| answer.status())
 }
 
-/// When the kernel's buffers are full the number of answers stands still.
+/// When the kernel's buffers are full the number of answers stands still. One look may meet a machine that is busy with others.
 fn until_nothing_moves(serving: &Serving) {
-    let mut answered = 0;
-    loop {
+    let (mut answered, mut alike) = (0, 0);
+    while alike < 3 {
         wait(Duration::from_secs(1));
         let now = metric(serving, "keyround_key_set_answers_total{status=\"200\"}");
-        if now > 0 && now == answered {
-            return;
-        }
+        alike = if now > 0 && now == answered { alike + 1 } else { 0 };
         answered = now;
     }
 }
 
 fn metric(serving: &Serving, name: &str) -> u64 {
-    let mut connection = Connection::open(&serving.admin_url);
-    connection.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
-    let text = String::from_utf8(connection.answer().unwrap().body).unwrap();
+    // This connection, too, may end for a newer one.
+    let answer = loop {
+        let mut connection = Connection::open(&serving.admin_url);
+        connection.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        if let Some(answer) = connection.answer() {
+            break answer;
+        }
+    };
+    let text = String::from_utf8(answer.body).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     line.map_or(0, |value| value.parse().unwrap())
 }
 
+/// Waits until so many were displaced. The kernel connects before the server accepts: what a busy machine still has to accept would
+/// displace the connections that come after it.
+fn until_displaced(serving: &Serving, count: u64) {
+    let mut displaced = 0;
+    for _ in 0..600 {
+        displaced = metric(serving, "keyround_displaced_connections_total");
+        if displaced >= count {
+            return;
+        }
+        wait(Duration::from_millis(100));
+    }
+    panic!("{displaced} of {count} were displaced");
+}
+
 /// Whether the server closes it, within a bound that leaves room for a busy machine.
 fn is_closed(mut stream: TcpStream, within: Duration) -> bool {
-    stream.set_read_timeout(Some(within * 4)).unwrap();
+    stream.set_read_timeout(Some(within * 12)).unwrap();
     let mut bytes = vec![0; 64 * 1024];
     loop {
         match stream.read(&mut bytes) {
@@ -245,17 +264,18 @@ fn a_peer_that_does_not_read_holds_little_and_not_for_long() {
     let each = meanwhile.saturating_sub(before) / streams.len() as u64;
     println!("{} connections hold {each} bytes each", streams.len());
     assert!(each < 200 * 1024, "{each} bytes each");
-    // Nothing of what was sent is read for so long that the connection ends; the rest in its buffers still comes.
-    let all = streams.into_iter().map(|stream| {
-        std::thread::spawn(move || {
-            wait(TICK * (ANSWER_TICKS + 1));
-            is_closed(stream, TICK)
-        })
-    });
-    let all: Vec<_> = all.collect();
-    assert!(all.into_iter().all(|closed| closed.join().unwrap()));
-    assert!(serving.resident_bytes() < before + 10 * MIB);
+    // Nothing is read until the last connection has ended: a busy machine still answers when others wait already. The rest in the buffers
+    // still comes.
+    wait(TICK * ANSWER_TICKS);
+    for _ in 0..3_000 {
+        if metric(&serving, "keyround_connections") == 0 && serving.resident_bytes() < before + 10 * MIB {
+            break;
+        }
+        wait(Duration::from_millis(100));
+    }
     assert_eq!(metric(&serving, "keyround_connections"), 0);
+    assert!(serving.resident_bytes() < before + 10 * MIB);
+    assert!(streams.into_iter().all(|stream| is_closed(stream, TICK)));
     assert!(serving.stop().0.success());
 }
 
@@ -429,13 +449,15 @@ fn one_address_displaces_its_own_connections_and_is_served() {
     let idle: Vec<TcpStream> = (0..200)
         .map(|_| TcpStream::connect(address(&serving.url)).unwrap())
         .collect();
+    // All but the kept one and fifteen more.
+    until_displaced(&serving, 185);
+    assert_eq!(metric(&serving, "keyround_connections"), 16);
     for _ in 0..20 {
         assert_eq!(status(&serving.url, "/.well-known/jwks.json"), 200);
     }
     kept.send(KEY_SET);
     assert_eq!(kept.answer().unwrap().status(), 200, "a kept connection ends last");
     assert!(metric(&serving, "keyround_connections") <= 16);
-    assert!(metric(&serving, "keyround_displaced_connections_total") >= 184);
     drop(idle);
     assert!(serving.stop().0.success());
 }
@@ -467,6 +489,7 @@ fn few_open_files_leave_room_for_the_admin_listener() {
     let idle: Vec<TcpStream> = (0..600)
         .map(|_| TcpStream::connect(address(&serving.url)).unwrap())
         .collect();
+    until_displaced(&serving, 600 - metric(&serving, "keyround_connections"));
     for _ in 0..20 {
         assert_eq!(status(&serving.admin_url, "/readyz/issue"), 200);
         assert_eq!(status(&serving.url, "/.well-known/jwks.json"), 200);
@@ -487,6 +510,7 @@ fn the_admin_listener_displaces_idle_connections_too() {
     let idle: Vec<TcpStream> = (0..300)
         .map(|_| TcpStream::connect(address(&serving.admin_url)).unwrap())
         .collect();
+    until_displaced(&serving, 300 - u64::try_from(ADMIN_CONNECTIONS).unwrap());
     for _ in 0..20 {
         assert_eq!(status(&serving.admin_url, "/livez"), 200);
     }
@@ -582,7 +606,7 @@ fn strangers_that_hold_all_connections_keep_no_newcomer_out() {
         add(96);
         for at in 0..8 {
             let mut newcomer = connect_from([127, 0, 2, at], &serving.url);
-            newcomer.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            newcomer.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
             add(32);
             newcomer.write_all(KEY_SET.as_bytes()).unwrap();
             let mut answer = [0; 15];
