@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::process::{BINARY, PATH, Serving, free_port, run};
-use crate::raw::Connection;
+use crate::shutdown::{finishes_what_is_under_way, until_in_time};
 
 // For tests alone.
 const MASTER_KEY: (&str, &str) = (
@@ -391,26 +391,9 @@ fn a_master_key_that_others_can_read_is_refused() {
 /// SIGTERM ends what is idle and finishes what has begun.
 #[test]
 fn a_request_under_way_is_finished_before_the_server_ends() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut serving = Serving::start(folder.path(), &with(&[ISSUER, MASTER_KEY]), &["serve"]);
-    let mut connection = Connection::open(&serving.url);
-    connection.send(
-        "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\
-         Content-Type: application/x-www-form-urlencoded\r\n\r\n",
-    );
-    // It waits for the body now.
-    assert_eq!(connection.head().unwrap().status(), 100);
-    serving.terminate();
-    serving.wait_for("stopping");
-    // New ones are refused before the one under way has ended.
-    let address = serving.url.trim_start_matches("http://").to_owned();
-    let refused = (0..200_000).any(|_| std::net::TcpStream::connect(&address).is_err());
-    assert!(refused, "a server that stops takes no new connection");
-    connection.send("x=1");
-    assert_eq!(connection.answer().unwrap().status(), 401);
-    assert!(
-        connection.rest().is_empty(),
-        "the connection is closed behind the answer"
-    );
-    assert_eq!(serving.ended().0.code(), Some(0));
+    until_in_time(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let serving = Serving::start(folder.path(), &with(&[ISSUER, MASTER_KEY]), &["serve"]);
+        finishes_what_is_under_way(serving)
+    });
 }
