@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::database_roles::red_checks;
 use crate::failover::refuse_writes;
 use crate::helpers::{TestApp, TestDatabase};
-use crate::introspection::ask;
+use crate::introspection::ask_until_known;
 use crate::process::run;
 use crate::rows::Raw;
 
@@ -118,7 +118,7 @@ crate::on_both_databases!(a_schema_that_says_so_is_used_by_the_version_before, |
     before.running.stop().await;
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     app.token("service", &secret).await;
-    let answer = ask(&app, "introspect", "service", &secret, &token).await;
+    let answer = ask_until_known(&app, "introspect", "service", &secret, &token).await;
     assert_eq!(answer.json::<Value>().await.unwrap()["active"], true);
     assert_eq!(red_checks(&app).await.0, 200);
     assert_eq!(failed_checks(&database), []);

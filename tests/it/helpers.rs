@@ -212,13 +212,12 @@ impl TestApp {
 
     /// Asks for a token by `client_secret_basic`.
     pub async fn ask(&self, id: &str, secret: &str, form: &[(&str, &str)]) -> reqwest::Response {
-        self.http
-            .post(format!("{}/oauth2/token", self.url))
-            .basic_auth(id, Some(secret))
-            .form(form)
-            .send()
-            .await
-            .unwrap()
+        self.asking(id, secret, form).send().await.unwrap()
+    }
+
+    fn asking(&self, id: &str, secret: &str, form: &[(&str, &str)]) -> reqwest::RequestBuilder {
+        let request = self.http.post(format!("{}/oauth2/token", self.url));
+        request.basic_auth(id, Some(secret)).form(form)
     }
 
     /// Lets so much time pass that a node asks the database for its clients again.
@@ -229,7 +228,7 @@ impl TestApp {
 
     /// A token that must be granted.
     pub async fn token(&self, id: &str, secret: &str) -> String {
-        let answer = self.ask(id, secret, &[("grant_type", "client_credentials")]).await;
+        let answer = answered(self.asking(id, secret, &[("grant_type", "client_credentials")])).await;
         assert_eq!(answer.status(), 200);
         let body: Value = answer.json().await.unwrap();
         body["access_token"].as_str().unwrap().to_owned()
@@ -242,7 +241,19 @@ impl TestApp {
     }
 }
 
-/// An audit entry for what a test does by itself.
+/// The answer to this request, asked for again while it is 503: a server that a busy machine held up says neither yes nor no, and that
+/// the request may be repeated.
+pub async fn answered(request: reqwest::RequestBuilder) -> reqwest::Response {
+    for _ in 0..100 {
+        let answer = request.try_clone().unwrap().send().await.unwrap();
+        if answer.status() != 503 {
+            return answer;
+        }
+        keyround::clock::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    request.send().await.unwrap()
+}
+
 /// A file with a secret, which the commands take from nobody else.
 pub fn private_file(path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
     std::fs::write(&path, content).unwrap();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client_assertions::{Pair, keyround, present};
 use crate::helpers::entry;
-use crate::introspection::ask;
+use crate::introspection::ask_until_known;
 use crate::token::{change, claims, client, header, register};
 
 use super::visitor::{Site, refused, told};
@@ -19,7 +19,7 @@ const AUDIENCE: &str = "https://api.example.com";
 const POLICY: (&str, &str) = ("forward_auth.policies", "default;api audience=https://api.example.com");
 
 async fn is_active(site: &Site, gateway: &str, token: &str) -> bool {
-    let answer = ask(&site.app, "introspect", "gateway", gateway, token).await;
+    let answer = ask_until_known(&site.app, "introspect", "gateway", gateway, token).await;
     assert_eq!(answer.status(), 200);
     answer.json::<Value>().await.unwrap()["active"].as_bool().unwrap()
 }
@@ -76,7 +76,7 @@ crate::on_both_databases!(a_client_has_tokens_of_its_type_and_no_other, |databas
                 if accepted { 200 } else { 401 },
                 "{token_type}"
             );
-            let own = ask(&site.app, "introspect", &id, &secret, token).await;
+            let own = ask_until_known(&site.app, "introspect", &id, &secret, token).await;
             assert_eq!(own.json::<Value>().await.unwrap()["active"], accepted);
         }
         // Registered again under the other type, its tokens of before are of a type that it is not registered for.

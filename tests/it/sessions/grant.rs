@@ -5,7 +5,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 
 use super::world::{CLIENT, World, claims, is_active, log_in, log_out, refresh};
-use crate::helpers::TestApp;
+use crate::helpers::{TestApp, answered};
 use crate::token::{client, register};
 
 async fn post(app: &TestApp, path: &str, form: &[(&str, &str)]) -> Response {
@@ -145,7 +145,8 @@ crate::on_both_databases!(introspection_knows_sessions, |database| {
     let tokens = log_in(app, &ada).await.unwrap();
     let introspect = async |id: &str, secret: &str, token: &str| -> Value {
         let form = [("client_id", id), ("client_secret", secret), ("token", token)];
-        post(app, "introspect", &form).await.json().await.unwrap()
+        let request = app.http.post(format!("{}/oauth2/introspect", app.url)).form(&form);
+        answered(request).await.json().await.unwrap()
     };
     let mut expected = claims(&tokens.access_token);
     expected["active"] = json!(true);

@@ -1,8 +1,11 @@
 //! What the tests of sessions stand on: a server or two, a user, and time that passes when it is told to.
 
+use std::time::Duration;
+
 use keyround::accounts::session::{Device, EndedBy};
 use keyround::accounts::user::{User, UserId};
 use keyround::clock::{Clock, Seconds};
+use keyround::keyring::CannotVerify;
 use keyround::sessions::{CannotBegin, CannotRefresh, RefreshRequest, SessionTokens};
 use keyround::store::users::StoredUser;
 use serde_json::Value;
@@ -174,11 +177,24 @@ pub async fn refused(app: &TestApp, token: &str) -> keyround::accounts::refresh:
 /// Whether this server takes an access token for valid.
 pub fn is_active(app: &TestApp, access_token: &str) -> bool {
     let server = &app.running.server;
-    let verdict = server
-        .keyring
-        .verify(access_token, &server.issuer, server.clock.read())
-        .unwrap();
-    verdict.is_ok()
+    for _ in 0..6_000 {
+        let verdict = server.keyring.verify(access_token, &server.issuer, server.clock.read());
+        match verdict {
+            Ok(verdict) => return verdict.is_ok(),
+            // A busy machine has not read the database in time; the next look is under way.
+            Err(CannotVerify::Stale { .. }) => wait(Duration::from_millis(10)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the database is not read any more");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is asked is answered at once, or when another thread has read the database"
+)]
+fn wait(time: Duration) {
+    tokio::task::block_in_place(|| std::thread::sleep(time));
 }
 
 /// A logout.
