@@ -406,11 +406,15 @@ crate::on_both_databases!(a_kind_that_was_just_imported_tells_no_account, |datab
     let user = registered(app, "ada@example.com", PASSWORD).await;
     assert_eq!(refused(app, "nobody@example.com", "a guess").await, "wrong");
     let hash = "$2y$11$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy";
-    let before = now();
     let key = HashKey::from_bytes([7; 32]);
     let password = Password::try_from("a guess".to_owned()).unwrap();
-    PasswordHash::parse(hash).unwrap().matches(&password, &key).unwrap();
-    let work = now().saturating_sub(before);
+    // The shortest of some: a busy machine adds to each.
+    let check = |_| {
+        let before = now();
+        PasswordHash::parse(hash).unwrap().matches(&password, &key).unwrap();
+        now().saturating_sub(before)
+    };
+    let work = (0..5).map(check).min().unwrap();
     store_hash(&world, user, hash).await;
     for email in ["nobody@example.com", "ada@example.com"] {
         let before = now();
