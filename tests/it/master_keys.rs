@@ -201,9 +201,17 @@ crate::on_both_databases!(killed_at_any_moment_or_run_twice_at_once_it_ends_well
     insert_old_keys(&db, ROWS.try_into().unwrap()).await;
     let master_keys = both();
     let variables = variables(&database, &master_keys);
-    // However fast the machine is, some kills must meet it at work.
-    let (mut wait, mut at_work, mut last) = (Duration::from_millis(5), 0, 0);
-    while at_work < 3 && last < ROWS {
+    let raw = Raw::open(&database).await;
+    // However fast the machine is, or held up, some kills must meet it at work.
+    let (mut wait, mut at_work, mut last, mut again) = (Duration::from_millis(5), 0, 0, 0);
+    while at_work < 3 && (last < ROWS || at_work == 0) {
+        if last == ROWS {
+            again += 1;
+            assert!(again < 50, "no kill met it at work");
+            raw.execute("DELETE FROM signing_keys").await;
+            insert_old_keys(&db, ROWS.try_into().unwrap()).await;
+            last = 0;
+        }
         killed_after(database.folder.path(), &variables, wait).await;
         let now = moved(&db).await;
         assert!(now >= last);
@@ -215,7 +223,7 @@ crate::on_both_databases!(killed_at_any_moment_or_run_twice_at_once_it_ends_well
         last = now;
         assert!(wait < Duration::from_secs(5), "it moves nothing");
     }
-    assert!(at_work > 0, "no kill met it at work");
+    raw.close().await;
 
     let two = [(); 2].map(|()| {
         let mut command = keyround(database.folder.path(), &variables, &["master-key", "rewrap"]);
