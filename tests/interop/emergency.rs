@@ -52,7 +52,7 @@ const BUSY: [(&str, &str); 6] = [
 /// Between two looks at the verifiers.
 const LOOK: Duration = Duration::from_millis(100);
 /// Within this time a verifier that has met the new key looks at the old token again, even on a loaded machine.
-const A_PASS: Duration = Duration::from_secs(10);
+const A_PASS: Duration = Duration::from_mins(1);
 
 /// A verifier that accepts the key, and when it was first seen to refuse it.
 struct Watched {

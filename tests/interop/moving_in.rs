@@ -149,13 +149,13 @@ fn old_token(issuer: &str, key: &str, expires_at: UnixTime) -> String {
 }
 
 async fn wait_until<Answer: Future<Output = bool>>(what: &str, holds: impl Fn() -> Answer) {
-    for _ in 0..150 {
+    for _ in 0..1_200 {
         if holds().await {
             return;
         }
         sleep(Duration::from_millis(100)).await;
     }
-    panic!("it took more than 15 seconds until {what}");
+    panic!("it took more than two minutes until {what}");
 }
 
 /// What they have said when their last token has expired.

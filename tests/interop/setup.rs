@@ -208,7 +208,7 @@ async fn hold_the_type(site: &Site, verifiers: &[Verifier]) {
 
 async fn reports(verifiers: Vec<Verifier>) -> Vec<(&'static Library, usize, Report)> {
     let clock = clock::Clock::system();
-    let deadline: UnixTime = clock.read().wall + Seconds(30);
+    let deadline: UnixTime = clock.read().wall + Seconds(120);
     while !verifiers.iter().all(Verifier::is_done) {
         assert!(
             clock.read().wall < deadline,

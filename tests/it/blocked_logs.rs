@@ -45,7 +45,7 @@ impl Server {
             url: format!("http://{public}"),
             admin_url: format!("http://{admin}"),
         };
-        for _ in 0..3_000 {
+        for _ in 0..12_000 {
             if std::net::TcpStream::connect(&admin).is_ok() && std::net::TcpStream::connect(&public).is_ok() {
                 return server;
             }

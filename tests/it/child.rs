@@ -146,7 +146,7 @@ impl Process {
 
     /// Waits until it serves; answers where.
     pub async fn until_it_serves(&mut self) -> SocketAddr {
-        for _ in 0..3_000 {
+        for _ in 0..12_000 {
             if let Some(address) = self.address() {
                 return address;
             }
@@ -167,7 +167,7 @@ impl Process {
 
     /// Waits until it ends.
     pub async fn until_it_ends(&mut self) -> ExitStatus {
-        for _ in 0..3_000 {
+        for _ in 0..12_000 {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }

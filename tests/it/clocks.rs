@@ -322,7 +322,7 @@ async fn the_commands_tell_the_doubt_of_a_server_that_runs() {
     assert_eq!(run(&["clock", "check"]).0, Some(0));
     wall.set(HOUR);
     let mut told = run(&["clock", "check"]);
-    for _ in 0..100 {
+    for _ in 0..600 {
         if told.1.contains("Ahead(") {
             break;
         }
@@ -352,7 +352,7 @@ async fn the_commands_tell_the_doubt_of_a_server_that_runs() {
     assert_eq!(code, Some(0), "{said}");
 
     wall.set(0);
-    for _ in 0..100 {
+    for _ in 0..600 {
         if run(&["clock", "check"]).0 == Some(0) {
             break;
         }

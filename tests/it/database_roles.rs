@@ -419,7 +419,7 @@ pub async fn red_checks(app: &TestApp) -> (u16, Vec<(String, String)>) {
 
 /// Asks until the check has this colour: an answer of the database holds for a moment.
 pub async fn until_red(app: &TestApp, name: &str, says: &str) -> (u16, Vec<(String, String)>) {
-    for _ in 0..100 {
+    for _ in 0..600 {
         let (status, red) = red_checks(app).await;
         if red.iter().any(|(check, detail)| check == name && detail.contains(says)) {
             return (status, red);
@@ -430,7 +430,7 @@ pub async fn until_red(app: &TestApp, name: &str, says: &str) -> (u16, Vec<(Stri
 }
 
 pub async fn until_green(app: &TestApp) {
-    for _ in 0..100 {
+    for _ in 0..600 {
         if red_checks(app).await.1.is_empty() {
             return;
         }

@@ -132,6 +132,17 @@ impl Observer {
         }
     }
 
+    /// The same, as soon as it can tell.
+    async fn says_at_last(&self, address: SocketAddr, token: &str) -> bool {
+        for _ in 0..600 {
+            if let Some(said) = self.says(address, token).await {
+                return said;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("it never can tell");
+    }
+
     async fn post(&self, address: SocketAddr, path: &str, token: &str) -> reqwest::Response {
         let request = self.http.post(format!("http://{address}/oauth2/{path}"));
         let form = [("token", token)];
@@ -213,7 +224,7 @@ impl Cluster {
             library: own,
             port,
         };
-        for _ in 0..300 {
+        for _ in 0..1_200 {
             if sqlx::PgConnection::connect(&cluster.url()).await.is_ok() {
                 return cluster;
             }
@@ -275,12 +286,16 @@ async fn a_server_and_its_postgresql_are_26_hours_back_for_nine_seconds() {
     cluster.wall.set(BACK);
     let (began, before) = (observer.passed(), observer.tokens.len());
     let mut reds = 0;
-    while observer.passed() < began + Duration::from_secs(9) {
+    // A machine that is held up looks at its clock less often.
+    while observer.passed() < began + Duration::from_secs(9) || reds < 2 {
+        assert!(
+            observer.passed() < began + Duration::from_mins(2),
+            "the check was red {reds} times"
+        );
         observer.look_for(address, Duration::from_millis(500)).await;
         reds += usize::from(observer.failing_checks(&process).await.contains(&"clock".to_owned()));
         assert_eq!(raw.texts(ROWS).await, rows);
     }
-    assert!(reds >= 2, "the check was red {reds} times");
     assert!(observer.tokens.len() > before, "it signs with the same key meanwhile");
     cluster.wall.set(0);
     observer.look_for(address, CACHED + LOOKS).await;
@@ -342,7 +357,7 @@ async fn a_suspended_person_and_an_ended_session_stay_refused_across_18_minutes(
     let mut process = wall.spawn(&database, "node", &settings);
     let address = process.until_it_serves().await;
     for (_, tokens) in &tokens {
-        assert_eq!(observer.says(address, &tokens.access_token).await, Some(true));
+        assert!(observer.says_at_last(address, &tokens.access_token).await);
     }
     let suspended = process.run(&["users", "suspend", &tokens[0].0, "--reason", "a test", "--yes"]);
     assert!(
@@ -380,7 +395,7 @@ async fn a_start_two_hours_ahead_forgets_no_denied_token() {
         let mut process = wall.spawn(&database, name, &[]);
         let address = process.until_it_serves().await;
         if name == "first" {
-            assert_eq!(observer.says(address, &denied).await, Some(true));
+            assert!(observer.says_at_last(address, &denied).await);
             assert_eq!(observer.post(address, "revoke", &denied).await.status(), 200);
         }
         let hears = |token, expected| observer.hears(address, token, expected, name);

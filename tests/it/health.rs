@@ -361,7 +361,7 @@ crate::on_both_databases!(a_table_of_clients_that_cannot_be_read_is_told, |datab
 
 /// Asks until this is the answer: one answer of the database holds for a moment.
 async fn until(app: &TestApp, expected: &(u16, BTreeSet<String>)) {
-    for _ in 0..100 {
+    for _ in 0..600 {
         if health(app, "/readyz/issue").await == *expected {
             return;
         }

@@ -173,7 +173,7 @@ impl<'a> Deployment<'a> {
         let arguments: Vec<&str> = self.layout.arguments.iter().map(String::as_str).collect();
         let server = self.command(&arguments).stdout(Stdio::null()).stderr(log).spawn();
         self.server = Some(server.unwrap());
-        for _ in 0..600 {
+        for _ in 0..2_400 {
             let answer = reqwest::get(format!("{}/readyz/issue", self.admin)).await;
             if answer.is_ok_and(|answer| answer.status() == 200) {
                 return;
@@ -310,7 +310,7 @@ impl Deployment<'_> {
         let server = self.command(&arguments).stdout(Stdio::null()).stderr(log).spawn();
         self.server = Some(server.unwrap());
         let key_set = format!("{}/.well-known/jwks.json", self.public);
-        for _ in 0..600 {
+        for _ in 0..2_400 {
             if reqwest::get(&key_set).await.is_ok_and(|answer| answer.status() == 200) {
                 return;
             }

@@ -213,7 +213,9 @@ crate::on_both_databases!(a_ledger_that_cannot_be_written_turns_every_check_red,
     ];
     let code = |arguments: &[&str]| run(folder, &variables, arguments).status.code().unwrap();
     let checks: [&[&str]; 3] = [&["healthcheck"], &["healthcheck", "--issue"], &["db", "check"]];
-    assert_eq!(checks.map(&code), [0, 0, 0]);
+    // They wait for 3 s, and a busy machine may be held up for longer.
+    let are_green = || (0..10).any(|_| checks.map(&code) == [0, 0, 0]);
+    assert!(are_green());
 
     // A file where the folder was, as when a mount is gone; the modes of files do not hinder root.
     std::fs::rename(&state, folder.join("away")).unwrap();
@@ -261,7 +263,7 @@ crate::on_both_databases!(a_ledger_that_cannot_be_written_turns_every_check_red,
     std::fs::remove_file(&state).unwrap();
     app.running.server.rotation.tick().await.unwrap();
     assert_eq!(std::fs::read_to_string(&ledger).unwrap(), with(&kid));
-    assert_eq!(checks.map(&code), [0, 0, 0]);
+    assert!(are_green());
     assert!(
         get(&app, "/metrics")
             .await

@@ -207,7 +207,7 @@ async fn wait_for_metric(serving: &Serving, line: &str) {
             }
         }
     };
-    let seen = tokio::time::timeout(Duration::from_secs(30), seen).await;
+    let seen = tokio::time::timeout(Duration::from_mins(2), seen).await;
     assert!(seen.is_ok(), "'{line}' was never among the metrics");
 }
 
@@ -334,7 +334,7 @@ fn only_tls_1_2_and_1_3_with_strong_ciphers_are_spoken() {
     );
     // Plain http gets no answer there.
     let mut plain = TcpStream::connect(("127.0.0.1", site.port)).unwrap();
-    plain.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    plain.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     plain
         .write_all(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
@@ -413,9 +413,12 @@ fn a_handshake_that_never_comes_is_cut() {
     let site = Site::new();
     let _serving = site.start();
     let mut silent = TcpStream::connect(("127.0.0.1", site.port)).unwrap();
-    silent.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    silent.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     let mut answer = Vec::new();
-    assert!(silent.read_to_end(&mut answer).is_ok(), "it is still open after 30 s");
+    assert!(
+        silent.read_to_end(&mut answer).is_ok(),
+        "it is still open after a minute"
+    );
     assert!(answer.is_empty());
 }
 

@@ -68,7 +68,7 @@ pub fn start(folder: &Path, port: u16, keyround: &str, service: u16, more: &str)
 /// A client that takes any certificate, once nginx listens.
 async fn client(url: &str) -> Client {
     let client = Client::builder().tls_danger_accept_invalid_certs(true).build().unwrap();
-    for _ in 0..100 {
+    for _ in 0..600 {
         if client.get(url).send().await.is_ok() {
             return client;
         }

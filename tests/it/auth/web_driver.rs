@@ -83,7 +83,7 @@ impl Browser {
     }
 
     async fn wait_for_driver(&self, url: &str) {
-        for _ in 0..300 {
+        for _ in 0..1_200 {
             let status = self.http.get(format!("{url}/status")).send().await;
             if status.is_ok_and(|answer| answer.status() == 200) {
                 return;

@@ -137,7 +137,7 @@ fn shipped(name: &str, replaced: &[(&str, String)]) -> String {
 pub fn visitor() -> reqwest::Client {
     reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
-        .timeout(Duration::from_secs(20))
+        .timeout(Duration::from_mins(1))
         .build()
         .unwrap()
 }
@@ -147,7 +147,7 @@ impl Gateway {
     async fn until(&self, url: &str, token: Option<&str>, status: u16) {
         let visitor = visitor();
         let mut last = String::new();
-        for _ in 0..300 {
+        for _ in 0..1_200 {
             let request = visitor.get(url);
             let request = match token {
                 Some(token) => request.bearer_auth(token),

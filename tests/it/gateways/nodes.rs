@@ -84,7 +84,7 @@ impl Nodes {
             .spawn();
         self.running[node] = Some(child.unwrap());
         let ready = format!("http://{}:{}/readyz", HOSTS[node], self.admin_port);
-        for _ in 0..600 {
+        for _ in 0..2_400 {
             if reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200) {
                 return;
             }

@@ -67,7 +67,7 @@ async fn ask(http: reqwest::Client, url: String, token: String) -> Result<String
         ("refresh_token", token.as_str()),
     ];
     // A busy machine may be asked to try again, with the same token.
-    for _ in 0..100 {
+    for _ in 0..600 {
         let answer = http.post(&url).form(&form).send().await?;
         let status = answer.status();
         let body: Value = answer.json().await?;
@@ -78,7 +78,7 @@ async fn ask(http: reqwest::Client, url: String, token: String) -> Result<String
         assert_eq!(status, 200, "{body}");
         return Ok(body["refresh_token"].as_str().unwrap().to_owned());
     }
-    panic!("the server asked to try again a hundred times");
+    panic!("the server asked to try again six hundred times");
 }
 
 /// All at once, each on a connection of its own.
