@@ -18,15 +18,16 @@ use crate::verifier::{Verifier, kid_of};
 
 const J: Duration = Duration::from_secs(3);
 
-/// A new key every ten seconds, published 20 s ahead.
+/// A new key every ten seconds, published 40 s ahead.
 const POLICY: &[(&str, &str)] = &[
     ("keys.rotation_period", "10s"),
-    ("keys.prepublish", "20s"),
+    ("keys.prepublish", "40s"),
     ("keys.verifier_cache", "0s"),
     ("keys.jwks_max_age", "0s"),
     ("keys.replica_refresh", "1s"),
     ("keys.snapshot_max_age", "3s"),
-    ("keys.clock_skew", "2s"),
+    // A node that was seen so much longer ago than J still counts as one that lives, and a busy machine may take its time to ask.
+    ("keys.clock_skew", "20s"),
     ("keys.verifier_leeway", "0s"),
     ("keys.max_published", "100"),
     ("keys.max_set_bytes", "65536"),
@@ -116,7 +117,7 @@ async fn cut_off(database: &TestDatabase, cut: &Cut, spawn_far: impl FnOnce(&[(&
     let (near_at, far_at) = (near.address().unwrap(), far.address().unwrap());
     verifier.take(near_at).await;
     verifier.take(far_at).await;
-    let token = verifier.take_one(far_at, Algorithm::Es256).await.unwrap();
+    let token = verifier.take_one_at_last(far_at, Algorithm::Es256).await;
     let revoked = kid_of(&token);
 
     // Both have been seen; now one of them is cut off.
@@ -153,7 +154,7 @@ async fn cut_off(database: &TestDatabase, cut: &Cut, spawn_far: impl FnOnce(&[(&
 
     // The near one signs with the replacement. The far one signs nothing any more once J has passed, and serves on.
     assert_eq!(
-        kid_of(&verifier.take_one(near_at, Algorithm::Es256).await.unwrap()),
+        kid_of(&verifier.take_one_at_last(near_at, Algorithm::Es256).await),
         signs_now
     );
     let mut refusals = 0;
@@ -174,7 +175,7 @@ async fn cut_off(database: &TestDatabase, cut: &Cut, spawn_far: impl FnOnce(&[(&
     let returned = verifier.clock.read().monotonic;
     let took = until_ready(&mut far, &verifier, returned).await;
     assert!(!served(&verifier, far_at).await.contains(&revoked));
-    let token = verifier.take_one(far_at, Algorithm::Es256).await.unwrap();
+    let token = verifier.take_one_at_last(far_at, Algorithm::Es256).await;
     assert_eq!(kid_of(&token), signs_now);
     until("both have confirmed", || async {
         let behind = "SELECT count(*) FROM nodes WHERE version < (SELECT version FROM key_version)";

@@ -31,7 +31,7 @@ const STEPS: [&str; 12] = [
 /// How often a process must have died with each of them as its last.
 const DEATHS: usize = 3;
 /// How long a step is waited for.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Kills after which it is given up.
 const MOST: usize = 400;
 
