@@ -43,7 +43,7 @@ pub fn send(url: &str, address: &str, lines: &[&str], after: &str) -> (u16, Opti
     request.push_str("\r\n");
     request.push_str(after);
     let connection = TcpStream::connect((url.host_str().unwrap(), url.port().unwrap())).unwrap();
-    connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    connection.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     let mut answer = Vec::new();
     if url.scheme() == "https" {
         let mut connector = SslConnector::builder(SslMethod::tls()).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyround::clock::sleep;
 use serde_json::Value;
 
-use crate::helpers::TestDatabase;
+use crate::helpers::{TestDatabase, answered};
 use crate::process::{free_port, keyround, run};
 
 /// Where the nodes are.
@@ -62,6 +62,8 @@ impl Nodes {
             ("KEYROUND_SERVER__BEHIND_TLS_PROXY", "true".to_owned()),
             ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.0/8".to_owned()),
             ("KEYROUND_SERVER__SHUTDOWN_DELAY", "1s".to_owned()),
+            // What tokens are worth is known for so long after each look at the database, however busy the machine is.
+            ("KEYROUND_KEYS__REPLICA_REFRESH", "15s".to_owned()),
             ("KEYROUND_DATABASE__URL", self.database.url.clone()),
             (
                 "KEYROUND_KEYS__MASTER_KEY",
@@ -150,14 +152,11 @@ impl Nodes {
 
     /// A token of this client, straight from a node.
     pub async fn token(&self, client: &str, scope: &str) -> String {
-        let answer = reqwest::Client::new()
+        let request = reqwest::Client::new()
             .post(format!("http://{}:{}/oauth2/token", HOSTS[0], self.port))
             .basic_auth(client, Some(&self.secrets[client]))
-            .form(&[("grant_type", "client_credentials"), ("scope", scope)])
-            .send()
-            .await
-            .unwrap();
-        let answer: Value = answer.json().await.unwrap();
+            .form(&[("grant_type", "client_credentials"), ("scope", scope)]);
+        let answer: Value = answered(request).await.json().await.unwrap();
         answer["access_token"]
             .as_str()
             .unwrap_or_else(|| panic!("{answer}"))
@@ -171,7 +170,7 @@ impl Nodes {
         let (email, password) = ("ada@example.com", "a long walk by the sea 7");
         let post = async |path: &str, body: &Value| -> Value {
             let url = format!("http://{}:{}/auth/{path}", HOSTS[0], self.port);
-            let answer = reqwest::Client::new().post(url).json(body).send().await.unwrap();
+            let answer = answered(reqwest::Client::new().post(url).json(body)).await;
             assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
             answer.json().await.unwrap()
         };
