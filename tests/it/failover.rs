@@ -475,8 +475,10 @@ async fn an_outage_is_a_few_lines_in_the_log() {
         url: network(&database.url, watched).await,
         folder: tempfile::tempdir().unwrap(),
     };
-    let secret = register_clients(&database, QUICK).await;
-    let mut process = Process::spawn(&through, "node", QUICK);
+    // It must not stop signing because a busy machine reads the keys late.
+    let settings = [QUICK, &[("keys.snapshot_max_age", "20s")]].concat();
+    let secret = register_clients(&database, &settings).await;
+    let mut process = Process::spawn(&through, "node", &settings);
     process.until_it_serves().await;
     let address = process.address().unwrap();
     let http = reqwest::Client::new();
