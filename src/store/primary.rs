@@ -122,3 +122,19 @@ fn now() -> u64 {
         .unwrap_or(u64::MAX)
         .max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ends_connection;
+
+    #[test]
+    fn errors_of_a_server_that_is_no_primary_end_its_connections() {
+        for code in ["25006", "08000", "08003", "08006", "57P01", "57P02", "57P03", "57P05"] {
+            assert!(ends_connection(code), "{code}");
+        }
+        // A statement that was cancelled, a duplicate, a deadlock, a full disk.
+        for code in ["57014", "23505", "40P01", "53100", "25001", "42P01"] {
+            assert!(!ends_connection(code), "{code}");
+        }
+    }
+}

@@ -237,6 +237,8 @@ crate::on_both_databases!(what_others_put_into_the_schema_is_not_in_the_way, |so
             .await;
         raw.execute("CREATE FUNCTION hello() RETURNS BIGINT LANGUAGE sql AS 'SELECT 1'")
             .await;
+        raw.execute("CREATE EXTENSION pg_trgm; CREATE INDEX ON users USING gin (email gin_trgm_ops)")
+            .await;
     }
     raw.close().await;
     app.running.stop().await;

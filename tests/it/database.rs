@@ -349,6 +349,19 @@ async fn a_database_that_is_not_utf_8_is_refused() {
     let database = TestDatabase::postgres_with("ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0").await;
     let app = TestApp::start(&database, &[]).await;
     app.running.stop().await;
+    // A schema that an earlier version has made in such a database.
+    let raw = Raw::open(&database).await;
+    raw.execute("UPDATE pg_database SET encoding = pg_char_to_encoding('LATIN1') WHERE datname = current_database()")
+        .await;
+    raw.close().await;
+    for arguments in [&["serve"][..], &["db", "migrate"]] {
+        let refused = output(&database, arguments);
+        let sentence = String::from_utf8(refused.stderr).unwrap();
+        let told = sentence.contains("LATIN1") && sentence.contains("must be UTF8");
+        assert!(!refused.status.success() && told, "{arguments:?}: {sentence}");
+    }
+    let found = failed_checks(&database);
+    assert!(found.iter().any(|(name, _)| name == "encoding"), "{found:?}");
 }
 
 crate::on_both_databases!(a_database_that_takes_no_writes_is_found, |database| {

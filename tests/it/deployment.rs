@@ -352,8 +352,20 @@ fn the_unit_is_one_that_systemd_takes() {
     for file in ["keyround.service", "Dockerfile"] {
         assert!(text(file).contains("MALLOC_MMAP_THRESHOLD_=4194304"), "{file}");
     }
-    // A start that fails is tried again, however often: the default gives up after five within ten seconds.
-    assert!(text("keyround.service").contains("\nStartLimitIntervalSec=0\n"));
+    for line in [
+        // A start that fails is tried again, however often: the default gives up after five within ten seconds.
+        "StartLimitIntervalSec=0",
+        // It waits for the time.
+        "After=network-online.target time-sync.target",
+        "Wants=network-online.target time-sync.target",
+        // As many connections as `server.max_connections` takes, and the files beside them.
+        "LimitNOFILE=16384",
+    ] {
+        assert!(
+            text("keyround.service").lines().any(|written| written == line),
+            "{line}"
+        );
+    }
     let said = succeed("systemd-analyze", &["verify", unit.to_str().unwrap()]);
     assert!(!said.contains("keyround.service"), "{said}");
     // docs/operate/deploy.md tells the figure, 1.2; the threshold is in tenths.

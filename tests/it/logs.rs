@@ -437,3 +437,64 @@ async fn only_a_trusted_proxy_names_the_client() {
     }
     serving.stop();
 }
+
+/// A proxy that names its clients wrongly makes all of them share a limit, or makes strangers: the operator learns it once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_proxy_does_wrong_is_told_once() {
+    for (trusted, header, told) in [
+        (
+            "127.0.0.0/8",
+            Some("[2001:db8::1"),
+            "by a text that is not an IP address",
+        ),
+        ("127.0.0.0/8", None, "without X-Forwarded-For"),
+        (
+            "10.0.0.0/8",
+            Some("198.51.100.1"),
+            "a peer that server.trusted_proxies does not list",
+        ),
+    ] {
+        let scene = Scene::new().await;
+        let url = format!("sqlite:{}", scene.folder.path().join("keyround.db").display());
+        let variables = [
+            ("KEYROUND_SERVER__ISSUER", "https://id.example.com"),
+            ("KEYROUND_SERVER__BEHIND_TLS_PROXY", "true"),
+            ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+            ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+            ("KEYROUND_SERVER__TRUSTED_PROXIES", trusted),
+            ("KEYROUND_DATABASE__URL", url.as_str()),
+            ("KEYROUND_KEYS__MASTER_KEY", MASTER_KEY),
+        ];
+        let mut serving = Serving::start(Path::new(scene.folder.path()), &variables, &["serve"]);
+        let http = reqwest::Client::new();
+        for _ in 0..3 {
+            let mut request = http.post(format!("{}/oauth2/token", serving.url)).form(&[("a", "b")]);
+            if let Some(header) = header {
+                request = request.header("x-forwarded-for", header);
+            }
+            request.send().await.unwrap();
+            serving.wait_for("a token was refused");
+        }
+        let (_, log, _) = serving.stop();
+        let lines: Vec<_> = log.iter().filter(|line| line.contains(told)).collect();
+        assert!(lines.len() == 1 && lines[0].contains("WARN"), "{told}: {log:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_cannot_be_written_is_told_at_the_start() {
+    let scene = Scene::new().await;
+    let url = format!("sqlite:{}", scene.folder.path().join("keyround.db").display());
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+        ("KEYROUND_DATABASE__URL", url.as_str()),
+        ("KEYROUND_KEYS__MASTER_KEY", MASTER_KEY),
+        ("KEYROUND_KEYS__LEDGER_FILE", "/proc/keyround/revoked-kids"),
+    ];
+    let (_, log, _) = Serving::start(Path::new(scene.folder.path()), &variables, &["serve"]).stop();
+    let told = "the ledger of revoked keys is not in order";
+    let line = log.iter().find(|line| line.contains(told));
+    assert!(line.is_some_and(|line| line.contains("ERROR")), "{log:#?}");
+}

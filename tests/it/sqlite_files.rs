@@ -158,6 +158,15 @@ async fn a_prune_makes_the_file_smaller() {
     assert!(told.contains("deleted 30") && told.contains("octets and had"), "{told}");
     let after = size(&database, "");
     assert!(before > 3_000_000 && after < 600_000, "{before} {after}");
+    let raw = Raw::open(&database).await;
+    let noted = raw
+        .texts("SELECT reason FROM audit WHERE event = 'database.pruned' AND subject = 'database'")
+        .await;
+    assert!(
+        noted.len() == 1 && noted[0].contains("records of the audit log"),
+        "{noted:?}"
+    );
+    raw.close().await;
     // A file from an earlier version cannot give pages back; its first prune rewrites it.
     let raw = Raw::open(&database).await;
     raw.execute("PRAGMA auto_vacuum = NONE; VACUUM").await;
