@@ -82,10 +82,13 @@ impl Failure {
                     return Self::Refused(format!("the database {database} refuses it: {right}"));
                 }
                 let reason = error.about_file().map_or_else(|| error.reason(), str::to_owned);
-                Self::Refused(format!("the database {database} cannot be used: {reason}"))
+                let advice = error.advice().map_or_else(String::new, |advice| format!(" ({advice})"));
+                Self::Refused(format!(
+                    "the database {database}, which {setting} gives, cannot be used: {reason}{advice}"
+                ))
             }
             StoreError::NoPrimary(_) => Self::Refused(format!(
-                "{error}; correct the URL that {setting} gives (postgres://USER:PASSWORD@HOST:PORT/DATABASE), or start that server"
+                "{error}; if it is another one that you mean, correct the URL that {setting} gives (postgres://USER:PASSWORD@HOST:PORT/DATABASE)"
             )),
             StoreError::Migration(_) => Self::Refused(format!("{error} (in {database})")),
             _ => self,

@@ -2,6 +2,7 @@
 //!
 //! Columns are 64-bit integers and text. Every statement is a constant and is tested on both databases.
 
+mod advice;
 pub mod allowance;
 pub mod audit;
 pub mod backup;
@@ -283,7 +284,7 @@ impl StoreError {
     #[must_use]
     pub fn reason(&self) -> String {
         match self {
-            Self::Unavailable(error) => described(error),
+            Self::Unavailable(error) | Self::Full(error) => described(error),
             other => other.to_string(),
         }
     }

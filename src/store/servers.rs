@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::clock::sleep;
 use crate::values::{PostgresServer, PostgresUrl};
 
+use super::advice::advice;
 use super::{StoreError, described, primary};
 
 /// How long one server may take to accept a connection and to say whether it accepts writes.
@@ -139,10 +140,12 @@ const INVALID_PASSWORD: &str = "28P01";
 impl Server {
     fn reason(&self, error: &sqlx::Error) -> String {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let reason = described(error);
+        let advice = advice(error).map_or_else(String::new, |advice| format!(" ({advice})"));
         if code.as_deref() == Some(INVALID_PASSWORD) && !self.has_password {
-            return format!("{} (the URL gives no password)", described(error));
+            return format!("{reason}; the URL gives no password{advice}");
         }
-        described(error)
+        format!("{reason}{advice}")
     }
 
     async fn ask(&self, timeout: Duration) -> Result<(), String> {
@@ -155,7 +158,11 @@ impl Server {
         };
         tokio::select! {
             answer = asked => answer.map_err(|error| self.reason(&error)),
-            () = sleep(timeout) => Err(format!("it did not answer within {} s", timeout.as_secs())),
+            () = sleep(timeout) => Err(format!(
+                "it did not answer within {} s (look whether PostgreSQL listens there, and at the network to it; connect_timeout in the URL gives \
+                 it up to 60 s)",
+                timeout.as_secs()
+            )),
         }
     }
 }
