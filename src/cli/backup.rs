@@ -84,11 +84,13 @@ pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), F
     let written = unfinished
         .write(text.as_bytes())
         .and_then(|()| std::fs::read_to_string(unfinished.path()))
-        .map_err(|error| cannot(&error))?;
+        .map_err(|error| cannot(&files::unwritable(file, &error)))?;
     verify(&written, &dump, &master_keys)
         .await
         .map_err(|error| cannot(&error))?;
-    unfinished.finish_new().map_err(|error| cannot(&error))?;
+    unfinished
+        .finish_new()
+        .map_err(|error| cannot(&files::unwritable(file, &error)))?;
     note(&db, &dump, now).await?;
     if context.json {
         output::json(&json!({ "file": file, "rows": dump.rows.len(), "taken_at": dump.taken_at.rfc3339() }));
@@ -128,7 +130,8 @@ async fn note(db: &Db, dump: &Dump, now: UnixTime) -> Result<(), Failure> {
         .map_err(|error| {
             let why = error.about_file().map_or_else(|| error.to_string(), str::to_owned);
             Failure::Refused(format!(
-                "the backup is written and whole, but the audit log of the database does not say so: {why}"
+                "the backup is written and whole, but the audit log of the database does not say so: {why}; keep the file, and make the \
+                 database writable again"
             ))
         })
         .map(drop)

@@ -74,9 +74,16 @@ impl Failure {
             return self;
         };
         match error {
-            StoreError::Full(_) => Self::Refused(format!(
-                "no space is left for the database {database}: make room on its disk and try again; nothing is half written"
-            )),
+            StoreError::Full(_) => {
+                // PostgreSQL names the file, and by it the disk; SQLite may call it an I/O error.
+                let reason = match database {
+                    Database::Postgres(_) => format!(" ({})", error.reason()),
+                    Database::Sqlite { .. } | Database::SqliteInMemory => String::new(),
+                };
+                Self::Refused(format!(
+                    "no space is left for the database {database}{reason}: make room on its disk and try again; nothing is half written"
+                ))
+            }
             StoreError::Unavailable(_) => {
                 if let Some(right) = error.missing_right(database.role()) {
                     return Self::Refused(format!("the database {database} refuses it: {right}"));

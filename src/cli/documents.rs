@@ -59,5 +59,9 @@ fn pages(command: &Command, name: &str, folder: &Path) -> Result<usize, Failure>
 }
 
 fn cannot(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Refused(format!("cannot write {}: {error}", path.display()))
+    Failure::Refused(format!(
+        "cannot write {}: {}",
+        path.display(),
+        files::unwritable(path, error)
+    ))
 }

@@ -436,8 +436,13 @@ fn draw(context: &Context, view: &View, file: Option<&Path>) -> Result<(), Failu
     let svg = timeline::draw(&view.keys, &view.policy, view.now);
     match file.filter(|path| !is_standard(path)) {
         Some(path) => {
-            files::replace(path, svg.as_bytes(), 0o666)
-                .map_err(|error| Failure::Refused(format!("cannot write {}: {error}", path.display())))?;
+            files::replace(path, svg.as_bytes(), 0o666).map_err(|error| {
+                Failure::Refused(format!(
+                    "cannot write {}: {}",
+                    path.display(),
+                    files::unwritable(path, &error)
+                ))
+            })?;
             if context.json {
                 output::json(&json!({ "file": path }));
             } else {

@@ -257,11 +257,15 @@ impl StoreError {
     pub fn about_file(&self) -> Option<&'static str> {
         let Self::Unavailable(error) = self else { return None };
         Some(match sqlite_code(error)? & 0xff {
-            8 => "this user may not write it or its folder",
-            10 => "its disk failed, or is full",
+            8 => {
+                "this user may not write it or its folder; let this user write both, or mount their file system for writing"
+            }
+            10 => "its disk failed, or is full; make room there, or look at what the system's log says of the disk",
             11 => "it is damaged; restore the newest backup into an empty database",
-            14 => "it cannot be opened: its folder does not exist, or this user may not use it",
-            26 => "it is not an SQLite database",
+            14 => {
+                "it cannot be opened: its folder does not exist, or this user may not use it; make the folder and let this user write in it"
+            }
+            26 => "it is not an SQLite database; name another file",
             _ => return None,
         })
     }

@@ -268,6 +268,164 @@ fn a_folder_that_cannot_be_written_is_named() {
         $KEYROUND clients list; echo $?
         $KEYROUND clients create --id a --grant client_credentials --audience https://a.example; echo $?
         touch ../keyround.db; KEYROUND_DATABASE__URL=sqlite:new.db $KEYROUND clients create --grant client_credentials --audience https://a.example; echo $?";
+/// A command that writes, with the database that it uses and what it says, if the disk is full and if it is read-only: what happened and
+/// where, why, and what to do.
+type Writer = (&'static str, &'static str, [&'static str; 3], [&'static str; 3]);
+
+const FULL: [&str; 3] = [
+    "no space is left for the database sqlite:keyround.db",
+    "no space is left",
+    "make room on its disk and try again; nothing is half written",
+];
+const READ_ONLY: [&str; 3] = [
+    "the database sqlite:keyround.db, which database.url gives, cannot be used",
+    "this user may not write it or its folder",
+    "mount their file system for writing",
+];
+
+const WRITERS: &[Writer] = &[
+    (
+        "serve",
+        "new.db",
+        [
+            "no space is left for the database sqlite:new.db",
+            "no space is left",
+            "make room on its disk",
+        ],
+        [
+            "the database new.db cannot be made",
+            "Read-only file system",
+            "mount the file system of the folder . for writing, or name another folder",
+        ],
+    ),
+    ("serve", "keyround.db", FULL, READ_ONLY),
+    (
+        "clients create --id a --grant client_credentials --audience https://a.example",
+        "keyround.db",
+        FULL,
+        READ_ONLY,
+    ),
+    (
+        "users create --email ada@example.com --name Ada",
+        "keyround.db",
+        FULL,
+        READ_ONLY,
+    ),
+    ("keys rotate --reason x", "keyround.db", FULL, READ_ONLY),
+    (
+        "master-key generate made.key",
+        "../keyround.db",
+        [
+            "cannot write the master key made.key",
+            "No space left on device",
+            "make room where the folder . is",
+        ],
+        [
+            "cannot write the master key made.key",
+            "Read-only file system",
+            "mount the file system of the folder . for writing, or name another folder",
+        ],
+    ),
+    (
+        "backup copy.json",
+        "../keyround.db",
+        [
+            "cannot write copy.json",
+            "No space left on device",
+            "make room where the folder . is",
+        ],
+        [
+            "cannot write copy.json",
+            "Read-only file system",
+            "mount the file system of the folder . for writing, or name another folder",
+        ],
+    ),
+    (
+        "keys timeline keys.svg",
+        "../keyround.db",
+        [
+            "cannot write keys.svg",
+            "No space left on device",
+            "make room where the folder . is",
+        ],
+        [
+            "cannot write keys.svg",
+            "Read-only file system",
+            "mount the file system of the folder . for writing, or name another folder",
+        ],
+    ),
+    (
+        "man pages",
+        "../keyround.db",
+        [
+            "cannot write pages/keyround.1",
+            "No space left on device",
+            "make room where the folder pages is",
+        ],
+        ["cannot write", "Read-only file system", "or name another folder"],
+    ),
+    (
+        "db copy --to sqlite:copy.db",
+        "../keyround.db",
+        [
+            "no space is left for the database sqlite:copy.db",
+            "no space is left",
+            "make room on its disk",
+        ],
+        [
+            "the database copy.db cannot be made",
+            "Read-only file system",
+            "mount the file system of the folder . for writing, or name another folder",
+        ],
+    ),
+];
+
+#[test]
+fn every_command_that_writes_says_what_happened_why_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [
+        ISSUER,
+        ANY_PORT,
+        ANY_ADMIN_PORT,
+        MASTER_KEY,
+        ("KEYROUND_DATABASE__URL", "sqlite:keyround.db"),
+    ];
+    let served = Serving::start(folder.path(), &variables, &["serve"]).stop();
+    assert!(served.0.success());
+    let commands = |full: bool| {
+        let run = |(command, database, _, _): &Writer| {
+            let room = if full { "leave 0;" } else { "" };
+            format!(
+                "{room} echo \"== {command}\"; KEYROUND_DATABASE__URL=sqlite:{database} $KEYROUND {command}; echo \"exit $?\"\n"
+            )
+        };
+        WRITERS.iter().map(run).collect::<String>()
+    };
+    let set = variables
+        .map(|(name, value)| format!("export {name}={value}\n"))
+        .concat();
+    let script = format!(
+        "exec 2>&1\n{set}cp ../keyround.db .\n{}rm -rf filler new.db* copy.db* pages\nmount -o remount,ro disk \"$PWD\" || exit 98\n{}",
+        commands(true),
+        commands(false)
+    );
+    let output = on_small_disk(folder.path(), &script);
+    let out = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    let told: Vec<&str> = out.split("== ").skip(1).collect();
+    assert_eq!(told.len(), WRITERS.len() * 2, "{out}");
+    let (full, read_only) = told.split_at(WRITERS.len());
+    for (((command, _, when_full, when_read_only), full), read_only) in WRITERS.iter().zip(full).zip(read_only) {
+        for (words, told) in [(when_full, full), (when_read_only, read_only)] {
+            assert!(told.starts_with(command) && told.ends_with("exit 1\n"), "{told}");
+            let sentence = told.lines().find(|line| line.starts_with("keyround: ")).unwrap();
+            for words in words {
+                assert!(sentence.contains(words), "{command}: '{words}' is not in: {sentence}");
+            }
+        }
+    }
+}
+
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
         .current_dir(folder.path())

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::events::{Entry, Event};
 use crate::keyring::trusted_time;
 use crate::rotation::sealing::heartbeat_memory;
+use crate::store::StoreError;
 use crate::store::backup::RestoreError;
 use crate::store::copy::{CopiedTable, CopyError};
 use crate::values::Database;
@@ -86,7 +87,18 @@ fn refused(error: &CopyError, source: &Database, target: &Database) -> Failure {
         _ => (None, target, "cannot copy to"),
     };
     let right = store.and_then(|error| error.missing_right_to_tables(database.role()));
-    let why = right.unwrap_or_else(|| error.to_string());
+    let why = match store {
+        _ if right.is_some() => right.unwrap_or_default(),
+        Some(full @ StoreError::Full(_)) => {
+            format!("{full}; make room on its disk, or name another database, and run it again: nothing was copied")
+        }
+        Some(store) => match (store.about_file(), store.advice()) {
+            (Some(about), _) => about.to_owned(),
+            (None, Some(advice)) => format!("{error} ({advice})"),
+            (None, None) => error.to_string(),
+        },
+        None => error.to_string(),
+    };
     Failure::Refused(format!("{what} {database}: {why}"))
 }
 
