@@ -1,4 +1,5 @@
-//! Whether the database is what a server needs while it runs: its role has every right, and no part of the schema is missing.
+//! Whether the database is what a server needs while it runs: its role has every right, no part of the schema is missing, and there is room
+//! for new rows.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub struct Found {
     pub rights: Result<(), String>,
     /// The parts of the schema, and the rows that are always there.
     pub schema: Result<(), String>,
+    /// Room for new rows.
+    pub room: Result<(), String>,
 }
 
 /// Asks the catalog of the database, and for single rows of its tables. Callers at once share one answer.
@@ -48,10 +51,11 @@ impl DatabaseProbe {
             self.db.require_rights().await?;
             self.db.require_no_more_rights().await
         };
-        let (rights, schema) = tokio::join!(rights, self.db.require_working_schema());
+        let (rights, schema, room) = tokio::join!(rights, self.db.require_working_schema(), self.db.require_room());
         let found = Found {
             rights: rights.map_err(|error| self.explained(&error)),
             schema: schema.map_err(|error| self.explained(&error)),
+            room: room.map_err(|error| self.explained(&error)),
         };
         *last = Some((self.clock.read().monotonic, found.clone()));
         found

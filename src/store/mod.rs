@@ -29,6 +29,7 @@ mod pooling;
 mod pools;
 mod primary;
 mod rights;
+mod room;
 pub mod sealed;
 pub mod secrets;
 mod servers;
@@ -369,6 +370,7 @@ impl From<sqlx::Error> for StoreError {
         if retry {
             Self::Conflict
         } else if is_full(&error) {
+            room::note_full();
             Self::Full(Arc::new(error))
         } else if pooling::is_sign(&error) {
             Self::PooledTransactions

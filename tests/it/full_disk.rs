@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::child::{PROGRAM, Process, register_clients};
 use crate::helpers::{TestDatabase, entry};
+use crate::own_postgres::OwnPostgres;
 
 /// Runs a statement on the connection that writes.
 async fn on_writer(db: &Db, sql: &str) {
@@ -207,4 +208,103 @@ async fn a_ledger_that_finds_no_room_turns_its_check_red() {
     let inside = PathBuf::from(format!("/proc/{}/root", process.child.id())).join(disk.strip_prefix("/").unwrap());
     remove_file(inside.join("filler")).unwrap();
     until(&process, "ready", <[String]>::is_empty).await;
+}
+
+/// What a command ended with, and all that it printed.
+fn told(output: &Output) -> (Option<i32>, String) {
+    let printed = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    (output.status.code(), String::from_utf8(printed).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_without_room_is_told_and_goes_on_once_there_is_some() {
+    let postgres = OwnPostgres::start("").await;
+    let space = format!("CREATE TABLESPACE small LOCATION '{}'", postgres.small_folder());
+    let make = [space.as_str(), "CREATE DATABASE keyround TABLESPACE small"];
+    postgres.run("postgres", &make).await.unwrap();
+    let database = TestDatabase {
+        url: postgres.url("postgres", "keyround"),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let secret = register_clients(&database, &[]).await;
+    let settings = [("keys.replica_refresh", "2s"), ("keys.snapshot_max_age", "4s")];
+    let mut process = Process::spawn(&database, "server", &settings);
+    let address = process.until_it_serves().await;
+    until(&process, "ready", <[String]>::is_empty).await;
+    let http = reqwest::Client::new();
+    let post = async |path: &str, form: &[(&str, &str)]| {
+        let request = http.post(format!("http://{address}/oauth2/{path}"));
+        request
+            .basic_auth("ES256", Some(&secret))
+            .form(form)
+            .send()
+            .await
+            .unwrap()
+    };
+    let grant = [("grant_type", "client_credentials")];
+    let granted: Value = post("token", &grant).await.json().await.unwrap();
+    let revocation = [("token", granted["access_token"].as_str().unwrap())];
+    let room = async || {
+        let url = format!("http://{}/readyz/issue", process.admin_address().unwrap());
+        let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        let checks = answer["checks"].as_array().unwrap();
+        let room = checks.iter().find(|check| check["name"] == "room").unwrap();
+        (room["ok"] == true, room["detail"].as_str().unwrap().to_owned())
+    };
+
+    let table = [
+        "CREATE TABLE filler (x TEXT)",
+        "ALTER TABLE filler ALTER x SET STORAGE PLAIN",
+    ];
+    postgres.run("keyround", &table).await.unwrap();
+    // Many rows at a time, and then page by page, until not one more fits.
+    for rows in [200, 1] {
+        let insert = format!("INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, {rows})");
+        let full = loop {
+            if let Err(error) = postgres.run("keyround", &[&insert]).await {
+                break error;
+            }
+        };
+        assert_eq!(full.as_database_error().unwrap().code().as_deref(), Some("53100"));
+    }
+    // Pages that exist take heartbeats, so that nothing was noticed so far.
+    assert!(room().await.0);
+    assert_eq!(post("revoke", &revocation).await.status(), 503);
+    let (ok, detail) = room().await;
+    assert!(
+        !ok && detail.contains("no space is left where the database is"),
+        "{detail}"
+    );
+    assert!(
+        detail.contains("pg_tblspc") && detail.contains("No space left on device"),
+        "{detail}"
+    );
+    let granted = post("token", &grant).await;
+    assert_eq!(granted.status(), 200, "what needs no room goes on");
+    let create = ["users", "create", "--email", "ada@example.com", "--name", "Ada"];
+    let (code, printed) = told(&process.run(&create));
+    assert_eq!(code, Some(1), "{printed}");
+    for words in [
+        &format!("no space is left for the database {} (", database.url),
+        "could not extend file \"pg_tblspc/",
+        "No space left on device",
+        "make room on its disk and try again; nothing is half written",
+    ] {
+        assert!(printed.contains(words), "'{words}' is not in: {printed}");
+    }
+    let (code, printed) = told(&process.run(&["db", "check"]));
+    let writes = printed.lines().find(|line| line.starts_with("writes")).unwrap();
+    assert!(
+        code == Some(1) && writes.contains("FAILED") && writes.contains("no space is left"),
+        "{printed}"
+    );
+
+    postgres.run("keyround", &["DROP TABLE filler"]).await.unwrap();
+    until(&process, "green again", <[String]>::is_empty).await;
+    assert_eq!(post("revoke", &revocation).await.status(), 200);
+    let (code, printed) = told(&process.run(&create));
+    assert_eq!(code, Some(0), "{printed}");
+    let (code, printed) = told(&process.run(&["db", "check"]));
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(process.child.try_wait().unwrap().is_none());
 }

@@ -128,6 +128,7 @@ async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
         "clients",
         "rights",
         "schema",
+        "room",
         "serving",
     ];
     assert_eq!(names_of_checks(&app, "/readyz/issue").await, checks);
