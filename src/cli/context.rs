@@ -58,7 +58,7 @@ impl From<UnknownKey> for Failure {
 impl Failure {
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Usage(_) | Self::Start(StartError::Outbound(_)) => 2,
+            Self::Config(_) | Self::Usage(_) | Self::Start(StartError::Outbound(_) | StartError::MasterKey(_)) => 2,
             Self::Start(_) | Self::Rotation(_) | Self::Store(_) | Self::Refused(_) => 1,
         }
     }

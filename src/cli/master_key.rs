@@ -206,7 +206,7 @@ pub fn write(path: &Path, text: &str) -> Result<Option<PathBuf>, Failure> {
         ))
     };
     if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-        return Err(Failure::Usage(format!(
+        return Err(Failure::Refused(format!(
             "{} exists and is not empty; a master key is never overwritten, name another file",
             path.display()
         )));

@@ -94,7 +94,7 @@ async fn without_its_master_key_it_ends_before_it_serves() {
     let database = TestDatabase::sqlite();
     let short = &[("keys.master_key", "c2hvcnQ=")];
     let file = database.folder.path().join("keyround.db");
-    refuses_to_start(&database, short, 1, "the master key cannot be used").await;
+    refuses_to_start(&database, short, 2, "the master key cannot be used").await;
     assert!(!file.exists(), "a database was made");
     // Nobody said which.
     refuses_to_start(&database, &[("keys.master_key", "")], 2, "keys.master_key").await;

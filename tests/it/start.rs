@@ -161,7 +161,9 @@ fn a_master_key_that_is_none_or_another_leaves_the_database_alone() {
     let folder = tempfile::tempdir().unwrap();
     let short = with(&[ISSUER, ("KEYROUND_KEYS__MASTER_KEY", "c2hvcnQ=")]);
     let output = run(folder.path(), &short, &["serve"]);
-    check_refused(folder.path(), &output, 1, &["master key"]);
+    check_refused(folder.path(), &output, 2, &["master key"]);
+    let output = run(folder.path(), &short, &["config", "check"]);
+    check_refused(folder.path(), &output, 2, &["master key"]);
 
     let (status, _, _) = Serving::start(folder.path(), &with(&[ISSUER, MASTER_KEY]), &["serve"]).stop();
     assert!(status.success());
