@@ -71,6 +71,12 @@ pub fn is_audience(text: &str) -> bool {
     is_printable && (!text.contains(':') || is_uri())
 }
 
+/// Whether a text is a URI with a user or a password (RFC 3986 section 3.2.1). Every token and log line would repeat them.
+#[must_use]
+pub fn names_user(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| !url.username().is_empty() || url.password().is_some())
+}
+
 /// A text from outside without the characters that move a terminal's cursor, begin a line, turn the direction of one, or show nothing. The
 /// joiners of words and emoji stay.
 #[must_use]

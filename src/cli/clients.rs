@@ -109,10 +109,10 @@ pub struct New {
     )]
     grants: Vec<Grant>,
     /// The services it may ask for tokens for; the first is the default.
-    #[arg(long = "audience", value_name = "AUDIENCE", required = true, num_args = 1.., value_parser = list::item::<Audience>)]
+    #[arg(long = "audience", value_name = "AUDIENCE", required = true, num_args = 1.., value_parser = list::audience)]
     audiences: Vec<Audience>,
     /// The services that it is: it may introspect tokens for them.
-    #[arg(long, value_name = "AUDIENCE", num_args = 1.., value_parser = list::item::<Audience>)]
+    #[arg(long, value_name = "AUDIENCE", num_args = 1.., value_parser = list::audience)]
     serves: Vec<Audience>,
     /// The widest scope it may have, such as "read write".
     #[arg(long, default_value = "", value_parser = scope::parse::<Scope>)]

@@ -2,6 +2,9 @@
 
 use std::str::FromStr;
 
+use crate::oauth::client::Audience;
+use crate::text;
+
 /// Reads one item of a list. A comma or a semicolon may be a character of it, but who types one means several items.
 pub fn item<T>(text: &str) -> Result<T, String>
 where
@@ -14,6 +17,17 @@ where
         ));
     }
     text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Reads an audience to be registered. What earlier versions registered is still read.
+pub fn audience(text: &str) -> Result<Audience, String> {
+    if text::names_user(text) {
+        return Err(
+            "an audience has no user and no password, because each token repeats it; leave out what is before the '@'"
+                .to_owned(),
+        );
+    }
+    item(text)
 }
 
 /// The items that separators part, if each may be one. What follows a comma in a URI belongs to it unless it is a URI too.
@@ -32,7 +46,7 @@ fn several(text: &str, is_item: impl Fn(&str) -> bool) -> Option<Vec<&str>> {
 mod tests {
     use super::*;
     use crate::accounts::user::Role;
-    use crate::oauth::client::{Audience, Grant};
+    use crate::oauth::client::Grant;
 
     #[test]
     fn several_items_in_one_are_told_apart() {

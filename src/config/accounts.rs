@@ -235,6 +235,11 @@ fn client_id(text: &str) -> Result<String, Refusal> {
 }
 
 fn resource(text: &str) -> Result<String, Refusal> {
+    if text::names_user(text) {
+        return refuse(
+            "has a user or a password, which each token would repeat; leave them out, with the sign behind them",
+        );
+    }
     if !text::is_audience(text) {
         return refuse(
             "is not an audience of 1 to 2048 visible ASCII characters, which is a URI without a fragment if it has a colon; write one such \

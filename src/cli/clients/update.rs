@@ -56,10 +56,10 @@ pub struct Changes {
     #[arg(allow_hyphen_values = true)]
     id: ClientId,
     /// The services it may ask for tokens for, in place of those before; the first is the default.
-    #[arg(long = "audience", value_name = "AUDIENCE", num_args = 1.., value_parser = list::item::<Audience>)]
+    #[arg(long = "audience", value_name = "AUDIENCE", num_args = 1.., value_parser = list::audience)]
     audiences: Vec<Audience>,
     /// The services that it is, in place of those before: it may introspect tokens for them.
-    #[arg(long, value_name = "AUDIENCE", num_args = 1.., conflicts_with = "no_serves", value_parser = list::item::<Audience>)]
+    #[arg(long, value_name = "AUDIENCE", num_args = 1.., conflicts_with = "no_serves", value_parser = list::audience)]
     serves: Vec<Audience>,
     /// It introspects no tokens any more.
     #[arg(long)]
