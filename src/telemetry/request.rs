@@ -35,6 +35,12 @@ impl Request {
         &self.id
     }
 
+    /// The trace that it is a part of.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&str> {
+        self.trace.as_deref()
+    }
+
     /// Runs the work for this request.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
         CURRENT.scope(self, work).await

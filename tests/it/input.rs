@@ -6,9 +6,12 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use actix_web::test::TestRequest;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use keyround::accounts::email::Email;
-use keyround::accounts::federation::ProviderIssuer;
+use keyround::accounts::federation::claims::{Expected, Identity, identity};
 use keyround::accounts::federation::metadata::Metadata;
+use keyround::accounts::federation::{self, Provider, ProviderIssuer};
 use keyround::accounts::password_hash::PasswordHash;
 use keyround::accounts::user::Name;
 use keyround::config::{Config, Sources};
@@ -22,12 +25,16 @@ use keyround::oauth::client::{Audience, ClientId};
 use keyround::oauth::credentials::Credentials;
 use keyround::oauth::scope::Scope;
 use keyround::oauth::token::Parameters;
+use keyround::telemetry::Request;
 use keyround::text;
 use keyround::values::{Issuer, Origin};
+use openssl::bn::{BigNum, BigNumRef};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::client_assertions::Pair;
-use crate::helpers::{TestApp, TestDatabase, config};
+use crate::helpers::{START, TestApp, TestDatabase, config};
+use crate::process::run;
 use crate::raw::Connection;
 
 /// A row of the page.
@@ -81,6 +88,7 @@ const TABLE: &[Row] = &[
         bad: &[
             ("rsa.pkcs8.pem utf16", "UTF-16"),
             ("rsa.pkcs8.pem der", "binary (DER or PKCS#12)"),
+            ("rsa.pkcs8.pem pkcs12", "binary (DER or PKCS#12)"),
             ("rsa.pkcs8.pem base64", "PEM in base64"),
             ("rsa.pkcs8.pem openssh", "ssh-keygen -p -m PKCS8"),
             ("refused.two.pem", "holds 2 keys"),
@@ -107,7 +115,10 @@ const TABLE: &[Row] = &[
         ],
         bad: &[
             ("refused.pbe-md5-des.pem", "encrypted with PBE-MD5-DES"),
+            ("refused.pbe-md5-des.pem", "openssl pkcs8"),
+            ("refused.pbe-md5-des.pem md2", "PBE-MD2-DES"),
             ("refused.pbe-sha1-rc2-40.pem", "PBE-SHA1-RC2-40"),
+            ("refused.pbe-sha1-rc2-40.pem rc4", "PBE-SHA1-RC4-128"),
             ("refused.pbes2-des.pem", "DES-CBC"),
             ("refused.dek-des.pem", "DES-CBC"),
         ],
@@ -142,8 +153,16 @@ const TABLE: &[Row] = &[
         refused: "other sizes, exponents and curves; keys of the ROCA library; parts that do not belong together",
         because: "RFC 7518 sections 3.3 and 3.4, NIST SP 800-57, CVE-2017-15361.",
         judge: |_, recipe| key(recipe),
-        good: &["rsa.spki.pem", "p256.spki.pem"],
+        good: &[
+            "rsa.spki.pem",
+            "p256.spki.pem",
+            "rsa.public.jwk bits2048",
+            "rsa.public.jwk bits4096",
+        ],
         bad: &[
+            ("rsa.public.jwk bits2047", "2047 bits"),
+            ("rsa.public.jwk bits4097", "4097 bits"),
+            ("rsa.public.jwk roca", "ROCA"),
             ("refused.rsa1024.pem", "1024 bits"),
             ("refused.exponent3.pem", "exponent"),
             ("refused.p384.pem", "another curve"),
@@ -177,6 +196,7 @@ const TABLE: &[Row] = &[
             ("{\"keys\":[PRIVATE]}", "private key"),
             ("P256", "one JWK"),
             ("{\"keys\":[]}", "is empty"),
+            ("{\"keys\":[MANY]}", "at most 64"),
             ("-----BEGIN PUBLIC KEY-----", "it is PEM"),
             ("x", "not JSON"),
         ],
@@ -186,13 +206,22 @@ const TABLE: &[Row] = &[
         accepted: "in keys and tokens of others any text up to 512 bytes: spaces, quotes, other scripts, control characters, none; commands and logs escape what cannot be seen",
         refused: "U+0000, which PostgreSQL cannot store; longer texts",
         because: "RFC 7517 section 4.5.",
-        judge: |_, text| text.parse::<Kid>().map(drop).map_err(|error| error.to_string()),
+        judge: |_, text| {
+            let kid: Kid = text
+                .parse()
+                .map_err(|error: keyround::jose::jwk::InvalidKid| error.to_string())?;
+            let shown = kid.to_string();
+            assert!(!shown.contains(['\n', '\u{1b}', '\u{202e}']), "{shown:?}");
+            Ok(())
+        },
         good: &[
             "my key",
             "a\"b\\c",
             "cl\u{e9}",
             "https://vault.example/keys/1?a=b",
             "a\nb",
+            "a\u{1b}[2J\u{202e}b",
+            "\u{674e}",
             "",
         ],
         bad: &[("a\0b", "U+0000"), (LONG, "512 bytes")],
@@ -226,6 +255,7 @@ const TABLE: &[Row] = &[
         good: &[
             r#"{"alg":"ES256"}"#,
             r#"{"alg":"ES256","kid":"my key","typ":"JWT","cty":"x","x5t":"AA","x5t#S256":"AA","x5c":["AA"],"jku":"https://a.example"}"#,
+            r#"{"alg":"ES256","jwk":{"kty":"EC","crv":"P-256"},"zip":7}"#,
         ],
         bad: &[
             (r#"{"alg":"ES256","crit":["exp"]}"#, "crit or b64"),
@@ -237,7 +267,7 @@ const TABLE: &[Row] = &[
     Row {
         input: "A time in a token of others",
         accepted: "a JSON number, also with a fraction or an exponent: the whole second that contains it",
-        refused: "texts, `null`, numbers beyond 2^53",
+        refused: "texts, `null`, other values, whole numbers beyond 2^63 and others beyond 2^53",
         because: "RFC 7519 section 2.",
         judge: |_, value| {
             let claim = format!(r#""exp":{value}"#);
@@ -246,8 +276,17 @@ const TABLE: &[Row] = &[
             assert_eq!(read.is_ok(), is_number, "{value}");
             read
         },
-        good: &["1795895060", "1795895060.5", "1.795895060e9", "-1"],
+        good: &[
+            "1795895060",
+            "1795895060.5",
+            "1.795895060e9",
+            "-1",
+            "9007199254740992.0",
+            "9223372036854775807",
+        ],
         bad: &[
+            ("9007199254740994.0", "claims"),
+            ("9223372036854775808", "claims"),
             ("\"1795895060\"", "claims"),
             ("null", "claims"),
             ("1e300", "claims"),
@@ -269,7 +308,122 @@ const TABLE: &[Row] = &[
         bad: &[
             (r#""userinfo_endpoint":"http://id.example/u""#, "userinfo_endpoint"),
             (r#""jwks_uri":null"#, "name stands once"),
+            (
+                r#"!"issuer":"https://other.example""#,
+                "names the issuer 'https://other.example'",
+            ),
+            (r#"!"issuer":"https://id.example/""#, "byte for byte"),
+            (
+                r#"!"jwks_uri":"http://id.example/k""#,
+                "https URL without a user and a fragment as jwks_uri",
+            ),
+            (r#"!"token_endpoint":null"#, "as token_endpoint"),
             (r#""userinfo_endpoint":7"#, "userinfo_endpoint"),
+        ],
+    },
+    Row {
+        input: "For whom a provider's ID token is: `aud` and `azp`",
+        accepted: "our client id as `aud`, or a list with it; no `azp` if there is one recipient, else our client id as `azp`",
+        refused: "another `aud`; several recipients without an `azp`; an `azp` that is another client, `null` or no text",
+        because: "OpenID Connect Core section 3.1.3.7, items 3 to 5. Each of several recipients could present the token here.",
+        judge: |_, change| id_token(false, change).map(drop),
+        good: &[
+            "",
+            r#""aud":["keyround"]"#,
+            r#""aud":["other","keyround"],"azp":"keyround""#,
+            r#""azp":"keyround""#,
+        ],
+        bad: &[
+            (r#""aud":"other""#, "its aud must be our client id"),
+            (r#""aud":["keyround",7]"#, "its aud must be our client id"),
+            (r#""aud":["other","keyround"]"#, "its azp must be our client id"),
+            (r#""azp":"other""#, "its azp must be our client id"),
+            (
+                r#""aud":["other","keyround"],"azp":"other""#,
+                "its azp must be our client id",
+            ),
+            (r#""azp":null"#, "its azp must be our client id"),
+            (r#""azp":["keyround"]"#, "its azp must be our client id"),
+        ],
+    },
+    Row {
+        input: "Whether a provider has verified an address: `email_verified` and `xms_edov`",
+        accepted: "`true`; with `--email-verified-as-text` also the text `\"true\"` and, if `email_verified` is absent or `null`, an `xms_edov` that is `true`, 1 or one of them as a text",
+        refused: "every other value, and an `xms_edov` of `true` beside `false`; without the option the text and `xms_edov`",
+        because: "OpenID Connect Core section 5.1 has a JSON boolean. `xms_edov` is an optional claim of Microsoft Entra ID.",
+        judge: |_, change| {
+            let (is_lenient, change) = change
+                .strip_prefix("as text ")
+                .map_or((false, change), |change| (true, change));
+            let identity = id_token(is_lenient, change)?;
+            identity.email_doubt.map_or(Ok(()), |doubt| Err(doubt.to_string()))
+        },
+        good: &[
+            r#""email_verified":true"#,
+            r#"as text "email_verified":"true""#,
+            r#"as text "xms_edov":true"#,
+            r#"as text "xms_edov":1"#,
+            r#"as text "xms_edov":"1""#,
+            r#"as text "xms_edov":"true""#,
+            r#"as text "email_verified":null,"xms_edov":true"#,
+        ],
+        bad: &[
+            ("", "does not say whether"),
+            (r#""email_verified":"true""#, "--email-verified-as-text"),
+            (r#""xms_edov":true"#, "sends xms_edov in place of email_verified"),
+            (r#""email_verified":1"#, "has not verified"),
+            (r#"as text "email_verified":"yes""#, "has not verified"),
+            (r#"as text "email_verified":false,"xms_edov":true"#, "has not verified"),
+            (r#"as text "xms_edov":false"#, "has not verified"),
+            (r#"as text "xms_edov":"0""#, "has not verified"),
+        ],
+    },
+    Row {
+        input: "`traceparent` and `X-Request-Id`",
+        accepted: "a `traceparent` whose version is not `ff`, with a trace id and a parent id that are not zero, in lower-case hexadecimal digits; a later version may have more behind it; an `X-Request-Id` of 1 to 128 letters, digits and `-._~+/=:@`",
+        refused: "every other one: it is left out of log lines and answers, and the request gets a random id",
+        because: "W3C Trace Context section 3.2. No visitor writes into a log line what reads as a part of it.",
+        judge: |_, line| {
+            let (name, value) = line.split_once(": ").unwrap();
+            let taken = if name == "traceparent" {
+                let request = Request::new(None, Some(value.as_bytes()));
+                request.trace_id() == value.split('-').nth(1) && request.trace_id().is_some()
+            } else {
+                Request::new(Some(value.as_bytes()), None).id() == value
+            };
+            if taken { Ok(()) } else { Err("left out".to_owned()) }
+        },
+        good: &[
+            "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "traceparent: cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "X-Request-Id: 0f8fad5b-d9cb-469f-a165-70867728950e",
+            "X-Request-Id: Root=1-67891233-abcdef012345678912345678",
+        ],
+        bad: &[
+            (
+                "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+                "left out",
+            ),
+            (
+                "traceparent: ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                "left out",
+            ),
+            (
+                "traceparent: 00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+                "left out",
+            ),
+            (
+                "traceparent: 00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+                "left out",
+            ),
+            (
+                "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+                "left out",
+            ),
+            ("traceparent: 4bf92f3577b34da6a3ce929d0e0e4736", "left out"),
+            ("X-Request-Id: a b", "left out"),
+            ("X-Request-Id: a\"b", "left out"),
+            ("X-Request-Id: ", "left out"),
         ],
     },
     Row {
@@ -349,7 +503,17 @@ const TABLE: &[Row] = &[
         accepted: "1 to 255 visible ASCII characters: a name, `svc:prod`, a URL, a UUID",
         refused: "spaces, quotation marks, backslashes, other scripts; at registration a UUID of version 7, which is the id of a user",
         because: "RFC 6749 appendix A.1, less what lists and log lines would have to quote. RFC 9068 section 5: a client must not look like a person.",
-        judge: |_, text| text.parse::<ClientId>().map(drop).map_err(|error| error.to_string()),
+        judge: |site, text| {
+            let id: ClientId = text
+                .parse()
+                .map_err(|error: keyround::oauth::client::InvalidClientId| error.to_string())?;
+            // What only a registration refuses.
+            if Uuid::parse_str(id.as_str()).is_ok() {
+                registered(site, id.as_str(), "a")
+            } else {
+                Ok(())
+            }
+        },
         good: &[
             "billing",
             "svc:prod",
@@ -365,6 +529,7 @@ const TABLE: &[Row] = &[
             ("a\"b", "a quotation mark"),
             ("a\\b", "a backslash"),
             ("d\u{fc}nn", "visible ASCII"),
+            ("01890a5d-ac96-774b-bcce-b302099a8057", "is a UUID of version 7"),
         ],
     },
     Row {
@@ -384,9 +549,19 @@ const TABLE: &[Row] = &[
     Row {
         input: "An audience",
         accepted: "1 to 2048 visible ASCII characters: a name, or a URI of any scheme",
-        refused: "spaces, other scripts, a URI with a fragment, a colon that makes no URI",
-        because: "RFC 7519 section 2 (StringOrURI), RFC 8707 section 2.",
-        judge: |_, text| text.parse::<Audience>().map(drop).map_err(|error| error.to_string()),
+        refused: "spaces, other scripts, a URI with a fragment, a colon that makes no URI; at registration a URI with a user or a password, which each token would repeat",
+        because: "RFC 7519 section 2 (StringOrURI), RFC 8707 section 2, RFC 3986 section 3.2.1.",
+        judge: |site, text| {
+            let audience: Audience = text
+                .parse()
+                .map_err(|error: keyround::oauth::client::InvalidAudience| error.to_string())?;
+            // What only a registration refuses.
+            if text.contains('@') {
+                registered(site, "billing", audience.as_str())
+            } else {
+                Ok(())
+            }
+        },
         good: &[
             "orders",
             "https://api.example.com",
@@ -396,8 +571,17 @@ const TABLE: &[Row] = &[
         ],
         bad: &[
             ("", "1 to 2048 visible ASCII"),
+            ("\u{e4}pi", "visible ASCII"),
             ("a b", "without a space"),
             ("https://api.example.com/#a", "without a fragment"),
+            (
+                "https://ada:pw@api.example.com",
+                "an audience has no user and no password",
+            ),
+            (
+                "https://token@api.example.com",
+                "an audience has no user and no password",
+            ),
             ("1:a", "is a URI"),
         ],
     },
@@ -417,6 +601,18 @@ const TABLE: &[Row] = &[
         ],
         bad: &[
             ("5f4dcc3b5aa765d61d8327deb882cf99", "this is no hash of a password"),
+            (
+                "$2x$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+                "this is no hash of a password",
+            ),
+            (
+                "$argon2d$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg==$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4=",
+                "this is no hash of a password",
+            ),
+            (
+                "pbkdf2_sha256$999$kJ3nWq7ZtR1xYb5c$RZ0X2+5dSF91WLcD1V7wE5qR2rrb9yULxZEkmVuF6CI=",
+                "costs too much to check, or too little",
+            ),
             ("$5$rounds=5000$saltstring$5B8vYYiY", "this is no hash of a password"),
             (
                 "$2b$16$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
@@ -459,12 +655,19 @@ const TABLE: &[Row] = &[
     },
     Row {
         input: "The name of a person",
-        accepted: "any script, with single spaces between words; the invisible joiners that change how a word is written (Persian, Indic scripts) or make one emoji of several",
+        accepted: "any script; spaces, of which several between two words become one; the invisible joiners that change how a word is written (Persian, Indic scripts) or make one emoji of several",
         refused: "every other character that cannot be seen, private and unassigned ones, more than 8 combining marks on one",
         because: "UAX #44, `Default_Ignorable_Code_Point` and `General_Category`; RFC 5892 appendices A.1 and A.2, UTS #51. Two names that look the same are the same.",
-        judge: |_, text| text.parse::<Name>().map(drop).map_err(|error| error.to_string()),
+        judge: |_, text| {
+            let name: Name = text
+                .parse()
+                .map_err(|error: keyround::accounts::user::InvalidName| error.to_string())?;
+            assert!(!name.as_str().contains("  "), "{name}");
+            Ok(())
+        },
         good: &[
             "Ada Lovelace",
+            " Ada   Lovelace ",
             "\u{912}\u{928}\u{941}",
             "O'Neil",
             "\u{674e}",
@@ -499,6 +702,7 @@ const TABLE: &[Row] = &[
             (" read", "single spaces"),
             ("l\u{e9}", "ASCII"),
             ("a\"b", "quotes"),
+            ("a\\b", "backslash"),
             ("a\tb", "spaces"),
         ],
     },
@@ -519,6 +723,7 @@ const TABLE: &[Row] = &[
         bad: &[
             ("\u{ff}\u{fe}a\0", "UTF-16"),
             ("a\0b\0", "UTF-16"),
+            ("\u{fe}\u{ff}\0a", "UTF-16"),
             ("a\nJ\u{fc}rgen", "line 2 is not UTF-8"),
         ],
     },
@@ -529,7 +734,7 @@ const TABLE: &[Row] = &[
         because: "The rule of PostgreSQL's private keys.",
         judge: secret_file,
         good: &["0600", "0400"],
-        bad: &[("0644", "0644"), ("0604", "0604"), ("0666", "0666")],
+        bad: &[("0644", "0644"), ("0604", "0604"), ("0666", "0666"), ("0640", "0640")],
     },
     Row {
         input: "Environment variables that begin with `KEYROUND_`",
@@ -559,7 +764,7 @@ const TABLE: &[Row] = &[
         ],
         bad: &[
             ("KEYROUND_SERVER__LISTN=127.0.0.1:8081", "KEYROUND_SERVER__LISTEN"),
-            ("KEYROUND_PORT=8080", "KEYROUND_PORT"),
+            ("KEYROUND_PORT=8080", "which is not a setting of Keyround"),
         ],
     },
     Row {
@@ -571,9 +776,9 @@ const TABLE: &[Row] = &[
         good: &["https://id.example.com", "https://id.example.com/a/b"],
         bad: &[
             ("https://id.example.com/%C3%A9", "percent"),
-            ("https://id.example.com/?a", ""),
-            ("https://id.example.com/#a", ""),
-            ("https://id.example.com/", ""),
+            ("https://id.example.com/?a", "has a query or a fragment"),
+            ("https://id.example.com/#a", "has a query or a fragment"),
+            ("https://id.example.com/", "ends with a slash"),
             ("https://id..example.com", "a label that is empty"),
         ],
     },
@@ -597,9 +802,13 @@ const TABLE: &[Row] = &[
             ("https://app.my_zone", "an underscore in its last label"),
             ("https://app.example.123", "no origin"),
             ("https://app.example.com:0", "port 0"),
-            ("https://*.example.com", ""),
-            ("https://app.example.com/a", ""),
-            ("*", ""),
+            (
+                "https://aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.example",
+                "more than 63 characters",
+            ),
+            ("https://*.example.com", "a wildcard matches no origin"),
+            ("https://app.example.com/a", "whose origin is https://app.example.com"),
+            ("*", "is no origin"),
         ],
     },
 ];
@@ -637,6 +846,14 @@ fn key(recipe: &str) -> Result<(), String> {
                 .unwrap()
                 .private_key_to_der()
                 .unwrap(),
+            "pkcs12" => pkcs12(&content),
+            // The last octet of an object identifier (RFC 8018 appendix A.3, RFC 7292 appendix C).
+            "md2" => with_octets(&content, b"\x2a\x86\x48\x86\xf7\x0d\x01\x05", 3, 1),
+            "rc4" => with_octets(&content, b"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01", 6, 1),
+            "roca" => with_modulus(&content, &roca_modulus()),
+            "bits2047" | "bits2048" | "bits4096" | "bits4097" => {
+                with_modulus(&content, &modulus(word[4..].parse().unwrap()))
+            }
             "base64" => openssl::base64::encode_block(&content).into_bytes(),
             "openssh" => text().replace("PRIVATE KEY", "OPENSSH PRIVATE KEY").into_bytes(),
             change => {
@@ -654,12 +871,114 @@ fn key(recipe: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
+fn pkcs12(pem: &[u8]) -> Vec<u8> {
+    let key = openssl::pkey::PKey::private_key_from_pem(pem).unwrap();
+    let mut builder = openssl::pkcs12::Pkcs12::builder();
+    builder.pkey(&key);
+    builder.build2("opens-the-fixtures").unwrap().to_der().unwrap()
+}
+
+/// A PEM whose DER has another octet behind these.
+fn with_octets(pem: &[u8], before: &[u8], from: u8, to: u8) -> Vec<u8> {
+    let text = std::str::from_utf8(pem).unwrap();
+    let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
+    let mut der = openssl::base64::decode_block(&body).unwrap();
+    let place = der.windows(before.len()).position(|octets| octets == before).unwrap() + before.len();
+    assert_eq!(der[place], from);
+    der[place] = to;
+    let body = openssl::base64::encode_block(&der);
+    format!("-----BEGIN ENCRYPTED PRIVATE KEY-----\n{body}\n-----END ENCRYPTED PRIVATE KEY-----\n").into_bytes()
+}
+
+/// A JWK of an RSA key with this modulus; a public key need not have known factors.
+fn with_modulus(jwk: &[u8], modulus: &BigNumRef) -> Vec<u8> {
+    let mut jwk: Value = serde_json::from_slice(jwk).unwrap();
+    jwk["n"] = BASE64URL.encode(modulus.to_vec()).into();
+    jwk.to_string().into_bytes()
+}
+
+/// 2^(bits-1) + 1.
+fn modulus(bits: i32) -> BigNum {
+    let mut modulus = BigNum::from_u32(1).unwrap();
+    modulus.set_bit(bits - 1).unwrap();
+    modulus
+}
+
+/// 1 modulo each of the primes that the fingerprint is taken with, and so a power of its generator.
+fn roca_modulus() -> BigNum {
+    let is_prime = |number: &u32| (2..*number).all(|divisor| !number.is_multiple_of(divisor));
+    let mut modulus = BigNum::from_u32(1).unwrap();
+    for prime in (3..168).filter(is_prime) {
+        modulus.mul_word(prime).unwrap();
+    }
+    let missing = 2048 - modulus.num_bits();
+    let mut shifted = BigNum::new().unwrap();
+    shifted.lshift(&modulus, missing).unwrap();
+    shifted.add_word(1).unwrap();
+    shifted
+}
+
+/// The claims of an ID token, changed; with a provider whose claims are read leniently or not.
+fn id_token(is_lenient: bool, change: &str) -> Result<Identity, String> {
+    let provider = Provider {
+        name: "acme".parse().unwrap(),
+        issuer: "https://id.example".parse().unwrap(),
+        directories: None,
+        client_id: "keyround".parse().unwrap(),
+        scope: federation::DEFAULT_SCOPE.parse().unwrap(),
+        links_verified_emails_since: None,
+        reads_email_verified_text_since: is_lenient.then_some(START),
+        created_at: START,
+        disabled_at: None,
+    };
+    let mut claims = json!({
+        "iss": "https://id.example", "sub": "1", "aud": "keyround", "nonce": "n", "iat": START.0, "exp": START.0 + 300,
+        "email": "jane@example.com",
+    });
+    let change: Value = serde_json::from_str(&format!("{{{change}}}")).unwrap();
+    claims
+        .as_object_mut()
+        .unwrap()
+        .extend(change.as_object().unwrap().clone());
+    let expected = Expected {
+        provider: &provider,
+        nonce: "n",
+        now: START,
+    };
+    identity(claims.as_object().unwrap(), expected).map_err(|error| error.to_string())
+}
+
+/// Registers a client by the command.
+fn registered(site: &Site, id: &str, audience: &str) -> Result<(), String> {
+    let url = format!("sqlite:{}", site.folder.join("registered.db").display());
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", site.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+        ("KEYROUND_DATABASE__URL", &url),
+    ];
+    let create = ["clients", "create", "--grant", "client_credentials"];
+    let output = run(
+        &site.folder,
+        &variables,
+        &[&create[..], &["--id", id, "--audience", audience]].concat(),
+    );
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8(output.stderr).unwrap())
+    }
+}
+
 fn expanded(recipe: &str) -> String {
     let text = |name| String::from_utf8(fixture(name)).unwrap();
     recipe
         .replace("P256", &text("p256.public.jwk"))
         .replace("RSA", &text("rsa.public.jwk"))
         .replace("PRIVATE", &text("p256.jwk"))
+        .replace("MANY", &["{}"; 65].join(","))
 }
 
 static PAIR: LazyLock<Pair> = LazyLock::new(|| Pair::new(keyround::jose::alg::Algorithm::Es256, "my key"));
@@ -677,12 +996,18 @@ fn assertion(header: &str, claim: &str) -> Result<(), String> {
 
 fn metadata(change: &str) -> Result<(), String> {
     let issuer: ProviderIssuer = "https://id.example".parse().unwrap();
-    let mut document = json!({
+    let mut members = json!({
         "issuer": "https://id.example", "authorization_endpoint": "https://id.example/a", "token_endpoint": "https://id.example/t",
         "jwks_uri": "https://id.example/k",
-    })
-    .to_string();
-    if !change.is_empty() {
+    });
+    let mut document = members.to_string();
+    if let Some(change) = change.strip_prefix('!') {
+        let Value::Object(change) = serde_json::from_str(&format!("{{{change}}}")).unwrap() else {
+            unreachable!()
+        };
+        members.as_object_mut().unwrap().extend(change);
+        document = members.to_string();
+    } else if !change.is_empty() {
         document.insert_str(1, &format!("{change},"));
     }
     Metadata::parse(format!("\u{feff}{document}").as_bytes(), &issuer)
@@ -849,6 +1174,7 @@ async fn every_row_of_the_page_does_what_it_says() {
             assert!(judged.is_ok(), "{}: {example:?} is refused: {judged:?}", row.input);
         }
         for (example, reason) in row.bad {
+            assert!(!reason.is_empty(), "{}: {example:?} has no reason", row.input);
             let refusal = (row.judge)(&site, example).expect_err(example);
             assert!(refusal.contains(reason), "{}: {example:?}: {refusal}", row.input);
         }
