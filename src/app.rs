@@ -131,12 +131,14 @@ pub enum StartError {
         least: usize,
     },
     /// A listener.
-    #[error("cannot listen on {address} ({setting}): {}", why_not_bound(setting, *address, source))]
+    #[error("cannot listen on {address} ({setting}): {}", why_not_bound(setting, *address, *free_port, source))]
     Listener {
         /// The setting of its address.
         setting: &'static str,
         /// The address.
         address: SocketAddr,
+        /// Another port, which nobody used a moment ago.
+        free_port: u16,
         /// What the system said.
         source: std::io::Error,
     },
@@ -159,7 +161,7 @@ pub enum StartError {
 }
 
 /// Why an address cannot be taken, and the way on.
-fn why_not_bound(setting: &'static str, address: SocketAddr, error: &std::io::Error) -> String {
+fn why_not_bound(setting: &'static str, address: SocketAddr, free_port: u16, error: &std::io::Error) -> String {
     let port = address.port();
     let instead = |port: u16| {
         let other = SocketAddr::new(address.ip(), port);
@@ -169,7 +171,7 @@ fn why_not_bound(setting: &'static str, address: SocketAddr, error: &std::io::Er
     match error.kind() {
         ErrorKind::AddrInUse => format!(
             "another program uses port {port}; stop it ('ss -tanp sport = :{port}' names it, be it a listener or a connection), or choose another port by {}",
-            instead(port.checked_add(1).unwrap_or(8080))
+            instead(free_port)
         ),
         ErrorKind::PermissionDenied => format!(
             "this user may not use port {port}; choose one from 1024 on by {}, or grant the process CAP_NET_BIND_SERVICE",
@@ -185,6 +187,18 @@ fn why_not_bound(setting: &'static str, address: SocketAddr, error: &std::io::Er
     }
 }
 
+/// How many ports are tried for one that is free.
+const TRIED_PORTS: u16 = 100;
+
+/// The next port that is free on this address, and is none of these.
+fn free_port_after(address: SocketAddr, ours: [u16; 2]) -> u16 {
+    let next = address.port().checked_add(1).unwrap_or(8080);
+    (next..=next.saturating_add(TRIED_PORTS))
+        .filter(|port| !ours.contains(port))
+        .find(|&port| std::net::TcpListener::bind((address.ip(), port)).is_ok())
+        .unwrap_or(next)
+}
+
 /// The addresses of both listeners, taken before anything is made: a start that finds one in use leaves no key, file or client.
 pub struct Addresses {
     public: Bound,
@@ -197,10 +211,12 @@ impl Addresses {
     /// # Errors
     /// The one that cannot be taken.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
+        let ours = [config.server.listen.port(), config.server.admin_listen.port()];
         let bind = |setting, address| {
             Bound::new(address).map_err(|source| StartError::Listener {
                 setting,
                 address,
+                free_port: free_port_after(address, ours),
                 source,
             })
         };
@@ -762,6 +778,7 @@ fn listen(
     let (bound, running) = http::listener::listen(listening, server).map_err(|source| StartError::Listener {
         setting,
         address,
+        free_port: free_port_after(address, [address.port(); 2]),
         source,
     })?;
     let handle = running.handle();

@@ -29,9 +29,16 @@ fn sentence(output: &Output) -> String {
 
 #[test]
 fn a_port_in_use_is_named_before_anything_is_made() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let next = format!("127.0.0.1:{}", taken.local_addr().unwrap().port().wrapping_add(1));
+    // The port behind it is in use too, and the one behind that is ours.
+    let (taken, _behind) = std::iter::repeat_with(|| {
+        let taken = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+        let behind = TcpListener::bind(("127.0.0.1", taken.local_addr().unwrap().port() + 1));
+        behind.map(|behind| (taken, behind))
+    })
+    .find_map(Result::ok)
+    .unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let (address, ours) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", port + 2));
     for (setting, variable) in [
         ("server.listen", "KEYROUND_SERVER__LISTEN"),
         ("server.admin_listen", "KEYROUND_SERVER__ADMIN_LISTEN"),
@@ -41,13 +48,16 @@ fn a_port_in_use_is_named_before_anything_is_made() {
             (vec!["serve"], vec![ISSUER, MASTER_KEY]),
         ] {
             let folder = tempfile::tempdir().unwrap();
-            let mut variables = vec![ANY_PORT, ANY_ADMIN_PORT];
+            let mut variables: Vec<(&str, &str)> = vec![(ANY_PORT.0, &ours), (ANY_ADMIN_PORT.0, &ours)];
             variables.extend(more);
             variables.retain(|(name, _)| *name != variable);
             variables.push((variable, &address));
             let output = run(folder.path(), &variables, &arguments);
             assert_eq!(output.status.code(), Some(1));
             let sentence = sentence(&output);
+            let (_, next) = sentence.split_once(&format!("{variable}=")).unwrap();
+            let next = next.split(' ').next().unwrap();
+            assert!(next != ours && TcpListener::bind(next).is_ok(), "{sentence}");
             for words in [
                 &format!("cannot listen on {address} ({setting})"),
                 "another program uses port",
@@ -258,16 +268,6 @@ fn a_full_disk_is_named_by_commands_and_a_half_backup_is_none() {
     );
 }
 
-#[test]
-fn a_folder_that_cannot_be_written_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("disk")).unwrap();
-    let script = "mount -t tmpfs -o ro tmpfs disk && cd disk || exit 99
-        $KEYROUND --set server.issuer=http://127.0.0.1:8080 --set server.listen=127.0.0.1:0 --set server.admin_listen=127.0.0.1:0 serve --dev; echo $?
-        export KEYROUND_SERVER__ISSUER=http://127.0.0.1:8080 KEYROUND_KEYS__MASTER_KEY=sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=
-        $KEYROUND clients list; echo $?
-        $KEYROUND clients create --id a --grant client_credentials --audience https://a.example; echo $?
-        touch ../keyround.db; KEYROUND_DATABASE__URL=sqlite:new.db $KEYROUND clients create --grant client_credentials --audience https://a.example; echo $?";
 /// A command that writes, with the database that it uses and what it says, if the disk is full and if it is read-only: what happened and
 /// where, why, and what to do.
 type Writer = (&'static str, &'static str, [&'static str; 3], [&'static str; 3]);
@@ -426,6 +426,16 @@ fn every_command_that_writes_says_what_happened_why_and_what_to_do() {
     }
 }
 
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("disk")).unwrap();
+    let script = "mount -t tmpfs -o ro tmpfs disk && cd disk || exit 99
+        $KEYROUND --set server.issuer=http://127.0.0.1:8080 --set server.listen=127.0.0.1:0 --set server.admin_listen=127.0.0.1:0 serve --dev; echo $?
+        export KEYROUND_SERVER__ISSUER=http://127.0.0.1:8080 KEYROUND_KEYS__MASTER_KEY=sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=
+        $KEYROUND clients list; echo $?
+        $KEYROUND clients create --id a --grant client_credentials --audience https://a.example; echo $?
+        touch ../keyround.db; KEYROUND_DATABASE__URL=sqlite:new.db $KEYROUND clients create --grant client_credentials --audience https://a.example; echo $?";
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
         .current_dir(folder.path())
