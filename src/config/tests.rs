@@ -132,6 +132,19 @@ fn the_example_file_changes_nothing() {
 }
 
 #[test]
+fn the_example_file_takes_either_setting_of_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = secret_file(folder.path(), "postgres://a:b@h/k", 0o600);
+    let example = settings::example_file().replace("# issuer", "issuer");
+    let other = example.replace(
+        "# url_file = \"/run/secrets/keyround_database_url\"",
+        &format!("url_file = \"{}\"", path.display()),
+    );
+    assert_ne!(example, other);
+    assert_eq!(from_file(&other).unwrap().database_setting(), "database.url_file");
+}
+
+#[test]
 fn the_environment_writes_every_kind_of_value() {
     let config = load(&[
         ("KEYROUND_SERVER__BEHIND_TLS_PROXY", "true"),
