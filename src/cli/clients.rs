@@ -57,7 +57,7 @@ pub enum Command {
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
     },
-    /// Delete a client. Its secrets and keys are forgotten; tokens that it has stay valid until they expire.
+    /// Delete a client. Its secrets and keys are forgotten. Introspection refuses its tokens at once; who verifies them by the key set accepts them until they expire.
     Delete {
         /// The client.
         #[arg(allow_hyphen_values = true)]

@@ -42,6 +42,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use crate::clock::Clock;
 use crate::config::{Sources, settings};
 use crate::text;
+use crate::values::Database;
 
 use context::{Context, Failure};
 
@@ -228,7 +229,7 @@ fn flags(set: &[String]) -> Result<BTreeMap<String, String>, Failure> {
                     .to_owned(),
             ));
         }
-        if settings::find(name).is_some_and(|setting| setting.secret) {
+        if settings::find(name).is_some_and(|setting| setting.secret) && !is_url_without_password(name, value) {
             return Err(Failure::Usage(format!(
                 "--set {name} may give a secret, which every process of this machine can read; use {name}_file, or the \
                  environment"
@@ -254,6 +255,16 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// Whether this is the URL of a database that holds no password. What is wrong with that of a file is said where all settings are read.
+fn is_url_without_password(name: &str, value: &str) -> bool {
+    let holds_none = match value.parse() {
+        Ok(Database::Postgres(url)) => !url.holds_password(),
+        Ok(Database::Sqlite { .. } | Database::SqliteInMemory) => true,
+        Err(_) => value.starts_with("sqlite:"),
+    };
+    name == "database.url" && holds_none && !text::holds_secret(value)
+}
+
 /// What was wrong with the arguments, in one sentence.
 fn mistake(error: &clap::Error) -> String {
     let text = without_secrets(error);
@@ -276,7 +287,23 @@ fn mistake(error: &clap::Error) -> String {
         .map_or(String::new(), |names| format!("; did you mean {names}?"));
     let usage = surplus_usage(error, &shown_command(&text)).unwrap_or_default();
     let sentence = sentence.join(" ") + &similar + &usage;
-    output::printable(sentence.strip_prefix("error: ").unwrap_or(&sentence))
+    output::printable(&about_numbers(sentence.strip_prefix("error: ").unwrap_or(&sentence)))
+}
+
+/// What the standard library and clap say of a number, in words for people.
+fn about_numbers(sentence: &str) -> String {
+    let sentence = sentence
+        .replace("invalid digit found in string", "it is not a whole number, such as 50")
+        .replace(
+            "cannot parse integer from empty string",
+            "it is empty; write a whole number, such as 50",
+        );
+    match sentence.split_once(" is not in ") {
+        Some((before, range)) if range.contains("..=") => {
+            format!("{before} is not from {}", range.replacen("..=", " to ", 1))
+        }
+        _ => sentence,
+    }
 }
 
 /// The command of these words.

@@ -276,6 +276,12 @@ async fn create(context: &Context, new: New) -> Result<(), Failure> {
         output::line(&format!("user id  {}", stored.user.id));
         output::line(&format!("e-mail   {}", stored.user.email));
         output::line(&format!("tenant   {}", stored.user.tenant));
+        if stored.password_hash.is_none() {
+            output::line(
+                "It has no password: the person logs in by a provider that vouches for this address ('keyround providers'), or by a password \
+                 that 'keyround users set-password' gives.",
+            );
+        }
     }
     Ok(())
 }

@@ -405,6 +405,13 @@ fn other_list(setting: &Setting, value: &ValueKind) -> Option<String> {
         return None;
     };
     let separator = separator(setting);
+    let twice = text.split(separator).rev().skip(1).any(|item| item.trim().is_empty());
+    if twice {
+        let name = if separator == ',' { "comma" } else { "semicolon" };
+        return Some(format!(
+            "has a {name} with nothing before it; leave it out, or write what is missing there"
+        ));
+    }
     if text.trim_start().starts_with('[') {
         let items = text
             .split(',')

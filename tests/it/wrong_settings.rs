@@ -66,8 +66,8 @@ const WRONG: &[Row] = &[
         &[("KEYROUND_FORWARD_AUTH__POLICIES", "default;;web role=a")],
         &[
             "KEYROUND_FORWARD_AUTH__POLICIES",
-            "does not begin with a name",
-            "such as",
+            "has a semicolon with nothing before it",
+            "leave it out",
         ],
     ),
     (
@@ -717,6 +717,30 @@ const WRONG: &[Row] = &[
         "[log]\nfilter = \"a=b=c\"",
         &[],
         &["log.filter", "is not a log filter", "info,keyround=debug"],
+    ),
+    // Lists with nothing between two separators.
+    (
+        "",
+        &[("KEYROUND_KEYS__ALGORITHMS", "RS256,,ES256")],
+        &[
+            "KEYROUND_KEYS__ALGORITHMS",
+            "has a comma with nothing before it",
+            "leave it out",
+        ],
+    ),
+    (
+        "",
+        &[("KEYROUND_ACCOUNTS__ALLOWED_ORIGINS", ",https://app.example.com")],
+        &[
+            "KEYROUND_ACCOUNTS__ALLOWED_ORIGINS",
+            "has a comma with nothing before it",
+            "leave it out",
+        ],
+    ),
+    (
+        "[accounts]\naudience = \"https://ada:pw@api.example.com\"",
+        &[],
+        &["accounts.audience", "has a user or a password", "leave them out"],
     ),
     // Names and the file itself.
     (

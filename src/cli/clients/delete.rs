@@ -28,8 +28,9 @@ pub async fn run(context: &Context, id: &ClientId, confirmation: &Confirmation) 
     // What was signed is recorded nowhere, so that its number is not known.
     let longest = client.token_ttl.unwrap_or(config.tokens.access_token_ttl);
     confirmation.ask(&format!(
-        "The client {id} gets no token any more, and {lost} cannot be had back.{serves} Tokens that it was given stay valid until they \
-         expire, {longest} after their issue; how many there are is not recorded. 'clients disable' can be taken back.",
+        "The client {id} gets no token any more, and {lost} cannot be had back.{serves} Introspection calls \
+         the tokens that it was given inactive at once; a service that verifies them by the key set accepts them until they expire, {longest} \
+         after their issue. How many there are is not recorded. 'clients disable' can be taken back.",
     ))?;
     change_client(
         context,

@@ -8,7 +8,9 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::helpers::TestDatabase;
 use crate::process::{Serving, keyround, run};
+use crate::terminal::at_terminal;
 
 const MASTER_KEY: &str = "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=";
 const VARIABLES: [(&str, &str); 4] = [
@@ -721,4 +723,150 @@ fn an_up_to_date_schema_is_looked_at_before_it_is_called_so() {
     );
     let sentence = refused(folder, 1, &["db", "migrate"]);
     assert!(sentence.contains("lacks: index limits_tat"), "{sentence}");
+}
+
+#[test]
+fn a_number_that_is_none_is_told_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, says) in [
+        ("abc", "it is not a whole number, such as 50"),
+        ("1.5", "it is not a whole number, such as 50"),
+        ("", "it is empty; write a whole number, such as 50"),
+        ("0", "0 is not from 1 to 1000"),
+        ("1001", "1001 is not from 1 to 1000"),
+    ] {
+        let sentence = refused(folder.path(), 2, &["audit", "list", &format!("--limit={number}")]);
+        assert!(
+            sentence.contains("--limit") && sentence.contains(says),
+            "{number}: {sentence}"
+        );
+    }
+}
+
+#[test]
+fn set_takes_the_url_of_a_database_that_holds_no_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |url: &str| {
+        run(
+            folder.path(),
+            &VARIABLES,
+            &["--set", &format!("database.url={url}"), "config", "check"],
+        )
+    };
+    for url in ["sqlite:there.db", "postgres://keyround@127.0.0.1/keyround"] {
+        let output = check(url);
+        assert!(output.status.success(), "{url}: {}", said(&output));
+    }
+    for (url, says) in [
+        (
+            "sqlite:",
+            "database.url names no file; write one such as sqlite:data/keyround.db",
+        ),
+        ("sqlite:data/", "database.url names a folder"),
+        ("postgres://keyround:swordfish@127.0.0.1/keyround", "may give a secret"),
+        (
+            "postgres://keyround@127.0.0.1/keyround?password=swordfish",
+            "may give a secret",
+        ),
+        (
+            "sqlite:postgres://keyround:swordfish@127.0.0.1/keyround",
+            "may give a secret",
+        ),
+        ("swordfish", "may give a secret"),
+    ] {
+        let output = check(url);
+        let sentence = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{url}: {sentence}");
+        assert!(
+            sentence.contains(says) && !sentence.contains("swordfish"),
+            "{url}: {sentence}"
+        );
+    }
+}
+
+#[test]
+fn an_audience_names_no_user() {
+    let folder = tempfile::tempdir().unwrap();
+    done(folder.path(), CREATE);
+    for flag in ["--audience", "--serves"] {
+        for url in [
+            "https://ada:swordfish@api.example.com",
+            "https://swordfish@api.example.com",
+        ] {
+            let update = ["clients", "update", "billing", flag, url];
+            let sentence = refused(folder.path(), 2, &update);
+            assert!(
+                sentence.contains("an audience has no user and no password"),
+                "{sentence}"
+            );
+            assert!(!sentence.contains("swordfish"), "{sentence}");
+        }
+    }
+}
+
+#[test]
+fn what_is_said_of_an_account_without_a_password_and_of_a_client_that_goes_is_true() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = done(folder.path(), "users create --email ada@example.com --name Ada");
+    assert!(
+        made.contains("It has no password") && made.contains("keyround users set-password"),
+        "{made}"
+    );
+    let made = with_input(
+        folder.path(),
+        "users create --email bob@example.com --name Bob --password-file -",
+        b"seven green umbrellas",
+    );
+    assert!(
+        made.status.success() && !said(&made).contains("no password"),
+        "{}",
+        said(&made)
+    );
+    let database = TestDatabase::sqlite();
+    let variables = [&VARIABLES[..], &[("KEYROUND_DATABASE__URL", database.url.as_str())]].concat();
+    let created = run(database.folder.path(), &variables, &words(CREATE));
+    assert!(created.status.success(), "{}", said(&created));
+    let (code, asked) = at_terminal(
+        &database,
+        &[["'clients disable' can be taken back", "no"]],
+        &["clients", "delete", "billing"],
+    );
+    assert_eq!(code, 1, "{asked}");
+    for words in [
+        "Introspection calls the tokens that it was given inactive at once",
+        "accepts them until they expire",
+    ] {
+        assert!(asked.contains(words), "{asked}");
+    }
+}
+
+#[test]
+fn a_name_that_turns_the_line_is_printed_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let jwk = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/keys/p256.public.jwk"
+    ))
+    .unwrap();
+    let mut jwk: Value = serde_json::from_str(&jwk).unwrap();
+    jwk["kid"] = "safe\u{202e}evil\u{1b}[2J".into();
+    let unusable = serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "x": "AA", "kid": "left\u{202e}out" });
+    let set = serde_json::json!({ "keys": [jwk, unusable] });
+    std::fs::write(folder.path().join("set.json"), set.to_string()).unwrap();
+    let create = "clients create --id signing --grant client_credentials --audience https://api.example.com --jwks-file set.json";
+    std::fs::write(folder.path().join("key.jwk"), jwk.to_string()).unwrap();
+    let import = "keys import --verify-only --until 2100-01-01T00:00:00Z key.jwk";
+    for command in [
+        create,
+        "clients show signing",
+        "clients list",
+        "audit list",
+        import,
+        "keys list",
+        "audit list",
+    ] {
+        let printed = done(folder.path(), command);
+        let moves = |character: char| matches!(character, '\u{202e}' | '\u{1b}');
+        assert!(!printed.contains(moves), "{command}: {printed:?}");
+    }
 }
