@@ -450,11 +450,21 @@ fn ledger(config: &Config, keys: &Keys) -> Finding {
     });
     problems.extend(fault);
     let good = match &ledger {
-        Some(ledger) => format!(
-            "the database trusts none of the {} keys that {} names",
-            ledger.known().len(),
-            ledger.path().display()
-        ),
+        Some(ledger) => {
+            let former = config.keys.former_ledger_file.as_ref().filter(|former| former.exists());
+            let names = match former {
+                None => format!("{} names", ledger.path().display()),
+                Some(former) => format!(
+                    "{} and {}, which an earlier version wrote, name",
+                    ledger.path().display(),
+                    former.display()
+                ),
+            };
+            format!(
+                "the database trusts none of the {} keys that {names}",
+                ledger.known().len()
+            )
+        }
         None => "no ledger is kept, because keys.ledger_file is not set".to_owned(),
     };
     Finding::new("ledger", &good, &problems)

@@ -511,3 +511,43 @@ async fn a_vanished_key_leaves_when_its_last_token_is_gone_and_not_before() {
     assert!(app.running.server.keyring.snapshot().vanished.is_empty());
     app.running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn db_check_names_the_ledger_of_an_earlier_version_too() {
+    let database = TestDatabase::sqlite();
+    let app = start(&database, true).await;
+    app.running.stop().await;
+    let folder = database.folder.path();
+    std::fs::create_dir(folder.join("keys")).unwrap();
+    crate::helpers::private_file(
+        folder.join("keys/master.key"),
+        "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+    );
+    let path = ledger(&database);
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_KEYS__MASTER_KEY_FILE", "keys/master.key"),
+        ("KEYROUND_KEYS__LEDGER_FILE", path.to_str().unwrap()),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+    ];
+    let line = || {
+        let output = tokio::task::block_in_place(|| run(folder, &variables, &["db", "check"]));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let line = printed.lines().find(|line| line.starts_with("ledger ")).unwrap();
+        line.to_owned()
+    };
+    let without = line();
+    assert!(
+        without.contains("of the 0 keys that") && without.ends_with("revoked-kids names"),
+        "{without}"
+    );
+    // Beside the master key, as the first versions had it.
+    crate::helpers::private_file(folder.join("keys/revoked-kids"), with("of-an-earlier-version"));
+    let told = line();
+    for words in [
+        "of the 1 keys that",
+        " and keys/revoked-kids, which an earlier version wrote, name",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+}
