@@ -654,10 +654,10 @@ async fn act(site: &mut Site, what: &str) {
             site.stop_all();
             site.lose_database().await;
         }
-        "the export does not end with a newline" => {
+        "the export begins with a byte order mark and does not end with a newline" => {
             let export = site.folder().join("people.txt");
             let people = std::fs::read_to_string(&export).unwrap();
-            std::fs::write(&export, people.strip_suffix('\n').unwrap()).unwrap();
+            std::fs::write(&export, format!("\u{feff}{}", people.strip_suffix('\n').unwrap())).unwrap();
         }
         "every node is started" => site.start_all(),
         "every node is stopped" => site.stop_all(),
