@@ -19,6 +19,7 @@ mod front;
 mod gateway;
 #[path = "../it/libfaketime.rs"]
 mod libfaketime;
+mod hono_one_key;
 mod libraries;
 mod moving_in;
 mod people;
