@@ -17,9 +17,9 @@ mod clocks;
 mod emergency;
 mod front;
 mod gateway;
+mod hono_one_key;
 #[path = "../it/libfaketime.rs"]
 mod libfaketime;
-mod hono_one_key;
 mod libraries;
 mod moving_in;
 mod people;
