@@ -50,7 +50,7 @@ fn check(folder: &Path, url: &str, words: &[&str]) {
         let took = clock.read().monotonic.saturating_sub(began);
         let error = String::from_utf8(output.stderr).unwrap();
         let printed = format!("{}{error}", String::from_utf8_lossy(&output.stdout));
-        assert!(took < SOON, "{arguments:?} took {:?}: {printed}", took);
+        assert!(took < SOON, "{arguments:?} took {took:?}: {printed}");
         let sentence = error.lines().last().unwrap_or_default();
         let code = if arguments[0] == "config" { 2 } else { 1 };
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}");
