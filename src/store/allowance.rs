@@ -62,7 +62,7 @@ mod tests {
             answered
         });
         assert_eq!(answered.await, 2);
-        assert_eq!(uptime() - began, ALLOWANCE);
+        assert_eq!(uptime().saturating_sub(began), ALLOWANCE);
     }
 
     #[tokio::test(start_paused = true)]
@@ -70,7 +70,7 @@ mod tests {
         of_one_request(async {
             let outer = limited(EACH * 2, limited(EACH * 2, sleep(EACH)));
             assert_eq!(outer.await, Some(Some(())));
-            assert_eq!(LEFT.with(Cell::get), ALLOWANCE - EACH);
+            assert_eq!(LEFT.with(Cell::get), ALLOWANCE.saturating_sub(EACH));
         })
         .await;
     }
