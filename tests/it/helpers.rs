@@ -152,10 +152,18 @@ impl TestApp {
     /// A server on this database with this clock. PostgreSQL's clock is real, so a server on it needs a real one too.
     pub async fn start_with_clock(database: &TestDatabase, settings: &[(&str, &str)], clock: Clock) -> Self {
         let config = config(database, settings);
-        // On the heap, so that no test carries room for it.
-        let foundation = Box::pin(Foundation::open(&config, clock.clone())).await.unwrap();
-        let hash_key = HashKey::from_bytes(*foundation.hash_key.as_bytes());
-        let running = Box::pin(Running::start(&config, foundation)).await.unwrap();
+        let mut attempts = 0;
+        let (running, hash_key) = loop {
+            // On the heap, so that no test carries room for it.
+            let foundation = Box::pin(Foundation::open(&config, clock.clone())).await.unwrap();
+            let hash_key = HashKey::from_bytes(*foundation.hash_key.as_bytes());
+            match Box::pin(Running::start(&config, foundation)).await {
+                Ok(running) => break (running, hash_key),
+                // A server waits for a statement only so long. On a busy machine what starts servers starts it again.
+                Err(error) if attempts < 20 && error.to_string().contains("timed out") => attempts += 1,
+                Err(error) => panic!("{error}"),
+            }
+        };
         Self {
             url: format!("http://{}", running.public),
             admin_url: format!("http://{}", running.admin),
