@@ -548,6 +548,7 @@ fn so_many_connections_wait_to_be_accepted() {
 /// Of any name and number: what bounds them is the bytes of the headers.
 #[test]
 fn cookies_count_with_the_headers() {
+    const ROOM: usize = 32 * 1024 - 100;
     let folder = tempfile::tempdir().unwrap();
     let serving = start(folder.path(), &[]);
     let clock = Clock::system();
@@ -560,7 +561,6 @@ fn cookies_count_with_the_headers() {
         let status = connection.answer().unwrap().status();
         (status, clock.read().monotonic.saturating_sub(began))
     };
-    const ROOM: usize = 32 * 1024 - 100;
     for pair in ["a=b;", ";", "__Secure-keyround-refresh=x;", "__Host-keyround-csrf=x;"] {
         // The shortest of some: a busy machine may hold up the others.
         let asked = (0..3).map(|_| ask(&pair.repeat(ROOM / pair.len())));

@@ -731,7 +731,7 @@ async fn a_database_that_is_slow_each_time_holds_no_answer_up() {
     assert!(took[7] < Duration::from_secs(3), "answers took {took:?}");
     pace.send_replace(Network::Open { era: 0 });
     while timed(log_in()).await.0 != 200 {
-        assert!(clock.read().monotonic < Duration::from_secs(60), "{}", process.log());
+        assert!(clock.read().monotonic < Duration::from_mins(1), "{}", process.log());
     }
     process.tell_to_stop();
     process.until_it_ends().await;

@@ -143,6 +143,19 @@ pub fn config(database: &TestDatabase, settings: &[(&str, &str)]) -> Config {
     .unwrap()
 }
 
+/// A server waits for a statement only so long. On a busy machine what starts servers starts it again.
+async fn running(config: &Config, clock: &Clock) -> (Running, HashKey) {
+    for _ in 0..20 {
+        let foundation = Foundation::open(config, clock.clone()).await.unwrap();
+        let hash_key = HashKey::from_bytes(*foundation.hash_key.as_bytes());
+        match Running::start(config, foundation).await {
+            Ok(running) => return (running, hash_key),
+            Err(error) => assert!(error.to_string().contains("timed out"), "{error}"),
+        }
+    }
+    panic!("the database is too slow for a start");
+}
+
 impl TestApp {
     /// A server on this database whose clock stands still at [`START`].
     pub async fn start(database: &TestDatabase, settings: &[(&str, &str)]) -> Self {
@@ -152,18 +165,8 @@ impl TestApp {
     /// A server on this database with this clock. PostgreSQL's clock is real, so a server on it needs a real one too.
     pub async fn start_with_clock(database: &TestDatabase, settings: &[(&str, &str)], clock: Clock) -> Self {
         let config = config(database, settings);
-        let mut attempts = 0;
-        let (running, hash_key) = loop {
-            // On the heap, so that no test carries room for it.
-            let foundation = Box::pin(Foundation::open(&config, clock.clone())).await.unwrap();
-            let hash_key = HashKey::from_bytes(*foundation.hash_key.as_bytes());
-            match Box::pin(Running::start(&config, foundation)).await {
-                Ok(running) => break (running, hash_key),
-                // A server waits for a statement only so long. On a busy machine what starts servers starts it again.
-                Err(error) if attempts < 20 && error.to_string().contains("timed out") => attempts += 1,
-                Err(error) => panic!("{error}"),
-            }
-        };
+        // On the heap, so that no test carries room for it.
+        let (running, hash_key) = Box::pin(running(&config, &clock)).await;
         Self {
             url: format!("http://{}", running.public),
             admin_url: format!("http://{}", running.admin),
@@ -252,14 +255,18 @@ impl TestApp {
 /// The answer to this request, asked for again while it is 503: a server that a busy machine held up says neither yes nor no, and that
 /// the request may be repeated.
 pub async fn answered(request: reqwest::RequestBuilder) -> reqwest::Response {
-    for _ in 0..100 {
-        let answer = request.try_clone().unwrap().send().await.unwrap();
-        if answer.status() != 503 {
-            return answer;
+    // On the heap, so that no test carries room for it.
+    Box::pin(async move {
+        for _ in 0..100 {
+            let answer = request.try_clone().unwrap().send().await.unwrap();
+            if answer.status() != 503 {
+                return answer;
+            }
+            keyround::clock::sleep(std::time::Duration::from_millis(100)).await;
         }
-        keyround::clock::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    request.send().await.unwrap()
+        request.send().await.unwrap()
+    })
+    .await
 }
 
 /// A file with a secret, which the commands take from nobody else.
