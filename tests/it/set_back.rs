@@ -149,7 +149,8 @@ crate::on_both_databases!(it_is_known_of_each_table_what_a_node_keeps_of_it, |da
     };
     let mut tables = raw.texts(tables).await;
     let mut known: Vec<&str> = TABLES.iter().map(|(table, _)| *table).collect();
-    (tables.sort_unstable(), known.sort_unstable());
+    tables.sort_unstable();
+    known.sort_unstable();
     assert_eq!(
         tables, known,
         "say of a new table what a node caches of it, and set it back in a test"
