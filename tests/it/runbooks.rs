@@ -701,7 +701,7 @@ async fn act(site: &mut Site, what: &str) {
 async fn follow(name: &str, database: TestDatabase) {
     let page = page(name);
     let steps = steps(&page);
-    let mut site = arrange(state(&page).unwrap(), database).await;
+    let mut site = Box::pin(arrange(state(&page).unwrap(), database)).await;
     if page.contains("$NEW_DATABASE") {
         site.new_database = Some(NewDatabase::make().await);
     }
@@ -789,8 +789,8 @@ pages! {
 /// No runbook, and run in the same way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tenants() {
-    follow("../tenants", TestDatabase::sqlite()).await;
-    follow("../tenants", TestDatabase::postgres().await).await;
+    Box::pin(follow("../tenants", TestDatabase::sqlite())).await;
+    Box::pin(follow("../tenants", TestDatabase::postgres().await)).await;
 }
 
 #[test]
