@@ -227,8 +227,7 @@ async fn a_postgresql_without_room_is_told_and_goes_on_once_there_is_some() {
         folder: tempfile::tempdir().unwrap(),
     };
     let secret = register_clients(&database, &[]).await;
-    let settings = [("keys.replica_refresh", "2s"), ("keys.snapshot_max_age", "4s")];
-    let mut process = Process::spawn(&database, "server", &settings);
+    let mut process = Process::spawn(&database, "server", &[]);
     let address = process.until_it_serves().await;
     until(&process, "ready", <[String]>::is_empty).await;
     let http = reqwest::Client::new();
@@ -269,8 +268,14 @@ async fn a_postgresql_without_room_is_told_and_goes_on_once_there_is_some() {
     }
     // Pages that exist take heartbeats, so that nothing was noticed so far.
     assert!(room().await.0);
-    assert_eq!(post("revoke", &revocation).await.status(), 503);
-    let (ok, detail) = room().await;
+    // On a busy machine a request may be refused for another reason first.
+    let (ok, detail) = loop {
+        assert_eq!(post("revoke", &revocation).await.status(), 503);
+        let (ok, detail) = room().await;
+        if !ok {
+            break (ok, detail);
+        }
+    };
     assert!(
         !ok && detail.contains("no space is left where the database is"),
         "{detail}"
