@@ -96,7 +96,7 @@ impl Kept {
         mut lent: Lent,
         statement: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let answer = statement.fetch_all(lent.connection()?);
+        let answer = Box::pin(statement.fetch_all(lent.connection()?));
         let rows = limited(PATIENCE, answer).await.ok_or(sqlx::Error::PoolTimedOut)??;
         let mut idle = self.lock();
         // A pool that ends waits for all its connections.
