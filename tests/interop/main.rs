@@ -14,6 +14,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail anywhere")]
 
 mod clocks;
+mod copied;
 mod emergency;
 mod front;
 mod gateway;

@@ -25,6 +25,12 @@ pub fn login(http: &reqwest::Client, issuer: &str, person: usize) -> RequestBuil
     http.post(format!("{issuer}/auth/login")).json(&login)
 }
 
+/// A refresh there.
+pub fn refresh(http: &reqwest::Client, issuer: &str, refresh_token: &str) -> RequestBuilder {
+    let refresh = json!({ "refresh_token": refresh_token, "token_delivery": "body" });
+    http.post(format!("{issuer}/auth/refresh")).json(&refresh)
+}
+
 fn email(person: usize) -> String {
     format!("ada{person}@example.com")
 }

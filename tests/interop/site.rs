@@ -18,6 +18,7 @@ use keyround::events::{Entry, Event};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::TokenType;
 use keyround::oauth::client::{Client, Grant};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -97,17 +98,10 @@ impl Site {
             settings,
         );
         let secrets = create_clients(&environment).await;
-        let mut started: Vec<Node> = (0..nodes)
-            .map(|node| Node::spawn(&environment, folder.path().join(format!("node{node}.log"))))
-            .collect();
-        for node in &mut started {
-            node.wait_until_it_serves().await;
-        }
-        front.pass_on_to(started.iter().map(|node| node.address.clone()).collect());
-        let site = Self {
+        let mut site = Self {
             name,
             front,
-            nodes: started,
+            nodes: Vec::new(),
             secrets,
             http: reqwest::Client::builder()
                 .timeout(Duration::from_secs(10))
@@ -117,8 +111,40 @@ impl Site {
             environment,
             folder,
         };
+        site.start_nodes(nodes).await;
         site.wait_until_every_node_signs().await;
         site
+    }
+
+    async fn start_nodes(&mut self, nodes: usize) {
+        let log = |node| self.folder.path().join(format!("node{node}.log"));
+        self.nodes = (0..nodes)
+            .map(|node| Node::spawn(&self.environment, log(node)))
+            .collect();
+        for node in &mut self.nodes {
+            node.wait_until_it_serves().await;
+        }
+        let addresses = self.nodes.iter().map(|node| node.address.clone()).collect();
+        self.front.pass_on_to(addresses);
+    }
+
+    /// As the runbook says: the servers are stopped, the database is copied into a new one of this kind, and this many start on it.
+    pub async fn moved_to(mut self, kind: Kind, nodes: usize) -> Self {
+        for node in &mut self.nodes {
+            node.stop().await;
+        }
+        let next = self.folder_of(&format!("{kind}"));
+        let url = database_url(kind, &format!("{}_next", self.name), &next).await;
+        self.keyround(&["db", "copy", "--to", &url]);
+        self.environment.insert("KEYROUND_DATABASE__URL".to_owned(), url);
+        self.start_nodes(nodes).await;
+        self.wait_until_every_node_signs().await;
+        self
+    }
+
+    /// The secret of the client of this algorithm.
+    pub fn secret(&self, alg: Algorithm) -> &str {
+        &self.secrets[&client_id(alg, TokenType::AtJwt)]
     }
 
     /// How many nodes there are.
@@ -200,18 +226,23 @@ impl Site {
 
 impl Token {
     fn read(text: &str, alg: Algorithm) -> Self {
-        let part = |index: usize| -> Value {
-            let part = text.split('.').nth(index).unwrap();
-            serde_json::from_slice(&BASE64URL.decode(part).unwrap()).unwrap()
-        };
-        let (header, payload) = (part(0), part(1));
-        assert_eq!(header["alg"], alg.name());
+        assert_eq!(part(text, 0)["alg"], alg.name());
+        Self::of(text)
+    }
+
+    /// What this text says of itself.
+    pub fn of(text: &str) -> Self {
         Self {
             text: text.to_owned(),
-            kid: header["kid"].as_str().unwrap().to_owned(),
-            expires_at: UnixTime(payload["exp"].as_i64().unwrap()),
+            kid: part(text, 0)["kid"].as_str().unwrap().to_owned(),
+            expires_at: UnixTime(part(text, 1)["exp"].as_i64().unwrap()),
         }
     }
+}
+
+fn part(token: &str, index: usize) -> Value {
+    let part = token.split('.').nth(index).unwrap();
+    serde_json::from_slice(&BASE64URL.decode(part).unwrap()).unwrap()
 }
 
 impl Node {
@@ -230,6 +261,19 @@ impl Node {
             log,
             address: String::new(),
         }
+    }
+
+    /// Ends it as an operator does.
+    async fn stop(&mut self) {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        for _ in 0..600 {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                assert!(status.success(), "{status}: {}", self.log_text());
+                return;
+            }
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("a server did not end within 30 seconds: {}", self.log_text());
     }
 
     /// Its port is its own choice; the log says which.

@@ -233,6 +233,12 @@ impl Verifier {
         }
     }
 
+    /// A program that fetches the key set at this address.
+    pub fn start_at(library: &'static Library, site: &Site, key_set_url: &str) -> Self {
+        let arguments = [site.front.issuer(), AUDIENCE.to_owned(), key_set_url.to_owned()];
+        Self::spawn(library, 0, &arguments)
+    }
+
     /// A program whose wall clock is off by so many seconds; its monotonic clock is true.
     pub fn start_on_clock(library: &'static Library, site: &Site, off_by: &str) -> Self {
         let arguments = [site.front.issuer(), AUDIENCE.to_owned(), site.key_set_url(0)];

@@ -298,3 +298,89 @@ async fn what_makes_no_sense_is_refused() {
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     assert!(output(&source, &arguments).status.success());
 }
+
+/// A trigger that does this to each row that is written into a table.
+async fn spoil(raw: &Raw, table: &str, change: Option<&str>) {
+    let statements = match (raw, change) {
+        (Raw::Sqlite(_), Some(change)) => vec![format!(
+            "CREATE TRIGGER spoilt AFTER INSERT ON {table} BEGIN UPDATE {table} SET {change} WHERE rowid = NEW.rowid; END"
+        )],
+        (Raw::Sqlite(_), None) => vec![format!(
+            "CREATE TRIGGER spoilt BEFORE INSERT ON {table} BEGIN SELECT RAISE(IGNORE); END"
+        )],
+        (Raw::Postgres(_), change) => {
+            let body = change.map_or("RETURN NULL;".to_owned(), |change| {
+                let (column, value) = change.split_once(" = ").unwrap();
+                format!(
+                    "NEW.{column} := {}; RETURN NEW;",
+                    value.replace(column, &format!("NEW.{column}"))
+                )
+            });
+            vec![
+                format!(
+                    "CREATE OR REPLACE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
+                ),
+                format!("CREATE TRIGGER spoilt BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION spoil()"),
+            ]
+        }
+    };
+    for statement in statements {
+        raw.execute(&statement).await;
+    }
+}
+
+async fn repair(raw: &Raw, table: &str) {
+    raw.execute(&match raw {
+        Raw::Sqlite(_) => "DROP TRIGGER spoilt".to_owned(),
+        Raw::Postgres(_) => format!("DROP TRIGGER spoilt ON {table}"),
+    })
+    .await;
+}
+
+async fn spoilt(source: TestDatabase, target: TestDatabase) {
+    let app = TestApp::start_with_clock(&source, &[], Clock::system()).await;
+    register(&app, &client("billing")).await;
+    app.running.stop().await;
+    let raw = Raw::open(&source).await;
+    raw.execute("INSERT INTO limits (bucket, tat) VALUES ('a', 1), ('b', 2)")
+        .await;
+    let before = all(&source).await;
+    target.open().await.close().await;
+    for (table, change, rows, arrived) in [
+        ("limits", Some("tat = tat + 1"), 2, 2),
+        ("limits", None, 2, 0),
+        ("clients", Some("scope = 'admin'"), 1, 1),
+        ("tenants", None, 1, 0),
+    ] {
+        // A connection that has an old schema in mind believes that there is such a trigger already.
+        let written = Raw::open(&target).await;
+        spoil(&written, table, change).await;
+        let sentence = refusal(&source, 1, &["db", "copy", "--to", &target.url]);
+        let reason = format!(
+            "table {table} differs after the copy ({rows} rows in the source, {arrived} in the target); nothing was copied"
+        );
+        assert!(sentence.contains(&reason), "{change:?}: {sentence}");
+        for table in ["limits", "clients", "signing_keys", "audit"] {
+            assert_eq!(
+                written.number(&format!("SELECT count(*) FROM {table}")).await,
+                0,
+                "{table}"
+            );
+        }
+        let sentence = refusal(&target, 1, &["serve"]);
+        assert!(sentence.contains("did not finish"), "{sentence}");
+        written.close().await;
+        let written = Raw::open(&target).await;
+        repair(&written, table).await;
+        written.close().await;
+    }
+    copy(&source, &target);
+    assert_eq!(all(&target).await, before);
+    raw.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_not_what_was_read_is_refused() {
+    spoilt(TestDatabase::sqlite(), TestDatabase::postgres().await).await;
+    spoilt(TestDatabase::postgres().await, TestDatabase::sqlite()).await;
+}
