@@ -3,23 +3,25 @@
 use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
-use keyround::clock::{Clock, sleep};
+use keyround::clock::{Clock, Seconds, sleep};
 use keyround::config::Outbound as Settings;
 use keyround::jose::alg::Algorithm;
 use keyround::outbound::key_sets::{COOLDOWN, FRESH, LONGEST, NoKeys, RemoteKeySets};
 use keyround::outbound::{FetchError, Outbound};
 use serde_json::{Value, json};
 
+use crate::auth::visitor::Site;
 use crate::client_assertions::{Pair, keyround, present, refused};
 use crate::helpers::{TestApp, TestDatabase};
 use crate::process::free_port;
 use crate::tls::Authority;
+use crate::token::{client, register};
 
 /// What is answered.
 enum Reply {
@@ -215,6 +217,71 @@ crate::on_both_databases!(
         publisher.handle.stop(false).await;
     }
 );
+
+/// Whoever knows a client's id can make the server ask its host for keys; a host that hangs holds up nobody who does not need them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_host_that_hangs_holds_up_nobody_else() {
+    let publisher = Publisher::new();
+    let ca_file = publisher.ca_file.to_str().unwrap().to_owned();
+    let settings = [
+        ("outbound.ca_file", ca_file.as_str()),
+        ("outbound.allowed_networks", "127.0.0.0/8,::1"),
+    ];
+    let site = Site::start(TestDatabase::sqlite(), &settings).await;
+    let app = &site.app;
+    let (own, unknown) = (
+        Pair::new(Algorithm::Es256, "own"),
+        Pair::new(Algorithm::Es256, "unknown"),
+    );
+    publisher.publish(&[&own]);
+    let uri = publisher.uri();
+    let create = ["clients", "create", "--id", "billing", "--grant", "client_credentials"];
+    let more = ["--audience", "https://api.example.com", "--jwks-uri", &uri];
+    let (code, _, err) = keyround(&site.database, &[&create[..], &more].concat());
+    assert_eq!(code, 0, "{err}");
+    let secret = register(app, &client("other")).await;
+    let mut ada = site.person("ada").await;
+    assert_eq!(present(app, &own.assertion(app, |_, _| {})).await.0, 200);
+
+    publisher.reply(Reply::Never);
+    // While its keys are fresh, and once they are to be renewed.
+    for passes in [Seconds(2), Seconds(360)] {
+        app.pass(passes, Seconds(5)).await;
+        let forged: Vec<String> = (0..40).map(|_| unknown.assertion(app, |_, _| {})).collect();
+        let asked = publisher.asked();
+        let is_over = AtomicBool::new(false);
+        let clock = Clock::system();
+        let strangers = async {
+            let answers = join_all(forged.iter().map(|assertion| present(app, assertion))).await;
+            is_over.store(true, Ordering::SeqCst);
+            answers
+        };
+        let others = async {
+            while publisher.asked() == asked {
+                sleep(Duration::from_millis(5)).await;
+            }
+            let began = clock.read().monotonic;
+            let answered = |what: &str| {
+                let took = clock.read().monotonic.saturating_sub(began);
+                println!("{what} is answered {took:?} after the fetch began");
+                assert!(!is_over.load(Ordering::SeqCst), "{what} waited for the host");
+            };
+            assert_eq!(present(app, &own.assertion(app, |_, _| {})).await.0, 200);
+            answered("its own assertion");
+            app.token("other", &secret).await;
+            answered("another client");
+            ada.refresh().await;
+            answered("a person");
+            app.key_set().await;
+            answered("the key set");
+        };
+        let (strangers, ()) = tokio::join!(strangers, others);
+        assert!(strangers.iter().all(|(status, _)| *status == 401));
+        assert_eq!(publisher.asked(), asked + 1, "one fetch for all of them");
+    }
+    site.stop().await;
+    publisher.handle.stop(false).await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_set_is_kept_as_long_as_it_says_and_asked_for_seldom() {
