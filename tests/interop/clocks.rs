@@ -66,7 +66,9 @@ async fn a_verifier_whose_clock_is_off_refuses_no_token() {
         println!("{} at {off_by} s: {}", verifier.library, verifier.refusals()[0]);
     }
     drop(controls);
-    verifiers.iter_mut().for_each(|(_, verifier)| verifier.end_input());
+    for (_, verifier) in &mut verifiers {
+        verifier.end_input();
+    }
     while !verifiers.iter().all(|(_, verifier)| verifier.is_done()) {
         sleep(Duration::from_millis(100)).await;
     }

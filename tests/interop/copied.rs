@@ -241,7 +241,9 @@ async fn a_copied_database_costs_no_token_and_no_session() {
         // Those above may have every key in their caches.
         for library in libraries() {
             let mut verifier = Verifier::start_at(library, &site, &site.front.key_set_url());
-            held.iter().for_each(|token| verifier.hand(token));
+            for token in &held {
+                verifier.hand(token);
+            }
             verifier.end_input();
             fresh.push(verifier);
         }
