@@ -80,6 +80,10 @@ pub struct Watch {
     revoked_materials: Vec<PublicJwk>,
     /// Keys that the database lost with its last seconds.
     lost: BTreeSet<u32>,
+    /// Those of them that every node had published, and how often nodes had lost their memory then.
+    held: BTreeMap<u32, u32>,
+    /// Keys to verify with that every node had published when the database lost them, with the time that they stay.
+    held_imports: Vec<(PublicJwk, UnixTime, u32)>,
     pub figures: Figures,
 }
 
@@ -100,6 +104,8 @@ impl Watch {
             steps: Vec::new(),
             revoked_materials: Vec::new(),
             lost: BTreeSet::new(),
+            held: BTreeMap::new(),
+            held_imports: Vec::new(),
             figures: Figures::default(),
         }
     }
@@ -147,6 +153,7 @@ impl Watch {
 
     /// I1, first half: which keys are missing from a set that is served at this moment.
     pub fn observe(&mut self, nodes: &[Node], database: &Database, at: i64, without: Without) -> Option<Violation> {
+        self.let_go_of_what_is_forgotten(nodes, database);
         let serving = || nodes.iter().filter(|node| node.is_running() && node.snapshot.is_some());
         // A balancer fails open when no node is ready. Held to it is an outage for everybody: where each node lost the
         // database for a reason of its own, the sets that are left may be of any age.
@@ -196,7 +203,7 @@ impl Watch {
             version,
         } = signature;
         let kid = number(&key.kid);
-        if self.lost.contains(&kid) {
+        if self.lost.contains(&kid) && !self.held.contains_key(&kid) {
             return None;
         }
         let windows = &self.windows;
@@ -208,6 +215,10 @@ impl Watch {
         let known = self.known.entry(kid).or_default();
         let is_first = known.accepted_until == 0;
         known.accepted_until = known.accepted_until.max(accepted_until);
+        // A node that has not read the rows since signs on with it, and its successor has another row.
+        if self.lost.contains(&kid) {
+            return None;
+        }
         // One that has signed before was in time, though a clock may have been set back since.
         if is_first && !known.at_once && *issued_at < key.published_at + key.prepublish {
             return violated(
@@ -271,6 +282,14 @@ impl Watch {
                     "key {} is published at {at}, and the same key was revoked under another kid",
                     jwk.kid
                 ),
+            );
+        }
+        let now = node.keys_at(at, Without::Nothing)?;
+        let is_gone = |(jwk, until, _): &&(PublicJwk, UnixTime, u32)| *until > now && !node.aliases.contains(jwk);
+        if let Some((jwk, until, _)) = self.held_imports.iter().find(is_gone) {
+            return violated(
+                "vanished",
+                format!("key {} is not published at {at}, and was to be until {until}", jwk.kid),
             );
         }
         if let Some(kid) = node.served.iter().find(|&&kid| database.is_revoked(kid)) {
@@ -483,20 +502,51 @@ impl Watch {
     }
 
     /// The database lost its last seconds: what only they held is not promised.
-    pub fn lost(&mut self, before: &Database, left: &Keys, at: i64) {
+    pub fn lost(&mut self, nodes: &[Node], before: &Database, left: &Keys, at: i64) {
         self.unhealthy(at);
+        let forgot = forgot(nodes);
+        let all_published = |kid: u32| nodes.iter().all(|node| node.is_running() && node.served.contains(&kid));
         // Nor are tokens of a key whose revocation was lost: whoever learnt of it keeps it out.
         let is_lost = |key: &&SigningKey| {
             left.find(&key.kid)
                 .is_none_or(|row| row.revoked_at.is_none() && key.revoked_at.is_some())
         };
         for key in before.keys.iter().filter(is_lost) {
-            self.known.remove(&number(&key.kid));
-            self.lost.insert(number(&key.kid));
+            let kid = number(&key.kid);
+            if key.revoked_at.is_none() && all_published(kid) {
+                self.held.insert(kid, forgot);
+            } else {
+                self.known.remove(&kid);
+            }
+            self.lost.insert(kid);
             self.first_issued.remove(&(key.alg, key.generation));
+        }
+        let imported = before.keys.verifying().iter();
+        for key in imported.filter(|key| left.find_verifying(&key.jwk.kid).is_none() && key.revoked_at.is_none()) {
+            let published = |node: &Node| node.is_running() && node.aliases.contains(&key.jwk);
+            if nodes.iter().all(published) {
+                self.held_imports.push((key.jwk.clone(), key.expires_at, forgot));
+            }
         }
         self.distrusted.clear();
         self.revoked_materials.clear();
+    }
+
+    /// What was lost and lay in the memory of a node that crashed or was restarted is not promised any more, nor is what was revoked.
+    fn let_go_of_what_is_forgotten(&mut self, nodes: &[Node], database: &Database) {
+        let forgot = forgot(nodes);
+        let gone: Vec<u32> = self
+            .held
+            .iter()
+            .filter(|(_, since)| **since != forgot)
+            .map(|(kid, _)| *kid)
+            .collect();
+        for kid in gone {
+            self.held.remove(&kid);
+            self.known.remove(&kid);
+        }
+        self.held_imports
+            .retain(|(jwk, _, since)| *since == forgot && !database.keys.revokes(jwk));
     }
 
     /// The version of the rows that the emergency wrote.
@@ -540,6 +590,11 @@ impl Watch {
         }
         violated("I3", format!("a second first key for {alg}"))
     }
+}
+
+/// How often nodes have lost their memory.
+fn forgot(nodes: &[Node]) -> u32 {
+    nodes.iter().map(|node| node.forgot).sum()
 }
 
 /// As design.md says it, written a second time.

@@ -1,6 +1,6 @@
 //! One server: its clock, its snapshot of the rows, what it publishes, with which key it signs, what it has planned.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use keyround::keys::lifecycle::{Keys, State};
 use keyround::keys::plan::Step;
 use keyround::keys::policy::Policy;
 use keyround::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
+use keyround::keys::verifying::VerifyingKey;
 
 use crate::sabotage::Without;
-use crate::store::{Database, number};
+use crate::store::{Database, number, numbered};
 
 /// The rows as they were read once.
 pub struct Snapshot {
@@ -66,6 +67,11 @@ pub struct Node {
     pub served: Vec<u32>,
     /// The keys that it publishes to verify with alone.
     pub aliases: Vec<PublicJwk>,
+    /// The keys whose rows are gone before their time, with the time that they stay.
+    vanished: BTreeMap<u32, UnixTime>,
+    vanished_aliases: Vec<VerifyingKey>,
+    /// How often it lost its memory.
+    pub forgot: u32,
     pub next_load: i64,
     pub wake_at: UnixTime,
     pub planned_version: Option<u64>,
@@ -102,6 +108,9 @@ impl Node {
             snapshot: None,
             served: Vec::new(),
             aliases: Vec::new(),
+            vanished: BTreeMap::new(),
+            vanished_aliases: Vec::new(),
+            forgot: 0,
             next_load: 0,
             wake_at: UnixTime(0),
             planned_version: None,
@@ -175,6 +184,9 @@ impl Node {
         self.snapshot = None;
         self.served.clear();
         self.aliases.clear();
+        self.vanished.clear();
+        self.vanished_aliases.clear();
+        self.forgot += 1;
         self.in_flight.clear();
         self.planned_version = None;
         self.able_since = None;
@@ -196,7 +208,12 @@ impl Node {
             let kept = Keys::clone(&keys).while_doubted(&self.policy, checked.record().doubted, keys_at);
             keys = Rc::new(kept);
         }
+        self.notice_what_vanished(&keys, keys_at);
         let mut served = published(&keys, &self.policy, keys_at, without);
+        if without != Without::VanishedStay {
+            served.extend(self.vanished.keys());
+            served.sort_unstable();
+        }
         if !checked.may_plan() {
             // While the clock is in doubt nothing is dropped, except what was revoked.
             let kept = self.served.iter().filter(|&&kid| !database.is_revoked(kid));
@@ -211,12 +228,46 @@ impl Node {
         }
         self.served = served;
         self.aliases = aliases(&keys, &self.policy, keys_at, without);
+        if without != Without::VanishedImportsStay {
+            let vanished = self.vanished_aliases.iter();
+            self.aliases.extend(vanished.map(|key| key.jwk.clone()));
+        }
         self.standby = None;
         self.snapshot = Some(Snapshot {
             keys,
             version: database.version,
             loaded: self.reading(at),
             loaded_at: at,
+        });
+    }
+
+    /// What the rows of before have and these lack, and what vanished before and has not come back.
+    fn notice_what_vanished(&mut self, keys: &Keys, now: UnixTime) {
+        if let Some(before) = &self.snapshot {
+            // Another node whose clock is ahead may have purged a row that expires within S.
+            let purged = now + self.skew();
+            let signing = before.keys.published(&self.policy, now).map(|(key, _)| {
+                let as_if_superseded = now + self.policy.verify_window(key.max_token_ttl);
+                let until = before.keys.expires_at(key, &self.policy).unwrap_or(as_if_superseded);
+                (number(&key.kid), until)
+            });
+            let gone = signing.filter(|(_, until)| *until > purged);
+            for (kid, until) in gone {
+                self.vanished.entry(kid).or_insert(until);
+            }
+            let verifying = before.keys.verifying().iter();
+            let gone = verifying.filter(|key| key.revoked_at.is_none() && key.leaves_at(&self.policy) > purged);
+            for key in gone {
+                if self.vanished_aliases.iter().all(|known| known.jwk.kid != key.jwk.kid) {
+                    self.vanished_aliases.push(key.clone());
+                }
+            }
+        }
+        self.vanished
+            .retain(|kid, until| *until > now && keys.jwks().all(|(jwk, _)| numbered(&jwk.kid) != Some(*kid)));
+        self.vanished_aliases.retain(|key| {
+            let is_back = keys.jwks().any(|(jwk, _)| jwk.kid == key.jwk.kid);
+            key.leaves_at(&self.policy) > now && !is_back && !keys.revokes(&key.jwk)
         });
     }
 

@@ -116,6 +116,10 @@ pub enum Without {
     LooksAreWrites,
     /// A node keeps a revocation that it learnt of, and writes it again when the database has lost it.
     KnownRevocationsStay,
+    /// A key that a node published stays when the database has lost its row.
+    VanishedStay,
+    /// The same of a key that only verifies.
+    VanishedImportsStay,
 }
 
 impl Without {
@@ -177,7 +181,9 @@ impl Without {
                 events: &[19, 19, 8, 10],
                 ..usual
             },
-            Self::KnownRevocationsStay => Focus { events: &[20], ..usual },
+            Self::KnownRevocationsStay | Self::VanishedStay | Self::VanishedImportsStay => {
+                Focus { events: &[20], ..usual }
+            }
             Self::EmergencySignsAtOnce => Focus { events: &[10], ..usual },
             Self::DoubtStopsPlanning => Focus { events: &[7], ..usual },
             Self::MonotonicBesideDatabase => Focus { events: &[14], ..usual },

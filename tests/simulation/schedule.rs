@@ -12,7 +12,7 @@ use crate::node::{Life, Node};
 use crate::random::Random;
 use crate::sabotage::{Focus, Without};
 use crate::store::Database;
-use crate::world::{START, World};
+use crate::world::{Loss, START, World};
 
 /// What a schedule came to.
 pub struct Outcome {
@@ -252,12 +252,17 @@ fn befall(world: &mut World) {
             world.nodes[index].standby = Some(rows);
             world.nodes[index].cut_off_until = until;
         }
-        20 => {
-            let keys = world.database.keys.clone();
-            revoke(world, index);
+        20 if world.clocks_are_right() => {
+            let (keys, record) = (world.database.keys.clone(), world.database.record);
+            match world.random.between(0, 4) {
+                0 | 1 => revoke(world, index),
+                2 => world.rotate_early(index),
+                3 => world.import_alias(index),
+                _ => world.remove_algorithm(index),
+            }
             let refresh = windows.replica_refresh.0 * 1000;
-            let at = world.at + world.random.between(1, 2 * refresh);
-            world.loses = Some((at, keys, world.database.version));
+            let at = world.at + world.random.between(1, 4 * refresh);
+            world.loses = Some(Loss { at, keys, record });
         }
         _ => world.rotate_early(index),
     }

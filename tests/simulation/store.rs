@@ -63,6 +63,17 @@ impl Database {
         self.replace(rows, verifying);
     }
 
+    /// The rows of before, and no clock of before: it never goes back. Nor does the lifetime of a row's tokens: if a raise of it is lost, a
+    /// retired key may leave before its last long token expires, and no rule prevents that yet.
+    pub fn set_back(&mut self, before: &Keys) {
+        let raised = |kid: &Kid| self.keys.find(kid).map_or(Seconds::ZERO, |key| key.max_token_ttl);
+        let mut rows: Vec<SigningKey> = before.iter().cloned().collect();
+        for row in &mut rows {
+            row.max_token_ttl = row.max_token_ttl.max(raised(&row.kid));
+        }
+        self.replace(rows, before.verifying().to_vec());
+    }
+
     fn replace(&mut self, rows: Vec<SigningKey>, verifying: Vec<VerifyingKey>) {
         let revoked = rows.iter().filter(|row| row.revoked_at.is_some());
         self.revoked = revoked.map(|row| number(&row.kid)).collect();
@@ -196,6 +207,11 @@ pub fn row(new: &NewGeneration, number: u32, keyless: bool) -> SigningKey {
         revoked_at: None,
         has_private_half: !keyless,
     }
+}
+
+/// The same of a kid that may be an alias.
+pub fn numbered(kid: &Kid) -> Option<u32> {
+    kid.as_str().parse().ok()
 }
 
 /// The number that a kid was made of.

@@ -10,7 +10,7 @@ use keyround::keys::emergency::{self, Response};
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::{self, NewGeneration, Step};
 use keyround::keys::policy::Policy;
-use keyround::keys::trusted_time;
+use keyround::keys::trusted_time::{self, Record};
 
 use crate::invariants::{Figures, Violation, Watch};
 use crate::node::{InFlight, Life, Node};
@@ -21,14 +21,21 @@ use crate::store::{Database, number};
 /// When every schedule begins, in milliseconds of true time.
 pub const START: i64 = 1_800_000_000_000;
 
+/// What a standby has that will be promoted.
+pub struct Loss {
+    pub at: i64,
+    pub keys: Rc<Keys>,
+    pub record: Record,
+}
+
 pub struct World {
     pub random: Random,
     /// True time, in milliseconds.
     pub at: i64,
     pub database: Database,
     pub nodes: Vec<Node>,
-    /// When the database fails over to a standby that lacks the last emergency, and the rows that it has.
-    pub loses: Option<(i64, Rc<Keys>, u64)>,
+    /// When the database fails over to a standby that lacks the last seconds, and what it has.
+    pub loses: Option<Loss>,
     pub without: Without,
     /// Where the nodes' clocks lie while all is well: milliseconds ahead of true time.
     pub band: (i64, i64),
@@ -93,22 +100,33 @@ impl World {
         self.fail(found);
     }
 
-    /// The database loses its last emergency, if nothing was written since.
+    /// The database loses its last seconds, whatever was written in them.
     fn fail_over(&mut self) {
-        let due = self.loses.take_if(|(at, ..)| *at <= self.at);
-        let Some((_, keys, version)) = due else { return };
-        if self.database.version != version {
+        let due = self.loses.take_if(|loss| loss.at <= self.at);
+        let Some(Loss { keys, record, .. }) = due else { return };
+        // A first start that is lost leaves nothing. Clocks that are wrong beside it are two faults at once.
+        let is_same_time = self.database.record.stepped == record.stepped && self.clocks_are_right();
+        if keys.is_empty() || !is_same_time {
             return;
         }
-        self.note(|_| "the database loses the last emergency".to_owned());
-        let left: Vec<_> = keys.iter().cloned().collect();
-        self.watch.lost(&self.database, &keys, self.at);
-        self.database.change(|rows| *rows = left);
+        self.note(|_| "the database loses its last seconds".to_owned());
+        self.watch.lost(&self.nodes, &self.database, &keys, self.at);
+        self.database.set_back(&keys);
         // No transaction outlives its server.
         for node in &mut self.nodes {
             node.in_flight.clear();
             node.planned_version = None;
+            // What was done is to be done again.
+            node.able_since = None;
         }
+    }
+
+    /// Whether no clock is wrong, and none was a moment ago.
+    pub fn clocks_are_right(&self) -> bool {
+        let right =
+            |node: &Node| node.clock_right_at.is_none() && node.trusted.is_none_or(|trusted| trusted.may_plan());
+        let record = &self.database.record;
+        self.common_right_at.is_none() && record.doubted.is_none() && self.nodes.iter().all(right)
     }
 
     /// A node that learnt of a revocation writes it again when the database has lost it.
