@@ -163,7 +163,9 @@ async fn a_connection_that_is_always_used_ends_all_the_same() {
         }
         let lived = uptime().saturating_sub(before);
         let life = TICK * ends;
-        assert!((life..=life + TICK).contains(&lived), "{lived:?}");
+        // It asks once more behind the end. A sleep may last a millisecond longer than asked for, so that its questions drift.
+        let latest = life + TICK + Duration::from_millis(2) * ends;
+        assert!((life..=latest).contains(&lived), "{lived:?}");
         let last = String::from_utf8(last).unwrap().to_ascii_lowercase();
         assert_eq!(last.contains("connection: close"), ends == LIFE_TICKS, "{last}");
     }
