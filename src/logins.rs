@@ -25,6 +25,7 @@ use crate::events::{Entry, Event};
 use crate::hashing::{Hashing, NoAnswer, Overflow, Place};
 use crate::keyring::CannotSign;
 use crate::sessions::{CannotBegin, SessionTokens, Sessions};
+use crate::store::allowance::to_the_end;
 use crate::store::limits::{Charged, Charging};
 use crate::store::outage;
 use crate::store::users::StoredUser;
@@ -385,19 +386,28 @@ impl Logins {
 
     /// The attempt was no guess. It is not undone when that cannot be written down.
     async fn accept(&self, proof: &Proof) {
-        let now = self.sessions.now();
-        if let Err(error) = self.db.succeed(&proof.attempt, &proof.charged, now).await {
-            outage::report("an attempt that was right could not be taken off the limits", &error);
-        }
+        let (db, now) = (self.db.clone(), self.sessions.now());
+        let (attempt, charged) = (proof.attempt.clone(), proof.charged.clone());
+        to_the_end(async move {
+            if let Err(error) = db.succeed(&attempt, &charged, now).await {
+                outage::report("an attempt that was right could not be taken off the limits", &error);
+            }
+        })
+        .await;
     }
 
+    /// Also when the request has no time left, which is why there was no answer: or people would be locked out by a slow database.
     async fn give_back(&self, charged: &Charged) {
-        if let Err(error) = self.db.give_back(charged, self.sessions.now()).await {
-            outage::report(
-                "an attempt that got no answer could not be taken off the limits",
-                &error,
-            );
-        }
+        let (db, now, charged) = (self.db.clone(), self.sessions.now(), charged.clone());
+        to_the_end(async move {
+            if let Err(error) = db.give_back(&charged, now).await {
+                outage::report(
+                    "an attempt that got no answer could not be taken off the limits",
+                    &error,
+                );
+            }
+        })
+        .await;
     }
 
     fn attempt(&self, email: &Email, address: ClientAddress) -> Attempt {

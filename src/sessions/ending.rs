@@ -31,8 +31,19 @@ impl Sessions {
             return Ok(None);
         }
         let user = family.session.user;
-        let ended = self.end(token.sid, Some(user), by, &format!("user {user}")).await?;
+        let ended = self.end_own(token.sid, user, by).await?;
         Ok(ended.then_some(token.sid))
+    }
+
+    /// Ends a session by its own user, whose it is for certain. Also when another call ended it a moment ago, which may have got no answer:
+    /// this node may not know yet.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_own(&self, sid: SessionId, user: UserId, by: EndedBy) -> Result<bool, StoreError> {
+        let ended = self.end(sid, Some(user), by, &format!("user {user}")).await?;
+        self.keyring.sessions_ended([sid]);
+        Ok(ended)
     }
 
     /// Ends a session, of this user when one is given; false when there is none that has not ended. From its return on this node

@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{sleep, uptime};
 
-use super::{StoreError, timed_out};
+use super::StoreError;
 
 /// How long all statements of a request may take together. Each answer is due within 3 s, and has more to do than to wait for them.
 pub const ALLOWANCE: Duration = Duration::from_millis(2_500);
@@ -28,7 +29,24 @@ pub fn of_one_request<T>(work: impl Future<Output = T>) -> impl Future<Output = 
 pub async fn shared<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     limited(ALLOWANCE, Box::pin(answer))
         .await
-        .unwrap_or_else(|| Err(timed_out()))
+        .unwrap_or_else(|| Err(used_up()))
+}
+
+/// What a request has nothing left for ends with this. It says nothing of the connection, unlike a statement that takes too long.
+pub(super) fn used_up() -> StoreError {
+    let reason = "the statements of a request took too long together";
+    StoreError::Unavailable(Arc::new(sqlx::Error::Io(std::io::Error::other(reason))))
+}
+
+/// Whether a statement with this limit of its own has less than that.
+pub(super) fn is_less_than(limit: Duration) -> bool {
+    LEFT.try_with(|left| left.get() < limit).unwrap_or(false)
+}
+
+/// Does work that must not be cut off when the request has nothing left: it goes on by itself then. Answers with what it came to, if
+/// that was in time.
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    limited(ALLOWANCE, Box::pin(tokio::spawn(work))).await?.ok()
 }
 
 /// What comes within this time and what the request has left; nothing after it. It is on the heap, since each layer of futures around
@@ -77,6 +95,24 @@ mod tests {
             assert_eq!(LEFT.with(Cell::get) + EACH, ALLOWANCE);
         })
         .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_must_not_be_cut_off_goes_on_when_nothing_is_left() {
+        let (done, mut is_done) = tokio::sync::watch::channel(false);
+        of_one_request(async {
+            assert_eq!(to_the_end(async { 7 }).await, Some(7));
+            let _ = limited(ALLOWANCE, Box::pin(sleep(ALLOWANCE))).await;
+            let work = async move {
+                for _ in 0..5 {
+                    limited(EACH * 2, Box::pin(sleep(EACH))).await.unwrap();
+                }
+                done.send_replace(true);
+            };
+            assert_eq!(to_the_end(work).await, None);
+        })
+        .await;
+        assert!(is_done.wait_for(|done| *done).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -458,14 +458,14 @@ async fn in_time<T>(
     // On the heap: each layer of futures around it would hold it twice.
     let answer = Box::pin(answer);
     let Some(limit) = limit else { return answer.await };
-    allowance::limited(limit, answer)
-        .await
-        .unwrap_or_else(|| Err(timed_out()))
-}
-
-/// What a wait ends with that took too long.
-fn timed_out() -> StoreError {
-    StoreError::Unavailable(Arc::new(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+    let is_cut_short = allowance::is_less_than(limit);
+    match allowance::limited(limit, answer).await {
+        Some(answer) => answer,
+        None if is_cut_short => Err(allowance::used_up()),
+        None => Err(StoreError::Unavailable(Arc::new(sqlx::Error::Io(
+            std::io::ErrorKind::TimedOut.into(),
+        )))),
+    }
 }
 
 static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");

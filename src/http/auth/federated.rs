@@ -3,6 +3,8 @@
 //! Both change something though they are GETs, for a browser is led through them. What guards them is `state`: it counts once,
 //! and only in the browser that has the cookie it was made with.
 
+use std::sync::Arc;
+
 use actix_web::http::header::{HeaderValue, InvalidHeaderValue};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
@@ -15,10 +17,12 @@ use crate::clock::{Reading, Seconds};
 use crate::http::state::Server;
 use crate::logins::federated::{NotLoggedIn, Returned};
 use crate::sessions::CannotBegin;
+use crate::store::allowance::to_the_end;
+use crate::store::outage;
 
 use super::cookies::refresh_token;
 use super::delivery::{Delivery, device, session_cookies};
-use super::login::end_replaced;
+use super::login::{end_replaced, replaced};
 use super::problem::{Code, Problem};
 
 /// How soon a provider that is away may be tried again.
@@ -137,16 +141,21 @@ async fn try_to_finish(server: &Server, request: &HttpRequest, provider: &str) -
         query: request.query_string(),
         browser: server.cookies.federated.read(request)?,
     };
+    let replaced_here = replaced(server, request, Delivery::Cookie)?;
     let confirmed = server.federated_logins.finish(&returned, now(server)).await;
     let confirmed = confirmed.map_err(|error| refused(&error))?;
     let begun = server.sessions.begin(&confirmed.user, &device(server, request)).await;
     let tokens = begun.map_err(|error| not_begun(&error))?;
     if let Some(replaced) = confirmed.replaces {
-        let actor = format!("user {}", confirmed.user.user.id);
-        let ended = server.sessions.end(replaced, None, EndedBy::Logout, &actor).await;
-        ended.map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
+        let (sessions, actor) = (Arc::clone(&server.sessions), format!("user {}", confirmed.user.user.id));
+        to_the_end(async move {
+            if let Err(error) = sessions.end(replaced, None, EndedBy::Logout, &actor).await {
+                outage::report("a session that a login has replaced could not be ended", &error);
+            }
+        })
+        .await;
     }
-    end_replaced(server, request, Delivery::Cookie).await?;
+    end_replaced(server, replaced_here).await;
     Ok(see_other(
         confirmed.return_to.as_str(),
         session_cookies(server, &tokens)?,

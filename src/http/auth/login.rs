@@ -1,14 +1,18 @@
 //! `POST /auth/login`: a session for who knows the password.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
+use crate::accounts::session::EndedBy;
 use crate::http::state::Server;
+use crate::store::allowance::to_the_end;
+use crate::store::outage;
 
 use super::cookies::refresh_token;
 use super::delivery::{self, Delivery, device};
 use super::guard::{beginning_cookie_request, json};
-use super::logout::end_by_token;
 use super::password::{email, password, refused};
 use super::problem::Problem;
 
@@ -34,21 +38,36 @@ pub async fn answer(
     if body.token_delivery == Delivery::Cookie {
         beginning_cookie_request(&server, &request)?;
     }
+    let replaced = replaced(&server, &request, body.token_delivery)?;
     let (email, password) = (email(&body.email)?, password(body.password)?);
     let (address, device) = (server.client_addresses.of(&request), device(&server, &request));
     let tokens = server.logins.log_in(&email, password, address, &device).await;
     let tokens = tokens.map_err(refused)?;
-    end_replaced(&server, &request, body.token_delivery).await?;
+    end_replaced(&server, replaced).await;
     delivery::answer(&server, &tokens, body.token_delivery)
 }
 
-/// Ends the session whose cookie is overwritten: nobody holds it any more, and nobody could end it.
+/// The refresh token whose cookie a login overwrites.
 ///
 /// # Errors
-/// When the database does not answer.
-pub async fn end_replaced(server: &Server, request: &HttpRequest, delivery: Delivery) -> Result<(), Problem> {
-    match refresh_token(server, request)? {
-        Some(replaced) if delivery == Delivery::Cookie => end_by_token(server, replaced).await,
-        _ => Ok(()),
+/// When the cookie comes twice.
+pub fn replaced(server: &Server, request: &HttpRequest, delivery: Delivery) -> Result<Option<String>, Problem> {
+    match delivery {
+        Delivery::Cookie => Ok(refresh_token(server, request)?.map(str::to_owned)),
+        Delivery::Body => Ok(None),
     }
+}
+
+/// Ends the session whose cookie is overwritten: nobody holds it any more, and nobody could end it. The login has happened, so that it
+/// is not undone when this fails.
+pub async fn end_replaced(server: &Server, replaced: Option<String>) {
+    let Some(token) = replaced else { return };
+    let sessions = Arc::clone(&server.sessions);
+    to_the_end(async move {
+        let client_id = &sessions.settings.client_id;
+        if let Err(error) = sessions.end_by_token(&token, client_id, EndedBy::Logout).await {
+            outage::report("a session that a login has replaced could not be ended", &error);
+        }
+    })
+    .await;
 }

@@ -43,7 +43,7 @@ pub async fn one(
     let Authenticated { user, sid } = authenticate(&server, &request)?;
     server
         .sessions
-        .end(sid, Some(user), EndedBy::Logout, &format!("user {user}"))
+        .end_own(sid, user, EndedBy::Logout)
         .await
         .map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
     Ok(HttpResponse::NoContent().finish())
@@ -61,7 +61,12 @@ pub async fn all(
     if has_cookie {
         cookie_request(&server, &request)?;
     }
-    let Authenticated { user, .. } = authenticate(&server, &request)?;
+    let Authenticated { user, sid } = authenticate(&server, &request)?;
+    server
+        .sessions
+        .end_own(sid, user, EndedBy::Logout)
+        .await
+        .map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
     server
         .sessions
         .end_all(user, None, EndedBy::Logout, &format!("user {user}"))

@@ -11,7 +11,7 @@ use crate::sessions::CannotBegin;
 
 use super::delivery::{self, Delivery, device};
 use super::guard::{beginning_cookie_request, json};
-use super::login::end_replaced;
+use super::login::{end_replaced, replaced};
 use super::password::{email, password, refused};
 use super::problem::{Code, Problem};
 
@@ -38,6 +38,7 @@ pub async fn answer(
     if body.token_delivery == Delivery::Cookie {
         beginning_cookie_request(&server, &request)?;
     }
+    let replaced = replaced(&server, &request, body.token_delivery)?;
     let name: Result<Name, _> = body.name.parse();
     let name = name.map_err(|error| Problem::new(Code::InvalidName, error.to_string()))?;
     let (email, password) = (email(&body.email)?, password(body.password)?);
@@ -57,7 +58,7 @@ pub async fn answer(
                 }
                 error => Problem::unavailable(&error, "a session could not be begun"),
             })?;
-            end_replaced(&server, &request, body.token_delivery).await?;
+            end_replaced(&server, replaced).await;
             delivery::answer(&server, &tokens, body.token_delivery)
         }
     }

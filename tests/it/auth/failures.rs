@@ -184,6 +184,38 @@ crate::on_both_databases!(a_logout_takes_a_refresh_token_or_an_access_token_too,
     site.stop().await;
 });
 
+crate::on_both_databases!(a_logout_that_is_tried_again_holds_here_at_once, |database| {
+    let site = Site::start(database, &[]).await;
+    site.register("ada").await;
+    let sessions = &site.app.running.server.sessions;
+    for way in ["/auth/logout", "/auth/logout by access token", "/auth/logout-all"] {
+        let body = json!({ "email": email("ada"), "password": PASSWORD, "token_delivery": "body" });
+        let mut phone = site.visitor();
+        let answer = phone.json(Method::POST, "/auth/login", &body).send().await.unwrap();
+        let tokens: Value = answer.json().await.unwrap();
+        tokens["access_token"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut phone.access_token);
+        assert_eq!(phone.me().await.0, 200);
+        // Its answer was not heard: the session has ended, and this node has not read so.
+        let sid = sessions.named_in(tokens["refresh_token"].as_str().unwrap()).unwrap();
+        let noted = entry("session.ended", &sid.to_string());
+        let ended = sessions.db.end_session(sid, None, EndedBy::Logout, &noted).await;
+        assert!(ended.unwrap());
+        let again = match way {
+            "/auth/logout" => {
+                let token = json!({ "refresh_token": tokens["refresh_token"] });
+                phone.json(Method::POST, way, &token)
+            }
+            way => phone.bearer(Method::POST, way.split(' ').next().unwrap()),
+        };
+        assert_eq!(again.send().await.unwrap().status(), 204, "{way}");
+        assert_eq!(phone.me().await, refused(401, "session_ended"), "{way}");
+    }
+    site.stop().await;
+});
+
 crate::on_both_databases!(every_device_is_listed_and_can_be_logged_out_from_another, |database| {
     let site = Site::start(database, &[]).await;
     let ada = site.person("ada").await;
