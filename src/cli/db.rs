@@ -12,7 +12,7 @@ use crate::clock::{Seconds, UnixTime};
 use crate::config::{Config, MasterKeySource};
 use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
-use crate::keyring::{node_in_doubt, trusted_time};
+use crate::keyring::{Ledger, node_in_doubt, trusted_time};
 use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan;
 use crate::keys::policy::Policy;
@@ -429,20 +429,24 @@ fn all_active(keys: &Keys, policy: &Policy, now: UnixTime) -> String {
     format!("{good}{waiting}{left_out}")
 }
 
-/// Whether the ledger can be written, and whether the database trusts a key that was revoked.
-fn ledger(config: &Config, keys: &Keys) -> Finding {
-    let ledger = open_ledger(config);
-    let mut problems: Vec<String> = keys
-        .jwks()
+/// The keys that the database trusts although they were revoked.
+fn lost_revocations(ledger: Option<&Ledger>, keys: &Keys) -> Vec<String> {
+    keys.jwks()
         .filter(|(_, revoked_at)| revoked_at.is_none())
-        .filter(|(jwk, _)| keys.revokes(jwk) || ledger.as_ref().is_some_and(|ledger| ledger.names(jwk)))
+        .filter(|(jwk, _)| keys.revokes(jwk) || ledger.is_some_and(|ledger| ledger.names(jwk)))
         .map(|(jwk, _)| {
             format!(
                 "key {kid} was revoked, but the database trusts it: run 'keyround keys revoke {kid}'",
                 kid = jwk.kid
             )
         })
-        .collect();
+        .collect()
+}
+
+/// Whether the ledger can be written, and whether the database trusts a key that was revoked.
+fn ledger(config: &Config, keys: &Keys) -> Finding {
+    let ledger = open_ledger(config);
+    let mut problems = lost_revocations(ledger.as_ref(), keys);
     let fault = ledger.as_ref().and_then(|ledger| {
         ledger
             .failure()

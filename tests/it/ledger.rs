@@ -308,6 +308,42 @@ crate::on_both_databases!(db_check_names_a_revocation_that_the_database_has_lost
     );
 });
 
+crate::on_both_databases!(a_copy_is_refused_while_a_revocation_is_lost, |database| {
+    let app = start(&database, true).await;
+    let kid = kid_of(&app.key_set().await, "RS256");
+    app.running.stop().await;
+    std::fs::write(ledger(&database), with(&kid)).unwrap();
+    let path = ledger(&database).display().to_string();
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+        ("KEYROUND_KEYS__LEDGER_FILE", path.as_str()),
+    ];
+    let folder = database.folder.path();
+    let copy = ["db", "copy", "--to", "sqlite:copy.db"];
+    let output = run(folder, &variables, &copy);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for words in [
+        &format!("key {kid} was revoked, but the database trusts it: run 'keyround keys revoke {kid}'"),
+        "start a server with that ledger",
+        "the runbook revocation-lost",
+    ] {
+        assert!(told.contains(words), "'{words}' is not in: {told}");
+    }
+    assert!(!folder.join("copy.db").exists());
+    // The cure that it names.
+    let revoke = ["keys", "revoke", &kid, "--reason", "test", "--yes"];
+    let output = run(folder, &variables, &revoke);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = run(folder, &variables, &copy);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+});
+
 /// What lies where the ledger should be.
 #[derive(Clone, Copy, Debug)]
 enum Fault {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::app::open_database;
+use crate::app::{open_database, open_ledger};
 use crate::config::Config;
 use crate::events::{Entry, Event};
 use crate::keyring::trusted_time;
@@ -15,7 +15,7 @@ use crate::store::backup::RestoreError;
 use crate::store::copy::{CopiedTable, CopyError};
 use crate::values::Database;
 
-use super::living_nodes;
+use super::{living_nodes, lost_revocations};
 use crate::cli::context::{ACTOR, Context, Failure, missing_folder};
 use crate::cli::input;
 use crate::cli::output;
@@ -50,6 +50,14 @@ pub async fn run(context: &Context, config: &Config, request: &Request) -> Resul
             config.database,
             living.join(", "),
             heartbeat_memory(policy),
+        )));
+    }
+    let lost = lost_revocations(open_ledger(config).as_ref(), &source.signing_keys().await?.keys());
+    if !lost.is_empty() {
+        return Err(Failure::Refused(format!(
+            "nothing was copied, because servers of the copy that lack the ledger would sign with a revoked key: {}. Or start a server with \
+             that ledger, which writes the revocation again; the runbook revocation-lost says how",
+            lost.join("; ")
         )));
     }
     let folder = missing_folder(&target);
