@@ -74,6 +74,19 @@ impl FromStr for CookieName {
     }
 }
 
+/// The whole names of the cookies of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieNames {
+    /// That of the refresh token.
+    pub refresh: String,
+    /// That of what binds the refresh token to the browser.
+    pub binding: String,
+    /// That of the CSRF token.
+    pub csrf: String,
+    /// That of a login with another provider.
+    pub federated: String,
+}
+
 /// Whether cookies may do without protection: nobody but this machine sees them.
 pub(super) fn may_use_plain_http_cookies(issuer: &Issuer, listen: SocketAddr) -> bool {
     !issuer.is_https() && issuer.is_loopback() && listen.ip().to_canonical().is_loopback()
@@ -172,6 +185,51 @@ impl Accounts {
         within("accounts.max_sessions", self.sessions.max_sessions as usize, 1, 1_000)?;
         if self.plain_http_cookies && !may_use_plain_http_cookies(&server.issuer, server.listen) {
             return Err(ConfigError::PlainHttpCookies);
+        }
+        self.check_cookie_names()?;
+        Ok(())
+    }
+
+    /// The names as browsers see them. Over plain HTTP a browser takes no prefix.
+    #[must_use]
+    pub fn cookie_names(&self) -> CookieNames {
+        let (host, secure) = if self.plain_http_cookies {
+            ("", "")
+        } else {
+            ("__Host-", "__Secure-")
+        };
+        CookieNames {
+            refresh: format!("{secure}{}", self.refresh_cookie.as_str()),
+            binding: format!("{host}{}-binding", self.refresh_cookie.as_str()),
+            csrf: format!("{host}{}", self.csrf_cookie.as_str()),
+            federated: format!("{host}keyround-federated"),
+        }
+    }
+
+    /// Of two cookies with one name a browser may keep only the later one, so that nobody could refresh a session.
+    fn check_cookie_names(&self) -> Result<(), ConfigError> {
+        let names = self.cookie_names();
+        let (of_refresh, of_csrf) = ("accounts.refresh_cookie", "accounts.csrf_cookie");
+        let federated = (&names.federated, "the cookie of logins with a provider");
+        let refresh = (&names.refresh, "the cookie of accounts.refresh_cookie");
+        let binding = (
+            &names.binding,
+            "the cookie that binds accounts.refresh_cookie to the browser",
+        );
+        for (setting, name, (other, cookie)) in [
+            (of_refresh, &names.refresh, federated),
+            (of_refresh, &names.binding, federated),
+            (of_csrf, &names.csrf, federated),
+            (of_csrf, &names.csrf, refresh),
+            (of_csrf, &names.csrf, binding),
+        ] {
+            if name == other {
+                return Err(ConfigError::SameCookie {
+                    setting,
+                    name: name.clone(),
+                    cookie,
+                });
+            }
         }
         Ok(())
     }

@@ -267,6 +267,16 @@ pub enum ConfigError {
          loopback host, and server.listen a loopback address; take it out"
     )]
     PlainHttpCookies,
+    /// Two cookies of one name.
+    #[error("{setting} makes a cookie called {name}, and so is {cookie}: a browser mixes them up; write another name")]
+    SameCookie {
+        /// The setting.
+        setting: &'static str,
+        /// The whole name.
+        name: String,
+        /// The other cookie.
+        cookie: &'static str,
+    },
     /// Access tokens that look like ID tokens.
     #[error(
         "accounts.audience and accounts.client_id are equal, and accounts.token_type is JWT: such an access token looks like an ID \

@@ -642,6 +642,44 @@ const WRONG: &[Row] = &[
         &["accounts.refresh_cookie", "without a prefix", "keyround-refresh"],
     ),
     (
+        "[accounts]\ncsrf_cookie = \"keyround-refresh-binding\"",
+        &[],
+        &[
+            "accounts.csrf_cookie",
+            "__Host-keyround-refresh-binding",
+            "binds accounts.refresh_cookie",
+            "write another name",
+        ],
+    ),
+    (
+        "[accounts]\nrefresh_cookie = \"session\"\ncsrf_cookie = \"session-binding\"",
+        &[],
+        &["accounts.csrf_cookie", "__Host-session-binding", "write another name"],
+    ),
+    (
+        "[accounts]\ncsrf_cookie = \"keyround-federated\"",
+        &[],
+        &["accounts.csrf_cookie", "logins with a provider", "write another name"],
+    ),
+    (
+        "[server]\nissuer = \"http://127.0.0.1:8080\"\n[accounts]\nplain_http_cookies = true\ncsrf_cookie = \"keyround-refresh\"",
+        &[],
+        &[
+            "accounts.csrf_cookie",
+            "the cookie of accounts.refresh_cookie",
+            "write another name",
+        ],
+    ),
+    (
+        "[server]\nissuer = \"http://127.0.0.1:8080\"\n[accounts]\nplain_http_cookies = true\nrefresh_cookie = \"keyround-federated\"",
+        &[],
+        &[
+            "accounts.refresh_cookie",
+            "logins with a provider",
+            "write another name",
+        ],
+    ),
+    (
         "[accounts]\nplain_http_cookies = true",
         &[],
         &["accounts.plain_http_cookies", "only for development", "take it out"],

@@ -127,27 +127,24 @@ impl Cookies {
     /// The cookies as they are set up; `issuer_path` is empty or begins with a slash.
     #[must_use]
     pub fn new(accounts: &Accounts, issuer_path: &str) -> Self {
-        // Over plain HTTP a browser takes neither a prefix nor `Secure`.
-        let (host, secure_prefix, secure) = if accounts.plain_http_cookies {
-            ("", "", "")
-        } else {
-            ("__Host-", "__Secure-", "; Secure")
-        };
+        // Over plain HTTP a browser takes no cookie with `Secure`.
+        let secure = if accounts.plain_http_cookies { "" } else { "; Secure" };
+        let names = accounts.cookie_names();
         Self {
             refresh: Cookie {
-                name: format!("{secure_prefix}{}", accounts.refresh_cookie.as_str()),
+                name: names.refresh,
                 attributes: format!("Path={issuer_path}/auth; HttpOnly{secure}; SameSite=Strict"),
             },
             binding: Cookie {
-                name: format!("{host}{}-binding", accounts.refresh_cookie.as_str()),
+                name: names.binding,
                 attributes: format!("Path=/; HttpOnly{secure}; SameSite=Strict"),
             },
             csrf: Cookie {
-                name: format!("{host}{}", accounts.csrf_cookie.as_str()),
+                name: names.csrf,
                 attributes: format!("Path=/; HttpOnly{secure}; SameSite=Strict"),
             },
             federated: Cookie {
-                name: format!("{host}keyround-federated"),
+                name: names.federated,
                 attributes: format!("Path=/; HttpOnly{secure}; SameSite=Lax"),
             },
         }
