@@ -114,6 +114,12 @@ fn parse_policy(text: &str, default_audience: &str) -> Result<ForwardAuthPolicy,
              '{DEFAULT}' may stand alone"
         ));
     }
+    if !policy.scopes.is_empty() && !policy.roles.is_empty() {
+        return refuse(format!(
+            "holds '{shown}', which asks for a scope and a role, so that no token passes it: people's tokens have roles and no scope, clients' \
+             tokens have scopes and no role; write a policy for each"
+        ));
+    }
     Ok(policy)
 }
 
@@ -153,11 +159,13 @@ mod tests {
             (bare.audience.as_str(), bare.scopes.len(), bare.roles.len()),
             (ACCOUNTS, 0, 0)
         );
-        let full = parse("  api_2-b  role=owner audience=urn:x:a=b scope=read role=admin scope=write:all ").unwrap();
+        let full = parse("  api_2-b  scope=read audience=urn:x:a=b scope=write:all ").unwrap();
         assert_eq!(full.name, "api_2-b");
         assert_eq!(full.audience, "urn:x:a=b");
         assert_eq!(full.scopes, ["read", "write:all"]);
-        assert_eq!(full.roles, ["owner", "admin"]);
+        let people = parse("people role=owner audience=urn:x role=admin").unwrap();
+        assert_eq!((people.audience.as_str(), people.roles.len()), ("urn:x", 2));
+        assert_eq!(people.roles, ["owner", "admin"]);
     }
 
     #[test]
@@ -189,6 +197,8 @@ mod tests {
             ("api read", "a word other than"),
             ("api roles=admin", "a word other than"),
             ("api Role=admin", "a word other than"),
+            ("api scope=read role=admin", "no token passes it"),
+            ("default role=admin scope=read", "no token passes it"),
         ] {
             let refusal = parse(text).unwrap_err().to_string();
             assert!(refusal.contains(why), "{text}: {refusal}");

@@ -680,6 +680,11 @@ const WRONG: &[Row] = &[
         ],
     ),
     (
+        "[forward_auth]\npolicies = [\"a scope=a role=b\"]",
+        &[],
+        &["forward_auth.policies", "a scope and a role", "write a policy for each"],
+    ),
+    (
         "[accounts]\nplain_http_cookies = true",
         &[],
         &["accounts.plain_http_cookies", "only for development", "take it out"],

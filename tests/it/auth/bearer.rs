@@ -104,7 +104,7 @@ crate::on_both_databases!(a_clients_token_is_no_persons, |database| {
 /// What gateways require in these tests; semicolons separate policies.
 const POLICIES: [(&str, &str); 1] = [(
     "forward_auth.policies",
-    "default; admins role=admin; staff role=owner role=reader; owners role=owner; admins-read role=admin scope=read; \
+    "default; admins role=admin; staff role=owner role=reader; owners role=owner; people-read scope=read; \
      api audience=https://api.example.com; api-read audience=https://api.example.com scope=read; \
      api-all audience=https://api.example.com scope=write scope=read; api-admin audience=https://api.example.com role=admin; \
      api-delete audience=https://api.example.com scope=read scope=delete; api-prefix audience=https://api.example.com scope=rea",
@@ -172,7 +172,7 @@ crate::on_both_databases!(a_policy_asks_for_scope_and_role, |database| {
     }
     let too_little = [
         (&ada.access_token, "/owners"),
-        (&ada.access_token, "/admins-read"),
+        (&ada.access_token, "/people-read"),
         (&service, "/api-admin"),
         (&service, "/api-delete"),
         (&service, "/api-prefix"),
