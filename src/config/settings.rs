@@ -189,7 +189,7 @@ pub const SETTINGS: &[Setting] = &[
     row("server", "admin_listen", Default(r#""127.0.0.1:9090""#), Kind::Address, false, "Where health and metrics are served, always in plain HTTP; not for the public."),
     row("server", "tls_certificate_file", Unset(r#""/etc/keyround/tls/fullchain.pem""#), Kind::File, false, "The certificate of `server.listen` and its chain, in PEM; taken anew when the file changes. With `server.tls_key_file`."),
     row("server", "tls_key_file", Unset(r#""/etc/keyround/tls/privkey.pem""#), Kind::File, false, "The certificate's private key (mode 0600), in PEM and not encrypted."),
-    row("server", "behind_tls_proxy", Default("false"), Kind::Flag, false, "Says that a proxy ends TLS in front: only then may plain HTTP be served beyond loopback."),
+    row("server", "behind_tls_proxy", Default("false"), Kind::Flag, false, "Says that a proxy ends TLS in front, so that plain HTTP may be served beyond loopback. Otherwise such a listener needs a certificate; if the issuer is on loopback, it is served with a warning."),
     row("server", "trusted_proxies", Default("[]"), Kind::Networks, false, "The addresses or networks that your proxies connect from: their `X-Forwarded-For` names the client. Required where a proxy ends TLS."),
     row("server", "max_connections", Default("4096"), Kind::Count, false, "The most connections of the public listener; beyond it one without a request under way ends for a new one. Less where fewer files may be open."),
     row("server", "max_connections_per_address", Default("256"), Kind::Count, false, "The most of them from one address (an IPv6 /64) that is not in `server.trusted_proxies`."),
