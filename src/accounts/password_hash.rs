@@ -119,6 +119,12 @@ pub enum InvalidHash {
          SHA-256 or SHA-512 and scrypt, in the forms of PHC, passlib, Django, Werkzeug and ASP.NET Core Identity"
     )]
     Form,
+    /// It is of a kind that is not accepted.
+    #[error(
+        "this is a hash of {0}, which is not accepted; accepted are bcrypt, Argon2id, Argon2i, PBKDF2 and scrypt. Create the account without \
+         a hash and set a password"
+    )]
+    Kind(&'static str),
     /// It would take too long to check, or too much memory.
     #[error(
         "this hash costs too much to check, or too little: bcrypt has a cost of 4 to 15, Argon2 at most 65536 KiB of memory, 10 \
@@ -213,6 +219,9 @@ impl PasswordHash {
     /// # Errors
     /// [`InvalidHash`] when it is of another form, or out of bounds.
     pub fn parse(stored: &str) -> Result<Self, InvalidHash> {
+        if let Some(kind) = refused_kind(stored) {
+            return Err(InvalidHash::Kind(kind));
+        }
         // Django's first word, before hashes that are whole without it but for a dollar sign.
         let of_django = stored
             .strip_prefix("argon2$")
@@ -315,6 +324,28 @@ impl PasswordHash {
         };
         stored != parameters || !self.text.starts_with(KEYED)
     }
+}
+
+/// The name of a kind of hash that is known and not accepted.
+fn refused_kind(stored: &str) -> Option<&'static str> {
+    const KINDS: [(&str, &str); 10] = [
+        ("$1$", "MD5 (md5crypt)"),
+        ("$apr1$", "MD5 (Apache)"),
+        ("md5$", "MD5"),
+        ("$P$", "MD5 (phpass)"),
+        ("$5$", "SHA-256 (sha256crypt)"),
+        ("$6$", "SHA-512 (sha512crypt)"),
+        ("$y$", "yescrypt"),
+        ("$2x$", "bcrypt $2x$, which reads passwords wrongly"),
+        ("$argon2d$", "Argon2d"),
+        ("argon2$argon2d$", "Argon2d"),
+    ];
+    if stored.len() == 32 && stored.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+        return Some("MD5 or NTLM, without a salt");
+    }
+    KINDS
+        .iter()
+        .find_map(|(prefix, name)| stored.starts_with(prefix).then_some(*name))
 }
 
 fn keyed(password: &Password, key: &HashKey) -> Zeroizing<String> {
@@ -614,20 +645,17 @@ mod tests {
             String::new(),
             KEYED.to_owned(),
             "hunter2".to_owned(),
-            bcrypt.replace("$2b$", "$2x$"),
             bcrypt.replace("$05$", "$é$"),
             format!("{}é", &bcrypt[..58]),
             bcrypt[..59].to_owned(),
             format!("{bcrypt}a"),
             bcrypt.replace("o9P", "!9P"),
-            argon2.replace("argon2id", "argon2d"),
             argon2.replace("v=19", "v=16"),
             argon2.replace("m=256,", ""),
             argon2.replace("m=256", "m=99999999999"),
             argon2.replace("C03v", "C0!v"),
             format!("{argon2}$"),
             "$argon2".to_owned(),
-            "$5$rounds=5000$saltstring$5B8vYYiY".to_owned(),
             OF_DJANGO_SHA256.to_owned(),
             format!("{OF_DJANGO_SHA256}{argon2}"),
             format!("{OF_DJANGO_SHA256}{KEYED}{bcrypt}"),
@@ -636,6 +664,18 @@ mod tests {
         for stored in cases {
             let refused = PasswordHash::parse(&stored).unwrap_err();
             assert_eq!(refused, InvalidHash::Form, "{stored:?}");
+        }
+        for (stored, name) in [
+            ("5f4dcc3b5aa765d61d8327deb882cf99".to_owned(), "MD5 or NTLM"),
+            ("$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/".to_owned(), "MD5"),
+            ("$5$rounds=5000$saltstring$5B8vYYiY".to_owned(), "SHA-256"),
+            ("$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMH".to_owned(), "SHA-512"),
+            ("$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o".to_owned(), "yescrypt"),
+            (bcrypt.replace("$2b$", "$2x$"), "bcrypt $2x$"),
+            (argon2.replace("argon2id", "argon2d"), "Argon2d"),
+        ] {
+            let refused = PasswordHash::parse(&stored).unwrap_err().to_string();
+            assert!(refused.contains(name) && !refused.contains(&stored), "{refused}");
         }
     }
 

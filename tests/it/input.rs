@@ -600,20 +600,26 @@ const TABLE: &[Row] = &[
             "$argon2id$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg==$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4=",
         ],
         bad: &[
-            ("5f4dcc3b5aa765d61d8327deb882cf99", "this is no hash of a password"),
+            ("5f4dcc3b5aa765d61d8327deb882cf99", "a hash of MD5"),
+            ("$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/", "a hash of MD5"),
+            (
+                "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjlO",
+                "a hash of SHA-512 (sha512crypt)",
+            ),
+            ("$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o", "a hash of yescrypt"),
             (
                 "$2x$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
-                "this is no hash of a password",
+                "a hash of bcrypt $2x$",
             ),
             (
                 "$argon2d$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg==$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4=",
-                "this is no hash of a password",
+                "a hash of Argon2d",
             ),
             (
                 "pbkdf2_sha256$999$kJ3nWq7ZtR1xYb5c$RZ0X2+5dSF91WLcD1V7wE5qR2rrb9yULxZEkmVuF6CI=",
                 "costs too much to check, or too little",
             ),
-            ("$5$rounds=5000$saltstring$5B8vYYiY", "this is no hash of a password"),
+            ("$5$rounds=5000$saltstring$5B8vYYiY", "a hash of SHA-256 (sha256crypt)"),
             (
                 "$2b$16$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
                 "costs too much",
