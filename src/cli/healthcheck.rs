@@ -41,7 +41,15 @@ struct Check {
 }
 
 pub fn run(context: &Context, request: &Request) -> Result<(), Failure> {
-    let listener = reachable(context.config()?.server.admin_listen);
+    let listen = context.config()?.server.admin_listen;
+    if listen.port() == 0 {
+        return Err(Failure::Usage(format!(
+            "server.admin_listen is {listen}, so that each start of a server takes another port; name the one that its first line of the log \
+             tells: keyround healthcheck --set server.admin_listen={}:PORT",
+            listen.ip()
+        )));
+    }
+    let listener = reachable(listen);
     let mut answer = fetch(listener, if request.issue { ISSUING_PATH } else { READINESS_PATH })?;
     if !request.issue {
         // A balancer keeps a node whose ledger cannot be written; a person must hear of it.

@@ -294,9 +294,9 @@ async fn change(
 
 /// Deletes a provider, once the operator knows how many people it concerns.
 async fn delete(context: &Context, name: &ProviderName, confirmation: &Confirmation) -> Result<(), Failure> {
-    confirmation.can_be_given("the deletion")?;
     let (_, db) = context.database().await?;
     let people = db.people_of_provider(name).await?.ok_or_else(|| unknown(name))?;
+    confirmation.can_be_given("the deletion")?;
     confirmation.ask(&format!(
         "{} Their accounts stay, and so do their sessions; a provider of the same name knows none of them again. 'providers disable' can be \
          taken back.",

@@ -418,13 +418,11 @@ async fn change(
     told: [&str; 2],
     asked: Asked<'_>,
 ) -> Result<(), Failure> {
-    if let Some((confirmation, what, _)) = asked {
-        confirmation.can_be_given(what)?;
-    }
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
     let user = target.user.find(db).await?.user;
     if let Some((confirmation, what, follows)) = asked {
+        confirmation.can_be_given(what)?;
         confirmation.ask(&format!(
             "You asked for {what} of {} ({}). {follows}",
             user.email, user.id

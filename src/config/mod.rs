@@ -314,9 +314,14 @@ impl Config {
             Database::Postgres(url) => postgres_tls::warning(url.reveal()),
             Database::Sqlite { .. } | Database::SqliteInMemory => None,
         };
+        let inward = Network::hold_every_address(&self.outbound.allowed_networks).then(|| {
+            "outbound.allowed_networks holds every address: the URL of a client's keys or of a provider can then reach this machine and every              private network; list the networks that are needed"
+                .to_owned()
+        });
         self.server
             .warnings()
             .into_iter()
+            .chain(inward)
             .chain(database)
             .chain(self.ledger_warning())
             .chain(accounts)
@@ -471,6 +476,13 @@ impl Server {
                     .to_owned(),
             );
         }
+        if self.max_connections_per_address > self.max_connections {
+            warnings.push(format!(
+                "server.max_connections_per_address is {}, more than server.max_connections ({}): one address can take every connection; \
+                 write less",
+                self.max_connections_per_address, self.max_connections
+            ));
+        }
         if !self.behind_tls_proxy {
             warnings.extend(self.open_plain_listeners().map(|(setting, address)| {
                 format!(
@@ -542,6 +554,8 @@ fn algorithm(name: &str) -> Result<Algorithm, Refusal> {
 }
 
 fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
+    let max_connections = layers.count("server.max_connections")?;
+    let per_address: usize = layers.count("server.max_connections_per_address")?;
     let server = Server {
         issuer: layers.required("server.issuer", str::parse)?,
         listen: layers.required("server.listen", address)?,
@@ -549,8 +563,13 @@ fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
         tls: read_tls_files(layers)?,
         behind_tls_proxy: layers.flag("server.behind_tls_proxy"),
         trusted_proxies: layers.list("server.trusted_proxies", str::parse)?,
-        max_connections: layers.count("server.max_connections")?,
-        max_connections_per_address: layers.count("server.max_connections_per_address")?,
+        max_connections,
+        // A default gives way to what somebody wrote.
+        max_connections_per_address: if layers.is_given("server.max_connections_per_address") {
+            per_address
+        } else {
+            per_address.min(max_connections)
+        },
         max_header_bytes: layers.count("server.max_header_bytes")?,
         shutdown_delay: layers.required("server.shutdown_delay", shutdown_delay)?,
     };

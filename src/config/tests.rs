@@ -627,6 +627,15 @@ fn plain_http_that_is_allowed_is_warned_of() {
     assert!(
         load(&proxied).unwrap().warnings()[0].starts_with("server.issuer is http://id.example.com, which is not https")
     );
+    let few = ("KEYROUND_SERVER__MAX_CONNECTIONS", "100");
+    assert_eq!(load(&[few]).unwrap().warnings(), Vec::<String>::new());
+    let of_one = [few, ("KEYROUND_SERVER__MAX_CONNECTIONS_PER_ADDRESS", "101")];
+    assert!(
+        load(&of_one).unwrap().warnings()[0]
+            .starts_with("server.max_connections_per_address is 101, more than server.max_connections (100)")
+    );
+    let inward = [("KEYROUND_OUTBOUND__ALLOWED_NETWORKS", "0.0.0.0/0")];
+    assert!(load(&inward).unwrap().warnings()[0].starts_with("outbound.allowed_networks holds every address"));
     assert_eq!(load(&[]).unwrap().warnings(), Vec::<String>::new());
 }
 

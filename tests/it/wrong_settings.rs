@@ -1053,6 +1053,50 @@ fn refuses_passwords() -> std::net::SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_thing_that_does_not_exist_needs_no_confirmation() {
+    let database = crate::helpers::TestDatabase::sqlite();
+    let app = crate::helpers::TestApp::start(&database, &[("accounts.enabled", "true")]).await;
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+        ("KEYROUND_ACCOUNTS__ENABLED", "true"),
+    ];
+    for arguments in [
+        ["clients", "delete", "nobody"],
+        ["providers", "delete", "nobody"],
+        ["users", "delete", "nobody@example.com"],
+    ] {
+        let output = run(database.folder.path(), &variables, &arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("nobody") && !told.contains("--yes"), "{told}");
+    }
+    app.running.stop().await;
+}
+
+#[test]
+fn a_health_check_of_port_0_asks_for_the_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "https://id.example.com"),
+        ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.1"),
+        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ];
+    let output = run(folder.path(), &variables, &["healthcheck"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("server.admin_listen=127.0.0.1:PORT"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_refuses_the_connection_is_told_with_its_setting_and_a_cure() {
     let folder = tempfile::tempdir().unwrap();
     let address = refuses_passwords();

@@ -10,9 +10,9 @@ use crate::cli::context::{Context, Failure};
 
 /// Deletes a client, once the person knows what goes with it.
 pub async fn run(context: &Context, id: &ClientId, confirmation: &Confirmation) -> Result<(), Failure> {
-    confirmation.can_be_given("the deletion")?;
     let (config, db) = context.database().await?;
     let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
+    confirmation.can_be_given("the deletion")?;
     let keys = db.client_keys(id).await?;
     let client = &stored.client;
     let lost = match (&keys, stored.secrets.iter().count()) {
