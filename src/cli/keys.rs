@@ -26,6 +26,7 @@ use crate::keys::policy::Policy;
 use crate::keys::trusted_time::Doubt;
 use crate::keys::verifying::VerifyingKey;
 use crate::rotation::RotationError;
+use crate::store::audit::RevocationTimes;
 
 use super::context::{ACTOR, Context, Failure};
 use super::input::is_standard;
@@ -116,6 +117,9 @@ struct View {
     policy: Policy,
     /// The time that keys go by.
     now: UnixTime,
+    /// The latest time that it may be.
+    latest: UnixTime,
+    revocations: RevocationTimes,
     doubt: Option<Doubt>,
 }
 
@@ -129,6 +133,8 @@ impl View {
             keys,
             policy,
             now: trusted.reached(),
+            latest: trusted.latest(),
+            revocations: db.revocations().await?,
             doubt: trusted.doubt(),
         })
     }
@@ -140,6 +146,23 @@ impl View {
                 "\nThe clock is in doubt, {doubt}.\nKeys go by {}, and so do the states and times above; see 'keyround clock check'.",
                 self.now.rfc3339()
             ));
+        }
+    }
+
+    fn revoked_at(&self, kid: &Kid) -> Option<UnixTime> {
+        Some(self.revocations.of(kid, self.keys.revoked_at(kid)?))
+    }
+
+    fn tell_revocation(&self, kid: &Kid) -> String {
+        self.revoked_at(kid)
+            .map_or_else(|| "-".to_owned(), |at| output::time(at, self.latest))
+    }
+
+    /// What the time of a key in this state is compared with: a revocation is dated by the world, and the rest by the keys.
+    const fn clock_of(&self, state: State) -> UnixTime {
+        match state {
+            State::Revoked => self.latest,
+            _ => self.now,
         }
     }
 
@@ -160,7 +183,7 @@ impl View {
             activates_at: Some(key.activates_at.rfc3339()),
             retires_at: retires_at.map(UnixTime::rfc3339),
             expires_at: expires_at.map(UnixTime::rfc3339),
-            revoked_at: key.revoked_at.map(UnixTime::rfc3339),
+            revoked_at: self.revoked_at(&key.kid).map(UnixTime::rfc3339),
         }
     }
 
@@ -175,7 +198,7 @@ impl View {
             activates_at: None,
             retires_at: None,
             expires_at: key.revoked_at.is_none().then(|| leaves_at.rfc3339()),
-            revoked_at: key.revoked_at.map(UnixTime::rfc3339),
+            revoked_at: self.revoked_at(&key.jwk.kid).map(UnixTime::rfc3339),
         }
     }
 }
@@ -234,9 +257,10 @@ fn row(view: &View, key: &SigningKey) -> Vec<String> {
         }),
         State::Retired => superseded_at,
         State::Expired => expires_at,
-        State::Revoked => key.revoked_at,
+        State::Revoked => view.revoked_at(&key.kid),
     };
-    let time = |at: UnixTime| output::time(at, view.now);
+    let now = view.clock_of(state);
+    let time = |at: UnixTime| output::time(at, now);
     let next = match state {
         State::Pending => format!("activates {}", time(key.activates_at)),
         State::Active => superseded_at
@@ -258,9 +282,10 @@ fn row(view: &View, key: &SigningKey) -> Vec<String> {
 fn verifying_row(view: &View, key: &VerifyingKey) -> Vec<String> {
     let state = key.state(&view.policy, view.now);
     let leaves_at = key.leaves_at(&view.policy);
-    let time = |at: UnixTime| output::time(at, view.now);
+    let now = view.clock_of(state);
+    let time = |at: UnixTime| output::time(at, now);
     let (since, next) = match state {
-        State::Revoked => (key.revoked_at.unwrap_or(view.now), String::new()),
+        State::Revoked => (view.revoked_at(&key.jwk.kid).unwrap_or(now), String::new()),
         State::Expired => (leaves_at, String::new()),
         _ => (key.published_at, format!("expires {}", time(leaves_at))),
     };
@@ -304,7 +329,7 @@ fn show_verifying(context: &Context, view: &View, key: &VerifyingKey) {
         ("published", time(key.published_at)),
         ("until", time(key.expires_at)),
         ("expires", expires_at.map_or_else(|| "-".to_owned(), time)),
-        ("revoked", key.revoked_at.map_or_else(|| "-".to_owned(), time)),
+        ("revoked", view.tell_revocation(&key.jwk.kid)),
         ("public half", output::printable(&jwk)),
     ] {
         output::line(&format!("{name:<15}{value}"));
@@ -352,7 +377,7 @@ async fn show(context: &Context, kid: &Kid) -> Result<(), Failure> {
         ("activates", time(key.activates_at)),
         ("retires", or_dash(retires_at(&view.keys, key))),
         ("expires", or_dash(expires_at(&view.keys, &view.policy, key))),
-        ("revoked", or_dash(key.revoked_at)),
+        ("revoked", view.tell_revocation(&key.kid)),
         (
             "private half",
             if key.has_private_half {

@@ -277,6 +277,15 @@ impl TrustedTime {
         self.reached + self.offset
     }
 
+    /// The latest time that it may be: what is told of a revocation must not be too early, whichever clock is right.
+    #[must_use]
+    pub fn latest(&self) -> UnixTime {
+        match self.doubt {
+            None => self.reached,
+            Some(_) => self.reached.max(self.reference()),
+        }
+    }
+
     /// The same moment by the reference's clock.
     #[must_use]
     pub fn by_reference(&self, time: UnixTime) -> UnixTime {

@@ -37,7 +37,7 @@ pub struct Revoked {
     pub unreplaced: Option<UnlistedMasterKey>,
     /// Whether it signed before, too: none of the revoked keys did.
     pub signed_before: bool,
-    /// When it was done.
+    /// When it was done, by the clock of the world: never earlier than it was.
     pub at: UnixTime,
     /// The version of the keys that a node must serve to have followed.
     pub version: i64,
@@ -131,8 +131,11 @@ impl Rotator {
             Response::AlreadyRevoked { signs_now } => {
                 let keys = change.keys();
                 let jwk = emergency::find_material(keys, kid).ok_or_else(|| UnknownKey(kid.clone()))?;
-                let revoked_at = keys.aliases(jwk).filter_map(|(_, revoked_at)| revoked_at).min();
-                return Ok(Revoked {
+                let aliases = keys.aliases(jwk);
+                let stored: Vec<(Kid, UnixTime)> = aliases
+                    .filter_map(|(alias, revoked_at)| Some((alias.kid.clone(), revoked_at?)))
+                    .collect();
+                let answer = Revoked {
                     alg: jwk.alg,
                     revoked: Vec::new(),
                     materials: vec![jwk.thumbprint()],
@@ -140,14 +143,21 @@ impl Rotator {
                     signs_now,
                     unreplaced: None,
                     signed_before: true,
-                    at: revoked_at.unwrap_or(now),
+                    at: now,
                     // What stands under the lock; another node may have revoked it since the first look.
                     version: change.version() - 1,
+                };
+                drop(change);
+                let times = self.db.revocations().await?;
+                let at = stored.iter().map(|(kid, stored)| times.of(kid, *stored)).max();
+                return Ok(Revoked {
+                    at: at.unwrap_or(now),
+                    ..answer
                 });
             }
             Response::Revoke(revocation) => revocation,
         };
-        let at = trusted.checked_at();
+        let at = trusted.latest();
         let materials = thumbprints(change.keys(), &revocation.revoke);
         let signs_before = change.keys().active(revocation.alg, now).map(|key| key.kid.clone());
         for kid in &revocation.revoke {

@@ -1,10 +1,13 @@
 //! Table `audit`: what happened to keys and clients, appended and never changed.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use sqlx::FromRow;
 
 use crate::clock::UnixTime;
 use crate::events::{Entry, Event};
+use crate::jose::jwk::Kid;
 
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
@@ -17,6 +20,11 @@ const NEWEST: &str = "SELECT seq, event, subject, happened_at, noted_at, actor, 
                       WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
 
 const NEWEST_ABOUT: &str = "SELECT MAX(seq) FROM audit WHERE subject = $1";
+
+/// A revoked key keeps its row, so `PRUNE` leaves the record of its revocation.
+const REVOCATIONS: &str = "SELECT subject, MAX(happened_at) FROM audit WHERE event IN ($1, $2) \
+                           AND subject IN (SELECT kid FROM signing_keys WHERE revoked_at IS NOT NULL \
+                           UNION ALL SELECT kid FROM verifying_keys WHERE revoked_at IS NOT NULL) GROUP BY subject";
 
 const FORGOTTEN: &str = "SELECT COUNT(*) FROM audit WHERE event = $1 AND subject = $2";
 
@@ -57,6 +65,19 @@ pub struct Record {
     pub reason: String,
 }
 
+/// When keys were revoked by the clock of the world. Their rows are dated by the time that keys go by, which after a stop is
+/// earlier by the length of the stop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RevocationTimes(BTreeMap<String, UnixTime>);
+
+impl RevocationTimes {
+    /// When this key was revoked, never earlier than it was; `stored` is what its row says.
+    #[must_use]
+    pub fn of(&self, kid: &Kid, stored: UnixTime) -> UnixTime {
+        self.0.get(kid.as_str()).map_or(stored, |&noted| noted.max(stored))
+    }
+}
+
 impl Db {
     /// The place of the newest record about this subject.
     ///
@@ -67,6 +88,21 @@ impl Db {
             .bind(subject)
             .fetch_one(pool)
             .await)?)
+    }
+
+    /// When the keys that are revoked were revoked.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn revocations(&self) -> Result<RevocationTimes, StoreError> {
+        let rows: Vec<(String, i64)> = on_read!(self, |pool| sqlx::query_as(REVOCATIONS)
+            .bind(Event::KeyRevoked.name())
+            .bind(Event::KeyRevocationRestored.name())
+            .fetch_all(pool)
+            .await)?;
+        Ok(RevocationTimes(
+            rows.into_iter().map(|(kid, at)| (kid, UnixTime(at))).collect(),
+        ))
     }
 
     /// Whether an operator has said that this server is stopped.

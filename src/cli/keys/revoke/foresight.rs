@@ -41,7 +41,7 @@ pub(super) async fn run(context: &Context, request: &Request) -> Result<(), Fail
     let (policy, now) = (&view.policy, view.now);
     let foreseen = foresee(&view.keys, policy, request, now)?;
     let maker = maker(context).await?;
-    let until = accepted_until(policy, now);
+    let until = accepted_until(policy, view.latest);
     if context.json {
         let revocations: Vec<_> = foreseen
             .iter()
@@ -95,7 +95,7 @@ pub(super) async fn run(context: &Context, request: &Request) -> Result<(), Fail
         output::line(&format!(
             "\nRevoked now, a verifier that cached the key set may still accept a revoked key until {}.\nOne that fetches the set again \
              only when it meets an unknown kid drops the revoked key when it meets the new one.",
-            output::time(until, now)
+            output::time(until, view.latest)
         ));
     }
     output::line("Nothing was changed.");
