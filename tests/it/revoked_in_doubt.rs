@@ -103,3 +103,36 @@ crate::on_both_databases!(no_revocation_is_told_earlier_than_it_was, |database| 
     let after = json(&database, &["keys", "show", &kid]);
     assert_eq!(time(&after["revoked_at"]), revoked_at);
 });
+
+crate::on_both_databases!(every_algorithm_gets_one_new_key, |database| {
+    let (raw, kid) = stopped(&database).await;
+    let before = raw.number("SELECT count(*) FROM signing_keys").await;
+    let revoke = [
+        "keys",
+        "revoke",
+        &kid,
+        "--all-algorithms",
+        "--reason",
+        "the host leaked",
+        "--yes",
+    ];
+    for round in 0..2 {
+        let done = json(&database, &revoke);
+        let done = done["revocations"].as_array().unwrap().clone();
+        assert_eq!(done.len(), 2, "{done:?}");
+        let revoked: Vec<&Value> = done.iter().flat_map(|one| one["revoked"].as_array().unwrap()).collect();
+        for one in &done {
+            assert!(!revoked.contains(&&one["signs_now"]), "round {round}: {done:?}");
+        }
+        assert_eq!(
+            raw.number("SELECT count(*) FROM signing_keys").await,
+            before + 2,
+            "round {round}: {done:?}"
+        );
+        assert_eq!(
+            raw.number("SELECT count(*) FROM signing_keys WHERE revoked_at IS NULL")
+                .await,
+            2
+        );
+    }
+});

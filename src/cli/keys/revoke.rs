@@ -196,12 +196,14 @@ async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoke
     }
     let keys = rotator.db.signing_keys().await?.keys();
     let now = rotator.look().await?.reached();
+    let revocations = rotator.db.revocations().await?;
     for alg in keys.algorithms() {
-        // Repeated, the command must not revoke the replacements that it made.
+        // Repeated, the command must not revoke the replacements that it made. The times in the rows stand
+        // still after a stop and tell no emergency from one before it.
         let revoked_at = keys
             .line(alg)
             .iter()
-            .filter_map(|key| key.revoked_at)
+            .filter_map(|key| Some(revocations.of(&key.kid, key.revoked_at?)))
             .filter(|&at| at >= since)
             .max();
         let active = keys.active(alg, now);
