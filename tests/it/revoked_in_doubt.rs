@@ -2,6 +2,8 @@
 //! minutes leaves.
 
 use keyround::clock::{Clock, UnixTime};
+use keyround::keyring::text_of;
+use keyround::keys::trusted_time::Doubt;
 use serde_json::Value;
 
 use crate::helpers::{TestApp, TestDatabase};
@@ -135,4 +137,27 @@ crate::on_both_databases!(every_algorithm_gets_one_new_key, |database| {
             2
         );
     }
+});
+
+crate::on_both_databases!(a_lost_revocation_is_written_again_in_doubt, |database| {
+    let (raw, kid) = stopped(&database).await;
+    let ledger = database.folder.path().join("revoked-kids");
+    crate::helpers::private_file(&ledger, text_of([&kid.parse().unwrap()]));
+    let settings = [("keys.ledger_file", ledger.to_str().unwrap())];
+    let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+    app.running.server.rotation.tick().await.unwrap();
+    let trusted = *app.running.server.keyring.snapshot().trusted();
+    assert!(matches!(trusted.doubt(), Some(Doubt::Unconfirmed(_))), "{trusted:?}");
+    let revoked = format!("SELECT count(*) FROM signing_keys WHERE kid = '{kid}' AND revoked_at IS NOT NULL");
+    assert_eq!(raw.number(&revoked).await, 1);
+    let noted = format!("SELECT count(*) FROM audit WHERE event = 'key.revocation_restored' AND subject = '{kid}'");
+    assert_eq!(raw.number(&noted).await, 1);
+    // Another key signs at once, and once.
+    app.running.server.rotation.tick().await.unwrap();
+    let signers = "SELECT count(*) FROM signing_keys WHERE alg = 'ES256' AND revoked_at IS NULL AND sealed IS NOT NULL";
+    assert_eq!(raw.number(signers).await, 1);
+    let secret = app.create_client("service", None).await;
+    let form = [("grant_type", "client_credentials")];
+    assert_eq!(app.ask("service", &secret, &form).await.status(), 200);
+    app.running.stop().await;
 });
