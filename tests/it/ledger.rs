@@ -344,6 +344,59 @@ crate::on_both_databases!(a_copy_is_refused_while_a_revocation_is_lost, |databas
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 });
 
+crate::on_both_databases!(a_key_whose_row_is_gone_is_revoked_by_its_public_half, |database| {
+    let app = start(&database, true).await;
+    let key_set = app.key_set().await;
+    let kid = kid_of(&key_set, "ES256");
+    let raw = Raw::open(&database).await;
+    raw.execute("DELETE FROM signing_keys WHERE alg = 'ES256'").await;
+    app.running.server.rotation.tick().await.unwrap();
+    assert!(holds(&app.key_set().await, &kid));
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ];
+    let folder = database.folder.path();
+    let revoke = ["keys", "revoke", &kid, "--reason", "test", "--yes"];
+    for arguments in [&revoke[..], &["keys", "revoke", &kid, "--dry-run"]] {
+        let output = run(folder, &variables, arguments);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(
+            told.contains(&format!("no key is called '{kid}'"))
+                && told.contains("keys import FILE --kid NEW-KID --verify-only --until TIME"),
+            "{told}"
+        );
+    }
+    let keys = key_set["keys"].as_array().unwrap();
+    let mut lost = keys.iter().find(|key| key["kid"] == kid.as_str()).unwrap().clone();
+    lost.as_object_mut().unwrap().remove("kid");
+    std::fs::write(folder.join("lost.jwk"), lost.to_string()).unwrap();
+    let import = [
+        "keys",
+        "import",
+        "lost.jwk",
+        "--kid",
+        "lost-1",
+        "--verify-only",
+        "--until",
+        "2100-01-01T00:00:00Z",
+    ];
+    let revoke = ["keys", "revoke", "lost-1", "--reason", "test", "--yes"];
+    for arguments in [&import[..], &revoke] {
+        let output = run(folder, &variables, arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    app.running.server.rotation.tick().await.unwrap();
+    assert!(!holds(&app.key_set().await, &kid));
+    assert_eq!(std::fs::read_to_string(ledger(&database)).unwrap(), with(&kid));
+    app.running.stop().await;
+});
+
 /// What lies where the ledger should be.
 #[derive(Clone, Copy, Debug)]
 enum Fault {

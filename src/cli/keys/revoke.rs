@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::clock::{UnixTime, sleep};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
-use crate::keys::emergency::{self, Response, Revocation, accepted_until};
+use crate::keys::emergency::{self, Response, Revocation, UnknownKey, accepted_until};
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
 use crate::rotation::{Revoked, RotationError, Rotator};
@@ -129,10 +129,20 @@ async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
     request.confirmation.ask(&question)
 }
 
+/// A key may be published although no row of it is left: then there is nothing to revoke until a row holds it again. Its own kid is
+/// taken for good.
+fn of_no_row(unknown: &UnknownKey) -> Failure {
+    Failure::Refused(format!(
+        "{unknown}. If a server publishes it, its row was lost: save its JWK from the key set, without its kid, in FILE, run 'keyround keys import FILE --kid \
+         NEW-KID --verify-only --until TIME', and then 'keyround keys revoke NEW-KID', which revokes the key under both names; see the alert \
+         KeyroundRowsVanished"
+    ))
+}
+
 /// What is asked; nothing when there is nothing left to do.
 fn question(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> Result<Option<String>, Failure> {
     let kid = &request.kid;
-    let about_key = match emergency::revoke(keys, policy, kid, now)? {
+    let about_key = match emergency::revoke(keys, policy, kid, now).map_err(|unknown| of_no_row(&unknown))? {
         Response::AlreadyRevoked { .. } if !request.all_algorithms => return Ok(None),
         Response::AlreadyRevoked { .. } => format!("Key {kid} is revoked already."),
         Response::Revoke(revocation) => {

@@ -14,7 +14,7 @@ use crate::keys::policy::Policy;
 use crate::rotation::sealing::{UnlistedMasterKey, sealing_key};
 
 use super::super::View;
-use super::Request;
+use super::{Request, of_no_row};
 use crate::cli::context::{Context, Failure};
 use crate::cli::output;
 
@@ -138,7 +138,8 @@ fn foresee(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> Re
 }
 
 fn one(keys: &Keys, policy: &Policy, kid: &Kid, now: UnixTime) -> Result<Foreseen, Failure> {
-    Ok(match emergency::revoke(keys, policy, kid, now)? {
+    let response = emergency::revoke(keys, policy, kid, now).map_err(|unknown| of_no_row(&unknown))?;
+    Ok(match response {
         Response::AlreadyRevoked { signs_now } => Foreseen {
             alg: emergency::find_material(keys, kid).map_or(Algorithm::Rs256, |jwk| jwk.alg),
             revoke: Vec::new(),
