@@ -238,7 +238,12 @@ crate::on_both_databases!(a_deletion_says_whom_it_concerns_and_asks, |database| 
     .await;
     let identities = async || raw.number("SELECT count(*) FROM federated_identities").await;
     refused(database, &["providers", "delete", "acme"], 2, "add --yes");
-    refused(database, &["providers", "delete", "other"], 2, "add --yes");
+    refused(
+        database,
+        &["providers", "delete", "other"],
+        1,
+        "no provider is called 'other'",
+    );
     assert_eq!(identities().await, 5);
     let told = "4 people logged in with it, and 2 of them cannot log in in another way";
     for (answer, code) in [("no", 1), ("", 1), ("yes", 0)] {
