@@ -210,7 +210,8 @@ impl Node {
         }
         self.notice_what_vanished(&keys, keys_at);
         let mut served = published(&keys, &self.policy, keys_at, without);
-        if without != Without::VanishedStay {
+        // What a mark would have kept looks like a row that vanished, and must not stay for that reason when the rule is looked for.
+        if !matches!(without, Without::VanishedStay | Without::MarksKeepKeys) {
             served.extend(self.vanished.keys());
             served.sort_unstable();
         }
