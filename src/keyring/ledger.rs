@@ -310,7 +310,7 @@ impl Ledger {
         if metadata.blocks() * BLOCK >= metadata.len() + LEAST_ROOM {
             return Ok(());
         }
-        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, metadata.len() + ROOM) {
+        match fallocate(file, FallocateFlags::KEEP_SIZE, metadata.len(), ROOM) {
             Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => Err(unwritable(errno.into())),
             _ => Ok(()),
         }
@@ -684,7 +684,7 @@ mod tests {
         let below_a_file = folder.path().join("file/revoked-kids");
         std::fs::write(folder.path().join("file"), "").unwrap();
         let sparse = folder.path().join("sparse");
-        File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
+        File::create(&sparse).unwrap().set_len(1 << 30).unwrap();
         std::fs::write(&path, "\u{7}\n\u{7}\n").unwrap();
         for path in [
             &path,
@@ -701,6 +701,8 @@ mod tests {
             assert!(ledger.learn(&[kid("a")]).is_err());
             assert!(ledger.names(&jwk("a")), "it is known in memory");
         }
+        let on_disk = std::fs::metadata(&sparse).unwrap().blocks() * BLOCK;
+        assert!(on_disk <= 2 * ROOM, "room for {on_disk} bytes is taken for holes");
         let nowhere = Ledger::open(Path::new("/proc/nowhere/revoked-kids"), None);
         nowhere.require_readable().unwrap();
         assert!(nowhere.learn(&[kid("a")]).is_err());
