@@ -4,7 +4,7 @@ use crate::accounts::session::EndedBy;
 use crate::accounts::user::UserId;
 use crate::events::Event;
 use crate::store::StoreError;
-use crate::store::sessions::ENDED_AT_ONCE;
+use crate::store::sessions::{ENDED_AT_ONCE, Ending};
 use crate::values::SessionId;
 
 use super::Sessions;
@@ -24,24 +24,48 @@ impl Sessions {
         let Ok(token) = self.open(token) else {
             return Ok(None);
         };
-        let Some((family, _)) = self.db.family(token.sid, self.now()).await? else {
-            return Ok(None);
+        let ended = match self.db.family(token.sid, self.now()).await? {
+            Some((family, _)) if family.session.client_id == client_id => {
+                self.end_own(token.sid, family.session.user, by).await?
+            }
+            None if self.may_be_lost(token.sid) && self.settings.client_id == client_id => {
+                self.end_proven(token.sid, None, by, "the holder of its refresh token")
+                    .await?
+            }
+            _ => return Ok(None),
         };
-        if family.session.client_id != client_id {
-            return Ok(None);
-        }
-        let user = family.session.user;
-        let ended = self.end_own(token.sid, user, by).await?;
         Ok(ended.then_some(token.sid))
     }
 
-    /// Ends a session by its own user, whose it is for certain. Also when another call ended it a moment ago, which may have got no answer:
-    /// this node may not know yet.
+    /// Whether the row of a session that began is gone before its time, as after a failover to a standby without the last seconds.
+    fn may_be_lost(&self, sid: SessionId) -> bool {
+        sid.created_at() + self.settings.absolute > self.now()
+    }
+
+    /// Ends a session by its own user, whose it is for certain: an access token says so.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn end_own(&self, sid: SessionId, user: UserId, by: EndedBy) -> Result<bool, StoreError> {
-        let ended = self.end(sid, Some(user), by, &format!("user {user}")).await?;
+        self.end_proven(sid, Some(user), by, &format!("user {user}")).await
+    }
+
+    /// Ends a session that a token of ours names, also if the database has lost it. Also when another call ended it a moment ago, which
+    /// may have got no answer: this node may not know yet.
+    async fn end_proven(
+        &self,
+        sid: SessionId,
+        of: Option<UserId>,
+        by: EndedBy,
+        actor: &str,
+    ) -> Result<bool, StoreError> {
+        let ending = Ending {
+            sid,
+            of,
+            by,
+            is_proven: true,
+        };
+        let ended = self.end_one(&ending, actor).await?;
         self.keyring.sessions_ended([sid]);
         Ok(ended)
     }
@@ -52,10 +76,20 @@ impl Sessions {
     /// # Errors
     /// When the database does not answer.
     pub async fn end(&self, sid: SessionId, of: Option<UserId>, by: EndedBy, actor: &str) -> Result<bool, StoreError> {
-        let entry = self.entry(Event::SessionEnded, sid, actor, by.name());
-        let ended = self.db.end_session(sid, of, by, &entry).await?;
+        let ending = Ending {
+            sid,
+            of,
+            by,
+            is_proven: false,
+        };
+        self.end_one(&ending, actor).await
+    }
+
+    async fn end_one(&self, ending: &Ending, actor: &str) -> Result<bool, StoreError> {
+        let entry = self.entry(Event::SessionEnded, ending.sid, actor, ending.by.name());
+        let ended = self.db.end_session(ending, &entry).await?;
         if ended {
-            self.have_ended(&[sid], by);
+            self.have_ended(&[ending.sid], ending.by);
         }
         Ok(ended)
     }
@@ -80,9 +114,18 @@ impl Sessions {
             let is_last = some.len() < ENDED_AT_ONCE as usize;
             ended.extend(some);
             if is_last {
+                if except.is_none() {
+                    self.all_have_ended(user);
+                }
                 return Ok(ended);
             }
         }
+    }
+
+    /// Refuses the access tokens of all sessions of a user that began before now, also of those that the database has lost. The commit
+    /// comes first.
+    pub fn all_have_ended(&self, user: UserId) {
+        self.keyring.all_sessions_ended(&user.to_string(), self.now());
     }
 
     /// Refuses the access tokens of sessions whose end was committed a moment ago, by whichever statement.

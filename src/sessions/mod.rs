@@ -28,7 +28,7 @@ use crate::oauth::client::Audience;
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
 use crate::store::allowance::shared;
-use crate::store::sessions::{Claim, Claimed, Found, NewSession};
+use crate::store::sessions::{Claim, Claimed, Ending, Found, NewSession};
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::SessionMetrics;
@@ -315,7 +315,13 @@ impl Sessions {
         let from = format!("client {}", session.client_id);
         let reason = format!("{refused} (user {})", session.user);
         let entry = self.entry(event, session.sid, &from, &reason);
-        let ended = self.db.end_session(session.sid, None, by, &entry).await?;
+        let ending = Ending {
+            sid: session.sid,
+            of: None,
+            by,
+            is_proven: false,
+        };
+        let ended = self.db.end_session(&ending, &entry).await?;
         // Also when another call ended it a moment ago: this node may not know yet.
         self.keyring.sessions_ended([session.sid]);
         if by == EndedBy::Rollback {

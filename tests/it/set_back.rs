@@ -1,17 +1,22 @@
 //! A database that is set back under a running node, as by a failover to a standby that lacks the last seconds: what a node caches of a
 //! table follows the database, and what it must not forget stays.
 
+use keyround::accounts::refresh_token::RefreshToken;
+use keyround::accounts::session::EndedBy;
+use keyround::events::{Entry, Event};
 use keyround::store::clients::ClientChange;
 use keyround::store::tenants::TenantChange;
+use keyround::store::users::UserChange;
+use keyround::values::SessionId;
 use serde_json::{Value, json};
 
-use crate::auth::visitor::{PASSWORD, Site, email};
+use crate::auth::visitor::{PASSWORD, Site, Visitor, email, refused};
 use crate::client_assertions::{Pair, keyround, present};
 use crate::helpers::{TestApp, TestDatabase, entry};
 use crate::introspection::ask;
 use crate::rows::Raw;
 use crate::token::{claims, client, register};
-use keyround::clock::Clock;
+use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 
 const GRANT: (&str, &str) = ("grant_type", "client_credentials");
@@ -356,3 +361,153 @@ crate::on_both_databases!(roles_passwords_clients_and_their_keys_follow_the_data
     }
     site.stop().await;
 });
+
+/// Two nodes on a database that has lost sessions, and tokens of these.
+struct LostSessions {
+    site: Site,
+    /// It knows of the sessions nothing but their tokens.
+    other: TestApp,
+}
+
+impl LostSessions {
+    async fn start(database: TestDatabase) -> Self {
+        let site = Site::start(database, &[]).await;
+        let settings = [("keys.algorithms", "ES256"), ("tokens.default_algorithm", "ES256")];
+        let other = TestApp::start_with_clock(&site.database, &settings, site.app.clock.clone()).await;
+        site.register("ada").await;
+        Self { site, other }
+    }
+
+    /// The access token and the refresh token of a login, and the id of the session, whose row is gone.
+    async fn log_in(&self, name: &str) -> (Visitor<'_>, String) {
+        let body = json!({ "email": email(name), "password": PASSWORD, "token_delivery": "body" });
+        let mut visitor = self.site.visitor();
+        let answer = visitor.json(reqwest::Method::POST, "/auth/login", &body).send().await;
+        let tokens: Value = answer.unwrap().json().await.unwrap();
+        visitor.access_token = tokens["access_token"].as_str().unwrap().to_owned();
+        let sid = &claims(&visitor.access_token)["sid"];
+        sid.as_str().unwrap().clone_into(&mut visitor.sid);
+        let lost = format!("DELETE FROM sessions WHERE sid = '{}'", visitor.sid);
+        self.site.raw.execute(&lost).await;
+        (visitor, tokens["refresh_token"].as_str().unwrap().to_owned())
+    }
+
+    /// Whether each of the two nodes accepts the token after a look.
+    async fn accept(&self, token: &str) -> [bool; 2] {
+        let mut accepted = [false; 2];
+        for (accepted, app) in accepted.iter_mut().zip([&self.site.app, &self.other]) {
+            let keyring = &app.running.server.keyring;
+            keyring.refresh().await.unwrap();
+            let verified = keyring.verify(token, "http://127.0.0.1:8080", app.clock.read());
+            *accepted = verified.unwrap().is_ok();
+        }
+        accepted
+    }
+
+    async fn stop(self) {
+        self.other.running.stop().await;
+        self.site.stop().await;
+    }
+}
+
+// A token that is still accepted proves that there was a session. Its end is written down without its row.
+crate::on_both_databases!(a_session_that_the_database_lost_can_be_ended, |database| {
+    let nodes = LostSessions::start(database).await;
+    let post = reqwest::Method::POST;
+    for way in [
+        "/auth/logout",
+        "/auth/logout by access token",
+        "/auth/logout-all",
+        "/oauth2/revoke",
+    ] {
+        let (visitor, refresh_token) = nodes.log_in("ada").await;
+        assert_eq!(nodes.accept(&visitor.access_token).await, [true; 2], "{way}");
+        let client_id = &nodes.site.app.running.server.sessions.settings.client_id;
+        let request = match way {
+            "/auth/logout" => visitor.json(post.clone(), way, &json!({ "refresh_token": refresh_token })),
+            "/oauth2/revoke" => visitor
+                .bare(post.clone(), way)
+                .form(&[("token", &refresh_token), ("client_id", client_id)]),
+            way => visitor.bearer(post.clone(), way.split(' ').next().unwrap()),
+        };
+        assert!(request.send().await.unwrap().status().is_success(), "{way}");
+        assert_eq!(visitor.me().await, refused(401, "session_ended"), "{way}: at once");
+        assert_eq!(nodes.accept(&visitor.access_token).await, [false; 2], "{way}");
+        let noted = format!(
+            "SELECT count(*) FROM audit WHERE event = 'session.ended' AND subject = '{}'",
+            visitor.sid
+        );
+        assert_eq!(nodes.site.raw.number(&noted).await, 1, "{way}");
+    }
+    // A session that ran out long ago has no access token, and none is written down for it.
+    let (_, refresh_token) = nodes.log_in("ada").await;
+    let before = nodes.site.raw.number("SELECT count(*) FROM sessions").await;
+    let sessions = &nodes.site.app.running.server.sessions;
+    let old = refresh_token_of(nodes.site.app.clock.read().wall - sessions.settings.absolute, &nodes);
+    let ended = sessions.end_by_token(&old, &sessions.settings.client_id, EndedBy::Logout);
+    assert_eq!(ended.await.unwrap(), None);
+    // Nor may another client end what it has only found.
+    let ended = sessions.end_by_token(&refresh_token, "billing", EndedBy::Revocation);
+    assert_eq!(ended.await.unwrap(), None);
+    assert_eq!(nodes.site.raw.number("SELECT count(*) FROM sessions").await, before);
+    nodes.stop().await;
+});
+
+/// The first refresh token of a session that began then.
+fn refresh_token_of(began: UnixTime, nodes: &LostSessions) -> String {
+    let key = &nodes.site.app.running.server.sessions.hash_key;
+    let token = RefreshToken::first(SessionId::generate(began)).unwrap();
+    token.write(key).to_string()
+}
+
+// A command knows the person and not the session; whoever logs in again afterwards is let in.
+crate::on_both_databases!(
+    the_sessions_of_a_person_end_with_those_that_the_database_lost,
+    |database| {
+        let nodes = LostSessions::start(database).await;
+        let site = &nodes.site;
+        let changes = [
+            ("eve", UserChange::Suspend),
+            ("bob", UserChange::EndSessions),
+            ("joe", UserChange::Delete),
+        ];
+        for (times, (name, change)) in changes.into_iter().enumerate() {
+            site.register(name).await;
+            let (visitor, _) = nodes.log_in(name).await;
+            let now = site.app.clock.read().wall;
+            // It began before, by any clock.
+            let skew = site.app.running.server.keyring.policy().windows().clock_skew;
+            let sid = SessionId::generate(now - skew - Seconds(60)).to_string();
+            let token = site
+                .forge(&visitor.access_token, |_, claims| claims["sid"] = json!(sid))
+                .await;
+            assert_eq!(nodes.accept(&token).await, [true; 2], "{name}");
+            let earlier = Earlier::take(&site.raw).await;
+            let user = claims(&token)["sub"].as_str().unwrap().to_owned();
+            let noted = Entry::new(Event::UserSessionsEnded, &user, now, "a test", "a test");
+            let db = &site.app.running.server.db;
+            let ended = db.change_user(user.parse().unwrap(), &change, &noted).await.unwrap();
+            assert_eq!(ended, Some(Vec::new()), "{name}: the database knows of none");
+            assert_eq!(nodes.accept(&token).await, [false; 2], "{name}");
+            // The nodes knew it: it outlives a database that has lost this too.
+            earlier.put_back(&site.raw).await;
+            assert_eq!(nodes.accept(&token).await, [false; 2], "{name}, lost");
+            for app in [&site.app, &nodes.other] {
+                app.running.server.rotation.tick().await.unwrap();
+            }
+            let again = "SELECT count(*) FROM audit WHERE event = 'user.sessions_ended' AND reason = 'the database had lost it'";
+            assert_eq!(
+                site.raw.number(again).await,
+                1 + i64::try_from(times).unwrap(),
+                "{name}"
+            );
+            assert_eq!(nodes.accept(&token).await, [false; 2], "{name}, written again");
+            // What began since is no session of before.
+            let (now, _) = nodes.log_in(name).await;
+            assert_eq!(nodes.accept(&now.access_token).await, [true; 2], "{name}");
+            let others = nodes.log_in("ada").await;
+            assert_eq!(nodes.accept(&others.0.access_token).await, [true; 2], "{name}");
+        }
+        nodes.stop().await;
+    }
+);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use keyround::accounts::session::EndedBy;
 use keyround::clock::{UnixTime, sleep};
+use keyround::store::sessions::Ending;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -201,7 +202,13 @@ crate::on_both_databases!(a_logout_that_is_tried_again_holds_here_at_once, |data
         // Its answer was not heard: the session has ended, and this node has not read so.
         let sid = sessions.named_in(tokens["refresh_token"].as_str().unwrap()).unwrap();
         let noted = entry("session.ended", &sid.to_string());
-        let ended = sessions.db.end_session(sid, None, EndedBy::Logout, &noted).await;
+        let ending = Ending {
+            sid,
+            of: None,
+            by: EndedBy::Logout,
+            is_proven: false,
+        };
+        let ended = sessions.db.end_session(&ending, &noted).await;
         assert!(ended.unwrap());
         let again = match way {
             "/auth/logout" => {
