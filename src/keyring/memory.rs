@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::clock::UnixTime;
+use crate::clock::{Seconds, UnixTime};
+use crate::jose::jwk::Kid;
 use crate::keys::policy::Policy;
 use crate::store::{Db, REMEMBERED, StoreError};
 use crate::values::LONGEST_ACCESS_TOKEN;
@@ -20,6 +21,8 @@ pub struct Lost {
     pub ended: Vec<(String, UnixTime)>,
     /// Users all of whose sessions ended that began before this time.
     pub all_ended: Vec<(String, UnixTime)>,
+    /// Keys that sign longer tokens than their rows say, with the lifetime of these.
+    pub lifetimes: Vec<(Kid, Seconds)>,
     /// Disabled tenants.
     pub tenants: Vec<String>,
 }
@@ -28,7 +31,7 @@ impl Lost {
     /// How many records.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.denied.len() + self.ended.len() + self.all_ended.len() + self.tenants.len()
+        self.denied.len() + self.ended.len() + self.all_ended.len() + self.lifetimes.len() + self.tenants.len()
     }
 }
 

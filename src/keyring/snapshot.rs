@@ -309,6 +309,10 @@ impl Snapshot {
         let keys = stored
             .keys()
             .while_doubted(policy, trusted.record().doubted, trusted.reached());
+        let (keys, lifetimes) = match previous {
+            Some(previous) => keys.with_lifetimes_of(&previous.keys),
+            None => (keys, Vec::new()),
+        };
         let revoked = seen_revoked(&keys, previous);
         let was_revoked =
             |jwk: &PublicJwk| !revoked.is_empty() && jwk.material_names().iter().any(|name| revoked.contains(name));
@@ -363,7 +367,10 @@ impl Snapshot {
             ended: HashMap::new(),
             all_ended: HashMap::new(),
             disabled_tenants: HashMap::new(),
-            lost: Lost::default(),
+            lost: Lost {
+                lifetimes,
+                ..Lost::default()
+            },
             keys,
             key_set,
             document,

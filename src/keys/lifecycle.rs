@@ -128,6 +128,21 @@ impl Keys {
         }
     }
 
+    /// The same, where no key has a shorter longest token than in the rows `known` from before, and which keys had. A database that lost a
+    /// raise lets a key leave before the last token that was signed since.
+    #[must_use]
+    pub fn with_lifetimes_of(mut self, known: &Self) -> (Self, Vec<(Kid, Seconds)>) {
+        let mut shortened = Vec::new();
+        for key in self.0.iter_mut().filter(|key| key.revoked_at.is_none()) {
+            let longest = known.find(&key.kid).map(|known| known.max_token_ttl);
+            if let Some(longest) = longest.filter(|&longest| longest > key.max_token_ttl) {
+                key.max_token_ttl = longest;
+                shortened.push((key.kid.clone(), longest));
+            }
+        }
+        (self, shortened)
+    }
+
     /// The keys that only verify, by algorithm and kid.
     #[must_use]
     pub fn verifying(&self) -> &[VerifyingKey] {

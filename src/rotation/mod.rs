@@ -317,6 +317,7 @@ impl Rotation {
             denied_tokens = lost.denied.len(),
             ended_sessions = lost.ended.len() + lost.all_ended.len(),
             disabled_tenants = lost.tenants.len(),
+            token_lifetimes = lost.lifetimes.len(),
             "the database has lost what this node knew, as after a failover to a standby without the last seconds; it stays in force \
              and is written again, but what no node knew is gone: repeat the last changes"
         );
@@ -338,6 +339,14 @@ impl Rotation {
         for (user, before) in &lost.all_ended {
             let entry = entry(Event::UserSessionsEnded, user);
             wrote(db.end_lost_sessions_of(user, *before, &entry).await?);
+        }
+        if !lost.lifetimes.is_empty() {
+            let mut change = db.change_keys().await?;
+            for (kid, lifetime) in &lost.lifetimes {
+                change.raise_max_token_ttl(kid, *lifetime).await?;
+                wrote(true);
+            }
+            change.commit(None, now).await?;
         }
         for tenant in &lost.tenants {
             if let Ok(id) = tenant.parse() {

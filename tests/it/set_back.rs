@@ -511,3 +511,31 @@ crate::on_both_databases!(
         nodes.stop().await;
     }
 );
+
+// Tokens that were signed since live longer than the row says: the key must not leave before them.
+crate::on_both_databases!(the_longest_token_of_a_key_stays_known, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let raw = Raw::open(&database).await;
+    let kid = newest(&raw).await;
+    let longest = format!("SELECT max_token_ttl FROM signing_keys WHERE kid = '{kid}'");
+    let before = raw.number(&longest).await;
+    let tick = async || app.running.server.rotation.tick().await.unwrap();
+    tick().await;
+    let earlier = Earlier::take(&raw).await;
+    // A node with a longer setting raises it, and signs.
+    let mut change = app.running.server.db.change_keys().await.unwrap();
+    let named = kid.parse().unwrap();
+    change.raise_max_token_ttl(&named, Seconds(before * 3)).await.unwrap();
+    change.commit(None, app.clock.read().wall).await.unwrap();
+    tick().await;
+    earlier.put_back(&raw).await;
+    assert_eq!(raw.number(&longest).await, before);
+    for _ in 0..2 {
+        tick().await;
+        let snapshot = app.running.server.keyring.snapshot();
+        assert_eq!(snapshot.keys.find(&named).unwrap().max_token_ttl, Seconds(before * 3));
+        assert_eq!(raw.number(&longest).await, before * 3, "it is written again");
+    }
+    raw.close().await;
+    app.running.stop().await;
+});

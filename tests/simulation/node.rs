@@ -208,6 +208,18 @@ impl Node {
             let kept = Keys::clone(&keys).while_doubted(&self.policy, checked.record().doubted, keys_at);
             keys = Rc::new(kept);
         }
+        // It writes the longest tokens that it knew again, if the database has lost them.
+        let before = self
+            .snapshot
+            .as_ref()
+            .filter(|_| without != Without::KnownLifetimesStay);
+        if let Some(before) = before {
+            let (raised, shortened) = Keys::clone(&keys).with_lifetimes_of(&before.keys);
+            keys = Rc::new(raised);
+            for (kid, lifetime) in shortened {
+                database.change_row(&kid, |row| row.max_token_ttl = row.max_token_ttl.max(lifetime));
+            }
+        }
         self.notice_what_vanished(&keys, keys_at);
         let mut served = published(&keys, &self.policy, keys_at, without);
         // What a mark would have kept looks like a row that vanished, and must not stay for that reason when the rule is looked for.

@@ -90,6 +90,7 @@ rules! {
     what_a_node_knew_is_not_forgotten: KnownRevocationsStay violates "forgotten";
     a_lost_row_is_no_revocation: VanishedStay violates "I1";
     a_lost_import_is_no_revocation: VanishedImportsStay violates "vanished";
+    a_lost_lifetime_stays_known: KnownLifetimesStay violates "I1";
     a_removal_is_read_before_it_counts: RemovalLead violates "I1", "I2", "announced";
     an_algorithm_that_is_left_out_goes_on: LeftOutGoesOn violates "I3", "I6";
     a_removal_is_taken_back_in_time: TakenBackInTime violates "I1", "I2", "I3", "I5";

@@ -120,6 +120,8 @@ pub enum Without {
     VanishedStay,
     /// The same of a key that only verifies.
     VanishedImportsStay,
+    /// A node keeps how long the tokens of a key may live, and writes it again when the database has lost it.
+    KnownLifetimesStay,
 }
 
 impl Without {
@@ -179,6 +181,10 @@ impl Without {
             },
             Self::LooksAreWrites => Focus {
                 events: &[19, 19, 8, 10],
+                ..usual
+            },
+            Self::KnownLifetimesStay => Focus {
+                events: &[8, 8, 20],
                 ..usual
             },
             Self::KnownRevocationsStay | Self::VanishedStay | Self::VanishedImportsStay => {

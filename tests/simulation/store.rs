@@ -63,14 +63,9 @@ impl Database {
         self.replace(rows, verifying);
     }
 
-    /// The rows of before, and no clock of before: it never goes back. Nor does the lifetime of a row's tokens: if a raise of it is lost, a
-    /// retired key may leave before its last long token expires, and no rule prevents that yet.
+    /// The rows of before, and no clock of before: it never goes back.
     pub fn set_back(&mut self, before: &Keys) {
-        let raised = |kid: &Kid| self.keys.find(kid).map_or(Seconds::ZERO, |key| key.max_token_ttl);
-        let mut rows: Vec<SigningKey> = before.iter().cloned().collect();
-        for row in &mut rows {
-            row.max_token_ttl = row.max_token_ttl.max(raised(&row.kid));
-        }
+        let rows: Vec<SigningKey> = before.iter().cloned().collect();
         self.replace(rows, before.verifying().to_vec());
     }
 
