@@ -1,5 +1,5 @@
-//! Whether the database is what a server needs while it runs: its role has every right, no part of the schema is missing, and there is room
-//! for new rows.
+//! Whether the database is what a server needs while it runs: its role has every right, no part of the schema is missing, there is room for
+//! new rows, nobody holds a lock on its tables, and its file is the one that is open.
 
 use std::time::Duration;
 
@@ -18,6 +18,10 @@ pub struct Found {
     pub schema: Result<(), String>,
     /// Room for new rows.
     pub room: Result<(), String>,
+    /// Tables that can be written.
+    pub locks: Result<(), String>,
+    /// The file of SQLite.
+    pub file: Result<(), String>,
 }
 
 /// Asks the catalog of the database, and for single rows of its tables. Callers at once share one answer.
@@ -51,11 +55,19 @@ impl DatabaseProbe {
             self.db.require_rights().await?;
             self.db.require_no_more_rights().await
         };
-        let (rights, schema, room) = tokio::join!(rights, self.db.require_working_schema(), self.db.require_room());
+        let (rights, schema, room, locks, file) = tokio::join!(
+            rights,
+            self.db.require_working_schema(),
+            self.db.require_room(),
+            self.db.require_no_locks(),
+            self.db.require_same_file()
+        );
         let found = Found {
             rights: rights.map_err(|error| self.explained(&error)),
             schema: schema.map_err(|error| self.explained(&error)),
             room: room.map_err(|error| self.explained(&error)),
+            locks: locks.map_err(|error| self.explained(&error)),
+            file: file.map_err(|error| self.explained(&error)),
         };
         *last = Some((self.clock.read().monotonic, found.clone()));
         found

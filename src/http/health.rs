@@ -178,7 +178,7 @@ async fn clients(server: &Server) -> Check {
 }
 
 /// What the database is asked for now, all at once: an answer of this listener is due within 3 s.
-async fn looked_up(server: &Server) -> [Check; 4] {
+async fn looked_up(server: &Server) -> [Check; 6] {
     let (clients, database) = tokio::join!(clients(server), server.database_probe.look());
     // Every node has the same database, and most of their work may go on: a red status would take all of them out of service.
     let check = |name, good: &str, answer: Result<(), String>| match answer {
@@ -188,7 +188,13 @@ async fn looked_up(server: &Server) -> [Check; 4] {
     let rights = check("rights", "no right that a server needs is missing", database.rights);
     let schema = check("schema", "no part of the schema is missing", database.schema);
     let room = check("room", "no write failed for want of room", database.room);
-    [clients, rights, schema, room]
+    let locks = check("locks", "no lock keeps requests from a table", database.locks);
+    // Of this node alone: what it writes is lost.
+    let file = match database.file {
+        Ok(()) => Check::new("file", true, "the open database file is the one at its path"),
+        Err(problem) => Check::new("file", false, problem),
+    };
+    [clients, rights, schema, room, locks, file]
 }
 
 /// The metrics, in the OpenMetrics text format.
@@ -261,7 +267,7 @@ fn answer(checks: Vec<Check>) -> HttpResponse {
         })
 }
 
-fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime, looked_up: [Check; 4]) {
+fn gauges(server: &Server, snapshot: &Snapshot, reading: Reading, now: UnixTime, looked_up: [Check; 6]) {
     let (metrics, policy) = (&server.metrics, server.keyring.policy());
     for alg in Algorithm::ALL {
         let published = snapshot.keys.verifying().iter();

@@ -21,6 +21,7 @@ pub mod identity_providers;
 mod kept;
 pub mod key_uses;
 pub mod limits;
+mod locks;
 pub mod look;
 pub mod nodes;
 pub mod outage;
@@ -36,6 +37,7 @@ mod servers;
 pub mod sessions;
 mod shape;
 pub mod signing_keys;
+mod sqlite_file;
 mod tables;
 pub mod tenants;
 pub mod users;
@@ -61,6 +63,7 @@ pub use kept::Kept;
 pub use pools::{PoolUse, waits_for_connections};
 pub use rights::needed_rights;
 pub use servers::Servers;
+pub use sqlite_file::SqliteFile;
 
 /// A database: the embedded one, or the one it grows into.
 #[derive(Clone, Debug)]
@@ -71,6 +74,8 @@ pub enum Db {
         read: SqlitePool,
         /// The one that writes.
         write: SqlitePool,
+        /// The file; none for a database in memory.
+        file: Option<Arc<SqliteFile>>,
         /// How long a statement may take, with the wait for a connection and for another process that writes; a command waits longer.
         patience: Option<Duration>,
     },
@@ -235,6 +240,26 @@ pub enum StoreError {
         role: String,
         /// The statements that end it.
         cure: String,
+    },
+    /// The SQLite file is not the one at its path.
+    #[error(
+        "{change}: what is written now is lost when the server stops. If the file was moved, move it back; else stop the server, put the \
+         file there that is to be used, or restore a backup, and start the server"
+    )]
+    FileReplaced {
+        /// What became of it.
+        change: String,
+    },
+    /// Somebody holds a lock on tables for longer than a moment.
+    #[error(
+        "process {pid} of PostgreSQL holds a lock on {tables}, and requests that need these tables are refused with 503: end what it does, \
+         or run SELECT pg_terminate_backend({pid})"
+    )]
+    Locked {
+        /// The tables, each with the mode of the lock.
+        tables: String,
+        /// Who holds it.
+        pid: i64,
     },
     /// New tables would not be made beside those that there are.
     #[error(
@@ -555,9 +580,11 @@ impl Db {
                 };
                 let write = sqlite_file_pool(1).connect_with(write).await?;
                 let read = sqlite_file_pool(4).connect_with(options.read_only(true)).await?;
+                let file = SqliteFile::at(path).map_err(sqlx::Error::Io)?;
                 Ok(Self::Sqlite {
                     read,
                     write,
+                    file: Some(Arc::new(file)),
                     patience: None,
                 })
             }
@@ -571,6 +598,7 @@ impl Db {
                 Ok(Self::Sqlite {
                     read: pool.clone(),
                     write: pool,
+                    file: None,
                     patience: None,
                 })
             }
@@ -589,9 +617,10 @@ impl Db {
                 servers,
                 patience: Some(STATEMENT_TIMEOUT),
             },
-            Self::Sqlite { read, write, .. } => Self::Sqlite {
+            Self::Sqlite { read, write, file, .. } => Self::Sqlite {
                 read,
                 write,
+                file,
                 patience: Some(STATEMENT_TIMEOUT),
             },
         }

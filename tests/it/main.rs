@@ -48,6 +48,7 @@ mod layouts;
 mod ledger;
 mod libfaketime;
 mod limits;
+mod locks;
 mod logins;
 mod logs;
 mod master_keys;

@@ -8,10 +8,11 @@ use std::time::Duration;
 use keyround::app::open_database;
 use keyround::clock::{Clock, Seconds};
 use keyround::store::Db;
+use serde_json::Value;
 use sqlx::{Connection, SqliteConnection};
 
 use crate::child::Process;
-use crate::helpers::{TestDatabase, entry};
+use crate::helpers::{TestApp, TestDatabase, entry};
 use crate::logins::futures_of;
 use crate::process::run;
 use crate::rows::Raw;
@@ -315,5 +316,61 @@ fn a_file_that_is_no_database_keeps_its_mode() {
             0o644,
             "{command:?}"
         );
+    }
+}
+
+/// Whether the check `file` of a server is green, and its detail.
+async fn check_of_file(app: &TestApp) -> (bool, String) {
+    // What was found holds for a second.
+    app.clock.advance(Seconds(2));
+    let answer = app.http.get(format!("{}/readyz/issue", app.admin_url)).send().await;
+    let answer: Value = answer.unwrap().json().await.unwrap();
+    let checks = answer["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["name"] == "file").unwrap();
+    (check["ok"] == true, check["detail"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_no_longer_at_its_path_turns_the_check_red() {
+    for (what, told) in [
+        ("replaced by a copy", "another file is at"),
+        ("replaced by another one", "another file is at"),
+        ("deleted", "is gone from there"),
+        ("moved", "is gone from there"),
+        ("deleted -wal", "-wal, which this server has open, was deleted"),
+        ("deleted -shm", "-shm, which this server has open, was deleted"),
+    ] {
+        let database = TestDatabase::sqlite();
+        let app = TestApp::start(&database, &[]).await;
+        app.running.server.keyring.refresh().await.unwrap();
+        let (is_green, detail) = check_of_file(&app).await;
+        assert!(is_green, "{what}: {detail}");
+        let (file, beside) = (path(&database, ""), path(&database, ".other"));
+        match what {
+            "replaced by a copy" => {
+                fs::copy(&file, &beside).unwrap();
+                fs::rename(&beside, &file).unwrap();
+            }
+            "replaced by another one" => {
+                fs::write(&beside, "").unwrap();
+                fs::rename(&beside, &file).unwrap();
+            }
+            "moved" => fs::rename(&file, &beside).unwrap(),
+            what => fs::remove_file(path(&database, what.strip_prefix("deleted").unwrap().trim_start())).unwrap(),
+        }
+        let (is_green, detail) = check_of_file(&app).await;
+        assert!(!is_green && detail.contains(told), "{what}: {detail}");
+        assert!(detail.contains("is lost when the server stops"), "{what}: {detail}");
+        let answer = app.http.get(format!("{}/readyz/issue", app.admin_url)).send().await;
+        assert_eq!(answer.unwrap().status(), 503, "{what}");
+        // The key set is served on.
+        let answer = app.http.get(format!("{}/readyz", app.admin_url)).send().await;
+        assert_eq!(answer.unwrap().status(), 200, "{what}");
+        if what == "moved" {
+            fs::rename(&beside, &file).unwrap();
+            let (is_green, detail) = check_of_file(&app).await;
+            assert!(is_green, "moved back: {detail}");
+        }
+        app.running.stop().await;
     }
 }

@@ -1,0 +1,88 @@
+//! Locks on tables of PostgreSQL, which requests wait for while the keys are read as always.
+
+use std::collections::BTreeSet;
+
+use keyround::clock::Clock;
+use keyround::store::needed_rights;
+use serde_json::{Value, json};
+
+use crate::auth::visitor::{PASSWORD, Site, email};
+use crate::helpers::TestDatabase;
+
+/// The check, as `/readyz/issue` and the metrics tell it.
+async fn told(site: &Site) -> (bool, String) {
+    let answer = site.app.http.get(format!("{}/readyz/issue", site.app.admin_url)).send();
+    let answer: Value = answer.await.unwrap().json().await.unwrap();
+    let check = answer["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["name"] == "locks")
+        .unwrap();
+    (check["ok"] == true, check["detail"].as_str().unwrap().to_owned())
+}
+
+/// The check once what was found before is no answer any more.
+async fn until(site: &Site, is_green: bool) -> String {
+    for _ in 0..600 {
+        let (ok, detail) = told(site).await;
+        if ok == is_green {
+            return detail;
+        }
+        keyround::clock::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the check is never {}", if is_green { "green" } else { "red" });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_is_told() {
+    let site = Site::start(TestDatabase::postgres().await, &[]).await;
+    site.register("ada").await;
+    let log_in = async || {
+        let body = json!({ "email": email("ada"), "password": PASSWORD, "token_delivery": "body" });
+        let login = site.visitor().json(reqwest::Method::POST, "/auth/login", &body);
+        login.send().await.unwrap().status().as_u16()
+    };
+    until(&site, true).await;
+    assert_eq!(log_in().await, 200);
+    // The keys are read as always, and a login waits for its session.
+    for mode in ["ACCESS EXCLUSIVE", "EXCLUSIVE", "SHARE ROW EXCLUSIVE", "SHARE"] {
+        let held = site.raw.hold(&format!("LOCK TABLE sessions IN {mode} MODE")).await;
+        let detail = until(&site, false).await;
+        assert!(
+            detail.contains("sessions (") && detail.contains("pg_terminate_backend("),
+            "{detail}"
+        );
+        assert_eq!(log_in().await, 503, "{mode}");
+        held.let_go().await;
+        until(&site, true).await;
+        assert_eq!(log_in().await, 200, "{mode}");
+    }
+    // Every table of ours is looked at.
+    let tables: BTreeSet<&str> = needed_rights()
+        .map(|(table, _)| table)
+        .filter(|table| !table.starts_with('_'))
+        .collect();
+    let list: Vec<&str> = tables.iter().copied().collect();
+    let held = site
+        .raw
+        .hold(&format!("LOCK TABLE {} IN SHARE MODE", list.join(", ")))
+        .await;
+    let detail = until(&site, false).await;
+    for table in tables {
+        assert!(detail.contains(&format!("{table} (ShareLock)")), "{table}: {detail}");
+    }
+    held.let_go().await;
+    // What reads and writes in peace, and a lock on what is not ours, is no fault.
+    site.raw.execute("CREATE TABLE foreign_things (id BIGINT)").await;
+    let peaceful = "LOCK TABLE sessions IN ROW EXCLUSIVE MODE; LOCK TABLE users IN SHARE UPDATE EXCLUSIVE MODE; LOCK TABLE foreign_things";
+    let held = site.raw.hold(peaceful).await;
+    until(&site, true).await;
+    let clock = Clock::system();
+    let since = clock.read().monotonic;
+    while clock.read().monotonic < since + std::time::Duration::from_secs(3) {
+        assert!(told(&site).await.0);
+    }
+    held.let_go().await;
+    site.stop().await;
+}
