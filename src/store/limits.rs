@@ -1,16 +1,40 @@
 //! Table `limits`: how often passwords were tried, on all nodes together.
 
-use crate::accounts::limits::{Attempt, Charge};
-use crate::clock::{Seconds, UnixTime};
+use std::time::Duration;
 
-use super::{Db, StoreError, in_tx, on_read, on_write};
+use tokio::sync::Semaphore;
+
+use crate::accounts::limits::{Attempt, Charge, Limit};
+use crate::clock::{Seconds, UnixTime, sleep};
+
+use super::{Db, StoreError, Tx, in_tx, on_read, on_write, within};
 
 const READ: &str = "SELECT bucket, tat FROM limits WHERE bucket IN ($1, $2, $3, $4)";
 /// The rule of `Limit::charge` as one statement: whoever charges at the same moment waits for the row, and then sees it.
-const CHARGE: &str = "INSERT INTO limits (bucket, tat) VALUES ($1, $2) ON CONFLICT (bucket) DO UPDATE SET tat = \
-                      CASE WHEN limits.tat > $3 AND limits.tat <= $4 THEN limits.tat + $5 ELSE excluded.tat END \
-                      WHERE limits.tat <= $6 OR limits.tat > $4";
-const GIVE_BACK: &str = "UPDATE limits SET tat = tat - $2 WHERE bucket = $1 AND tat > $3";
+macro_rules! charge {
+    ($transaction:expr) => {
+        concat!(
+            "INSERT INTO limits (bucket, tat) VALUES ($1, $2) ON CONFLICT (bucket) DO UPDATE SET tat = \
+             CASE WHEN limits.tat > $3 AND limits.tat <= $4 THEN limits.tat + $5 ELSE excluded.tat END \
+             WHERE limits.tat <= $6 OR limits.tat > $4 RETURNING ",
+            $transaction
+        )
+    };
+}
+macro_rules! give_back {
+    ($transaction:expr) => {
+        concat!(
+            "UPDATE limits SET tat = tat - $2 WHERE bucket = $1 AND tat > $3 RETURNING ",
+            $transaction
+        )
+    };
+}
+/// The name of the transaction, by which PostgreSQL tells what became of it. A commit of SQLite is always heard.
+const SQLITE_CHARGE: &str = charge!("0");
+const POSTGRES_CHARGE: &str = charge!("txid_current()");
+const SQLITE_GIVE_BACK: &str = give_back!("0");
+const POSTGRES_GIVE_BACK: &str = give_back!("txid_current()");
+const OUTCOME: &str = "SELECT txid_status($1)";
 const REMEMBER: &str =
     "INSERT INTO limits (bucket, tat) VALUES ($1, $2) ON CONFLICT (bucket) DO UPDATE SET tat = excluded.tat";
 /// The outer condition is for a row that is charged at this very moment.
@@ -19,6 +43,13 @@ const PRUNE: &str =
 
 /// How often a charge is tried that other writers are in the way of.
 const TRIES: usize = 3;
+
+/// How long a database is waited for that did not say whether it has committed, a look each second. Until then most charges have drained.
+const LOOKS_LATER: usize = 600;
+const PAUSE: Duration = Duration::from_secs(1);
+/// So many such waits a process has at most: what is over this stays charged.
+const MOST_WAITS: usize = 1_000;
+static WAITS: Semaphore = Semaphore::const_new(MOST_WAITS);
 
 /// Whether an attempt may go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +66,37 @@ pub enum Charging {
 /// What an attempt was charged, so that it can be given back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charged(Vec<Charge>);
+
+/// What is to be given back.
+#[derive(Clone)]
+struct Debt {
+    charged: Charged,
+    /// Whose place is remembered with it.
+    known: Option<Attempt>,
+    at: UnixTime,
+}
+
+/// Why it may not be given back yet, by the name of a transaction whose end was not heard.
+#[derive(Clone, Copy)]
+enum Owed {
+    Certainly,
+    /// The charge.
+    IfCommitted(i64),
+    /// What gave it back.
+    UnlessCommitted(i64),
+}
+
+/// A transaction that failed, with its name if it may have been committed all the same.
+struct Failed {
+    error: StoreError,
+    unheard: Option<i64>,
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self { error, unheard: None }
+    }
+}
 
 impl Db {
     /// Charges an attempt to all of its buckets or to none. Must come before the password is looked at.
@@ -59,8 +121,22 @@ impl Db {
             match self.try_to_charge(&charges, now).await {
                 Ok(true) => return Ok(Charging::Taken(Charged(charges.into_iter().cloned().collect()))),
                 // Others were faster and took the last of it: the next look says how long to wait.
-                Ok(false) | Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error),
+                Ok(false)
+                | Err(Failed {
+                    error: StoreError::Conflict,
+                    ..
+                }) => {}
+                Err(Failed { error, unheard }) => {
+                    if let Some(transaction) = unheard {
+                        let debt = Debt {
+                            charged: Charged(charges.into_iter().cloned().collect()),
+                            known: None,
+                            at: now,
+                        };
+                        self.give_back_later(debt, Owed::IfCommitted(transaction));
+                    }
+                    return Err(error);
+                }
             }
         }
         Ok(Charging::Refused {
@@ -78,25 +154,21 @@ impl Db {
             .await)?)
     }
 
-    async fn try_to_charge(&self, charges: &[&Charge], now: UnixTime) -> Result<bool, StoreError> {
+    async fn try_to_charge(&self, charges: &[&Charge], now: UnixTime) -> Result<bool, Failed> {
         let mut tx = self.begin().await?;
+        let text = match tx {
+            Tx::Sqlite(_) => SQLITE_CHARGE,
+            Tx::Postgres(..) => POSTGRES_CHARGE,
+        };
+        let mut transaction = None;
         for Charge { bucket, limit } in charges {
             let full = now.0.saturating_add(limit.full);
-            let rows = in_tx!(&mut tx, |connection| sqlx::query(CHARGE)
-                .bind(bucket)
-                .bind(now.0.saturating_add(limit.interval))
-                .bind(now.0)
-                .bind(full.saturating_add(limit.slack))
-                .bind(limit.interval)
-                .bind(full.saturating_sub(limit.interval))
-                .execute(connection)
-                .await?
-                .rows_affected());
-            if rows == 0 {
+            transaction = charged(&mut tx, text, bucket, limit, now, full).await?;
+            if transaction.is_none() {
                 return Ok(false);
             }
         }
-        tx.commit().await?;
+        commit(tx, transaction).await?;
         Ok(true)
     }
 
@@ -116,26 +188,82 @@ impl Db {
         self.settle(charged, Some(attempt), now).await
     }
 
-    async fn settle(&self, charged: &Charged, known: Option<&Attempt>, now: UnixTime) -> Result<(), StoreError> {
+    /// Later if it cannot be done now: people would be locked out by a database that was slow for a while.
+    async fn settle(&self, charged: &Charged, known: Option<&Attempt>, at: UnixTime) -> Result<(), StoreError> {
+        let debt = Debt {
+            charged: charged.clone(),
+            known: known.cloned(),
+            at,
+        };
+        let Err(Failed { error, unheard }) = self.try_to_settle(&debt).await else {
+            return Ok(());
+        };
+        self.give_back_later(debt, unheard.map_or(Owed::Certainly, Owed::UnlessCommitted));
+        Err(error)
+    }
+
+    async fn try_to_settle(&self, Debt { charged, known, at }: &Debt) -> Result<(), Failed> {
         let mut tx = self.begin().await?;
+        let text = match tx {
+            Tx::Sqlite(_) => SQLITE_GIVE_BACK,
+            Tx::Postgres(..) => POSTGRES_GIVE_BACK,
+        };
+        let mut transaction = None;
         for Charge { bucket, limit } in &charged.0 {
-            in_tx!(&mut tx, |connection| sqlx::query(GIVE_BACK)
-                .bind(bucket)
-                .bind(limit.interval)
-                .bind(now.0)
-                .execute(connection)
-                .await?
-                .rows_affected());
+            let given: Option<i64> = given_back(&mut tx, text, bucket, limit, *at).await?;
+            transaction = given.or(transaction);
         }
         if let Some(attempt) = known {
-            in_tx!(&mut tx, |connection| sqlx::query(REMEMBER)
-                .bind(&attempt.known)
-                .bind(attempt.remembered_until(now).0)
-                .execute(connection)
-                .await?
-                .rows_affected());
+            remember(&mut tx, attempt, *at).await?;
         }
-        tx.commit().await
+        commit(tx, transaction).await
+    }
+
+    /// Gives back what is owed once the database answers.
+    fn give_back_later(&self, debt: Debt, mut owed: Owed) {
+        let Ok(place) = WAITS.try_acquire() else {
+            return;
+        };
+        let db = self.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            for _ in 0..LOOKS_LATER {
+                sleep(PAUSE).await;
+                let (transaction, is_owed_if) = match owed {
+                    Owed::Certainly => match db.try_to_settle(&debt).await {
+                        Ok(()) => return,
+                        Err(failed) => {
+                            owed = failed.unheard.map_or(Owed::Certainly, Owed::UnlessCommitted);
+                            continue;
+                        }
+                    },
+                    Owed::IfCommitted(transaction) => (transaction, true),
+                    Owed::UnlessCommitted(transaction) => (transaction, false),
+                };
+                match db.is_committed(transaction).await {
+                    Ok(Some(is_committed)) if is_committed == is_owed_if => owed = Owed::Certainly,
+                    Ok(Some(_)) => return,
+                    Ok(None) | Err(_) => {}
+                }
+            }
+        });
+    }
+
+    /// Whether a transaction was committed; nothing while it goes on. One that a database knows nothing of was lost by it.
+    async fn is_committed(&self, transaction: i64) -> Result<Option<bool>, StoreError> {
+        let Self::Postgres { pool, patience, .. } = self else {
+            return Ok(Some(false));
+        };
+        let status: Result<Option<String>, StoreError> = within(*patience, async {
+            Ok(sqlx::query_scalar(OUTCOME).bind(transaction).fetch_one(pool).await?)
+        })
+        .await;
+        match status.as_ref().map(Option::as_deref) {
+            Ok(Some("in progress")) => Ok(None),
+            Ok(status) => Ok(Some(status == Some("committed"))),
+            Err(StoreError::Unavailable(error)) if is_of_no_transaction(error) => Ok(Some(false)),
+            Err(error) => Err(error.clone()),
+        }
     }
 
     /// Forgets at most so many buckets that have drained; answers with their number.
@@ -150,4 +278,63 @@ impl Db {
             .await?
             .rows_affected()))
     }
+}
+
+/// `invalid_parameter_value`: the name was not given yet, as on a standby that was promoted without the last seconds.
+fn is_of_no_transaction(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == "22023")
+}
+
+async fn charged(
+    tx: &mut Tx,
+    text: &'static str,
+    bucket: &str,
+    limit: &Limit,
+    now: UnixTime,
+    full: i64,
+) -> Result<Option<i64>, StoreError> {
+    Ok(in_tx!(tx, |connection| sqlx::query_scalar(text)
+        .bind(bucket)
+        .bind(now.0.saturating_add(limit.interval))
+        .bind(now.0)
+        .bind(full.saturating_add(limit.slack))
+        .bind(limit.interval)
+        .bind(full.saturating_sub(limit.interval))
+        .fetch_optional(connection)
+        .await?))
+}
+
+async fn given_back(
+    tx: &mut Tx,
+    text: &'static str,
+    bucket: &str,
+    limit: &Limit,
+    at: UnixTime,
+) -> Result<Option<i64>, StoreError> {
+    Ok(in_tx!(tx, |connection| sqlx::query_scalar(text)
+        .bind(bucket)
+        .bind(limit.interval)
+        .bind(at.0)
+        .fetch_optional(connection)
+        .await?))
+}
+
+async fn remember(tx: &mut Tx, attempt: &Attempt, at: UnixTime) -> Result<(), StoreError> {
+    in_tx!(tx, |connection| sqlx::query(REMEMBER)
+        .bind(&attempt.known)
+        .bind(attempt.remembered_until(at).0)
+        .execute(connection)
+        .await?
+        .rows_affected());
+    Ok(())
+}
+
+/// Of SQLite the answer is heard, whatever it is.
+async fn commit(tx: Tx, transaction: Option<i64>) -> Result<(), Failed> {
+    let is_heard = matches!(tx, Tx::Sqlite(_));
+    tx.commit().await.map_err(|error| Failed {
+        unheard: transaction.filter(|_| !is_heard && !matches!(error, StoreError::Conflict)),
+        error,
+    })
 }

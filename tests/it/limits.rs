@@ -1,15 +1,16 @@
 //! How often passwords may be tried, as the database counts it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use keyround::accounts::client_address::ClientAddress;
 use keyround::accounts::limits::{Attempt, AttemptRates, Charge, Rate};
-use keyround::clock::{Seconds, UnixTime};
+use keyround::clock::{Seconds, UnixTime, sleep};
 use keyround::crypto::keyed_hash::HashKey;
 use keyround::store::Db;
 use keyround::store::limits::{Charged, Charging};
 
-use crate::helpers::START;
+use crate::helpers::{START, TestDatabase};
 use crate::rows::Raw;
 
 const fn rate(burst: u32, period: i64) -> Rate {
@@ -205,4 +206,90 @@ crate::on_both_databases!(buckets_that_have_drained_are_forgotten_in_batches, |d
     let raw = Raw::open(&database).await;
     let left = raw.texts("SELECT bucket FROM limits").await;
     assert_eq!(left, [attempt("", "192.0.2.1").address.bucket], "the address");
+});
+
+/// Makes each commit of a change to a bucket take longer than a server waits for it, and then succeed or fail.
+async fn stall_commits(raw: &Raw, then: &str) {
+    raw.execute(&format!(
+        "CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); {then} RETURN NULL; END $$; \
+         CREATE CONSTRAINT TRIGGER stall AFTER INSERT OR UPDATE ON limits DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION stall()"
+    ))
+    .await;
+}
+
+async fn end_the_stall(raw: &Raw) {
+    raw.execute("DROP TRIGGER stall ON limits; DROP FUNCTION stall()").await;
+}
+
+/// What all buckets hold together.
+async fn charged_in_all(raw: &Raw) -> i64 {
+    raw.number("SELECT CAST(COALESCE(SUM(tat), 0) AS BIGINT) FROM limits")
+        .await
+}
+
+async fn until_charged(raw: &Raw, expected: i64) {
+    for _ in 0..600 {
+        if charged_in_all(raw).await == expected {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(charged_in_all(raw).await, expected);
+}
+
+// An attempt that got no answer was no guess. Whether it was charged is asked once the database answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_charge_whose_commit_was_not_heard_is_given_back() {
+    let database = TestDatabase::postgres().await;
+    let db = database.open().await.with_patience();
+    let raw = Raw::open(&database).await;
+    let attempt = attempt("ada@example.com", "192.0.2.1");
+    // The row is there, so that what is given back shows.
+    taken(&db, &attempt, START).await;
+    let before = charged_in_all(&raw).await;
+    let again = || async { db.charge(&attempt, START).await };
+    for (then, outcome) in [("", "committed"), ("RAISE EXCEPTION 'the disk failed';", "rolled back")] {
+        stall_commits(&raw, then).await;
+        assert!(again().await.is_err(), "{outcome}");
+        // Waits for the commit that is under way.
+        end_the_stall(&raw).await;
+        if outcome == "committed" {
+            assert!(charged_in_all(&raw).await > before);
+        }
+        until_charged(&raw, before).await;
+    }
+    // One that was rolled back is not given back: it would be a guess for nothing.
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(charged_in_all(&raw).await, before);
+    raw.close().await;
+}
+
+// Nor is anything given back twice, or never, when that commit was not heard, or could not begin.
+crate::on_both_databases!(what_could_not_be_given_back_is_given_back_later, |database| {
+    let db = database.open().await.with_patience();
+    let raw = Raw::open(&database).await;
+    let attempt = attempt("ada@example.com", "192.0.2.1");
+    taken(&db, &attempt, START).await;
+    let before = charged_in_all(&raw).await;
+    let charged = taken(&db, &attempt, START).await;
+    let held = match &raw {
+        Raw::Sqlite(_) => raw.hold("SELECT 1").await,
+        Raw::Postgres(_) => raw.hold("LOCK TABLE limits").await,
+    };
+    assert!(db.give_back(&charged, START).await.is_err());
+    held.let_go().await;
+    until_charged(&raw, before).await;
+    if matches!(raw, Raw::Postgres(_)) {
+        for then in ["", "RAISE EXCEPTION 'the disk failed';"] {
+            let charged = taken(&db, &attempt, START).await;
+            stall_commits(&raw, then).await;
+            assert!(db.give_back(&charged, START).await.is_err());
+            end_the_stall(&raw).await;
+            until_charged(&raw, before).await;
+            sleep(Duration::from_secs(3)).await;
+            assert_eq!(charged_in_all(&raw).await, before, "given back once");
+        }
+    }
+    raw.close().await;
 });
