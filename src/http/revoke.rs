@@ -42,7 +42,10 @@ async fn revoke(
         .ok_or_else(|| OauthError::invalid_request("token is missing in the form"))?;
     let unavailable = |error: StoreError| {
         outage::report("a token could not be denied", &error);
-        Refusal::unavailable("the token is not revoked yet; try again in a few seconds")
+        Refusal::unavailable(
+            "whether the token is revoked is not known, because the database did not answer; send the same request again in a few seconds: \
+             it may be sent any number of times",
+        )
     };
     let ended = server.sessions.end_by_token(token, &client_id, EndedBy::Revocation);
     if let Some(sid) = ended.await.map_err(unavailable)? {

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::auth::visitor::{PASSWORD, Site, email};
 use crate::helpers::TestDatabase;
+use crate::introspection::{ask, ask_until_known};
+use crate::token::{client, register};
 
 /// The check, as `/readyz/issue` and the metrics tell it.
 async fn told(site: &Site) -> (bool, String) {
@@ -84,5 +86,34 @@ async fn a_table_that_is_locked_is_told() {
         assert!(told(&site).await.0);
     }
     held.let_go().await;
+    site.stop().await;
+}
+
+/// A commit that comes after the server has given up waiting: the answer must not say that nothing happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_whose_commit_was_not_heard_is_said_to_be_unknown() {
+    let site = Site::start(TestDatabase::postgres().await, &[]).await;
+    let secret = register(&site.app, &client("billing")).await;
+    let token = site.app.token("billing", &secret).await;
+    site.raw
+        .execute(
+            "CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER stall AFTER INSERT ON denied_tokens DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION stall()",
+        )
+        .await;
+    let answer = ask(&site.app, "revoke", "billing", &secret, &token).await;
+    assert_eq!(answer.status(), 503);
+    let said: Value = answer.json().await.unwrap();
+    let said = said["error_description"].as_str().unwrap();
+    assert!(
+        said.contains("is not known") && said.contains("send the same request again"),
+        "{said}"
+    );
+    // It waits for the commit, which has happened all the same.
+    site.raw.execute("DROP TRIGGER stall ON denied_tokens").await;
+    assert_eq!(site.raw.number("SELECT count(*) FROM denied_tokens").await, 1);
+    let again = ask_until_known(&site.app, "revoke", "billing", &secret, &token).await;
+    assert_eq!(again.status(), 200);
     site.stop().await;
 }
