@@ -7,6 +7,7 @@ use crate::clock::UnixTime;
 
 use super::denied_tokens::{self, DeniedToken};
 use super::nodes::{self, Heartbeat};
+use super::pace::Pace;
 use super::sessions::EndedSession;
 use super::signing_keys::{self, StoredKeys};
 use super::{Db, StoreError, clock, on_read, sessions, tenants, verifying_keys, within};
@@ -64,15 +65,18 @@ impl Db {
                 Ok(look!(read, ended_since))
             }
             Self::Postgres { pool, patience, .. } => {
+                let pace = Pace::default();
                 let look = within(*patience, async {
                     let mut tx = pool.begin().await?;
+                    pace.asks();
                     nodes::beat!(heartbeat, &mut *tx)?;
+                    pace.is_answered();
                     let look = look!(&mut *tx, ended_since);
                     tx.commit().await?;
                     Ok(look)
                 })
-                .await?;
-                Ok(look)
+                .await;
+                look.map_err(|error| pace.explained(error, *patience))
             }
         }
     }

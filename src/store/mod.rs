@@ -25,6 +25,7 @@ mod locks;
 pub mod look;
 pub mod nodes;
 pub mod outage;
+mod pace;
 pub mod passwords;
 mod pooling;
 mod pools;
@@ -60,6 +61,7 @@ use compatibility::Compatibility;
 
 pub use change::ChangeId;
 pub use kept::Kept;
+pub use pace::ROUND_TRIPS;
 pub use pools::{PoolUse, waits_for_connections};
 pub use rights::needed_rights;
 pub use servers::Servers;
@@ -249,6 +251,20 @@ pub enum StoreError {
     FileReplaced {
         /// What became of it.
         change: String,
+    },
+    /// Every statement of a look is slow.
+    #[error(
+        "the database answers too slowly: the first statement of a look took {took} ms, and a look of up to {} round trips must be done \
+         within {limit} ms, so that each may take {most} ms; see 'Latency' in docs/operate/postgresql.md",
+        ROUND_TRIPS
+    )]
+    SlowLook {
+        /// How long the first statement took, in milliseconds.
+        took: u64,
+        /// How long all of them may take.
+        limit: u64,
+        /// How long each round trip may take.
+        most: u64,
     },
     /// Somebody holds a lock on tables for longer than a moment.
     #[error(
@@ -541,7 +557,7 @@ const LOG_SIZE_LIMIT: &str = "1048576";
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a statement of a server may take, with the wait for a connection. Those of one request share [`allowance::ALLOWANCE`].
-const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_400);
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_400);
 
 impl Db {
     /// Opens the database, making an SQLite file that does not exist.

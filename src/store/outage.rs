@@ -40,7 +40,12 @@ fn is_of_outage(error: &(dyn Error + 'static)) -> bool {
         || error.is::<sqlx::Error>()
         || matches!(
             error.downcast_ref::<StoreError>(),
-            Some(StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::NoPrimary(_))
+            Some(
+                StoreError::Unavailable(_)
+                    | StoreError::Full(_)
+                    | StoreError::NoPrimary(_)
+                    | StoreError::SlowLook { .. }
+            )
         )
 }
 

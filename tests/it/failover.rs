@@ -1,6 +1,7 @@
 //! A database that is no longer the primary, and one that lost its last seconds: what a node may still say.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use keyround::clock::{Clock, Seconds, sleep};
@@ -9,6 +10,7 @@ use keyround::registry::Registry;
 use keyround::store::clients::ClientChange;
 use keyround::store::nodes::{Heartbeat, Place};
 use keyround::store::tenants::TenantChange;
+use keyround::store::{ROUND_TRIPS, STATEMENT_TIMEOUT};
 use keyround::values::SessionId;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -659,6 +661,79 @@ crate::on_both_databases!(a_client_that_was_refused_stays_disabled, |database| {
     app.running.stop().await;
 });
 
+/// The page states up to which latency a node works, and what says that it is higher.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_holds_the_latency_that_the_page_states() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/postgresql.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let stated = |before: &str, after: &str| -> u64 {
+        let (_, rest) = page.split_once(before).unwrap();
+        rest.split_once(after).unwrap().0.parse().unwrap()
+    };
+    let bound = stated("a round trip to it may take up to ", " ms");
+    assert_eq!(stated("is up to ", " round trips on a new"), u64::from(ROUND_TRIPS));
+    assert_eq!(Duration::from_millis(bound), STATEMENT_TIMEOUT / ROUND_TRIPS);
+
+    let database = TestDatabase::postgres().await;
+    let (delays, watched) = watch::channel(Network::Open { era: 0 });
+    let through = TestDatabase {
+        url: network(&database.url, watched).await,
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let db = through.open().await.with_patience();
+    // A look that was cut off may hold its own row until PostgreSQL hears of it.
+    let count = std::cell::Cell::new(0);
+    let look = async || {
+        count.set(count.get() + 1);
+        let heartbeat = Heartbeat {
+            node_id: format!("node {}", count.get()),
+            seen_at: START.0,
+            version: 0,
+            change_id: None,
+            policy_fingerprint: String::new(),
+            clock_offset: 0,
+            master_keys: String::new(),
+            place: Place::default(),
+        };
+        db.beat_and_look(&heartbeat, START).await
+    };
+    look().await.unwrap();
+    let by = Duration::from_millis(bound);
+    for _ in 0..3 {
+        // Every connection is new: the others are dead.
+        let era = delays.borrow().era().unwrap() + 1;
+        delays.send_replace(Network::Slow { era, by });
+        // The one that was in use is given up first.
+        let mut looked = look().await;
+        for _ in 0..10 {
+            if looked.is_ok() {
+                break;
+            }
+            looked = look().await;
+        }
+        looked.unwrap();
+    }
+    let era = delays.borrow().era().unwrap();
+    let by = Duration::from_millis(bound * 4);
+    delays.send_replace(Network::Slow { era, by });
+    let refused = look().await.unwrap_err().to_string();
+    assert!(
+        refused.contains(&format!("a look of up to {ROUND_TRIPS} round trips"))
+            && refused.contains(&format!("so that each may take {bound} ms")),
+        "{refused}"
+    );
+    // A lock keeps one statement waiting, and the others are as fast as always.
+    let era = era + 1;
+    delays.send_replace(Network::Open { era });
+    let raw = Raw::open(&database).await;
+    while look().await.is_err() {}
+    let held = raw.hold("LOCK TABLE sessions").await;
+    let refused = look().await.unwrap_err().to_string();
+    assert!(!refused.contains("round trips"), "{refused}");
+    held.let_go().await;
+    raw.close().await;
+}
+
 /// A request asks several times, and each time is soon enough.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_slow_each_time_holds_no_answer_up() {
@@ -747,4 +822,53 @@ async fn a_database_that_is_slow_each_time_holds_no_answer_up() {
     assert_eq!(status, 200, "{}", process.log());
     process.tell_to_stop();
     process.until_it_ends().await;
+}
+
+/// What is due and failed while the database was away is done as soon as it is back, and not when the next try would come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_that_is_due_is_done_as_soon_as_an_outage_ends() {
+    let database = TestDatabase::postgres().await;
+    let settings = [
+        QUICK,
+        &[("keys.algorithms", "ES256"), ("tokens.default_algorithm", "ES256")],
+    ]
+    .concat();
+    let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+    let raw = Raw::open(&database).await;
+    let count = "SELECT count(*) FROM signing_keys";
+    let before = raw.number(count).await;
+    refuse_writes(&raw, "signing_keys").await;
+    // The newest key has signed for longer than a period.
+    raw.execute("ALTER TABLE signing_keys DISABLE TRIGGER refuse_signing_keys")
+        .await;
+    raw.execute("UPDATE signing_keys SET activates_at = activates_at - 90000, published_at = published_at - 90000")
+        .await;
+    raw.execute("ALTER TABLE signing_keys ENABLE TRIGGER refuse_signing_keys")
+        .await;
+    // The next try after so many failures would come in half a minute.
+    let rotation = &app.running.server.rotation;
+    while rotation.progress().failures < 6 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    refuse_writes(&raw, "nodes").await;
+    while rotation.failed_look().is_none() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(raw.number(count).await, before);
+    accept_writes(&raw, "signing_keys").await;
+    accept_writes(&raw, "nodes").await;
+    while rotation.failed_look().is_some() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let clock = Clock::system();
+    let back = clock.read().monotonic;
+    while raw.number(count).await == before {
+        assert!(
+            clock.read().monotonic < back + Duration::from_secs(15),
+            "it waits for its next try"
+        );
+        sleep(Duration::from_millis(50)).await;
+    }
+    raw.close().await;
+    app.running.stop().await;
 }

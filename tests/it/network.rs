@@ -29,7 +29,8 @@ pub enum Network {
 }
 
 impl Network {
-    fn era(self) -> Option<u32> {
+    /// The era whose connections live.
+    pub fn era(self) -> Option<u32> {
         match self {
             Self::Open { era } | Self::Slow { era, .. } => Some(era),
             Self::Closed => None,
