@@ -396,3 +396,39 @@ crate::on_both_databases!(a_server_in_doubt_is_told_by_its_heartbeat, |database|
     }
     app.running.stop().await;
 });
+
+/// Its heartbeats are a year apart from this command's time, and still it lives: they move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_clock_jumped_is_counted_by_a_revocation() {
+    let database = TestDatabase::sqlite();
+    let app = TestApp::start_with_clock(&database, &ES256_ALONE, Clock::manual(START)).await;
+    let kid = app.key_set().await["keys"][0]["kid"].as_str().unwrap().to_owned();
+    let arguments = ["keys", "revoke", &kid, "--reason", "a test", "--yes", "--json"];
+    let variables = [
+        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+        ("KEYROUND_DATABASE__URL", database.url.as_str()),
+        ("KEYROUND_KEYS__ALGORITHMS", "ES256"),
+        ("KEYROUND_TOKENS__DEFAULT_ALGORITHM", "ES256"),
+        (
+            "KEYROUND_KEYS__MASTER_KEY",
+            "sohMxTzEWaEGlBI/vs3ZwMJGpGtMweOXN0qP7ysiQ9U=",
+        ),
+    ];
+    let mut revoking = crate::process::keyround(database.folder.path(), &variables, &arguments)
+        .spawn()
+        .unwrap();
+    let now = Clock::system().read().wall;
+    assert!((now - START).abs() > Seconds(86_400), "the clocks are to differ");
+    while revoking.try_wait().unwrap().is_none() {
+        app.clock.advance(Seconds(1));
+        // The command writes to the same file.
+        let _ = app.running.server.rotation.tick().await;
+        sleep(Duration::from_millis(100)).await;
+    }
+    let output = revoking.wait_with_output().unwrap();
+    let failed = String::from_utf8_lossy(&output.stderr);
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{failed}"));
+    assert_eq!(done["nodes"]["living"], 1, "{done} {failed}");
+    assert_eq!(done["nodes"]["unconfirmed"], serde_json::json!([]), "{done}");
+    app.running.stop().await;
+}

@@ -384,3 +384,64 @@ async fn a_copy_that_is_not_what_was_read_is_refused() {
     spoilt(TestDatabase::sqlite(), TestDatabase::postgres().await).await;
     spoilt(TestDatabase::postgres().await, TestDatabase::sqlite()).await;
 }
+
+/// Whether something waits for a lock in this database.
+async fn is_waited_for(raw: &Raw) -> bool {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass";
+    raw.number(waiting).await > 0
+}
+
+// Otherwise what a server writes meanwhile would be in neither database.
+crate::on_both_databases!(the_source_is_locked_while_it_is_copied, |source| {
+    source.open().await.close().await;
+    let target = TestDatabase::postgres().await;
+    target.open().await.close().await;
+    let (of_source, of_target) = (Raw::open(&source).await, Raw::open(&target).await);
+    // The copy reads the target, and waits as soon as it writes.
+    let held = of_target.hold("LOCK TABLE users IN SHARE MODE").await;
+    let mut copying = keyround(
+        source.folder.path(),
+        &variables(&source),
+        &["db", "copy", "--to", &target.url],
+    )
+    .spawn()
+    .unwrap();
+    while !is_waited_for(&of_target).await {
+        assert!(copying.try_wait().unwrap().is_none(), "the copy has ended");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let mut writes = Vec::new();
+    match &of_source {
+        Raw::Sqlite(pool) => {
+            let mut connection = pool.acquire().await.unwrap();
+            sqlx::raw_sql("PRAGMA busy_timeout = 0")
+                .execute(&mut *connection)
+                .await
+                .unwrap();
+            let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await;
+            writes.push(("every table".to_owned(), begun.err().map(|error| error.to_string())));
+        }
+        Raw::Postgres(pool) => {
+            let tables = "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = current_schema() AND tablename NOT LIKE '\\_sqlx%'";
+            for table in of_source.texts(tables).await {
+                let lock = format!("LOCK TABLE {table} IN ROW EXCLUSIVE MODE NOWAIT");
+                let mut tx = pool.begin().await.unwrap();
+                let taken = sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *tx).await;
+                writes.push((table, taken.err().map(|error| error.to_string())));
+            }
+        }
+    }
+    assert!(!writes.is_empty());
+    for (table, refusal) in writes {
+        let refusal = refusal.unwrap_or_else(|| panic!("{table} can be written"));
+        assert!(refusal.contains("lock"), "{table}: {refusal}");
+    }
+    // It is read as always.
+    of_source.number("SELECT count(*) FROM users").await;
+    held.let_go().await;
+    let copied = copying.wait_with_output().unwrap();
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    of_source.execute("UPDATE tenants SET name = name").await;
+    of_source.close().await;
+    of_target.close().await;
+});

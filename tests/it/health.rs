@@ -129,6 +129,8 @@ async fn a_server_in_order_is_green_and_says_what_it_looked_at() {
         "rights",
         "schema",
         "room",
+        "locks",
+        "file",
         "serving",
     ];
     assert_eq!(names_of_checks(&app, "/readyz/issue").await, checks);

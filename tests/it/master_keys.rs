@@ -480,3 +480,45 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
     assert_ne!(kid(&app.token("service", &secret).await), signing);
     app.running.stop().await;
 });
+
+/// Between the look at the servers and the last row that moves a server may start with the old master key alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_starts_during_a_rewrap_is_named() {
+    let database = TestDatabase::postgres().await;
+    let first = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    first.running.stop().await;
+    let raw = Raw::open(&database).await;
+    // No row can move, and each can be read.
+    let held = raw
+        .hold("SELECT 1 FROM signing_keys FOR UPDATE; SELECT 1 FROM secrets FOR UPDATE")
+        .await;
+    let master_keys = both();
+    let mut rewrapping = keyround(
+        database.folder.path(),
+        &variables(&database, &master_keys),
+        &["master-key", "rewrap"],
+    )
+    .spawn()
+    .unwrap();
+    while raw.number("SELECT count(*) FROM pg_locks WHERE NOT granted").await == 0 {
+        assert!(rewrapping.try_wait().unwrap().is_none(), "it has ended");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let late = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    held.let_go().await;
+    let output = rewrapping.wait_with_output().unwrap();
+    let sentence = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{sentence}");
+    for part in [
+        "these servers that started meanwhile do not list",
+        late.running.server.keyring.node_id(),
+        &id(NEW),
+        "cannot start again",
+    ] {
+        assert!(sentence.contains(part), "{part}: {sentence}");
+    }
+    // The rows have moved all the same.
+    assert_eq!(rows_under(&database, OLD), 0);
+    late.running.stop().await;
+    raw.close().await;
+}

@@ -399,3 +399,102 @@ fn a_request_under_way_is_finished_before_the_server_ends() {
         finishes_what_is_under_way(serving)
     });
 }
+
+/// What a start says of the way to the database, before it goes there.
+#[test]
+fn a_start_warns_of_a_connection_that_nothing_protects() {
+    let url = "postgres://keyround@db.invalid:5432/keyround";
+    for (mode, said) in [
+        ("", Some("is encrypted only if the server offers it")),
+        ("?sslmode=disable", Some("is in the clear")),
+        ("?sslmode=require", Some("nothing shows which server answers")),
+        ("?sslmode=verify-full", None),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("{url}{mode}");
+        let mut variables: Vec<(&str, &str)> = with(&[ISSUER, MASTER_KEY]);
+        variables.push(("KEYROUND_DATABASE__URL", &url));
+        let output = run(folder.path(), &variables, &["serve"]);
+        assert_eq!(output.status.code(), Some(1), "no such host answers");
+        let log = String::from_utf8(output.stderr).unwrap();
+        let warned: Vec<&str> = log.lines().filter(|line| line.contains("the connection to")).collect();
+        assert_eq!(warned.len(), usize::from(said.is_some()), "{mode}: {log}");
+        for line in warned {
+            let said = said.unwrap();
+            assert!(
+                line.contains("WARN") && line.contains("db.invalid") && line.contains(said),
+                "{mode}: {line}"
+            );
+            assert!(line.contains("sslmode=verify-full"), "{mode}: {line}");
+        }
+    }
+}
+
+/// Beside PostgreSQL no file is a place for it by default.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_a_ledger_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = crate::helpers::TestDatabase::postgres().await;
+    let mut variables: Vec<(&str, &str)> = with(&[ISSUER, MASTER_KEY]);
+    variables.push(("KEYROUND_DATABASE__URL", &postgres.url));
+    for has_ledger in [false, true] {
+        if has_ledger {
+            variables.push(("KEYROUND_KEYS__LEDGER_FILE", "ledger/revoked"));
+        }
+        let (status, log, _) = Serving::start(folder.path(), &variables, &["serve"]).stop();
+        assert!(status.success());
+        let warned: Vec<&String> = log
+            .iter()
+            .filter(|line| line.contains("no ledger of revoked keys is kept, because keys.ledger_file is not set"))
+            .collect();
+        assert_eq!(warned.len(), usize::from(!has_ledger), "{log:#?}");
+        assert!(
+            warned
+                .iter()
+                .all(|line| line.contains("WARN") && line.contains("brings revoked keys back"))
+        );
+    }
+}
+
+/// The block of `docs/operate/production.md`, but for the database, which is one that exists, and the ports, which are free.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_the_page_about_production_work() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/production.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, block) = page.split_once("```sh\n").unwrap();
+    let (block, _) = block.split_once("\n```").unwrap();
+    let postgres = crate::helpers::TestDatabase::postgres().await;
+    let there = "postgres://keyround@db.example.com/keyround";
+    assert_eq!(block.matches(there).count(), 1, "{block}");
+    assert!(block.ends_with("keyround serve"), "{block}");
+    // The server takes the place of the shell, so that it gets its signals.
+    let block = block.replace(there, &postgres.url);
+    let (before, serve) = block.rsplit_once("\nKEYROUND_SERVER__ISSUER=").unwrap();
+    let block = format!(
+        "set -e\n{before}\nexport KEYROUND_SERVER__ISSUER={}\nexec keyround serve",
+        serve.strip_suffix(" keyround serve").unwrap()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("{}:{PATH}", Path::new(BINARY).parent().unwrap().display());
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", &block])
+        .current_dir(folder.path())
+        .env_clear()
+        .env("PATH", path)
+        .envs(PORTS)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let serving = Serving::start_by(command, &PORTS);
+    let mode = folder
+        .path()
+        .join("keys/master.key")
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (status, log, printed) = serving.stop();
+    assert!(status.success(), "{log:#?} {printed}");
+}

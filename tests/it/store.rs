@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use keyround::clock::{Clock, Seconds, UnixTime};
+use keyround::accounts::session::EndedBy;
+use keyround::accounts::user::UserId;
+use keyround::clock::{Clock, Seconds, UnixTime, sleep};
 use keyround::events::Event;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::Kid;
@@ -12,9 +14,10 @@ use keyround::keys::trusted_time::ClockStep;
 use keyround::oauth::client::{Client, ClientId, Grant};
 use keyround::store::clients::{ClientChange, EndedSecret};
 use keyround::store::nodes::{Heartbeat, Place};
+use keyround::store::sessions::Ending;
 use keyround::store::signing_keys::{SealedKey, StoredKey};
 use keyround::store::{Db, StoreError};
-use keyround::values::Database;
+use keyround::values::{Database, SessionId};
 
 use crate::helpers::{START, TestDatabase, entry};
 use crate::rows::{Raw, key_pair};
@@ -634,3 +637,76 @@ crate::on_both_databases!(the_database_tells_the_time, |database| {
     let theirs = db.now().await.unwrap();
     assert!((theirs - ours).abs() <= Seconds(2), "{theirs} and {ours}");
 });
+
+/// What was revoked before costs a revocation nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_reads_no_more_than_itself() {
+    let database = TestDatabase::postgres().await;
+    let db = database.open().await;
+    let raw = Raw::open(&database).await;
+    let ended = |column: &str, count: i64| {
+        format!(
+            "INSERT INTO sessions (sid, user_id, tenant_id, client_id, audience, generation, current_hash, salt, created_at, rotated_at, \
+             expires_at, revoked_at, revoked_for, address, user_agent) SELECT {column} || n, {column} || n, 'default', '', '', 1, '', '', \
+             1, 1, 9000000000, {}, 'logout', '', '' FROM generate_series(1, {count}) n",
+            START.0
+        )
+    };
+    for rows in [
+        "INSERT INTO denied_tokens (jti, denied_until, denied_at) SELECT 'token' || n, 9000000000, 1 FROM generate_series(1, 20000) n"
+            .to_owned(),
+        "INSERT INTO audit (event, subject, happened_at, noted_at, actor, reason) \
+         SELECT 'token.denied', 'token' || n, 1, 1, 'a', 'b' FROM generate_series(1, 20000) n"
+            .to_owned(),
+        ended("'session'", 20_000),
+    ] {
+        raw.execute(&rows).await;
+    }
+    raw.execute("ANALYZE").await;
+    let read =
+        "SELECT CAST(SUM(COALESCE(seq_tup_read, 0) + COALESCE(idx_tup_fetch, 0)) AS BIGINT) FROM pg_stat_user_tables";
+    let noted = "SELECT CAST(n_tup_ins AS BIGINT) FROM pg_stat_user_tables WHERE relname = 'audit'";
+    let now = Clock::system().read().wall;
+    let (user, sid) = (UserId::generate(now), SessionId::generate(now));
+    raw.execute(
+        &ended("'x'", 1)
+            .replace("'x' || n, 'x' || n", &format!("'{sid}', '{user}'"))
+            .replace(&format!("{}, 'logout'", START.0), "NULL, NULL"),
+    )
+    .await;
+    for what in ["a token", "a session", "all sessions of a person"] {
+        // What this test asks for is counted too, in other connections' time.
+        let before = (raw.number(noted).await, raw.number(read).await);
+        match what {
+            "a token" => assert!(
+                db.deny_token("new", now + Seconds(60), &entry("token.denied", "new"))
+                    .await
+                    .unwrap()
+            ),
+            "a session" => {
+                let ending = Ending {
+                    sid,
+                    of: Some(user),
+                    by: EndedBy::Logout,
+                    is_proven: true,
+                };
+                let ended = db.end_session(&ending, &entry("session.ended", "new")).await;
+                assert!(ended.unwrap());
+                raw.execute(&format!("UPDATE sessions SET revoked_at = NULL WHERE sid = '{sid}'"))
+                    .await;
+            }
+            _ => {
+                let noted = entry("session.ended", "");
+                let ended = db.end_some_sessions_of(user, None, EndedBy::Logout, &noted);
+                assert_eq!(ended.await.unwrap(), [sid]);
+            }
+        }
+        // PostgreSQL tells it within a second.
+        while raw.number(noted).await == before.0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+        let rows = raw.number(read).await - before.1;
+        assert!(rows < 1_000, "{what}: {rows} rows were read");
+    }
+    raw.close().await;
+}

@@ -130,3 +130,69 @@ async fn the_time_of_a_refusal_does_not_tell_whether_an_account_exists() {
     raw.close().await;
     app.running.stop().await;
 }
+
+/// How far the medians of refusals by a limit may lie apart: they take less than a millisecond, of which the clock's steps are a part.
+const LIMITED_APART: f64 = 1.25;
+
+/// A limit is asked before an account is looked for, so that its refusal takes as long for one that exists.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_of_a_limit_does_not_tell_whether_an_account_exists() {
+    let database = TestDatabase::sqlite();
+    let settings = [
+        ("keys.algorithms", "ES256"),
+        ("tokens.default_algorithm", "ES256"),
+        ("accounts.bcrypt_cost", "4"),
+        ("accounts.limit_address", "100000/100000s"),
+        ("accounts.limit_account", "1/100000s"),
+        ("accounts.limit_address_and_account", "1/100000s"),
+    ];
+    let app = TestApp::start_with_clock(&database, &settings, Clock::system()).await;
+    let key = &app.running.server.hash_key;
+    let hash = PasswordHash::new(&password("the password"), HashParameters::Bcrypt { cost: 4 }, key).unwrap();
+    let addresses = [
+        account(&app, "known", Some(hash.as_str().to_owned())).await,
+        account(&app, "federated", None).await,
+        "nobody@example.com".parse().unwrap(),
+        "another@example.com".parse().unwrap(),
+    ];
+    let device = Device::new([192, 0, 2, 7].into(), "a browser");
+    let log_in = async |address: &Email| {
+        let logins = &app.running.server.logins;
+        let answer = logins
+            .log_in(address, password("not the password"), [192, 0, 2, 7].into(), &device)
+            .await;
+        answer.err().unwrap()
+    };
+    for address in &addresses {
+        assert!(matches!(log_in(address).await, LoginError::Wrong));
+    }
+    let mut seen = Vec::new();
+    for _ in 0..MEASUREMENTS {
+        let mut times: Vec<Vec<Duration>> = vec![Vec::new(); addresses.len()];
+        for round in 0..ROUNDS * 10 {
+            for at in 0..addresses.len() {
+                let at = (at + round) % addresses.len();
+                let before = app.clock.read().monotonic;
+                let refused = log_in(&addresses[at]).await;
+                times[at].push(app.clock.read().monotonic.saturating_sub(before));
+                assert!(matches!(refused, LoginError::Limited { .. }), "{refused}");
+            }
+        }
+        let medians: Vec<Duration> = times
+            .into_iter()
+            .map(|mut times| {
+                times.sort_unstable();
+                times[times.len() / 2]
+            })
+            .collect();
+        let (least, most) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
+        let apart = most.as_secs_f64() / least.as_secs_f64();
+        seen.push((apart, medians));
+        if apart <= LIMITED_APART {
+            break;
+        }
+    }
+    println!("medians of {} limits: {seen:?}", ROUNDS * 10);
+    assert!(seen.last().unwrap().0 <= LIMITED_APART, "{addresses:?}: {seen:?}");
+    app.running.stop().await;
+}

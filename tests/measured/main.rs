@@ -22,6 +22,7 @@ mod rows;
 
 mod bounds;
 mod hash_costs;
+mod lists;
 mod login_times;
 mod memory;
 #[path = "../proof/results.rs"]
