@@ -34,6 +34,34 @@
 //!
 //! A module imports only from modules above it; a test holds that. `actix_web` is named in [`http`] and [`app`] alone,
 //! `sqlx` in [`store`], `reqwest` in [`outbound`], `openssl` in [`crypto`], [`jose`] and [`tls`], and `josekit`, `rsa` and `p256` in [`jose`].
+//!
+//! # Glossary
+//!
+//! One word for each thing, in code, documents and logs. Where a standard has a word, it is that one.
+//!
+//! | word | what it is |
+//! |---|---|
+//! | key set | the JWK Set (RFC 7517) that is published: every pending, active and retired key |
+//! | kid | the name of a key in a token's header; a key that was made here has its thumbprint (RFC 7638) |
+//! | generation | the number of a key among those of its algorithm: a newer one supersedes an older one |
+//! | state | pending, active, retired, expired or revoked: computed from a key's row, the policy and the time, never stored |
+//! | policy | the windows and periods that the settings give to keys |
+//! | rotation | a new generation is inserted, published ahead of time, and then signs |
+//! | revocation | the end of trust in a key, a token or a session before its time is over |
+//! | node | one running server; several share a database |
+//! | look | one reading of the database by a node, each `keys.replica_refresh`; what it finds is a snapshot |
+//! | snapshot | the keys and revocations that a node signs and verifies with; one that is older than `keys.snapshot_max_age` signs nothing |
+//! | ledger | the file of revoked keys beside a node, which outlives a database that is set back |
+//! | doubt | the time after a start or a jump in which the clock may be wrong: nothing irreversible is done |
+//! | master key | seals the private halves of signing keys and other secrets in the database (a key-encryption key, NIST SP 800-57) |
+//! | client | a program that asks for tokens (RFC 6749 section 2) |
+//! | access token | the signed token that services verify (RFC 9068) |
+//! | session | a login of a person, until it ends or expires; it has refresh tokens, of which the newest is valid |
+//! | denied token | an access token that was revoked by name (RFC 7009) and has not expired |
+//! | provider | another identity provider that people log in with (OpenID Connect) |
+//! | tenant | a group of users with providers and policies of its own |
+//! | policy of a gateway | what `/auth/verify/NAME` asks of a token: scopes and roles |
+//! | audit | the table of what happened, written in the transaction of what it records |
 
 pub mod accounts;
 pub mod app;
