@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
@@ -28,11 +29,20 @@ pub struct Email {
 
 /// The text is no e-mail address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "an e-mail address looks like name@example.com, at most 254 characters long and each of them visible, and its domain is one of DNS \
-     (RFC 5891, UTS #46)"
-)]
-pub struct InvalidEmail;
+pub enum InvalidEmail {
+    /// It has another form.
+    #[error(
+        "an e-mail address looks like name@example.com, at most 254 characters long and each of them visible, and its domain is one of DNS \
+         (RFC 5891, UTS #46)"
+    )]
+    Form,
+    /// It has a number where the domain is.
+    #[error(
+        "what stands behind the @ of an e-mail address is the name of a domain, such as example.com, and no IP address (RFC 5321 section \
+         4.1.3) and no number (RFC 1123 section 2.1)"
+    )]
+    Number,
+}
 
 impl Email {
     /// The address in its one form.
@@ -110,11 +120,25 @@ impl FromStr for Email {
 
     /// Refuses characters that cannot be seen: two addresses that look the same must be the same.
     fn from_str(text: &str) -> Result<Self, InvalidEmail> {
+        let (_, domain) = parts(text)?;
+        if is_number(&domain) {
+            return Err(InvalidEmail::Number);
+        }
+        Self::presented(text)
+    }
+}
+
+impl Email {
+    /// The address that somebody says to have an account with. An earlier version made accounts of addresses whose domain is a number.
+    ///
+    /// # Errors
+    /// When it is no e-mail address.
+    pub fn presented(text: &str) -> Result<Self, InvalidEmail> {
         let (local, domain) = parts(text)?;
         if local.chars().any(is_blank) || has_stray_marks(&local) {
-            return Err(InvalidEmail);
+            return Err(InvalidEmail::Form);
         }
-        let domain = Domain::parse(&domain).ok_or(InvalidEmail)?;
+        let domain = Domain::parse(&domain).ok_or(InvalidEmail::Form)?;
         Self::new(&local, domain)
     }
 }
@@ -126,13 +150,13 @@ impl Email {
     /// When it is no e-mail address.
     pub fn stored(text: &str) -> Result<Self, InvalidEmail> {
         let (local, domain) = parts(text)?;
-        Self::new(&local, Domain::stored(&domain).ok_or(InvalidEmail)?)
+        Self::new(&local, Domain::stored(&domain).ok_or(InvalidEmail::Form)?)
     }
 
     fn new(local: &str, domain: Domain) -> Result<Self, InvalidEmail> {
         let address = format!("{local}@{}", domain.name);
         if address.len() > 254 || local.len() > 64 || !is_local(local) {
-            return Err(InvalidEmail);
+            return Err(InvalidEmail::Form);
         }
         Ok(Self {
             address,
@@ -146,14 +170,14 @@ impl Email {
 fn parts(text: &str) -> Result<(String, String), InvalidEmail> {
     // Before anything grows: NFKC makes up to 18 characters of one.
     if text.len() > 1_024 {
-        return Err(InvalidEmail);
+        return Err(InvalidEmail::Form);
     }
     let composed: String = text.nfkc().collect();
     let (local, domain) = composed
         .trim()
         .trim_end_matches('.')
         .rsplit_once('@')
-        .ok_or(InvalidEmail)?;
+        .ok_or(InvalidEmail::Form)?;
     // Lower case first and last: folding may bring forth what NFKC changes, and the other way round.
     let local: String = local
         .to_lowercase()
@@ -163,6 +187,17 @@ fn parts(text: &str) -> Result<(String, String), InvalidEmail> {
         .nfkc()
         .collect();
     Ok((local, domain.to_owned()))
+}
+
+/// Whether a domain is an IP address, in brackets or not, or ends with a label that is a number in any notation: no top-level domain is,
+/// so that readers of URLs take such a name for an IPv4 address.
+fn is_number(domain: &str) -> bool {
+    let last = domain.rsplit('.').next().unwrap_or_default();
+    let is_hexadecimal = |digits: &str| digits.chars().all(|character| character.is_ascii_hexdigit());
+    domain.starts_with('[')
+        || domain.parse::<IpAddr>().is_ok()
+        || (!last.is_empty() && last.chars().all(char::is_numeric))
+        || last.to_ascii_lowercase().strip_prefix("0x").is_some_and(is_hexadecimal)
 }
 
 fn is_local(local: &str) -> bool {
@@ -328,9 +363,44 @@ mod tests {
         ] {
             assert_eq!(
                 format!("ada@{domain}").parse::<Email>(),
-                Err(InvalidEmail),
+                Err(InvalidEmail::Form),
                 "{domain:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_number_is_no_domain_but_an_account_with_one_stays() {
+        for domain in [
+            "1.2.3.4",
+            "1.2.3.4.",
+            "[1.2.3.4]",
+            "[IPv6:2001:db8::1]",
+            "2001:db8::1",
+            "127.1",
+            "example.1",
+            "0x7f.1",
+            "example.0x1",
+            "example.\u{ff11}",
+            "example.\u{661}",
+            "\u{ff11}.\u{ff12}.\u{ff13}.\u{ff14}",
+            "999.999.999.999",
+        ] {
+            let text = format!("ada@{domain}");
+            assert_eq!(text.parse::<Email>(), Err(InvalidEmail::Number), "{text}");
+        }
+        for domain in [
+            "1.example",
+            "1and1.com",
+            "127.0.0.1.example.com",
+            "0xff.example",
+            "example.x1",
+        ] {
+            assert!(format!("ada@{domain}").parse::<Email>().is_ok(), "{domain}");
+        }
+        for text in ["ada@1.2.3.4", "ada@example.1"] {
+            assert_eq!(Email::presented(text).unwrap().as_str(), text);
+            assert_eq!(Email::stored(text).unwrap().as_str(), text);
         }
     }
 
@@ -355,7 +425,7 @@ mod tests {
             "a@b@example.com",
             "\"ada\"@example.com",
         ] {
-            assert_eq!(bad.parse::<Email>(), Err(InvalidEmail), "{bad:?}");
+            assert_eq!(bad.parse::<Email>(), Err(InvalidEmail::Form), "{bad:?}");
         }
         assert!(format!("{}@example.com", "a".repeat(65)).parse::<Email>().is_err());
         assert!(format!("a@{}.com", "b".repeat(300)).parse::<Email>().is_err());
@@ -381,7 +451,7 @@ mod tests {
             '\u{e0100}',
         ] {
             for text in [format!("a{unseen}da@example.com"), format!("ada{unseen}@example.com")] {
-                assert_eq!(text.parse::<Email>(), Err(InvalidEmail), "{text:?}");
+                assert_eq!(text.parse::<Email>(), Err(InvalidEmail::Form), "{text:?}");
                 assert!(Email::stored(&text).is_ok(), "{text:?}");
             }
             assert!(

@@ -125,6 +125,9 @@ pub enum InvalidHash {
          a hash and set a password"
     )]
     Kind(&'static str),
+    /// It holds a hash, or says that there is none.
+    #[error("this is {0}")]
+    Wrapped(&'static str),
     /// It would take too long to check, or too much memory.
     #[error(
         "this hash costs too much to check, or too little: bcrypt has a cost of 4 to 15, Argon2 at most 65536 KiB of memory, 10 \
@@ -221,6 +224,9 @@ impl PasswordHash {
     pub fn parse(stored: &str) -> Result<Self, InvalidHash> {
         if let Some(kind) = refused_kind(stored) {
             return Err(InvalidHash::Kind(kind));
+        }
+        if let Some(what) = wrapped(stored) {
+            return Err(InvalidHash::Wrapped(what));
         }
         // Django's first word, before hashes that are whole without it but for a dollar sign.
         let of_django = stored
@@ -328,24 +334,93 @@ impl PasswordHash {
 
 /// The name of a kind of hash that is known and not accepted.
 fn refused_kind(stored: &str) -> Option<&'static str> {
-    const KINDS: [(&str, &str); 10] = [
+    const KINDS: [(&str, &str); 35] = [
         ("$1$", "MD5 (md5crypt)"),
         ("$apr1$", "MD5 (Apache)"),
+        ("$md5$", "MD5 (Solaris)"),
+        ("$md5,", "MD5 (Solaris)"),
         ("md5$", "MD5"),
-        ("$P$", "MD5 (phpass)"),
+        ("{md5}", "MD5 (LDAP)"),
+        ("{smd5}", "MD5 (LDAP)"),
+        ("$p$", "MD5 (phpass)"),
+        ("$h$", "MD5 (phpBB)"),
+        ("$sha1$", "SHA-1 (sha1crypt)"),
+        ("sha1$", "SHA-1"),
+        ("{sha}", "SHA-1 (LDAP)"),
+        ("{ssha}", "SHA-1 (LDAP)"),
         ("$5$", "SHA-256 (sha256crypt)"),
+        ("{sha256}", "SHA-256 (LDAP)"),
+        ("{ssha256}", "SHA-256 (LDAP)"),
+        ("scram-sha-256$", "SCRAM-SHA-256 (PostgreSQL)"),
         ("$6$", "SHA-512 (sha512crypt)"),
+        ("{sha512}", "SHA-512 (LDAP)"),
+        ("{ssha512}", "SHA-512 (LDAP)"),
+        ("$s$", "SHA-512 (Drupal)"),
+        ("grub.pbkdf2.", "PBKDF2 in the form of GRUB"),
+        ("$7$", "scrypt in the form of crypt ($7$)"),
+        ("$8$", "PBKDF2 in the form of Cisco"),
+        ("$9$", "scrypt in the form of Cisco"),
         ("$y$", "yescrypt"),
+        ("$gy$", "yescrypt with GOST"),
+        ("$3$", "NTLM"),
+        ("{crypt}", "crypt (LDAP)"),
+        ("crypt$", "DES (Django's crypt)"),
+        ("$2$", "bcrypt $2$, which came before $2a$"),
         ("$2x$", "bcrypt $2x$, which reads passwords wrongly"),
         ("$argon2d$", "Argon2d"),
         ("argon2$argon2d$", "Argon2d"),
+        ("$argon2id$v=16$", "Argon2 version 16"),
     ];
-    if stored.len() == 32 && stored.bytes().all(|octet| octet.is_ascii_hexdigit()) {
-        return Some("MD5 or NTLM, without a salt");
-    }
+    let lower = stored.to_ascii_lowercase();
+    let is_hexadecimal = |text: &str| text.bytes().all(|octet| octet.is_ascii_hexdigit());
+    let of_crypt = |text: &str| {
+        text.bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || b"./".contains(&octet))
+    };
     KINDS
         .iter()
-        .find_map(|(prefix, name)| stored.starts_with(prefix).then_some(*name))
+        .find_map(|(prefix, name)| lower.starts_with(prefix).then_some(*name))
+        .or_else(|| match stored.len() {
+            13 if of_crypt(stored) => Some("DES (crypt)"),
+            20 if stored.starts_with('_') && of_crypt(&stored[1..]) => Some("DES (BSDi's crypt)"),
+            32 if is_hexadecimal(stored) => Some("MD5 or NTLM, without a salt"),
+            35 if lower.starts_with("md5") && is_hexadecimal(&stored[3..]) => Some("MD5 (PostgreSQL)"),
+            40 if is_hexadecimal(stored) => Some("SHA-1, without a salt"),
+            41 if stored.starts_with('*') && is_hexadecimal(&stored[1..]) => Some("SHA-1 (MySQL)"),
+            64 if is_hexadecimal(stored) => Some("SHA-256, without a salt"),
+            128 if is_hexadecimal(stored) => Some("SHA-512, without a salt"),
+            _ => None,
+        })
+}
+
+/// What other systems write around a hash, or in place of one.
+fn wrapped(stored: &str) -> Option<&'static str> {
+    let lower = stored.to_ascii_lowercase();
+    let is_marked = [
+        "{bcrypt}",
+        "{argon2}",
+        "{argon2@springsecurity_v5_8}",
+        "{scrypt}",
+        "{pbkdf2}",
+    ];
+    if is_marked.iter().any(|mark| lower.starts_with(mark)) {
+        return Some("a hash behind the mark of Spring Security; take the mark off, from '{' to '}'");
+    }
+    if lower.starts_with("{noop}") {
+        return Some("a password as it was typed ({noop}); give it with --password-file, without the mark");
+    }
+    if matches!(stored, "!" | "*" | "!!" | "!*" | "x" | "*LK*" | "NP") {
+        return Some(
+            "the mark of an account that has no password, or whose password is locked; create the account without a hash",
+        );
+    }
+    let behind_name = stored.split_once(':').map_or("", |(_, rest)| rest);
+    if behind_name.starts_with(['$', '{', '!', '*']) {
+        return Some("a whole line of a file of passwords; give what stands between its first and its second colon");
+    }
+    stored
+        .starts_with('{')
+        .then_some("JSON or a hash behind a mark in braces; give the hash alone")
 }
 
 fn keyed(password: &Password, key: &HashKey) -> Zeroizing<String> {
@@ -639,6 +714,34 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_a_hash_says_how_to_take_it_out() {
+        for (stored, says) in [
+            (
+                "{bcrypt}$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+                "take the mark off",
+            ),
+            ("{argon2}$argon2id$v=19$m=256,t=2,p=2$C03v$+AXk", "take the mark off"),
+            ("{PBKDF2}abcdef", "take the mark off"),
+            ("{noop}swordfish", "give it with --password-file"),
+            ("{\"algorithm\":\"bcrypt\"}", "JSON or a hash behind a mark"),
+            ("!", "no password, or whose password is locked"),
+            ("!!", "no password, or whose password is locked"),
+            ("x", "no password, or whose password is locked"),
+            (
+                "root:$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy:19000:0:99999:7:::",
+                "its first and its second colon",
+            ),
+            ("ada:{SSHA}swordfish", "its first and its second colon"),
+        ] {
+            let refused = PasswordHash::parse(stored).unwrap_err().to_string();
+            assert!(
+                refused.contains(says) && !refused.contains("fish"),
+                "{stored}: {refused}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_hash_is_refused_without_being_shown() {
         let (bcrypt, argon2) = (IMPORTED[1], IMPORTED[3]);
         let cases = [
@@ -650,7 +753,7 @@ mod tests {
             bcrypt[..59].to_owned(),
             format!("{bcrypt}a"),
             bcrypt.replace("o9P", "!9P"),
-            argon2.replace("v=19", "v=16"),
+            argon2.replace("v=19", "v=18"),
             argon2.replace("m=256,", ""),
             argon2.replace("m=256", "m=99999999999"),
             argon2.replace("C03v", "C0!v"),
@@ -669,6 +772,40 @@ mod tests {
             ("5f4dcc3b5aa765d61d8327deb882cf99".to_owned(), "MD5 or NTLM"),
             ("$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/".to_owned(), "MD5"),
             ("$5$rounds=5000$saltstring$5B8vYYiY".to_owned(), "SHA-256"),
+            (argon2.replace("v=19", "v=16"), "Argon2 version 16"),
+            ("rl0uE0MNT1xhA".to_owned(), "DES (crypt)"),
+            ("./aZ09./aZ09.".to_owned(), "DES (crypt)"),
+            ("_J9..rasmBYk8r9AiWNc".to_owned(), "DES (BSDi's crypt)"),
+            (
+                "$2$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy".to_owned(),
+                "bcrypt $2$",
+            ),
+            ("{CRYPT}rl0uE0MNT1xhA".to_owned(), "crypt (LDAP)"),
+            ("{SSHA}c2FsdGVkc2FsdGVkc2FsdGVk".to_owned(), "SHA-1 (LDAP)"),
+            ("{SSHA512}c2FsdA==".to_owned(), "SHA-512 (LDAP)"),
+            ("$H$9saltsaltDTVbnoB8kc5sWjE6oGjx0".to_owned(), "MD5 (phpBB)"),
+            (
+                "$S$DcKmb8rWzyWpTyw8Th0AhzUkU2xLKrMLCVJOsWjw1Nw.IIaGF2Hx".to_owned(),
+                "SHA-512 (Drupal)",
+            ),
+            (
+                "$sha1$40000$jtNX3nZ2$hBNaIXkt4wBI2o5rsi8KejSjNqIq".to_owned(),
+                "SHA-1 (sha1crypt)",
+            ),
+            (
+                "$7$C6..../....SodiumChloride$kBGj9fHznVYFQMEn/qDCfrDevf9YDtcDdKvEqHJLV8D".to_owned(),
+                "scrypt in the form of crypt",
+            ),
+            (
+                "$gy$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o".to_owned(),
+                "yescrypt with GOST",
+            ),
+            ("*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19".to_owned(), "SHA-1 (MySQL)"),
+            ("md5d41d8cd98f00b204e9800998ecf8427e".to_owned(), "MD5 (PostgreSQL)"),
+            ("SCRAM-SHA-256$4096:c2FsdA==$a:b".to_owned(), "SCRAM-SHA-256"),
+            ("a".repeat(40), "SHA-1, without a salt"),
+            ("a".repeat(64), "SHA-256, without a salt"),
+            ("A".repeat(128), "SHA-512, without a salt"),
             ("$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMH".to_owned(), "SHA-512"),
             ("$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o".to_owned(), "yescrypt"),
             (bcrypt.replace("$2b$", "$2x$"), "bcrypt $2x$"),
