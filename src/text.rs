@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD_NO_PAD as BASE64, BASE64_URL_SAFE_NO_PAD as BASE64URL};
-use url::{Host, Url};
+use url::{Host, ParseError, Url};
 
 /// Why the content of a file is not read as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -210,13 +210,47 @@ pub fn without_parts_of(text: &str, sentence: &str) -> String {
     for (place, part) in quotes.enumerate() {
         let is_quoted = place % 2 == 0;
         kept.push('\'');
-        kept.push_str(if is_quoted && !part.is_empty() && text.contains(part) {
+        // A single mark is a part of every URL, and no secret.
+        let is_mark = part.len() == 1 && part.bytes().all(|octet| octet.is_ascii_punctuation());
+        kept.push_str(if is_quoted && !is_mark && !part.is_empty() && text.contains(part) {
             "..."
         } else {
             part
         });
     }
     kept
+}
+
+/// Why a text is no URL of the web, as the rest of a sentence; none for one that is, and for one whose fault cannot be told.
+#[must_use]
+pub fn url_fault(text: &str) -> Option<&'static str> {
+    let (scheme, rest) = text.split_once("://")?;
+    if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
+        return None;
+    }
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let has_port = |port: &str| !port.is_empty() && port.bytes().all(|octet| octet.is_ascii_digit());
+    if host.contains('%') && host.split('%').next().is_some_and(|host| host.matches(':').count() > 1) {
+        return Some("has an IPv6 address with a zone ('%'), which no other machine could use");
+    }
+    // More colons than the one before a port.
+    if !host.starts_with('[') && host.matches(':').count() > 1 {
+        return Some("has an IPv6 address without brackets, such as [2001:db8::1] has");
+    }
+    match Url::parse(text).err()? {
+        ParseError::InvalidPort => Some(match host.rsplit_once(':') {
+            Some((_, port)) if has_port(port) => "has a port beyond 65535",
+            _ => "has a port that is not a number",
+        }),
+        ParseError::InvalidIpv4Address => Some("has a host whose last label is a number, but which is no IPv4 address"),
+        ParseError::InvalidIpv6Address => Some("has brackets around something else than an IPv6 address"),
+        ParseError::EmptyHost => Some("has no host"),
+        ParseError::IdnaError | ParseError::InvalidDomainCharacter => {
+            Some("has a host with characters that no host has")
+        }
+        _ => None,
+    }
 }
 
 /// Why DNS cannot have the host of a URL, as the rest of a sentence; none for a host that it can have, or an address. An underscore is
@@ -309,6 +343,49 @@ mod tests {
             assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
         }
         assert_eq!(for_shell("/etc/keyround/master.key"), "/etc/keyround/master.key");
+    }
+
+    #[test]
+    fn a_mark_that_a_sentence_quotes_stays() {
+        let sentence = "write '@' and ':' in place of 'swordfish'";
+        assert_eq!(
+            without_parts_of("postgres://u:swordfish@h", sentence),
+            "write '@' and ':' in place of '...'"
+        );
+    }
+
+    #[test]
+    fn why_a_text_is_no_url_is_told() {
+        for (text, fault) in [
+            ("https://2001:db8::1", Some("without brackets")),
+            ("https://::1:8443/a", Some("without brackets")),
+            ("HTTP://::1", Some("without brackets")),
+            ("https://user@fe80::1/a", Some("without brackets")),
+            ("https://fe80::1%eth0", Some("with a zone")),
+            ("https://[fe80::1%25eth0]", Some("with a zone")),
+            ("https://[::1", Some("brackets around")),
+            ("https://[id.example.com]", Some("brackets around")),
+            ("https://id.example.com:99999", Some("a port beyond 65535")),
+            ("https://id.example.com:abc", Some("a port that is not a number")),
+            ("https://1.2.3.4.5", Some("no IPv4 address")),
+            ("https://256.1.1.1", Some("no IPv4 address")),
+            ("https://id.example.1", Some("no IPv4 address")),
+            ("https://", Some("has no host")),
+            ("https://id example.com", Some("characters that no host has")),
+            ("https://id<x>.example.com", Some("characters that no host has")),
+            ("https://[2001:db8::1]:8443/a:b", None),
+            ("https://id.example.com:8443/a:b::c", None),
+            ("https://127.0.0.1:8080", None),
+            ("sqlite:data", None),
+            ("id.example.com", None),
+        ] {
+            let told = url_fault(text);
+            assert_eq!(told.is_some(), fault.is_some(), "{text}: {told:?}");
+            assert!(
+                told.unwrap_or_default().contains(fault.unwrap_or_default()),
+                "{text}: {told:?}"
+            );
+        }
     }
 
     #[test]

@@ -127,8 +127,14 @@ pub struct JwksUri(Url);
 
 /// The text cannot be a `jwks_uri`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a jwks_uri is an https URL without a user and a fragment, such as https://billing.example.com/jwks.json")]
-pub struct InvalidJwksUri;
+pub enum InvalidJwksUri {
+    /// It is no URL of this kind.
+    #[error("a jwks_uri is an https URL without a user and a fragment, such as https://billing.example.com/jwks.json")]
+    Form,
+    /// It is no URL at all.
+    #[error("the jwks_uri {0}; write one such as https://billing.example.com/jwks.json")]
+    Url(&'static str),
+}
 
 impl JwksUri {
     /// The URL in its normal form.
@@ -142,13 +148,16 @@ impl FromStr for JwksUri {
     type Err = InvalidJwksUri;
 
     fn from_str(text: &str) -> Result<Self, InvalidJwksUri> {
+        if let Some(fault) = text::url_fault(text) {
+            return Err(InvalidJwksUri::Url(fault));
+        }
         let printable = text.len() <= 2_048 && text.bytes().all(|byte| byte.is_ascii_graphic());
         Url::parse(text)
             .ok()
             .filter(|url| printable && url.scheme() == "https" && url.fragment().is_none())
             .filter(|url| url.username().is_empty() && url.password().is_none())
             .map(Self)
-            .ok_or(InvalidJwksUri)
+            .ok_or(InvalidJwksUri::Form)
     }
 }
 
@@ -350,8 +359,16 @@ mod tests {
             "file:///etc/passwd",
             &format!("https://billing.example.com/{}", "a".repeat(2_048)),
         ] {
-            assert_eq!(bad.parse::<JwksUri>(), Err(InvalidJwksUri), "{bad:?}");
+            assert!(bad.parse::<JwksUri>().is_err(), "{bad:?}");
         }
+        assert_eq!(
+            "https://2001:db8::1/jwks.json"
+                .parse::<JwksUri>()
+                .unwrap_err()
+                .to_string(),
+            "the jwks_uri has an IPv6 address without brackets, such as [2001:db8::1] has; write one such as \
+             https://billing.example.com/jwks.json"
+        );
     }
 
     #[test]

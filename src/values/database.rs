@@ -1,6 +1,8 @@
 //! Which database: a file, memory or a server, with the password that its URL may hold.
 
 use std::fmt;
+use std::net::Ipv6Addr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -197,6 +199,9 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
     let Ok(mut url) = Url::parse(&with_host(one_host, tail)) else {
         return Err(not_a_url(hosts));
     };
+    for host in hosts.split(',') {
+        refuse_bare_address(host)?;
+    }
     // An unencoded password would be taken for a path, and shown.
     if url.fragment().is_some()
         || url.path().contains(['@', ':'])
@@ -230,7 +235,8 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
         .iter()
         .filter(|(name, _)| FILE_OPTIONS.contains(&name.as_str()))
         .map(|(name, path)| (name.clone(), PathBuf::from(path)))
-        .collect();
+        .collect::<Vec<_>>();
+    refuse_pipes(&files)?;
     let servers = hosts
         .into_iter()
         .map(|(host, port)| {
@@ -273,6 +279,47 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
         connect_timeout,
         files,
     }))
+}
+
+/// Refuses an IPv6 address without the brackets that divide it from a port (RFC 3986 section 3.2.2). It is not repeated: without an '@'
+/// before it, a part of a password may be there.
+fn refuse_bare_address(host: &str) -> Result<(), Refusal> {
+    let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    // The zone of a link-local address has no place in a URL for this driver.
+    let address = host.split('%').next().unwrap_or_default();
+    let with_port = host.rsplit_once(':').is_some_and(|(host, _)| is_address(host));
+    if is_address(address) || with_port {
+        return refuse(
+            "has an IPv6 address without brackets, so that nothing tells where its port begins; write it in brackets, such as \
+             postgres://USER:PASSWORD@[2001:db8::1]:5432/DATABASE",
+        );
+    }
+    let inner = host.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    match inner {
+        Some((inner, _)) if inner.contains('%') => refuse(
+            "has an IPv6 address with a zone ('%'), which a URL of a database does not have; write an address without one, or a name",
+        ),
+        Some((inner, _)) if !is_address(inner) => {
+            refuse("has brackets around something else than an IPv6 address; take them out")
+        }
+        None if host.contains(['[', ']']) => {
+            refuse("has a bracket without the other one; write an IPv6 address as [2001:db8::1]")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses files that no connection could read a second time.
+fn refuse_pipes(files: &[(String, PathBuf)]) -> Result<(), Refusal> {
+    let is_pipe = |path: &Path| path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+    files
+        .iter()
+        .find(|(_, path)| is_pipe(path))
+        .map_or(Ok(()), |(name, _)| {
+            refuse(format!(
+                "has the option {name} with a pipe, but each connection reads it again; name a file"
+            ))
+        })
 }
 
 fn not_a_url(hosts: &str) -> Refusal {
@@ -531,6 +578,25 @@ mod tests {
             ("postgres://a,b/k?port=1,2,3", "2 hosts and 3 ports"),
             ("postgres://a:1,b:x/k", "a port that is not a number"),
             ("postgres://a b,c/k", "names a host that is neither"),
+            ("postgres://u:p@::1/k", "has an IPv6 address without brackets"),
+            (
+                "postgres://u:p@::1:5432/k",
+                "write it in brackets, such as postgres://USER:PASSWORD@[2001:db8::1]:5432/DATABASE",
+            ),
+            ("postgres://u:p@2001:db8::7/k", "has an IPv6 address without brackets"),
+            (
+                "postgres://u:p@2001:db8:0:0:0:0:0:7:5432/k",
+                "has an IPv6 address without brackets",
+            ),
+            ("postgres://u:p@db,fe80::1/k", "has an IPv6 address without brackets"),
+            (
+                "postgres://u:p@fe80::1%25eth0/k",
+                "has an IPv6 address without brackets",
+            ),
+            ("postgres://u:p@[fe80::1%25eth0]/k", "with a zone"),
+            ("postgres://u:p@[db.example.com]/k", "brackets around something else"),
+            ("postgres://u:p@[::1/k", "a bracket without the other one"),
+            ("postgres://u:p@::1]:5432/k", "a bracket without the other one"),
         ] {
             let refusal = text.parse::<Database>().unwrap_err().to_string();
             assert!(refusal.contains(says), "{text}: {refusal}");

@@ -139,7 +139,7 @@ impl Issuer {
         let url = Url::parse(text)
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http"))
-            .ok_or("is not an https URL")?;
+            .ok_or_else(|| text::url_fault(text).unwrap_or("is not an https URL"))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err("has a user or a password, but an issuer is public; leave them out");
         }
@@ -251,8 +251,9 @@ impl FromStr for Origin {
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http"));
         let Some(url) = url else {
+            let fault = text::url_fault(text).unwrap_or("is no origin");
             return refuse(format!(
-                "holds '{shown}', which is no origin; write one such as https://app.example.com"
+                "holds '{shown}', which {fault}; write one such as https://app.example.com"
             ));
         };
         if text.contains('*') {
@@ -564,9 +565,12 @@ mod tests {
             ("https://-app.example.com", "begins or ends with a hyphen"),
             ("https://app-.example.com", "begins or ends with a hyphen"),
             ("https://app.my_zone", "an underscore in its last label"),
-            ("https://app.123", "no origin"),
-            ("https://app.example.0x7f", "no origin"),
-            ("https://1.2.3.4.5", "no origin"),
+            ("https://app.123", "whose last label is a number"),
+            ("https://app.example.0x7f", "whose last label is a number"),
+            ("https://1.2.3.4.5", "is no IPv4 address"),
+            ("https://::1", "an IPv6 address without brackets"),
+            ("https://app.example.com:70000", "a port beyond 65535"),
+            ("app.example.com", "no origin"),
             ("https://app!.example.com", "other than letters, digits"),
             ("https://a'b.example.com", "other than letters, digits"),
             ("https://app.example.com:0", "port 0"),

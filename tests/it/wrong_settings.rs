@@ -54,7 +54,11 @@ const WRONG: &[Row] = &[
     (
         "[accounts]\nallowed_origins = [\"https://app.example.123\"]",
         &[],
-        &["accounts.allowed_origins", "is no origin", "one such as"],
+        &[
+            "accounts.allowed_origins",
+            "whose last label is a number",
+            "one such as",
+        ],
     ),
     (
         "[sever]\nlisten = \"127.0.0.1:8080\"",
@@ -112,7 +116,7 @@ const WRONG: &[Row] = &[
     (
         "[server]\nissuer = \"https://id.example.com:70000\"",
         &[],
-        &["server.issuer", "is not an https URL", "such as"],
+        &["server.issuer", "has a port beyond 65535", "such as"],
     ),
     (
         "[server]\nissuer = \"https://id.example.com/a//b\"",

@@ -95,6 +95,9 @@ impl ProviderIssuer {
             let meant = Self::to_register(meant.strip_suffix('/').unwrap_or(&meant))?;
             return Err(IssuerMistake::Discovery(meant.0));
         }
+        if let Some(fault) = text::url_fault(issuer) {
+            return Err(IssuerMistake::Host(fault));
+        }
         let parsed: Self = issuer.parse()?;
         let url = Url::parse(issuer).map_err(|_| InvalidProviderIssuer)?;
         if let Some(fault) = text::host_fault(&url) {
