@@ -45,6 +45,9 @@ pub enum InvalidTime {
     /// It is nearly a time.
     #[error("a time is Unix seconds (a token's exp) or RFC 3339; did you mean {0}?")]
     Nearly(String),
+    /// It is a number of smaller units.
+    #[error("a time is Unix seconds, and this looks like {0}; did you mean {1}?")]
+    Finer(&'static str, i64),
 }
 
 impl FromStr for UnixTime {
@@ -59,16 +62,34 @@ impl FromStr for UnixTime {
         if let Ok(number) = text.parse::<i64>()
             && text.bytes().all(|byte| byte.is_ascii_digit())
         {
-            // Milliseconds and finer units of our time have more digits, and no second of a calendar that anybody keeps has.
-            return match text.len() {
-                ..=11 => Ok(Self(number)),
-                12..=14 => Err(InvalidTime::Nearly((number / 1_000).to_string())),
+            return match (text.len(), finer_unit(number)) {
+                (_, Some((unit, of_second))) => Err(InvalidTime::Finer(unit, number / of_second)),
+                (..=11, None) => Ok(Self(number)),
                 _ => Err(InvalidTime::Form),
             };
+        }
+        // As `date` writes seconds, and with a fraction.
+        let whole = text.trim_start_matches('@').split('.').next().unwrap_or_default();
+        let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+        let is_fraction = text.split_once('.').is_none_or(|(_, fraction)| is_digits(fraction));
+        if (9..=11).contains(&whole.len()) && is_digits(whole) && is_fraction {
+            return Err(InvalidTime::Nearly(whole.to_owned()));
         }
         let completed = [format!("{text}T00:00:00Z"), format!("{text}Z"), format!("{text}:00Z")];
         let nearly = completed.into_iter().find(|text| rfc3339(text).is_ok());
         Err(nearly.map_or(InvalidTime::Form, InvalidTime::Nearly))
+    }
+}
+
+/// The unit of a number that is too large for the seconds of any calendar that people keep, and how many of it are in a second:
+/// milliseconds and finer units of our time have more than 11 digits.
+#[must_use]
+pub const fn finer_unit(number: i64) -> Option<(&'static str, i64)> {
+    match number {
+        100_000_000_000..=99_999_999_999_999 => Some(("milliseconds", 1_000)),
+        100_000_000_000_000..=99_999_999_999_999_999 => Some(("microseconds", 1_000_000)),
+        100_000_000_000_000_000..=4_999_999_999_999_999_999 => Some(("nanoseconds", 1_000_000_000)),
+        _ => None,
     }
 }
 
@@ -325,7 +346,18 @@ mod tests {
             ("2026-11-22T22:00:00.5+01:00", Ok(UnixTime(1_795_381_200))),
             ("1795381200", Ok(UnixTime(1_795_381_200))),
             ("0", Ok(UnixTime(0))),
-            ("1795381200000", Err(InvalidTime::Nearly("1795381200".to_owned()))),
+            ("1795381200000", Err(InvalidTime::Finer("milliseconds", 1_795_381_200))),
+            ("@1795381200", Err(InvalidTime::Nearly("1795381200".to_owned()))),
+            ("1795381200.25", Err(InvalidTime::Nearly("1795381200".to_owned()))),
+            ("1795381200.", Err(InvalidTime::Form)),
+            ("@", Err(InvalidTime::Form)),
+            ("99999999999", Ok(UnixTime(99_999_999_999))),
+            ("100000000000", Err(InvalidTime::Finer("milliseconds", 100_000_000))),
+            (
+                "1795381200000000",
+                Err(InvalidTime::Finer("microseconds", 1_795_381_200)),
+            ),
+            ("9223372036854775807", Err(InvalidTime::Form)),
             (
                 "2026-11-22",
                 Err(InvalidTime::Nearly("2026-11-22T00:00:00Z".to_owned())),
@@ -340,7 +372,10 @@ mod tests {
             ),
             ("-1", Err(InvalidTime::Form)),
             ("+1", Err(InvalidTime::Form)),
-            ("1795381200000000000", Err(InvalidTime::Form)),
+            (
+                "1795381200000000000",
+                Err(InvalidTime::Finer("nanoseconds", 1_795_381_200)),
+            ),
             ("tomorrow", Err(InvalidTime::Form)),
             ("", Err(InvalidTime::Form)),
         ] {

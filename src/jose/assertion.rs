@@ -1,8 +1,11 @@
 //! The assertion by which a client proves itself (RFC 7523 section 3): read strictly, verified with the client's own keys.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::jwk::PublicJwk;
@@ -42,6 +45,10 @@ enum Recipients {
 }
 
 impl AssertionClaims {
+    fn parse(text: &[u8]) -> Result<Self, AssertionError> {
+        serde_json::from_slice(text).map_err(|_| claims_fault(text))
+    }
+
     /// The one recipient; none when there are several, each of whom could use the assertion at the others.
     #[must_use]
     pub fn recipient(&self) -> Option<&str> {
@@ -52,6 +59,65 @@ impl AssertionClaims {
                 _ => None,
             },
         }
+    }
+}
+
+/// The claims that are read: name, what it must be, whether it must be there.
+const CLAIMS: [(&str, &str, bool); 7] = [
+    ("iss", "a string", true),
+    ("sub", "a string", true),
+    ("aud", "a string, or a list of strings", true),
+    ("exp", TIME, true),
+    ("jti", "a string", true),
+    ("iat", TIME, false),
+    ("nbf", TIME, false),
+];
+const TIME: &str = "a number of seconds since 1970 (RFC 7519 section 2)";
+
+/// What is wrong with claims that cannot be read: the first claim at fault, and nothing that it holds.
+fn claims_fault(text: &[u8]) -> AssertionError {
+    let whole = AssertionError::Malformed("its claims must be a JSON object in which every name occurs once");
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let Ok(claims) = reader.deserialize_map(Claims) else {
+        return whole;
+    };
+    for (name, form, is_needed) in CLAIMS {
+        let mut values = claims.iter().filter(|(known, _)| known == name).map(|(_, value)| value);
+        let (value, second) = (values.next(), values.next());
+        let is_right = |value: &Value| match form {
+            TIME => numeric_date::whole_seconds(value).is_some(),
+            "a string" => value.is_string(),
+            _ => {
+                let all = value.as_array();
+                value.is_string() || all.is_some_and(|all| all.iter().all(Value::is_string))
+            }
+        };
+        match (value, second) {
+            (_, Some(_)) => return AssertionError::Twice(name),
+            (None, None) if is_needed => return AssertionError::Missing(name),
+            (Some(value), None) if !is_right(value) => return AssertionError::ClaimType(name, form),
+            _ => {}
+        }
+    }
+    whole
+}
+
+/// Every member, also one of a name that occurred before.
+struct Claims;
+
+impl<'de> Visitor<'de> for Claims {
+    type Value = Vec<(String, Value)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut claims = Vec::new();
+        while let Some(claim) = map.next_entry()? {
+            claims.push(claim);
+        }
+        Ok(claims)
     }
 }
 
@@ -91,6 +157,15 @@ pub enum AssertionError {
     /// Not a JWS in the compact serialization with these claims.
     #[error("it is malformed: {0}")]
     Malformed(&'static str),
+    /// A claim is absent.
+    #[error("it has no {0}; its claims must be iss, sub, aud, exp and jti")]
+    Missing(&'static str),
+    /// A claim has another type.
+    #[error("its {0} must be {1}")]
+    ClaimType(&'static str, &'static str),
+    /// A claim occurs twice, and two readers would take different ones.
+    #[error("it has {0} twice")]
+    Twice(&'static str),
     /// Another kind of token.
     #[error("its typ must be JWT or client-authentication+jwt, or be left out")]
     Type,
@@ -128,9 +203,7 @@ impl<'a> Assertion<'a> {
         if !matches!(typ.as_deref(), None | Some("jwt" | "client-authentication+jwt")) {
             return Err(AssertionError::Type);
         }
-        let claims = serde_json::from_slice(&decode(claims)?).map_err(|_| {
-            malformed("its claims must be iss, sub, aud, exp and jti, the times as numbers of seconds, each once")
-        })?;
+        let claims = AssertionClaims::parse(&decode(claims)?)?;
         Ok(Self {
             header,
             claims,

@@ -1,6 +1,6 @@
 //! `private_key_jwt` (RFC 7521 section 4.2; RFC 7523 section 3): a client proves itself by a signature instead of a secret.
 
-use crate::clock::{Seconds, UnixTime};
+use crate::clock::{Seconds, UnixTime, finer_unit};
 use crate::jose::assertion::{Assertion, AssertionClaims, AssertionError};
 
 use super::client::ClientId;
@@ -101,6 +101,13 @@ pub fn accept(
         claims.recipient().is_some_and(|aud| recipients.contains(&aud)),
         "its aud must be the issuer or the token endpoint, and nobody else",
     )?;
+    for (name, time) in [("exp", Some(claims.exp)), ("iat", claims.iat), ("nbf", claims.nbf)] {
+        if let Some((unit, _)) = time.and_then(finer_unit) {
+            return Err(refused(&format!(
+                "its {name} is in {unit}; a time in a JWT is in seconds since 1970 (RFC 7519 section 2)"
+            )));
+        }
+    }
     let (exp, latest_start) = (UnixTime(claims.exp), now + LEEWAY);
     require(now < exp + LEEWAY, "it has expired")?;
     require(exp <= latest_start + LONGEST_LIFETIME, "it lives longer than 5 minutes")?;

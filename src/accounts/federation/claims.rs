@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::clock::{Seconds, UnixTime};
+use crate::clock::{Seconds, UnixTime, finer_unit};
 use crate::jose::numeric_date::whole_seconds;
 
 use super::{DirectoryId, Provider};
@@ -105,6 +105,9 @@ pub enum ClaimsError {
     /// A time that is missing, or no number.
     #[error("its exp and iat must be numbers of seconds, and so must nbf when it has one")]
     Time,
+    /// A time in a smaller unit.
+    #[error("its exp, iat and nbf must be in seconds, and one of them is in {0}")]
+    Unit(&'static str),
     /// Too old.
     #[error("it has expired")]
     Expired,
@@ -256,6 +259,10 @@ fn check_times(claims: &Map<String, Value>, now: UnixTime) -> Result<(), ClaimsE
     };
     let (exp, iat, nbf) = (time("exp")?, time("iat")?, time("nbf")?);
     let (exp, iat) = exp.zip(iat).ok_or(ClaimsError::Time)?;
+    let mut times = [Some(exp), Some(iat), nbf].into_iter().flatten();
+    if let Some((unit, _)) = times.find_map(|UnixTime(time)| finer_unit(time)) {
+        return Err(ClaimsError::Unit(unit));
+    }
     if now >= exp + LEEWAY {
         return Err(ClaimsError::Expired);
     }
@@ -572,6 +579,12 @@ mod tests {
         ] {
             let judged = with(name, json!(NOW + distance)).map(drop);
             assert_eq!(judged, expected, "{name} {distance}");
+        }
+        for name in ["exp", "iat", "nbf"] {
+            for (factor, unit) in [(1_000, "milliseconds"), (1_000_000, "microseconds")] {
+                let judged = with(name, json!(NOW * factor)).map(drop);
+                assert_eq!(judged, Err(ClaimsError::Unit(unit)), "{name}");
+            }
         }
         assert_eq!(with("exp", json!(i64::MIN)), Err(ClaimsError::Expired));
         assert!(with("exp", json!(i64::MAX)).is_ok());
