@@ -407,17 +407,54 @@ struct Inserted {
     generation: i64,
     published_at: String,
     activates_at: String,
+    pending_before: Vec<PendingBefore>,
+}
+
+/// A key that waits to sign already, before one that is inserted behind it.
+#[derive(Serialize)]
+struct PendingBefore {
+    kid: Kid,
+    generation: i64,
+    activates_at: String,
 }
 
 impl Inserted {
-    fn new(kid: Option<Kid>, new: &NewGeneration) -> Self {
+    /// `before` holds the keys as they were.
+    fn new(kid: Option<Kid>, new: &NewGeneration, before: &Keys) -> Self {
+        let shown = |key: &SigningKey| PendingBefore {
+            kid: key.kid.clone(),
+            generation: key.generation,
+            activates_at: key.activates_at.rfc3339(),
+        };
         Self {
             kid,
             alg: new.alg,
             generation: new.generation,
             published_at: new.published_at.rfc3339(),
             activates_at: new.activates_at.rfc3339(),
+            pending_before: pending_before(before, new).map(shown).collect(),
         }
+    }
+}
+
+/// The keys that wait to sign before this one.
+fn pending_before<'k>(before: &'k Keys, new: &NewGeneration) -> impl Iterator<Item = &'k SigningKey> + use<'k> {
+    let (generation, now) = (new.generation, new.published_at);
+    before.line(new.alg).iter().filter(move |key| {
+        key.generation < generation && key.revoked_at.is_none() && !key.is_keyless() && key.activates_at > now
+    })
+}
+
+/// Says that an earlier rotation is under way, as after this command was given twice: the new key does not replace the one that waits.
+fn tell_pending_before(before: &Keys, new: &NewGeneration) {
+    for key in pending_before(before, new) {
+        output::line(&format!(
+            "  an earlier rotation goes on: {} key {} (generation {}) is pending too and signs first, from {}",
+            key.alg,
+            key.kid,
+            key.generation,
+            output::time(key.activates_at, new.published_at)
+        ));
     }
 }
 
@@ -441,8 +478,9 @@ async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -
                         new.generation,
                         output::time(new.activates_at.max(new.published_at), new.published_at)
                     ));
+                    tell_pending_before(&keys, &new);
                 }
-                inserted.push(Inserted::new(Some(kid), &new));
+                inserted.push(Inserted::new(Some(kid), &new, &keys));
             }
             // What was done already is told all the same.
             Err(error) => {

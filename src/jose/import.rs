@@ -56,6 +56,9 @@ pub enum ImportError {
     /// Nothing that looks like a key.
     #[error("the file holds no key; it must hold one key as PEM (PKCS#8, PKCS#1, SEC1 or a public key) or as JWK")]
     NotAKey,
+    /// Something that goes with a key, or a key of another system.
+    #[error("the file holds {0}")]
+    Instead(&'static str),
     /// No UTF-8 text.
     #[error("the file cannot be read: {0}")]
     NotText(#[from] NotText),
@@ -104,6 +107,12 @@ pub enum ImportError {
     /// A key of another kind.
     #[error("the key is of another kind; Keyround takes RSA (RS256) and P-256 (ES256)")]
     Kind,
+    /// A key that signs and verifies.
+    #[error(
+        "the key is symmetric ('kty' oct): whoever verifies with it can sign with it; Keyround takes RSA (RS256) and P-256 (ES256) keys, such \
+         as 'openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256' makes"
+    )]
+    Symmetric,
     /// Another curve.
     #[error("the key is on another curve; ES256 needs P-256")]
     Curve,
@@ -150,15 +159,55 @@ pub fn read(text: &[u8], passphrase: Passphrase<'_>) -> Result<Imported, ImportE
         return Err(ImportError::Binary);
     }
     let text = text::decode(text)?;
+    let instead = |error| match (error, instead_of_key(text)) {
+        (ImportError::NotAKey, Some(what)) => ImportError::Instead(what),
+        (error, _) => error,
+    };
     let imported = if text.trim_start().starts_with('{') {
         jwk::read(text)?
     } else {
-        pem::read(text, passphrase)?
+        pem::read(text, passphrase).map_err(instead)?
     };
     if let Some(private) = &imported.private {
         self_test(private, &own_jwk(&imported).to_json())?;
     }
     Ok(imported)
+}
+
+/// What a text without a key is instead, where it can be told.
+fn instead_of_key(text: &str) -> Option<&'static str> {
+    let begins = |with: &str| text.trim_start().starts_with(with);
+    let is_ssh = ["ssh-rsa ", "ssh-ed25519 ", "ecdsa-sha2-", "---- BEGIN SSH2 PUBLIC KEY"];
+    if text.trim().is_empty() {
+        Some("nothing: it is empty")
+    } else if is_ssh.into_iter().any(begins) {
+        Some("a public key of OpenSSH; write it as PEM: 'ssh-keygen -e -m PKCS8 -f FILE'")
+    } else if text.contains("BEGIN CERTIFICATE REQUEST") || text.contains("BEGIN NEW CERTIFICATE REQUEST") {
+        Some(
+            "a request for a certificate, not its key; give the file of the private key that the request was made with",
+        )
+    } else if text.contains("BEGIN EC PARAMETERS") {
+        Some(
+            "the parameters of a curve and no key; make one by 'openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256'",
+        )
+    } else if text.contains("BEGIN PGP ") {
+        Some(
+            "a key of OpenPGP, whose form is another one; export it by a tool of OpenPGP as PEM (PKCS#8), or make a new key",
+        )
+    } else if text::is_token(text) {
+        Some("a token and no key")
+    } else if begins("<") {
+        Some("XML or HTML; write the key as PEM or JWK")
+    } else {
+        None
+    }
+}
+
+/// Whether a key that was read needed its passphrase: PKCS#8 says so by its label, older forms by a header (RFC 7468 section 11, RFC 1421).
+#[must_use]
+pub fn is_encrypted(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
 fn own_jwk(imported: &Imported) -> PublicJwk {
@@ -281,6 +330,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_there_in_place_of_a_key_is_named() {
+        for (text, says) in [
+            ("", "nothing: it is empty"),
+            (" \n", "nothing: it is empty"),
+            (
+                "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC ada@host",
+                "a public key of OpenSSH",
+            ),
+            ("ecdsa-sha2-nistp256 AAAA ada@host", "ssh-keygen -e -m PKCS8"),
+            (
+                "-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----\n",
+                "a request for a certificate",
+            ),
+            (
+                "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n",
+                "the parameters of a curve",
+            ),
+            (
+                "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nabc\n-----END PGP PRIVATE KEY BLOCK-----\n",
+                "a key of OpenPGP",
+            ),
+            ("eyJhbGciOiJFUzI1NiJ9.e30.AA", "a token and no key"),
+            ("<RSAKeyValue/>", "XML or HTML"),
+            ("k: v", "the file holds no key"),
+        ] {
+            let refused = read(text.as_bytes(), Passphrase::None).unwrap_err().to_string();
+            assert!(refused.contains(says), "{text}: {refused}");
+        }
+    }
+
+    #[test]
     fn every_encoding_gives_the_same_key() {
         for (alg, private, public) in [
             (
@@ -379,7 +459,7 @@ mod tests {
                 assert!(refusal.contains(&reason), "{name}: {refusal}");
             }
         }
-        for text in [&b""[..], b"hello", b"-----BEGIN DH PARAMETERS-----\n", b"{}"] {
+        for text in [&b"hello"[..], b"-----BEGIN DH PARAMETERS-----\n", b"{}"] {
             assert!(refusal(text, OPENS).contains("holds no key"), "{text:?}");
         }
         assert!(refusal(b"\xff\xfe-\0", OPENS).contains("UTF-16"));
@@ -629,7 +709,7 @@ mod tests {
             ("rsa.public.jwk", "n", "AQAB", "bits"),
             ("rsa.public.jwk", "alg", "PS256", "'alg' must be RS256"),
             ("rsa.public.jwk", "use", "enc", "'use' must be sig"),
-            ("rsa.public.jwk", "kty", "oct", "another kind"),
+            ("rsa.public.jwk", "kty", "oct", "the key is symmetric"),
             ("rsa.public.jwk", "kid", "a\0b", "kid cannot be kept"),
             ("p256.public.jwk", "crv", "P-384", "another curve"),
             ("p256.public.jwk", "x", "a+b", "'x' is not base64url"),

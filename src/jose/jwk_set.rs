@@ -141,7 +141,11 @@ fn read(document: &[u8], mut usable: impl FnMut(PublicJwk, &Value)) -> Result<Ve
     })?;
     let keys = match (set.get("keys").and_then(Value::as_array), set.get("kty")) {
         (Some(keys), _) => keys,
-        (None, Some(_)) => return Err(JwkSetError::OneKey),
+        (None, Some(_)) => match public(&set) {
+            // It is not to be put into a set first.
+            Err(reason) if is_private(&set) => return Err(JwkSetError::Unusable(reason)),
+            _ => return Err(JwkSetError::OneKey),
+        },
         (None, None) => return Err(JwkSetError::NoKeys),
     };
     match keys.len() {
@@ -187,8 +191,20 @@ fn is_private(key: &Value) -> bool {
         .any(|name| key.get(name).is_some_and(|value| !value.is_null()))
 }
 
+/// A key for an HMAC (RFC 7518 section 6.4), with or without its octets.
+fn is_symmetric(key: &Value) -> bool {
+    key.get("kty").and_then(Value::as_str) == Some("oct")
+}
+
 fn public(key: &Value) -> Result<PublicJwk, String> {
     // Before any arithmetic: the set may be a stranger's.
+    if is_symmetric(key) {
+        return Err(
+            "it is a symmetric key ('kty' oct), a secret that both sides would have to share; publish the public half of an RSA (RS256) or \
+             P-256 (ES256) key"
+                .to_owned(),
+        );
+    }
     if is_private(key) {
         return Err("it holds a private key, which only its owner may have; publish the public half".to_owned());
     }
@@ -250,7 +266,8 @@ mod tests {
             (with("x", json!(["a"])), "'x' is no string"),
             (with("kid", json!("a".repeat(600))), "kid cannot be kept"),
             (fixture("p256.jwk"), "private key"),
-            (json!({"kty": "oct", "k": "AAAA"}), "private key"),
+            (json!({"kty": "oct", "k": "AAAA"}), "symmetric key"),
+            (json!({"kty": "oct"}), "symmetric key"),
             (
                 json!({"kty": "OKP", "crv": "Ed25519", "d": "AA", "x": "AA"}),
                 "private key",
@@ -269,7 +286,8 @@ mod tests {
         for ((index, (key, reason)), left_out) in cases.iter().enumerate().zip(&set.left_out) {
             assert_eq!(left_out.place, index + 1);
             assert!(left_out.reason.contains(reason), "{key}: {left_out}");
-            assert_eq!(left_out.is_private, *reason == "private key", "{key}");
+            let is_private = *reason == "private key" || key.get("k").is_some();
+            assert_eq!(left_out.is_private, is_private, "{key}");
         }
         assert!(
             set.left_out[0].to_string().starts_with("key 1 ('my\\nkey'): "),

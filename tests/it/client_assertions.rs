@@ -244,7 +244,7 @@ crate::on_both_databases!(a_wrong_assertion_is_refused_with_its_reason, |databas
     create(&database, &[&pair]);
     let now = app.clock.read().wall.0;
 
-    let claims_cases: [(&str, Value, &str); 26] = [
+    let claims_cases: [(&str, Value, &str); 31] = [
         ("iss", "other".into(), "iss and sub"),
         ("sub", "other".into(), "unknown or disabled"),
         ("sub", "a b".into(), "no client id"),
@@ -253,22 +253,47 @@ crate::on_both_databases!(a_wrong_assertion_is_refused_with_its_reason, |databas
         ("aud", format!("{ISSUER}/oauth2/token/").into(), "aud must be"),
         ("aud", json!([ISSUER, "https://other.example"]), "aud must be"),
         ("aud", json!([]), "aud must be"),
-        ("aud", json!({}), "claims must be"),
-        ("exp", Value::Null, "claims must be"),
-        ("exp", (now + 60).to_string().into(), "claims must be"),
-        ("exp", json!(1e300), "claims must be"),
-        ("exp", json!(9_223_372_036_854_775_808_u64), "claims must be"),
+        ("aud", json!({}), "its aud must be a string, or a list of strings"),
+        ("exp", Value::Null, "its exp must be a number of seconds"),
+        (
+            "exp",
+            (now + 60).to_string().into(),
+            "its exp must be a number of seconds",
+        ),
+        ("exp", json!(1e300), "its exp must be a number of seconds"),
+        (
+            "exp",
+            json!(9_223_372_036_854_775_808_u64),
+            "its exp must be a number of seconds",
+        ),
+        (
+            "exp",
+            ((now + 60) * 1_000).into(),
+            "its exp is in milliseconds; a time in a JWT is in seconds",
+        ),
+        (
+            "iat",
+            (now * 1_000).into(),
+            "its iat is in milliseconds; a time in a JWT is in seconds",
+        ),
+        (
+            "nbf",
+            (now * 1_000_000).into(),
+            "its nbf is in microseconds; a time in a JWT is in seconds",
+        ),
+        ("iss", json!(7), "its iss must be a string"),
+        ("jti", json!(["a"]), "its jti must be a string"),
         ("exp", json!(9_223_372_036_854_775_807_i64), "longer than 5 minutes"),
         ("exp", json!(-9_223_372_036_854_775_808_i64), "expired"),
         ("exp", (now - 31).into(), "expired"),
         ("exp", (now + 400).into(), "longer than 5 minutes"),
         ("iat", (now + 3_600).into(), "iat lies in the future"),
         ("iat", (now - 300).into(), "longer than 5 minutes"),
-        ("iat", Value::Null, "claims must be"),
+        ("iat", Value::Null, "its iat must be a number of seconds"),
         ("iat", json!(1.5), "longer than 5 minutes"),
         ("iat", json!(-9_223_372_036_854_775_808_i64), "longer than 5 minutes"),
         ("nbf", (now + 3_600).into(), "nbf lies in the future"),
-        ("nbf", "0".into(), "claims must be"),
+        ("nbf", "0".into(), "its nbf must be a number of seconds"),
         ("jti", "".into(), "jti must have"),
         ("jti", "j".repeat(257).into(), "jti must have"),
     ];
@@ -280,12 +305,16 @@ crate::on_both_databases!(a_wrong_assertion_is_refused_with_its_reason, |databas
         let without = pair.assertion(&app, |_, claims| {
             claims.as_object_mut().unwrap().remove(claim);
         });
-        refused(&app, &without, "claims must be").await;
+        refused(&app, &without, &format!("it has no {claim}; its claims must be")).await;
     }
     let twice = claims(&app)
         .to_string()
         .replace('{', &format!(r#"{{"exp":{},"#, now + 60));
-    refused(&app, &pair.sign(&pair.header().to_string(), &twice), "each once").await;
+    refused(&app, &pair.sign(&pair.header().to_string(), &twice), "it has exp twice").await;
+    for no_claims in ["[]", "7", "{", "\"swordfish\""] {
+        let assertion = pair.sign(&pair.header().to_string(), no_claims);
+        refused(&app, &assertion, "its claims must be a JSON object").await;
+    }
 
     for (member, value, reason) in [
         ("alg", json!("none"), "kid and alg"),
@@ -439,7 +468,7 @@ async fn a_key_set_that_no_client_should_have_is_refused() {
         ),
         (
             format!(r#"{{"keys":[{public},{{"kty":"oct","k":"AAAA"}}]}}"#),
-            "private key",
+            "key 2: it is a symmetric key ('kty' oct), a secret that both sides would have to share; publish the public half",
         ),
         (
             format!(r#"{{"keys":[{ed25519}]}}"#),
@@ -448,6 +477,8 @@ async fn a_key_set_that_no_client_should_have_is_refused() {
         (fixture("rsa.spki.pem"), "it is PEM"),
         (format!(r#"{{"keys":[{}]}}"#, fixture("p256.jwk")), "private key"),
         (public.clone(), "one JWK"),
+        (fixture("p256.jwk"), "it holds a private key"),
+        (r#"{"kty":"oct","k":"AAAA"}"#.to_owned(), "it is a symmetric key"),
     ] {
         let file = written(&database, &text);
         let (code, out, err) = keyround(

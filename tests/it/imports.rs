@@ -89,6 +89,72 @@ fn fresh_key(folder: &Path, name: &str) -> String {
     file.to_str().unwrap().to_owned()
 }
 
+crate::on_both_databases!(a_second_rotation_names_the_key_that_waits_already, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let shell = Shell(&database);
+    let first = shell.json(&["keys", "rotate", "--algorithm", "ES256"]);
+    assert_eq!(first["keys"][0]["pending_before"], serde_json::json!([]));
+    let kid = first["keys"][0]["kid"].as_str().unwrap().to_owned();
+    let goes_on =
+        format!("  an earlier rotation goes on: ES256 key {kid} (generation 2) is pending too and signs first, from ");
+    let foreseen = shell.prints(&["keys", "rotate", "--algorithm", "ES256", "--dry-run"]);
+    assert!(foreseen.contains(&goes_on), "{foreseen}");
+    let second = shell.prints(&["keys", "rotate", "--algorithm", "ES256"]);
+    assert!(
+        second.contains("(generation 3) is published") && second.contains(&goes_on),
+        "{second}"
+    );
+    let file = fresh_key(database.folder.path(), "key.pem");
+    let third = shell.json(&["keys", "import", &file]);
+    let pending = third["pending_before"].as_array().unwrap();
+    assert_eq!(pending.len(), 2, "{third}");
+    assert_eq!(
+        (&pending[0]["kid"], &pending[0]["generation"]),
+        (&kid.clone().into(), &2.into())
+    );
+    let other = shell.prints(&["keys", "rotate", "--algorithm", "RS256"]);
+    assert!(!other.contains("an earlier rotation"), "{other}");
+    app.running.stop().await;
+});
+
+crate::on_both_databases!(a_passphrase_for_a_key_that_has_none_is_refused, |database| {
+    let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
+    let (shell, folder) = (Shell(&database), database.folder.path());
+    let (plain, passphrase) = (fresh_key(folder, "plain.pem"), folder.join("passphrase"));
+    private_file(&passphrase, "correct horse");
+    let passphrase = passphrase.to_str().unwrap();
+    let import = ["keys", "import", &plain, "--passphrase-file", passphrase];
+    shell.refused(&import, "is not encrypted, so that --passphrase-file");
+    let key = PKey::private_key_from_pem(&std::fs::read(&plain).unwrap()).unwrap();
+    let cipher = openssl::symm::Cipher::aes_256_cbc();
+    let encrypted = folder.join("encrypted.pem");
+    private_file(
+        &encrypted,
+        key.private_key_to_pem_pkcs8_passphrase(cipher, b"correct horse")
+            .unwrap(),
+    );
+    let old = folder.join("old.pem");
+    let in_old_form = key
+        .ec_key()
+        .unwrap()
+        .private_key_to_pem_passphrase(cipher, b"correct horse")
+        .unwrap();
+    private_file(&old, in_old_form);
+    shell.prints(&[
+        "keys",
+        "import",
+        encrypted.to_str().unwrap(),
+        "--passphrase-file",
+        passphrase,
+    ]);
+    // The same key again: it was opened.
+    shell.refused(
+        &["keys", "import", old.to_str().unwrap(), "--passphrase-file", passphrase],
+        "kid",
+    );
+    app.running.stop().await;
+});
+
 crate::on_both_databases!(imports_at_once_let_no_more_keys_wait_than_may, |database| {
     let app = TestApp::start_with_clock(&database, &[], Clock::system()).await;
     let files: Vec<String> = (0..6)

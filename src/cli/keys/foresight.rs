@@ -13,7 +13,7 @@ use crate::keys::lifecycle::{Keys, State};
 use crate::keys::plan::{NewGeneration, continued, destruction_due, has_room, next_generation, rotate_early};
 use crate::rotation::{RotationError, refuse_rotation};
 
-use super::{Inserted, View, chosen};
+use super::{Inserted, View, chosen, tell_pending_before};
 use crate::cli::context::{Context, Failure};
 use crate::cli::output;
 
@@ -136,13 +136,16 @@ pub fn print_dry_run(context: &Context, view: &View, algorithm: Option<Algorithm
     let mut events = events(view, &inserts);
     events.retain(|event| event.generation.is_some() && chosen.contains(&event.alg));
     if context.json {
-        let keys: Vec<Inserted> = inserts.iter().map(|new| Inserted::new(None, new)).collect();
+        let keys: Vec<Inserted> = inserts.iter().map(|new| Inserted::new(None, new, &view.keys)).collect();
         let events: Vec<ShownEvent> = events.iter().map(ShownEvent::from).collect();
         output::json(&json!({ "dry_run": true, "keys": keys, "events": events }));
         return Ok(());
     }
     output::line("Nothing was changed. Without --dry-run this would follow:\n");
     output::line(&table(&events, view.now));
+    for new in &inserts {
+        tell_pending_before(&view.keys, new);
+    }
     Ok(())
 }
 

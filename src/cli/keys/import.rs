@@ -18,7 +18,7 @@ use crate::keys::keyset::KeySet;
 use crate::rotation::Rotator;
 use crate::text;
 
-use super::{Inserted, View};
+use super::{Inserted, View, tell_pending_before};
 use crate::cli::context::{ACTOR, Context, Failure};
 use crate::cli::input::{self, cannot_read, cannot_read_secret};
 use crate::cli::output;
@@ -60,10 +60,11 @@ async fn signing(context: &Context, rotator: &Rotator, request: &Import, importe
             input::shown(&request.file)
         ))
     })?;
+    let before = rotator.db.signing_keys().await?.keys();
     let done = rotator.import_signing(&key, &ACTOR, &request.reason).await?;
     let new = &done.generation;
     if context.json {
-        output::json(&Inserted::new(Some(done.kid), new));
+        output::json(&Inserted::new(Some(done.kid), new, &before));
     } else {
         output::line(&format!(
             "{} key {} (generation {}) is published and activates {}",
@@ -72,6 +73,7 @@ async fn signing(context: &Context, rotator: &Rotator, request: &Import, importe
             new.generation,
             output::time(new.activates_at, new.published_at)
         ));
+        tell_pending_before(&before, new);
     }
     Ok(())
 }
@@ -144,6 +146,17 @@ fn read(request: &Import) -> Result<Imported, Failure> {
     };
     let imported = import::read(&text, passphrase)
         .map_err(|error| Failure::Refused(format!("{}: {error}", input::shown(&request.file))))?;
+    if let Some(file) = &request.passphrase_file
+        && !import::is_encrypted(&text)
+    {
+        // Somebody takes the key for protected, and it lies there for anybody.
+        return Err(Failure::Usage(format!(
+            "{} is not encrypted, so that --passphrase-file {} opens nothing and nothing was imported; leave --passphrase-file out if this is \
+             the key, and keep copies of it encrypted ('openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE')",
+            input::shown(&request.file),
+            input::shown(file)
+        )));
+    }
     if imported.private.is_some() {
         input::refuse_exposed("the argument FILE", &request.file, &metadata)?;
     }

@@ -83,6 +83,7 @@ pub(super) fn read(text: &str) -> Result<Imported, ImportError> {
     let alg = match members.kty.as_deref() {
         Some("RSA") => Algorithm::Rs256,
         Some("EC") => Algorithm::Es256,
+        Some("oct") => return Err(ImportError::Symmetric),
         Some(_) => return Err(ImportError::Kind),
         None if members.names_a_key() => return Err(ImportError::Jwk("it has no 'kty'".to_owned())),
         None => return Err(ImportError::NotAKey),
