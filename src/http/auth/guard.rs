@@ -13,6 +13,7 @@ use crate::http::state::Server;
 use crate::values::Origin;
 
 use super::cookies::refresh_token;
+use super::form::Form;
 use super::problem::{Code, Problem};
 
 /// The longest body that is read, in bytes.
@@ -26,17 +27,17 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// The body of a request, which is JSON.
 ///
 /// # Errors
-/// When it is something else, too long, too slow, or not of the form `what` tells.
+/// When it is something else, too long, too slow, or not of the form.
 pub async fn json<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
-    what: &'static str,
+    form: &Form,
 ) -> Result<T, Problem> {
     let body = body(request, payload).await?;
     if content_type(request).is_none() {
-        return Err(not_json());
+        return Err(not_json(b""));
     }
-    parse(&body, what)
+    parse(&body, form)
 }
 
 /// The body of a request that may do without one.
@@ -46,26 +47,19 @@ pub async fn json<T: DeserializeOwned>(
 pub async fn json_or_nothing<T: DeserializeOwned + Default>(
     request: &HttpRequest,
     payload: web::Payload,
-    what: &'static str,
+    form: &Form,
 ) -> Result<T, Problem> {
     let body = body(request, payload).await?;
     match content_type(request) {
         _ if body.is_empty() => Ok(T::default()),
-        None => Err(not_json()),
-        Some(_) => parse(&body, what),
+        None => Err(not_json(b"")),
+        Some(_) => parse(&body, form),
     }
 }
 
-/// What serde says may hold what was sent, a password perhaps; `what` is ours.
-fn parse<T: DeserializeOwned>(body: &[u8], what: &'static str) -> Result<T, Problem> {
-    // Serde would take a list for an object, by the order of its members.
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let parsed = if is_object {
-        serde_json::from_slice(body).ok()
-    } else {
-        None
-    };
-    parsed.ok_or_else(|| Problem::new(Code::InvalidRequest, what))
+fn parse<T: DeserializeOwned>(body: &[u8], form: &Form) -> Result<T, Problem> {
+    form.read(body)
+        .map_err(|fault| Problem::new(Code::InvalidRequest, fault))
 }
 
 fn content_type(request: &HttpRequest) -> Option<&[u8]> {
@@ -75,30 +69,54 @@ fn content_type(request: &HttpRequest) -> Option<&[u8]> {
         .map(header::HeaderValue::as_bytes)
 }
 
+/// What a `Content-Type` names, without its parameters.
+fn essence(content_type: &[u8]) -> &[u8] {
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii()
+}
+
 /// A type that a form or a `fetch` without leave could send is refused, whatever the body holds.
-fn not_json() -> Problem {
+fn not_json(content_type: &[u8]) -> Problem {
+    // Of the types that clients send by default; another one is not repeated.
+    let sent = [
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "text/plain",
+        "text/json",
+        "application/javascript",
+        "application/octet-stream",
+        "application/problem+json",
+        "application/xml",
+    ]
+    .into_iter()
+    .find(|known| essence(content_type).eq_ignore_ascii_case(known.as_bytes()));
+    let fault = match sent {
+        Some(sent) => format!("Content-Type is {sent}"),
+        None if content_type.is_empty() => "there is no Content-Type".to_owned(),
+        None => "Content-Type is another one".to_owned(),
+    };
     Problem::new(
         Code::UnsupportedMediaType,
-        "the body is to be JSON, with Content-Type: application/json",
+        format!("{fault}; the body is to be JSON, with Content-Type: application/json"),
     )
 }
 
 async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Problem> {
-    let is_json = |value: &[u8]| {
-        let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
-        essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
-    };
-    if request
+    let is_json = |value: &[u8]| essence(value).eq_ignore_ascii_case(b"application/json");
+    if let Some(other) = request
         .headers()
         .get_all(header::CONTENT_TYPE)
-        .any(|value| !is_json(value.as_bytes()))
+        .find(|value| !is_json(value.as_bytes()))
     {
-        return Err(not_json());
+        return Err(not_json(other.as_bytes()));
     }
     body::read(request, payload, LONGEST_BODY).await.map_err(|unreadable| {
         let (code, detail) = match unreadable {
             Unreadable::Late => (Code::BodyTimeout, "the body took longer than 5 seconds to arrive"),
-            Unreadable::TooLong => (Code::BodyTooLarge, "the body is longer than 4 KB"),
+            Unreadable::TooLong => (
+                Code::BodyTooLarge,
+                "the body is longer than 4 KB (4096 octets), which no member that is right needs",
+            ),
             Unreadable::Cut => (Code::InvalidRequest, "the body ended early"),
         };
         Problem::new(code, detail)

@@ -12,6 +12,7 @@ use crate::store::outage;
 
 use super::cookies::refresh_token;
 use super::delivery::{self, Delivery, device};
+use super::form::{Form, Member};
 use super::guard::{beginning_cookie_request, json};
 use super::password::{email, password, refused};
 use super::problem::Problem;
@@ -25,8 +26,14 @@ struct Body {
     token_delivery: Delivery,
 }
 
-const FORM: &str =
-    r#"the body is to be {"email": "...", "password": "..."}, perhaps with "token_delivery": "cookie" or "body""#;
+const FORM: Form = Form {
+    right: r#"{"email": "...", "password": "..."}, perhaps with "token_delivery": "cookie" or "body""#,
+    members: &[
+        Member::text("email"),
+        Member::text("password"),
+        Member::token_delivery(),
+    ],
+};
 
 /// Whether the account is unknown, is suspended or has another password, the answer is the same.
 pub async fn answer(
@@ -34,7 +41,7 @@ pub async fn answer(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let body: Body = json(&request, payload, FORM).await?;
+    let body: Body = json(&request, payload, &FORM).await?;
     if body.token_delivery == Delivery::Cookie {
         beginning_cookie_request(&server, &request)?;
     }

@@ -9,6 +9,7 @@ use crate::http::state::Server;
 
 use super::authenticated::{Authenticated, authenticate};
 use super::cookies::{Cookies, refresh_token};
+use super::form::{Form, Member};
 use super::guard::{cookie_request, json_or_nothing};
 use super::problem::Problem;
 
@@ -22,6 +23,16 @@ struct Body {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
+const FORM: Form = Form {
+    right: r#"{"refresh_token": "..."}, or none with a cookie or an access token"#,
+    members: &[Member::optional_text("refresh_token")],
+};
+
+const NO_MEMBERS: Form = Form {
+    right: "empty, or {}",
+    members: &[],
+};
+
 /// Ends the session of the refresh token in the body, else of the one in the cookie, else of the access token. A refresh token that
 /// is of no use any more has nothing to end, and that is what was asked for.
 pub async fn one(
@@ -29,8 +40,7 @@ pub async fn one(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let form = r#"the body is to be {"refresh_token": "..."}, or none with a cookie or an access token"#;
-    let body: Body = json_or_nothing(&request, payload, form).await?;
+    let body: Body = json_or_nothing(&request, payload, &FORM).await?;
     if let Some(token) = &body.refresh_token {
         end_by_token(&server, token).await?;
         return Ok(HttpResponse::NoContent().finish());
@@ -56,7 +66,7 @@ pub async fn all(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let Nothing {} = json_or_nothing(&request, payload, "the body is to be empty, or {}").await?;
+    let Nothing {} = json_or_nothing(&request, payload, &NO_MEMBERS).await?;
     let has_cookie = refresh_token(&server, &request)?.is_some();
     if has_cookie {
         cookie_request(&server, &request)?;

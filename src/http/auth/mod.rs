@@ -9,6 +9,7 @@ mod cors;
 mod csrf;
 pub mod delivery;
 mod federated;
+mod form;
 pub mod guard;
 mod login;
 mod logout;

@@ -9,6 +9,7 @@ use crate::http::state::Server;
 use crate::logins::LoginError;
 
 use super::authenticated::Authenticated;
+use super::form::{Form, Member};
 use super::guard::json;
 use super::problem::{Code, Problem};
 
@@ -19,7 +20,10 @@ struct Body {
     new_password: String,
 }
 
-const FORM: &str = r#"the body is to be {"current_password": "...", "new_password": "..."}"#;
+const FORM: Form = Form {
+    right: r#"{"current_password": "...", "new_password": "..."}"#,
+    members: &[Member::text("current_password"), Member::text("new_password")],
+};
 
 /// Every other session of the account ends with the old password.
 pub async fn answer(
@@ -28,7 +32,7 @@ pub async fn answer(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let body: Body = json(&request, payload, FORM).await?;
+    let body: Body = json(&request, payload, &FORM).await?;
     let Authenticated { user, sid } = caller;
     let (current, new) = (password(body.current_password)?, password(body.new_password)?);
     let address = server.client_addresses.of(&request);
@@ -40,11 +44,19 @@ pub async fn answer(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The address that was typed.
+/// The address that was typed for an account that there may be.
 ///
 /// # Errors
 /// `invalid_email`.
 pub fn email(text: &str) -> Result<Email, Problem> {
+    Email::presented(text).map_err(|error| Problem::new(Code::InvalidEmail, error.to_string()))
+}
+
+/// The address that was typed for an account that is to be made.
+///
+/// # Errors
+/// `invalid_email`.
+pub fn new_email(text: &str) -> Result<Email, Problem> {
     let email: Result<Email, _> = text.parse();
     email.map_err(|error| Problem::new(Code::InvalidEmail, error.to_string()))
 }

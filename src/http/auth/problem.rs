@@ -121,7 +121,7 @@ impl Code {
     const fn row(self) -> Row {
         use StatusCode as S;
         match self {
-            Self::InvalidRequest => row("invalid_request", S::BAD_REQUEST, "The request is malformed", "read `detail` and mend the program"),
+            Self::InvalidRequest => row("invalid_request", S::BAD_REQUEST, "The request is malformed", "fix the request; `detail` says how"),
             Self::InvalidEmail => row("invalid_email", S::BAD_REQUEST, "This is no e-mail address", "let the user correct it"),
             Self::InvalidName => row("invalid_name", S::BAD_REQUEST, "This is no name", "let the user correct it"),
             Self::PasswordRefused => row("password_refused", S::BAD_REQUEST, "The new password does not do", "show `detail`, and let the user choose another"),
@@ -214,7 +214,7 @@ pub fn markdown_table() -> String {
 pub struct Problem {
     /// Which.
     pub code: Code,
-    /// What was wrong with this request, and what would be right. It holds nothing that was sent.
+    /// What was wrong with this request, and what would be right. It holds no value that was sent; a name only if it has the form of one.
     pub detail: Cow<'static, str>,
     /// When to come again.
     pub retry_after: Option<Seconds>,

@@ -10,6 +10,7 @@ use crate::sessions::{CannotRefresh, RefreshRequest};
 
 use super::cookies::refresh_token;
 use super::delivery::{self, Delivery, device};
+use super::form::{Form, Member};
 use super::guard::{cookie_request, json_or_nothing};
 use super::problem::{Code, Problem};
 
@@ -20,7 +21,10 @@ struct Body {
     token_delivery: Option<Delivery>,
 }
 
-const FORM: &str = r#"the body is to be {"refresh_token": "..."}, or none with a cookie"#;
+const FORM: Form = Form {
+    right: r#"{"refresh_token": "..."}, or none with a cookie"#,
+    members: &[Member::optional_text("refresh_token"), Member::token_delivery()],
+};
 
 /// What came in the body goes back in the body, and what came in a cookie in a cookie: no script may turn the one into the other.
 pub async fn answer(
@@ -28,7 +32,7 @@ pub async fn answer(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let body: Body = json_or_nothing(&request, payload, FORM).await?;
+    let body: Body = json_or_nothing(&request, payload, &FORM).await?;
     let (token, delivery) = if let Some(token) = &body.refresh_token {
         (token.as_str(), Delivery::Body)
     } else {

@@ -10,9 +10,10 @@ use crate::logins::Registered;
 use crate::sessions::CannotBegin;
 
 use super::delivery::{self, Delivery, device};
+use super::form::{Form, Member};
 use super::guard::{beginning_cookie_request, json};
 use super::login::{end_replaced, replaced};
-use super::password::{email, password, refused};
+use super::password::{new_email, password, refused};
 use super::problem::{Code, Problem};
 
 #[derive(Deserialize)]
@@ -25,7 +26,15 @@ struct Body {
     token_delivery: Delivery,
 }
 
-const FORM: &str = r#"the body is to be {"email": "...", "password": "...", "name": "..."}"#;
+const FORM: Form = Form {
+    right: r#"{"email": "...", "password": "...", "name": "..."}, perhaps with "token_delivery": "cookie" or "body""#,
+    members: &[
+        Member::text("email"),
+        Member::text("password"),
+        Member::text("name"),
+        Member::token_delivery(),
+    ],
+};
 
 /// Where it is not told whether an address is taken, the answer is the same for both and holds no session: the login comes next.
 /// Where it is told, who registers is logged in.
@@ -34,14 +43,14 @@ pub async fn answer(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let body: Body = json(&request, payload, FORM).await?;
+    let body: Body = json(&request, payload, &FORM).await?;
     if body.token_delivery == Delivery::Cookie {
         beginning_cookie_request(&server, &request)?;
     }
     let replaced = replaced(&server, &request, body.token_delivery)?;
     let name: Result<Name, _> = body.name.parse();
     let name = name.map_err(|error| Problem::new(Code::InvalidName, error.to_string()))?;
-    let (email, password) = (email(&body.email)?, password(body.password)?);
+    let (email, password) = (new_email(&body.email)?, password(body.password)?);
     let address = server.client_addresses.of(&request);
     match server
         .logins

@@ -157,6 +157,124 @@ async fn a_malformed_body_is_refused_and_nothing_of_it_is_repeated() {
     site.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_fault_of_a_body_is_named_at_every_endpoint() {
+    let site = Site::start(TestDatabase::sqlite(), &[]).await;
+    let ada = site.person("ada").await;
+    let detail = async |path: &str, content_type: Option<&str>, body: &str| {
+        let mut request = ada.bearer(Method::POST, path).body(body.to_owned());
+        if let Some(content_type) = content_type {
+            request = request.header("Content-Type", content_type);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "application/problem+json", "{path}");
+        let problem: Value = answer.json().await.unwrap();
+        format!(
+            "{} {}",
+            problem["code"].as_str().unwrap(),
+            problem["detail"].as_str().unwrap()
+        )
+    };
+    for (path, body, expected) in [
+        (
+            "login",
+            r#"{"email":"a@example.com"}"#,
+            "password is missing; the body is to be {",
+        ),
+        (
+            "login",
+            r#"{"username":"a","password":"b"}"#,
+            "username is unknown (did you mean email?), email is missing",
+        ),
+        (
+            "login",
+            r#"{"email":"a","password":"b","token_delivery":"header"}"#,
+            "token_delivery is neither cookie nor body",
+        ),
+        (
+            "register",
+            r#"{"email":"a@example.com","password":"b"}"#,
+            "name is missing",
+        ),
+        (
+            "register",
+            r#"{"email":7,"password":"b","name":null}"#,
+            "email is a number and not a string, name is null and not a string",
+        ),
+        (
+            "register",
+            r#"{"email":"a","password":"b","name":"A","role":"admin"}"#,
+            "role is unknown",
+        ),
+        (
+            "password",
+            r#"{"old_password":"a","new_password":"b"}"#,
+            "old_password is unknown (did you mean current_password?)",
+        ),
+        (
+            "password",
+            r#"{"current_password":"a","new_password":"b","new_password":"c"}"#,
+            "new_password occurs twice",
+        ),
+        (
+            "refresh",
+            r#"{"token":"a"}"#,
+            "token is unknown (did you mean refresh_token?)",
+        ),
+        (
+            "refresh",
+            r#"{"refresh_token":["a"]}"#,
+            "refresh_token is a list and not a string",
+        ),
+        (
+            "logout",
+            r#"{"refresh_token":1}"#,
+            "refresh_token is a number and not a string",
+        ),
+        (
+            "logout-all",
+            r#"{"everywhere":true}"#,
+            "everywhere is unknown; the body is to be empty, or {}",
+        ),
+        (
+            "login",
+            "email=a&password=b",
+            "the body is not JSON: a value is expected (column 1); it looks like a form (name=value)",
+        ),
+        ("login", "[]", "the body is a list and not an object"),
+        (
+            "login",
+            r#"{"email":"a","password":"b",}"#,
+            "the body is not JSON: a comma is followed by no member (column 29)",
+        ),
+    ] {
+        let said = detail(&format!("/auth/{path}"), Some("application/json"), body).await;
+        assert!(
+            said.starts_with(&format!("invalid_request {expected}")),
+            "{path} {body}: {said}"
+        );
+    }
+    let cure = "; the body is to be JSON, with Content-Type: application/json";
+    for (content_type, fault) in [
+        (
+            Some("application/x-www-form-urlencoded"),
+            "Content-Type is application/x-www-form-urlencoded",
+        ),
+        (Some("TEXT/plain; charset=utf-8"), "Content-Type is text/plain"),
+        (Some("application/xyzzy"), "Content-Type is another one"),
+        (None, "there is no Content-Type"),
+    ] {
+        let said = detail("/auth/login", content_type, r#"{"email":"a","password":"b"}"#).await;
+        assert_eq!(said, format!("unsupported_media_type {fault}{cure}"));
+    }
+    let said = detail("/auth/login", Some("application/json"), &" ".repeat(4_097)).await;
+    assert!(
+        said.starts_with("body_too_large the body is longer than 4 KB (4096 octets)"),
+        "{said}"
+    );
+    site.stop().await;
+}
+
 // Addresses are written to logs and histories.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_in_the_address_is_no_password() {
