@@ -1,4 +1,6 @@
-//! Files that appear whole or not at all: they are written under another name, brought to the disk, and then named.
+//! Files that appear whole or not at all: they are written under another name, brought to the disk, and then named. And files that are read.
+
+pub mod reading;
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};

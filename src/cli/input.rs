@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use zeroize::Zeroizing;
 
 use crate::config::{self, read_secret, read_secret_file};
+use crate::files::reading::Reading;
 use crate::text;
 
 use super::context::Failure;
@@ -24,16 +25,16 @@ pub fn is_standard(path: &Path) -> bool {
 }
 
 /// The file, or standard input, without a buffer that would keep a copy of a secret.
-pub fn open(path: &Path) -> std::io::Result<File> {
+pub fn open(path: &Path) -> std::io::Result<Reading> {
     if !is_standard(path) {
-        return File::open(path);
+        return Reading::open(path);
     }
     if IS_TAKEN.swap(true, Ordering::Relaxed) {
         return Err(std::io::Error::other(
             "it can be one file of a command alone; name the other one",
         ));
     }
-    Ok(File::from(std::io::stdin().as_fd().try_clone_to_owned()?))
+    Ok(File::from(std::io::stdin().as_fd().try_clone_to_owned()?).into())
 }
 
 /// Refuses a file whose secret others may read. Standard input is what the shell gives.

@@ -188,13 +188,21 @@ pub enum ConfigError {
     },
     /// A listener without TLS that others can reach.
     #[error(
-        "{setting} is {address}, which is plain http beyond loopback; listen on a loopback address, set \
+        "server.listen is {address}, which is plain http beyond loopback; listen on a loopback address, set \
          server.behind_tls_proxy = true if a proxy ends TLS in front, or give server.listen a certificate by \
          server.tls_certificate_file and server.tls_key_file"
     )]
     PlainListener {
-        /// The listener's name.
-        setting: &'static str,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// An admin listener that others can reach.
+    #[error(
+        "server.admin_listen is {address}, which other machines can reach: it gives health and metrics to any caller, always in plain http \
+         beyond loopback, also if server.listen has a certificate; listen on a loopback address such as 127.0.0.1:9090. Only behind a proxy \
+         that ends TLS (server.behind_tls_proxy = true) may it be an address of a private network"
+    )]
+    OpenAdminListener {
         /// Its address.
         address: SocketAddr,
     },

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat, ValueKind};
 
+use crate::files::reading;
 use crate::jose::alg::Algorithm;
 use crate::text;
 use crate::values::{Network, Origin, Refusal};
@@ -237,7 +238,7 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
         path: path.to_owned(),
         source,
     };
-    let content = std::fs::read(path).map_err(unreadable)?;
+    let content = reading::read(path).map_err(unreadable)?;
     let text = text::decode(&content).map_err(|error| unreadable(std::io::Error::other(error)))?;
     Ok(text.to_owned())
 }

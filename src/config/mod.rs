@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::clock::Seconds;
+use crate::files::reading;
 use crate::jose::alg::Algorithm;
 use crate::jose::key::RsaBits;
 use crate::keys::policy::{Policy, PolicyError, Windows};
@@ -126,7 +127,7 @@ impl TlsFiles {
             path: self.certificate.clone(),
             source,
         };
-        let content = std::fs::read(&self.certificate).map_err(unreadable)?;
+        let content = reading::read(&self.certificate).map_err(unreadable)?;
         let certificate = text::without_mark(&content)
             .map_err(|error| unreadable(std::io::Error::other(error)))?
             .to_vec();
@@ -431,10 +432,15 @@ impl Server {
                 issuer: self.issuer.clone(),
             });
         }
-        match self.open_plain_listeners().next() {
-            Some((setting, address)) => Err(ConfigError::PlainListener { setting, address }),
-            None => Ok(()),
+        if self.is_listen_open() {
+            return Err(ConfigError::PlainListener { address: self.listen });
         }
+        if is_open(self.admin_listen) {
+            return Err(ConfigError::OpenAdminListener {
+                address: self.admin_listen,
+            });
+        }
+        Ok(())
     }
 
     /// Whether a proxy is in front: it ends TLS, because this process does not.
@@ -452,12 +458,9 @@ impl Server {
         Ok(())
     }
 
-    fn open_plain_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-        let public = self.tls.is_none().then_some(("server.listen", self.listen));
-        public
-            .into_iter()
-            .chain([("server.admin_listen", self.admin_listen)])
-            .filter(|(_, address)| !address.ip().to_canonical().is_loopback())
+    /// Whether others reach the public listener in plain http.
+    fn is_listen_open(&self) -> bool {
+        self.tls.is_none() && is_open(self.listen)
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -483,14 +486,49 @@ impl Server {
                 self.max_connections_per_address, self.max_connections
             ));
         }
-        if !self.behind_tls_proxy {
-            warnings.extend(self.open_plain_listeners().map(|(setting, address)| {
-                format!(
-                    "{setting} is {address}: secrets and tokens cross the network in plain http; listen on loopback"
-                )
-            }));
+        if !self.behind_tls_proxy && self.is_listen_open() {
+            warnings.push(format!(
+                "server.listen is {}: secrets and tokens cross the network in plain http; listen on loopback",
+                self.listen
+            ));
+        }
+        // Behind a proxy, in a container or a private network, monitoring reaches it from another machine.
+        if is_public(self.admin_listen.ip()) || !self.behind_tls_proxy && is_open(self.admin_listen) {
+            warnings.push(format!(
+                "server.admin_listen is {}, which other machines can reach: it gives health and metrics to any caller in plain http, and \
+                 they tell how the server is set up and how busy it is; listen on a loopback address such as 127.0.0.1:9090, or on an \
+                 address of a private network that only the monitoring reaches",
+                self.admin_listen
+            ));
         }
         warnings
+    }
+}
+
+/// Whether other machines reach a listener at this address.
+fn is_open(listener: SocketAddr) -> bool {
+    !listener.ip().to_canonical().is_loopback()
+}
+
+/// Whether an address is one of the internet. One that stands for every address of the machine may be within a container.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            // 100.64.0.0/10 is shared address space (RFC 6598).
+            let is_shared = first == 100 && (64..128).contains(&second);
+            !(address.is_private()
+                || address.is_loopback()
+                || address.is_link_local()
+                || address.is_unspecified()
+                || is_shared)
+        }
+        IpAddr::V6(address) => {
+            !(address.is_loopback()
+                || address.is_unspecified()
+                || address.is_unique_local()
+                || address.is_unicast_link_local())
+        }
     }
 }
 
@@ -535,8 +573,10 @@ fn address(text: &str) -> Result<SocketAddr, Refusal> {
         let port = text.rsplit_once(':').map_or("", |(_, port)| port);
         let why = if port.parse::<u64>().is_ok_and(|port| port > 65_535) {
             "has a port beyond 65535; write one from 1 to 65535, such as 127.0.0.1:8080"
-        } else if port.is_empty() || !text.contains(':') {
-            "has no port; write an IP address with a port, such as 127.0.0.1:8080"
+        } else if port.is_empty() || !text.contains(':') || text.ends_with(']') {
+            "has no port; write an IP address with a port, such as 127.0.0.1:8080 or [::1]:8080"
+        } else if !text.starts_with('[') && text.matches(':').count() > 1 && !text.contains('/') {
+            "has an IPv6 address without brackets, which divide it from the port; write one such as [::1]:8080"
         } else {
             "is not an IP address with a port; write one such as 127.0.0.1:8080 or [::1]:8080"
         };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::files::reading::Reading;
 use crate::text;
 
 use super::ConfigError;
@@ -31,13 +32,13 @@ pub fn read_pem(setting: &'static str, path: &Path) -> Result<Zeroizing<String>,
     read_text(setting, path, open(setting, path)?)
 }
 
-fn open(setting: &'static str, path: &Path) -> Result<std::fs::File, ConfigError> {
+fn open(setting: &'static str, path: &Path) -> Result<Reading, ConfigError> {
     let unreadable = |source| ConfigError::SecretUnreadable {
         setting,
         path: shown(setting, path),
         source,
     };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let file = Reading::open(path).map_err(unreadable)?;
     refuse_exposed(setting, path, &file.metadata().map_err(unreadable)?)?;
     Ok(file)
 }
@@ -86,11 +87,27 @@ fn read_text(setting: &'static str, path: &Path, file: impl Read) -> Result<Zero
     if u64::try_from(content.len()).unwrap_or(u64::MAX) > LONGEST {
         return Err(refused("is longer than 4096 bytes, which no secret of Keyround is"));
     }
+    if setting == "keys.master_key_file" && is_raw_key(&content) {
+        return Err(refused(
+            "is 32 octets that are no text, as if they were a key that is not encoded; a master key is in base64: if these octets are to be \
+             the key, encode them by (umask 077; base64 FILE > NEW-FILE) and name NEW-FILE",
+        ));
+    }
     let text = text::decode(&content).map_err(|error| unreadable(std::io::Error::other(error)))?;
     if text.trim().is_empty() {
         return Err(refused("is empty"));
     }
     Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// Whether this is a key of 32 octets as a random generator gives it, perhaps with a line end. 32 random octets are a text less than once
+/// in 2^40.
+fn is_raw_key(content: &[u8]) -> bool {
+    let is_text = text::decode(content).is_ok_and(|text| {
+        text.chars()
+            .all(|character| !character.is_control() || character.is_whitespace())
+    });
+    !is_text && (content.len() == 32 || (content.len() == 33 && content.ends_with(b"\n")))
 }
 
 /// Refuses a file whose secret others may read. A terminal keeps nothing.

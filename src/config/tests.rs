@@ -589,6 +589,56 @@ fn a_proxy_that_ends_tls_is_listed() {
 }
 
 #[test]
+fn an_admin_listener_that_others_reach_is_warned_of() {
+    let warnings = |address: &str, proxy: &str, listen: &str| {
+        load(&[
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_SERVER__LISTEN", listen),
+            ("KEYROUND_SERVER__ADMIN_LISTEN", address),
+            ("KEYROUND_SERVER__BEHIND_TLS_PROXY", proxy),
+        ])
+        .unwrap()
+        .warnings()
+    };
+    let inside = "127.0.0.1:8080";
+    for (address, proxy, is_told) in [
+        ("127.0.0.1:9090", "false", false),
+        ("[::1]:9090", "false", false),
+        ("[::ffff:127.0.0.1]:9090", "false", false),
+        ("0.0.0.0:9090", "false", true),
+        ("10.0.0.7:9090", "false", true),
+        ("[::]:9090", "false", true),
+        ("0.0.0.0:9090", "true", false),
+        ("[::]:9090", "true", false),
+        ("10.0.0.7:9090", "true", false),
+        ("172.16.0.7:9090", "true", false),
+        ("100.64.0.7:9090", "true", false),
+        ("[fd00::7]:9090", "true", false),
+        ("203.0.113.7:9090", "true", true),
+        ("100.128.0.7:9090", "true", true),
+        ("[2001:db8::7]:9090", "true", true),
+        ("[::ffff:203.0.113.7]:9090", "true", true),
+    ] {
+        let told = warnings(address, proxy, inside);
+        assert_eq!(!told.is_empty(), is_told, "{address} {proxy}: {told:?}");
+        for warning in &told {
+            for part in [
+                "which other machines can reach",
+                "health and metrics",
+                "listen on a loopback address",
+            ] {
+                assert!(warning.contains(part), "{warning}");
+            }
+            assert!(!warning.contains("tokens"), "it serves none: {warning}");
+        }
+    }
+    assert_eq!(
+        warnings("127.0.0.1:9090", "false", "0.0.0.0:8080"),
+        ["server.listen is 0.0.0.0:8080: secrets and tokens cross the network in plain http; listen on loopback"]
+    );
+}
+
+#[test]
 fn a_certificate_lets_the_public_listener_out() {
     let (certificate, key) = ("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "KEYROUND_SERVER__TLS_KEY_FILE");
     let open = ("KEYROUND_SERVER__LISTEN", "0.0.0.0:443");
@@ -601,7 +651,18 @@ fn a_certificate_lets_the_public_listener_out() {
     );
     assert_eq!(config.warnings(), Vec::<String>::new());
     let admin = [pair[0], pair[1], ("KEYROUND_SERVER__ADMIN_LISTEN", "0.0.0.0:90")];
-    assert!(refusal(&admin).starts_with("server.admin_listen is 0.0.0.0:90, which is plain http"));
+    let said = refusal(&admin);
+    assert!(
+        said.starts_with("server.admin_listen is 0.0.0.0:90, which other machines can reach"),
+        "{said}"
+    );
+    for part in [
+        "health and metrics to any caller",
+        "also if server.listen has a certificate",
+        "127.0.0.1:9090",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
     assert_eq!(
         refusal(&pair[..1]),
         "server.tls_certificate_file is set, but server.tls_key_file is not; TLS needs server.tls_certificate_file and \

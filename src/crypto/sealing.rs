@@ -44,8 +44,18 @@ pub enum SealError {
     #[error("the master key is not base64; it must be 32 random bytes in base64")]
     NotBase64,
     /// The master key is too short or too long.
-    #[error("the master key has {0} bytes; it must have 32")]
+    #[error("the master key is base64 of {0} bytes; it must be of 32, which are 43 characters and a '='")]
     Length(usize),
+    /// The master key's text is in hexadecimal, which is base64 of something else.
+    #[error(
+        "the master key is in hexadecimal; write the same 32 bytes in base64: (umask 077; xxd -r -p FILE | base64 > NEW-FILE)"
+    )]
+    Hexadecimal,
+    /// The text is a private key, or another PEM.
+    #[error(
+        "the master key is a PEM; it must be 32 random bytes in base64, and nothing that signs or encrypts by itself"
+    )]
+    Pem,
     /// The master key is a sample, a text or a pattern.
     #[error("the master key is a known sample or a pattern; it must be 32 bytes from a random generator")]
     Sample,
@@ -53,8 +63,23 @@ pub enum SealError {
     #[error("there is no master key; list at least one, 32 random bytes in base64, one a line")]
     NoneListed,
     /// A master key is listed twice.
-    #[error("the master key {0} is listed twice; list each once")]
-    ListedTwice(MasterKeyId),
+    #[error("lines {first} and {second} are one and the same master key, {id}; take one of them out")]
+    ListedTwice {
+        /// Its name.
+        id: MasterKeyId,
+        /// Where it is listed first, from 1.
+        first: usize,
+        /// Where it is listed again.
+        second: usize,
+    },
+    /// One of several lines is no master key.
+    #[error("line {line}: {fault}")]
+    Line {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        fault: Box<Self>,
+    },
     /// Sealed under a master key that is not listed.
     #[error("the sealed text lies under the master key {0}, which is not listed")]
     NotListed(MasterKeyId),
@@ -135,6 +160,12 @@ impl MasterKey {
     /// [`SealError`] when it is not 32 bytes, or not random ones: samples, texts and patterns are refused.
     pub fn parse(base64: &str) -> Result<Self, SealError> {
         let text = base64.trim_ascii();
+        if text.contains("-----BEGIN ") {
+            return Err(SealError::Pem);
+        }
+        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(SealError::Hexadecimal);
+        }
         let decoded = ANY_STANDARD.decode(text).or_else(|_| ANY_URL_SAFE.decode(text));
         let bytes = Zeroizing::new(decoded.map_err(|_| SealError::NotBase64)?);
         let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| SealError::Length(bytes.len()))?;
@@ -229,16 +260,37 @@ impl MasterKeys {
     /// # Errors
     /// [`SealError`] when there is none, one is listed twice, or one is refused by [`MasterKey::parse`].
     pub fn parse(text: &str) -> Result<Self, SealError> {
-        let mut lines = text.lines().filter(|line| !line.trim_ascii().is_empty());
-        let mut keys = Self::from(MasterKey::parse(lines.next().ok_or(SealError::NoneListed)?)?);
-        for line in lines {
-            let key = MasterKey::parse(line)?;
-            if keys.lists(&key.id()) {
-                return Err(SealError::ListedTwice(key.id()));
-            }
-            keys.others.push(key);
+        if text.contains("-----BEGIN ") {
+            return Err(SealError::Pem);
         }
-        Ok(keys)
+        let lines: Vec<(usize, &str)> = (1..)
+            .zip(text.lines())
+            .filter(|(_, line)| !line.trim_ascii().is_empty())
+            .collect();
+        let mut keys: Vec<(usize, MasterKey)> = Vec::new();
+        for &(line, text) in &lines {
+            let key = MasterKey::parse(text).map_err(|fault| match lines.len() {
+                1 => fault,
+                _ => SealError::Line {
+                    line,
+                    fault: Box::new(fault),
+                },
+            })?;
+            let id = key.id();
+            if let Some(&(first, _)) = keys.iter().find(|(_, earlier)| earlier.id() == id) {
+                return Err(SealError::ListedTwice {
+                    id,
+                    first,
+                    second: line,
+                });
+            }
+            keys.push((line, key));
+        }
+        let mut keys = keys.into_iter().map(|(_, key)| key);
+        Ok(Self {
+            first: keys.next().ok_or(SealError::NoneListed)?,
+            others: keys.collect(),
+        })
     }
 
     /// The names of all, the one that seals first.
@@ -412,8 +464,16 @@ mod tests {
         let text = MasterKey::generate().unwrap().to_base64();
         assert!(matches!(MasterKeys::parse(" \n\n"), Err(SealError::NoneListed)));
         let twice = format!("{}\n{}", *text, text.trim_end_matches('='));
-        assert!(matches!(MasterKeys::parse(&twice), Err(SealError::ListedTwice(_))));
-        assert!(MasterKeys::parse(&format!("{}\nshort", *text)).is_err());
+        let refused = |text: &str| MasterKeys::parse(text).unwrap_err().to_string();
+        let id = MasterKey::parse(&text).unwrap().id();
+        assert_eq!(
+            refused(&format!("\n{twice}")),
+            format!("lines 2 and 3 are one and the same master key, {id}; take one of them out")
+        );
+        let in_url_form = text.replace('+', "-").replace('/', "_");
+        assert!(refused(&format!("{}\n\n{in_url_form}", *text)).starts_with("lines 1 and 3 are one"));
+        assert!(refused(&format!("{}\nshort!", *text)).starts_with("line 2: the master key is not base64"));
+        assert!(refused(&format!("# ours\n{}", *text)).starts_with("line 1: the master key is not base64"));
     }
 
     fn is_closed(opened: &Result<Zeroizing<Vec<u8>>, SealError>) -> bool {
@@ -548,6 +608,12 @@ mod tests {
             let refusal = MasterKey::parse(&STANDARD.encode(vec![7; length]));
             assert!(matches!(refusal, Err(SealError::Length(stated)) if stated == length));
         }
+        let hexadecimal = "0f1e".repeat(16);
+        assert!(matches!(MasterKey::parse(&hexadecimal), Err(SealError::Hexadecimal)));
+        assert!(matches!(
+            MasterKeys::parse("-----BEGIN PRIVATE KEY-----\nMC4CAQ==\n-----END PRIVATE KEY-----\n"),
+            Err(SealError::Pem)
+        ));
         for text in ["not base64!", "AAAA AAAA", "changeme..."] {
             assert!(matches!(MasterKey::parse(text), Err(SealError::NotBase64)), "{text}");
         }

@@ -22,6 +22,7 @@ use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use url::{Host, Url};
 
 use crate::config::Outbound as Settings;
+use crate::files::reading;
 use crate::text;
 use crate::values::Network;
 
@@ -84,7 +85,7 @@ impl Outbound {
                 OutboundError::Authority(file.display().to_string(), why)
             };
             let unreadable = |error| OutboundError::Unreadable(file.display().to_string(), error);
-            let content = std::fs::read(file).map_err(unreadable)?;
+            let content = reading::read(file).map_err(unreadable)?;
             let text = text::without_mark(&content).map_err(|error| refused(Some(error.to_string())))?;
             let authorities = Certificate::from_pem_bundle(text).map_err(|_| refused(None))?;
             if authorities.is_empty() {

@@ -9,7 +9,8 @@ use rustix::fs::{Access, access};
 use crate::app::{check_tls, open_ledger};
 use crate::cli::context::Context;
 use crate::config::{Config, MasterKeySource, TlsFiles, read_pem};
-use crate::crypto::sealing::MasterKeys;
+use crate::crypto::sealing::{MasterKeys, SealError};
+use crate::files::reading::{self, Reading};
 use crate::files::unwritable;
 use crate::outbound::Outbound;
 use crate::values::Database;
@@ -32,8 +33,7 @@ pub fn faults(context: &Context, config: &Config) -> Vec<String> {
 
 /// Both files are read first, so that each is reported.
 fn tls(context: &Context, config: &Config, files: &TlsFiles) -> Vec<String> {
-    let certificate = File::open(&files.certificate)
-        .and_then(|mut file| file.read_to_end(&mut Vec::new()))
+    let certificate = reading::read(&files.certificate)
         .err()
         .map(|error| unreadable(&files.certificate, "server.tls_certificate_file", &error));
     let key = read_pem("server.tls_key_file", &files.key).err();
@@ -62,11 +62,23 @@ fn master_key(context: &Context, config: &Config) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
     let error = MasterKeys::parse(&text).err()?;
+    // One that is there is not to be replaced by another.
+    let is_there = matches!(
+        error,
+        SealError::ListedTwice { .. } | SealError::Hexadecimal | SealError::Line { .. }
+    );
     Some(match &config.keys.master_key {
+        MasterKeySource::File(path) if is_there => {
+            format!(
+                "{}, which keys.master_key_file names, cannot be used: {error}",
+                path.display()
+            )
+        }
         MasterKeySource::File(path) => format!(
             "{}, which keys.master_key_file names, holds no master key: {error}; 'keyround master-key generate FILE' makes one",
             path.display()
         ),
+        _ if is_there => format!("keys.master_key cannot be used: {error}"),
         _ => format!("keys.master_key is no master key: {error}; 'keyround master-key generate' prints one"),
     })
 }
@@ -85,7 +97,7 @@ fn database(database: &Database) -> Vec<String> {
         Database::Postgres(url) => {
             let files = url.files();
             let unreadable = files.iter().filter_map(|(option, path)| {
-                let is_readable = File::open(path).and_then(|mut file| file.read(&mut [0]));
+                let is_readable = Reading::open(path).and_then(|mut file| file.read(&mut [0]));
                 let error = is_readable.err()?;
                 Some(unreadable(
                     path,
