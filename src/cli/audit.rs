@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::clock::UnixTime;
+use crate::clock::{Seconds, UnixTime};
+use crate::keyring::trusted_time;
 use crate::store::audit::Record;
 
 use super::context::{Context, Failure};
@@ -66,7 +67,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         Some(Command::List(page)) => page,
         None => &request.page,
     };
-    let (_, db) = context.database().await?;
+    let (config, db) = context.database().await?;
     let records = db.audit(*before, *limit).await?;
     if context.json {
         output::json(&records.into_iter().map(Shown::from).collect::<Vec<_>>());
@@ -75,8 +76,37 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         let rows: Vec<Vec<String>> = records.iter().map(|record| row(record, now)).collect();
         let headings = ["SEQ", "TIME", "EVENT", "SUBJECT", "ACTOR", "REASON"];
         output::line(&output::table(&headings, &rows));
+        let clock_skew = config.keys.policy.windows().clock_skew;
+        for step in steps_back(&records, clock_skew) {
+            output::line(&format!("\n{step}"));
+        }
+        let trusted = trusted_time(&db, &config.keys.policy, &context.clock, None).await?;
+        if let Some(doubt) = trusted.doubt() {
+            output::line(&format!(
+                "\nThe clock is in doubt, {doubt}.\nEach time above is by the clock of the machine that wrote the record, right or wrong; SEQ is \
+                 the order. See 'keyround clock check'."
+            ));
+        }
     }
     Ok(())
+}
+
+/// Where a record was written at an earlier time than the one before it, by more than clocks may differ: one of the two times is wrong.
+fn steps_back(newest_first: &[Record], clock_skew: Seconds) -> Vec<String> {
+    newest_first
+        .windows(2)
+        .filter_map(|pair| {
+            let [later, earlier] = pair else { return None };
+            let step = Seconds(earlier.noted_at.saturating_sub(later.noted_at));
+            (step > clock_skew).then(|| {
+                format!(
+                    "The clock was set back by {step} between SEQ {} and SEQ {}: the times of one of them, and of others near it, are wrong. \
+                     SEQ is the order.",
+                    earlier.seq, later.seq
+                )
+            })
+        })
+        .collect()
 }
 
 fn row(record: &Record, now: UnixTime) -> Vec<String> {
@@ -88,4 +118,37 @@ fn row(record: &Record, now: UnixTime) -> Vec<String> {
         output::printable(&record.actor),
         output::printable(&record.reason),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_is_told_and_the_difference_of_two_machines_is_not() {
+        let record = |seq, noted_at| Record {
+            seq,
+            event: "key.created".to_owned(),
+            subject: "a".to_owned(),
+            // Of what was noticed late, which is no step.
+            happened_at: 0,
+            noted_at,
+            actor: String::new(),
+            reason: String::new(),
+        };
+        let told = |noted: &[i64]| {
+            let mut newest_first: Vec<Record> = (1..).zip(noted).map(|(seq, &at)| record(seq, at)).collect();
+            newest_first.reverse();
+            steps_back(&newest_first, Seconds(30))
+        };
+        assert_eq!(told(&[1_000, 970, 1_000, 2_000_000, 2_000_000]), [""; 0]);
+        assert_eq!(told(&[]), [""; 0]);
+        let said = told(&[1_000, 969]);
+        assert_eq!(said.len(), 1);
+        assert!(
+            said[0].starts_with("The clock was set back by 31s between SEQ 1 and SEQ 2"),
+            "{said:?}"
+        );
+        assert_eq!(told(&[5_000, 1_000, 5_000, 1_000]).len(), 2);
+    }
 }

@@ -27,7 +27,7 @@ use crate::store::clients::{ClientChange, EndedSecret, StoredClient};
 use crate::text;
 use crate::values::parse_duration;
 
-use super::confirm::Confirmation;
+use super::confirm::{Confirmation, Reason};
 use super::context::{ACTOR, Context, Failure};
 use super::{input, list, output, scope};
 
@@ -50,18 +50,24 @@ pub enum Command {
         /// The client.
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
+        #[command(flatten)]
+        why: Reason,
     },
     /// Let a disabled client act again.
     Enable {
         /// The client.
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
+        #[command(flatten)]
+        why: Reason,
     },
     /// Delete a client. Its secrets and keys are forgotten. Introspection refuses its tokens at once; who verifies them by the key set accepts them until they expire.
     Delete {
         /// The client.
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
+        #[command(flatten)]
+        why: Reason,
         #[command(flatten)]
         confirmation: Confirmation,
     },
@@ -150,29 +156,31 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::List => show::list(context).await,
         Command::Show { id } => show::one(context, &id).await,
         Command::Update(changes) => update::run(context, changes).await,
-        Command::Disable { id } => {
+        Command::Disable { id, why } => {
             let change = ClientChange::Disable;
             change_client(
                 context,
                 &id,
                 &change,
+                &why,
                 Event::ClientDisabled,
                 ["is disabled", "was disabled already"],
             )
             .await
         }
-        Command::Enable { id } => {
+        Command::Enable { id, why } => {
             let change = ClientChange::Enable;
             change_client(
                 context,
                 &id,
                 &change,
+                &why,
                 Event::ClientEnabled,
                 ["is enabled", "was enabled already"],
             )
             .await
         }
-        Command::Delete { id, confirmation } => delete::run(context, &id, &confirmation).await,
+        Command::Delete { id, why, confirmation } => delete::run(context, &id, &why, &confirmation).await,
         Command::SetKeys { id, keys } => keys::set(context, &id, keys).await,
         Command::RotateSecret {
             id,
@@ -426,12 +434,13 @@ async fn change_client(
     context: &Context,
     id: &ClientId,
     change: &ClientChange,
+    why: &Reason,
     event: Event,
     told: [&str; 2],
 ) -> Result<(), Failure> {
     let (_, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
-    let entry = entry(event, id, context.clock.read().wall, &ACTOR, "asked for");
+    let entry = entry(event, id, context.clock.read().wall, &ACTOR, &why.reason);
     let changed = db.change_client(id, change, &entry).await?;
     if !changed && db.client(id).await?.is_none() {
         return Err(unknown(id));

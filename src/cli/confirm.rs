@@ -3,8 +3,17 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::context::Failure;
+
+/// Why something is done, as it stands in the audit log.
+#[derive(Args)]
+pub struct Reason {
+    /// Why, for the audit log.
+    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+    pub reason: String,
+}
 
 #[derive(Args)]
 pub struct Confirmation {

@@ -21,7 +21,7 @@ use crate::outbound::providers::ProviderError;
 use crate::store::identity_providers::{People, ProviderChange};
 use crate::text;
 
-use super::confirm::Confirmation;
+use super::confirm::{Confirmation, Reason};
 use super::context::{ACTOR, Context, Failure};
 use super::{input, list, output, scope};
 
@@ -47,11 +47,15 @@ pub enum Command {
     Disable {
         /// The provider.
         name: ProviderName,
+        #[command(flatten)]
+        why: Reason,
     },
     /// Let people log in with a disabled provider again.
     Enable {
         /// The provider.
         name: ProviderName,
+        #[command(flatten)]
+        why: Reason,
     },
     /// Give a provider another client secret, in place of the one before.
     SetSecret {
@@ -64,6 +68,8 @@ pub enum Command {
     Delete {
         /// The provider.
         name: ProviderName,
+        #[command(flatten)]
+        why: Reason,
         #[command(flatten)]
         confirmation: Confirmation,
     },
@@ -110,13 +116,15 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Show { name } => show::one(context, &name).await,
         Command::Update(changes) => update::run(context, changes).await,
         Command::Check { name } => check::run(context, name).await,
-        Command::Disable { name } => {
+        Command::Disable { name, why } => {
             let told = ["is disabled", "was disabled already"];
-            change(context, &name, &ProviderChange::Disable, Event::ProviderDisabled, told).await
+            let event = Event::ProviderDisabled;
+            change(context, &name, &ProviderChange::Disable, event, &why.reason, told).await
         }
-        Command::Enable { name } => {
+        Command::Enable { name, why } => {
             let told = ["is enabled", "was enabled already"];
-            change(context, &name, &ProviderChange::Enable, Event::ProviderEnabled, told).await
+            let event = Event::ProviderEnabled;
+            change(context, &name, &ProviderChange::Enable, event, &why.reason, told).await
         }
         Command::SetSecret {
             name,
@@ -126,9 +134,14 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             let sealed = sealed(&foundation, &name, &client_secret_file).await?;
             let told = ["has another client secret", "has this client secret already"];
             let changed = ProviderChange::ChangeSecret { sealed };
-            change(context, &name, &changed, Event::ProviderSecretChanged, told).await
+            let event = Event::ProviderSecretChanged;
+            change(context, &name, &changed, event, "asked for", told).await
         }
-        Command::Delete { name, confirmation } => delete(context, &name, &confirmation).await,
+        Command::Delete {
+            name,
+            why,
+            confirmation,
+        } => delete(context, &name, &why, &confirmation).await,
     }
 }
 
@@ -275,11 +288,12 @@ async fn change(
     name: &ProviderName,
     change: &ProviderChange,
     event: Event,
+    reason: &str,
     told: [&str; 2],
 ) -> Result<(), Failure> {
     let (_, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
-    let entry = entry(event, name, context.clock.read().wall, "asked for");
+    let entry = entry(event, name, context.clock.read().wall, reason);
     let changed = db.change_identity_provider(name, change, &entry).await?;
     if !changed && db.identity_provider(name).await?.is_none() {
         return Err(unknown(name));
@@ -293,7 +307,12 @@ async fn change(
 }
 
 /// Deletes a provider, once the operator knows how many people it concerns.
-async fn delete(context: &Context, name: &ProviderName, confirmation: &Confirmation) -> Result<(), Failure> {
+async fn delete(
+    context: &Context,
+    name: &ProviderName,
+    why: &Reason,
+    confirmation: &Confirmation,
+) -> Result<(), Failure> {
     let (_, db) = context.database().await?;
     let people = db.people_of_provider(name).await?.ok_or_else(|| unknown(name))?;
     confirmation.can_be_given("the deletion")?;
@@ -304,7 +323,7 @@ async fn delete(context: &Context, name: &ProviderName, confirmation: &Confirmat
     ))?;
     let (_, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
-    let entry = entry(Event::ProviderDeleted, name, context.clock.read().wall, "asked for");
+    let entry = entry(Event::ProviderDeleted, name, context.clock.read().wall, &why.reason);
     let changed = db
         .change_identity_provider(name, &ProviderChange::Delete, &entry)
         .await?;

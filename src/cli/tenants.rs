@@ -57,6 +57,10 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Create { id, name } => create(context, id, name).await,
         Command::List => list(context).await,
         Command::Disable { target, confirmation } => {
+            let (_, db) = context.database().await?;
+            if db.tenant(&target.id).await?.is_none() {
+                return Err(users::unknown_tenant(&target.id));
+            }
             confirmation.can_be_given("that a tenant is disabled")?;
             confirmation.ask(&format!(
                 "Nobody of tenant {} will be able to do anything until it is enabled, and all their sessions end.",

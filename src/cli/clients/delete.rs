@@ -5,11 +5,11 @@ use crate::oauth::client::ClientId;
 use crate::store::clients::ClientChange;
 
 use super::{change_client, keys, unknown, words};
-use crate::cli::confirm::Confirmation;
+use crate::cli::confirm::{Confirmation, Reason};
 use crate::cli::context::{Context, Failure};
 
 /// Deletes a client, once the person knows what goes with it.
-pub async fn run(context: &Context, id: &ClientId, confirmation: &Confirmation) -> Result<(), Failure> {
+pub async fn run(context: &Context, id: &ClientId, why: &Reason, confirmation: &Confirmation) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
     let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
     confirmation.can_be_given("the deletion")?;
@@ -36,6 +36,7 @@ pub async fn run(context: &Context, id: &ClientId, confirmation: &Confirmation) 
         context,
         id,
         &ClientChange::Delete,
+        why,
         Event::ClientDeleted,
         ["is deleted", "was deleted already"],
     )

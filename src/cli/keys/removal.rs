@@ -39,9 +39,6 @@ pub struct Keep {
 }
 
 pub async fn remove(context: &Context, request: &Remove) -> Result<(), Failure> {
-    if !request.dry_run {
-        request.confirmation.can_be_given("the removal")?;
-    }
     let (_, foundation) = context.foundation().await?;
     let rotator = &foundation.rotator;
     let alg = request.algorithm;
@@ -55,6 +52,7 @@ pub async fn remove(context: &Context, request: &Remove) -> Result<(), Failure> 
     let removed = if request.dry_run {
         foreseen
     } else {
+        request.confirmation.can_be_given("the removal")?;
         request.confirmation.ask(&format!(
             "The last {alg} key will sign until {}; afterwards nothing is signed with {alg}.",
             time(foreseen.generation.activates_at)

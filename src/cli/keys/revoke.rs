@@ -64,7 +64,6 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     if request.dry_run {
         return foresight::run(context, request).await;
     }
-    request.confirmation.can_be_given("the revocation")?;
     let (_, foundation) = context.foundation().await?;
     let rotator = &foundation.rotator;
     followers::require_nodes(rotator, &request.stopped).await?;
@@ -126,6 +125,7 @@ async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
             " A new key is made by a server, not by this command: {unlisted}."
         );
     }
+    request.confirmation.can_be_given("the revocation")?;
     request.confirmation.ask(&question)
 }
 

@@ -870,3 +870,243 @@ fn a_name_that_turns_the_line_is_printed_escaped() {
         assert!(!printed.contains(moves), "{command}: {printed:?}");
     }
 }
+
+/// The reason of the newest record about a subject.
+fn noted(folder: &Path, subject: &str) -> (String, String) {
+    let records: Value = serde_json::from_str(&done(folder, "audit --json")).unwrap();
+    let found = records
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|record| record["subject"] == subject);
+    let of = |name: &str| found.unwrap()[name].as_str().unwrap().to_owned();
+    (of("event"), of("reason"))
+}
+
+#[test]
+fn whoever_takes_something_away_can_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    done(folder, CREATE);
+    for (command, event, reason) in [
+        ("clients disable billing --reason leaked", "client.disabled", "leaked"),
+        ("clients enable billing --reason rotated", "client.enabled", "rotated"),
+        ("clients disable billing", "client.disabled", "asked for"),
+        (
+            "clients delete billing --reason replaced --yes",
+            "client.deleted",
+            "replaced",
+        ),
+    ] {
+        done(folder, command);
+        assert_eq!(
+            noted(folder, "billing"),
+            (event.to_owned(), reason.to_owned()),
+            "{command}"
+        );
+    }
+    crate::helpers::private_file(folder.join("secret"), "a-secret-of-the-provider");
+    done(
+        folder,
+        "providers create acme --issuer https://id.acme.example --client-id keyround --client-secret-file secret",
+    );
+    for (command, event, reason) in [
+        ("providers disable acme --reason broken", "provider.disabled", "broken"),
+        ("providers enable acme --reason mended", "provider.enabled", "mended"),
+        ("providers delete acme --reason gone --yes", "provider.deleted", "gone"),
+    ] {
+        done(folder, command);
+        assert_eq!(
+            noted(folder, "acme"),
+            (event.to_owned(), reason.to_owned()),
+            "{command}"
+        );
+    }
+    // What takes none does not propose something else.
+    let said = refused(folder, 2, &["clients", "list", "--reason", "x"]);
+    assert!(!said.contains("did you mean"), "{said}");
+}
+
+#[test]
+fn what_is_not_there_is_told_before_anybody_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    done(folder, CREATE);
+    for (command, says) in [
+        ("tenants disable acme", "there is no tenant 'acme'"),
+        ("keys revoke no-such-key --reason x", "no key is called 'no-such-key'"),
+        ("clients delete acme", "no client is called 'acme'"),
+        ("providers delete acme", "no provider is called 'acme'"),
+        ("users delete acme@example.com", "there is no account"),
+        ("keys remove-algorithm RS256 --reason x", "keys.algorithms"),
+        ("clock confirm --reason x", "the clock is not in doubt"),
+    ] {
+        let said = refused(folder, 1, &words(command));
+        assert!(said.contains(says), "{command}: {said}");
+        assert!(!said.contains("nobody can confirm"), "{command}: {said}");
+    }
+    // What is there is asked about.
+    let said = refused(folder, 2, &["tenants", "disable", "default"]);
+    assert!(said.contains("nobody can confirm"), "{said}");
+}
+
+#[test]
+fn a_master_key_that_is_nearly_one_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let other = "Q9Uvs3ZwMJGpGtMweOXN0qP7ysiQsohMxTzEWaEGlBI=";
+    let raw: Vec<u8> = (0..32_u8).map(|octet| octet.wrapping_mul(57) ^ 0x9e).collect();
+    for (content, says) in [
+        (
+            raw.clone(),
+            "is 32 octets that are no text, as if they were a key that is not encoded",
+        ),
+        ([&raw[..], b"\n"].concat(), "(umask 077; base64 FILE > NEW-FILE)"),
+        (
+            format!("{MASTER_KEY}\n\n{MASTER_KEY}\n").into(),
+            "lines 1 and 3 are one and the same master key",
+        ),
+        (
+            format!("{MASTER_KEY}\n{}\n", MASTER_KEY.replace('/', "_")).into(),
+            "lines 1 and 2 are one and the same master key",
+        ),
+        (format!("{MASTER_KEY}\nsecond\n").into(), "line 2: the master key is"),
+        (
+            "0f1e2d3c".repeat(8).into(),
+            "is in hexadecimal; write the same 32 bytes in base64",
+        ),
+        ("swordfish-swordfish-swordfish-12".into(), "it must be"),
+    ] {
+        crate::helpers::private_file(folder.join("master.key"), &content);
+        for arguments in [&["config", "check"][..], &["serve"]] {
+            let variables = [
+                ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+                ("KEYROUND_KEYS__MASTER_KEY_FILE", "master.key"),
+            ];
+            let output = run(folder, &[&variables[..], &VARIABLES[1..3]].concat(), arguments);
+            let said = said(&output);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+            assert!(
+                said.contains(says) && !said.contains("swordfish"),
+                "{arguments:?}: {said}"
+            );
+        }
+    }
+    crate::helpers::private_file(folder.join("master.key"), format!("{MASTER_KEY}\n{other}\n"));
+    let output = run(
+        folder,
+        &[
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_KEYS__MASTER_KEY_FILE", "master.key"),
+        ],
+        &["config", "check"],
+    );
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+/// Settings, and the arguments of a command.
+type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+
+/// A pipe without a writer, wherever a file is named: each is told within seconds.
+#[test]
+fn a_pipe_that_nobody_writes_holds_up_no_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let made = Command::new("mkfifo")
+        .arg("-m")
+        .arg("600")
+        .arg(folder.join("pipe"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+    crate::helpers::private_file(folder.join("tls.key"), "x");
+    let settings: [Case; 7] = [
+        (&[("KEYROUND_KEYS__MASTER_KEY_FILE", "pipe")], &["config", "check"]),
+        (&[("KEYROUND_KEYS__MASTER_KEY_FILE", "pipe")], &["serve"]),
+        (&[("KEYROUND_DATABASE__URL_FILE", "pipe")], &["config", "check"]),
+        (&[("KEYROUND_OUTBOUND__CA_FILE", "pipe")], &["config", "check"]),
+        (
+            &[
+                ("KEYROUND_SERVER__ISSUER", "https://id.example.com"),
+                ("KEYROUND_SERVER__TLS_CERTIFICATE_FILE", "pipe"),
+                ("KEYROUND_SERVER__TLS_KEY_FILE", "tls.key"),
+            ],
+            &["config", "check"],
+        ),
+        (&[], &["--config", "pipe", "config", "check"]),
+        (
+            &[(
+                "KEYROUND_DATABASE__URL",
+                "postgres://u:p@127.0.0.1:1/k?sslmode=verify-full&sslrootcert=pipe",
+            )],
+            &["config", "check"],
+        ),
+    ];
+    let arguments: [&'static [&'static str]; 5] = [
+        &["keys", "import", "pipe"],
+        &[
+            "users",
+            "create",
+            "--email",
+            "a@example.com",
+            "--name",
+            "A",
+            "--password-file",
+            "pipe",
+        ],
+        &[
+            "clients",
+            "create",
+            "--id",
+            "a",
+            "--grant",
+            "client_credentials",
+            "--audience",
+            "b",
+            "--secret-file",
+            "pipe",
+        ],
+        &[
+            "clients",
+            "create",
+            "--id",
+            "a",
+            "--grant",
+            "client_credentials",
+            "--audience",
+            "b",
+            "--jwks-file",
+            "pipe",
+        ],
+        &["token", "verify", "--key-set", "pipe", "pipe"],
+    ];
+    let cases = settings
+        .into_iter()
+        .chain(arguments.map(|arguments| (&[][..], arguments)));
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = cases
+            .map(|(settings, arguments)| {
+                scope.spawn(move || {
+                    let given = |name: &str| settings.iter().any(|(given, _)| *given == name);
+                    let has_key = given("KEYROUND_KEYS__MASTER_KEY_FILE");
+                    let own = VARIABLES
+                        .iter()
+                        .filter(|(name, _)| !(given(name) || has_key && name.ends_with("MASTER_KEY")));
+                    let variables: Vec<_> = own.copied().chain(settings.iter().copied()).collect();
+                    let output = run(folder, &variables, arguments);
+                    let said = said(&output);
+                    assert!(!output.status.success(), "{settings:?} {arguments:?}: {said}");
+                    assert!(said.contains("pipe"), "{settings:?} {arguments:?}: {said}");
+                    assert!(
+                        said.contains("no program has opened for writing within 5 seconds")
+                            || said.contains("each connection reads it again"),
+                        "{settings:?} {arguments:?}: {said}"
+                    );
+                })
+            })
+            .collect();
+        for run in runs {
+            run.join().unwrap();
+        }
+    });
+}
