@@ -540,3 +540,25 @@ fn keys_and_tokens_come_through_nginx_also_while_a_node_is_away() {
         "{granted:#?}"
     );
 }
+
+/// The release carries no symbols, and is built from the lock file everywhere.
+#[test]
+fn the_release_binary_is_stripped_and_locked() {
+    let read = |name: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    let release = &manifest["profile"]["release"];
+    assert_eq!(release.get("strip"), Some(&toml::Value::Boolean(true)));
+    assert_eq!(release.get("debug"), None);
+    // The profile that the image has; no command line takes it back.
+    assert!(text("build.sh").contains("profile=${PROFILE:-release}"));
+    for file in ["Makefile", "deploy/build.sh", "deploy/Dockerfile"] {
+        let file_text = read(file);
+        assert!(
+            !file_text.contains("RUSTFLAGS") && !file_text.contains("CARGO_PROFILE"),
+            "{file}"
+        );
+        for line in file_text.lines().filter(|line| line.contains("cargo build")) {
+            assert!(line.contains("--locked"), "{file}: {line}");
+        }
+    }
+}

@@ -40,8 +40,9 @@ impl PgBouncer {
         } else {
             vec![file]
         };
-        let program = Program::start("pgbouncer", &arguments, folder);
+        let mut program = Program::start("pgbouncer", &arguments, folder);
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            program.require_running(folder);
             sleep(std::time::Duration::from_millis(20)).await;
         }
         url.set_host(Some("127.0.0.1")).unwrap();

@@ -33,6 +33,21 @@ const SETTINGS: [(&str, &str); 2] = [
 /// A program in the foreground; ended when dropped.
 pub struct Program(Child);
 
+/// Panics unless a folder of this PATH has the program.
+fn require(program: &str, path: &str) {
+    let is_there = |folder: &str| Path::new(folder).join(program).is_file();
+    assert!(
+        program.contains('/') || path.split(':').any(is_there),
+        "{program} is not installed: run the tests by `make test`, which unpacks it, or install the package (Debian: apt-get install {program})"
+    );
+}
+
+#[test]
+#[should_panic(expected = "keyround-no-such-program is not installed: run the tests by `make test`")]
+fn a_program_that_is_missing_is_told_at_once() {
+    Program::start("keyround-no-such-program", &[], Path::new("/"));
+}
+
 /// Where the libraries of unpacked programs are: in a folder named after the machine's kind.
 fn libraries() -> String {
     let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/lib"));
@@ -42,7 +57,9 @@ fn libraries() -> String {
 }
 
 impl Program {
+    /// Panics at once if the program is not installed, or ends: what waits for it would wait without an end.
     pub fn start(program: &str, arguments: &[&str], folder: &Path) -> Self {
+        require(program, &programs());
         let log = std::fs::File::create(folder.join("gateway.log")).unwrap();
         let child = Command::new("/usr/bin/env")
             .env_clear()
@@ -56,6 +73,14 @@ impl Program {
             .stderr(log)
             .spawn();
         Self(child.unwrap_or_else(|error| panic!("{program}: {error}")))
+    }
+
+    /// Panics with what it said if it has ended.
+    pub fn require_running(&mut self, folder: &Path) {
+        if let Some(status) = self.0.try_wait().unwrap() {
+            let said = std::fs::read_to_string(folder.join("gateway.log")).unwrap_or_default();
+            panic!("the program has ended ({status}): {said}");
+        }
     }
 }
 
