@@ -285,12 +285,12 @@ const TABLE: &[Row] = &[
             "9223372036854775807",
         ],
         bad: &[
-            ("9007199254740994.0", "claims"),
-            ("9223372036854775808", "claims"),
-            ("\"1795895060\"", "claims"),
-            ("null", "claims"),
-            ("1e300", "claims"),
-            ("[1]", "claims"),
+            ("9007199254740994.0", "its exp must be a number of seconds"),
+            ("9223372036854775808", "its exp must be a number of seconds"),
+            ("\"1795895060\"", "its exp must be a number of seconds"),
+            ("null", "its exp must be a number of seconds"),
+            ("1e300", "its exp must be a number of seconds"),
+            ("[1]", "its exp must be a number of seconds"),
         ],
     },
     Row {
@@ -443,9 +443,9 @@ const TABLE: &[Row] = &[
     },
     Row {
         input: "Cookies of other applications",
-        accepted: "any bytes: they do not matter",
-        refused: "nothing",
-        because: "RFC 6265 section 4.2.",
+        accepted: "any bytes that a header may have, also a tab and bytes beyond ASCII: they do not matter",
+        refused: "control characters, as in every header: 400 `invalid_request`",
+        because: "RFC 6265 section 5.4, RFC 9110 section 5.5.",
         judge: cookie,
         good: &[
             "user=J\u{fc}rgen",
@@ -454,8 +454,27 @@ const TABLE: &[Row] = &[
             "a=b=c; ;;",
             "\u{ff}=\u{80}",
             "keyround-csrf2=a",
+            "a\tb=c\td",
+            "\"quoted\"=\"a b\"",
+            "=nameless",
+            ";;;",
+            "a=\u{e2}\u{82}\u{ac}",
+            "__Host-=",
+            "a=%00%0d%0a",
+            "a=<script>",
+            "a={\"b\":[1,2]}",
+            "a, b=c",
+            "$Version=1; $Path=/",
         ],
-        bad: &[],
+        bad: &[
+            ("a=\u{1}", "invalid_request"),
+            ("a=\0", "invalid_request"),
+            ("\u{1b}[31m=a", "invalid_request"),
+            ("a=\u{7f}", "invalid_request"),
+            ("a=\u{8}b", "invalid_request"),
+            ("a=\u{1f}", "invalid_request"),
+            ("a=b\rc", "invalid_request"),
+        ],
     },
     Row {
         input: "`X-Forwarded-For` of a trusted proxy",
@@ -588,7 +607,7 @@ const TABLE: &[Row] = &[
     Row {
         input: "A password hash of another system",
         accepted: "bcrypt, Argon2 version 19, PBKDF2 (SHA-1, SHA-256, SHA-512) and scrypt, as PHC, passlib, Django (also `bcrypt_sha256$`), Werkzeug and ASP.NET Core Identity write them, with or without padding, within the bounds of a login",
-        refused: "MD5, crypt, `$2x$`, Argon2d; what costs more or less than the bounds: by their name; a kind that would make a wrong password cost more than 2 s",
+        refused: "MD5, SHA-1, SHA-2 and DES in every form (crypt, LDAP, PostgreSQL, MySQL), yescrypt, `$2$`, `$2x$`, Argon2d; what costs more or less than the bounds: by their name; a kind that would make a wrong password cost more than 2 s",
         because: "RFC 8018, RFC 7914, RFC 9106. It is replaced at the next login.",
         judge: |_, text| PasswordHash::parse(text).map(drop).map_err(|error| error.to_string()),
         good: &[
@@ -620,6 +639,13 @@ const TABLE: &[Row] = &[
                 "costs too much to check, or too little",
             ),
             ("$5$rounds=5000$saltstring$5B8vYYiY", "a hash of SHA-256 (sha256crypt)"),
+            ("rl0uE0MNT1xhA", "a hash of DES (crypt)"),
+            ("_J9..rasmBYk8r9AiWNc", "a hash of DES (BSDi's crypt)"),
+            (
+                "$2$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+                "a hash of bcrypt $2$",
+            ),
+            ("{SSHA}c2FsdGVkc2FsdGVkc2FsdGVk", "a hash of SHA-1 (LDAP)"),
             (
                 "$2b$16$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
                 "costs too much",
@@ -629,8 +655,8 @@ const TABLE: &[Row] = &[
     Row {
         input: "An e-mail address",
         accepted: "capitals, width and composition of letters do not matter; a domain in Unicode and in ASCII (`xn--`) is one",
-        refused: "characters that cannot be seen, quoted local parts, domains that DNS cannot have",
-        because: "IDNA 2008 (RFC 5891), UTS #46: one mailbox, one account.",
+        refused: "characters that cannot be seen, quoted local parts, domains that DNS cannot have, IP addresses with or without brackets, and other domains that end with a number",
+        because: "IDNA 2008 (RFC 5891), UTS #46: one mailbox, one account. RFC 1123 section 2.1: no top-level domain is a number; RFC 5321 section 4.1.3 has addresses in brackets alone.",
         judge: |_, text| {
             let email: Email = text
                 .parse()
@@ -806,7 +832,7 @@ const TABLE: &[Row] = &[
             ("https://app.example.com.", "a dot at its end"),
             ("https://-app.example.com", "a hyphen"),
             ("https://app.my_zone", "an underscore in its last label"),
-            ("https://app.example.123", "no origin"),
+            ("https://app.example.123", "whose last label is a number"),
             ("https://app.example.com:0", "port 0"),
             (
                 "https://aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.example",
