@@ -153,7 +153,7 @@ mod tests {
             std::thread::spawn(move || {
                 let mut pipe = OpenOptions::new().write(true).open(path).unwrap();
                 // More than a pipe holds, so that the writer waits for the reader.
-                pipe.write_all(&[b'x'; 100_000]).unwrap();
+                pipe.write_all(&vec![b'x'; 100_000]).unwrap();
                 pipe.write_all(b"end").unwrap();
             })
         };
