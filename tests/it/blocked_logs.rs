@@ -258,6 +258,8 @@ async fn a_task_that_is_stuck_is_known() {
     assert_eq!(Server::get(&app.admin_url, "/livez").status(), 200);
     let pipe = std::process::Command::new("mkfifo").arg(path("pipe")).status();
     assert!(pipe.unwrap().success());
+    // A writer that writes nothing is waited for longer than one look may take.
+    let writer = OpenOptions::new().read(true).write(true).open(path("pipe")).unwrap();
     std::fs::rename(path("chain.pem"), path("good.pem")).unwrap();
     std::fs::hard_link(path("pipe"), path("chain.pem")).unwrap();
     let mut answer = Server::get(&app.admin_url, "/livez");
@@ -274,7 +276,7 @@ async fn a_task_that_is_stuck_is_known() {
     assert_eq!(Server::get(&app.admin_url, "/readyz/issue").status(), 200);
     std::fs::rename(path("good.pem"), path("chain.pem")).unwrap();
     // A writer that goes away lets the look end, and the task goes on.
-    drop(OpenOptions::new().read(true).write(true).open(path("pipe")).unwrap());
+    drop(writer);
     for _ in 0..6_000 {
         if Server::get(&app.admin_url, "/livez").status() == 200 {
             break;

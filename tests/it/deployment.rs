@@ -265,7 +265,7 @@ fn every_variable_in_the_files_is_a_setting() {
 fn the_health_check_says_how_the_server_of_this_machine_is() {
     let folder = tempfile::tempdir().unwrap();
     let (variables, serving) = serve(folder.path(), &[]);
-    for (arguments, checks) in [(vec!["healthcheck"], 2), (vec!["healthcheck", "--issue"], 12)] {
+    for (arguments, checks) in [(vec!["healthcheck"], 2), (vec!["healthcheck", "--issue"], 14)] {
         let answer = run(folder.path(), &borrowed(&variables), &arguments);
         assert!(answer.status.success());
         assert_eq!(
