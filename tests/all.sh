@@ -15,9 +15,6 @@ log=target/interop.log
 cargo test --locked --test interop >"$log" 2>&1 &
 verifiers=$!
 
-# Most tests wait for servers half of their time.
-export RUST_TEST_THREADS=$((2 * $(nproc)))
-
 failed=()
 cargo test --locked --no-fail-fast || failed+=("the tests above")
 wait "$verifiers" || failed+=("the verifiers")
