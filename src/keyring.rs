@@ -18,7 +18,7 @@ use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::crypto::sealing::{Binding, MasterKeys};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
-use crate::jose::jwt::{AccessTokenClaims, Signer, TokenType, random_jti};
+use crate::jose::jwt::{AccessTokenClaims, SessionClaims, Signer, TokenType, random_jti};
 use crate::jose::key::KeyError;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
@@ -32,8 +32,8 @@ use crate::values::SessionId;
 pub use ledger::{Ledger, LedgerError, text_of};
 use memory::Here;
 pub use memory::Lost;
+use snapshot::read;
 pub use snapshot::{Document, Snapshot};
-use snapshot::{began_before, read};
 pub use vanished::Vanished;
 
 /// What a private half is sealed for; part of the associated data.
@@ -140,8 +140,6 @@ pub struct Keyring {
     uses: Mutex<HashMap<Kid, KeyUse>>,
     /// The sessions that ended on this node, each with the moment, until every snapshot knows of them.
     ended_here: RwLock<HashMap<String, Duration>>,
-    /// The users whose sessions have ended, each with when it was and the time before which these began.
-    all_ended_here: RwLock<HashMap<String, (Duration, UnixTime)>>,
     /// The tokens that were denied on this node, in the same way.
     denied_here: RwLock<HashMap<String, Duration>>,
     /// One load at a time: an older one must not replace a newer one.
@@ -183,7 +181,6 @@ impl Keyring {
             current: ArcSwap::from_pointee(first),
             uses: Mutex::default(),
             ended_here: RwLock::default(),
-            all_ended_here: RwLock::default(),
             denied_here: RwLock::default(),
             loading: tokio::sync::Mutex::new(()),
         })
@@ -360,7 +357,7 @@ impl Keyring {
         let find = |kid: &Kid| snapshot.trusted_key(&self.policy, keys_at, kid);
         Ok(match verification::verify(token, &expected, find) {
             Ok(token) if self.is_denied(&snapshot, &token.jti) => Err(Inactive::Denied),
-            Ok(token) if self.has_ended(&snapshot, &token) => Err(Inactive::Ended),
+            Ok(token) if self.has_ended(&snapshot, token.session.as_ref()) => Err(Inactive::Ended),
             Ok(token) => {
                 self.note_use(token.kid.clone(), KeyUse::once(expected.now));
                 Ok(token)
@@ -369,24 +366,15 @@ impl Keyring {
         })
     }
 
-    fn has_ended(&self, snapshot: &Snapshot, token: &AccessToken) -> bool {
-        let Some(session) = &token.session else {
-            return false;
-        };
-        let skew = self.policy.windows().clock_skew;
-        let is_of_ended_here = || {
-            let ended = self.all_ended_here.read().unwrap_or_else(PoisonError::into_inner);
-            ended
-                .get(&token.sub)
-                .is_some_and(|&(_, before)| began_before(session, before, skew))
-        };
-        snapshot.has_ended(session, &token.sub, skew)
-            || self
-                .ended_here
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains_key(&session.sid)
-            || is_of_ended_here()
+    fn has_ended(&self, snapshot: &Snapshot, session: Option<&SessionClaims>) -> bool {
+        session.is_some_and(|session| {
+            snapshot.has_ended(session)
+                || self
+                    .ended_here
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains_key(&session.sid)
+        })
     }
 
     /// Refuses the access tokens of these sessions from now on, on this node; the others read it from the database. The commit
@@ -397,24 +385,12 @@ impl Keyring {
         ended.extend(sids.into_iter().map(|sid| (sid.to_string(), now)));
     }
 
-    /// The same of all sessions of this user that began before this time.
-    pub fn all_sessions_ended(&self, user: &str, before: UnixTime) {
-        let now = self.clock.read().monotonic;
-        let mut ended = self.all_ended_here.write().unwrap_or_else(PoisonError::into_inner);
-        ended.insert(user.to_owned(), (now, before));
-    }
-
     fn endings_here(&self) -> Here {
         let clone =
             |known: &RwLock<HashMap<String, Duration>>| known.read().unwrap_or_else(PoisonError::into_inner).clone();
         Here {
             ended: clone(&self.ended_here),
             denied: clone(&self.denied_here),
-            all_ended: self
-                .all_ended_here
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
         }
     }
 
@@ -424,8 +400,6 @@ impl Keyring {
             let mut ended = ended.write().unwrap_or_else(PoisonError::into_inner);
             ended.retain(|_, at| *at >= moment);
         }
-        let mut ended = self.all_ended_here.write().unwrap_or_else(PoisonError::into_inner);
-        ended.retain(|_, (at, _)| *at >= moment);
     }
 
     /// Refuses a token from now on, on this node; the others read it from the database. The commit that denied it comes first.

@@ -284,9 +284,6 @@ impl Logins {
             .await?;
         let ended = ended.ok_or(LoginError::Wrong)?;
         self.sessions.have_ended(&ended, EndedBy::PasswordChange);
-        if except.is_none() {
-            self.sessions.all_have_ended(user);
-        }
         Ok(ended)
     }
 

@@ -19,8 +19,6 @@ pub struct Lost {
     pub denied: Vec<(String, UnixTime)>,
     /// Ended sessions, by `sid`.
     pub ended: Vec<(String, UnixTime)>,
-    /// Users all of whose sessions ended that began before this time.
-    pub all_ended: Vec<(String, UnixTime)>,
     /// Keys that sign longer tokens than their rows say, with the lifetime of these.
     pub lifetimes: Vec<(Kid, Seconds)>,
     /// Disabled tenants.
@@ -31,7 +29,7 @@ impl Lost {
     /// How many records.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.denied.len() + self.ended.len() + self.all_ended.len() + self.lifetimes.len() + self.tenants.len()
+        self.denied.len() + self.ended.len() + self.lifetimes.len() + self.tenants.len()
     }
 }
 
@@ -48,7 +46,6 @@ pub(super) struct DisabledTenant {
 pub(super) struct Here {
     pub(super) ended: HashMap<String, Duration>,
     pub(super) denied: HashMap<String, Duration>,
-    pub(super) all_ended: HashMap<String, (Duration, UnixTime)>,
 }
 
 /// Adds to a new snapshot what the one before it and this node's own endings hold and the database does not.
@@ -88,21 +85,6 @@ pub(super) async fn remember(
             next.ended.insert(sid.clone(), until);
             if until > pruned {
                 next.lost.ended.push((sid, until));
-            }
-        }
-    }
-    let just_now = here.all_ended.iter().filter(|(_, (at, _))| *at < next.loaded.monotonic);
-    let just_now = just_now.map(|(user, (_, before))| (user, *before));
-    let known = previous.all_ended.iter().map(|(user, &before)| (user, before));
-    let all_ended: Vec<(String, UnixTime)> = known.chain(just_now).map(|(user, at)| (user.clone(), at)).collect();
-    for (user, before) in all_ended {
-        let until = before + LONGEST_ACCESS_TOKEN + skew * 2;
-        // By the database's clock, which may be a little behind this node's.
-        let is_known = next.all_ended.get(&user).is_some_and(|&known| known + skew >= before);
-        if until > now && !is_known {
-            next.all_ended.insert(user.clone(), before);
-            if until > pruned {
-                next.lost.all_ended.push((user, before));
             }
         }
     }

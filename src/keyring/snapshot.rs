@@ -55,8 +55,6 @@ pub struct Snapshot {
     pub(super) denied: HashMap<String, UnixTime>,
     /// The sessions that ended while access tokens of theirs may still live.
     pub(super) ended: HashMap<String, UnixTime>,
-    /// The users all of whose sessions have ended that began before this time, also those that the database has lost.
-    pub(super) all_ended: HashMap<String, UnixTime>,
     pub(super) disabled_tenants: HashMap<String, DisabledTenant>,
     /// What the database lacks although this node knew it.
     pub lost: Lost,
@@ -110,14 +108,10 @@ impl Snapshot {
         self.denied.contains_key(jti)
     }
 
-    /// Whether the session of this user has ended, or its tenant was disabled.
+    /// Whether the session has ended, or its tenant was disabled.
     #[must_use]
-    pub fn has_ended(&self, session: &SessionClaims, user: &str, skew: Seconds) -> bool {
+    pub fn has_ended(&self, session: &SessionClaims) -> bool {
         self.ended.contains_key(&session.sid)
-            || self
-                .all_ended
-                .get(user)
-                .is_some_and(|&before| began_before(session, before, skew))
             || self.disabled_tenants.contains_key(&session.tid)
             || self.was_left_behind(session)
     }
@@ -129,7 +123,8 @@ impl Snapshot {
         };
         // Later there is no access token from before.
         let last_token = restored + LONGEST_ACCESS_TOKEN * 2;
-        self.trusted.checked_at() < last_token && began(session).is_some_and(|began| began < restored)
+        let began = || session.sid.parse::<SessionId>().map(SessionId::created_at);
+        self.trusted.checked_at() < last_token && began().is_ok_and(|began| began < restored)
     }
 
     /// Whether a denied token may be forgotten at this time.
@@ -207,16 +202,6 @@ impl Snapshot {
     }
 }
 
-fn began(session: &SessionClaims) -> Option<UnixTime> {
-    session.sid.parse().ok().map(SessionId::created_at)
-}
-
-/// Whether a session began before this time for certain. The clocks that say so may differ by S, and one that began afterwards must not
-/// end.
-pub(super) fn began_before(session: &SessionClaims, time: UnixTime, skew: Seconds) -> bool {
-    began(session).is_some_and(|began| began + skew < time)
-}
-
 #[expect(
     clippy::too_many_arguments,
     reason = "what a reading stands on; the house issue gives it a type"
@@ -264,10 +249,8 @@ pub(super) async fn read(
         .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
         .collect();
     let skew = policy.windows().clock_skew;
-    let (all_ended, ended): (Vec<_>, Vec<_>) = look.ended.into_iter().partition(|ended| ended.of_user);
-    let all_ended = all_ended.into_iter();
-    next.all_ended = all_ended.map(|user| (user.sid, UnixTime(user.revoked_at))).collect();
-    next.ended = ended
+    next.ended = look
+        .ended
         .into_iter()
         .map(|session| {
             // No access token outlives its session.
@@ -365,7 +348,6 @@ impl Snapshot {
             verifying_keys: verifying_keys(&key_set, previous),
             denied: HashMap::new(),
             ended: HashMap::new(),
-            all_ended: HashMap::new(),
             disabled_tenants: HashMap::new(),
             lost: Lost {
                 lifetimes,

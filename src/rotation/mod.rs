@@ -315,7 +315,7 @@ impl Rotation {
         }
         tracing::error!(
             denied_tokens = lost.denied.len(),
-            ended_sessions = lost.ended.len() + lost.all_ended.len(),
+            ended_sessions = lost.ended.len(),
             disabled_tenants = lost.tenants.len(),
             token_lifetimes = lost.lifetimes.len(),
             "the database has lost what this node knew, as after a failover to a standby without the last seconds; it stays in force \
@@ -335,10 +335,6 @@ impl Rotation {
                 db.end_lost_session(sid, *until, &entry(Event::SessionEnded, sid))
                     .await?,
             );
-        }
-        for (user, before) in &lost.all_ended {
-            let entry = entry(Event::UserSessionsEnded, user);
-            wrote(db.end_lost_sessions_of(user, *before, &entry).await?);
         }
         if !lost.lifetimes.is_empty() {
             let mut change = db.change_keys().await?;

@@ -114,18 +114,9 @@ impl Sessions {
             let is_last = some.len() < ENDED_AT_ONCE as usize;
             ended.extend(some);
             if is_last {
-                if except.is_none() {
-                    self.all_have_ended(user);
-                }
                 return Ok(ended);
             }
         }
-    }
-
-    /// Refuses the access tokens of all sessions of a user that began before now, also of those that the database has lost. The commit
-    /// comes first.
-    pub fn all_have_ended(&self, user: UserId) {
-        self.keyring.all_sessions_ended(&user.to_string(), self.now());
     }
 
     /// Refuses the access tokens of sessions whose end was committed a moment ago, by whichever statement.

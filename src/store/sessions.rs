@@ -39,25 +39,11 @@ const POSTGRES_BEGIN: &str = begin!(" FOR SHARE");
 
 const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
 /// With the time until which an access token of the session may live at most.
-pub(super) const ENDED_UNTIL: &str =
-    "SELECT sid, revoked_at, expires_at, sid = user_id AS of_user FROM sessions WHERE revoked_at >= $1";
+pub(super) const ENDED_UNTIL: &str = "SELECT sid, revoked_at, expires_at FROM sessions WHERE revoked_at >= $1";
 /// A session that has ended and of which the database knows nothing else.
-macro_rules! bury {
-    ($on_conflict:expr) => {
-        concat!(
-            "INSERT INTO sessions (sid, user_id, tenant_id, client_id, audience, generation, current_hash, salt, created_at, \
-             rotated_at, expires_at, revoked_at, revoked_for, address, user_agent) \
-             VALUES ($1, $5, 'default', '', '', 0, '', '', $2, $2, $3, $2, $4, '', '') ON CONFLICT (sid) DO ",
-            $on_conflict
-        )
-    };
-}
-const BURY: &str = bury!("NOTHING");
-/// The same under the id of a user, which is no session's: it stands for all sessions of the user that began before.
-const BURY_ALL: &str = bury!(
-    "UPDATE SET revoked_at = excluded.revoked_at, expires_at = excluded.expires_at, revoked_for = excluded.revoked_for \
-     WHERE sessions.revoked_at < excluded.revoked_at"
-);
+const BURY: &str = "INSERT INTO sessions (sid, user_id, tenant_id, client_id, audience, generation, current_hash, salt, created_at, \
+                    rotated_at, expires_at, revoked_at, revoked_for, address, user_agent) \
+                    VALUES ($1, $5, 'default', '', '', 0, '', '', $2, $2, $3, $2, $4, '', '') ON CONFLICT (sid) DO NOTHING";
 /// The user of a session whose user is not known.
 const NO_USER: &str = "00000000-0000-0000-0000-000000000000";
 /// How long a session stays written down that has ended and whose row was lost: until its last access token has expired by any clock.
@@ -126,8 +112,6 @@ pub struct EndedSession {
     pub revoked_at: i64,
     /// When it would have expired.
     pub expires_at: i64,
-    /// Whether `sid` is the id of a user: then all sessions of the user have ended that began before.
-    pub of_user: bool,
 }
 
 /// A session that somebody ends.
@@ -304,7 +288,15 @@ impl Db {
             .await?
             .rows_affected());
         if ended == 0 && ending.is_proven {
-            ended = bury(&mut tx, BURY, &ending.sid.to_string(), of.as_deref(), ending.by, now).await?;
+            ended = in_tx!(&mut tx, |connection| sqlx::query(BURY)
+                .bind(ending.sid.to_string())
+                .bind(now.0)
+                .bind((now + BURIED_FOR).0)
+                .bind(ending.by.name())
+                .bind(of.as_deref().unwrap_or(NO_USER))
+                .execute(connection)
+                .await?
+                .rows_affected());
         }
         if ended == 1 {
             note(&mut tx, entry, now).await?;
@@ -348,21 +340,6 @@ impl Db {
         Ok(changed > 0)
     }
 
-    /// Ends again all sessions of a user that began before this time; false when the database knows that they have ended.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn end_lost_sessions_of(&self, user: &str, at: UnixTime, entry: &Entry) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
-        let now = tx.now(entry.happened_at).await?;
-        let buried = bury(&mut tx, BURY_ALL, user, Some(user), EndedBy::Rollback, at).await?;
-        if buried > 0 {
-            note(&mut tx, entry, now).await?;
-            tx.commit().await?;
-        }
-        Ok(buried > 0)
-    }
-
     /// Ends at most [`ENDED_AT_ONCE`] sessions of a user, but not this one when one is given; answers with those that had not ended.
     /// The entry is noted for each.
     ///
@@ -397,9 +374,6 @@ impl Db {
             .await?);
         for sid in &ended {
             note_for(&mut tx, entry, sid, now).await?;
-        }
-        if except.is_none() && ended.len() < ENDED_AT_ONCE as usize {
-            bury_all(&mut tx, user, by, now).await?;
         }
         tx.commit().await?;
         ended.iter().map(|sid| parse_sid(sid)).collect()
@@ -456,35 +430,7 @@ pub(super) async fn end_of_user(
         .bind(except.map(|sid| sid.to_string()).unwrap_or_default())
         .fetch_all(connection)
         .await?);
-    if except.is_none() {
-        bury_all(tx, user, by, at).await?;
-    }
     sids.iter().map(|sid| parse_sid(sid)).collect()
-}
-
-/// Also ends the sessions of a user that the database has lost: no row is left of them, and access tokens of them may live.
-async fn bury_all(tx: &mut Tx, user: UserId, by: EndedBy, at: UnixTime) -> Result<(), StoreError> {
-    let user = user.to_string();
-    bury(tx, BURY_ALL, &user, Some(&user), by, at).await.map(drop)
-}
-
-async fn bury(
-    tx: &mut Tx,
-    text: &'static str,
-    sid: &str,
-    user: Option<&str>,
-    by: EndedBy,
-    at: UnixTime,
-) -> Result<u64, StoreError> {
-    Ok(in_tx!(tx, |connection| sqlx::query(text)
-        .bind(sid)
-        .bind(at.0)
-        .bind((at + BURIED_FOR).0)
-        .bind(by.name())
-        .bind(user.unwrap_or(NO_USER))
-        .execute(connection)
-        .await?
-        .rows_affected()))
 }
 
 /// Forgets where the sessions of a user were used from. The rows stay until they expire: by them their access tokens are refused.

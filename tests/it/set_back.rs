@@ -3,10 +3,8 @@
 
 use keyround::accounts::refresh_token::RefreshToken;
 use keyround::accounts::session::EndedBy;
-use keyround::events::{Entry, Event};
 use keyround::store::clients::ClientChange;
 use keyround::store::tenants::TenantChange;
-use keyround::store::users::UserChange;
 use keyround::values::SessionId;
 use serde_json::{Value, json};
 
@@ -459,58 +457,6 @@ fn refresh_token_of(began: UnixTime, nodes: &LostSessions) -> String {
     let token = RefreshToken::first(SessionId::generate(began)).unwrap();
     token.write(key).to_string()
 }
-
-// A command knows the person and not the session; whoever logs in again afterwards is let in.
-crate::on_both_databases!(
-    the_sessions_of_a_person_end_with_those_that_the_database_lost,
-    |database| {
-        let nodes = LostSessions::start(database).await;
-        let site = &nodes.site;
-        let changes = [
-            ("eve", UserChange::Suspend),
-            ("bob", UserChange::EndSessions),
-            ("joe", UserChange::Delete),
-        ];
-        for (times, (name, change)) in changes.into_iter().enumerate() {
-            site.register(name).await;
-            let (visitor, _) = nodes.log_in(name).await;
-            let now = site.app.clock.read().wall;
-            // It began before, by any clock.
-            let skew = site.app.running.server.keyring.policy().windows().clock_skew;
-            let sid = SessionId::generate(now - skew - Seconds(60)).to_string();
-            let token = site
-                .forge(&visitor.access_token, |_, claims| claims["sid"] = json!(sid))
-                .await;
-            assert_eq!(nodes.accept(&token).await, [true; 2], "{name}");
-            let earlier = Earlier::take(&site.raw).await;
-            let user = claims(&token)["sub"].as_str().unwrap().to_owned();
-            let noted = Entry::new(Event::UserSessionsEnded, &user, now, "a test", "a test");
-            let db = &site.app.running.server.db;
-            let ended = db.change_user(user.parse().unwrap(), &change, &noted).await.unwrap();
-            assert_eq!(ended, Some(Vec::new()), "{name}: the database knows of none");
-            assert_eq!(nodes.accept(&token).await, [false; 2], "{name}");
-            // The nodes knew it: it outlives a database that has lost this too.
-            earlier.put_back(&site.raw).await;
-            assert_eq!(nodes.accept(&token).await, [false; 2], "{name}, lost");
-            for app in [&site.app, &nodes.other] {
-                app.running.server.rotation.tick().await.unwrap();
-            }
-            let again = "SELECT count(*) FROM audit WHERE event = 'user.sessions_ended' AND reason = 'the database had lost it'";
-            assert_eq!(
-                site.raw.number(again).await,
-                1 + i64::try_from(times).unwrap(),
-                "{name}"
-            );
-            assert_eq!(nodes.accept(&token).await, [false; 2], "{name}, written again");
-            // What began since is no session of before.
-            let (now, _) = nodes.log_in(name).await;
-            assert_eq!(nodes.accept(&now.access_token).await, [true; 2], "{name}");
-            let others = nodes.log_in("ada").await;
-            assert_eq!(nodes.accept(&others.0.access_token).await, [true; 2], "{name}");
-        }
-        nodes.stop().await;
-    }
-);
 
 // Tokens that were signed since live longer than the row says: the key must not leave before them.
 crate::on_both_databases!(the_longest_token_of_a_key_stays_known, |database| {
