@@ -205,6 +205,13 @@ pub fn write(path: &Path, text: &str) -> Result<Option<PathBuf>, Failure> {
             files::unwritable(path, &error)
         ))
     };
+    // A link, a pipe or a device would be gone, with a file in its place.
+    if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(Failure::Refused(format!(
+            "{} is a folder, a link, a pipe or a device; name a file that does not exist, or none to print the master key",
+            path.display()
+        )));
+    }
     if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
         return Err(Failure::Refused(format!(
             "{} exists and is not empty; a master key is never overwritten, name another file",

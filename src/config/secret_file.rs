@@ -90,7 +90,7 @@ fn read_text(setting: &'static str, path: &Path, file: impl Read) -> Result<Zero
     if setting == "keys.master_key_file" && is_raw_key(&content) {
         return Err(refused(
             "is 32 octets that are no text, as if they were a key that is not encoded; a master key is in base64: if these octets are to be \
-             the key, encode them by (umask 077; base64 FILE > NEW-FILE) and name NEW-FILE",
+             the key, encode them by (umask 077; head -c 32 FILE | base64 > NEW-FILE) and name NEW-FILE",
         ));
     }
     let text = text::decode(&content).map_err(|error| unreadable(std::io::Error::other(error)))?;

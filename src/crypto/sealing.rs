@@ -48,7 +48,7 @@ pub enum SealError {
     Length(usize),
     /// The master key's text is in hexadecimal, which is base64 of something else.
     #[error(
-        "the master key is in hexadecimal; write the same 32 bytes in base64: (umask 077; xxd -r -p FILE | base64 > NEW-FILE)"
+        "the master key is in hexadecimal; write the same 32 bytes in base64 in the place of this line: 'sed -n LINEp FILE | xxd -r -p | base64' prints them"
     )]
     Hexadecimal,
     /// The text is a private key, or another PEM.

@@ -78,7 +78,9 @@ pub enum ImportError {
     )]
     Binary,
     /// The format of ssh-keygen.
-    #[error("the key is in the format of OpenSSH; write a copy as PEM: 'ssh-keygen -p -m PKCS8 -f COPY'")]
+    #[error(
+        "the key is in the format of OpenSSH; write a copy of an RSA or P-256 key as PEM: 'ssh-keygen -p -m PKCS8 -f COPY' (it leaves an ed25519 key as it is, which Keyround does not take)"
+    )]
     OpenSsh,
     /// A PEM that was encoded once more.
     #[error("the file is a PEM in base64; decode it first: 'base64 -d FILE'")]
@@ -181,7 +183,9 @@ fn instead_of_key(text: &str) -> Option<&'static str> {
     if text.trim().is_empty() {
         Some("nothing: it is empty")
     } else if is_ssh.into_iter().any(begins) {
-        Some("a public key of OpenSSH; write it as PEM: 'ssh-keygen -e -m PKCS8 -f FILE'")
+        Some(
+            "a public key of OpenSSH; write an RSA or P-256 key as PEM: 'ssh-keygen -e -m PKCS8 -f FILE' (an ed25519 key is not taken)",
+        )
     } else if text.contains("BEGIN CERTIFICATE REQUEST") || text.contains("BEGIN NEW CERTIFICATE REQUEST") {
         Some(
             "a request for a certificate, not its key; give the file of the private key that the request was made with",

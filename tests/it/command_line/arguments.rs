@@ -950,6 +950,35 @@ fn what_is_not_there_is_told_before_anybody_is_asked() {
     assert!(said.contains("nobody can confirm"), "{said}");
 }
 
+/// A device, a pipe or a link would be gone, with a file in its place.
+#[test]
+fn a_master_key_takes_the_place_of_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let path = |name: &str| folder.join(name);
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(path("pipe"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    std::fs::write(path("empty"), "").unwrap();
+    std::os::unix::fs::symlink(path("empty"), path("link")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", path("device")).unwrap();
+    std::fs::create_dir(path("folder")).unwrap();
+    for name in ["pipe", "link", "device", "folder"] {
+        let kind = path(name).symlink_metadata().unwrap().file_type();
+        let said = refused(folder, 1, &["master-key", "generate", name]);
+        assert!(
+            said.contains("is a folder, a link, a pipe or a device; name a file"),
+            "{said}"
+        );
+        assert_eq!(path(name).symlink_metadata().unwrap().file_type(), kind);
+    }
+    assert!(run(folder, &[], &["master-key", "generate", "empty"]).status.success());
+}
+
 #[test]
 fn a_master_key_that_is_nearly_one_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -961,7 +990,10 @@ fn a_master_key_that_is_nearly_one_is_named() {
             raw.clone(),
             "is 32 octets that are no text, as if they were a key that is not encoded",
         ),
-        ([&raw[..], b"\n"].concat(), "(umask 077; base64 FILE > NEW-FILE)"),
+        (
+            [&raw[..], b"\n"].concat(),
+            "(umask 077; head -c 32 FILE | base64 > NEW-FILE)",
+        ),
         (
             format!("{MASTER_KEY}\n\n{MASTER_KEY}\n").into(),
             "lines 1 and 3 are one and the same master key",
@@ -973,7 +1005,7 @@ fn a_master_key_that_is_nearly_one_is_named() {
         (format!("{MASTER_KEY}\nsecond\n").into(), "line 2: the master key is"),
         (
             "0f1e2d3c".repeat(8).into(),
-            "is in hexadecimal; write the same 32 bytes in base64",
+            "is in hexadecimal; write the same 32 bytes in base64 in the place of this line",
         ),
         ("swordfish-swordfish-swordfish-12".into(), "it must be"),
     ] {
