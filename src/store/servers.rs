@@ -29,6 +29,21 @@ pub struct Servers {
     current: Mutex<usize>,
 }
 
+fn options_of(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    // No number with a fraction is read, and PgBouncer refuses this parameter of a start.
+    let options = PgConnectOptions::from_str(url)?.extra_float_digits(None);
+    // The driver hands the brackets of an IPv6 address to the resolver, which knows no such name.
+    let address = options
+        .get_host()
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let address = address.map(str::to_owned);
+    Ok(match address {
+        Some(address) => options.host(&address),
+        None => options,
+    })
+}
+
 #[derive(Clone, Debug)]
 struct Server {
     name: String,
@@ -41,8 +56,7 @@ impl Servers {
         let server = |server: &PostgresServer| {
             Ok(Server {
                 name: server.name.clone(),
-                // No number with a fraction is read, and PgBouncer refuses this parameter of a start.
-                options: PgConnectOptions::from_str(server.reveal())?.extra_float_digits(None),
+                options: options_of(server.reveal())?,
                 has_password: url.holds_password(),
             })
         };
@@ -163,6 +177,22 @@ impl Server {
                  it up to 60 s)",
                 timeout.as_secs()
             )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_gets_an_address_without_brackets() {
+        for (url, host) in [
+            ("postgres://k@[::1]:18190/k", "::1"),
+            ("postgres://k@db.example.com:5432/k", "db.example.com"),
+            ("postgres://k@127.0.0.1:5432/k", "127.0.0.1"),
+        ] {
+            assert_eq!(options_of(url).unwrap().get_host(), host);
         }
     }
 }
