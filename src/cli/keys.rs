@@ -464,6 +464,8 @@ fn chosen(keys: &Keys, policy: &Policy, algorithm: Option<Algorithm>) -> Vec<Alg
 }
 
 async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -> Result<(), Failure> {
+    let view = View::read(context).await?;
+    foresight::refuse_any(&view, &chosen(&view.keys, &view.policy, algorithm))?;
     let (_, foundation) = context.foundation().await?;
     let rotator = &foundation.rotator;
     let mut inserted = Vec::new();

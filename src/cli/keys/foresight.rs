@@ -120,19 +120,27 @@ pub fn print_plan(context: &Context, view: &View) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Refuses what one of these algorithms would refuse, so that none is rotated without the others.
+pub fn refuse_any(view: &View, algorithms: &[Algorithm]) -> Result<(), Failure> {
+    for &alg in algorithms {
+        refuse_rotation(&view.keys, &view.policy, alg, view.now)?;
+        if !has_room(&view.keys, &view.policy, alg, view.now) {
+            return Err(RotationError::SetFull(alg).into());
+        }
+    }
+    Ok(())
+}
+
 pub fn print_dry_run(context: &Context, view: &View, algorithm: Option<Algorithm>) -> Result<(), Failure> {
     if view.keys.is_empty() {
         return Err(RotationError::NoKeys.into());
     }
     let chosen = chosen(&view.keys, &view.policy, algorithm);
-    let mut inserts = Vec::new();
-    for &alg in &chosen {
-        refuse_rotation(&view.keys, &view.policy, alg, view.now)?;
-        if !has_room(&view.keys, &view.policy, alg, view.now) {
-            return Err(RotationError::SetFull(alg).into());
-        }
-        inserts.push(rotate_early(&view.keys, &view.policy, alg, view.now));
-    }
+    refuse_any(view, &chosen)?;
+    let inserts: Vec<NewGeneration> = chosen
+        .iter()
+        .map(|&alg| rotate_early(&view.keys, &view.policy, alg, view.now))
+        .collect();
     let mut events = events(view, &inserts);
     events.retain(|event| event.generation.is_some() && chosen.contains(&event.alg));
     if context.json {
