@@ -227,6 +227,11 @@ pub enum ConfigError {
     /// Both listeners in one place.
     #[error("server.listen and server.admin_listen are both {0}; give each its own port")]
     SameListener(SocketAddr),
+    /// One listener takes all addresses of the other's port.
+    #[error(
+        "server.listen is {0} and server.admin_listen {1}, and one of them takes the port of the other; give each its own port"
+    )]
+    OverlappingListeners(SocketAddr, SocketAddr),
     /// Tokens that would live longer than the longest.
     #[error(
         "tokens.access_token_ttl is {given}, but tokens.max_token_ttl is {longest}; shorten tokens.access_token_ttl or lengthen \

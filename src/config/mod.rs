@@ -616,10 +616,19 @@ fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
     if server.listen == server.admin_listen && server.listen.port() != 0 {
         return Err(ConfigError::SameListener(server.listen));
     }
+    if overlap(server.listen, server.admin_listen) {
+        return Err(ConfigError::OverlappingListeners(server.listen, server.admin_listen));
+    }
     server.check_connections()?;
     server.check_transport()?;
     server.check_proxies()?;
     Ok(server)
+}
+
+/// Whether two listeners cannot be there together: `::` takes the addresses of IPv4 too.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (takes(one, other) || takes(other, one))
 }
 
 fn shutdown_delay(text: &str) -> Result<Seconds, Refusal> {

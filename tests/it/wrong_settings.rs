@@ -174,6 +174,15 @@ const WRONG: &[Row] = &[
         ],
     ),
     (
+        "[server]\nadmin_listen = \"0.0.0.0:8080\"",
+        &[],
+        &[
+            "server.admin_listen 0.0.0.0:8080",
+            "takes the port of the other",
+            "give each its own port",
+        ],
+    ),
+    (
         "[server]\nadmin_listen = \"127.0.0.1:8080\"",
         &[],
         &[
