@@ -17,7 +17,8 @@ const LONGEST: u64 = 4 * 1024 * 1024;
 const TURN: i64 = 50;
 /// How often a pipe that no program has opened for writing is waited for: 5 seconds.
 const TURNS_WITHOUT_WRITER: u32 = 100;
-/// How often a program that writes into a pipe is waited for: a minute. It may ask a person for a passphrase.
+/// How often a program that has a pipe open for writing is waited for without a word from it: a minute. It may ask a person for a
+/// passphrase.
 const TURNS_WITH_WRITER: u32 = 1_200;
 
 /// A file that is open for reading.
@@ -84,6 +85,8 @@ impl Read for Reading {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => pipe.has_writer = true,
                 read => {
                     pipe.has_writer |= read.is_ok();
+                    // However long it takes to write everything, as a backup that is unpacked.
+                    pipe.turns = 0;
                     return read;
                 }
             }
@@ -102,7 +105,7 @@ impl Pipe {
         }
         if self.turns > TURNS_WITH_WRITER {
             return Err(Error::other(
-                "it is a pipe whose writer has not ended within a minute; name a file",
+                "it is a pipe whose writer has written nothing for a minute; name a file",
             ));
         }
         let turn = Timespec {
@@ -162,6 +165,24 @@ mod tests {
         writer.join().unwrap();
         assert_eq!(content.len(), 100_003);
         assert!(content.ends_with(b"end"));
+    }
+
+    #[test]
+    fn a_writer_that_goes_on_is_read_however_often_it_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = pipe(folder.path());
+        let mut reading = Reading::open(&path).unwrap();
+        let mut writer = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut octet = [0];
+        for _ in 0..3 {
+            reading.pipe.as_mut().unwrap().turns = TURNS_WITH_WRITER - 1;
+            writer.write_all(b"x").unwrap();
+            reading.read_exact(&mut octet).unwrap();
+            assert_eq!(reading.pipe.as_ref().unwrap().turns, 0);
+        }
+        reading.pipe.as_mut().unwrap().turns = TURNS_WITH_WRITER;
+        let refused = reading.read(&mut octet).unwrap_err().to_string();
+        assert!(refused.contains("has written nothing for a minute"), "{refused}");
     }
 
     #[test]
