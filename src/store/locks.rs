@@ -13,11 +13,12 @@ use super::{Db, StoreError, within};
 /// A change of the schema holds such a lock for a moment, which no request minds.
 const NOTICED_AFTER: Duration = Duration::from_secs(1);
 
-/// The modes that are in the way of `ROW EXCLUSIVE`, which each statement needs that writes. Tables are resolved as those of statements are.
+/// The modes that are in the way of `ROW EXCLUSIVE`, which each statement needs that writes, also of one that waits: later statements wait
+/// behind it. Tables are resolved as those of statements are. A prepared transaction has no process, and 0 here.
 const POSTGRES_LOCKS: &str = "\
-    SELECT listed.name AS name, locked.mode AS mode, locked.pid::BIGINT AS pid \
+    SELECT listed.name AS name, locked.mode AS mode, COALESCE(locked.pid, 0)::BIGINT AS pid \
     FROM unnest($1::TEXT[]) AS listed (name) JOIN pg_locks AS locked ON locked.relation = to_regclass(listed.name) \
-    WHERE locked.granted AND locked.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    WHERE locked.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
         AND locked.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
     ORDER BY locked.pid, listed.name";
 
@@ -49,9 +50,17 @@ impl Db {
             .iter()
             .map(|Lock { name, mode, .. }| format!("{name} ({mode})"))
             .collect();
+        let (holder, cure) = if pid == 0 {
+            let cure = "ROLLBACK PREPARED with its name, which is in pg_prepared_xacts";
+            ("a prepared transaction".to_owned(), cure.to_owned())
+        } else {
+            let cure = format!("SELECT pg_terminate_backend({pid})");
+            (format!("process {pid} of PostgreSQL"), cure)
+        };
         Err(StoreError::Locked {
             tables: tables.join(", "),
-            pid,
+            holder,
+            cure,
         })
     }
 

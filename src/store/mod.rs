@@ -268,14 +268,16 @@ pub enum StoreError {
     },
     /// Somebody holds a lock on tables for longer than a moment.
     #[error(
-        "process {pid} of PostgreSQL holds a lock on {tables}, and requests that need these tables are refused with 503: end what it does, \
-         or run SELECT pg_terminate_backend({pid})"
+        "{holder} holds a lock on {tables}, or waits for it, and requests that need these tables are refused with 503: end what it does, or \
+         run {cure}"
     )]
     Locked {
         /// The tables, each with the mode of the lock.
         tables: String,
         /// Who holds it.
-        pid: i64,
+        holder: String,
+        /// The statement that ends it.
+        cure: String,
     },
     /// New tables would not be made beside those that there are.
     #[error(

@@ -60,6 +60,18 @@ async fn a_table_that_is_locked_is_told() {
         until(&site, true).await;
         assert_eq!(log_in().await, 200, "{mode}");
     }
+    // A change of the schema that waits for a long read: every statement after it waits behind it.
+    let reader = site.raw.hold("LOCK TABLE sessions IN ACCESS SHARE MODE").await;
+    let waiting = site.raw.hold("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE");
+    let looking = async {
+        let detail = until(&site, false).await;
+        assert!(detail.contains("sessions (AccessExclusiveLock)"), "{detail}");
+        assert_eq!(log_in().await, 503);
+        reader.let_go().await;
+    };
+    let (held, ()) = tokio::join!(waiting, looking);
+    held.let_go().await;
+    until(&site, true).await;
     // Every table of ours is looked at.
     let tables: BTreeSet<&str> = needed_rights()
         .map(|(table, _)| table)
