@@ -29,8 +29,9 @@ const CONFIRM: &str = "UPDATE clock SET reached = $1, confirmed = $1, \
                        THEN kept_from ELSE doubted END, \
                        kept_at = CASE WHEN doubted = 0 THEN kept_at ELSE $1 END, doubted = 0 \
                        WHERE id = 1 AND stepped = $3";
+/// A restore on the clock that was ahead was at another time by the right one.
 const STEP: &str = "UPDATE clock SET reached = $1, confirmed = $1, doubted = 0, kept_from = $2, kept_at = $3, \
-                    stepped = stepped + $4 WHERE id = 1";
+                    stepped = stepped + $4, restored = CASE WHEN restored > $1 THEN restored + $4 ELSE restored END WHERE id = 1";
 const RESTORED: &str = "UPDATE clock SET restored = $1 WHERE id = 1";
 const SHIFT: &str = "UPDATE signing_keys SET published_at = published_at + $1, activates_at = activates_at + $1 \
                      WHERE revoked_at IS NULL AND activates_at > $2";

@@ -189,6 +189,7 @@ crate::on_both_databases!(the_clock_commands_work_and_nothing_is_pruned_in_doubt
     // As if every node had run two hours ahead until now.
     for sql in [
         "UPDATE clock SET reached = reached + 7200, confirmed = confirmed + 7200",
+        "UPDATE clock SET restored = reached - 60",
         "UPDATE signing_keys SET published_at = published_at + 7200, activates_at = activates_at + 7200",
         "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset, master_keys) \
          VALUES ('gone', 1, 1, '', 0, '')",
@@ -239,6 +240,9 @@ crate::on_both_databases!(the_clock_commands_work_and_nothing_is_pruned_in_doubt
     let moved = raw.number(activation).await - ahead;
     assert!((-7200..-7000).contains(&moved), "{moved}");
     assert_eq!(raw.number("SELECT stepped FROM clock").await, moved);
+    // A restore by the clock that was ahead must not refuse the sessions of the time until it is reached.
+    let restored = raw.number("SELECT restored - reached FROM clock").await;
+    assert!((-300..0).contains(&restored), "{restored}");
     let noted = "SELECT count(*) FROM audit WHERE event = 'clock.confirmed' AND reason LIKE 'it was set%'";
     assert_eq!(raw.number(noted).await, 1);
     assert_eq!(keyround(&database, &["clock", "check"]).0, Some(0));
