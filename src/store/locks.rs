@@ -14,11 +14,12 @@ use super::{Db, StoreError, within};
 const NOTICED_AFTER: Duration = Duration::from_secs(1);
 
 /// The modes that are in the way of `ROW EXCLUSIVE`, which each statement needs that writes, also of one that waits: later statements wait
-/// behind it. Tables are resolved as those of statements are. A prepared transaction has no process, and 0 here.
+/// behind it. Who waits for a row locks a tuple of the table, and holds up nobody else. Tables are resolved as those of statements are. A
+/// prepared transaction has no process, and 0 here.
 const POSTGRES_LOCKS: &str = "\
     SELECT listed.name AS name, locked.mode AS mode, COALESCE(locked.pid, 0)::BIGINT AS pid \
     FROM unnest($1::TEXT[]) AS listed (name) JOIN pg_locks AS locked ON locked.relation = to_regclass(listed.name) \
-    WHERE locked.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    WHERE locked.locktype = 'relation' AND locked.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
         AND locked.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
     ORDER BY locked.pid, listed.name";
 

@@ -349,7 +349,7 @@ crate::on_both_databases!(what_commands_seal_opens_on_every_running_server, |dat
     let rsa = private_fixture("rsa.pkcs8.pem");
     let provider = secret_of_provider.to_str().unwrap();
     for command in [
-        &["keys", "rotate"][..],
+        &["keys", "rotate", "--algorithm", "RS256"][..],
         &["keys", "import", &rsa],
         &["providers", "set-secret", "one", "--client-secret-file", provider],
     ] {
