@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::verifier::{Library, Refusal, Report, Summary};
 
 /// Between two looks at the same token.
-const PASS: Duration = Duration::from_secs(3);
+const PASS: Duration = Duration::from_secs(2);
 /// Before its expiry, from when a token is left alone, so that a slow machine makes no refusal.
 const MARGIN: Seconds = Seconds(1);
 /// A service starts within this time, even on a loaded machine.

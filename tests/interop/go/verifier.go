@@ -19,7 +19,7 @@ import (
 
 const (
 	// Between two looks at the same token.
-	pass = 3 * time.Second
+	pass = 2 * time.Second
 	// Before its expiry, from when a token is left alone, so that a slow machine makes no refusal.
 	margin = time.Second
 )

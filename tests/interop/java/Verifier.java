@@ -22,7 +22,7 @@ import java.util.concurrent.TimeUnit;
  */
 public final class Verifier {
     /** Milliseconds between two looks at the same token. */
-    private static final long PASS = 3_000;
+    private static final long PASS = 2_000;
     /** Milliseconds before its expiry from which a token is left alone, so that a slow machine makes no refusal. */
     private static final long MARGIN = 1_000;
     /** What the queue holds when the input has ended. */

@@ -12,7 +12,7 @@ const SNIPPETS = { jose: './snippet.mjs', 'jwks-rsa': './jwks-rsa.mjs' }
 const SNIPPETS_WITH_CACHE = { jose: './jose-cache.mjs', 'jwks-rsa': './jwks-rsa.mjs' }
 
 // Milliseconds between two looks at the same token.
-const PASS = 3000
+const PASS = 2000
 // Seconds before its expiry from which a token is left alone, so that a slow machine makes no refusal.
 const MARGIN = 1
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use keys::Verifier;
 
 /// Between two looks at the same token.
-const PASS: Duration = Duration::from_secs(3);
+const PASS: Duration = Duration::from_secs(2);
 /// Seconds before its expiry from which a token is left alone, so that a slow machine makes no refusal.
 const MARGIN: f64 = 1.0;
 
