@@ -129,7 +129,7 @@ impl FromStr for Email {
 }
 
 impl Email {
-    /// The address that somebody says to have an account with. An earlier version made accounts of addresses whose domain is a number.
+    /// The address of an existing account, as a login presents it. Earlier versions made accounts whose domain is a number.
     ///
     /// # Errors
     /// When it is no e-mail address.

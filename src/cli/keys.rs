@@ -465,13 +465,13 @@ fn chosen(keys: &Keys, policy: &Policy, algorithm: Option<Algorithm>) -> Vec<Alg
 
 async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -> Result<(), Failure> {
     let view = View::read(context).await?;
-    foresight::refuse_any(&view, &chosen(&view.keys, &view.policy, algorithm))?;
+    let chosen = chosen(&view.keys, &view.policy, algorithm);
+    foresight::refuse_any(&view, &chosen)?;
     let (_, foundation) = context.foundation().await?;
     let rotator = &foundation.rotator;
     let mut inserted = Vec::new();
     let mut outcome = Ok(());
-    let keys = rotator.db.signing_keys().await?.keys();
-    for alg in chosen(&keys, &rotator.policy, algorithm) {
+    for alg in chosen {
         match rotator.rotate(alg, &ACTOR, reason).await {
             Ok((kid, new)) => {
                 if !context.json {
@@ -480,9 +480,9 @@ async fn rotate(context: &Context, algorithm: Option<Algorithm>, reason: &str) -
                         new.generation,
                         output::time(new.activates_at.max(new.published_at), new.published_at)
                     ));
-                    tell_pending_before(&keys, &new);
+                    tell_pending_before(&view.keys, &new);
                 }
-                inserted.push(Inserted::new(Some(kid), &new, &keys));
+                inserted.push(Inserted::new(Some(kid), &new, &view.keys));
             }
             // What was done already is told all the same.
             Err(error) => {

@@ -112,6 +112,12 @@ crate::on_both_databases!(a_second_rotation_names_the_key_that_waits_already, |d
         (&pending[0]["kid"], &pending[0]["generation"]),
         (&kid.clone().into(), &2.into())
     );
+    // ES256 takes no more, so RS256 is not rotated either.
+    let keys = shell.json(&["keys", "list"]);
+    for command in [&["keys", "rotate"][..], &["keys", "rotate", "--dry-run"]] {
+        shell.refused(command, "3 ES256 keys are published and wait to sign");
+        assert_eq!(shell.json(&["keys", "list"]), keys);
+    }
     let other = shell.prints(&["keys", "rotate", "--algorithm", "RS256"]);
     assert!(!other.contains("an earlier rotation"), "{other}");
     app.running.stop().await;
