@@ -7,7 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 
 use super::context::Failure;
 
-/// Why something is done, as it stands in the audit log.
+/// The reason of a change, for the audit log.
 #[derive(Args)]
 pub struct Reason {
     /// Why, for the audit log.

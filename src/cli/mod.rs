@@ -280,7 +280,7 @@ fn mistake(error: &clap::Error) -> String {
     let tip = || {
         lines()
             .find_map(|line| line.strip_prefix("tip:")?.split_once("similar")?.1.split_once(": "))
-            // Near to many names, and what nobody means by them.
+            // clap proposes these two for many names, and no user means them.
             .filter(|(_, names)| !matches!(*names, "'--version'" | "'--help'"))
             .map(|(_, names)| names.to_owned())
     };

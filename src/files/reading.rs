@@ -123,7 +123,7 @@ impl Pipe {
 /// The content of a text that a setting names: settings, certificates.
 ///
 /// # Errors
-/// What the system says; that it is a socket, a pipe that nobody writes, or longer than 4 MiB.
+/// What the system says; that it is a socket, a pipe without a writer, or longer than 4 MiB.
 pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
     Reading::open(path)?.take(LONGEST + 1).read_to_end(&mut content)?;

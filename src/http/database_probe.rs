@@ -1,5 +1,5 @@
 //! Whether the database is what a server needs while it runs: its role has every right, no part of the schema is missing, there is room for
-//! new rows, nobody holds a lock on its tables, and its file is the one that is open.
+//! new rows, no session holds a lock on its tables, and its file is the one that is open.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Whether somebody holds a lock on one of our tables that requests have to wait for. Reads of the keys go on under most of them, so that a
+//! Whether a session holds a lock on one of our tables that requests have to wait for. Reads of the keys go on under most of them, so that a
 //! look at the keys does not notice.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{Db, StoreError, within};
 const NOTICED_AFTER: Duration = Duration::from_secs(1);
 
 /// The modes that are in the way of `ROW EXCLUSIVE`, which each statement needs that writes, also of one that waits: later statements wait
-/// behind it. Who waits for a row locks a tuple of the table, and holds up nobody else. Tables are resolved as those of statements are. A
+/// behind it. A statement that waits for a row locks a tuple of the table, and delays no other. Tables are resolved as those of statements are. A
 /// prepared transaction has no process, and 0 here.
 const POSTGRES_LOCKS: &str = "\
     SELECT listed.name AS name, locked.mode AS mode, COALESCE(locked.pid, 0)::BIGINT AS pid \

@@ -266,7 +266,7 @@ pub enum StoreError {
         /// How long each round trip may take.
         most: u64,
     },
-    /// Somebody holds a lock on tables for longer than a moment.
+    /// A session holds a lock on tables for longer than a second.
     #[error(
         "{holder} holds a lock on {tables}, or waits for it, and requests that need these tables are refused with 503: end what it does, or \
          run {cure}"

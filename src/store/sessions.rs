@@ -114,7 +114,7 @@ pub struct EndedSession {
     pub expires_at: i64,
 }
 
-/// A session that somebody ends.
+/// Which session ends, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending {
     /// Its id.

@@ -149,7 +149,7 @@ fn read(request: &Import) -> Result<Imported, Failure> {
     if let Some(file) = &request.passphrase_file
         && !import::is_encrypted(&text)
     {
-        // Somebody takes the key for protected, and it lies there for anybody.
+        // The operator believes that the file is encrypted, and any reader of it has the key.
         return Err(Failure::Usage(format!(
             "{} is not encrypted, so that --passphrase-file {} opens nothing and nothing was imported; leave --passphrase-file out if this is \
              the key, and keep copies of it encrypted ('openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE')",
