@@ -348,3 +348,26 @@ fn the_page_for_contributors_names_what_there_is() {
         );
     }
 }
+
+/// A target that no command names would never run.
+#[test]
+fn every_target_of_tests_is_run_by_a_command() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let commands = ["tests/all.sh", "Makefile"].map(|file| std::fs::read_to_string(root.join(file)).unwrap());
+    let entries = std::fs::read_dir(root.join("tests")).unwrap();
+    let targets: Vec<String> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists())
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert!(targets.len() > 5, "{targets:?}");
+    let is_run = |target: &str| {
+        let command = format!("--test {target}");
+        let mut words = commands
+            .iter()
+            .flat_map(|text| text.match_indices(&command).map(|(at, _)| &text[at..]));
+        words.any(|text| !text[command.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_'))
+    };
+    let forgotten: Vec<&String> = targets.iter().filter(|target| !is_run(target)).collect();
+    assert!(forgotten.is_empty(), "no command runs {forgotten:?}");
+}
