@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 use crate::clock::UnixTime;
 use crate::keys::trusted_time::Reference;
@@ -244,12 +244,9 @@ pub enum StoreError {
         cure: String,
     },
     /// The SQLite file is not the one at its path.
-    #[error(
-        "{change}: what is written now is lost when the server stops. If the file was moved, move it back; else stop the server, put the \
-         file there that is to be used, or restore a backup, and start the server"
-    )]
+    #[error("{change}")]
     FileReplaced {
-        /// What became of it.
+        /// What became of it, and what follows from that.
         change: String,
     },
     /// Every statement of a look is slow.
@@ -588,21 +585,21 @@ impl Db {
                 })
             }
             Database::Sqlite { path } => {
-                let options = sqlite_options().filename(path).create_if_missing(true);
-                let is_new = path.metadata().map_or(true, |file| file.len() == 0);
-                let write = if is_new {
+                if path.metadata().map_or(true, |file| file.len() == 0) {
                     // `db prune` gives free pages back. A file from an earlier version changes to this with its first prune.
-                    options.clone().auto_vacuum(SqliteAutoVacuum::Incremental)
-                } else {
-                    options.clone()
-                };
-                let write = sqlite_file_pool(1).connect_with(write).await?;
-                let read = sqlite_file_pool(4).connect_with(options.read_only(true)).await?;
-                let file = SqliteFile::at(path).map_err(sqlx::Error::Io)?;
+                    let options = sqlite_options().auto_vacuum(SqliteAutoVacuum::Incremental);
+                    let made = options.filename(path).create_if_missing(true).connect().await?;
+                    made.close().await?;
+                }
+                let file = Arc::new(SqliteFile::at(path).map_err(sqlx::Error::Io)?);
+                let options = sqlite_options().filename(file.path());
+                let write = sqlite_file_pool(1, &file).connect_with(options.clone()).await?;
+                let read = sqlite_file_pool(4, &file).connect_with(options.read_only(true)).await?;
+                file.remember_companions();
                 Ok(Self::Sqlite {
                     read,
                     write,
-                    file: Some(Arc::new(file)),
+                    file: Some(file),
                     patience: None,
                 })
             }
@@ -822,9 +819,16 @@ fn sqlite_pool(connections: u32) -> SqlitePoolOptions {
 /// After a write that failed (a full disk, an I/O error) SQLite has rolled the transaction back by itself, and the driver still counts it.
 /// No transaction can begin on such a connection, so it is closed and the pool opens another. A database in memory would be lost with
 /// its connection, and has no disk that fills.
-fn sqlite_file_pool(connections: u32) -> SqlitePoolOptions {
+///
+/// A connection lives for half an hour at most, and the next one opens the file again: it must be the first one still.
+fn sqlite_file_pool(connections: u32, file: &Arc<SqliteFile>) -> SqlitePoolOptions {
+    let file = Arc::clone(file);
     sqlite_pool(connections)
         .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+        .after_connect(move |_, _| {
+            let same = file.require_same();
+            Box::pin(async move { same })
+        })
 }
 
 impl Tx {

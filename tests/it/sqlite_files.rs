@@ -1,7 +1,7 @@
 //! The files of SQLite: who may read them, how large they grow, and what stays in them.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -339,24 +339,30 @@ async fn a_file_that_is_no_longer_at_its_path_turns_the_check_red() {
         ("moved", "is gone from there"),
         ("deleted -wal", "-wal, which this server has open, was deleted"),
         ("deleted -shm", "-shm, which this server has open, was deleted"),
+        ("moved -wal", "-wal, which this server has open, was moved to "),
+        ("moved -shm", "-shm, which this server has open, was moved to "),
+        ("replaced -wal", "-wal, which this server has open, was deleted"),
     ] {
         let database = TestDatabase::sqlite();
         let app = TestApp::start(&database, &[]).await;
         app.running.server.keyring.refresh().await.unwrap();
         let (is_green, detail) = check_of_file(&app).await;
         assert!(is_green, "{what}: {detail}");
-        let (file, beside) = (path(&database, ""), path(&database, ".other"));
+        let (what, ending) = what
+            .split_once(" -")
+            .map_or((what, String::new()), |(what, ending)| (what, format!("-{ending}")));
+        let (file, beside) = (path(&database, &ending), path(&database, ".other"));
         match what {
             "replaced by a copy" => {
                 fs::copy(&file, &beside).unwrap();
                 fs::rename(&beside, &file).unwrap();
             }
-            "replaced by another one" => {
+            "replaced" | "replaced by another one" => {
                 fs::write(&beside, "").unwrap();
                 fs::rename(&beside, &file).unwrap();
             }
             "moved" => fs::rename(&file, &beside).unwrap(),
-            what => fs::remove_file(path(&database, what.strip_prefix("deleted").unwrap().trim_start())).unwrap(),
+            _ => fs::remove_file(&file).unwrap(),
         }
         let (is_green, detail) = check_of_file(&app).await;
         assert!(!is_green && detail.contains(told), "{what}: {detail}");
@@ -373,4 +379,83 @@ async fn a_file_that_is_no_longer_at_its_path_turns_the_check_red() {
         }
         app.running.stop().await;
     }
+}
+
+/// A server whose database is behind a link to a folder `a`, beside which there is a folder `b` with another database.
+async fn behind_a_link() -> (TestDatabase, TestApp) {
+    let mut database = TestDatabase::sqlite();
+    let folder = database.folder.path();
+    for name in ["a", "b"] {
+        let one = TestDatabase {
+            url: format!("sqlite:{}", folder.join(name).join("keyround.db").display()),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        one.open().await.close().await;
+    }
+    symlink("a", folder.join("cur")).unwrap();
+    database.url = format!("sqlite:{}", folder.join("cur/keyround.db").display());
+    let app = TestApp::start(&database, &[]).await;
+    (database, app)
+}
+
+fn turn(database: &TestDatabase, folder: &str) {
+    let (link, beside) = (database.folder.path().join("cur"), database.folder.path().join("next"));
+    symlink(folder, &beside).unwrap();
+    fs::rename(beside, link).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_turned_turns_the_check_red_and_no_connection_follows_it() {
+    let (database, app) = behind_a_link().await;
+    let (is_green, detail) = check_of_file(&app).await;
+    assert!(is_green, "{detail}");
+    turn(&database, "b");
+    let (is_green, detail) = check_of_file(&app).await;
+    assert!(!is_green && detail.contains("leads to another file than"), "{detail}");
+    let Db::Sqlite { read, write, .. } = &app.running.server.db else {
+        unreachable!()
+    };
+    // The connections that a start opens are one of each: the others are new.
+    for (pool, connections) in [(read, 4), (write, 1)] {
+        let mut opened = Vec::new();
+        for _ in 0..connections {
+            let mut connection = pool.acquire().await.unwrap();
+            let row: (i64, String, String) = sqlx::query_as("PRAGMA database_list")
+                .fetch_one(&mut *connection)
+                .await
+                .unwrap();
+            assert!(row.2.ends_with("/a/keyround.db"), "{row:?}");
+            opened.push(connection);
+        }
+    }
+    turn(&database, "a");
+    let (is_green, detail) = check_of_file(&app).await;
+    assert!(is_green, "turned back: {detail}");
+    fs::remove_file(database.folder.path().join("cur")).unwrap();
+    let (is_green, detail) = check_of_file(&app).await;
+    assert!(!is_green && detail.contains("no longer leads to"), "{detail}");
+    app.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connection_is_opened_to_a_file_that_replaced_the_first_one() {
+    let database = TestDatabase::sqlite();
+    let db = database.open().await;
+    let (file, beside) = (path(&database, ""), path(&database, ".other"));
+    let Db::Sqlite { read, .. } = &db else { unreachable!() };
+    let first = read.acquire().await.unwrap();
+    fs::copy(&file, &beside).unwrap();
+    fs::rename(&beside, &file).unwrap();
+    assert!(read.acquire().await.is_err());
+    drop(first);
+    assert!(read.acquire().await.is_ok());
+    fs::remove_file(&file).unwrap();
+    let first = read.acquire().await.unwrap();
+    assert!(read.acquire().await.is_err());
+    drop(first);
+    // The connection that writes makes no new file either.
+    let Db::Sqlite { write, .. } = &db else { unreachable!() };
+    write.acquire().await.unwrap().close().await.unwrap();
+    assert!(write.acquire().await.is_err());
+    assert!(!file.exists());
 }
