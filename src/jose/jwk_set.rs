@@ -260,6 +260,10 @@ mod tests {
             (json!({"kty": "AKP", "pub": "AA", "alg": "ML-DSA-44"}), "another kind"),
             (with("use", json!("enc")), "'use' must be sig"),
             (with("key_ops", json!(["encrypt"])), "'key_ops' allow 'encrypt'"),
+            (
+                with("key_ops", json!(["x".repeat(600)])),
+                "'key_ops' allow another operation",
+            ),
             (with("crv", json!("P-384")), "another curve"),
             (with("alg", json!("ES384")), "'alg' must be ES256"),
             (with("kid", json!(7)), "'kid' is no string"),

@@ -15,14 +15,28 @@ use super::cookies::{self, Cookies};
 use super::problem::Problem;
 
 /// Where the refresh token goes.
+///
+/// Read from a string: serde would take a variant also as an object, such as `{"body":null}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum Delivery {
     /// Into a cookie that no page can read: browsers.
     #[default]
     Cookie,
     /// Into the body: apps.
     Body,
+}
+
+impl TryFrom<String> for Delivery {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "cookie" => Ok(Self::Cookie),
+            "body" => Ok(Self::Body),
+            _ => Err("neither cookie nor body"),
+        }
+    }
 }
 
 #[derive(Serialize)]

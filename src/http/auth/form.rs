@@ -1,7 +1,8 @@
 //! The JSON bodies of these endpoints: which members each one has, and what is wrong with a body that has others.
 //!
 //! What serde says of a body may repeat what was sent, a password perhaps. So a body that serde refuses is read again here, and the
-//! sentence holds names of members alone.
+//! sentence holds words of this file alone: a name that was sent may be a secret too, so that a member of a name that is not listed here is
+//! told by its place.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -158,22 +159,18 @@ impl Form {
         faults.join(", ")
     }
 
-    /// A name is repeated only if it has the form of one: nothing bounds what is sent as a name.
     fn unknown(&self, place: usize, name: &str) -> String {
-        let is_word = name.bytes().all(|octet| octet.is_ascii_alphabetic() || octet == b'_');
-        let told = if is_word && (1..=32).contains(&name.len()) {
-            name.to_owned()
-        } else {
-            format!("member {}", place + 1)
-        };
         let names = || self.members.iter().map(|member| member.name);
         let other = OTHER_NAMES
             .iter()
             .find(|(other, ours)| name.eq_ignore_ascii_case(other) && names().any(|name| name == *ours));
-        let meant = other.map_or_else(|| text::nearest(name, names()), |(_, ours)| Some(*ours));
-        match meant {
-            Some(meant) => format!("{told} is unknown (did you mean {meant}?)"),
-            None => format!("{told} is unknown"),
+        if let Some((other, ours)) = other {
+            return format!("{other} is unknown (did you mean {ours}?)");
+        }
+        let place = place + 1;
+        match text::nearest(name, names()) {
+            Some(meant) => format!("member {place} is unknown (did you mean {meant}?)"),
+            None => format!("member {place} is unknown"),
         }
     }
 }
@@ -347,24 +344,28 @@ mod tests {
                 r#"{"email":"a","password":"b","token_delivery":1}"#,
                 "token_delivery is a number and not a string",
             ),
-            (r#"{"email":"a","password":"b","remember":true}"#, "remember is unknown"),
+            (r#"{"email":"a","password":"b","remember":true}"#, "member 3 is unknown"),
             (
                 r#"{"username":"a","password":"b"}"#,
                 "username is unknown (did you mean email?), email is missing",
             ),
             (
                 r#"{"Email":"a","password":"b"}"#,
-                "Email is unknown (did you mean email?), email is missing",
+                "member 1 is unknown (did you mean email?), email is missing",
             ),
             (
                 r#"{"email":"a","passwort":"b"}"#,
-                "passwort is unknown (did you mean password?), password is missing",
+                "member 2 is unknown (did you mean password?), password is missing",
             ),
             (
                 r#"{"email":"a","password":"b","tokenDelivery":"body"}"#,
-                "tokenDelivery is unknown (did you mean token_delivery?)",
+                "member 3 is unknown (did you mean token_delivery?)",
             ),
             (r#"{"email":"a","password":"b","7$ x":1}"#, "member 3 is unknown"),
+            (
+                r#"{"USERNAME":"a","password":"b"}"#,
+                "username is unknown (did you mean email?), email is missing",
+            ),
             (r#"["a","b"]"#, "the body is a list and not an object"),
             (r#""email""#, "the body is a string and not an object"),
             ("null", "the body is null and not an object"),
@@ -435,11 +436,14 @@ mod tests {
     }
 
     #[test]
-    fn no_value_and_no_odd_name_is_repeated() {
+    fn no_value_and_no_name_that_was_sent_is_repeated() {
         for body in [
             r#"{"email":"swordfish","password":"swordfish","token_delivery":"swordfish"}"#,
             r#"{"email":"swordfish"#,
             r#"{"email":"a","password":"b","swordfish7":1}"#,
+            r#"{"email":"a","password":"b","swordfish":1}"#,
+            r#"{"email":"a","password":"b","swordfish":1,"swordfish":2}"#,
+            r#"{"email":"a","passwordfish":"b"}"#,
             r#"{"email":"a","password":"b","sword fish":1}"#,
             r#"{"email":swordfish}"#,
             r#"["swordfish"]"#,
@@ -449,6 +453,26 @@ mod tests {
         ] {
             let said = said(body);
             assert!(!said.contains("fish") && said != "accepted", "{body}: {said}");
+        }
+    }
+
+    // Serde takes a variant without content also as an object or as a list.
+    #[test]
+    fn a_word_is_a_string_and_nothing_else() {
+        for (value, expected) in [
+            (r#""body""#, "accepted"),
+            (r#""cookie""#, "accepted"),
+            (r#""BODY""#, "token_delivery is neither cookie nor body"),
+            (r#"{"body":null}"#, "token_delivery is an object and not a string"),
+            (r#"{"cookie":null}"#, "token_delivery is an object and not a string"),
+            (r#"{"body":{}}"#, "token_delivery is an object and not a string"),
+            (r#"["body"]"#, "token_delivery is a list and not a string"),
+            (r#"["body",null]"#, "token_delivery is a list and not a string"),
+            ("0", "token_delivery is a number and not a string"),
+            ("true", "token_delivery is true or false and not a string"),
+        ] {
+            let body = format!(r#"{{"email":"a","password":"b","token_delivery":{value}}}"#);
+            assert_eq!(said(&body), expected, "{body}");
         }
     }
 
