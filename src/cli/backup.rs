@@ -163,15 +163,46 @@ const NO_BACKUPS: [(&[u8], &str); 11] = [
 const COMPRESSED: &str = "it is compressed: decompress it first, such as by 'gzip -dc FILE | keyround restore -'";
 const ENCRYPTED: &str = "it is encrypted: decrypt it first, such as by 'age -d FILE | keyround restore -'";
 
-/// The text of a backup, or what the file is instead.
-fn text_of(content: Vec<u8>) -> Result<String, String> {
+/// No first line of a backup is longer.
+const LONGEST_HEAD: usize = 4_096;
+/// No row of a backup is longer: the longest one holds a set of public keys.
+const LONGEST_ROW: usize = 16 * 1024 * 1024;
+
+/// The text of a backup, or what the file is instead. A backup may have any length, and a file without an end that is none, such as a device, is
+/// refused by how it begins or goes on.
+fn text_of(mut source: impl Read) -> Result<String, String> {
+    let unreadable = |error: std::io::Error| error.to_string();
+    let mut content = Vec::new();
+    source
+        .by_ref()
+        .take(LONGEST_HEAD as u64)
+        .read_to_end(&mut content)
+        .map_err(unreadable)?;
     if content.is_empty() {
         return Err("it is empty".to_owned());
     }
     if let Some((_, what)) = NO_BACKUPS.iter().find(|(head, _)| content.starts_with(head)) {
         return Err((*what).to_owned());
     }
-    String::from_utf8(content).map_err(|_| DumpError::Format.to_string())
+    if !Dump::may_begin_with(&content) {
+        return Err(DumpError::Format.to_string());
+    }
+    loop {
+        let known = content.len();
+        let piece = LONGEST_ROW as u64;
+        let read = source
+            .by_ref()
+            .take(piece)
+            .read_to_end(&mut content)
+            .map_err(unreadable)?;
+        if read < LONGEST_ROW {
+            break;
+        }
+        if !content[known..].windows(2).any(|octets| octets == b"\n{") {
+            return Err(DumpError::Damaged.to_string());
+        }
+    }
+    String::from_utf8(content).map_err(|_| DumpError::Damaged.to_string())
 }
 
 /// Restores into an empty database, which ends in new keys for every algorithm.
@@ -184,11 +215,8 @@ pub async fn restore(context: &Context, Source { file, unauthenticated }: &Sourc
         file.display().to_string()
     };
     let cannot = |why: &dyn Display| Failure::Refused(format!("cannot restore {name}: {why}"));
-    let mut octets = Vec::new();
-    input::open(file)
-        .and_then(|mut file| file.read_to_end(&mut octets))
-        .map_err(|error| cannot(&error))?;
-    let text = text_of(octets).map_err(|error| cannot(&error))?;
+    let source = input::open(file).map_err(|error| cannot(&error))?;
+    let text = text_of(source).map_err(|error| cannot(&error))?;
     let unauthenticated = if *unauthenticated {
         Unauthenticated::Accepted
     } else {
@@ -269,4 +297,52 @@ fn told(taken_at: UnixTime, now: UnixTime) -> String {
          secrets changed since then must be done again.",
         output::time(taken_at, now)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::crypto::sealing::MasterKey;
+
+    use super::*;
+
+    /// Counts what is read of it.
+    struct Counted<R>(R, u64);
+
+    impl<R: Read> Read for Counted<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let read = self.0.read(buffer)?;
+            self.1 += read as u64;
+            Ok(read)
+        }
+    }
+
+    #[test]
+    fn what_has_no_end_is_refused_soon() {
+        let head = Dump {
+            schema: 1,
+            taken_at: UnixTime(0),
+            rows: Vec::new(),
+        };
+        let head = head.to_text(&MasterKey::generate().unwrap().into());
+        let head = head.lines().next().unwrap().to_owned() + "\n";
+        let no_backup = DumpError::Format.to_string();
+        let damaged = DumpError::Damaged.to_string();
+        for (begins, goes_on, expected) in [
+            ("", &b"\0"[..], &no_backup),
+            ("", b"y\n", &no_backup),
+            (&head, b"\0", &damaged),
+            (&head, b"y\n", &damaged),
+            (&head, b"{", &damaged),
+        ] {
+            let endless = goes_on.iter().copied().cycle().take(64 * 1024 * 1024);
+            let endless: Vec<u8> = endless.collect();
+            let mut source = Counted(begins.as_bytes().chain(&endless[..]), 0);
+            assert_eq!(text_of(&mut source).unwrap_err(), *expected, "{begins}{goes_on:?}");
+            assert!(source.1 <= (LONGEST_HEAD + LONGEST_ROW) as u64, "{}", source.1);
+        }
+        // However long it is.
+        let row = format!("{{\"a\":\"{}\"}}\n", "x".repeat(1_000_000));
+        let long = head + &row.repeat(40);
+        assert_eq!(text_of(long.as_bytes()), Ok(long.clone()));
+    }
 }

@@ -1,13 +1,12 @@
 //! What every command is given, and why one fails.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use crate::app::{Foundation, StartError, open_database, refuse_unfinished_copy};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Sources};
-use crate::files;
+use crate::files::{self, reading};
 use crate::keys::emergency::UnknownKey;
 use crate::rotation::RotationError;
 use crate::store::compatibility::Compatibility;
@@ -157,9 +156,8 @@ pub fn read_text(argument: &str, path: &Path) -> Result<String, Failure> {
 
 /// The same as bytes.
 pub fn read_content(argument: &str, path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut content = Vec::new();
-    input::open(path)
-        .and_then(|mut file| file.read_to_end(&mut content))
+    let content = input::open(path)
+        .and_then(reading::read_from)
         .map_err(|error| cannot_read(argument, path, &error))?;
     let text = text::decode(&content).map_err(|error| cannot_read(argument, path, &error))?;
     Ok(text.as_bytes().to_vec())

@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-/// The longest text that a setting names, in octets: a bundle of certificates.
+/// The longest text that a setting or an argument names, in octets: a bundle of certificates.
 const LONGEST: u64 = 4 * 1024 * 1024;
 
 /// One wait for a pipe, in milliseconds.
@@ -125,8 +125,16 @@ impl Pipe {
 /// # Errors
 /// What the system says; that it is a socket, a pipe without a writer, or longer than 4 MiB.
 pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    read_from(Reading::open(path)?)
+}
+
+/// The same of what is open already.
+///
+/// # Errors
+/// What the system says; that it is longer than 4 MiB.
+pub fn read_from(source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    Reading::open(path)?.take(LONGEST + 1).read_to_end(&mut content)?;
+    source.take(LONGEST + 1).read_to_end(&mut content)?;
     if content.len() as u64 > LONGEST {
         return Err(Error::other("it is longer than 4 MiB, which no such file is"));
     }

@@ -141,6 +141,14 @@ impl Dump {
         text
     }
 
+    /// Whether a file that begins with these octets may be one: they hold its first line.
+    #[must_use]
+    pub fn may_begin_with(octets: &[u8]) -> bool {
+        let first = octets.split(|&octet| octet == b'\n').next().unwrap_or_default();
+        serde_json::from_slice::<Head>(first)
+            .is_ok_and(|head| [FORMAT, UNAUTHENTICATED_FORMAT].contains(&head.format.as_str()))
+    }
+
     /// Reads the file.
     ///
     /// # Errors

@@ -368,3 +368,44 @@ fn a_hash_beyond_the_memory_of_a_login_is_refused_with_the_cure() {
         assert!(limits.contains(part), "{part}");
     }
 }
+
+/// A device that never ends is read no further than any file of its kind is long.
+#[test]
+fn a_file_without_an_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder, "token", "x");
+    let key = include_str!("../fixtures/keys/p256.public.jwk");
+    write(folder, "keys.json", &format!(r#"{{"keys":[{key}]}}"#));
+    let zero = "/dev/zero";
+    for (arguments, reason) in [
+        (
+            &["token", "verify", "--key-set", zero, "token"][..],
+            "longer than 4 MiB",
+        ),
+        (
+            &["token", "verify", "--key-set", "keys.json", zero],
+            "longer than 4 MiB",
+        ),
+        (&[&CREATE[..], &["--jwks-file", zero]].concat(), "longer than 4 MiB"),
+        (&["restore", zero], "it is no backup of Keyround"),
+        (&["restore", "/dev/urandom"], "it is no backup of Keyround"),
+        (&["keys", "import", zero], zero),
+        (&[&ADA[..], &["--password-file", zero]].concat(), "--password-file"),
+        (&["--config", zero, "config", "check"], "longer than 4 MiB"),
+    ] {
+        // A reader without a bound ends at this one.
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -v 4000000; exec \"$0\" \"$@\"", BINARY])
+            .args(arguments)
+            .current_dir(folder)
+            .env_clear()
+            .envs(VARIABLES)
+            .output()
+            .unwrap();
+        let error = said(&output);
+        let code = output.status.code();
+        assert!(matches!(code, Some(1 | 2)), "{arguments:?}: {code:?} {error}");
+        assert!(error.contains(reason), "{arguments:?}: {error}");
+    }
+}
