@@ -76,6 +76,13 @@ impl Limit {
         let over = charged.saturating_sub(now.saturating_add(self.full));
         if over > 0 { Err(over) } else { Ok(charged) }
     }
+
+    /// How much of a charge has not drained yet, if the bucket held no more than this charge and those before it, and was empty at this time.
+    /// More is never given back: it would be taken from a later charge.
+    #[must_use]
+    pub fn owed(self, drained_at: i64, now: i64) -> i64 {
+        drained_at.saturating_sub(now).clamp(0, self.interval)
+    }
 }
 
 /// The limits of what proves itself by a password.
@@ -214,6 +221,24 @@ mod tests {
             Ok(9_060),
             "what is not used is not saved up"
         );
+    }
+
+    #[test]
+    fn of_a_charge_what_has_drained_is_not_owed() {
+        let limit = RATE.in_seconds();
+        // The second of two charges: the first drains before it.
+        for (now, owed) in [
+            (1_000, 60),
+            (1_060, 60),
+            (1_061, 59),
+            (1_119, 1),
+            (1_120, 0),
+            (9_000, 0),
+            (0, 60),
+        ] {
+            assert_eq!(limit.owed(1_120, now), owed, "{now}");
+        }
+        assert_eq!(limit.owed(i64::MIN, i64::MAX), 0, "and nothing overflows");
     }
 
     #[test]

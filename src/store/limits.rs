@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::accounts::limits::{Attempt, Charge, Limit};
-use crate::clock::{Seconds, UnixTime, sleep};
+use crate::accounts::limits::{Attempt, Charge};
+use crate::clock::{Clock, Seconds, UnixTime, sleep};
 
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write, within};
 
@@ -16,7 +16,7 @@ macro_rules! charge {
         concat!(
             "INSERT INTO limits (bucket, tat) VALUES ($1, $2) ON CONFLICT (bucket) DO UPDATE SET tat = \
              CASE WHEN limits.tat > $3 AND limits.tat <= $4 THEN limits.tat + $5 ELSE excluded.tat END \
-             WHERE limits.tat <= $6 OR limits.tat > $4 RETURNING ",
+             WHERE limits.tat <= $6 OR limits.tat > $4 RETURNING tat, ",
             $transaction
         )
     };
@@ -24,7 +24,7 @@ macro_rules! charge {
 macro_rules! give_back {
     ($transaction:expr) => {
         concat!(
-            "UPDATE limits SET tat = tat - $2 WHERE bucket = $1 AND tat > $3 RETURNING ",
+            "UPDATE limits SET tat = tat - CASE WHEN tat = $3 THEN $2 ELSE $4 END WHERE bucket = $1 AND tat > $5 RETURNING ",
             $transaction
         )
     };
@@ -65,7 +65,20 @@ pub enum Charging {
 
 /// What an attempt was charged, so that it can be given back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Charged(Vec<Charge>);
+pub struct Charged {
+    at: UnixTime,
+    /// Each with the time of its bucket after the charge.
+    charges: Vec<(Charge, i64)>,
+}
+
+/// When a charge is given back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Returned {
+    /// By the request that made it.
+    AtOnce,
+    /// Others may have been charged since.
+    Later,
+}
 
 /// What is to be given back.
 #[derive(Clone)]
@@ -73,6 +86,7 @@ struct Debt {
     charged: Charged,
     /// Whose place is remembered with it.
     known: Option<Attempt>,
+    /// When it is.
     at: UnixTime,
 }
 
@@ -119,24 +133,10 @@ impl Db {
                 });
             }
             match self.try_to_charge(&charges, now).await {
-                Ok(true) => return Ok(Charging::Taken(Charged(charges.into_iter().cloned().collect()))),
+                Ok(Some(taken)) => return Ok(Charging::Taken(taken)),
                 // Others were faster and took the last of it: the next look says how long to wait.
-                Ok(false)
-                | Err(Failed {
-                    error: StoreError::Conflict,
-                    ..
-                }) => {}
-                Err(Failed { error, unheard }) => {
-                    if let Some(transaction) = unheard {
-                        let debt = Debt {
-                            charged: Charged(charges.into_iter().cloned().collect()),
-                            known: None,
-                            at: now,
-                        };
-                        self.give_back_later(debt, Owed::IfCommitted(transaction));
-                    }
-                    return Err(error);
-                }
+                Ok(None) | Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(Charging::Refused {
@@ -154,22 +154,39 @@ impl Db {
             .await)?)
     }
 
-    async fn try_to_charge(&self, charges: &[&Charge], now: UnixTime) -> Result<bool, Failed> {
+    /// Answers with nothing if one of the buckets is full.
+    async fn try_to_charge(&self, charges: &[&Charge], now: UnixTime) -> Result<Option<Charged>, StoreError> {
         let mut tx = self.begin().await?;
         let text = match tx {
             Tx::Sqlite(_) => SQLITE_CHARGE,
             Tx::Postgres(..) => POSTGRES_CHARGE,
         };
         let mut transaction = None;
-        for Charge { bucket, limit } in charges {
-            let full = now.0.saturating_add(limit.full);
-            transaction = charged(&mut tx, text, bucket, limit, now, full).await?;
-            if transaction.is_none() {
-                return Ok(false);
+        let mut taken = Charged {
+            at: now,
+            charges: Vec::with_capacity(charges.len()),
+        };
+        for &charge in charges {
+            let Some((drained_at, name)) = charge_one(&mut tx, text, charge, now).await? else {
+                return Ok(None);
+            };
+            transaction = Some(name);
+            taken.charges.push((charge.clone(), drained_at));
+        }
+        match commit(tx, transaction).await {
+            Ok(()) => Ok(Some(taken)),
+            Err(Failed { error, unheard }) => {
+                if let Some(transaction) = unheard {
+                    let debt = Debt {
+                        charged: taken,
+                        known: None,
+                        at: now,
+                    };
+                    self.give_back_later(debt, Owed::IfCommitted(transaction));
+                }
+                Err(error)
             }
         }
-        commit(tx, transaction).await?;
-        Ok(true)
     }
 
     /// Gives back what an attempt was charged: it was no guess, for the password was right, or was not looked at.
@@ -195,22 +212,31 @@ impl Db {
             known: known.cloned(),
             at,
         };
-        let Err(Failed { error, unheard }) = self.try_to_settle(&debt).await else {
+        let Err(Failed { error, unheard }) = self.try_to_settle(&debt, Returned::AtOnce).await else {
             return Ok(());
         };
         self.give_back_later(debt, unheard.map_or(Owed::Certainly, Owed::UnlessCommitted));
         Err(error)
     }
 
-    async fn try_to_settle(&self, Debt { charged, known, at }: &Debt) -> Result<(), Failed> {
+    async fn try_to_settle(&self, debt: &Debt, returned: Returned) -> Result<(), Failed> {
+        let Debt { charged, known, at } = debt;
         let mut tx = self.begin().await?;
         let text = match tx {
             Tx::Sqlite(_) => SQLITE_GIVE_BACK,
             Tx::Postgres(..) => POSTGRES_GIVE_BACK,
         };
         let mut transaction = None;
-        for Charge { bucket, limit } in &charged.0 {
-            let given: Option<i64> = given_back(&mut tx, text, bucket, limit, *at).await?;
+        for (charge, drained_at) in &charged.charges {
+            let alone = charge.limit.owed(*drained_at, at.0);
+            let beside_others = match returned {
+                Returned::AtOnce => alone,
+                Returned::Later => charge
+                    .limit
+                    .owed(charged.at.0.saturating_add(charge.limit.interval), at.0),
+            };
+            let amounts = (alone, *drained_at, beside_others);
+            let given = give_back_one(&mut tx, text, &charge.bucket, amounts, *at).await?;
             transaction = given.or(transaction);
         }
         if let Some(attempt) = known {
@@ -220,17 +246,21 @@ impl Db {
     }
 
     /// Gives back what is owed once the database answers.
-    fn give_back_later(&self, debt: Debt, mut owed: Owed) {
+    fn give_back_later(&self, mut debt: Debt, mut owed: Owed) {
         let Ok(place) = WAITS.try_acquire() else {
             return;
         };
         let db = self.clone();
+        let clock = Clock::system();
+        let (asked_at, before) = (debt.at, clock.read().monotonic);
         tokio::spawn(async move {
             let _place = place;
             for _ in 0..LOOKS_LATER {
                 sleep(PAUSE).await;
+                let passed = clock.read().monotonic.saturating_sub(before).as_secs();
+                debt.at = asked_at + Seconds(i64::try_from(passed).unwrap_or(i64::MAX));
                 let (transaction, is_owed_if) = match owed {
-                    Owed::Certainly => match db.try_to_settle(&debt).await {
+                    Owed::Certainly => match db.try_to_settle(&debt, Returned::Later).await {
                         Ok(()) => return,
                         Err(failed) => {
                             owed = failed.unheard.map_or(Owed::Certainly, Owed::UnlessCommitted);
@@ -286,15 +316,15 @@ fn is_of_no_transaction(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code == "22023")
 }
 
-async fn charged(
+/// The time of the bucket and the name of the transaction; nothing if the bucket is full.
+async fn charge_one(
     tx: &mut Tx,
     text: &'static str,
-    bucket: &str,
-    limit: &Limit,
+    Charge { bucket, limit }: &Charge,
     now: UnixTime,
-    full: i64,
-) -> Result<Option<i64>, StoreError> {
-    Ok(in_tx!(tx, |connection| sqlx::query_scalar(text)
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let full = now.0.saturating_add(limit.full);
+    Ok(in_tx!(tx, |connection| sqlx::query_as(text)
         .bind(bucket)
         .bind(now.0.saturating_add(limit.interval))
         .bind(now.0)
@@ -305,16 +335,19 @@ async fn charged(
         .await?))
 }
 
-async fn given_back(
+/// The first amount if nothing was charged since the bucket had this time, else the second one.
+async fn give_back_one(
     tx: &mut Tx,
     text: &'static str,
     bucket: &str,
-    limit: &Limit,
+    (alone, drained_at, beside_others): (i64, i64, i64),
     at: UnixTime,
 ) -> Result<Option<i64>, StoreError> {
     Ok(in_tx!(tx, |connection| sqlx::query_scalar(text)
         .bind(bucket)
-        .bind(limit.interval)
+        .bind(alone)
+        .bind(drained_at)
+        .bind(beside_others)
         .bind(at.0)
         .fetch_optional(connection)
         .await?))

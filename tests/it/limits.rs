@@ -293,3 +293,55 @@ crate::on_both_databases!(what_could_not_be_given_back_is_given_back_later, |dat
     }
     raw.close().await;
 });
+
+// A debt is paid when the database answers again. By then others may have been charged, who owe nothing to it.
+crate::on_both_databases!(what_is_given_back_late_lowers_no_later_charge, |database| {
+    let db = database.open().await.with_patience();
+    let raw = Raw::open(&database).await;
+    let attempt = attempt("ada@example.com", "192.0.2.1");
+    let tats = async || {
+        let sum = "SELECT CAST(SUM(tat) AS BIGINT) FROM limits";
+        raw.number(sum).await - 3 * START.0
+    };
+    let mut owing = Vec::new();
+    for _ in 0..5 {
+        owing.push(taken(&db, &attempt, START).await);
+    }
+    assert_eq!(tats().await, 3 * 500);
+    let held = match &raw {
+        Raw::Sqlite(_) => raw.hold("SELECT 1").await,
+        Raw::Postgres(_) => raw.hold("LOCK TABLE limits").await,
+    };
+    // 600 seconds later all five have drained, and nothing says so in the database.
+    let later = START + Seconds(600);
+    for charged in &owing {
+        assert!(db.give_back(charged, later).await.is_err());
+    }
+    held.let_go().await;
+    taken(&db, &attempt, later).await;
+    let after_guess = tats().await;
+    assert_eq!(after_guess, 3 * 700);
+    // Each debt is looked at again after a second.
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(tats().await, after_guess);
+    raw.close().await;
+});
+
+// Nor does one that is given back at once, after a login that took as long as an interval.
+crate::on_both_databases!(what_has_drained_is_not_given_back, |database| {
+    let db = database.open().await;
+    let raw = Raw::open(&database).await;
+    let attempt = attempt("ada@example.com", "192.0.2.1");
+    let slow = taken(&db, &attempt, START).await;
+    let later = START + Seconds(100);
+    taken(&db, &attempt, later).await;
+    db.succeed(&attempt, &slow, later).await.unwrap();
+    let drained_at = raw
+        .number(&format!(
+            "SELECT tat FROM limits WHERE bucket = '{}'",
+            attempt.address.bucket
+        ))
+        .await;
+    assert_eq!(drained_at, (later + Seconds(100)).0);
+    raw.close().await;
+});
