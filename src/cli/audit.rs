@@ -4,9 +4,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::clock::{Seconds, UnixTime};
-use crate::keyring::trusted_time;
+use crate::keyring::{node_in_doubt, trusted_time};
 use crate::store::audit::Record;
 
+use super::clock::{described, is_in_order};
 use super::context::{Context, Failure};
 use super::output;
 
@@ -81,7 +82,10 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
             output::line(&format!("\n{step}"));
         }
         let trusted = trusted_time(&db, &config.keys.policy, &context.clock, None).await?;
-        if let Some(doubt) = trusted.doubt() {
+        let node = node_in_doubt(&db, &config.keys.policy, &trusted).await?;
+        // After a stop nothing confirms the clock, and nothing speaks against it.
+        if !is_in_order(&trusted, node.as_ref()) {
+            let doubt = described(&trusted, node.as_ref());
             output::line(&format!(
                 "\nThe clock is in doubt, {doubt}.\nEach time above is by the clock of the machine that wrote the record, right or wrong; SEQ is \
                  the order. See 'keyround clock check'."

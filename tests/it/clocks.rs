@@ -255,6 +255,12 @@ async fn after_a_stop_the_commands_tell_what_the_server_does() {
     raw.execute("UPDATE clock SET reached = reached - 259200, confirmed = confirmed - 259200")
         .await;
     let kids = raw.texts("SELECT kid FROM signing_keys ORDER BY generation").await;
+    // Nothing confirms the clock after a stop, and nothing speaks against it.
+    let audited = process.run(&["audit", "list"]);
+    assert!(
+        audited.status.success() && !String::from_utf8_lossy(&audited.stdout).contains("in doubt"),
+        "{audited:?}"
+    );
 
     let mut process = Process::spawn(&database, "after", &settings);
     process.until_it_serves().await;
@@ -339,6 +345,11 @@ async fn the_commands_tell_the_doubt_of_a_server_that_runs() {
         code == Some(1) && line.contains("FAILED") && line.contains("'keyround clock confirm --reason TEXT --yes'"),
         "{said}"
     );
+    let audited = run(&["audit", "list"]).1;
+    assert!(
+        audited.contains("The clock is in doubt, the server ") && audited.contains("Ahead("),
+        "{audited}"
+    );
     let (code, said) = run(&["keys", "rotate"]);
     assert!(
         code == Some(1) && said.contains("the clock is in doubt, so no key was changed: Ahead("),
@@ -401,7 +412,9 @@ crate::on_both_databases!(a_server_in_doubt_is_told_by_its_heartbeat, |database|
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_whose_clock_jumped_is_counted_by_a_revocation() {
     let database = TestDatabase::sqlite();
-    let app = TestApp::start_with_clock(&database, &ES256_ALONE, Clock::manual(START)).await;
+    // To a command with a clock that is ahead, the time is that of its clock; with one that is behind, it would be the server's.
+    let a_year_ago = Clock::system().read().wall - Seconds(365 * 86_400);
+    let app = TestApp::start_with_clock(&database, &ES256_ALONE, Clock::manual(a_year_ago)).await;
     let kid = app.key_set().await["keys"][0]["kid"].as_str().unwrap().to_owned();
     let arguments = ["keys", "revoke", &kid, "--reason", "a test", "--yes", "--json"];
     let variables = [
@@ -417,8 +430,6 @@ async fn a_server_whose_clock_jumped_is_counted_by_a_revocation() {
     let mut revoking = crate::process::keyround(database.folder.path(), &variables, &arguments)
         .spawn()
         .unwrap();
-    let now = Clock::system().read().wall;
-    assert!((now - START).abs() > Seconds(86_400), "the clocks are to differ");
     while revoking.try_wait().unwrap().is_none() {
         app.clock.advance(Seconds(1));
         // The command writes to the same file.
@@ -430,5 +441,10 @@ async fn a_server_whose_clock_jumped_is_counted_by_a_revocation() {
     let done: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{failed}"));
     assert_eq!(done["nodes"]["living"], 1, "{done} {failed}");
     assert_eq!(done["nodes"]["unconfirmed"], serde_json::json!([]), "{done}");
+    let raw = Raw::open(&database).await;
+    let seen_at = UnixTime(raw.number("SELECT MAX(seen_at) FROM nodes").await);
+    raw.close().await;
+    let now = Clock::system().read().wall;
+    assert!(now - seen_at > Seconds(300 * 86_400), "the clocks are to differ");
     app.running.stop().await;
 }
