@@ -451,6 +451,46 @@ crate::on_both_databases!(a_session_that_the_database_lost_can_be_ended, |databa
     nodes.stop().await;
 });
 
+// Nor does what was ended come back with its tenant. Of what was not ended, the page says for how long its access token is accepted.
+crate::on_both_databases!(
+    a_tenant_that_is_enabled_again_brings_back_what_was_lost_alone,
+    |database| {
+        let nodes = LostSessions::start(database).await;
+        let post = reqwest::Method::POST;
+        let log_out = async |visitor: &Visitor<'_>, token: &str| {
+            let body = json!({ "refresh_token": token });
+            let answer = visitor.json(post.clone(), "/auth/logout", &body).send().await;
+            assert_eq!(answer.unwrap().status(), 204);
+        };
+        let change = async |change: TenantChange, what: &str| {
+            let tenant = "default".parse().unwrap();
+            let db = &nodes.site.app.running.server.db;
+            let changed = db.change_tenant(&tenant, change, &entry(what, "default")).await;
+            assert!(changed.unwrap().is_some());
+        };
+        let (before, token) = nodes.log_in("ada").await;
+        log_out(&before, &token).await;
+        let (meanwhile, token) = nodes.log_in("ada").await;
+        let (never, kept) = nodes.log_in("ada").await;
+        change(TenantChange::Disable, "tenant.disabled").await;
+        for visitor in [&before, &meanwhile, &never] {
+            assert_eq!(nodes.accept(&visitor.access_token).await, [false; 2]);
+        }
+        log_out(&meanwhile, &token).await;
+        change(TenantChange::Enable, "tenant.enabled").await;
+        for visitor in [&before, &meanwhile] {
+            assert_eq!(nodes.accept(&visitor.access_token).await, [false; 2]);
+        }
+        assert_eq!(nodes.accept(&never.access_token).await, [true; 2]);
+        let body = json!({ "refresh_token": kept, "token_delivery": "body" });
+        let refreshed = never.json(post.clone(), "/auth/refresh", &body).send().await;
+        assert_eq!(refreshed.unwrap().status(), 401);
+        nodes.site.app.clock.advance(Seconds(600));
+        assert_eq!(nodes.accept(&never.access_token).await, [false; 2]);
+        nodes.stop().await;
+    }
+);
+
 /// The first refresh token of a session that began then.
 fn refresh_token_of(began: UnixTime, nodes: &LostSessions) -> String {
     let key = &nodes.site.app.running.server.sessions.hash_key;
