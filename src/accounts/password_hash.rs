@@ -126,6 +126,12 @@ pub enum InvalidHash {
          a hash and set a password"
     )]
     Kind(&'static str),
+    /// It begins as one that is accepted.
+    #[error(
+        "this begins as a hash of {0}, but is not whole or was changed: a column or a field that is too short cuts it off (bcrypt has 60 \
+         characters), and a shell replaces '$' unless it is in single quotation marks; export it again"
+    )]
+    Damaged(&'static str),
     /// A hash in a notation around it, or a mark for an absent password.
     #[error("this is {0}")]
     Wrapped(&'static str),
@@ -229,6 +235,13 @@ impl PasswordHash {
         if let Some(what) = foreign::wrapped(stored) {
             return Err(InvalidHash::Wrapped(what));
         }
+        Self::read(stored).map_err(|error| match (error, foreign::damaged_kind(stored)) {
+            (InvalidHash::Form, Some(kind)) => InvalidHash::Damaged(kind),
+            (error, _) => error,
+        })
+    }
+
+    fn read(stored: &str) -> Result<Self, InvalidHash> {
         // Django's first word, before hashes that are whole without it but for a dollar sign.
         let of_django = stored
             .strip_prefix("argon2$")
@@ -392,10 +405,13 @@ impl Argon2Hash {
         // PHC has no padding, but some libraries write it.
         let decode = |text| BASE64_PADDED_OR_NOT.decode(text).map_err(|_| InvalidHash::Form);
         let (salt, output) = (decode(salt)?, decode(output)?);
+        if salt.len() < *ARGON2_SALT_OCTETS.start() || output.len() < *ARGON2_OCTETS.start() {
+            return Err(InvalidHash::Form);
+        }
         let bounded = memory <= MOST_MEMORY && passes <= MOST_PASSES && lanes <= MOST_LANES;
-        let long = ARGON2_SALT_OCTETS.contains(&salt.len()) && ARGON2_OCTETS.contains(&output.len());
+        let short = salt.len() <= *ARGON2_SALT_OCTETS.end() && output.len() <= *ARGON2_OCTETS.end();
         // `Params` knows the least of each.
-        if !bounded || !long || Params::new(memory, passes, lanes, Some(output.len())).is_err() {
+        if !bounded || !short || Params::new(memory, passes, lanes, Some(output.len())).is_err() {
             return Err(InvalidHash::Cost);
         }
         Ok(Self {
@@ -642,6 +658,21 @@ mod tests {
                 "its first and its second colon",
             ),
             ("ada:{SSHA}swordfish", "its first and its second colon"),
+            (
+                "!swordfishYqTB8sUoCwxZbV2mXkrJ4nLdPgQe1T",
+                "an account without a usable password (Django",
+            ),
+            (
+                "!$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+                "locked by the mark before it",
+            ),
+            ("*$6$swordfish", "locked by the mark before it"),
+            (
+                "\"$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy\"",
+                "in quotation marks; leave them out",
+            ),
+            ("'swordfish'", "in quotation marks; leave them out"),
+            ("\\$2b\\$05\\$swordfish", "leave the backslashes out"),
         ] {
             let refused = PasswordHash::parse(stored).unwrap_err().to_string();
             assert!(
@@ -676,10 +707,52 @@ mod tests {
         ];
         for stored in cases {
             let refused = PasswordHash::parse(&stored).unwrap_err();
-            assert_eq!(refused, InvalidHash::Form, "{stored:?}");
+            assert!(
+                matches!(refused, InvalidHash::Form | InvalidHash::Damaged(_)),
+                "{stored:?}: {refused}"
+            );
+        }
+        for (stored, kind) in [
+            (bcrypt[..59].to_owned(), "of bcrypt, but is not whole"),
+            (bcrypt[..50].to_owned(), "of bcrypt, but is not whole"),
+            (format!("{bcrypt}a"), "of bcrypt, but is not whole or was changed"),
+            (format!("bcrypt${}", &bcrypt[..40]), "of bcrypt"),
+            (argon2[..60].to_owned(), "of Argon2id"),
+            ("$pbkdf2-sha256$1500$AQID".to_owned(), "of PBKDF2"),
+            ("pbkdf2_sha256$1500$kJ3nWq7Z".to_owned(), "of PBKDF2"),
+            ("$scrypt$ln=4,r=8,p=1$AQID".to_owned(), "of scrypt"),
+        ] {
+            let refused = PasswordHash::parse(&stored).unwrap_err().to_string();
+            assert!(
+                refused.contains(kind) && refused.ends_with("export it again"),
+                "{stored}: {refused}"
+            );
         }
         for (stored, name) in [
             ("5f4dcc3b5aa765d61d8327deb882cf99".to_owned(), "MD5 or NTLM"),
+            (
+                "5f4dcc3b5aa765d61d8327deb882cf99:Yx7TqLwPz".to_owned(),
+                "MD5, with its salt behind a colon",
+            ),
+            (
+                format!("{}:salt:1", "a".repeat(64)),
+                "SHA-256, with its salt behind a colon",
+            ),
+            (
+                bcrypt.replace("$2b$", "$wp$2y$"),
+                "bcrypt over HMAC-SHA-384 (WordPress 6.8",
+            ),
+            (
+                "$bcrypt-sha256$v=2,t=2b,r=12$n79VH.0Q2TMWmt3Oqt9uku$Kq4Noyk3094Y2QlB8NdRT8SvGiI4ft2".to_owned(),
+                "bcrypt over HMAC-SHA-256 (passlib)",
+            ),
+            (argon2.replace("$v=19", ""), "Argon2 without v=, which means version 16"),
+            (
+                format!("argon2{}", argon2.replace("$v=19", "")),
+                "Argon2 without v=, which means version 16",
+            ),
+            (argon2.replace("argon2id$v=19", "argon2i$v=16"), "Argon2 version 16"),
+            (format!("0x0200{}", "A".repeat(64)), "SHA-512 (SQL Server)"),
             ("$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/".to_owned(), "MD5"),
             ("$5$rounds=5000$saltstring$5B8vYYiY".to_owned(), "SHA-256"),
             (argon2.replace("v=19", "v=16"), "Argon2 version 16"),

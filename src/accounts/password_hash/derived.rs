@@ -491,7 +491,11 @@ mod tests {
             "AgAAAAIAAAXcAAAAEAECAwQFBgcICQoLDA0ODxASM1UMwdBq3Nz7ZiKeUNcKRfJB5LeUbXC7uQCtRFsrKw==".to_owned(),
             "AQ==".to_owned(),
         ] {
-            assert_eq!(PasswordHash::parse(&bad), Err(InvalidHash::Form), "{bad}");
+            let refused = PasswordHash::parse(&bad);
+            assert!(
+                matches!(refused, Err(InvalidHash::Form | InvalidHash::Damaged(_))),
+                "{bad}: {refused:?}"
+            );
         }
     }
 }

@@ -2,7 +2,7 @@
 
 /// The name of a kind of hash that is known and not accepted.
 pub(super) fn refused_kind(stored: &str) -> Option<&'static str> {
-    const KINDS: [(&str, &str); 35] = [
+    const KINDS: [(&str, &str); 46] = [
         ("$1$", "MD5 (md5crypt)"),
         ("$apr1$", "MD5 (Apache)"),
         ("$md5$", "MD5 (Solaris)"),
@@ -38,6 +38,24 @@ pub(super) fn refused_kind(stored: &str) -> Option<&'static str> {
         ("$argon2d$", "Argon2d"),
         ("argon2$argon2d$", "Argon2d"),
         ("$argon2id$v=16$", "Argon2 version 16"),
+        ("$argon2i$v=16$", "Argon2 version 16"),
+        ("argon2$argon2id$v=16$", "Argon2 version 16"),
+        ("argon2$argon2i$v=16$", "Argon2 version 16"),
+        // The PHC form leaves the version out if it is 16.
+        ("$argon2id$m=", "Argon2 without v=, which means version 16"),
+        ("$argon2i$m=", "Argon2 without v=, which means version 16"),
+        ("argon2$argon2id$m=", "Argon2 without v=, which means version 16"),
+        ("argon2$argon2i$m=", "Argon2 without v=, which means version 16"),
+        (
+            "$wp$",
+            "bcrypt over HMAC-SHA-384 (WordPress 6.8 and later), not bcrypt of the password",
+        ),
+        (
+            "$bcrypt-sha256$",
+            "bcrypt over HMAC-SHA-256 (passlib), not bcrypt of the password",
+        ),
+        ("0x0100", "SHA-1 (SQL Server)"),
+        ("0x0200", "SHA-512 (SQL Server)"),
     ];
     let lower = stored.to_ascii_lowercase();
     let is_hexadecimal = |text: &str| text.bytes().all(|octet| octet.is_ascii_hexdigit());
@@ -57,8 +75,51 @@ pub(super) fn refused_kind(stored: &str) -> Option<&'static str> {
             41 if stored.starts_with('*') && is_hexadecimal(&stored[1..]) => Some("SHA-1 (MySQL)"),
             64 if is_hexadecimal(stored) => Some("SHA-256, without a salt"),
             128 if is_hexadecimal(stored) => Some("SHA-512, without a salt"),
-            _ => None,
+            _ => salted(stored),
         })
+}
+
+/// The digest in hexadecimal digits and the salt behind a colon, as Joomla, osCommerce and Magento have it.
+fn salted(stored: &str) -> Option<&'static str> {
+    let (digest, _) = stored.split_once(':')?;
+    if !digest.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+        return None;
+    }
+    match digest.len() {
+        32 => Some("MD5, with its salt behind a colon (Joomla, osCommerce)"),
+        40 => Some("SHA-1, with its salt behind a colon"),
+        64 => Some("SHA-256, with its salt behind a colon (Magento)"),
+        128 => Some("SHA-512, with its salt behind a colon"),
+        _ => None,
+    }
+}
+
+/// The kind of a hash that begins rightly, although it cannot be read.
+pub(super) fn damaged_kind(stored: &str) -> Option<&'static str> {
+    const BEGINNINGS: [(&str, &str); 19] = [
+        ("$2a$", "bcrypt"),
+        ("$2b$", "bcrypt"),
+        ("$2y$", "bcrypt"),
+        ("bcrypt$", "bcrypt"),
+        ("bcrypt_sha256$$2", "bcrypt"),
+        ("$argon2id$", "Argon2id"),
+        ("$argon2i$", "Argon2i"),
+        ("argon2$argon2", "Argon2"),
+        ("$pbkdf2$", "PBKDF2"),
+        ("$pbkdf2-sha256$", "PBKDF2"),
+        ("$pbkdf2-sha512$", "PBKDF2"),
+        ("pbkdf2_sha256$", "PBKDF2"),
+        ("pbkdf2_sha1$", "PBKDF2"),
+        ("pbkdf2:sha1:", "PBKDF2"),
+        ("pbkdf2:sha256:", "PBKDF2"),
+        ("pbkdf2:sha512:", "PBKDF2"),
+        ("$scrypt$", "scrypt"),
+        ("scrypt$", "scrypt"),
+        ("scrypt:", "scrypt"),
+    ];
+    BEGINNINGS
+        .iter()
+        .find_map(|(beginning, kind)| stored.starts_with(beginning).then_some(*kind))
 }
 
 /// What other systems write around a hash, or in place of one.
@@ -80,6 +141,23 @@ pub(super) fn wrapped(stored: &str) -> Option<&'static str> {
     if matches!(stored, "!" | "*" | "!!" | "!*" | "x" | "*LK*" | "NP") {
         return Some(
             "the mark of an account that has no password, or whose password is locked; create the account without a hash",
+        );
+    }
+    let is_quoted = |mark: char| stored.len() > 1 && stored.starts_with(mark) && stored.ends_with(mark);
+    if ['"', '\'', '`'].into_iter().any(is_quoted) {
+        return Some("a text in quotation marks; leave them out");
+    }
+    if stored.contains("\\$") {
+        return Some("a text with a backslash before '$', as shells need it; leave the backslashes out");
+    }
+    if stored.starts_with("!$") || stored.starts_with("*$") {
+        return Some(
+            "a hash that is locked by the mark before it; create the account without a hash, or take the mark off if the person may log in",
+        );
+    }
+    if stored.starts_with('!') {
+        return Some(
+            "the mark of an account without a usable password (Django writes '!' and random characters); create the account without a hash",
         );
     }
     let behind_name = stored.split_once(':').map_or("", |(_, rest)| rest);
