@@ -88,13 +88,10 @@ pub fn name_request(problem: &mut Value) {
     }
 }
 
-/// Nothing is here.
+/// Nothing is here; `instead` says where the paths are listed.
 #[must_use]
-pub fn not_found() -> HttpResponse {
-    problem(
-        Code::NotFound,
-        "nothing is here; /.well-known/oauth-authorization-server names the endpoints",
-    )
+pub fn not_found(instead: &str) -> HttpResponse {
+    problem(Code::NotFound, format!("nothing is here; {instead}"))
 }
 
 /// Something is here, for other methods.

@@ -4,12 +4,39 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use crate::oauth::endpoints::{AUTHORIZATION_SERVER, KEY_SET_PATH, OPENID_CONFIGURATION, TOKEN_PATH};
+use crate::oauth::endpoints::{
+    AUTHORIZATION_SERVER, CALLBACK_PATH, CSRF_PATH, FEDERATED_PATH, INTROSPECTION_PATH, KEY_SET_PATH, LOGIN_PATH,
+    LOGOUT_ALL_PATH, LOGOUT_PATH, ME_PATH, OPENID_CONFIGURATION, PASSWORD_PATH, REFRESH_PATH, REGISTER_PATH,
+    REVOCATION_PATH, SESSION_PATH, SESSIONS_PATH, TOKEN_PATH, VERIFY_PATH,
+};
 
 use super::state::Server;
 
 /// How long caches may keep the page, in seconds.
 const MAX_AGE: u32 = 300;
+
+/// What programs ask, with the method.
+const FOR_CLIENTS: [(&str, &str); 3] = [
+    ("POST", TOKEN_PATH),
+    ("POST", INTROSPECTION_PATH),
+    ("POST", REVOCATION_PATH),
+];
+
+/// What there is only with accounts.
+const FOR_PEOPLE: [(&str, &str); 12] = [
+    ("POST", REGISTER_PATH),
+    ("POST", LOGIN_PATH),
+    ("POST", REFRESH_PATH),
+    ("POST", LOGOUT_PATH),
+    ("POST", LOGOUT_ALL_PATH),
+    ("POST", PASSWORD_PATH),
+    ("GET", ME_PATH),
+    ("GET", SESSIONS_PATH),
+    ("DELETE", SESSION_PATH),
+    ("GET", CSRF_PATH),
+    ("GET", FEDERATED_PATH),
+    ("GET", CALLBACK_PATH),
+];
 
 /// The form that a caller prefers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +51,7 @@ enum Form {
 pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> HttpResponse {
     let accept = request.headers().get_all(header::ACCEPT);
     let form = preferred(accept.filter_map(|value| value.to_str().ok()));
-    let (content_type, body) = page(form, &server.issuer);
+    let (content_type, body) = page(form, &server.issuer, server.has_accounts);
     HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, format!("public, max-age={MAX_AGE}")))
         .insert_header((header::VARY, "Accept"))
@@ -53,8 +80,19 @@ fn preferred<'a>(accept: impl Iterator<Item = &'a str>) -> Form {
     best.map_or(Form::Text, |(_, form)| form)
 }
 
+/// Every endpoint but the documents, with its method.
+fn endpoints(issuer: &str, has_accounts: bool) -> Vec<String> {
+    let for_people: &[(&str, &str)] = if has_accounts { &FOR_PEOPLE } else { &[] };
+    let named = FOR_CLIENTS.iter().chain(for_people);
+    let mut endpoints: Vec<String> = named.map(|(method, path)| format!("{method} {issuer}{path}")).collect();
+    if has_accounts {
+        endpoints.push(format!("GET {issuer}{VERIFY_PATH}/{{policy}}"));
+    }
+    endpoints
+}
+
 /// The issuer holds no character that HTML or JSON would read as its own: its type sees to that.
-fn page(form: Form, issuer: &str) -> (&'static str, String) {
+fn page(form: Form, issuer: &str, has_accounts: bool) -> (&'static str, String) {
     const WHAT: &str = "an identity server (OAuth 2.0, JWT access tokens) whose signing keys rotate themselves";
     const DOCUMENTATION: &str = "README.md and the folder docs/ of the distribution";
     let links = [
@@ -70,16 +108,18 @@ fn page(form: Form, issuer: &str) -> (&'static str, String) {
         ),
         ("key set", KEY_SET_PATH, "verify tokens"),
     ];
+    let endpoints = endpoints(issuer, has_accounts);
     match form {
         Form::Html => {
+            let listed = format!("<li><code>{}</code></li>\n", endpoints.join("</code></li>\n<li><code>"));
             let items = links
                 .map(|(name, path, purpose)| format!("<li><a href=\"{issuer}{path}\">{name}</a>: {purpose}</li>\n"));
             let items = items.concat();
             let body = format!(
                 "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
                  content=\"width=device-width\">\n<title>Keyround</title>\n<h1>Keyround</h1>\n<p>This is {WHAT}. It has no pages for \
-                 people; programs use it.</p>\n<p>Issuer: <code>{issuer}</code></p>\n<ul>\n{items}</ul>\n<p>Clients get tokens by POST \
-                 from <code>{issuer}{TOKEN_PATH}</code>. Documentation: {DOCUMENTATION}.</p>\n</html>\n"
+                 people; programs use it.</p>\n<p>Issuer: <code>{issuer}</code></p>\n<ul>\n{items}</ul>\n<p>Endpoints:</p>\n<ul>\n{listed}</ul>\n\
+                 <p>docs/reference/endpoints.md describes them. Documentation: {DOCUMENTATION}.</p>\n</html>\n"
             );
             ("text/html; charset=utf-8", body)
         }
@@ -92,6 +132,7 @@ fn page(form: Form, issuer: &str) -> (&'static str, String) {
                 "discovery": format!("{issuer}{OPENID_CONFIGURATION}"),
                 "jwks_uri": format!("{issuer}{KEY_SET_PATH}"),
                 "token_endpoint": format!("{issuer}{TOKEN_PATH}"),
+                "endpoints": endpoints,
                 "documentation": DOCUMENTATION,
             });
             ("application/json", format!("{body}\n"))
@@ -102,9 +143,11 @@ fn page(form: Form, issuer: &str) -> (&'static str, String) {
                 format!("{label:<12}{issuer}{path} ({purpose})\n")
             });
             let rows = rows.concat();
+            let listed = endpoints.join("\n");
             let body = format!(
-                "Keyround: {WHAT}.\n\n{:<12}{issuer}\n{rows}{:<12}POST {issuer}{TOKEN_PATH}\n\nDocumentation: {DOCUMENTATION}.\n",
-                "issuer:", "token:"
+                "Keyround: {WHAT}.\n\n{:<12}{issuer}\n{rows}\nEndpoints (docs/reference/endpoints.md describes them):\n{listed}\n\n\
+                 Documentation: {DOCUMENTATION}.\n",
+                "issuer:"
             );
             ("text/plain; charset=utf-8", body)
         }

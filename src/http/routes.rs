@@ -1,7 +1,7 @@
 //! The tables of routes, on one screen.
 
 use actix_web::http::header;
-use actix_web::{HttpResponse, Resource, Route, web};
+use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 
 use crate::oauth::endpoints::{
     AUTHORIZATION_SERVER, INTROSPECTION_PATH, ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH, METRICS_PATH,
@@ -48,8 +48,20 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
         if has_accounts {
             auth::routes::routes(&path, routes);
         }
-        routes.default_service(web::to(|| async { error::not_found() }));
+        routes.default_service(web::to(nothing_here));
     }
+}
+
+/// The page of the issuer lists every path.
+async fn nothing_here(server: web::Data<Server>, request: HttpRequest) -> HttpResponse {
+    let base = &server.issuer_path;
+    let asked = request.path().strip_prefix(base.as_str()).unwrap_or_default();
+    let about_accounts = if !server.has_accounts && (asked == "/auth" || asked.starts_with("/auth/")) {
+        "this server has no accounts (accounts.enabled is false), and so no path below /auth; "
+    } else {
+        ""
+    };
+    error::not_found(&format!("{about_accounts}GET {base}/ lists the paths"))
 }
 
 /// The routes of the admin listener.
@@ -64,7 +76,11 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
         .service(read_only(READINESS_PATH, web::get().to(health::ready_to_publish)))
         .service(read_only(ISSUING_PATH, web::get().to(health::ready_to_issue)))
         .service(read_only(METRICS_PATH, web::get().to(health::metrics)))
-        .default_service(web::to(|| async { error::not_found() }));
+        .default_service(web::to(|| async {
+            error::not_found(&format!(
+                "the paths of this listener are {LIVENESS_PATH}, {READINESS_PATH}, {ISSUING_PATH} and {METRICS_PATH}"
+            ))
+        }));
 }
 
 /// An endpoint that a client proves itself at: a form, and nothing else.

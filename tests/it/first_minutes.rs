@@ -494,7 +494,7 @@ async fn the_issuer_says_what_it_is() {
                 ] {
                     assert!(body.contains(&format!("{issuer}{link}")), "{body}");
                 }
-                assert!(body.contains("docs/") && body.len() < 2048, "{body}");
+                assert!(body.contains("docs/") && body.len() < 4096, "{body}");
                 assert!(
                     !body.contains(env!("CARGO_PKG_VERSION")) && !body.contains("<script"),
                     "{body}"
@@ -514,6 +514,63 @@ async fn the_issuer_says_what_it_is() {
             let posted = app.http.post(format!("{}{path}", app.url)).send().await.unwrap();
             assert_eq!(posted.status(), 405);
             assert_eq!(posted.headers()["allow"], "GET, HEAD");
+        }
+        app.running.stop().await;
+    }
+}
+
+/// Where a 404 says that the paths are listed, they are; and every endpoint of the documentation is listed there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_here_says_where_the_paths_are_listed() {
+    let database = TestDatabase::sqlite();
+    let documented = include_str!("../../docs/reference/endpoints.md");
+    let rows = |listener: &str| {
+        let begin = format!("| {listener} | ");
+        let rows = documented.lines().filter_map(move |line| line.strip_prefix(&begin));
+        rows.map(|row| row.split('`').nth(1).unwrap().rsplit(' ').next().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert!(rows("public").len() > 15 && rows("admin").len() == 4);
+    for (issuer, base, accounts) in [
+        ("http://127.0.0.1:8080", "", "true"),
+        ("http://127.0.0.1:8080/tenant", "/tenant", "true"),
+        ("http://127.0.0.1:8080", "", "false"),
+    ] {
+        let app = TestApp::start(&database, &[("server.issuer", issuer), ("accounts.enabled", accounts)]).await;
+        let detail = async |address: String| {
+            let answer = app.http.get(address).send().await.unwrap();
+            assert_eq!(answer.status(), 404);
+            let problem: serde_json::Value = answer.json().await.unwrap();
+            problem["detail"].as_str().unwrap().to_owned()
+        };
+        for path in ["/auth/nothing", "/oauth2/nothing", "/nothing"] {
+            let told = detail(format!("{}{base}{path}", app.url)).await;
+            let (_, rest) = told.rsplit_once("GET ").unwrap();
+            let page = rest.split(' ').next().unwrap();
+            assert_eq!(rest, format!("{page} lists the paths"), "{told}");
+            let names_accounts = told.contains("accounts.enabled is false");
+            assert_eq!(
+                names_accounts,
+                accounts == "false" && path.starts_with("/auth"),
+                "{told}"
+            );
+            for form in ["text/html", "application/json", "text/plain"] {
+                let listed = app.http.get(format!("{}{page}", app.url)).header("accept", form);
+                let answer = listed.send().await.unwrap();
+                assert_eq!(answer.status(), 200, "{page}");
+                let listed = answer.text().await.unwrap();
+                for endpoint in rows("public").iter().filter(|endpoint| **endpoint != "/") {
+                    let is_there = accounts == "true" || !endpoint.starts_with("/auth");
+                    let word = format!("{issuer}{endpoint}");
+                    let ends = ["\"", "<", "\n", " ", "\\"].map(|end| format!("{word}{end}"));
+                    let is_listed = ends.iter().any(|word| listed.contains(word));
+                    assert_eq!(is_listed, is_there, "{word} {form}: {listed}");
+                }
+            }
+        }
+        let told = detail(format!("{}/auth/login", app.admin_url)).await;
+        for path in rows("admin") {
+            assert!(told.contains(path), "{told}");
         }
         app.running.stop().await;
     }

@@ -144,7 +144,7 @@ impl Code {
             Self::EmailNotVerified => row("email_not_verified", S::FORBIDDEN, "The other provider does not say that it has verified the user's e-mail address", "let the user verify it there and begin again; when it stays so, the server's log tells the operator why"),
             Self::ProviderUnknown => row("provider_unknown", S::NOT_FOUND, "No provider of this name is enabled", "use a name that `keyround providers list` shows"),
             Self::PolicyUnknown => row("policy_unknown", S::NOT_FOUND, "A gateway asked for no policy of `forward_auth.policies`", "ask `/auth/verify/POLICY` with a name that is set there"),
-            Self::NotFound => row("not_found", S::NOT_FOUND, "Nothing is here", "check the path; the metadata names the endpoints, and `GET /auth/sessions` the sessions"),
+            Self::NotFound => row("not_found", S::NOT_FOUND, "Nothing is here", "check the path; `GET /` below the issuer lists the paths, and `GET /auth/sessions` the sessions"),
             Self::MethodNotAllowed => row("method_not_allowed", S::METHOD_NOT_ALLOWED, "The endpoint does not know this method", "use one that `Allow` names"),
             Self::BodyTimeout => row("body_timeout", S::REQUEST_TIMEOUT, "The body took too long", "try again"),
             Self::HeadTimeout => row("head_timeout", S::REQUEST_TIMEOUT, "The head of the request took too long", "try again"),

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::accounts::session::{EndedBy, Session};
 use crate::clock::UnixTime;
 use crate::http::state::Server;
+use crate::oauth::endpoints::SESSIONS_PATH;
 use crate::values::SessionId;
 
 use super::authenticated::Authenticated;
@@ -52,7 +53,12 @@ pub async fn end(
     caller: Authenticated,
     sid: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let unknown = || Problem::new(Code::NotFound, "no session of yours that has not ended has this id");
+    let unknown = || {
+        let base = &server.issuer_path;
+        let detail =
+            format!("no session of yours that has not ended has this id; GET {base}{SESSIONS_PATH} lists them");
+        Problem::new(Code::NotFound, detail)
+    };
     let sid: SessionId = sid.parse().map_err(|_| unknown())?;
     let actor = format!("user {}", caller.user);
     let ended = server
