@@ -19,7 +19,7 @@ use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 use crate::store::outage;
 
-use super::body::{self, Unreadable};
+use super::body::{self, NOT_COMPRESSED, Unreadable};
 use super::state::Server;
 use super::{client_assertion, error};
 
@@ -32,6 +32,8 @@ pub enum Refusal {
     Oauth(OauthError),
     /// With a status that says more.
     WithStatus(OauthError, StatusCode),
+    /// The body is compressed: 415 (RFC 9110 section 15.5.16).
+    Compressed(OauthError),
     /// Too often: to be tried again after this long, with 429.
     TooOften(OauthError, Seconds),
 }
@@ -47,7 +49,10 @@ impl Refusal {
     /// request cannot forge a line.
     #[must_use]
     pub fn answer(self, server: &Server, caller: &Caller, what: &'static str) -> HttpResponse {
-        let (Self::Oauth(refusal) | Self::WithStatus(refusal, _) | Self::TooOften(refusal, _)) = &self;
+        let (Self::Oauth(refusal)
+        | Self::WithStatus(refusal, _)
+        | Self::Compressed(refusal)
+        | Self::TooOften(refusal, _)) = &self;
         server.metrics.refused(refusal.code.name());
         tracing::info!(
             client.id = caller.client.as_ref().map(field::display), client.ip = %caller.address,
@@ -56,6 +61,12 @@ impl Refusal {
         match &self {
             Self::Oauth(refusal) => error::oauth(refusal),
             Self::WithStatus(refusal, status) => error::oauth_with_status(refusal, *status),
+            Self::Compressed(refusal) => {
+                let mut answer = error::oauth_with_status(refusal, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+                let identity = HeaderValue::from_static("identity");
+                answer.headers_mut().insert(header::ACCEPT_ENCODING, identity);
+                answer
+            }
             Self::TooOften(refusal, retry_after) => {
                 let mut answer = error::oauth_with_status(refusal, StatusCode::TOO_MANY_REQUESTS);
                 answer
@@ -104,17 +115,20 @@ pub fn method_not_allowed() -> HttpResponse {
 /// # Errors
 /// When it is no form, is too long, or takes too long.
 pub async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parameters, Refusal> {
-    let content_type = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
-    let essence = content_type.split(';').next().unwrap_or("").trim();
-    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    const FORM: &str = "application/x-www-form-urlencoded";
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    if !body::essence(content_type).eq_ignore_ascii_case(FORM.as_bytes()) {
+        let fault = body::type_that_came(content_type);
         return Err(Refusal::WithStatus(
-            OauthError::invalid_request("the body is to be application/x-www-form-urlencoded"),
+            OauthError::invalid_request(&format!("{fault}; the body is to be a form, with Content-Type: {FORM}")),
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ));
+    }
+    let compressed =
+        |fault: &str| Refusal::Compressed(OauthError::invalid_request(&format!("{fault}; {NOT_COMPRESSED}")));
+    if let Some(fault) = body::announced_coding(request) {
+        return Err(compressed(&fault));
     }
     let body = body::read(request, payload, LONGEST_FORM)
         .await
@@ -129,6 +143,9 @@ pub async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parame
             ),
             Unreadable::Cut => OauthError::invalid_request("the body ended early").into(),
         })?;
+    if let Some(fault) = body::looks_compressed(&body) {
+        return Err(compressed(fault));
+    }
     let text = std::str::from_utf8(&body).map_err(|_| OauthError::invalid_request("the form is not UTF-8"))?;
     Ok(Parameters::parse(text)?)
 }

@@ -187,6 +187,12 @@ async fn only_a_form_of_at_most_16_kib_by_post_is_read() {
     let endpoint = format!("{}/oauth2/token", app.url);
     let none = app.http.post(&endpoint).body(body.clone()).send().await.unwrap();
     check(none, 415, "invalid_request", "no content type").await;
+    let json = post(&app, "application/json", body.clone()).send().await.unwrap();
+    let json: serde_json::Value = json.json().await.unwrap();
+    assert_eq!(
+        json["error_description"],
+        "Content-Type is application/json; the body is to be a form, with Content-Type: application/x-www-form-urlencoded"
+    );
 
     let fill = |length: usize| format!("{body}&x={}", "x".repeat(length - body.len() - 3));
     let longest = post(&app, FORM, fill(16 * 1024)).send().await.unwrap();

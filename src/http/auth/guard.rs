@@ -69,32 +69,9 @@ fn content_type(request: &HttpRequest) -> Option<&[u8]> {
         .map(header::HeaderValue::as_bytes)
 }
 
-/// What a `Content-Type` names, without its parameters.
-fn essence(content_type: &[u8]) -> &[u8] {
-    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.trim_ascii()
-}
-
 /// A type that a form or a `fetch` without leave could send is refused, whatever the body holds.
 fn not_json(content_type: &[u8]) -> Problem {
-    // Of the types that clients send by default; another one is not repeated.
-    let sent = [
-        "application/x-www-form-urlencoded",
-        "multipart/form-data",
-        "text/plain",
-        "text/json",
-        "application/javascript",
-        "application/octet-stream",
-        "application/problem+json",
-        "application/xml",
-    ]
-    .into_iter()
-    .find(|known| essence(content_type).eq_ignore_ascii_case(known.as_bytes()));
-    let fault = match sent {
-        Some(sent) => format!("Content-Type is {sent}"),
-        None if content_type.is_empty() => "there is no Content-Type".to_owned(),
-        None => "Content-Type is another one".to_owned(),
-    };
+    let fault = body::type_that_came(content_type);
     Problem::new(
         Code::UnsupportedMediaType,
         format!("{fault}; the body is to be JSON, with Content-Type: application/json"),
@@ -102,7 +79,7 @@ fn not_json(content_type: &[u8]) -> Problem {
 }
 
 async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Problem> {
-    let is_json = |value: &[u8]| essence(value).eq_ignore_ascii_case(b"application/json");
+    let is_json = |value: &[u8]| body::essence(value).eq_ignore_ascii_case(b"application/json");
     if let Some(other) = request
         .headers()
         .get_all(header::CONTENT_TYPE)
@@ -110,7 +87,10 @@ async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Pro
     {
         return Err(not_json(other.as_bytes()));
     }
-    body::read(request, payload, LONGEST_BODY).await.map_err(|unreadable| {
+    if let Some(fault) = body::announced_coding(request) {
+        return Err(Problem::compressed(&fault));
+    }
+    let body = body::read(request, payload, LONGEST_BODY).await.map_err(|unreadable| {
         let (code, detail) = match unreadable {
             Unreadable::Late => (Code::BodyTimeout, "the body took longer than 5 seconds to arrive"),
             Unreadable::TooLong => (
@@ -120,7 +100,11 @@ async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Pro
             Unreadable::Cut => (Code::InvalidRequest, "the body ended early"),
         };
         Problem::new(code, detail)
-    })
+    })?;
+    match body::looks_compressed(&body) {
+        Some(fault) => Err(Problem::compressed(fault)),
+        None => Ok(body),
+    }
 }
 
 /// Refuses a request that uses or sets a cookie unless a page of ours, or of a listed origin, sent it on purpose. Whoever is no

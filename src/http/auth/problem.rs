@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
 use crate::clock::Seconds;
+use crate::http::body::NOT_COMPRESSED;
 use crate::http::error::name_request;
 use crate::store::outage;
 use crate::telemetry::Request;
@@ -152,7 +153,7 @@ impl Code {
             Self::AccountExists => row("account_exists", S::CONFLICT, "The account with this e-mail address is not linked to the other provider", "let the user log in as before"),
             Self::BodyTooLarge => row("body_too_large", S::PAYLOAD_TOO_LARGE, "The body is longer than 4 KB", "send less"),
             Self::AddressTooLong => row("address_too_long", S::URI_TOO_LONG, "The path and the query are longer than 8 KiB", "send less"),
-            Self::UnsupportedMediaType => row("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON", "send `Content-Type: application/json`"),
+            Self::UnsupportedMediaType => row("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON, or it is compressed", "send `Content-Type: application/json` and no `Content-Encoding`"),
             Self::RateLimited => row("rate_limited", S::TOO_MANY_REQUESTS, "Too many attempts", "wait for `Retry-After` seconds"),
             Self::HeadersTooLarge => row("headers_too_large", S::REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are longer than `server.max_header_bytes`, or there are too many", "send less: most often the cookies of other applications are too many"),
             Self::FederationFailed => row("federation_failed", S::BAD_GATEWAY, "What the other provider answered is no proof of who the user is", "let the user begin again; when it stays so, the server's log tells the operator why"),
@@ -223,6 +224,8 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Whether the coding of the body is what is refused.
+    is_about_coding: bool,
     /// A refusal of this request.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -234,6 +237,16 @@ impl Problem {
         }
     }
 
+            is_about_coding: false,
+        }
+    }
+
+    /// The body is compressed (RFC 9110 section 15.5.16).
+    #[must_use]
+    pub fn compressed(fault: &str) -> Self {
+        Self {
+            is_about_coding: true,
+            ..Self::new(Code::UnsupportedMediaType, format!("{fault}; {NOT_COMPRESSED}"))
     /// Come again so much later.
     #[must_use]
     pub fn after(self, retry_after: Seconds) -> Self {
@@ -327,6 +340,9 @@ impl ResponseError for Problem {
         answer.body(self.body().to_string())
     }
 }
+        if self.is_about_coding {
+            answer.insert_header((header::ACCEPT_ENCODING, "identity"));
+        }
 
 #[cfg(test)]
 mod tests {

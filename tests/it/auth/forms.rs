@@ -277,7 +277,8 @@ async fn each_fault_of_a_body_is_named_at_every_endpoint() {
             "Content-Type is application/x-www-form-urlencoded",
         ),
         (Some("TEXT/plain; charset=utf-8"), "Content-Type is text/plain"),
-        (Some("application/xyzzy"), "Content-Type is another one"),
+        (Some("application/xyzzy"), "Content-Type is application/xyzzy"),
+        (Some("json"), "Content-Type is no media type"),
         (None, "there is no Content-Type"),
     ] {
         let said = detail("/auth/login", content_type, r#"{"email":"a","password":"b"}"#).await;
@@ -288,6 +289,59 @@ async fn each_fault_of_a_body_is_named_at_every_endpoint() {
         said.starts_with("body_too_large the body is longer than 4 KB (4096 octets)"),
         "{said}"
     );
+    site.stop().await;
+}
+
+/// A request whose body is compressed, announced or not; gzip of Python's for an empty object.
+const GZIP: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\xae\x05\x00\x43\xbf\xa6\xa3\x02\x00\x00\x00";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_body_is_refused_by_its_coding() {
+    let site = Site::start(TestDatabase::sqlite(), &[]).await;
+    for (path, kind) in [
+        ("/auth/login", "application/json"),
+        ("/oauth2/token", "application/x-www-form-urlencoded"),
+    ] {
+        for (coding, body, fault) in [
+            (Some("gzip"), GZIP, "Content-Encoding is gzip"),
+            (Some("identity, GZip"), GZIP, "Content-Encoding is gzip"),
+            (Some("swordfish"), b"{}", "Content-Encoding is another one"),
+            (None, GZIP, "the body is compressed by gzip"),
+            (
+                Some("identity"),
+                b"\x28\xb5\x2f\xfd\x04",
+                "the body is compressed by Zstandard",
+            ),
+        ] {
+            let url = format!("{}{path}", site.app.url);
+            let mut request = site.app.http.post(url).header("Content-Type", kind).body(body.to_vec());
+            if let Some(coding) = coding {
+                request = request.header("Content-Encoding", coding);
+            }
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 415, "{path} {coding:?}");
+            assert_eq!(answer.headers()["accept-encoding"], "identity");
+            let answer: Value = answer.json().await.unwrap();
+            let said = answer["detail"]
+                .as_str()
+                .or(answer["error_description"].as_str())
+                .unwrap();
+            assert!(
+                said.starts_with(fault) && said.contains("compressed bodies are not accepted"),
+                "{path} {coding:?}: {said}"
+            );
+        }
+    }
+    // Only a refusal of the coding has the header: another type is refused because of the type.
+    let login = site.visitor().json(Method::POST, "/auth/login", &json!({}));
+    for request in [
+        login.header("Content-Encoding", "identity"),
+        site.app.http.post(format!("{}/oauth2/token", site.app.url)).body("{}"),
+    ] {
+        let answer = request.send().await.unwrap();
+        assert!(answer.status() == 400 || answer.status() == 415);
+        assert!(!answer.headers().contains_key("accept-encoding"));
+    }
     site.stop().await;
 }
 
