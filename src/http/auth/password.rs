@@ -40,7 +40,11 @@ pub async fn answer(
         .logins
         .change_password(user, current, new, Some(sid), address)
         .await;
-    changed.map_err(refused)?;
+    changed.map_err(|error| match error {
+        // The access token proved who asks. A 401 would say that it did not (RFC 9110 section 15.5.2).
+        LoginError::Wrong => Problem::new(Code::CurrentPasswordWrong, "the current password is wrong"),
+        other => refused(other),
+    })?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -36,6 +36,7 @@ pub enum Code {
     AccountSuspended,
     CsrfFailed,
     CrossSite,
+    CurrentPasswordWrong,
     RegistrationClosed,
     FederationDenied,
     EmailNotVerified,
@@ -77,7 +78,7 @@ const fn row(name: &'static str, status: StatusCode, title: &'static str, remedy
 
 impl Code {
     /// Every code, by status.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::InvalidRequest,
         Self::InvalidEmail,
         Self::InvalidName,
@@ -96,6 +97,7 @@ impl Code {
         Self::AccountSuspended,
         Self::CsrfFailed,
         Self::CrossSite,
+        Self::CurrentPasswordWrong,
         Self::RegistrationClosed,
         Self::FederationDenied,
         Self::EmailNotVerified,
@@ -140,6 +142,7 @@ impl Code {
             Self::AccountSuspended => row("account_suspended", S::FORBIDDEN, "The account or its tenant was suspended, and its sessions were ended", "tell the user whom to ask; a login fails with `login_failed` as long as it lasts"),
             Self::CsrfFailed => row("csrf_failed", S::FORBIDDEN, "The CSRF token is missing or does not fit", "ask `GET /auth/csrf` again, then try once more"),
             Self::CrossSite => row("cross_site", S::FORBIDDEN, "Pages of this origin may not do this", "list the page's origin in `accounts.allowed_origins`, and serve it from the same site"),
+            Self::CurrentPasswordWrong => row("current_password_wrong", S::FORBIDDEN, "The current password is wrong", "let the user try again; the access token is valid"),
             Self::RegistrationClosed => row("registration_closed", S::FORBIDDEN, "Nobody can register here", "ask the operator for an account"),
             Self::FederationDenied => row("federation_denied", S::FORBIDDEN, "The other provider did not let the user in, or the user cancelled there", "let the user begin again"),
             Self::EmailNotVerified => row("email_not_verified", S::FORBIDDEN, "The other provider does not say that it has verified the user's e-mail address", "let the user verify it there and begin again; when it stays so, the server's log tells the operator why"),
@@ -221,11 +224,11 @@ pub struct Problem {
     pub retry_after: Option<Seconds>,
     /// The methods that would do.
     allow: Option<&'static str>,
+    /// Whether the coding of the body is what is refused.
+    is_about_coding: bool,
 }
 
 impl Problem {
-    /// Whether the coding of the body is what is refused.
-    is_about_coding: bool,
     /// A refusal of this request.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -234,9 +237,6 @@ impl Problem {
             detail: detail.into(),
             retry_after: (code == Code::TemporarilyUnavailable).then_some(Seconds(5)),
             allow: None,
-        }
-    }
-
             is_about_coding: false,
         }
     }
@@ -247,6 +247,9 @@ impl Problem {
         Self {
             is_about_coding: true,
             ..Self::new(Code::UnsupportedMediaType, format!("{fault}; {NOT_COMPRESSED}"))
+        }
+    }
+
     /// Come again so much later.
     #[must_use]
     pub fn after(self, retry_after: Seconds) -> Self {
@@ -337,12 +340,12 @@ impl ResponseError for Problem {
         if let Some(allow) = self.allow {
             answer.insert_header((header::ALLOW, allow));
         }
-        answer.body(self.body().to_string())
-    }
-}
         if self.is_about_coding {
             answer.insert_header((header::ACCEPT_ENCODING, "identity"));
         }
+        answer.body(self.body().to_string())
+    }
+}
 
 #[cfg(test)]
 mod tests {

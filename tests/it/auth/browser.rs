@@ -5,7 +5,7 @@
 use std::net::TcpListener;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::deployment::Nginx;
@@ -244,6 +244,32 @@ async fn the_code_that_is_shown_keeps_a_page_logged_in() {
         (&200.into(), &email("ada").into()),
         "{me}"
     );
+    // A wrong password is sent once: a typo that is sent again counts as two wrong passwords.
+    let refusals = async |code: &str| {
+        let app = &origin.site.app;
+        let metrics = app.http.get(format!("{}/metrics", app.admin_url)).send().await.unwrap();
+        let sample = format!("keyround_refusals_total{{reason=\"{code}\"}} ");
+        let text = metrics.text().await.unwrap();
+        text.lines()
+            .find_map(|line| line.strip_prefix(&sample)?.parse::<u32>().ok())
+            .unwrap_or(0)
+    };
+    let change = json!({ "current_password": "not the password", "new_password": "an even longer walk by 9 seas" });
+    let again = json!({ "email": email("ada"), "password": "not the password", "token_delivery": "body" });
+    for (path, body, status, code) in [
+        ("/auth/password", change, 403, "current_password_wrong"),
+        ("/auth/login", again, 401, "login_failed"),
+    ] {
+        let before = refusals(code).await;
+        let headers = json!({ "Content-Type": "application/json" });
+        let options = json!({ "method": "POST", "headers": headers, "body": body.to_string() });
+        let refused = browser.call_with("/page.js", "call", &json!([path, options])).await;
+        assert_eq!(
+            (&refused["status"], &refused["body"]["code"]),
+            (&status.into(), &code.into())
+        );
+        assert_eq!(refusals(code).await, before + 1, "{path}");
+    }
     // It refreshes by itself: here when the token has expired, and in another tab which has none.
     pass(&origin.site, 601).await;
     assert_eq!(function("call", &["/auth/me"]).await["status"], 200);

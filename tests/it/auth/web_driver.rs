@@ -170,6 +170,11 @@ impl Browser {
 
     /// What a function of the page's own module answers, or the problem that it throws.
     pub async fn call(&self, module: &str, function: &str, arguments: &[&str]) -> Value {
+        self.call_with(module, function, &json!(arguments)).await
+    }
+
+    /// The same with arguments that are not all strings.
+    pub async fn call_with(&self, module: &str, function: &str, arguments: &Value) -> Value {
         let script = "const [module, name, given, done] = arguments; \
                       import(module).then((page) => page[name](...given)) \
                       .then(async (told) => done(told instanceof Response ? { status: told.status, body: await told.json() } : told)) \
