@@ -87,7 +87,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
         if !is_in_order(&trusted, node.as_ref()) {
             let doubt = described(&trusted, node.as_ref());
             output::line(&format!(
-                "\nThe clock is in doubt, {doubt}.\nEach time above is by the clock of the machine that wrote the record, right or wrong; SEQ is \
+                "\nThe clock is in doubt: {doubt}.\nEach time above is by the clock of the machine that wrote the record, right or wrong; SEQ is \
                  the order. See 'keyround clock check'."
             ));
         }

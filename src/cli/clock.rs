@@ -47,6 +47,7 @@ async fn check(context: &Context) -> Result<(), Failure> {
     let detail = described(&trusted, node.as_ref());
     if context.json {
         output::json(&json!({
+            "doubt": doubt.map(Doubt::name),
             "in_doubt": doubt.is_some(),
             "node_in_doubt": node.as_ref().map(|(node, _)| node.to_string()),
             "off_by_seconds": doubt.map_or(0, |doubt| doubt.length().0),

@@ -143,7 +143,7 @@ impl View {
     fn print_doubt(&self) {
         if let Some(doubt) = self.doubt {
             output::line(&format!(
-                "\nThe clock is in doubt, {doubt}.\nKeys go by {}, and so do the states and times above; see 'keyround clock check'.",
+                "\nThe clock is in doubt: {doubt}.\nKeys go by {}, and so do the states and times above; see 'keyround clock check'.",
                 self.now.rfc3339()
             ));
         }

@@ -77,6 +77,17 @@ impl Doubt {
         }
     }
 
+    /// Its name for programs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromDatabase(_) => "from_database",
+            Self::Ahead(_) => "ahead",
+            Self::Behind(_) => "behind",
+            Self::Unconfirmed(_) => "unconfirmed",
+        }
+    }
+
     /// Whether the node may well be right: a start after a long stop looks like this.
     #[must_use]
     pub const fn is_harmless(self) -> bool {
@@ -89,27 +100,24 @@ impl fmt::Display for Doubt {
         match self {
             Self::FromDatabase(by) => write!(
                 f,
-                "FromDatabase({}): this machine's clock differs from the database's by {by}; set the clock that is wrong",
-                by.0
+                "this machine's clock is {} {} the database's; set the clock that is wrong",
+                by.abs(),
+                if by.0 < 0 { "behind" } else { "ahead of" }
             ),
             Self::Ahead(by) => write!(
                 f,
-                "Ahead({}): the clock jumped ahead by {by}; set it, or run '{CONFIRM_COMMAND}' if it is right now",
-                by.0
+                "the clock jumped ahead by {by}; set it, or run '{CONFIRM_COMMAND}' if it is right now"
             ),
             Self::Behind(by) => write!(
                 f,
-                "Behind({}): the clock is {} behind the time that was reached; set it, or run '{CONFIRM_COMMAND}' if it \
-                 is right now",
-                by.0,
+                "the clock is {} behind the time that was reached; set it, or run '{CONFIRM_COMMAND}' if it is right now",
                 by.abs()
             ),
             Self::Unconfirmed(by) => write!(
                 f,
-                "Unconfirmed({}): at the start the clock was ahead of the newest record by {by}, as after a stop; until it is \
-                 confirmed, by '{CONFIRM_COMMAND}' or by itself once it has run evenly for as long as a retired key stays, the schedule \
-                 makes and drops no key and nothing is forgotten",
-                by.0
+                "the clock is unconfirmed: at the start it was ahead of the newest record by {by}, as after a stop; until it is confirmed, by \
+                 '{CONFIRM_COMMAND}' or by itself once it has run evenly for as long as a retired key stays, the schedule makes and drops \
+                 no key and nothing is forgotten"
             ),
         }
     }

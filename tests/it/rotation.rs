@@ -595,7 +595,11 @@ async fn after_a_jump_of_the_clock_nothing_changes_and_signing_goes_on() {
         assert_eq!(app.key_set_bytes().await, set);
         assert_eq!(raw.number("SELECT count(*) FROM audit").await, audited);
         let (status, body) = app.probe("/readyz/issue").await;
-        let doubt = if jump > Seconds::ZERO { "Ahead(" } else { "Behind(" };
+        let doubt = if jump > Seconds::ZERO {
+            "the clock jumped ahead by "
+        } else {
+            " behind the time that was reached"
+        };
         assert!(status == 503 && body.contains(doubt), "{body}");
         assert_eq!(app.probe("/readyz").await.0, 200);
 
