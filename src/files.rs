@@ -1,11 +1,12 @@
 //! Files that appear whole or not at all: they are written under another name, brought to the disk, and then named. And files that are read.
 
 pub mod reading;
+mod writing;
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What the name of a file ends with until it is whole.
@@ -93,8 +94,10 @@ impl Drop for Unfinished {
 /// # Errors
 /// When there is no room, or the folder or file cannot be written.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
-    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        return std::fs::write(path, content);
+    match path.metadata() {
+        Ok(metadata) if metadata.file_type().is_fifo() => return writing::write_pipe(path, content),
+        Ok(metadata) if !metadata.is_file() => return std::fs::write(path, content),
+        _ => {}
     }
     // A symbolic link stays one.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -120,6 +123,8 @@ pub fn unwritable(path: &Path, error: &std::io::Error) -> String {
     let shown = folder.display();
     let cure = match error.kind() {
         _ if !folder.is_dir() => format!("{shown} is not a folder; name another one"),
+        // What is wrong with a pipe is not where it is.
+        ErrorKind::Other => return error.to_string(),
         _ if path.is_dir() => "it is a folder; name a file".to_owned(),
         ErrorKind::PermissionDenied => format!(
             "let this user (id {}) write in the folder {shown}, or name another one",
