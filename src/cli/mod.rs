@@ -42,7 +42,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use crate::clock::Clock;
 use crate::config::{Sources, settings};
 use crate::text;
-use crate::values::Database;
+use crate::values::{Database, Refusal};
 
 use context::{Context, Failure};
 
@@ -229,6 +229,16 @@ fn flags(set: &[String]) -> Result<BTreeMap<String, String>, Failure> {
                     .to_owned(),
             ));
         }
+        if name == "database.url"
+            && let Err(Refusal(why)) = value.parse::<Database>()
+        {
+            let why = if text::holds_secret(value) {
+                text::without_parts_of(value, &why)
+            } else {
+                why
+            };
+            return Err(Failure::Usage(format!("--set {name} {why}{PASSWORD_IN_FILE}")));
+        }
         if settings::find(name).is_some_and(|setting| setting.secret) && !is_url_without_password(name, value) {
             return Err(Failure::Usage(format!(
                 "--set {name} may give a secret, which every process of this machine can read; use {name}_file, or the \
@@ -254,6 +264,9 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
     say(&mistake(error), 2, wants_json());
     ExitCode::from(2)
 }
+
+/// Behind what is wrong with a URL of a database, whose right form has a place for a password.
+const PASSWORD_IN_FILE: &str = " (a URL with a password belongs in the file of database.url_file)";
 
 /// Whether this is the URL of a database that holds no password. What is wrong with that of a file is said where all settings are read.
 fn is_url_without_password(name: &str, value: &str) -> bool {

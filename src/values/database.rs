@@ -118,9 +118,57 @@ impl FromStr for Database {
         match text.split_once(':') {
             Some(("sqlite", rest)) => parse_sqlite(rest),
             Some(("postgres" | "postgresql", _)) => parse_postgres(text),
-            _ => refuse("is not the URL of a database; write sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE"),
+            _ => Err(other_database(text)),
         }
     }
+}
+
+/// What is wrong with the beginning of a text that is no URL of a database of ours. Nothing behind the scheme is repeated.
+fn other_database(text: &str) -> Refusal {
+    const FORMS: &str = "write sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE";
+    const OTHERS: [(&str, &str); 12] = [
+        ("mysql", "MySQL"),
+        ("mysql2", "MySQL"),
+        ("mariadb", "MariaDB"),
+        ("mssql", "SQL Server"),
+        ("sqlserver", "SQL Server"),
+        ("oracle", "Oracle"),
+        ("mongodb", "MongoDB"),
+        ("mongodb+srv", "MongoDB"),
+        ("redis", "Redis"),
+        ("rediss", "Redis"),
+        ("cockroachdb", "CockroachDB"),
+        ("cockroach", "CockroachDB"),
+    ];
+    let scheme = text.split(':').next().unwrap_or_default();
+    let lower = scheme.to_ascii_lowercase();
+    let is_dsn = text.split_whitespace().any(|word| {
+        ["host=", "hostaddr=", "dbname=", "user=", "password="]
+            .iter()
+            .any(|option| word.starts_with(option))
+    });
+    let why = if text.trim().is_empty() {
+        "is empty".to_owned()
+    } else if is_dsn {
+        "is a list of options as libpq reads it, and not a URL".to_owned()
+    } else if !text.contains(':') {
+        "has no scheme, and so names neither SQLite nor PostgreSQL".to_owned()
+    } else if let Some((_, name)) = OTHERS.iter().find(|(other, _)| *other == lower) {
+        format!("is the URL of {name}, which Keyround does not use")
+    } else if lower == "jdbc" {
+        "is a URL of JDBC; take 'jdbc:' away".to_owned()
+    } else if matches!(lower.as_str(), "http" | "https") {
+        "is the address of a web page".to_owned()
+    } else if matches!(lower.as_str(), "sqlite" | "postgres" | "postgresql") {
+        format!("has a scheme in capitals; write {lower}:")
+    } else if lower.starts_with("postgres") || matches!(lower.as_str(), "pg" | "pgsql" | "psql") {
+        "has a scheme that is meant for another program; the scheme is postgres".to_owned()
+    } else if lower.starts_with("sqlite") || matches!(lower.as_str(), "file" | "sql") {
+        "has a scheme that is meant for another program; the scheme of a file is sqlite".to_owned()
+    } else {
+        "has another scheme than sqlite and postgres".to_owned()
+    };
+    Refusal(format!("{why}; {FORMS}"))
 }
 
 fn parse_sqlite(rest: &str) -> Result<Database, Refusal> {
@@ -188,7 +236,9 @@ const DEFAULT_PORT: &str = "5432";
 
 fn parse_postgres(text: &str) -> Result<Database, Refusal> {
     // `Url` knows no list of hosts, so that part is taken out for it.
-    let (scheme, rest) = text.split_once("://").ok_or_else(|| not_a_url(""))?;
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return refuse("lacks the '//' behind its scheme; write postgres://USER:PASSWORD@HOST/DATABASE");
+    };
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (user, hosts) = match authority.rsplit_once('@') {
         Some((user, hosts)) => (format!("{user}@"), hosts),
@@ -477,6 +527,42 @@ mod tests {
             "postgres://host",
         ] {
             assert!(text.parse::<Database>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_url_is_told_without_its_parts() {
+        for (text, why) in [
+            ("mysql://app:swordfish@db/keyround", "is the URL of MySQL"),
+            ("MongoDB+srv://app:swordfish@db/keyround", "is the URL of MongoDB"),
+            ("jdbc:postgresql://db/swordfish", "take 'jdbc:' away"),
+            ("postgresql+asyncpg://app:swordfish@db/x", "the scheme is postgres"),
+            ("pgsql://app:swordfish@db/x", "the scheme is postgres"),
+            ("POSTGRES://app:swordfish@db/x", "a scheme in capitals; write postgres:"),
+            ("SQLite:swordfish.db", "a scheme in capitals; write sqlite:"),
+            ("sqlite3:swordfish.db", "the scheme of a file is sqlite"),
+            ("file:swordfish.db", "the scheme of a file is sqlite"),
+            ("https://swordfish.example", "is the address of a web page"),
+            ("swordfish.db", "has no scheme"),
+            ("swordfish:5432/x", "has another scheme"),
+            (
+                "host=db user=app password=swordfish",
+                "a list of options as libpq reads it",
+            ),
+            ("postgres:app:swordfish@db/x", "lacks the '//' behind its scheme"),
+            ("postgres://app:swordfish@db", "names no database"),
+            (
+                "postgres://app:swordfish@db:70000/x",
+                "names a port that is not a number from 1 to 65535",
+            ),
+            (
+                "postgres://app:swordfish@db:54x2/x",
+                "names a port that is not a number from 1 to 65535",
+            ),
+            (" ", "is empty"),
+        ] {
+            let refusal = text.parse::<Database>().unwrap_err().to_string();
+            assert!(refusal.contains(why) && !refusal.contains("fish"), "{text}: {refusal}");
         }
     }
 

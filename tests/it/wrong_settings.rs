@@ -304,16 +304,12 @@ const WRONG: &[Row] = &[
     (
         "[database]\nurl = \"localhost/keyround\"",
         &[],
-        &[
-            "database.url",
-            "not the URL of a database",
-            "write sqlite:PATH or postgres://",
-        ],
+        &["database.url", "has no scheme", "write sqlite:PATH or postgres://"],
     ),
     (
         "[database]\nurl = \"mysql://localhost/keyround\"",
         &[],
-        &["database.url", "not the URL of a database", "postgres://"],
+        &["database.url", "is the URL of MySQL", "postgres://"],
     ),
     (
         "[database]\nurl = \"sqlite:\"",
