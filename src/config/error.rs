@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::clock::Seconds;
 use crate::jose::alg::Algorithm;
 use crate::keys::policy::PolicyError;
+use crate::text;
 use crate::values::Issuer;
 
 /// Settings that are refused. No message holds the value of a secret.
@@ -121,6 +122,17 @@ pub enum ConfigError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The file of the master key does not exist.
+    #[error(
+        "{path}, which keys.master_key_file names, does not exist; if this is a new server, 'keyround master-key generate {shown}' makes \
+         it. If the database has keys already, only the master key that sealed them opens them: put that file back, and make no new one",
+        path = path.display(),
+        shown = text::for_shell(&path.display().to_string())
+    )]
+    NoMasterKeyFile {
+        /// The file.
+        path: PathBuf,
     },
     /// A secret's file that others may read.
     #[error(

@@ -147,6 +147,9 @@ impl Layers {
             let why = "has quotation marks, which the environment keeps; leave them out".to_owned();
             return Err(self.refused(name, None, why));
         }
+        if let Some(why) = home_fault(name, text) {
+            return Err(self.refused(name, Some(text), why));
+        }
         if text.trim().is_empty() {
             return Err(self.refused(name, Some(""), "is empty; leave it out, or write a value".to_owned()));
         }
@@ -492,6 +495,31 @@ fn missing(name: &'static str) -> ConfigError {
         )
     });
     ConfigError::Missing { setting: name, cure }
+}
+
+/// Why a path that begins with '~' names another file than is meant: only a shell replaces it.
+fn home_fault(name: &str, text: &str) -> Option<String> {
+    let kind = settings::find(name)?.kind;
+    let (before, path) = match kind {
+        settings::Kind::File => ("", text),
+        settings::Kind::Database => ("sqlite:", text.strip_prefix("sqlite:")?.trim_start_matches("//")),
+        _ => return None,
+    };
+    // A folder of this name may be there from an earlier version.
+    if !path.starts_with('~') || Path::new(path).exists() {
+        return None;
+    }
+    let meant = path.strip_prefix("~/").and_then(|rest| Some(home()?.join(rest)));
+    let form = meant.unwrap_or_else(|| PathBuf::from("/home/USER/FILE"));
+    Some(format!(
+        "begins with '~', which only a shell replaces by a home directory; write the whole path, such as {before}{}",
+        form.display()
+    ))
+}
+
+/// The home directory of the user whose process this is, for proposals.
+pub(super) fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| home.is_absolute())
 }
 
 /// What separates the items of a list in one text: a character that no item has.

@@ -17,6 +17,7 @@ mod show;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -289,7 +290,16 @@ impl Config {
         match &self.keys.master_key {
             MasterKeySource::Missing => Err(ConfigError::NoMasterKey),
             MasterKeySource::Value(secret) => Ok(Zeroizing::new(secret.reveal().to_owned())),
-            MasterKeySource::File(path) => secret_file::read("keys.master_key_file", path),
+            MasterKeySource::File(path) => {
+                // A name that may be a secret itself is not repeated.
+                let is_absent = path
+                    .symlink_metadata()
+                    .is_err_and(|error| error.kind() == ErrorKind::NotFound);
+                if is_absent && !text::may_be_secret(&path.to_string_lossy()) {
+                    return Err(ConfigError::NoMasterKeyFile { path: path.clone() });
+                }
+                secret_file::read("keys.master_key_file", path)
+            }
         }
     }
 
@@ -316,7 +326,7 @@ impl Config {
             Database::Sqlite { .. } | Database::SqliteInMemory => None,
         };
         let inward = Network::hold_every_address(&self.outbound.allowed_networks).then(|| {
-            "outbound.allowed_networks holds every address: the URL of a client's keys or of a provider can then reach this machine and every              private network; list the networks that are needed"
+            "outbound.allowed_networks holds every address: the URL of a client's keys or of a provider can then reach this machine and every private network; list the networks that are needed"
                 .to_owned()
         });
         self.server

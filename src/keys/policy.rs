@@ -342,6 +342,14 @@ fn check_ranges(windows: &Windows) -> Result<(), PolicyError> {
         ),
         "one or more of RS256 and ES256, each once",
     )?;
+    if windows.rotation_period == Seconds::ZERO {
+        return require(
+            false,
+            "keys.rotation_period",
+            Seconds::ZERO.to_string(),
+            "at least 1s, such as 30d: each key signs for this long before the next one",
+        );
+    }
     let shortest = [
         ("keys.rotation_period", windows.rotation_period, Seconds(1)),
         ("keys.replica_refresh", windows.replica_refresh, Seconds(1)),

@@ -41,6 +41,9 @@ const LONGEST: Seconds = Seconds(36_500 * 86_400);
 /// A number without a unit, an unknown or repeated unit, or more than 100 years.
 pub fn parse_duration(text: &str) -> Result<Seconds, Refusal> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if text.bytes().all(|byte| byte == b'0') {
+            return refuse("has no unit; write a length such as 30d, 24h, 5m or 10s, or 0s if none is meant");
+        }
         let meant = ["s", "m", "h", "d"].map(|unit| format!("{text}{unit}"));
         let meant: Vec<String> = meant.into_iter().filter(|text| parse_duration(text).is_ok()).collect();
         return match meant.split_last() {

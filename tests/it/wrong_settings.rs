@@ -533,7 +533,77 @@ const WRONG: &[Row] = &[
     (
         "[keys]\nmaster_key_file = \"nowhere/nope\"",
         &[],
-        &["keys.master_key_file", "cannot read nowhere/nope", "No such file"],
+        &[
+            "keys.master_key_file",
+            "nowhere/nope, which keys.master_key_file names, does not exist",
+            "'keyround master-key generate nowhere/nope' makes it",
+            "only the master key that sealed them opens them",
+        ],
+    ),
+    // Only a shell knows '~'.
+    (
+        "[keys]\nmaster_key_file = \"~/master.key\"",
+        &[],
+        &[
+            "keys.master_key_file '~/master.key'",
+            "which only a shell replaces",
+            "write the whole path, such as /",
+        ],
+    ),
+    (
+        "",
+        &[("KEYROUND_DATABASE__URL", "sqlite:~/keyround.db")],
+        &[
+            "KEYROUND_DATABASE__URL",
+            "which only a shell replaces",
+            "write the whole path, such as sqlite:/",
+        ],
+    ),
+    (
+        "[keys]\nledger_file = \"~ada/revoked\"",
+        &[],
+        &["keys.ledger_file", "which only a shell replaces", "/home/USER/FILE"],
+    ),
+    // Times that must be some.
+    (
+        "[keys]\nrotation_period = \"0s\"",
+        &[],
+        &["keys.rotation_period is 0s", "must be at least 1s, such as 30d"],
+    ),
+    (
+        "[keys]\nrotation_period = 0",
+        &[],
+        &["keys.rotation_period", "has no unit; write a length such as 30d"],
+    ),
+    (
+        "[keys]\nprepublish = \"0s\"",
+        &[],
+        &["keys.prepublish is 0s", "at least", "lengthen keys.prepublish"],
+    ),
+    (
+        "[keys]\nreplica_refresh = \"0s\"",
+        &[],
+        &["keys.replica_refresh is 0s", "at least 1s"],
+    ),
+    (
+        "[keys]\nsnapshot_max_age = \"0s\"",
+        &[],
+        &["keys.snapshot_max_age is 0s", "at least 10s"],
+    ),
+    (
+        "[keys]\nverify_window = \"0s\"",
+        &[],
+        &["keys.verify_window is 0s", "at least", "leave keys.verify_window out"],
+    ),
+    (
+        "[tokens]\naccess_token_ttl = \"0s\"",
+        &[],
+        &["tokens.access_token_ttl is 0s", "at least 1s"],
+    ),
+    (
+        "[accounts]\nsession_idle = \"0s\"",
+        &[],
+        &["accounts.session_idle is 0s", "from 1s to 7d"],
     ),
     (
         "[keys]\nmaster_key_file = \".\"",
