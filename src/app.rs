@@ -521,18 +521,20 @@ async fn hash_key(db: &Db, master_key: &MasterKeys, clock: &Clock) -> Result<Has
     Ok(HashKey::from_bytes(bytes))
 }
 
-/// Refuses a certificate or key that could not be served, before anything is touched.
+/// Refuses a certificate or key that could not be served, before anything is touched; says what deserves a second thought.
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn check_tls(config: &Config, clock: &Clock) -> Result<(), StartError> {
-    load_tls(config, clock, TlsMetrics::default()).map(drop)
+pub fn check_tls(config: &Config, clock: &Clock) -> Result<Option<String>, StartError> {
+    let tls = load_tls(config, clock, TlsMetrics::default())?;
+    Ok(tls.and_then(|tls| tls.warning().map(str::to_owned)))
 }
 
 fn load_tls(config: &Config, clock: &Clock, metrics: TlsMetrics) -> Result<Option<Tls>, StartError> {
     let now = clock.read().wall;
     let files = config.server.tls.as_ref();
-    Ok(files.map(|files| Tls::load(files, metrics, now)).transpose()?)
+    let issuer = &config.server.issuer;
+    Ok(files.map(|files| Tls::load(files, issuer, metrics, now)).transpose()?)
 }
 
 /// One thread for each core.

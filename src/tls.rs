@@ -4,6 +4,7 @@
 //! changed: written over, renamed, or reached through a symbolic link that was turned. New handshakes get the new pair;
 //! connections that stand keep theirs.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,15 +18,21 @@ use openssl::ssl::{
     AlpnError, ClientHelloResponse, Ssl, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod, SslMode, SslOptions,
     SslSessionCacheMode, SslVersion, select_next_proto,
 };
-use openssl::x509::X509;
+use openssl::stack::Stack;
+use openssl::x509::store::X509StoreBuilder;
+use openssl::x509::verify::{X509CheckFlags, X509VerifyFlags, X509VerifyParam};
+use openssl::x509::{X509, X509StoreContext};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_openssl::SslStream;
+use url::Host;
 
 use crate::clock::{Clock, UnixTime, sleep};
 use crate::config::{ConfigError, TlsFiles, TlsTexts};
 use crate::supervision::{Pulse, Tasks};
 use crate::telemetry::TlsMetrics;
+use crate::text;
+use crate::values::Issuer;
 
 /// How often the files are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -39,6 +46,8 @@ const PROTOCOLS: &[u8] = b"\x08http/1.1\x08http/1.0";
 /// The pair of certificate and key that new handshakes get.
 pub struct Tls {
     files: TlsFiles,
+    issuer: Issuer,
+    warning: Option<String>,
     current: Arc<ArcSwap<SslContext>>,
     /// Digest of what the last look saw, be it good or bad: each change is judged and told once.
     seen: Mutex<[u8; 32]>,
@@ -67,6 +76,7 @@ impl Acceptor {
 /// A pair that can be served.
 struct Pair {
     context: SslContext,
+    certificate: X509,
     expires_at: UnixTime,
 }
 
@@ -75,16 +85,24 @@ impl Tls {
     ///
     /// # Errors
     /// A file that cannot be read, or a pair that cannot be served; see [`Tls::look`].
-    pub fn load(files: &TlsFiles, metrics: TlsMetrics, now: UnixTime) -> Result<Self, ConfigError> {
+    pub fn load(files: &TlsFiles, issuer: &Issuer, metrics: TlsMetrics, now: UnixTime) -> Result<Self, ConfigError> {
         let texts = files.read()?;
         let pair = judge(files, &texts, now)?;
         metrics.served(pair.expires_at);
         Ok(Self {
             files: files.clone(),
+            issuer: issuer.clone(),
+            warning: host_warning(&pair.certificate, issuer),
             current: Arc::new(ArcSwap::from_pointee(pair.context)),
             seen: Mutex::new(digest(&Ok(texts))),
             metrics,
         })
+    }
+
+    /// What deserves a second thought in the pair that was loaded.
+    #[must_use]
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// What a listener accepts connections with; each handshake gets the pair of its moment.
@@ -139,6 +157,9 @@ impl Tls {
         }
         match texts.and_then(|texts| judge(&self.files, &texts, now)) {
             Ok(pair) => {
+                if let Some(warning) = host_warning(&pair.certificate, &self.issuer) {
+                    tracing::warn!("{warning}");
+                }
                 self.current.store(Arc::new(pair.context));
                 self.metrics.served(pair.expires_at);
                 tracing::info!(expires_at = %pair.expires_at, "new connections get the new TLS certificate");
@@ -199,7 +220,77 @@ fn judge(files: &TlsFiles, texts: &TlsTexts, now: UnixTime) -> Result<Pair, Conf
     }
     let context = context(certificate, issuers, &key)
         .map_err(|error| bad_certificate(format!("cannot be served: {}", reason(&error))))?;
-    Ok(Pair { context, expires_at })
+    Ok(Pair {
+        context,
+        certificate: certificate.clone(),
+        expires_at,
+    })
+}
+
+/// The most names of a certificate that a warning repeats.
+const MAX_SHOWN_NAMES: usize = 5;
+
+/// That clients which check names refuse this certificate at the host of the issuer; none if they accept it, or if it cannot be told.
+fn host_warning(certificate: &X509, issuer: &Issuer) -> Option<String> {
+    if is_for(certificate, issuer).unwrap_or(true) {
+        return None;
+    }
+    let names: Vec<String> = certificate
+        .subject_alt_names()
+        .into_iter()
+        .flatten()
+        .filter_map(|name| {
+            let address = name.ipaddress().and_then(|octets| match octets.len() {
+                4 => Some(IpAddr::from(<[u8; 4]>::try_from(octets).ok()?)),
+                _ => Some(IpAddr::from(<[u8; 16]>::try_from(octets).ok()?)),
+            });
+            name.dnsname()
+                .map(str::to_owned)
+                .or(address.map(|address| address.to_string()))
+        })
+        .collect();
+    let shown = match names.len() {
+        0 => "no name (clients do not read its common name)".to_owned(),
+        count if count > MAX_SHOWN_NAMES => format!(
+            "{} and {} more",
+            names[..MAX_SHOWN_NAMES].join(", "),
+            count - MAX_SHOWN_NAMES
+        ),
+        _ => names.join(", "),
+    };
+    Some(text::printable(&format!(
+        "the certificate of server.tls_certificate_file is for {shown}, and not for {}, the host of server.issuer: clients that connect to this \
+         server by that name refuse it. Get a certificate for that name, or correct server.issuer. Behind a proxy that ends TLS for that \
+         name and accepts this certificate, it is as it should be",
+        issuer.host()
+    )))
+}
+
+/// Whether the certificate is for the host of the issuer, by the rules of OpenSSL without those that browsers have left: no common
+/// name, and no wildcard for a part of a label (RFC 9525 section 6).
+fn is_for(certificate: &X509, issuer: &Issuer) -> Result<bool, ErrorStack> {
+    // X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL.
+    const MISMATCHES: [i32; 2] = [62, 64];
+    let mut parameters = X509VerifyParam::new()?;
+    parameters.set_hostflags(X509CheckFlags::NEVER_CHECK_SUBJECT | X509CheckFlags::NO_PARTIAL_WILDCARDS);
+    match issuer.url().host() {
+        Some(Host::Domain(name)) => parameters.set_host(name)?,
+        Some(Host::Ipv4(address)) => parameters.set_ip(address.into())?,
+        Some(Host::Ipv6(address)) => parameters.set_ip(address.into())?,
+        None => return Ok(true),
+    }
+    // Its name alone is looked at, so it is trusted here as it is.
+    parameters.set_flags(X509VerifyFlags::PARTIAL_CHAIN | X509VerifyFlags::NO_CHECK_TIME)?;
+    let mut trusted = X509StoreBuilder::new()?;
+    trusted.add_cert(certificate.clone())?;
+    trusted.set_param(&parameters)?;
+    let between = Stack::<X509>::new()?;
+    let mut context = X509StoreContext::new()?;
+    let result = context.init(&trusted.build(), certificate, &between, |context| {
+        context.verify_cert()?;
+        Ok(context.error().as_raw())
+    })?;
+    Ok(!MISMATCHES.contains(&result))
 }
 
 /// The key; never asks a terminal for a password.

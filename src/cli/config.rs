@@ -4,7 +4,7 @@ mod files;
 
 use clap::Subcommand;
 
-use crate::app::open_database;
+use crate::app::{check_tls, open_database};
 use crate::config::{Config, MasterKeySource};
 use crate::jose::alg::Algorithm;
 use crate::keys::lifecycle::Keys;
@@ -33,6 +33,8 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
     let mut warnings = config.warnings();
     match command {
         Command::Check { connect } => {
+            // What is wrong with the pair is one of the faults.
+            warnings.extend(check_tls(&config, &context.clock).ok().flatten());
             warnings.extend(without_master_key(&config));
             warnings.extend(left_out(&config).await);
             let mut faults = files::faults(context, &config);

@@ -25,7 +25,9 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    check_tls(&config, &context.clock)?;
+    if let Some(warning) = check_tls(&config, &context.clock)? {
+        tracing::warn!("{warning}");
+    }
     // A port that is in use is noticed before anything is made.
     let addresses = Addresses::bind(&config)?;
     if context.sources.development {

@@ -52,6 +52,13 @@ impl Authority {
         self.pair_of("ec -pkeyopt ec_paramgen_curve:P-256", serial, days)
     }
 
+    /// The same for these names, as OpenSSL writes them.
+    fn pair_for(&self, names: &str, serial: u32) -> (String, String) {
+        let extensions = format!("subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n");
+        std::fs::write(self.0.join("server.ext"), extensions).unwrap();
+        self.pair(serial, 30)
+    }
+
     /// The same for a key of this kind.
     fn pair_of(&self, kind: &str, serial: u32, days: i32) -> (String, String) {
         made(
@@ -634,4 +641,72 @@ fn a_request_under_way_over_tls_is_finished_before_the_server_ends() {
     assert_eq!(connection.status().as_deref(), Some("401"));
     assert_eq!(connection.status(), None, "the connection is closed behind the answer");
     assert_eq!(serving.ended().0.code(), Some(0));
+}
+
+const WARNING: &str = "the certificate of server.tls_certificate_file is for ";
+
+/// A certificate for another name is served, but told: verifiers would fetch no keys.
+#[test]
+fn a_certificate_for_another_host_than_the_issuer_is_warned_of() {
+    let mut site = Site::new();
+    let port = site.port;
+    let check = |site: &Site| {
+        let output = crate::process::run(site.folder.path(), &site.variables(), &["config", "check"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let set_issuer = |site: &mut Site, issuer: &str| {
+        let variable = site.variables.iter_mut().find(|(name, _)| name.ends_with("__ISSUER"));
+        issuer.clone_into(&mut variable.unwrap().1);
+    };
+    let mut serial = 10;
+    for (issuer, names, told) in [
+        (format!("https://localhost:{port}"), "DNS:localhost,IP:127.0.0.1", None),
+        (format!("https://127.0.0.1:{port}"), "DNS:localhost,IP:127.0.0.1", None),
+        ("https://id.example.com".to_owned(), "DNS:*.example.com", None),
+        ("https://[2001:db8::1]".to_owned(), "IP:2001:db8::1", None),
+        (
+            "https://id.example.com".to_owned(),
+            "DNS:localhost,IP:127.0.0.1",
+            Some("localhost, 127.0.0.1, and not for id.example.com, the host of server.issuer"),
+        ),
+        (
+            "https://a.id.example.com".to_owned(),
+            "DNS:*.example.com",
+            Some("*.example.com, and not for a.id.example.com"),
+        ),
+        (
+            "https://127.0.0.1".to_owned(),
+            "DNS:localhost",
+            Some("localhost, and not for 127.0.0.1"),
+        ),
+        // The common name is localhost.
+        (
+            format!("https://localhost:{port}"),
+            "URI:https://localhost",
+            Some("no name (clients do not read its common name), and not for localhost"),
+        ),
+    ] {
+        serial += 1;
+        let (certificate, key) = site.authority.pair_for(names, serial);
+        site.put(&certificate, &key);
+        set_issuer(&mut site, &issuer);
+        let said = check(&site);
+        assert_eq!(said.contains(WARNING), told.is_some(), "{issuer} {names}: {said}");
+        if let Some(told) = told {
+            assert!(said.contains(told) && said.contains("Behind a proxy"), "{said}");
+        }
+    }
+    // At the start, and when the files change.
+    let (right, right_key) = site.authority.pair_for("DNS:localhost", 30);
+    let (wrong, wrong_key) = site.authority.pair_for("DNS:id.example.com", 31);
+    set_issuer(&mut site, &format!("https://localhost:{port}"));
+    site.put(&right, &right_key);
+    let mut serving = site.start();
+    site.put(&wrong, &wrong_key);
+    let line = serving.wait_for(WARNING);
+    assert!(line.contains("id.example.com, and not for localhost"), "{line}");
+    serving.stop();
+    let (_, log, _) = site.start().stop();
+    assert_eq!(log.iter().filter(|line| line.contains(WARNING)).count(), 1, "{log:?}");
 }
