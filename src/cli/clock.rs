@@ -3,7 +3,6 @@
 use std::fmt;
 
 use clap::Subcommand;
-use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 
 use crate::clock::UnixTime;
@@ -25,7 +24,7 @@ pub enum Command {
     /// Confirm that the clock is right although it is in doubt. The times of the keys move by the step, so no key signs or leaves because of it.
     Confirm {
         /// Why, for the audit log.
-        #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+        #[arg(long, value_name = "TEXT", value_parser = super::confirm::worded)]
         reason: String,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -47,8 +46,8 @@ async fn check(context: &Context) -> Result<(), Failure> {
     let detail = described(&trusted, node.as_ref());
     if context.json {
         output::json(&json!({
-            "doubt": doubt.map(Doubt::name),
             "in_doubt": doubt.is_some(),
+            "doubt": doubt.map(Doubt::name),
             "node_in_doubt": node.as_ref().map(|(node, _)| node.to_string()),
             "off_by_seconds": doubt.map_or(0, |doubt| doubt.length().0),
             "reached": trusted.reached().rfc3339(),

@@ -3,15 +3,22 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 
 use super::context::Failure;
+
+/// A text that people read later, such as a reason.
+pub fn worded(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() {
+        return Err("it is blank; write some words");
+    }
+    Ok(text.to_owned())
+}
 
 /// The reason of a change, for the audit log.
 #[derive(Args)]
 pub struct Reason {
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = worded)]
     pub reason: String,
 }
 

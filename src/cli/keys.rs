@@ -8,7 +8,6 @@ mod revoke;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use serde_json::json;
 
@@ -50,7 +49,7 @@ pub enum Command {
         #[arg(long)]
         algorithm: Option<Algorithm>,
         /// Why, for the audit log.
-        #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+        #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = super::confirm::worded)]
         reason: String,
         /// Say what would happen, and change nothing.
         #[arg(long)]

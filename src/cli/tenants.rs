@@ -1,6 +1,5 @@
 //! `keyround tenants`: who users belong to.
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -24,7 +23,7 @@ pub enum Command {
         /// Its id, which stands in tokens as tid.
         id: TenantId,
         /// What people call it; its id when left out.
-        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+        #[arg(long, value_parser = super::confirm::worded)]
         name: Option<String>,
     },
     /// List every tenant.
@@ -48,7 +47,7 @@ pub struct Target {
     /// The tenant.
     id: TenantId,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = super::confirm::worded)]
     reason: String,
 }
 
@@ -58,8 +57,11 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::List => list(context).await,
         Command::Disable { target, confirmation } => {
             let (_, db) = context.database().await?;
-            if db.tenant(&target.id).await?.is_none() {
-                return Err(users::unknown_tenant(&target.id));
+            let tenant = db.tenant(&target.id).await?;
+            let tenant = tenant.ok_or_else(|| users::unknown_tenant(&target.id))?;
+            if tenant.disabled_at.is_some() {
+                tell_unchanged(context, &target.id);
+                return Ok(());
             }
             confirmation.can_be_given("that a tenant is disabled")?;
             confirmation.ask(&format!(
@@ -149,6 +151,15 @@ async fn all(db: &Db) -> Result<Vec<Tenant>, Failure> {
             return Ok(tenants);
         }
         tenants.extend(page);
+    }
+}
+
+/// Says that nothing was to be done, without a question.
+fn tell_unchanged(context: &Context, id: &TenantId) {
+    if context.json {
+        output::json(&json!({ "tenant_id": id, "changed": false, "ended_sessions": 0 }));
+    } else {
+        output::line(&format!("tenant {id} was disabled already"));
     }
 }
 

@@ -3,7 +3,6 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -119,7 +118,7 @@ pub struct Target {
     /// The account, by its id or its e-mail address.
     user: Named,
     /// Why, for the audit log, which outlives the account: name no person.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = super::confirm::worded)]
     reason: String,
 }
 
@@ -421,6 +420,10 @@ async fn change(
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
     let user = target.user.find(db).await?.user;
+    if matches!(change, UserChange::Suspend) && user.suspended_at.is_some() {
+        tell(context, &config, &user, None, told);
+        return Ok(());
+    }
     if let Some((confirmation, what, follows)) = asked {
         confirmation.can_be_given(what)?;
         confirmation.ask(&format!(

@@ -339,6 +339,12 @@ crate::on_both_databases!(
                     json!({ "user_id": ada, "changed": false, "ended_sessions": 0 })
                 );
                 assert!(person.json(&["users", "show", &ada])["suspended_at"].is_string());
+                // Without a question, which would have no object.
+                assert!(
+                    person
+                        .printed(&["users", "suspend", &ada])
+                        .contains("was suspended already")
+                );
                 assert!(person.printed(&["users", "resume", &ada]).contains("may log in again"));
                 assert!(person.printed(&["users", "resume", &ada]).contains("was not suspended"));
             }
@@ -399,9 +405,10 @@ crate::on_both_databases!(a_disabled_tenant_is_refused_by_every_node, |database|
         "{tenants}"
     );
     assert!(person.printed(&["tenants", "list"]).contains("disabled"));
+    // Without a question, which would have no object.
     assert!(
         person
-            .printed(&["tenants", "disable", "acme", "--yes"])
+            .printed(&["tenants", "disable", "acme"])
             .contains("was disabled already")
     );
     assert!(person.printed(&["tenants", "enable", "acme"]).contains("is enabled"));

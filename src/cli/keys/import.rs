@@ -5,7 +5,6 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -40,7 +39,7 @@ pub struct Import {
     #[arg(long, allow_hyphen_values = true, requires = "verify_only", value_parser = super::kid)]
     kid: Option<Kid>,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "imported", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", default_value = "imported", value_parser = crate::cli::confirm::worded)]
     reason: String,
 }
 

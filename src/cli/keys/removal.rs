@@ -1,7 +1,6 @@
 //! `keys remove-algorithm` and `keys keep-algorithm`: the end of an algorithm, and its reversal.
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use crate::clock::UnixTime;
@@ -20,7 +19,7 @@ pub struct Remove {
     /// The algorithm.
     algorithm: Algorithm,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", value_parser = crate::cli::confirm::worded)]
     reason: String,
     /// Say what would happen, and change nothing.
     #[arg(long)]
@@ -34,7 +33,7 @@ pub struct Keep {
     /// The algorithm.
     algorithm: Algorithm,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", value_parser = crate::cli::confirm::worded)]
     reason: String,
 }
 

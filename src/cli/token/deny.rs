@@ -1,7 +1,6 @@
 //! `keyround token deny`: refuse one token by its name.
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use crate::clock::{Seconds, UnixTime};
@@ -21,7 +20,7 @@ pub struct Request {
     #[arg(long, value_name = "TIME")]
     until: UnixTime,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = crate::cli::confirm::worded)]
     reason: String,
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use crate::app::StartError;
@@ -29,7 +28,7 @@ pub struct Request {
     #[arg(long, value_parser = scope::parse::<Scope>)]
     scope: Option<Scope>,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = crate::cli::confirm::worded)]
     reason: String,
 }
 
