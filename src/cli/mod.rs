@@ -281,7 +281,10 @@ fn is_url_without_password(name: &str, value: &str) -> bool {
 /// What was wrong with the arguments, in one sentence.
 fn mistake(error: &clap::Error) -> String {
     let text = without_secrets(error);
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
+    ) {
         return format!("a command is missing; '{} --help' names them", shown_command(&text));
     }
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -297,9 +300,11 @@ fn mistake(error: &clap::Error) -> String {
             .filter(|(_, names)| !matches!(*names, "'--version'" | "'--help'"))
             .map(|(_, names)| names.to_owned())
     };
-    let similar = nearest_name(error, &shown_command(&text))
-        .or_else(tip)
-        .map_or(String::new(), |names| format!("; did you mean {names}?"));
+    let similar = flag_hint(error, &shown_command(&text)).unwrap_or_else(|| {
+        nearest_name(error, &shown_command(&text))
+            .or_else(tip)
+            .map_or(String::new(), |names| format!("; did you mean {names}?"))
+    });
     let usage = surplus_usage(error, &shown_command(&text)).unwrap_or_default();
     let sentence = sentence.join(" ") + &similar + &usage;
     output::printable(&about_numbers(sentence.strip_prefix("error: ").unwrap_or(&sentence)))
@@ -335,7 +340,7 @@ fn command_of(shown: &str) -> clap::Command {
 }
 
 /// Options whose values people write without the option.
-const MEANT: [&str; 5] = ["id", "email", "name", "role", "algorithm"];
+const MEANT: [&str; 6] = ["id", "email", "name", "role", "algorithm", "client"];
 
 /// Where an argument that is one too many may belong: the options that take such a value, and the usage of the command.
 fn surplus_usage(error: &clap::Error, shown: &str) -> Option<String> {
@@ -364,8 +369,99 @@ fn surplus_usage(error: &clap::Error, shown: &str) -> Option<String> {
     };
     let usage = command.render_usage().to_string();
     let usage = usage.split_whitespace().collect::<Vec<_>>().join(" ");
-    Some(format!("{hint}; {}", usage.replacen("Usage:", "usage:", 1)))
+    let about_keys = if shown == "keyround keys rotate" {
+        " (a rotation is of an algorithm and not of one key; a key that must not be trusted any more is taken out by 'keyround keys revoke KID')"
+    } else {
+        ""
+    };
+    Some(format!("{hint}{about_keys}; {}", usage.replacen("Usage:", "usage:", 1)))
 }
+
+/// What does the work of a flag that other programs have.
+const OTHER_FLAGS: [(&[&str], &str); 9] = [
+    (
+        &["--port", "--host", "--bind", "--address", "-p", "-b"],
+        "the address and port of the server are a setting: --set server.listen=127.0.0.1:8080",
+    ),
+    (
+        &["--verbose", "--debug", "--log-level", "--loglevel", "-v"],
+        "how much is logged is a setting: --set log.filter=info,keyround=debug",
+    ),
+    (
+        &["--quiet", "--silent", "-q"],
+        "how much is logged is a setting: --set log.filter=warn",
+    ),
+    (
+        &["--log-format"],
+        "the form of log lines is a setting: --set log.format=json",
+    ),
+    (
+        &["--config-file", "--conf", "--settings", "--config-path", "-c"],
+        "the settings file is named by --config FILE",
+    ),
+    (
+        &["--database", "--db", "--database-url", "--db-url", "--dsn"],
+        "the database is a setting: --set database.url=sqlite:PATH, or --set database.url_file=FILE for a URL with a password",
+    ),
+    (
+        &["--daemon", "--daemonize", "--detach", "--background"],
+        "the server stays in the foreground; let systemd or a container run it (docs/operate/deploy.md)",
+    ),
+    (&["--output", "--format", "-o"], "--json prints JSON in place of text"),
+    (
+        &["--force", "--assume-yes", "--confirm", "-y"],
+        "commands that ask take --yes, and others do not ask",
+    ),
+];
+
+/// Where the work of an unknown flag is done: by a flag of another name, or by a setting.
+fn flag_hint(error: &clap::Error, shown: &str) -> Option<String> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(written)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = written.split('=').next().unwrap_or_default();
+    let name = flag.strip_prefix("--").unwrap_or_default().replace('-', "_");
+    if let Some((_, hint)) = OTHER_FLAGS.iter().find(|(flags, _)| flags.contains(&flag)) {
+        return Some(format!("; {hint}"));
+    }
+    let named: Vec<String> = settings::SETTINGS
+        .iter()
+        .filter(|setting| setting.field == name || setting.name() == name)
+        .map(|setting| {
+            let file = if setting.secret { "_file" } else { "" };
+            let value = if setting.secret { "FILE" } else { "VALUE" };
+            format!("--set {}{file}={value}", setting.name())
+        })
+        .collect();
+    // At other commands such a flag is more probably meant for a client or an account.
+    let mut words = shown.split(' ').skip(1);
+    if !matches!(words.next(), None | Some("serve" | "config" | "healthcheck" | "db")) {
+        return None;
+    }
+    let known = command_of(shown);
+    let is_near = known
+        .get_arguments()
+        .filter_map(clap::Arg::get_long)
+        .any(|long| long.replace('-', "_") == name);
+    (!named.is_empty() && !is_near).then(|| format!("; this is a setting: {}", named.join(" or ")))
+}
+
+/// What other programs call a command.
+const OTHER_COMMANDS: [(&[&str], &str); 10] = [
+    (&["start", "run", "up", "daemon", "listen"], "serve"),
+    (&["add", "new", "register", "make"], "create"),
+    (&["remove", "rm", "del", "drop", "destroy"], "delete"),
+    (&["ls", "all", "index"], "list"),
+    (&["get", "describe", "info", "view", "cat"], "show"),
+    (&["edit", "set", "modify", "patch"], "update"),
+    (&["status", "health", "ping", "ready"], "healthcheck"),
+    (&["migrate", "migrations", "upgrade"], "db migrate"),
+    (&["rotate", "jwks"], "keys"),
+    (&["log", "logs", "history", "events"], "audit"),
+];
 
 /// The command or flag that was meant. What clap proposes comes after it: it finds nothing for a short name or a separator of another kind,
 /// and a flag's opposite (`--no-...`) as soon as the flag.
@@ -379,10 +475,25 @@ fn nearest_name(error: &clap::Error, shown: &str) -> Option<String> {
     let command = command_of(shown);
     if let Some(flag) = written.strip_prefix("--") {
         let flag = flag.split('=').next().unwrap_or_default();
-        let known = text::nearest(flag, command.get_arguments().filter_map(clap::Arg::get_long))?;
+        let longs = || command.get_arguments().filter_map(clap::Arg::get_long);
+        // `--ttl` for `--token-ttl`.
+        let end = format!("-{flag}");
+        let mut ending = longs().filter(|long| long.ends_with(&end));
+        let ending = match (ending.next(), ending.next()) {
+            (Some(one), None) => Some(one),
+            _ => None,
+        };
+        let known = text::nearest(flag, longs()).or(ending)?;
         return Some(format!("'--{known}'"));
     }
-    let known = text::nearest(written, command.get_subcommands().map(clap::Command::get_name))?;
+    let names = || command.get_subcommands().map(clap::Command::get_name);
+    let known = text::nearest(written, names()).or_else(|| {
+        let (_, ours) = OTHER_COMMANDS.iter().find(|(others, ours)| {
+            let first = ours.split(' ').next().unwrap_or_default();
+            others.contains(&written.to_ascii_lowercase().as_str()) && names().any(|name| name == first)
+        })?;
+        Some(ours)
+    })?;
     Some(format!("'{known}'"))
 }
 

@@ -558,7 +558,8 @@ fn an_argument_too_many_is_answered_with_the_option_or_the_usage() {
         ),
         (
             "keys rotate SURPLUS",
-            "write --algorithm before its value; usage: keyround keys rotate",
+            "(a rotation is of an algorithm and not of one key; a key that must not be trusted any more is taken out by 'keyround keys \
+             revoke KID'); usage: keyround keys rotate",
         ),
         ("keys list SURPLUS", "found; usage: keyround keys list [OPTIONS]"),
         ("serve SURPLUS", "found; usage: keyround serve [OPTIONS]"),
@@ -770,9 +771,23 @@ fn set_takes_the_url_of_a_database_that_holds_no_password() {
         ),
         (
             "sqlite:postgres://keyround:swordfish@127.0.0.1/keyround",
-            "may give a secret",
+            "is another URL after sqlite:",
         ),
-        ("swordfish", "may give a secret"),
+        ("swordfish", "has no scheme"),
+        ("mysql://keyround:swordfish@127.0.0.1/keyround", "is the URL of MySQL"),
+        ("postgres://keyround:swordfish@127.0.0.1", "names no database"),
+        (
+            "postgres://keyround:swordfish@127.0.0.1:54x2/keyround",
+            "names a port that is not a number",
+        ),
+        (
+            "postgres://keyround:swordfish@127.0.0.1/keyround?sslmod=require",
+            "did you mean 'sslmode'?",
+        ),
+        (
+            "postgres://keyround:sword#fish@127.0.0.1/keyround",
+            "holds an unencoded '#'",
+        ),
     ] {
         let output = check(url);
         let sentence = said(&output);
@@ -1141,4 +1156,126 @@ fn a_pipe_that_nobody_writes_holds_up_no_command() {
             run.join().unwrap();
         }
     });
+}
+
+/// Flags of other programs are answered by what does their work here.
+#[test]
+fn flags_that_others_have_lead_to_the_setting_or_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    for (command, says) in [
+        ("serve --port 8080", "--set server.listen=127.0.0.1:8080"),
+        (
+            "serve --listen 0.0.0.0:8080",
+            "this is a setting: --set server.listen=VALUE",
+        ),
+        ("serve --host 0.0.0.0", "--set server.listen=127.0.0.1:8080"),
+        ("serve --issuer=https://id.example.com", "--set server.issuer=VALUE"),
+        ("serve --rotation-period 30d", "--set keys.rotation_period=VALUE"),
+        ("serve --server.listen 1", "--set server.listen=VALUE"),
+        ("serve --master-key x", "--set keys.master_key_file=FILE"),
+        ("serve -v", "--set log.filter=info,keyround=debug"),
+        ("serve --verbose", "--set log.filter=info,keyround=debug"),
+        ("serve --log-level debug", "--set log.filter=info,keyround=debug"),
+        ("serve -q", "--set log.filter=warn"),
+        ("serve -c keyround.toml", "by --config FILE"),
+        ("serve --config-file keyround.toml", "by --config FILE"),
+        ("keys list --db sqlite:a", "--set database.url=sqlite:PATH"),
+        ("serve --daemon", "let systemd or a container run it"),
+        ("keys list -o json", "--json prints JSON"),
+        ("keys list --format json", "--json prints JSON"),
+        ("users delete a@example.com -y", "commands that ask take --yes"),
+        ("serve --confg keyround.toml", "did you mean '--config'?"),
+        (
+            "keys rotate Zm9vYmFy",
+            "write --algorithm before its value (a rotation is of an algorithm and not of one key",
+        ),
+        ("keys rotate Zm9vYmFy", "'keyround keys revoke KID'"),
+        ("clients create --ttl 5m", "did you mean '--token-ttl'?"),
+        ("token issue billing", "write --client before its value"),
+        ("start", "did you mean 'serve'?"),
+        ("run --dev", "did you mean 'serve'?"),
+        ("clients add billing", "did you mean 'create'?"),
+        ("clients ls", "did you mean 'list'?"),
+        ("users rm a@example.com", "did you mean 'delete'?"),
+        ("keys get", "did you mean 'show'?"),
+        ("status", "did you mean 'healthcheck'?"),
+        ("migrate", "did you mean 'db migrate'?"),
+        ("--dev", "a command is missing"),
+    ] {
+        let sentence = refused(folder.path(), 2, &words(command));
+        assert!(sentence.contains(says), "{command}: {sentence}");
+    }
+    // What is proposed is accepted.
+    for flag in [
+        "server.listen=127.0.0.1:8080",
+        "log.filter=info,keyround=debug",
+        "log.filter=warn",
+        "log.format=json",
+    ] {
+        let output = run(folder.path(), &VARIABLES, &["config", "check", "--set", flag]);
+        assert!(output.status.success(), "{flag}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_blank_reason_is_none() {
+    let folder = site();
+    done(folder.path(), CREATE);
+    for command in [
+        &["keys", "rotate"][..],
+        &["clients", "disable", "billing"],
+        &["tenants", "enable", "default"],
+        &["users", "resume", "ada@example.com"],
+        &["clock", "confirm", "--yes"],
+        &["keys", "revoke", "a", "--yes"],
+    ] {
+        for blank in ["--reason=", "--reason= ", "--reason=\t\n"] {
+            let sentence = refused(folder.path(), 2, &[command, &[blank]].concat());
+            assert!(
+                sentence.contains("--reason") && sentence.contains("it is blank; write some words"),
+                "{command:?}: {sentence}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_holds_up_no_command() {
+    let folder = site();
+    let folder = folder.path();
+    std::fs::create_dir(folder.join("pages")).unwrap();
+    for pipe in ["pipe", "pages/keyround.1"] {
+        assert!(
+            Command::new("mkfifo")
+                .arg(folder.join(pipe))
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+    for (arguments, says) in [
+        (
+            &["keys", "timeline", "pipe"][..],
+            "no program has opened for reading within 5 seconds",
+        ),
+        (&["man", "pages"], "no program has opened for reading within 5 seconds"),
+        (&["backup", "pipe"], "it exists; name another file"),
+        (&["master-key", "generate", "pipe"], "pipe"),
+    ] {
+        let output = run(folder, &VARIABLES, arguments);
+        assert!(
+            !output.status.success() && said(&output).contains(says),
+            "{arguments:?}: {}",
+            said(&output)
+        );
+    }
+    // One that is read gets the whole picture.
+    let reader = Command::new("cat")
+        .arg(folder.join("pipe"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    done(folder, "keys timeline pipe");
+    let picture = reader.wait_with_output().unwrap().stdout;
+    assert!(picture.starts_with(b"<svg") && picture.ends_with(b"</svg>\n"));
 }
