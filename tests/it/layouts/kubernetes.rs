@@ -15,7 +15,7 @@ const MIGRATE: &str = "kubernetes/migrate.yaml";
 const BACKUP: &str = "kubernetes/backup.yaml";
 const PAGE: &str = include_str!("../../../docs/operate/kubernetes.md");
 /// The schemas that are asked: the oldest and the newest of those that the page names, and one between.
-const VERSIONS: [&str; 3] = ["1.30.0", "1.33.0", "1.37.0"];
+const VERSIONS: [&str; 3] = ["1.25.0", "1.30.0", "1.37.0"];
 
 /// A program of the Python environment that `make target/kubernetes/ready` makes.
 fn python(program: &str) -> Command {
@@ -48,6 +48,20 @@ fn the_published_schemas_take_the_manifests_and_no_misspelt_ones() {
             assert_eq!(validated(&text(file), version), Ok(()), "{file} {version}");
         }
     }
+    let [oldest, newest] = [VERSIONS[0], VERSIONS[2]].map(|version| version.trim_end_matches(".0"));
+    for claim in [
+        format!("It needs Kubernetes {oldest} or newer"),
+        format!("Kubernetes {oldest} to {newest}"),
+    ] {
+        assert!(PAGE.contains(&claim), "{claim}");
+    }
+    // A field that came with 1.26: each version is asked for its own schema.
+    let later = manifests.replace(
+        "minAvailable: 1",
+        "minAvailable: 1\n  unhealthyPodEvictionPolicy: AlwaysAllow",
+    );
+    assert!(later != manifests && validated(&later, VERSIONS[0]).is_err());
+    assert_eq!(validated(&later, VERSIONS[2]), Ok(()));
     for (from, to) in [
         ("runAsNonRoot", "runAsNonroot"),
         ("enableServiceLinks", "enableServicelinks"),
