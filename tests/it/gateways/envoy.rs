@@ -134,8 +134,17 @@ async fn envoy_with_jwt_authn_as_shipped_refuses_forgers_and_no_one_else() {
     let person = format!("Authorization: Bearer {}", nodes.person().await);
     let (status, seen) = forging::send(&gateway.api, "/", &[&person], "");
     assert!(status == 200 && seen.is_some(), "a person: {status}");
-    let (status, seen) = forging::send(&gateway.api, "/", &["Authorization: Bearer garbage"], "");
-    assert!(status == 401 && seen.is_none(), "{status}");
+    // A token for another service is denied too, with the status that Envoy has for it.
+    let foreign = format!("Authorization: Bearer {}", nodes.token("weak", "write").await);
+    for (headers, expected) in [
+        (&[][..], 401),
+        (&["Authorization: Bearer garbage"], 401),
+        (&["Authorization: Basic YTpi"], 401),
+        (&[foreign.as_str()], 403),
+    ] {
+        let (status, seen) = forging::send(&gateway.api, "/", headers, "");
+        assert!(status == expected && seen.is_none(), "{headers:?}: {status}");
+    }
     // It sends no identity on, so none may reach the service.
     forging::reaches_no_service(
         "Envoy jwt_authn",
