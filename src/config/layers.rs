@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat, ValueKind};
@@ -241,7 +242,12 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
         path: path.to_owned(),
         source,
     };
-    let content = reading::read(path).map_err(unreadable)?;
+    let content = reading::read(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound if path.starts_with("~") => unreadable(std::io::Error::other(
+            "it begins with '~', which a shell replaces only at the beginning of a word; write --config FILE without '=', or the whole path",
+        )),
+        _ => unreadable(error),
+    })?;
     let text = text::decode(&content).map_err(|error| unreadable(std::io::Error::other(error)))?;
     Ok(text.to_owned())
 }
@@ -322,6 +328,14 @@ fn given_names(sources: &Sources, in_file: &BTreeSet<String>) -> Result<BTreeMap
     Ok(given)
 }
 
+/// What other programs call a setting.
+const OTHER_NAMES: [(&[&str], &str); 4] = [
+    (&["port", "host", "bind", "address", "addr"], "server.listen"),
+    (&["level", "loglevel", "verbosity"], "log.filter"),
+    (&["dsn", "uri", "databaseurl"], "database.url"),
+    (&["origins", "corsorigins", "cors"], "accounts.allowed_origins"),
+];
+
 /// "; did you mean ...?" for the known name that is spelt most alike, if one is near enough.
 fn hint(unknown: &str, name: impl Fn(&Setting) -> String) -> String {
     let plain = |name: &str| name.replace(['_', '.', '-'], "").to_lowercase();
@@ -335,12 +349,17 @@ fn hint(unknown: &str, name: impl Fn(&Setting) -> String) -> String {
             (distance, setting)
         })
         .min_by_key(|(distance, _)| *distance);
-    // A third of the letters may be wrong: "listne" means "listen", "port" means nothing that is known.
+    let last = unknown.rsplit(['.', '_']).next().unwrap_or_default();
+    let other = OTHER_NAMES.iter().find(|(others, _)| {
+        let is_one = |text: &str| others.contains(&plain(text).as_str());
+        is_one(last) || is_one(&written)
+    });
+    // A third of the letters may be wrong: "listne" means "listen".
     nearest
         .filter(|(distance, _)| distance * 3 <= written.len())
-        .map_or(String::new(), |(_, setting)| {
-            format!("; did you mean {}?", name(setting))
-        })
+        .map(|(_, setting)| setting)
+        .or_else(|| settings::find(other?.1))
+        .map_or(String::new(), |setting| format!("; did you mean {}?", name(setting)))
 }
 
 /// The same for the name of a section.

@@ -540,6 +540,22 @@ const WRONG: &[Row] = &[
             "only the master key that sealed them opens them",
         ],
     ),
+    // Names that other programs have.
+    (
+        "[log]\nlevel = \"debug\"",
+        &[],
+        &["log.level", "did you mean log.filter?"],
+    ),
+    (
+        "[server]\nport = 8080",
+        &[],
+        &["server.port", "did you mean server.listen?"],
+    ),
+    (
+        "",
+        &[("KEYROUND_PORT", "8080")],
+        &["KEYROUND_PORT", "did you mean KEYROUND_SERVER__LISTEN?"],
+    ),
     // Only a shell knows '~'.
     (
         "[keys]\nmaster_key_file = \"~/master.key\"",

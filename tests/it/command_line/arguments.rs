@@ -1205,6 +1205,11 @@ fn flags_that_others_have_lead_to_the_setting_or_flag() {
         let sentence = refused(folder.path(), 2, &words(command));
         assert!(sentence.contains(says), "{command}: {sentence}");
     }
+    let sentence = refused(folder.path(), 2, &["config", "check", "--config=~/keyround.toml"]);
+    assert!(
+        sentence.contains("replaces only at the beginning of a word"),
+        "{sentence}"
+    );
     // What is proposed is accepted.
     for flag in [
         "server.listen=127.0.0.1:8080",
