@@ -16,7 +16,14 @@ pub(super) const POSTGRES_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ RE
 pub(super) const SCHEMA: &str = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success";
 
 /// Tables that have rows from the first migration on, or from a server that has gone.
-const NEVER_EMPTY: [&str; 4] = ["key_version", "client_changes", "nodes", "clock"];
+const NEVER_EMPTY: [&str; 6] = [
+    "key_version",
+    "client_changes",
+    "nodes",
+    "clock",
+    "revocation_changes",
+    "revocation_readers",
+];
 
 /// Why a backup was not restored. Nothing was written.
 #[derive(Debug, thiserror::Error)]

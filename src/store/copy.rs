@@ -26,10 +26,10 @@ const POSTGRES_MARKED: &str = "SELECT count(*) FROM pg_catalog.pg_tables \
                                WHERE schemaname = current_schema() AND tablename = 'keyround_unfinished_copy'";
 const SOURCE: &str = "SELECT source FROM keyround_unfinished_copy";
 
-/// Signs of life of the servers on the source: the target has none.
-const NOT_COPIED: &str = "nodes";
-/// Rows that the schema itself makes.
-const MADE_BY_SCHEMA: [&str; 3] = ["key_version", "client_changes", "clock"];
+/// Signs of life of the servers on the source, and how far they have read there: the target has none, and numbers its changes by itself.
+const NOT_COPIED: [&str; 3] = ["nodes", "revocation_changes", "revocation_readers"];
+/// Rows that the schema itself makes, with its triggers.
+const MADE_BY_SCHEMA: [&str; 4] = ["key_version", "client_changes", "clock", "revocation_changes"];
 
 const SQLITE_INSTALLED: &str = "SELECT version, CAST(strftime('%s', installed_on) AS INTEGER) FROM _sqlx_migrations";
 const POSTGRES_INSTALLED: &str =
@@ -182,7 +182,7 @@ impl Db {
         let from_columns = columns(&mut from, &known).await.map_err(CopyError::Source)?;
         let to_columns = columns(&mut to, &known).await?;
         let mut copied = Vec::new();
-        for (table, _) in TABLES.iter().filter(|(table, _)| *table != NOT_COPIED) {
+        for (table, _) in TABLES.iter().filter(|(table, _)| !NOT_COPIED.contains(table)) {
             let read = copy_table(&mut from, &mut to, table, &from_columns, &to_columns).await?;
             copied.push((*table, read));
         }

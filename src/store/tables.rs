@@ -26,6 +26,8 @@ pub(super) const TABLES: &[(&str, InBackup)] = &[
     ("verifying_keys", InBackup::Yes),
     ("key_uses", InBackup::Yes),
     ("secrets", InBackup::Yes),
+    ("revocation_changes", InBackup::No),
+    ("revocation_readers", InBackup::No),
     ("denied_tokens", InBackup::Yes),
     ("clients", InBackup::Yes),
     ("client_changes", InBackup::No),

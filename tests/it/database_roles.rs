@@ -491,6 +491,7 @@ async fn a_right_that_is_taken_from_a_server_turns_the_checks_red() {
     for (rights, on) in [
         ("INSERT", "audit"),
         ("INSERT", "denied_tokens"),
+        ("INSERT", "revocation_changes"),
         ("INSERT, DELETE", "sessions"),
         ("UPDATE", "limits"),
         ("INSERT", "tenants"),
@@ -769,7 +770,9 @@ async fn a_role_that_may_not_make_tables_is_told_what_grants_it() {
     // The last migrations are undone by hand.
     raw.execute(
         "ALTER TABLE nodes DROP COLUMN host, DROP COLUMN listener, DROP COLUMN process_id; \
-         ALTER TABLE clock DROP COLUMN restored; DELETE FROM _sqlx_migrations WHERE version > 26",
+         ALTER TABLE clock DROP COLUMN restored; DROP TABLE revocation_changes, revocation_readers; \
+         DROP FUNCTION note_denied_token, note_ended_session, note_disabled_tenant CASCADE; \
+         DROP INDEX denied_tokens_denied_until, tenants_disabled_at; DELETE FROM _sqlx_migrations WHERE version > 26",
     )
     .await;
     raw.execute(&format!("REVOKE CREATE ON SCHEMA public FROM {role}"))

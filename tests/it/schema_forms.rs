@@ -51,6 +51,10 @@ const IN_BOTH: &[Break] = &[
 
 const IN_SQLITE: &[Break] = &[
     (
+        "DROP TRIGGER sessions_updated",
+        "lacks: trigger sessions_updated of table sessions",
+    ),
+    (
         "DROP TRIGGER clients_deleted",
         "lacks: trigger clients_deleted of table clients",
     ),
@@ -104,6 +108,14 @@ const IN_SQLITE: &[Break] = &[
 ];
 
 const IN_POSTGRES: &[Break] = &[
+    (
+        "ALTER TABLE denied_tokens DISABLE TRIGGER denied_tokens_inserted",
+        "trigger denied_tokens_inserted of table denied_tokens is disabled",
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION note_ended_session() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "function note_ended_session of table sessions has another form",
+    ),
     (
         "ALTER FUNCTION count_client_change() SET search_path = ''",
         "function count_client_change of table clients has another form",

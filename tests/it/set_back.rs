@@ -20,13 +20,15 @@ use keyround::jose::alg::Algorithm;
 const GRANT: (&str, &str) = ("grant_type", "client_credentials");
 
 /// What a node keeps in memory of each table.
-const TABLES: [(&str, &str); 20] = [
+const TABLES: [(&str, &str); 22] = [
     ("signing_keys", "the snapshot; what was revoked or published stays"),
     ("key_version", "the name of the last change, which heartbeats repeat"),
     ("verifying_keys", "the snapshot; what was revoked or published stays"),
     ("key_uses", "nothing: counts are added"),
     ("secrets", "the key of the digests, which never changes"),
-    ("denied_tokens", "the snapshot; denials stay"),
+    ("denied_tokens", "all that are in force; denials stay"),
+    ("revocation_changes", "how far it has read"),
+    ("revocation_readers", "its mark: without it, everything is read again"),
     (
         "clients",
         "rows under the name of the last change; a client that was refused stays disabled",
@@ -42,7 +44,7 @@ const TABLES: [(&str, &str); 20] = [
     ),
     ("federated_identities", "nothing"),
     ("federated_logins", "nothing"),
-    ("sessions", "those that ended, in the snapshot; they stay ended"),
+    ("sessions", "those that ended lately; they stay ended"),
     ("limits", "nothing"),
     ("nodes", "nothing"),
     ("clock", "the time that was reached, which never goes back"),
