@@ -15,7 +15,10 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, sleep};
 
-const IS_READ_ONLY: &str = "SHOW transaction_read_only";
+/// Every statement sees what is committed before it, whatever the database's default is: with a stricter one, two that end a session at
+/// once would refuse each other.
+const IS_READ_ONLY: &str =
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED; SHOW transaction_read_only";
 
 /// How long an idle connection may take to answer before it is used. A server that is stopped or unreachable does not answer.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
