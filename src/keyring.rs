@@ -9,8 +9,7 @@ mod snapshot;
 mod vanished;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -18,19 +17,19 @@ use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::crypto::sealing::{Binding, MasterKeys};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
-use crate::jose::jwt::{AccessTokenClaims, SessionClaims, Signer, TokenType, random_jti};
+use crate::jose::jwt::{AccessTokenClaims, Signer, TokenType, random_jti};
 use crate::jose::key::KeyError;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
 use crate::oauth::token::Granted;
 use crate::oauth::verification::{self, AccessToken, Expected, Refused};
+use crate::revocations::{Endings, Revocations};
 use crate::store::key_uses::KeyUse;
 use crate::store::nodes::{Heartbeat, Place};
 use crate::store::{Db, StoreError};
 use crate::values::SessionId;
 
 pub use ledger::{Ledger, LedgerError, text_of};
-use memory::Here;
 pub use memory::Lost;
 use snapshot::read;
 pub use snapshot::{Document, Snapshot};
@@ -138,10 +137,6 @@ pub struct Keyring {
     current: ArcSwap<Snapshot>,
     /// What was verified since it was last written down.
     uses: Mutex<HashMap<Kid, KeyUse>>,
-    /// The sessions that ended on this node, each with the moment, until every snapshot knows of them.
-    ended_here: RwLock<HashMap<String, Duration>>,
-    /// The tokens that were denied on this node, in the same way.
-    denied_here: RwLock<HashMap<String, Duration>>,
     /// One load at a time: an older one must not replace a newer one.
     loading: tokio::sync::Mutex<()>,
 }
@@ -158,17 +153,7 @@ impl Keyring {
         clock: Clock,
         ledger: Option<Arc<Ledger>>,
     ) -> Result<Self, StoreError> {
-        let first = read(
-            &db,
-            &master_key,
-            &policy,
-            &clock,
-            ledger.as_deref(),
-            None,
-            None,
-            &Here::default(),
-        )
-        .await?;
+        let first = read(&db, &master_key, &policy, &clock, ledger.as_deref(), None, None).await?;
         Ok(Self {
             ledger,
             node_id: uuid::Uuid::new_v4().to_string(),
@@ -180,8 +165,6 @@ impl Keyring {
             clock,
             current: ArcSwap::from_pointee(first),
             uses: Mutex::default(),
-            ended_here: RwLock::default(),
-            denied_here: RwLock::default(),
             loading: tokio::sync::Mutex::new(()),
         })
     }
@@ -209,12 +192,10 @@ impl Keyring {
             ledger,
             Some(&self.heartbeat(&previous)),
             Some(&previous),
-            &self.endings_here(),
         )
         .await?;
         let next = Arc::new(next);
         self.current.store(Arc::clone(&next));
-        self.forget_what_ended_before(next.loaded.monotonic);
         if next.change != previous.change {
             // Only now is it served.
             self.db.beat(&self.heartbeat(&next)).await?;
@@ -342,7 +323,8 @@ impl Keyring {
         let snapshot = self.current.load();
         let windows = self.policy.windows();
         let age = snapshot.age(reading);
-        if age > windows.replica_refresh {
+        // Before the first heartbeat only the keys are read.
+        if age > windows.replica_refresh || snapshot.followed.is_none() {
             return Err(CannotVerify::Stale { age });
         }
         if !snapshot.trusted.agrees_with_database() {
@@ -356,8 +338,15 @@ impl Keyring {
         let keys_at = snapshot.keys_at(reading, &self.policy);
         let find = |kid: &Kid| snapshot.trusted_key(&self.policy, keys_at, kid);
         Ok(match verification::verify(token, &expected, find) {
-            Ok(token) if self.is_denied(&snapshot, &token.jti) => Err(Inactive::Denied),
-            Ok(token) if self.has_ended(&snapshot, token.session.as_ref()) => Err(Inactive::Ended),
+            Ok(token) if snapshot.is_denied(&token.jti) => Err(Inactive::Denied),
+            Ok(token)
+                if token
+                    .session
+                    .as_ref()
+                    .is_some_and(|session| snapshot.has_ended(session)) =>
+            {
+                Err(Inactive::Ended)
+            }
             Ok(token) => {
                 self.note_use(token.kid.clone(), KeyUse::once(expected.now));
                 Ok(token)
@@ -366,56 +355,35 @@ impl Keyring {
         })
     }
 
-    fn has_ended(&self, snapshot: &Snapshot, session: Option<&SessionClaims>) -> bool {
-        session.is_some_and(|session| {
-            snapshot.has_ended(session)
-                || self
-                    .ended_here
-                    .read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .contains_key(&session.sid)
-        })
-    }
-
     /// Refuses the access tokens of these sessions from now on, on this node; the others read it from the database. The commit
     /// that ended them comes first.
     pub fn sessions_ended(&self, sids: impl IntoIterator<Item = SessionId>) {
-        let now = self.clock.read().monotonic;
-        let mut ended = self.ended_here.write().unwrap_or_else(PoisonError::into_inner);
-        ended.extend(sids.into_iter().map(|sid| (sid.to_string(), now)));
-    }
-
-    fn endings_here(&self) -> Here {
-        let clone =
-            |known: &RwLock<HashMap<String, Duration>>| known.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Here {
-            ended: clone(&self.ended_here),
-            denied: clone(&self.denied_here),
+        let reading = self.clock.read();
+        let until = reading.wall + self.endings().outlived_for();
+        for sid in sids {
+            let sessions = &self.revocations().sessions;
+            sessions.commit(&sid.to_string(), until, reading.monotonic);
         }
     }
 
-    /// What was committed before a snapshot was read stands in it, even if the database has lost it.
-    fn forget_what_ended_before(&self, moment: Duration) {
-        for ended in [&self.ended_here, &self.denied_here] {
-            let mut ended = ended.write().unwrap_or_else(PoisonError::into_inner);
-            ended.retain(|_, at| *at >= moment);
+    fn endings(&self) -> Endings {
+        Endings {
+            skew: self.policy.windows().clock_skew,
         }
     }
 
     /// Refuses a token from now on, on this node; the others read it from the database. The commit that denied it comes first.
     pub fn token_denied(&self, jti: &str) {
-        let now = self.clock.read().monotonic;
-        let mut denied = self.denied_here.write().unwrap_or_else(PoisonError::into_inner);
-        denied.insert(jti.to_owned(), now);
+        let reading = self.clock.read();
+        let windows = self.policy.windows();
+        let until = reading.wall + windows.max_token_ttl + windows.verifier_leeway;
+        self.revocations().tokens.commit(jti, until, reading.monotonic);
     }
 
-    fn is_denied(&self, snapshot: &Snapshot, jti: &str) -> bool {
-        snapshot.is_denied(jti)
-            || self
-                .denied_here
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains_key(jti)
+    /// What is refused before its time.
+    #[must_use]
+    pub fn revocations(&self) -> Arc<Revocations> {
+        Arc::clone(&self.current.load().revocations)
     }
 
     fn note_use(&self, kid: Kid, seen: KeyUse) {

@@ -14,6 +14,7 @@
 //! | [`crypto`] | our own secrets: what seals them, keyed hashes with all their purposes, random values |
 //! | [`jose`] | the standards: algorithms, keys, tokens |
 //! | [`keys`] | the core: a key's life as pure functions of (keys, policy, now) |
+//! | [`revocations`] | what is refused before its time, and how a node learns of it |
 //! | [`accounts`] | people and their sessions: the rules |
 //! | [`events`] | what is audited: events by name, and their entries |
 //! | [`config`] | what was written, then what was validated |
@@ -80,6 +81,7 @@ pub mod logins;
 pub mod oauth;
 pub mod outbound;
 pub mod registry;
+pub mod revocations;
 pub mod rotation;
 pub mod sessions;
 pub mod store;

@@ -18,14 +18,15 @@ use crate::keys::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::TrustedTime;
 use crate::oauth::verification::{Refused, TrustedKey, trusted_row};
-use crate::store::denied_tokens::DeniedToken;
+use crate::revocations::{Endings, Followed, Revocations, Times};
+use crate::store::look::{Known, News};
 use crate::store::nodes::Heartbeat;
 use crate::store::signing_keys::{StoredKey, StoredKeys};
 use crate::store::{ChangeId, Db, StoreError};
 use crate::values::{LONGEST_ACCESS_TOKEN, SessionId};
 
 use super::ledger::Ledger;
-use super::memory::{self, DisabledTenant, Here, Lost};
+use super::memory::{self, DisabledTenant, Lost};
 use super::vanished::{self, Vanished};
 use super::{binding, trusted_time};
 
@@ -52,10 +53,11 @@ pub struct Snapshot {
     pub vanished: Vec<Vanished>,
     pub(super) signers: HashMap<Kid, Arc<Signer>>,
     pub(super) verifying_keys: HashMap<Kid, Arc<VerifyingKey>>,
-    pub(super) denied: HashMap<String, UnixTime>,
-    /// The sessions that ended while access tokens of theirs may still live.
-    pub(super) ended: HashMap<String, UnixTime>,
-    pub(super) disabled_tenants: HashMap<String, DisabledTenant>,
+    /// What is refused before its time. It is the same for every snapshot of a node: news is in force as soon as it is read.
+    pub(super) revocations: Arc<Revocations>,
+    /// How far the revocations were read; none before the first heartbeat.
+    pub(super) followed: Option<Followed>,
+    pub(super) disabled_tenants: Arc<HashMap<String, DisabledTenant>>,
     /// What the database lacks although this node knew it.
     pub lost: Lost,
     pub(super) loaded: Reading,
@@ -105,13 +107,13 @@ impl Snapshot {
     /// Whether a token of this name was denied. A row stays until nobody accepts its token, so its time need not be asked.
     #[must_use]
     pub fn is_denied(&self, jti: &str) -> bool {
-        self.denied.contains_key(jti)
+        self.revocations.tokens.contains(jti)
     }
 
     /// Whether the session has ended, or its tenant was disabled.
     #[must_use]
     pub fn has_ended(&self, session: &SessionClaims) -> bool {
-        self.ended.contains_key(&session.sid)
+        self.revocations.sessions.contains(&session.sid)
             || self.disabled_tenants.contains_key(&session.tid)
             || self.was_left_behind(session)
     }
@@ -127,10 +129,10 @@ impl Snapshot {
         self.trusted.checked_at() < last_token && began().is_ok_and(|began| began < restored)
     }
 
-    /// Whether a denied token may be forgotten at this time.
+    /// What is refused before its time.
     #[must_use]
-    pub fn has_outlived_denials(&self, now: UnixTime) -> bool {
-        self.denied.values().any(|&until| until <= now)
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// The time that keys go by at this reading: ahead of it nothing is dropped and no key signs.
@@ -202,10 +204,6 @@ impl Snapshot {
     }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what a reading stands on; the house issue gives it a type"
-)]
 pub(super) async fn read(
     db: &Db,
     master_key: &MasterKeys,
@@ -214,7 +212,6 @@ pub(super) async fn read(
     ledger: Option<&Ledger>,
     heartbeat: Option<&Heartbeat>,
     previous: Option<&Snapshot>,
-    here: &Here,
 ) -> Result<Snapshot, StoreError> {
     // The age counts from before the heartbeat and the reads.
     let loaded = clock.read();
@@ -230,10 +227,19 @@ pub(super) async fn read(
     };
     // By the time that was reached, which no wrong clock moves ahead. Twice S: the row was stamped by another clock, and is
     // compared with a third.
-    let since = trusted.reached() - LONGEST_ACCESS_TOKEN - policy.windows().clock_skew * 2;
+    let skew = policy.windows().clock_skew;
+    let endings = Endings { skew };
+    let known = Known {
+        followed: previous.and_then(|previous| previous.followed.as_ref()),
+        // Until a lost one is disabled again, or it is too old to be lost.
+        reads_tenants: previous.is_none_or(|previous| !previous.lost.tenants.is_empty()),
+        endings,
+        ended_since: trusted.reached() - endings.outlived_for(),
+    };
+    let revocations = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.revocations));
     let look = match heartbeat {
-        Some(heartbeat) => db.beat_and_look(heartbeat, since).await?,
-        None => db.look(since).await?,
+        Some(heartbeat) => db.beat_and_look(heartbeat, &known, &revocations).await?,
+        None => db.look().await?,
     };
     let stored = look.keys;
     if let Some(ledger) = ledger {
@@ -243,26 +249,27 @@ pub(super) async fn read(
         ledger.follow(&thumbprints);
     }
     let mut next = Snapshot::new(&stored, master_key, policy, loaded, trusted, ledger, previous);
-    next.denied = look
-        .denied
-        .into_iter()
-        .map(|DeniedToken { jti, denied_until }| (jti, UnixTime(denied_until)))
-        .collect();
-    let skew = policy.windows().clock_skew;
-    next.ended = look
-        .ended
-        .into_iter()
-        .map(|session| {
-            // No access token outlives its session.
-            let last_token = UnixTime(session.revoked_at) + LONGEST_ACCESS_TOKEN + skew * 2;
-            (session.sid, last_token.min(UnixTime(session.expires_at)))
-        })
-        .collect();
-    let disabled = look.disabled_tenants.into_iter();
-    next.disabled_tenants = disabled.map(|tenant| (tenant, DisabledTenant::EARLIER)).collect();
-    if let Some(previous) = previous {
-        memory::remember(db, previous, &mut next, here, policy).await?;
-    }
+    let now = next.trusted.checked_at().max(next.trusted.reached());
+    let times = Times {
+        now,
+        skew,
+        began: loaded.monotonic,
+    };
+    next.followed = match look.news {
+        News::Unread => None,
+        News::Changes(changes, followed) => {
+            revocations.apply(&changes, &times);
+            Some(followed)
+        }
+        News::Whole(followed) => {
+            revocations.end_whole(&times);
+            Some(followed)
+        }
+    };
+    revocations.settle(&times);
+    next.revocations = revocations;
+    memory::follow_tenants(db, previous, &mut next, look.disabled_tenants).await?;
+    next.lost.follow(&next.revocations);
     Ok(next)
 }
 
@@ -346,9 +353,9 @@ impl Snapshot {
             version: stored.version,
             change: stored.change,
             verifying_keys: verifying_keys(&key_set, previous),
-            denied: HashMap::new(),
-            ended: HashMap::new(),
-            disabled_tenants: HashMap::new(),
+            revocations: Arc::default(),
+            followed: None,
+            disabled_tenants: Arc::default(),
             lost: Lost {
                 lifetimes,
                 ..Lost::default()

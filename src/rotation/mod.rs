@@ -54,6 +54,10 @@ const SLACK: Duration = Duration::from_secs(30);
 /// How soon the next look follows one that failed.
 const PAUSE_WHILE_AWAY: Duration = Duration::from_secs(1);
 
+/// How many denials one statement forgets, and how many statements one look takes for it.
+const DENIALS_AT_ONCE: u32 = 1_000;
+const BATCHES_OF_DENIALS: usize = 10;
+
 /// How often a server that stops tries to take its row out of the database, and the pause between two tries.
 const LEAVING_ATTEMPTS: u32 = 3;
 const LEAVING_PAUSE: Duration = Duration::from_millis(500);
@@ -271,6 +275,7 @@ impl Rotation {
         self.keyring.write_uses_down().await?;
         self.compare_policies(snapshot.trusted().checked_at()).await?;
         // Last: what cannot be deleted must not hold up the rest.
+        self.rotator.db.forget_revocation_changes().await?;
         if doubtful {
             return Ok(());
         }
@@ -283,9 +288,16 @@ impl Rotation {
         if snapshot.keys.is_keeping(&self.rotator.policy, reached) {
             return Ok(());
         }
-        if snapshot.has_outlived_denials(reached) {
-            let pruned = db.prune_denied_tokens(reached).await?;
-            tracing::debug!(pruned, "denied tokens that have expired are forgotten");
+        snapshot.revocations().forget_some(reached);
+        for _ in 0..BATCHES_OF_DENIALS {
+            let pruned = match db.prune_denied_tokens(reached, DENIALS_AT_ONCE).await {
+                // Another node forgets the same ones.
+                Err(StoreError::Conflict) => 0,
+                answer => answer?,
+            };
+            if pruned < u64::from(DENIALS_AT_ONCE) {
+                break;
+            }
         }
         // Other nodes' clocks may be behind by S.
         let skew = self.rotator.policy.windows().clock_skew;
@@ -314,8 +326,7 @@ impl Rotation {
             return Ok(());
         }
         tracing::error!(
-            denied_tokens = lost.denied.len(),
-            ended_sessions = lost.ended.len(),
+            revocations = lost.revocations,
             disabled_tenants = lost.tenants.len(),
             token_lifetimes = lost.lifetimes.len(),
             "the database has lost what this node knew, as after a failover to a standby without the last seconds; it stays in force \
@@ -329,12 +340,14 @@ impl Rotation {
         };
         for (jti, until) in &lost.denied {
             wrote(db.deny_token(jti, *until, &entry(Event::TokenDenied, jti)).await?);
+            snapshot.revocations().tokens.restored(jti);
         }
         for (sid, until) in &lost.ended {
             wrote(
                 db.end_lost_session(sid, *until, &entry(Event::SessionEnded, sid))
                     .await?,
             );
+            snapshot.revocations().sessions.restored(sid);
         }
         if !lost.lifetimes.is_empty() {
             let mut change = db.change_keys().await?;

@@ -8,11 +8,12 @@ use crate::events::Entry;
 use super::audit;
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
-pub(super) const ALL: &str = "SELECT jti, denied_until FROM denied_tokens";
+const ALL: &str = "SELECT jti, denied_until FROM denied_tokens";
 const DENY: &str = "INSERT INTO denied_tokens (jti, denied_until, denied_at) VALUES ($1, $2, $3) \
                     ON CONFLICT (jti) DO UPDATE SET denied_until = excluded.denied_until \
                     WHERE denied_tokens.denied_until < excluded.denied_until";
-const PRUNE: &str = "DELETE FROM denied_tokens WHERE denied_until <= $1";
+const PRUNE: &str = "DELETE FROM denied_tokens WHERE jti IN \
+                     (SELECT jti FROM denied_tokens WHERE denied_until <= $1 ORDER BY denied_until LIMIT $2)";
 
 /// How often a denial is tried that other writers are in the way of.
 const TRIES: usize = 3;
@@ -68,13 +69,14 @@ impl Db {
         Ok(denied == 1)
     }
 
-    /// Forgets the tokens that nobody accepts any more; answers with their number.
+    /// Forgets at most `limit` of the denials whose token no verifier accepts any more; answers with their number.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn prune_denied_tokens(&self, now: UnixTime) -> Result<u64, StoreError> {
+    pub async fn prune_denied_tokens(&self, now: UnixTime, limit: u32) -> Result<u64, StoreError> {
         Ok(on_write!(self, |pool| sqlx::query(PRUNE)
             .bind(now.0)
+            .bind(i64::from(limit))
             .execute(pool)
             .await?
             .rows_affected()))

@@ -30,6 +30,7 @@ pub mod passwords;
 mod pooling;
 mod pools;
 mod primary;
+pub mod revocation_changes;
 mod rights;
 mod room;
 pub mod sealed;

@@ -9,6 +9,7 @@ use sqlx::FromRow;
 use crate::clock::{Seconds, UnixTime};
 use crate::text::printable;
 
+use super::revocation_changes::LEAVE_PLACE;
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
 pub(super) const BEAT: &str = "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset, change_id, \
@@ -178,12 +179,17 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn leave(&self, node_id: &str) -> Result<(), StoreError> {
-        on_write!(self, |pool| sqlx::query(LEAVE)
-            .bind(node_id)
-            .execute(pool)
-            .await
-            .map(|_| ())?);
-        Ok(())
+        let mut tx = self.begin().await?;
+        in_tx!(&mut tx, |connection| {
+            for text in [LEAVE, LEAVE_PLACE] {
+                sqlx::query(text)
+                    .bind(node_id)
+                    .execute(&mut *connection)
+                    .await
+                    .map(|_| ())?;
+            }
+        });
+        tx.commit().await
     }
 }
 

@@ -7,8 +7,8 @@ use crate::clock::uptime;
 
 use super::StoreError;
 
-/// How many round trips of 50 ms a look has time for. On a new connection it takes the most, since each statement is prepared first;
-/// a test sees that it holds 50 ms there.
+/// How many round trips of 50 ms a look has time for, besides those that read what was revoked. On a new connection it takes the most,
+/// since each statement is prepared first; a test sees that it holds 50 ms there.
 pub const ROUND_TRIPS: u32 = 28;
 
 /// The time that the first statement of a look took.

@@ -38,8 +38,6 @@ const SQLITE_BEGIN: &str = begin!("");
 const POSTGRES_BEGIN: &str = begin!(" FOR SHARE");
 
 const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
-/// With the time until which an access token of the session may live at most.
-pub(super) const ENDED_UNTIL: &str = "SELECT sid, revoked_at, expires_at FROM sessions WHERE revoked_at >= $1";
 /// A session that has ended and of which the database knows nothing else.
 const BURY: &str = "INSERT INTO sessions (sid, user_id, tenant_id, client_id, audience, generation, current_hash, salt, created_at, \
                     rotated_at, expires_at, revoked_at, revoked_for, address, user_agent) \
@@ -101,17 +99,6 @@ pub struct BegunSession {
     pub expires_at: UnixTime,
     /// The sessions that ended for it.
     pub ended: Vec<SessionId>,
-}
-
-/// A session that has ended.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct EndedSession {
-    /// Its id.
-    pub sid: String,
-    /// When it ended, in Unix seconds.
-    pub revoked_at: i64,
-    /// When it would have expired.
-    pub expires_at: i64,
 }
 
 /// Which session ends, and why.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use keyround::clock::{Clock, Seconds, sleep};
 use keyround::oauth::client::ClientId;
 use keyround::registry::Registry;
+use keyround::revocations::{Endings, Followed, Revocations};
 use keyround::store::clients::ClientChange;
+use keyround::store::look::{Known, News};
 use keyround::store::nodes::{Heartbeat, Place};
 use keyround::store::tenants::TenantChange;
 use keyround::store::{ROUND_TRIPS, STATEMENT_TIMEOUT};
@@ -681,12 +683,9 @@ async fn a_look_holds_the_latency_that_the_page_states() {
         folder: tempfile::tempdir().unwrap(),
     };
     let db = through.open().await.with_patience();
-    // A look that was cut off may hold its own row until PostgreSQL hears of it.
-    let count = std::cell::Cell::new(0);
-    let look = async || {
-        count.set(count.get() + 1);
+    let look_of = async |node: usize, followed: Option<&Followed>| {
         let heartbeat = Heartbeat {
-            node_id: format!("node {}", count.get()),
+            node_id: format!("node {node}"),
             seen_at: START.0,
             version: 0,
             change_id: None,
@@ -695,9 +694,27 @@ async fn a_look_holds_the_latency_that_the_page_states() {
             master_keys: String::new(),
             place: Place::default(),
         };
-        db.beat_and_look(&heartbeat, START).await
+        let known = Known {
+            followed,
+            reads_tenants: false,
+            endings: Endings { skew: Seconds(30) },
+            ended_since: START,
+        };
+        db.beat_and_look(&heartbeat, &known, &Revocations::default()).await
     };
-    look().await.unwrap();
+    // A look that was cut off may hold its own row until PostgreSQL hears of it: each look is one of another node, which has looked before.
+    let mut places = Vec::new();
+    for node in 0..60 {
+        match look_of(node, None).await.unwrap().news {
+            News::Whole(followed) => places.push(followed),
+            other => panic!("{other:?}"),
+        }
+    }
+    let count = std::cell::Cell::new(0);
+    let look = async || {
+        let node = count.replace(count.get() + 1);
+        look_of(node, Some(&places[node])).await
+    };
     let by = Duration::from_millis(bound);
     for _ in 0..3 {
         // Every connection is new: the others are dead.
@@ -711,8 +728,10 @@ async fn a_look_holds_the_latency_that_the_page_states() {
             }
             looked = look().await;
         }
-        looked.unwrap();
+        assert!(matches!(looked.unwrap().news, News::Changes(..)));
     }
+    // A node that starts reads everything, in two transactions.
+    look_of(places.len(), None).await.unwrap();
     let era = delays.borrow().era().unwrap();
     let by = Duration::from_millis(bound * 4);
     delays.send_replace(Network::Slow { era, by });

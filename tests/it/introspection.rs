@@ -386,8 +386,8 @@ crate::on_both_databases!(a_denial_is_never_shortened_and_is_pruned_on_time, |da
     assert!(!db.deny_token("a", until(99), &denied).await.unwrap());
     assert!(db.deny_token("a", until(101), &denied).await.unwrap());
     assert!(db.deny_token("b", until(50), &denied).await.unwrap());
-    assert_eq!(db.prune_denied_tokens(until(50)).await.unwrap(), 1);
-    assert_eq!(db.prune_denied_tokens(until(100)).await.unwrap(), 0);
+    assert_eq!(db.prune_denied_tokens(until(50), 10).await.unwrap(), 1);
+    assert_eq!(db.prune_denied_tokens(until(100), 10).await.unwrap(), 0);
     let left = db.denied_tokens().await.unwrap();
     assert_eq!((left.len(), left[0].jti.as_str(), left[0].denied_until), (1, "a", 101));
 });

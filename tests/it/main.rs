@@ -71,6 +71,7 @@ mod remote_key_sets;
 mod replicas;
 #[path = "../proof/results.rs"]
 mod results;
+mod revocation_changes;
 mod revoked_in_doubt;
 mod rotation;
 #[allow(dead_code, reason = "tests/proof uses the rest")]

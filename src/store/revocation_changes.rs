@@ -1,0 +1,349 @@
+//! Tables `revocation_changes` and `revocation_readers`: what is new to a node of what was denied, ended or disabled.
+//!
+//! The rule is told in [`crate::revocations`]. Here are its statements:
+//!
+//! 1. A node that has no position takes a place in `revocation_readers`, and commits that, before it reads everything. From then on no
+//!    change is forgotten that its first position does not cover.
+//! 2. It takes the position first and reads after it: what is committed between the two is read twice, and nothing is left out.
+//! 3. A change is forgotten when every place lies beyond it. A place says from where the look reads, not how far it came, so that a
+//!    look under way keeps its changes.
+
+use sqlx::{AssertSqlSafe, FromRow};
+
+use crate::clock::UnixTime;
+use crate::revocations::{Change, Endings, Followed, Kind, Position, Revocations};
+
+use super::{Db, StoreError, Tx, in_tx, on_write};
+
+/// Rows that are read at once: few enough for the patience of one statement.
+const PAGE: usize = 5_000;
+/// Rows that one statement forgets, and how many statements one look takes for it.
+const FORGOTTEN_AT_ONCE: i64 = 1_000;
+const STATEMENTS_OF_FORGETTING: usize = 10;
+
+const PLACE: &str = "SELECT mark FROM revocation_readers WHERE node_id = $1";
+const LOCKED_PLACE: &str = "SELECT mark FROM revocation_readers WHERE node_id = $1 FOR UPDATE";
+const TAKE_PLACE: &str = "INSERT INTO revocation_readers (node_id, mark, horizon) VALUES ($1, $2, $3) \
+                          ON CONFLICT (node_id) DO UPDATE SET mark = excluded.mark, horizon = excluded.horizon";
+pub(super) const LEAVE_PLACE: &str = "DELETE FROM revocation_readers WHERE node_id = $1";
+const FORGET_PLACES: &str = "DELETE FROM revocation_readers WHERE node_id NOT IN (SELECT node_id FROM nodes)";
+
+const SQLITE_NEWEST: &str = "SELECT COALESCE(MAX(seq), 0) FROM revocation_changes";
+/// A server that started at another moment is another one, whose numbers may be others.
+const POSTGRES_POSITION: &str = "SELECT CAST(pg_current_snapshot() AS TEXT), \
+                                 CAST(floor(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000) AS BIGINT)";
+const SQLITE_FORGET: &str = "DELETE FROM revocation_changes WHERE seq IN (SELECT seq FROM revocation_changes \
+                             WHERE seq < (SELECT MIN(horizon) FROM revocation_readers) ORDER BY seq LIMIT $1)";
+/// Besides, numbers that this server has not given yet: a copy brought them along, and every look would read them. Nodes that forget at the
+/// same time do not wait for each other.
+const POSTGRES_FORGET: &str = "DELETE FROM revocation_changes WHERE seq IN (SELECT seq FROM revocation_changes \
+    WHERE txid < (SELECT MIN(horizon) FROM revocation_readers) \
+    OR txid >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) LIMIT $1 FOR UPDATE SKIP LOCKED)";
+
+/// What the database has under a name now; by the key, however many names there are.
+macro_rules! changes {
+    ($condition:literal) => {
+        concat!(
+            "SELECT c.seq, c.kind, c.name, \
+             CASE WHEN c.kind = 'token' THEN (SELECT denied_until FROM denied_tokens WHERE jti = c.name) END AS denied_until, \
+             CASE WHEN c.kind = 'session' THEN (SELECT revoked_at FROM sessions WHERE sid = c.name) END AS revoked_at, \
+             CASE WHEN c.kind = 'session' THEN (SELECT expires_at FROM sessions WHERE sid = c.name) END AS expires_at \
+             FROM revocation_changes c WHERE ",
+            $condition
+        )
+    };
+}
+const SQLITE_CHANGES: &str = changes!("c.seq > $1 ORDER BY c.seq LIMIT $2");
+const POSTGRES_CHANGES: &str = changes!("c.txid >= {next} OR c.txid IN ({in_progress})");
+
+const SQLITE_DENIED: &str =
+    "SELECT rowid, jti, denied_until FROM denied_tokens WHERE rowid > $1 ORDER BY rowid LIMIT $2";
+const POSTGRES_DENIED: &str = "SELECT jti, denied_until FROM denied_tokens";
+const SQLITE_ENDED: &str = "SELECT rowid, sid, revoked_at, expires_at FROM sessions \
+                            WHERE revoked_at >= $1 AND (revoked_at, rowid) > ($1, $2) ORDER BY revoked_at, rowid LIMIT $3";
+const POSTGRES_ENDED: &str = "SELECT sid, revoked_at, expires_at FROM sessions WHERE revoked_at >= {since}";
+
+/// What a look found of the place of its node.
+pub(super) struct Place {
+    /// Where it is now, under the mark that the look leaves.
+    pub(super) now: Followed,
+    /// Whether it goes on from the last look.
+    pub(super) goes_on: bool,
+}
+
+#[derive(FromRow)]
+struct ChangeRow {
+    seq: i64,
+    kind: String,
+    name: String,
+    denied_until: Option<i64>,
+    revoked_at: Option<i64>,
+    expires_at: Option<i64>,
+}
+
+/// What changed since the last look.
+#[derive(Default)]
+pub(super) struct Changes {
+    pub(super) names: Vec<Change>,
+    pub(super) tenants: bool,
+}
+
+impl Changes {
+    fn take(&mut self, row: ChangeRow, endings: Endings) {
+        let (kind, until) = match row.kind.as_str() {
+            "token" => (Kind::Token, row.denied_until.map(UnixTime)),
+            "session" => {
+                let times = row.revoked_at.zip(row.expires_at);
+                let until = times.map(|(ended, expires)| endings.of_session(UnixTime(ended), UnixTime(expires)));
+                (Kind::Session, until)
+            }
+            "tenant" => {
+                self.tenants = true;
+                return;
+            }
+            // A later version's.
+            _ => return,
+        };
+        let name = row.name;
+        self.names.push(Change { kind, name, until });
+    }
+}
+
+fn new_mark() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Finds the node's place and takes the position, within the transaction of its heartbeat. PostgreSQL holds the place until the look is
+/// committed; in SQLite this transaction is the only one that writes.
+pub(super) async fn find_place(tx: &mut Tx, node_id: &str, followed: Option<&Followed>) -> Result<Place, StoreError> {
+    let text = match tx {
+        Tx::Sqlite(_) => PLACE,
+        Tx::Postgres(..) => LOCKED_PLACE,
+    };
+    let found: Option<String> = in_tx!(tx, |connection| sqlx::query_scalar(text)
+        .bind(node_id)
+        .fetch_optional(connection)
+        .await?);
+    let (position, server) = position(tx).await?;
+    let goes_on = followed.is_some_and(|followed| followed.goes_on(found.as_deref(), server));
+    let now = Followed {
+        mark: new_mark(),
+        server,
+        position,
+    };
+    Ok(Place { now, goes_on })
+}
+
+async fn position(tx: &mut Tx) -> Result<(Position, i64), StoreError> {
+    if let Tx::Sqlite(tx) = tx {
+        let newest = sqlx::query_scalar(SQLITE_NEWEST).fetch_one(&mut **tx).await?;
+        return Ok((Position::Sequence(newest), 0));
+    }
+    let (snapshot, server): (String, i64) = in_tx!(tx, |connection| sqlx::query_as(POSTGRES_POSITION)
+        .fetch_one(connection)
+        .await?);
+    let position = Position::parse(&snapshot).ok_or_else(|| StoreError::Corrupt {
+        table: "revocation_changes",
+        row: snapshot,
+        reason: "the snapshot of this transaction".to_owned(),
+    })?;
+    Ok((position, server))
+}
+
+/// Leaves the mark, and says from where the look reads.
+pub(super) async fn take_place(tx: &mut Tx, node_id: &str, mark: &str, horizon: i64) -> Result<(), StoreError> {
+    in_tx!(tx, |connection| {
+        sqlx::query(TAKE_PLACE)
+            .bind(node_id)
+            .bind(mark)
+            .bind(horizon)
+            .execute(connection)
+            .await
+            .map(|_| ())?;
+    });
+    Ok(())
+}
+
+/// Whether this snapshot still has the mark.
+pub(super) async fn has_mark(tx: &mut Tx, node_id: &str, mark: &str) -> Result<bool, StoreError> {
+    let found: Option<String> = in_tx!(tx, |connection| sqlx::query_scalar(PLACE)
+        .bind(node_id)
+        .fetch_optional(connection)
+        .await?);
+    Ok(found.as_deref() == Some(mark))
+}
+
+/// Reads what is new after this position.
+pub(super) async fn changes_after(tx: &mut Tx, position: &Position, endings: Endings) -> Result<Changes, StoreError> {
+    let mut changes = Changes::default();
+    match (&mut *tx, position) {
+        (Tx::Sqlite(tx), Position::Sequence(last)) => {
+            let mut last = *last;
+            loop {
+                let rows: Vec<ChangeRow> = sqlx::query_as(SQLITE_CHANGES)
+                    .bind(last)
+                    .bind(page())
+                    .fetch_all(&mut **tx)
+                    .await?;
+                let is_last = rows.len() < PAGE;
+                for row in rows {
+                    last = row.seq;
+                    changes.take(row, endings);
+                }
+                if is_last {
+                    return Ok(changes);
+                }
+            }
+        }
+        (Tx::Postgres(..), Position::Transactions { next, in_progress, .. }) => {
+            // No transaction has the number 0.
+            let in_progress: Vec<String> = [0].iter().chain(in_progress).map(i64::to_string).collect();
+            let text = POSTGRES_CHANGES
+                .replace("{next}", &next.to_string())
+                .replace("{in_progress}", &in_progress.join(", "));
+            let mut cursor = Cursor::open(tx, &text).await?;
+            while let Some(rows) = cursor.next::<ChangeRow>(tx).await? {
+                for row in rows {
+                    changes.take(row, endings);
+                }
+            }
+            Ok(changes)
+        }
+        // The mark is another database's.
+        _ => Err(StoreError::Conflict),
+    }
+}
+
+/// Reads everything that counts, a page at a time, so that it is never in memory twice.
+/// `since` is when the first of the ended sessions ended that count.
+pub(super) async fn everything(
+    tx: &mut Tx,
+    since: UnixTime,
+    endings: Endings,
+    into: &Revocations,
+) -> Result<(), StoreError> {
+    into.begin_whole();
+    match &mut *tx {
+        Tx::Sqlite(tx) => {
+            let (mut last, mut full) = (i64::MIN, true);
+            while full {
+                let rows: Vec<(i64, String, i64)> = sqlx::query_as(SQLITE_DENIED)
+                    .bind(last)
+                    .bind(page())
+                    .fetch_all(&mut **tx)
+                    .await?;
+                full = rows.len() == PAGE;
+                for (rowid, jti, until) in rows {
+                    last = rowid;
+                    into.tokens.learn(&jti, UnixTime(until));
+                }
+            }
+            let (mut from, mut full) = ((since.0, i64::MIN), true);
+            while full {
+                let rows: Vec<(i64, String, i64, i64)> = sqlx::query_as(SQLITE_ENDED)
+                    .bind(from.0)
+                    .bind(from.1)
+                    .bind(page())
+                    .fetch_all(&mut **tx)
+                    .await?;
+                full = rows.len() == PAGE;
+                for (rowid, sid, ended, expires) in rows {
+                    from = (ended, rowid);
+                    let until = endings.of_session(UnixTime(ended), UnixTime(expires));
+                    into.sessions.learn(&sid, until);
+                }
+            }
+        }
+        Tx::Postgres(..) => {
+            let mut cursor = Cursor::open(tx, POSTGRES_DENIED).await?;
+            while let Some(rows) = cursor.next::<(String, i64)>(tx).await? {
+                for (jti, until) in rows {
+                    into.tokens.learn(&jti, UnixTime(until));
+                }
+            }
+            let text = POSTGRES_ENDED.replace("{since}", &since.0.to_string());
+            let mut cursor = Cursor::open(tx, &text).await?;
+            while let Some(rows) = cursor.next::<(String, i64, i64)>(tx).await? {
+                for (sid, ended, expires) in rows {
+                    let until = endings.of_session(UnixTime(ended), UnixTime(expires));
+                    into.sessions.learn(&sid, until);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn page() -> i64 {
+    i64::try_from(PAGE).unwrap_or(i64::MAX)
+}
+
+/// The rows of one statement in PostgreSQL, a page at a time; each page has the patience of a statement of its own.
+struct Cursor {
+    is_at_end: bool,
+}
+
+impl Cursor {
+    /// The text is ours, with numbers in it: a cursor is declared without values.
+    async fn open(tx: &mut Tx, select: &str) -> Result<Self, StoreError> {
+        let declare = AssertSqlSafe(format!("DECLARE revocations NO SCROLL CURSOR FOR {select}"));
+        in_tx!(tx, |connection| sqlx::raw_sql(declare)
+            .execute(connection)
+            .await
+            .map(|_| ())?);
+        Ok(Self { is_at_end: false })
+    }
+
+    async fn next<R>(&mut self, tx: &mut Tx) -> Result<Option<Vec<R>>, StoreError>
+    where
+        R: for<'r> FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
+    {
+        let Tx::Postgres(tx, patience) = tx else {
+            return Ok(None);
+        };
+        if self.is_at_end {
+            return Ok(None);
+        }
+        let fetch = AssertSqlSafe(format!("FETCH {PAGE} FROM revocations"));
+        let rows: Vec<R> = super::within(*patience, async {
+            let fetched = sqlx::query_as(fetch).persistent(false).fetch_all(&mut **tx).await?;
+            if fetched.len() < PAGE {
+                sqlx::raw_sql("CLOSE revocations").execute(&mut **tx).await?;
+            }
+            Ok(fetched)
+        })
+        .await?;
+        self.is_at_end = rows.len() < PAGE;
+        Ok(Some(rows))
+    }
+}
+
+impl Db {
+    /// Forgets the changes that every node has read, in bounded steps; answers with their number. Nodes that have gone are not waited for.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn forget_revocation_changes(&self) -> Result<u64, StoreError> {
+        on_write!(self, |pool| sqlx::query(FORGET_PLACES)
+            .execute(pool)
+            .await
+            .map(|_| ())?);
+        let text = match self {
+            Self::Sqlite { .. } => SQLITE_FORGET,
+            Self::Postgres { .. } => POSTGRES_FORGET,
+        };
+        let mut forgotten = 0;
+        for _ in 0..STATEMENTS_OF_FORGETTING {
+            let some = on_write!(self, |pool| sqlx::query(text)
+                .bind(FORGOTTEN_AT_ONCE)
+                .execute(pool)
+                .await?
+                .rows_affected());
+            forgotten += some;
+            if some == 0 {
+                break;
+            }
+        }
+        Ok(forgotten)
+    }
+}
