@@ -9,6 +9,7 @@ mod invariants;
 mod node;
 mod properties;
 mod random;
+mod revocations;
 mod rules;
 mod sabotage;
 mod saboteur;
