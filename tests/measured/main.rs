@@ -27,6 +27,7 @@ mod login_times;
 mod memory;
 #[path = "../proof/results.rs"]
 mod results;
+mod revocations;
 #[path = "../proof/until.rs"]
 mod until;
 
