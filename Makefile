@@ -42,11 +42,11 @@ proof-failover:
 	@$(PACKAGES) build postgres failover
 	cargo test --locked --test failover -- --nocapture
 
-# What a busy machine would hide: nothing else should run meanwhile.
+# What a busy machine would hide, with the release build: nothing else should run meanwhile.
 .PHONY: proof-measured
 proof-measured:
 	@$(PACKAGES) build postgres
-	tests/postgres.sh cargo test --locked --test measured -- --nocapture --test-threads 1
+	tests/postgres.sh cargo test --release --locked --test measured -- --nocapture --test-threads 1
 
 # Its figures go into docs/performance/, and docs/performance.md shows them. Nothing else should run on the machine meanwhile.
 bench: $(RIVAL)/node_modules/ready
