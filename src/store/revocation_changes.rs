@@ -22,16 +22,16 @@ const FORGOTTEN_AT_ONCE: i64 = 1_000;
 const STATEMENTS_OF_FORGETTING: usize = 10;
 
 const PLACE: &str = "SELECT mark FROM revocation_readers WHERE node_id = $1";
-const LOCKED_PLACE: &str = "SELECT mark FROM revocation_readers WHERE node_id = $1 FOR UPDATE";
 const TAKE_PLACE: &str = "INSERT INTO revocation_readers (node_id, mark, horizon) VALUES ($1, $2, $3) \
                           ON CONFLICT (node_id) DO UPDATE SET mark = excluded.mark, horizon = excluded.horizon";
 pub(super) const LEAVE_PLACE: &str = "DELETE FROM revocation_readers WHERE node_id = $1";
 const FORGET_PLACES: &str = "DELETE FROM revocation_readers WHERE node_id NOT IN (SELECT node_id FROM nodes)";
 
 const SQLITE_NEWEST: &str = "SELECT COALESCE(MAX(seq), 0) FROM revocation_changes";
-/// A server that started at another moment is another one, whose numbers may be others.
-const POSTGRES_POSITION: &str = "SELECT CAST(pg_current_snapshot() AS TEXT), \
-                                 CAST(floor(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000) AS BIGINT)";
+/// A server that started at another moment is another one, whose numbers may be others. The place is held until the look is committed.
+const POSTGRES_PLACE: &str = "SELECT (SELECT mark FROM revocation_readers WHERE node_id = $1 FOR UPDATE), \
+                              CAST(pg_current_snapshot() AS TEXT), \
+                              CAST(floor(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000) AS BIGINT)";
 const SQLITE_FORGET: &str = "DELETE FROM revocation_changes WHERE seq IN (SELECT seq FROM revocation_changes \
                              WHERE seq < (SELECT MIN(horizon) FROM revocation_readers) ORDER BY seq LIMIT $1)";
 /// Besides, numbers that this server has not given yet: a copy brought them along, and every look would read them. Nodes that forget at the
@@ -113,18 +113,29 @@ fn new_mark() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// Finds the node's place and takes the position, within the transaction of its heartbeat. PostgreSQL holds the place until the look is
-/// committed; in SQLite this transaction is the only one that writes.
+/// Finds the node's place and takes the position, within the transaction of its heartbeat. In SQLite this transaction is the only one that
+/// writes.
 pub(super) async fn find_place(tx: &mut Tx, node_id: &str, followed: Option<&Followed>) -> Result<Place, StoreError> {
-    let text = match tx {
-        Tx::Sqlite(_) => PLACE,
-        Tx::Postgres(..) => LOCKED_PLACE,
+    let (found, position, server) = if let Tx::Sqlite(tx) = tx {
+        let found: Option<String> = sqlx::query_scalar(PLACE)
+            .bind(node_id)
+            .fetch_optional(&mut **tx)
+            .await?;
+        let newest = sqlx::query_scalar(SQLITE_NEWEST).fetch_one(&mut **tx).await?;
+        (found, Position::Sequence(newest), 0)
+    } else {
+        let (found, snapshot, server): (Option<String>, String, i64) =
+            in_tx!(tx, |connection| sqlx::query_as(POSTGRES_PLACE)
+                .bind(node_id)
+                .fetch_one(connection)
+                .await?);
+        let position = Position::parse(&snapshot).ok_or_else(|| StoreError::Corrupt {
+            table: "revocation_changes",
+            row: snapshot,
+            reason: "the snapshot of this transaction".to_owned(),
+        })?;
+        (found, position, server)
     };
-    let found: Option<String> = in_tx!(tx, |connection| sqlx::query_scalar(text)
-        .bind(node_id)
-        .fetch_optional(connection)
-        .await?);
-    let (position, server) = position(tx).await?;
     let goes_on = followed.is_some_and(|followed| followed.goes_on(found.as_deref(), server));
     let now = Followed {
         mark: new_mark(),
@@ -132,22 +143,6 @@ pub(super) async fn find_place(tx: &mut Tx, node_id: &str, followed: Option<&Fol
         position,
     };
     Ok(Place { now, goes_on })
-}
-
-async fn position(tx: &mut Tx) -> Result<(Position, i64), StoreError> {
-    if let Tx::Sqlite(tx) = tx {
-        let newest = sqlx::query_scalar(SQLITE_NEWEST).fetch_one(&mut **tx).await?;
-        return Ok((Position::Sequence(newest), 0));
-    }
-    let (snapshot, server): (String, i64) = in_tx!(tx, |connection| sqlx::query_as(POSTGRES_POSITION)
-        .fetch_one(connection)
-        .await?);
-    let position = Position::parse(&snapshot).ok_or_else(|| StoreError::Corrupt {
-        table: "revocation_changes",
-        row: snapshot,
-        reason: "the snapshot of this transaction".to_owned(),
-    })?;
-    Ok((position, server))
 }
 
 /// Leaves the mark, and says from where the look reads.
