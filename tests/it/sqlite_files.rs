@@ -437,6 +437,13 @@ async fn a_link_that_is_turned_turns_the_check_red_and_no_connection_follows_it(
     app.running.stop().await;
 }
 
+/// A connection that is given back is idle a moment later.
+async fn until_idle(pool: &sqlx::SqlitePool) {
+    while pool.num_idle() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_connection_is_opened_to_a_file_that_replaced_the_first_one() {
     let database = TestDatabase::sqlite();
@@ -448,7 +455,9 @@ async fn no_connection_is_opened_to_a_file_that_replaced_the_first_one() {
     fs::rename(&beside, &file).unwrap();
     assert!(read.acquire().await.is_err());
     drop(first);
+    until_idle(read).await;
     assert!(read.acquire().await.is_ok());
+    until_idle(read).await;
     fs::remove_file(&file).unwrap();
     let first = read.acquire().await.unwrap();
     assert!(read.acquire().await.is_err());
