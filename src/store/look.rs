@@ -186,9 +186,9 @@ impl Db {
         pace.asks();
         in_tx!(&mut tx, |connection| nodes::beat!(heartbeat, connection)?);
         pace.is_answered();
-        let place = revocation_changes::find_place(&mut tx, &heartbeat.node_id, followed).await?;
+        let found = revocation_changes::find_place(&mut tx, &heartbeat.node_id, followed).await?;
         let keys = read_keys(&mut tx).await?;
-        Ok(Opened { tx, place, keys })
+        Ok(Opened { tx, place: found, keys })
     }
 
     /// A transaction that only reads.

@@ -228,10 +228,9 @@ async fn rows(speaks: Speaks) -> String {
     assert!(left.iter().all(|left| *left < MAX_LEFT), "{left:?}");
     assert!(left[ROUNDS - 1] < left[0] + MAX_GROWTH, "{left:?}");
     let left: Vec<String> = left.iter().map(|left| format!("{} KiB", left / 1024)).collect();
-    rows.push_str(&format!(
-        "| {speaks:?} | | what is left after each round | | | | | | {} |\n",
-        left.join(", ")
-    ));
+    rows += "| | | what is left after each round | | | | | | ";
+    rows += &left.join(", ");
+    rows += " |\n";
     rows
 }
 
