@@ -133,7 +133,19 @@ impl Db {
             return Err(StoreError::Conflict);
         }
         let keys = read_keys(&mut tx).await?;
-        place.read(&mut tx, keys, known, revocations).await
+        let mut look = place.read(&mut tx, keys, known, revocations).await?;
+        drop(tx);
+        if let News::Whole(followed) = &mut look.news {
+            // The mark that counts is committed after all that was read.
+            followed.mark = revocation_changes::new_mark();
+            let mut tx = self.begin().await?;
+            if !revocation_changes::has_mark(&mut tx, node_id, &place.now.mark).await? {
+                return Err(StoreError::Conflict);
+            }
+            revocation_changes::take_place(&mut tx, node_id, &followed.mark, place.horizon(known)).await?;
+            tx.commit().await?;
+        }
+        Ok(look)
     }
 
     /// What was revoked may be much, so that each statement that reads it has the whole time. All others have it together.
@@ -221,7 +233,7 @@ impl Place {
         let from = known.followed.filter(|_| self.goes_on);
         let is_whole = from.is_none();
         let changes = if let Some(followed) = from {
-            revocation_changes::changes_after(tx, &followed.position, known.endings).await?
+            revocation_changes::changes_after(tx, &followed.position, &self.now.position, known.endings).await?
         } else {
             revocation_changes::everything(tx, known.ended_since, known.endings, revocations).await?;
             Changes::default()

@@ -53,7 +53,7 @@ macro_rules! changes {
         )
     };
 }
-const SQLITE_CHANGES: &str = changes!("c.seq > $1 ORDER BY c.seq LIMIT $2");
+const SQLITE_CHANGES: &str = changes!("c.seq > $1 AND c.seq <= $2 ORDER BY c.seq LIMIT $3");
 const POSTGRES_CHANGES: &str = changes!("c.txid >= {next} OR c.txid IN ({in_progress})");
 
 const SQLITE_DENIED: &str =
@@ -109,7 +109,8 @@ impl Changes {
     }
 }
 
-fn new_mark() -> String {
+/// 128 random bits.
+pub(super) fn new_mark() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
@@ -168,15 +169,25 @@ pub(super) async fn has_mark(tx: &mut Tx, node_id: &str, mark: &str) -> Result<b
     Ok(found.as_deref() == Some(mark))
 }
 
-/// Reads what is new after this position.
-pub(super) async fn changes_after(tx: &mut Tx, position: &Position, endings: Endings) -> Result<Changes, StoreError> {
+/// Reads what is new after a position. In SQLite the mark is committed before the reads, so they go no further than the position that was
+/// taken with it.
+pub(super) async fn changes_after(
+    tx: &mut Tx,
+    position: &Position,
+    now: &Position,
+    endings: Endings,
+) -> Result<Changes, StoreError> {
     let mut changes = Changes::default();
     match (&mut *tx, position) {
         (Tx::Sqlite(tx), Position::Sequence(last)) => {
+            let Position::Sequence(newest) = now else {
+                return Err(StoreError::Conflict);
+            };
             let mut last = *last;
             loop {
                 let rows: Vec<ChangeRow> = sqlx::query_as(SQLITE_CHANGES)
                     .bind(last)
+                    .bind(newest)
                     .bind(page())
                     .fetch_all(&mut **tx)
                     .await?;

@@ -117,9 +117,10 @@ crate::on_both_databases!(a_change_is_forgotten_when_every_node_has_read_it, |da
     let raw = Raw::open(&database).await;
     let left = "SELECT count(*) FROM revocation_changes WHERE name LIKE 'token%'";
     // A node that is cut off.
-    raw.execute(
-        "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset) VALUES ('away', 1, 1, '', 0)",
-    )
+    let seen_at = app.clock.read().wall.0;
+    raw.execute(&format!(
+        "INSERT INTO nodes (node_id, seen_at, version, policy_fingerprint, clock_offset) VALUES ('away', {seen_at}, 1, '', 0)"
+    ))
     .await;
     raw.execute("INSERT INTO revocation_readers (node_id, mark, horizon) VALUES ('away', 'a', 1)")
         .await;

@@ -351,6 +351,8 @@ impl World {
         if self.without == Without::PositionFirst {
             look.now.position = self.database.snapshot();
         }
+        // Another one than it began with: its commit comes after all that the look read.
+        look.now.mark = format!("{index}-{}", self.at);
         let times = times(look.began);
         let from = node.followed.as_ref().filter(|_| look.goes_on);
         let horizon = from.map_or(&look.now.position, |followed| &followed.position).horizon();
