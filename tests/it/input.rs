@@ -607,7 +607,7 @@ const TABLE: &[Row] = &[
     Row {
         input: "A password hash of another system",
         accepted: "bcrypt, Argon2 version 19, PBKDF2 (SHA-1, SHA-256, SHA-512) and scrypt, as PHC, passlib, Django (also `bcrypt_sha256$`), Werkzeug and ASP.NET Core Identity write them, with or without padding, within the bounds of a login",
-        refused: "MD5, SHA-1, SHA-2 and DES in every form (crypt, LDAP, PostgreSQL, MySQL), yescrypt, `$2$`, `$2x$`, Argon2d; what costs more or less than the bounds: by their name; a kind that would make a wrong password cost more than 2 s",
+        refused: "MD5, SHA-1, SHA-2 and DES in every form (crypt, LDAP, PostgreSQL, MySQL), yescrypt, `$2$`, `$2x$`, Argon2d, Argon2 without `v=` (version 16), WordPress's `$wp$`, passlib's `$bcrypt-sha256$`; a hash that was cut off or is in quotation marks, and the marks of accounts without a password; what costs more or less than the bounds: by their name; a kind that would make a wrong password cost more than 2 s",
         because: "RFC 8018, RFC 7914, RFC 9106. It is replaced at the next login.",
         judge: |_, text| PasswordHash::parse(text).map(drop).map_err(|error| error.to_string()),
         good: &[
@@ -634,6 +634,23 @@ const TABLE: &[Row] = &[
                 "$argon2d$v=19$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg==$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4=",
                 "a hash of Argon2d",
             ),
+            (
+                "$argon2id$m=256,t=2,p=2$C03veDDZe3tGvqED07Xjdg==$+AXkg8u6bHKkOIliWsuCPH86pYqXZICRDt284S0w9C4=",
+                "Argon2 without v=, which means version 16",
+            ),
+            (
+                "$wp$2y$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy",
+                "bcrypt over HMAC-SHA-384 (WordPress 6.8",
+            ),
+            (
+                "$bcrypt-sha256$v=2,t=2b,r=12$n79VH.0Q2TMWmt3Oqt9uku$Kq4Noyk3094Y2QlB8NdRT8SvGiI4ft2",
+                "bcrypt over HMAC-SHA-256 (passlib)",
+            ),
+            (
+                "\"$2b$05$o9P.Auj5qj0vHIlcq9BcTu8/QXGcLL9nLTHyA2lAVjJnCC.XK16fy\"",
+                "in quotation marks; leave them out",
+            ),
+            ("!", "no password, or whose password is locked"),
             (
                 "pbkdf2_sha256$999$kJ3nWq7ZtR1xYb5c$RZ0X2+5dSF91WLcD1V7wE5qR2rrb9yULxZEkmVuF6CI=",
                 "costs too much to check, or too little",
