@@ -162,6 +162,8 @@ pub struct Revocations {
     pub tokens: Names<TokenForm>,
     /// Ended sessions.
     pub sessions: Names<SessionForm>,
+    /// The pages that were read of everything.
+    pages: AtomicUsize,
 }
 
 impl Revocations {
@@ -175,6 +177,17 @@ impl Revocations {
                 (Kind::Session, None) => self.sessions.miss(name, times),
             }
         }
+    }
+
+    /// A page of everything was read.
+    pub fn note_progress(&self) {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many pages were read of everything so far: a database that goes on answering has not gone silent.
+    #[must_use]
+    pub fn progress(&self) -> usize {
+        self.pages.load(Ordering::Relaxed)
     }
 
     /// Begins to read everything: what is not learnt before [`Revocations::end_whole`] is not in the database.

@@ -41,7 +41,7 @@ $$;
 CREATE TRIGGER denied_tokens_inserted AFTER INSERT ON denied_tokens
     FOR EACH ROW EXECUTE FUNCTION note_denied_token();
 CREATE TRIGGER denied_tokens_updated AFTER UPDATE ON denied_tokens
-    FOR EACH ROW WHEN (OLD.denied_until IS DISTINCT FROM NEW.denied_until) EXECUTE FUNCTION note_denied_token();
+    FOR EACH ROW WHEN (OLD.denied_until IS DISTINCT FROM NEW.denied_until OR OLD.jti <> NEW.jti) EXECUTE FUNCTION note_denied_token();
 CREATE TRIGGER denied_tokens_deleted AFTER DELETE ON denied_tokens
     FOR EACH ROW EXECUTE FUNCTION note_denied_token();
 
@@ -62,7 +62,7 @@ $$;
 CREATE TRIGGER sessions_inserted AFTER INSERT ON sessions
     FOR EACH ROW WHEN (NEW.revoked_at IS NOT NULL) EXECUTE FUNCTION note_ended_session();
 CREATE TRIGGER sessions_updated AFTER UPDATE ON sessions
-    FOR EACH ROW WHEN (OLD.revoked_at IS DISTINCT FROM NEW.revoked_at) EXECUTE FUNCTION note_ended_session();
+    FOR EACH ROW WHEN (OLD.revoked_at IS DISTINCT FROM NEW.revoked_at OR OLD.sid <> NEW.sid) EXECUTE FUNCTION note_ended_session();
 CREATE TRIGGER sessions_deleted AFTER DELETE ON sessions
     FOR EACH ROW WHEN (OLD.revoked_at IS NOT NULL) EXECUTE FUNCTION note_ended_session();
 

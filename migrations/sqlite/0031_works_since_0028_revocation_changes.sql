@@ -28,7 +28,7 @@ CREATE TRIGGER denied_tokens_inserted AFTER INSERT ON denied_tokens BEGIN
     INSERT INTO revocation_changes (txid, kind, name) VALUES (0, 'token', NEW.jti);
 END;
 CREATE TRIGGER denied_tokens_updated AFTER UPDATE ON denied_tokens
-    WHEN OLD.denied_until IS NOT NEW.denied_until BEGIN
+    WHEN OLD.denied_until IS NOT NEW.denied_until OR OLD.jti <> NEW.jti BEGIN
     INSERT INTO revocation_changes (txid, kind, name) VALUES (0, 'token', NEW.jti);
 END;
 CREATE TRIGGER denied_tokens_deleted AFTER DELETE ON denied_tokens
@@ -41,7 +41,7 @@ CREATE TRIGGER sessions_inserted AFTER INSERT ON sessions
     INSERT INTO revocation_changes (txid, kind, name) VALUES (0, 'session', NEW.sid);
 END;
 CREATE TRIGGER sessions_updated AFTER UPDATE ON sessions
-    WHEN OLD.revoked_at IS NOT NEW.revoked_at BEGIN
+    WHEN OLD.revoked_at IS NOT NEW.revoked_at OR OLD.sid <> NEW.sid BEGIN
     INSERT INTO revocation_changes (txid, kind, name) VALUES (0, 'session', NEW.sid);
 END;
 CREATE TRIGGER sessions_deleted AFTER DELETE ON sessions

@@ -173,16 +173,7 @@ impl Rotation {
         let patience = self.rotator.policy.windows().snapshot_max_age.duration() / 2;
         let mut next = pause;
         while !stopped(&mut stop, next).await {
-            // A database that went silent must not hold the next look, which may find it back.
-            let followed = tokio::select! {
-                followed = self.follow() => followed,
-                () = sleep(patience) => {
-                    let silent = StoreError::NoPrimary("the database went silent".to_owned());
-                    self.note_look(Some(&silent));
-                    Err(silent)
-                }
-            };
-            next = match followed {
+            next = match self.follow_unless_silent(patience, pulse).await {
                 Ok(()) => {
                     self.note_return();
                     pause
@@ -194,6 +185,27 @@ impl Rotation {
             };
             self.followed.notify_one();
             pulse.beat();
+        }
+    }
+
+    /// A database that went silent must not hold the next look, which may find it back. One that has much to read goes on answering.
+    async fn follow_unless_silent(&self, patience: Duration, pulse: &Pulse) -> Result<(), StoreError> {
+        let revocations = self.keyring.revocations();
+        let mut read = revocations.progress();
+        let mut follow = std::pin::pin!(self.follow());
+        loop {
+            tokio::select! {
+                followed = &mut follow => return followed,
+                () = sleep(patience) => {
+                    if revocations.progress() == read {
+                        let silent = StoreError::NoPrimary("the database went silent".to_owned());
+                        self.note_look(Some(&silent));
+                        return Err(silent);
+                    }
+                    read = revocations.progress();
+                    pulse.beat();
+                }
+            }
         }
     }
 
@@ -274,8 +286,15 @@ impl Rotation {
             .await?;
         self.keyring.write_uses_down().await?;
         self.compare_policies(snapshot.trusted().checked_at()).await?;
-        // Last: what cannot be deleted must not hold up the rest.
-        self.rotator.db.forget_revocation_changes().await?;
+        // What cannot be deleted must not hold up the rest. A clock in doubt calls no node gone.
+        let gone = if doubtful {
+            UnixTime(0)
+        } else {
+            reached - FORGOTTEN_AFTER
+        };
+        if let Err(error) = self.rotator.db.forget_revocation_changes(gone).await {
+            tracing::debug!(%error, "changes that every node has read could not be forgotten");
+        }
         if doubtful {
             return Ok(());
         }

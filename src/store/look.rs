@@ -231,9 +231,15 @@ impl Place {
         revocations: &Revocations,
     ) -> Result<Look, StoreError> {
         let from = known.followed.filter(|_| self.goes_on);
-        let is_whole = from.is_none();
-        let changes = if let Some(followed) = from {
-            revocation_changes::changes_after(tx, &followed.position, &self.now.position, known.endings).await?
+        let changes = match from {
+            Some(followed) => {
+                revocation_changes::changes_after(tx, &followed.position, &self.now.position, known.endings).await?
+            }
+            None => None,
+        };
+        let is_whole = changes.is_none();
+        let changes = if let Some(changes) = changes {
+            changes
         } else {
             revocation_changes::everything(tx, known.ended_since, known.endings, revocations).await?;
             Changes::default()

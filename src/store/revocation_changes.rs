@@ -17,6 +17,8 @@ use super::{Db, StoreError, Tx, in_tx, on_write};
 
 /// Rows that are read at once: few enough for the patience of one statement.
 const PAGE: usize = 5_000;
+/// More changes than these are not read one by one: all names are read instead, which takes less time for each.
+const MOST_CHANGES: usize = 20_000;
 /// Rows that one statement forgets, and how many statements one look takes for it.
 const FORGOTTEN_AT_ONCE: i64 = 1_000;
 const STATEMENTS_OF_FORGETTING: usize = 10;
@@ -25,7 +27,8 @@ const PLACE: &str = "SELECT mark FROM revocation_readers WHERE node_id = $1";
 const TAKE_PLACE: &str = "INSERT INTO revocation_readers (node_id, mark, horizon) VALUES ($1, $2, $3) \
                           ON CONFLICT (node_id) DO UPDATE SET mark = excluded.mark, horizon = excluded.horizon";
 pub(super) const LEAVE_PLACE: &str = "DELETE FROM revocation_readers WHERE node_id = $1";
-const FORGET_PLACES: &str = "DELETE FROM revocation_readers WHERE node_id NOT IN (SELECT node_id FROM nodes)";
+const FORGET_PLACES: &str =
+    "DELETE FROM revocation_readers WHERE node_id NOT IN (SELECT node_id FROM nodes WHERE seen_at > $1)";
 
 const SQLITE_NEWEST: &str = "SELECT COALESCE(MAX(seq), 0) FROM revocation_changes";
 /// A server that started at another moment is another one, whose numbers may be others. The place is held until the look is committed.
@@ -34,11 +37,13 @@ const POSTGRES_PLACE: &str = "SELECT (SELECT mark FROM revocation_readers WHERE 
                               CAST(floor(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000) AS BIGINT)";
 const SQLITE_FORGET: &str = "DELETE FROM revocation_changes WHERE seq IN (SELECT seq FROM revocation_changes \
                              WHERE seq < (SELECT MIN(horizon) FROM revocation_readers) ORDER BY seq LIMIT $1)";
-/// Besides, numbers that this server has not given yet: a copy brought them along, and every look would read them. Nodes that forget at the
-/// same time do not wait for each other.
+/// Nodes that forget at the same time do not wait for each other. The order makes it a walk along the index, however many are kept.
 const POSTGRES_FORGET: &str = "DELETE FROM revocation_changes WHERE seq IN (SELECT seq FROM revocation_changes \
-    WHERE txid < (SELECT MIN(horizon) FROM revocation_readers) \
-    OR txid >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) LIMIT $1 FOR UPDATE SKIP LOCKED)";
+    WHERE txid < (SELECT MIN(horizon) FROM revocation_readers) ORDER BY txid LIMIT $1 FOR UPDATE SKIP LOCKED)";
+/// Numbers that this server has not given yet: a copy brought them along, and every look would read them.
+const POSTGRES_FORGET_COPIED: &str = "DELETE FROM revocation_changes WHERE seq IN (SELECT seq FROM revocation_changes \
+    WHERE txid >= (SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)) \
+    ORDER BY txid LIMIT $1 FOR UPDATE SKIP LOCKED)";
 
 /// What the database has under a name now; by the key, however many names there are.
 macro_rules! changes {
@@ -169,14 +174,14 @@ pub(super) async fn has_mark(tx: &mut Tx, node_id: &str, mark: &str) -> Result<b
     Ok(found.as_deref() == Some(mark))
 }
 
-/// Reads what is new after a position. In SQLite the mark is committed before the reads, so they go no further than the position that was
-/// taken with it.
+/// Reads what is new after a position; none if it is so much that everything is to be read instead. In SQLite the mark is committed before
+/// the reads, so they go no further than the position that was taken with it.
 pub(super) async fn changes_after(
     tx: &mut Tx,
     position: &Position,
     now: &Position,
     endings: Endings,
-) -> Result<Changes, StoreError> {
+) -> Result<Option<Changes>, StoreError> {
     let mut changes = Changes::default();
     match (&mut *tx, position) {
         (Tx::Sqlite(tx), Position::Sequence(last)) => {
@@ -196,8 +201,11 @@ pub(super) async fn changes_after(
                     last = row.seq;
                     changes.take(row, endings);
                 }
+                if changes.names.len() > MOST_CHANGES {
+                    return Ok(None);
+                }
                 if is_last {
-                    return Ok(changes);
+                    return Ok(Some(changes));
                 }
             }
         }
@@ -212,8 +220,12 @@ pub(super) async fn changes_after(
                 for row in rows {
                     changes.take(row, endings);
                 }
+                if changes.names.len() > MOST_CHANGES {
+                    cursor.close(tx).await?;
+                    return Ok(None);
+                }
             }
-            Ok(changes)
+            Ok(Some(changes))
         }
         // The mark is another database's.
         _ => Err(StoreError::Conflict),
@@ -239,6 +251,7 @@ pub(super) async fn everything(
                     .fetch_all(&mut **tx)
                     .await?;
                 full = rows.len() == PAGE;
+                into.note_progress();
                 for (rowid, jti, until) in rows {
                     last = rowid;
                     into.tokens.learn(&jti, UnixTime(until));
@@ -253,6 +266,7 @@ pub(super) async fn everything(
                     .fetch_all(&mut **tx)
                     .await?;
                 full = rows.len() == PAGE;
+                into.note_progress();
                 for (rowid, sid, ended, expires) in rows {
                     from = (ended, rowid);
                     let until = endings.of_session(UnixTime(ended), UnixTime(expires));
@@ -263,6 +277,7 @@ pub(super) async fn everything(
         Tx::Postgres(..) => {
             let mut cursor = Cursor::open(tx, POSTGRES_DENIED).await?;
             while let Some(rows) = cursor.next::<(String, i64)>(tx).await? {
+                into.note_progress();
                 for (jti, until) in rows {
                     into.tokens.learn(&jti, UnixTime(until));
                 }
@@ -270,6 +285,7 @@ pub(super) async fn everything(
             let text = POSTGRES_ENDED.replace("{since}", &since.0.to_string());
             let mut cursor = Cursor::open(tx, &text).await?;
             while let Some(rows) = cursor.next::<(String, i64, i64)>(tx).await? {
+                into.note_progress();
                 for (sid, ended, expires) in rows {
                     let until = endings.of_session(UnixTime(ended), UnixTime(expires));
                     into.sessions.learn(&sid, until);
@@ -300,6 +316,17 @@ impl Cursor {
         Ok(Self { is_at_end: false })
     }
 
+    /// Gives up the rows that are left.
+    async fn close(self, tx: &mut Tx) -> Result<(), StoreError> {
+        if !self.is_at_end {
+            in_tx!(tx, |connection| sqlx::raw_sql("CLOSE revocations")
+                .execute(connection)
+                .await
+                .map(|_| ())?);
+        }
+        Ok(())
+    }
+
     async fn next<R>(&mut self, tx: &mut Tx) -> Result<Option<Vec<R>>, StoreError>
     where
         R: for<'r> FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
@@ -325,29 +352,33 @@ impl Cursor {
 }
 
 impl Db {
-    /// Forgets the changes that every node has read, in bounded steps; answers with their number. Nodes that have gone are not waited for.
+    /// Forgets the changes that every node has read, in bounded steps; answers with their number. Nodes whose last heartbeat is no later
+    /// than `gone` are not waited for.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn forget_revocation_changes(&self) -> Result<u64, StoreError> {
+    pub async fn forget_revocation_changes(&self, gone: UnixTime) -> Result<u64, StoreError> {
         on_write!(self, |pool| sqlx::query(FORGET_PLACES)
+            .bind(gone.0)
             .execute(pool)
             .await
             .map(|_| ())?);
-        let text = match self {
-            Self::Sqlite { .. } => SQLITE_FORGET,
-            Self::Postgres { .. } => POSTGRES_FORGET,
+        let texts: &[&'static str] = match self {
+            Self::Sqlite { .. } => &[SQLITE_FORGET],
+            Self::Postgres { .. } => &[POSTGRES_FORGET, POSTGRES_FORGET_COPIED],
         };
         let mut forgotten = 0;
-        for _ in 0..STATEMENTS_OF_FORGETTING {
-            let some = on_write!(self, |pool| sqlx::query(text)
-                .bind(FORGOTTEN_AT_ONCE)
-                .execute(pool)
-                .await?
-                .rows_affected());
-            forgotten += some;
-            if some == 0 {
-                break;
+        for text in texts {
+            for _ in 0..STATEMENTS_OF_FORGETTING {
+                let some = on_write!(self, |pool| sqlx::query(*text)
+                    .bind(FORGOTTEN_AT_ONCE)
+                    .execute(pool)
+                    .await?
+                    .rows_affected());
+                forgotten += some;
+                if some == 0 {
+                    break;
+                }
             }
         }
         Ok(forgotten)
