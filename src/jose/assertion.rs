@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::jwk::PublicJwk;
+use super::jws::is_type;
 use super::key::{VerifyError, verify};
 use super::{numeric_date, strict_json};
 
@@ -199,8 +200,8 @@ impl<'a> Assertion<'a> {
         let (message, signature) = text.rsplit_once('.').ok_or(parts)?;
         let (header, claims) = message.split_once('.').ok_or(parts)?;
         let header = Header::parse(&decode(header)?)?;
-        let typ = header.typ.as_deref().map(str::to_ascii_lowercase);
-        if !matches!(typ.as_deref(), None | Some("jwt" | "client-authentication+jwt")) {
+        let is_other_type = |typ: &str| !is_type(typ, &["jwt", "client-authentication+jwt"]);
+        if header.typ.as_deref().is_some_and(is_other_type) {
             return Err(AssertionError::Type);
         }
         let claims = AssertionClaims::parse(&decode(claims)?)?;

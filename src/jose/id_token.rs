@@ -1,11 +1,11 @@
-//! An ID token of another provider (OpenID Connect Core section 2): read as strictly as our own tokens, verified with the
-//! provider's own keys.
+//! An ID token of another provider (OpenID Connect Core section 2): read strictly, but in every spelling that the standards give its header
+//! and its claims, and verified with the provider's own keys.
 
 use serde_json::{Map, Value};
 
 use super::jwk::PublicJwk;
 use super::jwk_set::{IssuerKey, KeyIssuer};
-use super::jws::{Compact, Malformed, NotVerified, VerifyingKey};
+use super::jws::{Compact, Malformed, NotVerified, VerifyingKey, is_type};
 
 /// The place of the directory (`tid`) in an issuer of a directory service.
 pub const DIRECTORY: &str = "{tenantid}";
@@ -54,7 +54,7 @@ impl<'a> IdToken<'a> {
             Some(_) => Err(IdTokenError::Header),
         };
         let (alg, typ, kid) = (text("alg")?.ok_or(IdTokenError::Header)?, text("typ")?, text("kid")?);
-        let is_other_type = typ.is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT"));
+        let is_other_type = typ.is_some_and(|typ| !is_type(&typ, &["jwt"]));
         if is_other_type || ["crit", "b64"].iter().any(|name| token.header.contains_key(*name)) {
             return Err(IdTokenError::Header);
         }

@@ -44,6 +44,14 @@ pub enum Malformed {
     HeaderMembers,
 }
 
+/// Whether the `typ` of a token of others is one of these, written in lower case and without `application/`: media types are compared
+/// without regard to case, and that prefix may be left out (RFC 7515 section 4.1.9).
+#[must_use]
+pub fn is_type(typ: &str, expected: &[&str]) -> bool {
+    let typ = typ.to_ascii_lowercase();
+    expected.contains(&typ.strip_prefix("application/").unwrap_or(&typ))
+}
+
 /// The parts of a JWS in the compact serialization.
 struct Parts<'a> {
     header: Vec<u8>,
@@ -333,6 +341,26 @@ mod tests {
     }
 
     #[test]
+    fn a_type_is_a_media_type() {
+        for typ in ["JWT", "jwt", "application/jwt", "Application/JWT"] {
+            assert!(is_type(typ, &["jwt"]), "{typ}");
+        }
+        for typ in [
+            "",
+            "application/",
+            "/jwt",
+            "at+jwt",
+            "application/at+jwt",
+            "application/application/jwt",
+            "text/jwt",
+            "jwt ",
+            "jwt;a=b",
+        ] {
+            assert!(!is_type(typ, &["jwt"]), "{typ}");
+        }
+    }
+
+    #[test]
     fn a_token_has_one_spelling() {
         let good = format!("{}.e30.AA", BASE64URL.encode(r#"{"alg":"a","typ":"t","kid":"k"}"#));
         assert!(Unverified::parse(&good).is_ok());
@@ -350,6 +378,10 @@ mod tests {
             (good.replace(".AA", ".A A"), Malformed::Base64),
             (good.replace(".AA", ".A+/A"), Malformed::Base64),
             (header(r#"["a","t","k"]"#), Malformed::Header),
+            (
+                header("{\"alg\":\"a\",\"typ\":\"t\",\"kid\":\"k\"}\n"),
+                Malformed::Header,
+            ),
             (
                 header(r#"{"alg":"a","typ":"t","kid":"k","kid":"k"}"#),
                 Malformed::Header,

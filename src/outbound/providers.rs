@@ -188,9 +188,9 @@ async fn fetch_metadata(outbound: Outbound, issuer: ProviderIssuer, url: Url) ->
     read
 }
 
-/// The JSON without what may stand around it (RFC 8259 sections 2 and 8.1).
+/// The JSON without a byte order mark (RFC 8259 section 8.1).
 fn json(document: &[u8]) -> &[u8] {
-    document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document).trim_ascii()
+    document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document)
 }
 
 fn form_encoded(text: &str) -> Zeroizing<String> {

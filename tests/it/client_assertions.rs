@@ -155,7 +155,12 @@ crate::on_both_databases!(a_good_assertion_proves_its_client_once_on_every_node,
 
     for pair in &pairs {
         for aud in [json!(ISSUER), json!(format!("{ISSUER}/oauth2/token")), json!([ISSUER])] {
-            for typ in [None, Some("JWT"), Some("client-authentication+jwt")] {
+            for typ in [
+                None,
+                Some("JWT"),
+                Some("client-authentication+jwt"),
+                Some("application/jwt"),
+            ] {
                 let assertion = pair.assertion(&app, |header, claims| {
                     claims["aud"] = aud.clone();
                     if let Some(typ) = typ {

@@ -17,9 +17,10 @@ use keyround::accounts::user::Name;
 use keyround::config::{Config, Sources};
 use keyround::http::client_address::ClientAddresses;
 use keyround::jose::assertion::Assertion;
+use keyround::jose::id_token::IdToken;
 use keyround::jose::import::{Passphrase, read};
 use keyround::jose::jwk::Kid;
-use keyround::jose::jwk_set::JwkSet;
+use keyround::jose::jwk_set::{IssuerKey, JwkSet, KeyIssuer};
 use keyround::jose::numeric_date::whole_seconds;
 use keyround::oauth::client::{Audience, ClientId};
 use keyround::oauth::credentials::Credentials;
@@ -248,20 +249,71 @@ const TABLE: &[Row] = &[
     },
     Row {
         input: "The header of a client's assertion",
-        accepted: "any member beside `alg`, `typ` and `kid`: it is ignored, also a key that it brings",
-        refused: "`crit`, `b64`, a name twice, a `kid` that is no text",
-        because: "RFC 7515 sections 4 and 4.1.11, RFC 7797.",
+        accepted: "any member beside `alg`, `typ` and `kid`: it is ignored, also a key that it brings; white space of JSON around the object; a `typ` of `JWT` or `client-authentication+jwt`, in capitals or not, also behind `application/`",
+        refused: "`crit`, `b64`, a name twice, a `kid` that is no text, another `typ`",
+        because: "RFC 7515 sections 4, 4.1.9 and 4.1.11, RFC 7797, RFC 8259 section 2.",
         judge: |_, header| assertion(header, r#""exp":1"#),
         good: &[
             r#"{"alg":"ES256"}"#,
             r#"{"alg":"ES256","kid":"my key","typ":"JWT","cty":"x","x5t":"AA","x5t#S256":"AA","x5c":["AA"],"jku":"https://a.example"}"#,
             r#"{"alg":"ES256","jwk":{"kty":"EC","crv":"P-256"},"zip":7}"#,
+            "{\"alg\":\"ES256\"}\n",
+            "\t\r\n {\"alg\":\"ES256\"} ",
+            r#"{"alg":"ES256","typ":"application/jwt"}"#,
+            r#"{"alg":"ES256","typ":"Application/JWT"}"#,
+            r#"{"alg":"ES256","typ":"application/client-authentication+jwt"}"#,
         ],
         bad: &[
             (r#"{"alg":"ES256","crit":["exp"]}"#, "crit or b64"),
             (r#"{"alg":"ES256","b64":false}"#, "crit or b64"),
             (r#"{"alg":"ES256","alg":"ES256"}"#, "occurs once"),
             (r#"{"alg":"ES256","kid":7}"#, "must be strings"),
+            ("\u{c}{\"alg\":\"ES256\"}", "JSON object"),
+            ("\u{feff}{\"alg\":\"ES256\"}", "JSON object"),
+            ("{\"alg\":\"ES256\"}\n{}", "JSON object"),
+            (r#"{"alg":"ES256","typ":"application/at+jwt"}"#, "typ must be"),
+            (r#"{"alg":"ES256","typ":"application/application/jwt"}"#, "typ must be"),
+            (r#"{"alg":"ES256","typ":"text/jwt"}"#, "typ must be"),
+        ],
+    },
+    Row {
+        input: "The header and the claims of a provider's ID token",
+        accepted: "any member beside `alg`, `typ` and `kid` of the header: it is ignored, also a key that it brings; white space of JSON around both objects; a `typ` of `JWT`, in capitals or not, also behind `application/`",
+        refused: "`crit`, `b64`, a name twice, a `kid` that is no text, another `typ`",
+        because: "As of an assertion. RFC 8725 section 3.11: another kind of token must not pass for an ID token.",
+        judge: |_, parts| {
+            let (header, claims) = parts.split_once(" . ").unwrap_or((parts, r#"{"sub":"ada"}"#));
+            let token = PAIR.sign(header, claims);
+            let key = IssuerKey {
+                jwk: PAIR.jwk.clone(),
+                issuer: KeyIssuer::Any,
+            };
+            let claims = IdToken::parse(&token).and_then(|token| token.verified(&[key]));
+            let claims = claims.map_err(|error| error.to_string())?;
+            assert_eq!(claims["sub"], "ada", "{parts}");
+            Ok(())
+        },
+        good: &[
+            r#"{"alg":"ES256"}"#,
+            r#"{"alg":"ES256","kid":"my key","typ":"JWT","x5t":"AA","jku":"https://a.example"}"#,
+            "{\"alg\":\"ES256\"}\n . {\"sub\":\"ada\"}\r\n",
+            "\t{\"alg\":\"ES256\"} . \n{\"sub\":\"ada\"}",
+            r#"{"alg":"ES256","typ":"application/jwt"}"#,
+            r#"{"alg":"ES256","typ":"APPLICATION/JWT"}"#,
+        ],
+        bad: &[
+            (r#"{"alg":"ES256","crit":["exp"]}"#, "crit and b64"),
+            (r#"{"alg":"ES256","b64":false}"#, "crit and b64"),
+            (r#"{"alg":"ES256","alg":"ES256"}"#, "every name stands once"),
+            (r#"{"alg":"ES256","kid":7}"#, "a text as kid"),
+            (r#"{"alg":"ES256","typ":"application/at+jwt"}"#, "no other typ than JWT"),
+            (r#"{"alg":"ES256","typ":"logout+jwt"}"#, "no other typ than JWT"),
+            (
+                r#"{"alg":"ES256"} . {"sub":"ada","sub":"eve"}"#,
+                "every name stands once",
+            ),
+            (r#"{"alg":"ES256"} . {"sub":"ada"}{}"#, "JSON object"),
+            ("{\"alg\":\"ES256\"} . \u{c}{\"sub\":\"ada\"}", "JSON object"),
         ],
     },
     Row {

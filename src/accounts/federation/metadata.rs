@@ -74,7 +74,7 @@ impl Metadata {
     /// [`MetadataError`] says what is wrong.
     pub fn parse(document: &[u8], issuer: &ProviderIssuer) -> Result<Self, MetadataError> {
         let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
-        let mut members = strict_json::object(document.trim_ascii()).map_err(|_| MetadataError::NoObject)?;
+        let mut members = strict_json::object(document).map_err(|_| MetadataError::NoObject)?;
         // What has no value is left out (RFC 8414 section 3.2); some write it as null.
         members.retain(|_, value| !value.is_null());
         let named = members.get("issuer").and_then(Value::as_str);
