@@ -76,14 +76,6 @@ pub enum EmailDoubt {
     Spelling,
 }
 
-impl EmailDoubt {
-    /// Whether the person can do something about it at the provider; else the operator must.
-    #[must_use]
-    pub const fn is_of_person(self) -> bool {
-        matches!(self, Self::Unverified | Self::Address | Self::Spelling)
-    }
-}
-
 /// Which claim is not as it must be. No variant holds a part of the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsError {

@@ -11,6 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use url::form_urlencoded;
 
 use crate::accounts::federation::ProviderName;
+use crate::accounts::federation::claims::EmailDoubt;
 use crate::accounts::federation::login::LOGIN_LIFETIME;
 use crate::accounts::session::EndedBy;
 use crate::clock::{Reading, Seconds};
@@ -221,12 +222,26 @@ fn refused(error: &NotLoggedIn) -> Refusal {
             "the provider says that the login was refused there",
             Whose::Person,
         ),
-        NotLoggedIn::EmailNotVerified(doubt) if doubt.is_of_person() => (
+        NotLoggedIn::EmailNotVerified(EmailDoubt::Address) => (
+            Code::EmailNotVerified,
+            "no account can have the e-mail address that the provider sends, such as one with quotation marks or an IP address; set another \
+             one there, and begin again",
+            Whose::Person,
+        ),
+        NotLoggedIn::EmailNotVerified(EmailDoubt::Spelling) => (
+            Code::EmailNotVerified,
+            "the provider writes your e-mail address in another way than accounts do, so it may be another mailbox; set its usual form there, \
+             and begin again",
+            Whose::Person,
+        ),
+        NotLoggedIn::EmailNotVerified(EmailDoubt::Unverified) => (
             Code::EmailNotVerified,
             "the provider knows no e-mail address that it has verified; verify one there, and begin again",
             Whose::Person,
         ),
-        NotLoggedIn::EmailNotVerified(_) => (
+        NotLoggedIn::EmailNotVerified(
+            EmailDoubt::Missing | EmailDoubt::Unsaid | EmailDoubt::Text | EmailDoubt::DomainOwner,
+        ) => (
             Code::EmailNotVerified,
             "the provider does not say that it has verified your e-mail address, which a first login needs; tell the operator, whose log says \
              what is missing",

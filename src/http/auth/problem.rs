@@ -145,7 +145,7 @@ impl Code {
             Self::CurrentPasswordWrong => row("current_password_wrong", S::FORBIDDEN, "The current password is wrong", "let the user try again; the access token is valid"),
             Self::RegistrationClosed => row("registration_closed", S::FORBIDDEN, "Nobody can register here", "ask the operator for an account"),
             Self::FederationDenied => row("federation_denied", S::FORBIDDEN, "The other provider did not let the user in, or the user cancelled there", "let the user begin again"),
-            Self::EmailNotVerified => row("email_not_verified", S::FORBIDDEN, "The other provider does not say that it has verified the user's e-mail address", "let the user verify it there and begin again; when it stays so, the server's log tells the operator why"),
+            Self::EmailNotVerified => row("email_not_verified", S::FORBIDDEN, "The other provider names no e-mail address that it has verified and that an account can have", "show `detail` to the user, who can verify or change the address there and begin again; when it stays so, the server's log tells the operator why"),
             Self::ProviderUnknown => row("provider_unknown", S::NOT_FOUND, "No provider of this name is enabled", "use a name that `keyround providers list` shows"),
             Self::PolicyUnknown => row("policy_unknown", S::NOT_FOUND, "A gateway asked for no policy of `forward_auth.policies`", "ask `/auth/verify/POLICY` with a name that is set there"),
             Self::NotFound => row("not_found", S::NOT_FOUND, "Nothing is here", "check the path; `GET /` below the issuer lists the paths, and `GET /auth/sessions` the sessions"),

@@ -67,6 +67,16 @@ async fn problem(answer: Response) -> (u16, String) {
     (status, body["code"].as_str().unwrap().to_owned())
 }
 
+/// What a person is told whose e-mail address is not taken.
+async fn detail(answer: Response) -> String {
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(
+        (&body["status"], &body["code"]),
+        (&json!(403), &json!("email_not_verified"))
+    );
+    body["detail"].as_str().unwrap().to_owned()
+}
+
 crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session, |database| {
     let provider = OidcProvider::start(&json!({}), &json!({}));
     create(&database, "acme", &provider.issuer, &[]);
@@ -267,7 +277,18 @@ async fn every_refusal_has_its_status_and_its_code() {
     let answer = log_in(&app, &upstream, |claims| claims["nonce"] = "x".into()).await;
     assert_eq!(problem(answer).await, (502, "federation_failed".to_owned()));
     let answer = log_in(&app, &upstream, |claims| claims["email_verified"] = false.into()).await;
-    assert_eq!(problem(answer).await, (403, "email_not_verified".to_owned()));
+    let unverified = detail(answer).await;
+    assert!(unverified.contains("has verified; verify one there"), "{unverified}");
+    for (email, told) in [
+        ("a@[1.2.3.4]", "no account can have the e-mail address"),
+        ("\"a b\"@example.com", "no account can have the e-mail address"),
+        ("\u{ff41}da@example.com", "writes your e-mail address in another way"),
+    ] {
+        let answer = log_in(&app, &upstream, |claims| claims["email"] = email.into()).await;
+        let detail = detail(answer).await;
+        assert!(detail.contains(told) && !detail.contains(email), "{email}: {detail}");
+        assert!(!detail.contains("verify one there"), "{email}: {detail}");
+    }
     existing_account(&app.running.server.db, "bob@example.com", true).await;
     let bob = |claims: &mut Value| {
         claims["sub"] = "bob".into();
