@@ -1,6 +1,6 @@
 //! `keyround token inspect`: in words, step by step, whether the server would accept a token and why not.
 
-use std::io::Read;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::accounts::settings::SessionSettings;
 use crate::clock::UnixTime;
-use crate::jose::jws::{LONGEST_TOKEN, VerifyingKey};
+use crate::jose::jws::VerifyingKey;
 use crate::jose::jwt::{SessionClaims, TokenType};
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::Keys;
@@ -17,7 +17,7 @@ use crate::keys::policy::Policy;
 use crate::oauth::verification::{AccessToken, Expected, Refused, Step, TrustedKey, trusted_row, verify};
 use crate::store::Db;
 
-use crate::cli::context::{Context, Failure};
+use crate::cli::context::{Context, Failure, read_text};
 use crate::cli::output;
 
 #[derive(Args)]
@@ -64,13 +64,7 @@ fn read(argument: &str) -> Result<String, Failure> {
     if argument != "-" {
         return token(argument);
     }
-    let mut given = String::new();
-    let limit = 2 * LONGEST_TOKEN as u64;
-    std::io::stdin()
-        .take(limit)
-        .read_to_string(&mut given)
-        .map_err(|error| Failure::Usage(format!("standard input holds no text: {error}")))?;
-    token(&given)
+    token(&read_text("the argument TOKEN", Path::new(argument))?)
 }
 
 fn judge(token: &str, issuer: &str, keys: &Keys, policy: &Policy, now: UnixTime) -> Result<AccessToken, Refused> {

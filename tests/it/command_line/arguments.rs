@@ -458,8 +458,28 @@ fn a_token_is_read_as_people_have_it() {
     ] {
         let output = run(folder, &VARIABLES, &["token", "inspect", &form]);
         assert!(output.status.success(), "{form}: {}", said(&output));
-        done_with_input(folder, "token inspect -", form.as_bytes());
-        done_with_input(folder, "token verify --key-set keys.json -", form.as_bytes());
+        for command in ["token inspect -", "token verify --key-set keys.json -"] {
+            done_with_input(folder, command, form.as_bytes());
+            done_with_input(folder, command, format!("\u{feff}{form}\r\n").as_bytes());
+            let utf16: Vec<u8> = form.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            for content in [[b"\xff\xfe", &*utf16].concat(), utf16] {
+                let output = with_input(folder, command, &content);
+                assert_eq!(output.status.code(), Some(2), "{command}: {}", said(&output));
+                assert!(
+                    said(&output).contains("standard input")
+                        && said(&output).contains("it is UTF-16 text; save it as UTF-8"),
+                    "{command}: {}",
+                    said(&output)
+                );
+            }
+            let output = with_input(folder, command, b"a\n\xe9");
+            assert_eq!(output.status.code(), Some(2), "{command}: {}", said(&output));
+            assert!(
+                said(&output).contains("line 2 is not UTF-8"),
+                "{command}: {}",
+                said(&output)
+            );
+        }
     }
     assert!(refused(folder, 2, &["token", "inspect", "{\"a\":1}"]).contains("no access_token"));
 }
