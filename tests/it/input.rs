@@ -23,6 +23,7 @@ use keyround::jose::jwk::Kid;
 use keyround::jose::jwk_set::{IssuerKey, JwkSet, KeyIssuer};
 use keyround::jose::numeric_date::whole_seconds;
 use keyround::oauth::client::{Audience, ClientId};
+use keyround::oauth::client_keys;
 use keyround::oauth::credentials::Credentials;
 use keyround::oauth::scope::Scope;
 use keyround::oauth::token::Parameters;
@@ -200,6 +201,24 @@ const TABLE: &[Row] = &[
             ("{\"keys\":[MANY]}", "at most 64"),
             ("-----BEGIN PUBLIC KEY-----", "it is PEM"),
             ("x", "not JSON"),
+        ],
+    },
+    Row {
+        input: "A JWK set that is registered with a client (`--jwks-file`)",
+        accepted: "such a set with 1 to 10 keys that can be used; the others are left out and named",
+        refused: "the whole set if one of its keys is private or symmetric; two keys with one `kid` and one algorithm",
+        because: "A file with a private key was not meant to be given away. A set at `--jwks-uri` is read as in the row above.",
+        judge: |_, recipe| client_keys::read(expanded(recipe).as_bytes()).map(drop),
+        good: &[
+            "{\"keys\":[P256]}",
+            "{\"keys\":[P256,P256]}",
+            "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"AA\"},RSA,7]}",
+        ],
+        bad: &[
+            ("{\"keys\":[P256,PRIVATE]}", "private key"),
+            ("{\"keys\":[P256,{\"kty\":\"oct\",\"k\":\"AA\"}]}", "symmetric"),
+            ("P256", "one JWK"),
+            ("{\"keys\":[7]}", "no key that can be used"),
         ],
     },
     Row {
@@ -773,12 +792,15 @@ const TABLE: &[Row] = &[
             "O'Neil",
             "\u{674e}",
             "\u{639}\u{644}\u{6cc}\u{200c}\u{631}\u{636}\u{627}",
+            // The first of the two does not join to the left: the non-joiner is left out.
+            "\u{646}\u{6cc}\u{645}\u{627}\u{200c}\u{6cc}\u{648}\u{634}\u{6cc}\u{62c}",
             "\u{1f469}\u{200d}\u{1f4bb}",
         ],
         bad: &[
             ("Ada\u{200b}", "name"),
             ("\u{3164}", "name"),
             ("A\u{200d}da", "visible"),
+            ("A\u{200c}B", "visible"),
             ("\u{639}\u{644}\u{6cc}\u{200c}", "visible"),
             ("1\u{fe0f}", "visible"),
             ("Ada\nX", "name"),
