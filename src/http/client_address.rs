@@ -121,16 +121,17 @@ impl ClientAddresses {
 }
 
 /// Each proxy appends the address that it saw, so the list is read from its end, and only as far as trusted proxies wrote it:
-/// everything further left may be invented by the client.
+/// everything further left may be invented by the client. Empty elements of a list are ignored (RFC 9110 section 5.6.1.2).
 fn behind_proxies(peer: IpAddr, forwarded_for: &[impl AsRef<str>], trusted: &[Network]) -> Reading {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut hops = forwarded_for
         .iter()
         .rev()
         .flat_map(|line| line.as_ref().rsplit(',').map(str::trim))
+        .filter(|hop| !hop.is_empty())
         .take(MAX_PROXIES)
         .peekable();
-    let names_any = hops.peek().is_some_and(|hop| !hop.is_empty());
+    let names_any = hops.peek().is_some();
     let mut fault = match (is_trusted(peer), names_any) {
         (true, false) => Some(Fault::Unnamed),
         (false, true) => Some(Fault::Untrusted),
@@ -138,7 +139,7 @@ fn behind_proxies(peer: IpAddr, forwarded_for: &[impl AsRef<str>], trusted: &[Ne
     };
     let mut address = peer;
     while is_trusted(address) {
-        let Some(hop) = hops.next().filter(|hop| !hop.is_empty()) else {
+        let Some(hop) = hops.next() else {
             break;
         };
         let Some(previous) = parse(hop) else {
@@ -263,6 +264,26 @@ mod tests {
         assert_eq!(seen("::ffff:10.0.0.1", &["[2001:db8::1]:4711"]), "2001:db8::1");
     }
 
+    #[test]
+    fn empty_elements_of_the_list_name_nobody() {
+        for lines in [
+            &["198.51.100.1,"][..],
+            &[",198.51.100.1, ,\t"],
+            &["1.1.1.1,,198.51.100.1,,10.2.3.4,"],
+            &["198.51.100.1", "", ","],
+        ] {
+            let reading = read("10.0.0.1", lines);
+            assert_eq!(
+                (reading.client.to_string().as_str(), reading.fault),
+                ("198.51.100.1", None),
+                "{lines:?}"
+            );
+        }
+        let commas = ",".repeat(30_000);
+        assert_eq!(seen("10.0.0.1", &[&format!("198.51.100.1{commas}")]), "198.51.100.1");
+        assert_eq!(read("203.0.113.9", &[","]).fault, None);
+    }
+
     /// Or five wrong passwords of one would lock out all of them, and everybody else behind the proxy.
     #[test]
     fn clients_with_an_unreadable_name_share_no_limit() {
@@ -301,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_proxy_that_names_no_client_is_noticed() {
-        for lines in [&[][..], &[""], &["1.1.1.1,"], &["1.1.1.1,,"], &[" , "]] {
+        for lines in [&[][..], &[""], &[","], &[" ,\t, "], &["", ","]] {
             let reading = read("10.0.0.1", lines);
             assert_eq!(
                 (reading.client.to_string().as_str(), reading.fault),

@@ -549,9 +549,9 @@ const TABLE: &[Row] = &[
     },
     Row {
         input: "`X-Forwarded-For` of a trusted proxy",
-        accepted: "IPv4 and IPv6, with a port, in brackets, in quotes, with a zone",
-        refused: "other texts: each counts as one client of its own, never as the proxy, and one log line says so",
-        because: "RFC 7239 section 6 has the same forms.",
+        accepted: "IPv4 and IPv6, with a port, in brackets, in quotes, with a zone; empty elements of the list are ignored",
+        refused: "other texts: each counts as one client of its own, never as the proxy, and one log line says so; a list without an address: the proxy counts",
+        because: "RFC 7239 section 6 has the same forms. RFC 9110 section 5.6.1.2.",
         judge: |site, value| forwarded(site, "X-Forwarded-For", value),
         good: &[
             "198.51.100.1",
@@ -563,8 +563,12 @@ const TABLE: &[Row] = &[
             "fe80::1%eth0",
             "1.1.1.1, 198.51.100.1",
             "\t2001:DB8::1 ",
+            "198.51.100.1,",
+            ",1.1.1.1,, 198.51.100.1 , ,",
         ],
         bad: &[
+            (",", "the proxy"),
+            ("unknown,", "unreadable:"),
             ("unknown", "unreadable:"),
             ("_hidden", "unreadable:"),
             ("010.0.0.1", "unreadable:"),
