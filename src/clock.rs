@@ -55,8 +55,12 @@ impl FromStr for UnixTime {
 
     /// Reads Unix seconds, or a time in RFC 3339 of any offset; a fraction of a second is left out.
     fn from_str(text: &str) -> Result<Self, InvalidTime> {
-        let rfc3339 = |text: &str| chrono::DateTime::parse_from_rfc3339(text).map(|time| Self(time.timestamp()));
-        if let Ok(time) = rfc3339(text) {
+        // The reader takes MINUS SIGN (U+2212) for a hyphen, which RFC 3339 does not have.
+        let rfc3339 = |text: &str| {
+            let time = chrono::DateTime::parse_from_rfc3339(text).ok();
+            time.filter(|_| text.is_ascii()).map(|time| Self(time.timestamp()))
+        };
+        if let Some(time) = rfc3339(text) {
             return Ok(time);
         }
         if let Ok(number) = text.parse::<i64>()
@@ -75,8 +79,13 @@ impl FromStr for UnixTime {
         if (9..=11).contains(&whole.len()) && is_digits(whole) && is_fraction {
             return Err(InvalidTime::Nearly(whole.to_owned()));
         }
-        let completed = [format!("{text}T00:00:00Z"), format!("{text}Z"), format!("{text}:00Z")];
-        let nearly = completed.into_iter().find(|text| rfc3339(text).is_ok());
+        let completed = [
+            format!("{text}T00:00:00Z"),
+            format!("{text}Z"),
+            format!("{text}:00Z"),
+            text.replace('\u{2212}', "-"),
+        ];
+        let nearly = completed.into_iter().find(|text| rfc3339(text).is_some());
         Err(nearly.map_or(InvalidTime::Form, InvalidTime::Nearly))
     }
 }
@@ -370,6 +379,11 @@ mod tests {
                 "2026-11-22 21:00",
                 Err(InvalidTime::Nearly("2026-11-22 21:00:00Z".to_owned())),
             ),
+            (
+                "2026-11-22T19:00:00\u{2212}02:00",
+                Err(InvalidTime::Nearly("2026-11-22T19:00:00-02:00".to_owned())),
+            ),
+            ("2026-11-22T19:00:00-02:00", Ok(UnixTime(1_795_381_200))),
             ("-1", Err(InvalidTime::Form)),
             ("+1", Err(InvalidTime::Form)),
             (

@@ -133,7 +133,8 @@ impl FromStr for Named {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = text.parse().map(Self::Id);
+        // The capitals of a UUID mean nothing (RFC 9562 section 4). Only what people type has them: a token has one spelling.
+        let id = text.to_ascii_lowercase().parse().map(Self::Id);
         id.or_else(|_| Email::presented(text).map(Self::Email)).map_err(
             |_| "an account is named by its e-mail address or its id, such as 019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b",
         )

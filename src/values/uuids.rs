@@ -10,7 +10,7 @@ pub fn uuid_at(now: UnixTime) -> Uuid {
     Uuid::new_v7(Timestamp::from_unix(NoContext, u64::try_from(now.0).unwrap_or(0), 0))
 }
 
-/// A UUID in its one spelling: lower case, with hyphens.
+/// A UUID in its one spelling: lower case, with hyphens. Ids of tokens are compared as texts, so these have no other one.
 #[must_use]
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     Uuid::parse_str(text).ok().filter(|uuid| uuid.to_string() == text)

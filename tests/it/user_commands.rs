@@ -206,7 +206,7 @@ crate::on_both_databases!(accounts_are_made_shown_and_listed, |database| {
         (&json!("acme"), &json!(false))
     );
     assert!(bob["email_verified_at"].is_string() && bob["suspended_at"].is_null());
-    for name in [id, "bob@example.com", "BOB@example.com"] {
+    for name in [id, &id.to_uppercase(), "bob@example.com", "BOB@example.com"] {
         assert_eq!(person.json(&["users", "show", name]), bob);
         assert!(person.printed(&["users", "show", name]).contains("billing:read"));
     }
