@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test: tests/all.sh, with a PostgreSQL in TEST_POSTGRES_URL. Most tests wait most of their time: the large target runs four of
-# them at once, alone; then the verifiers wait for rotations beside the rest, and what they printed follows at the end.
+# Runs every test: tests/all.sh, with a PostgreSQL in TEST_POSTGRES_URL. The verifiers wait for rotations most of their time, so they run beside
+# the others; what they printed follows at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,13 +11,13 @@ cargo test --locked --no-run --test interop
 # test, and most tests make several clients.
 export SSL_CERT_FILE=/dev/null
 
-failed=()
-cargo test --locked --no-fail-fast --lib --bins || failed+=("the tests beside the code")
-cargo test --locked --test it -- --test-threads 4 || failed+=("tests/it")
-
 log=target/interop.log
 cargo test --locked --test interop >"$log" 2>&1 &
 verifiers=$!
+
+failed=()
+cargo test --locked --no-fail-fast --lib --bins || failed+=("the tests beside the code")
+cargo test --locked --test it || failed+=("tests/it")
 cargo test --locked --no-fail-fast --test proof --test simulation || failed+=("tests/proof or tests/simulation")
 cargo test --locked --doc || failed+=("the examples in the documentation")
 wait "$verifiers" || failed+=("the verifiers")
