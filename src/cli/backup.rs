@@ -168,8 +168,7 @@ const LONGEST_HEAD: usize = 4_096;
 /// No row of a backup is longer: the longest one holds a set of public keys.
 const LONGEST_ROW: usize = 16 * 1024 * 1024;
 
-/// The text of a backup, or what the file is instead. A backup may have any length, and a file without an end that is none, such as a device, is
-/// refused by how it begins or goes on.
+/// Reads the text of a backup, of any length. A file that is no backup is refused by its beginning, or by what follows, also if it has no end.
 fn text_of(mut source: impl Read) -> Result<String, String> {
     let unreadable = |error: std::io::Error| error.to_string();
     let mut content = Vec::new();

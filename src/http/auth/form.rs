@@ -1,8 +1,8 @@
 //! The JSON bodies of these endpoints: which members each one has, and what is wrong with a body that has others.
 //!
 //! What serde says of a body may repeat what was sent, a password perhaps. So a body that serde refuses is read again here, and the
-//! sentence holds words of this file alone: a name that was sent may be a secret too, so that a member of a name that is not listed here is
-//! told by its place.
+//! sentence has words of this file alone. The name of a member may be a secret too: if it is not listed here, the sentence gives the place of
+//! the member instead.
 
 use std::collections::HashSet;
 use std::fmt;
