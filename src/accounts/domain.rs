@@ -73,10 +73,14 @@ impl Domain {
     }
 }
 
-/// The name in DNS, if it is not too long (RFC 1035 section 2.3.4).
+/// The name in DNS, if it is not too long.
 fn in_ascii(name: &str) -> Option<String> {
-    let ascii = idna::domain_to_ascii(name).ok()?;
-    (ascii.len() <= 253 && ascii.split('.').all(|label| label.len() <= 63)).then_some(ascii)
+    idna::domain_to_ascii(name).ok().filter(|ascii| fits_dns(ascii))
+}
+
+/// Whether a name in ASCII is short enough (RFC 1035 section 2.3.4).
+pub(super) fn fits_dns(ascii: &str) -> bool {
+    ascii.len() <= 253 && ascii.split('.').all(|label| label.len() <= 63)
 }
 
 /// Letters, digits and hyphens, at least two labels of them.

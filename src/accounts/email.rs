@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 use unicode_normalization::UnicodeNormalization;
 
-use super::domain::Domain;
+use super::domain::{Domain, fits_dns};
 use super::visible::{has_stray_marks, is_blank};
 
 /// An e-mail address in its one form: NFKC, lower case, the domain in Unicode (UTS #46), without spaces around it or dots at its end.
@@ -124,12 +124,16 @@ impl FromStr for Email {
         if is_number(&domain) {
             return Err(InvalidEmail::Number);
         }
-        Self::presented(text)
+        let email = Self::presented(text)?;
+        let ascii = email.in_ascii.as_deref().unwrap_or(&email.address);
+        let is_of_dns = ascii.rsplit_once('@').is_some_and(|(_, domain)| fits_dns(domain));
+        is_of_dns.then_some(email).ok_or(InvalidEmail::Form)
     }
 }
 
 impl Email {
-    /// The address of an existing account, as a login presents it. Earlier versions made accounts whose domain is a number.
+    /// The address of an existing account, as a login presents it. Earlier versions made accounts whose domain is a number, or has a label
+    /// that is too long for DNS.
     ///
     /// # Errors
     /// When it is no e-mail address.

@@ -765,6 +765,7 @@ const TABLE: &[Row] = &[
             "\u{ff41}da@example.com",
             "ada@\u{939}\u{93f}\u{928}\u{94d}\u{926}\u{940}.\u{92d}\u{93e}\u{930}\u{924}",
             "j\u{fc}rgen@example.com",
+            "ada@aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.example",
         ],
         bad: &[
             ("a\u{200b}da@example.com", "each of them visible"),
@@ -775,6 +776,14 @@ const TABLE: &[Row] = &[
             ("ada@\u{2665}.example", "one of DNS"),
             ("ada@\u{5d0}a.example", "one of DNS"),
             ("ada@example", "looks like"),
+            (
+                "ada@aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.example",
+                "one of DNS",
+            ),
+            (
+                "ada@xn--aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.example",
+                "one of DNS",
+            ),
         ],
     },
     Row {
