@@ -27,6 +27,7 @@ use super::output;
 #[derive(Args)]
 pub struct Target {
     /// The file to write, or - for standard output; a file that exists is never overwritten.
+    #[arg(value_parser = input::written())]
     file: PathBuf,
 }
 

@@ -2,14 +2,16 @@
 
 use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use zeroize::Zeroizing;
 
 use crate::config::{self, read_secret, read_secret_file};
 use crate::files::reading::Reading;
 use crate::text;
+use crate::values::{Refusal, check_path};
 
 use super::context::Failure;
 
@@ -22,6 +24,15 @@ static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 /// Whether the argument is standard input or output. A file of this name is `./-`.
 pub fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
+}
+
+/// Reads the path of what a command writes.
+pub fn written() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        check_path(&path.to_string_lossy())
+            .map(|()| path)
+            .map_err(|Refusal(why)| format!("it {why}"))
+    })
 }
 
 /// The file, or standard input, without a buffer that would keep a copy of a secret.

@@ -49,7 +49,7 @@ pub enum Command {
         #[arg(long)]
         algorithm: Option<Algorithm>,
         /// Why, for the audit log.
-        #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = super::confirm::worded)]
+        #[arg(long, value_name = "TEXT", default_value = "asked for", allow_hyphen_values = true, value_parser = super::confirm::worded)]
         reason: String,
         /// Say what would happen, and change nothing.
         #[arg(long)]
@@ -75,6 +75,7 @@ pub enum Command {
     /// Draw every key's life as SVG, with now marked.
     Timeline {
         /// Where to write it; standard output when left out, or -.
+        #[arg(value_parser = super::input::written())]
         file: Option<PathBuf>,
     },
 }

@@ -17,7 +17,7 @@ use crate::rotation::sealing::{heartbeat_memory, nodes_without};
 use crate::text;
 
 use super::context::{ACTOR, Context, Failure};
-use super::input::is_standard;
+use super::input::{is_standard, written};
 use super::output;
 
 #[derive(Subcommand)]
@@ -25,6 +25,7 @@ pub enum Command {
     /// Print 32 random bytes in base64, or write them to FILE with mode 0600; a file that is not empty is refused.
     Generate {
         /// Where to write it; standard output when left out, or -.
+        #[arg(value_parser = written())]
         file: Option<PathBuf>,
     },
     /// Count the rows under each master key.

@@ -10,7 +10,7 @@ use config::{Environment, File, FileFormat, ValueKind};
 use crate::files::reading;
 use crate::jose::alg::Algorithm;
 use crate::text;
-use crate::values::{Network, Origin, Refusal};
+use crate::values::{Network, Origin, Refusal, check_path};
 
 use super::ConfigError;
 use super::service_links::describes_service;
@@ -153,6 +153,9 @@ impl Layers {
         }
         if text.trim().is_empty() {
             return Err(self.refused(name, Some(""), "is empty; leave it out, or write a value".to_owned()));
+        }
+        if settings::find(name).is_some_and(|setting| setting.kind == settings::Kind::File) {
+            check_path(text).map_err(|Refusal(why)| self.refused(name, Some(text), why))?;
         }
         parse(text)
             .map(Some)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Refusal, SecretText, refuse};
+use super::{Refusal, SecretText, check_path, refuse};
 
 /// Where rows are kept. `Display` and `Debug` hide the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +151,8 @@ fn other_database(text: &str) -> Refusal {
         "is empty".to_owned()
     } else if is_dsn {
         "is a list of options as libpq reads it, and not a URL".to_owned()
+    } else if text.starts_with(char::is_whitespace) {
+        "begins with white space".to_owned()
     } else if !text.contains(':') {
         "has no scheme, and so names neither SQLite nor PostgreSQL".to_owned()
     } else if let Some((_, name)) = OTHERS.iter().find(|(other, _)| *other == lower) {
@@ -182,6 +184,7 @@ fn parse_sqlite(rest: &str) -> Result<Database, Refusal> {
     if path.is_empty() {
         return refuse("names no file; write one such as sqlite:data/keyround.db");
     }
+    check_path(path)?;
     if path.contains("://") {
         return refuse("is another URL after sqlite:; write sqlite:PATH, or the URL of PostgreSQL alone");
     }
@@ -286,6 +289,10 @@ fn parse_postgres(text: &str) -> Result<Database, Refusal> {
         .filter(|(name, _)| FILE_OPTIONS.contains(&name.as_str()))
         .map(|(name, path)| (name.clone(), PathBuf::from(path)))
         .collect::<Vec<_>>();
+    for (name, path) in &files {
+        check_path(&path.to_string_lossy())
+            .map_err(|Refusal(why)| Refusal(format!("has the option {name}, whose path {why}")))?;
+    }
     refuse_pipes(&files)?;
     let servers = hosts
         .into_iter()
@@ -497,6 +504,14 @@ mod tests {
             ("sqlite::memory:", "is a database in memory"),
             ("sqlite://:memory:", "is a database in memory"),
             ("sqlite:postgres://u:secret@h/x", "is another URL after sqlite:"),
+            ("sqlite:data/keyround.db\r", "ends with a carriage return"),
+            ("sqlite: data/keyround.db", "begins with a blank"),
+            ("sqlite:///data/keyround.db\n", "ends with a line end"),
+            (" sqlite:data/keyround.db", "begins with white space"),
+            (
+                "postgres://h/k?sslrootcert=ca.pem%0A",
+                "has the option sslrootcert, whose path ends with a line end",
+            ),
             ("sqlite:/", "names a folder"),
             (
                 "sqlite:data/",

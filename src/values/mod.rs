@@ -1,6 +1,7 @@
 //! The types of single values: each accepts the text that a person wrote, or says what would be right.
 
 mod database;
+mod paths;
 mod session_id;
 mod uuids;
 
@@ -16,6 +17,7 @@ use crate::clock::Seconds;
 use crate::text;
 
 pub use database::{Database, PostgresServer, PostgresUrl};
+pub use paths::check_path;
 pub use session_id::{InvalidSessionId, LONGEST_ACCESS_TOKEN, SessionId};
 pub use uuids::{parse_uuid, uuid_at};
 

@@ -925,6 +925,61 @@ const WRONG: &[Row] = &[
             "did you mean KEYROUND_SERVER__LISTEN?",
         ],
     ),
+    // Paths with what nobody sees.
+    (
+        "",
+        &[("KEYROUND_DATABASE__URL", "sqlite:data/keyround.db\r")],
+        &[
+            "KEYROUND_DATABASE__URL",
+            "ends with a carriage return",
+            "write the path without it",
+        ],
+    ),
+    (
+        "[database]\nurl = \"\"\"\nsqlite:data/keyround.db\n\"\"\"",
+        &[],
+        &["database.url", "ends with a line end", "write the path without it"],
+    ),
+    (
+        "",
+        &[("KEYROUND_KEYS__LEDGER_FILE", "data/revoked-kids\r")],
+        &["KEYROUND_KEYS__LEDGER_FILE", "ends with a carriage return"],
+    ),
+    (
+        "[keys]\nledger_file = \"\"\"\ndata/revoked-kids\n\"\"\"",
+        &[],
+        &["keys.ledger_file", "ends with a line end"],
+    ),
+    (
+        "",
+        &[("KEYROUND_KEYS__LEDGER_FILE", "data/revoked-kids ")],
+        &["KEYROUND_KEYS__LEDGER_FILE", "ends with a blank"],
+    ),
+    (
+        "",
+        &[("KEYROUND_KEYS__MASTER_KEY_FILE", "master.key\n")],
+        &["KEYROUND_KEYS__MASTER_KEY_FILE", "ends with a line end"],
+    ),
+    (
+        "[server]\ntls_certificate_file = \" certificate.pem\"\ntls_key_file = \"master.key\"",
+        &[],
+        &["server.tls_certificate_file", "begins with a blank"],
+    ),
+    (
+        "[server]\ntls_certificate_file = \"certificate.pem\"\ntls_key_file = \"master\\u001b.key\"",
+        &[],
+        &["server.tls_key_file", "holds the character U+001B"],
+    ),
+    (
+        "",
+        &[("KEYROUND_OUTBOUND__CA_FILE", "certificate.pem\t")],
+        &["KEYROUND_OUTBOUND__CA_FILE", "ends with a tab"],
+    ),
+    (
+        "",
+        &[("KEYROUND_DATABASE__URL_FILE", "url\u{200b}")],
+        &["KEYROUND_DATABASE__URL_FILE", "ends with the character U+200B"],
+    ),
     (
         "",
         &[("KEYROUND_SERVER_LISTEN", "127.0.0.1:8080")],
