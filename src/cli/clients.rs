@@ -43,7 +43,8 @@ pub enum Command {
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
     },
-    /// Change what a client may ask for; each setting that is not named stays. Every server knows it within a tenth of a second.
+    /// Change what a client may ask for; each setting that is not named stays. Every server knows it within a tenth of a second. With
+    /// --jwks-file or --jwks-uri it proves itself by these keys alone, and a secret that it has is refused: you are asked first.
     Update(update::Changes),
     /// Refuse a client from now on.
     Disable {

@@ -17,6 +17,7 @@ use crate::store::clients::ClientUpdate;
 use crate::values::parse_duration;
 
 use super::{distinct, entry, keys, refuse_impossible, to_json, token_type, unknown, words};
+use crate::cli::confirm::Confirmation;
 use crate::cli::context::{ACTOR, Context, Failure};
 use crate::cli::differences::{self, Difference, differences, reason};
 use crate::cli::{list, output, scope};
@@ -76,6 +77,8 @@ pub struct Changes {
     token_ttl: Option<Choice<Seconds>>,
     #[command(flatten)]
     keys: Option<keys::Source>,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 impl Changes {
@@ -146,8 +149,11 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
     let id = changes.id.clone();
+    let mut is_confirmed = false;
     for _ in 0..TRIES {
-        let old = db.client(&id).await?.ok_or_else(|| unknown(&id))?.client;
+        let stored = db.client(&id).await?.ok_or_else(|| unknown(&id))?;
+        let secrets = stored.secrets.iter().count();
+        let old = stored.client;
         let new = changes.applied_to(&old);
         // What stays as it was is not judged again: the settings may have changed since.
         let mut differences = differing(&old, &new);
@@ -160,6 +166,15 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         refuse_impossible(&judged, &config)?;
         let old_keys = db.client_keys(&id).await?;
         let keys = new_keys.as_ref().filter(|keys| old_keys.as_ref() != Some(*keys));
+        let ended = if keys.is_some() { secrets } else { 0 };
+        if ended > 0 && !is_confirmed {
+            changes.confirmation.can_be_given("that a client's secret ends")?;
+            changes.confirmation.ask(&format!(
+                "Client {id} will prove itself with these keys alone, and {} refused from then on.",
+                if ended == 1 { "its secret is" } else { "its secrets are" }
+            ))?;
+            is_confirmed = true;
+        }
         let now = context.clock.read().wall;
         let mut entries = Vec::new();
         if !differences.is_empty() {
@@ -184,7 +199,7 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
                 Some(keys) => keys::unfetched(context, &config, keys).await,
                 None => None,
             };
-            tell(context, &new, &differences, &left_out, warning.as_deref());
+            tell(context, &new, &differences, ended, &left_out, warning.as_deref());
             return Ok(());
         }
         // It was changed meanwhile, or deleted: look again.
@@ -192,12 +207,20 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
     Err(StoreError::Conflict.into())
 }
 
-fn tell(context: &Context, client: &Client, differences: &[Difference], left_out: &[LeftOut], warning: Option<&str>) {
+fn tell(
+    context: &Context,
+    client: &Client,
+    differences: &[Difference],
+    ended_secrets: usize,
+    left_out: &[LeftOut],
+    warning: Option<&str>,
+) {
     if context.json {
         let mut shown = to_json(client);
         let changes = differences::to_json(differences);
         shown["changed"] = json!(!changes.is_empty());
         shown["changes"] = Value::Object(changes);
+        shown["ended_secrets"] = json!(ended_secrets);
         keys::show_left_out(&mut shown, left_out);
         shown["warning"] = json!(warning);
         output::json(&shown);
@@ -211,6 +234,11 @@ fn tell(context: &Context, client: &Client, differences: &[Difference], left_out
     } else {
         output::line(&format!("client {} is changed", client.id));
         differences::tell(differences, 15);
+    }
+    match ended_secrets {
+        0 => {}
+        1 => output::line("Its secret is refused from now on."),
+        _ => output::line("Its secrets are refused from now on."),
     }
     keys::tell_left_out(left_out);
     keys::tell_warning(warning);

@@ -160,8 +160,18 @@ crate::on_both_databases!(a_client_is_updated_while_a_server_runs, |database| {
     let key = std::fs::read_to_string(jwks).unwrap();
     std::fs::write(&set, format!("{{\"keys\":[{key}]}}")).unwrap();
     let options = ["--jwks-file", set.to_str().unwrap()];
-    let told = update(&options).await;
+    let unasked = [&["clients", "update", "svc:prod"][..], &options].concat();
+    let refusal = shell.run(&unasked).await;
+    let sentence = refusal.refused(2);
+    assert!(
+        sentence.contains("a client's secret ends") && sentence.contains("--yes"),
+        "{sentence}"
+    );
+    assert_eq!(shell.json(&["clients", "show", "svc:prod"]).await["valid_secrets"], 1);
+    let told = update(&[&options[..], &["--yes"]].concat()).await;
     assert_eq!(told["changes"]["keys"]["from"], "a secret");
+    assert_eq!(told["ended_secrets"], 1);
+    // What has no secret any more is not asked about.
     assert_eq!(update(&options).await["changed"], false);
     app.until_clients_are_read_anew().await;
     assert_eq!(status(&app, "svc:prod", &secret, &[]).await, 401);
