@@ -232,6 +232,9 @@ impl fmt::Display for Event {
     }
 }
 
+/// The longest reason that a person gives, in characters.
+pub const LONGEST_REASON: usize = 1_000;
+
 /// What is to be written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

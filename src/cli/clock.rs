@@ -24,7 +24,7 @@ pub enum Command {
     /// Confirm that the clock is right although it is in doubt. The times of the keys move by the step, so no key signs or leaves because of it.
     Confirm {
         /// Why, for the audit log.
-        #[arg(long, value_name = "TEXT", value_parser = super::confirm::worded)]
+        #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = super::confirm::worded)]
         reason: String,
         #[command(flatten)]
         confirmation: Confirmation,

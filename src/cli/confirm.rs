@@ -4,12 +4,22 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use clap::Args;
 
+use crate::accounts::visible::is_blank;
+use crate::events::LONGEST_REASON;
+
 use super::context::Failure;
 
-/// A text that people read later, such as a reason.
+/// A text that people read later, such as a reason. It may begin with a hyphen, as an item of a list does.
 pub fn worded(text: &str) -> Result<String, &'static str> {
-    if text.trim().is_empty() {
+    if text.chars().all(is_blank) {
         return Err("it is blank; write some words");
+    }
+    let is_letter = text.starts_with('-') && text.chars().count() == 2;
+    if is_letter || text.starts_with("--") {
+        return Err("it looks like a flag; write some words");
+    }
+    if text.chars().count() > LONGEST_REASON {
+        return Err("it is longer than 1000 characters; write a shorter one");
     }
     Ok(text.to_owned())
 }
@@ -18,7 +28,7 @@ pub fn worded(text: &str) -> Result<String, &'static str> {
 #[derive(Args)]
 pub struct Reason {
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = worded)]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", allow_hyphen_values = true, value_parser = worded)]
     pub reason: String,
 }
 

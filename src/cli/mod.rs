@@ -116,6 +116,7 @@ enum Command {
     /// Write a manual page for each command.
     Man {
         /// The folder to write them into.
+        #[arg(value_parser = input::written())]
         folder: PathBuf,
     },
 }
@@ -133,9 +134,12 @@ pub fn run() -> ExitCode {
         say(sentence, 2, wants_json());
         return ExitCode::from(2);
     }
+    let written: Vec<String> = std::env::args_os()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return refuse_usage(&error),
+        Err(error) => return refuse_usage(&error, &written),
     };
     let json = arguments.json;
     match execute(arguments).and_then(|()| refuse_unwritten()) {
@@ -251,8 +255,14 @@ fn flags(set: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 /// Help and version as they are; a mistake as its one sentence.
-fn refuse_usage(error: &clap::Error) -> ExitCode {
+fn refuse_usage(error: &clap::Error, written: &[String]) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        if is_cut_out(written) {
+            let sentence = "an argument begins with -h or -V and is neither flag; a value that begins with a hyphen is written behind '--', and \
+                            that of an option as --OPTION=VALUE";
+            say(sentence, 2, wants_json());
+            return ExitCode::from(2);
+        }
         return match error.print().and_then(|()| std::io::stdout().flush()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 say(&format!("the output could not be written: {error}"), 1, wants_json());
@@ -261,8 +271,23 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
             _ => ExitCode::SUCCESS,
         };
     }
-    say(&mistake(error), 2, wants_json());
+    say(&mistake(error, written), 2, wants_json());
     ExitCode::from(2)
+}
+
+/// Whether clap took the first letter of a value, such as `-henry@example.com`, for the flag that asks for help or the version. A command
+/// that did nothing must not end as one that did its work.
+fn is_cut_out(written: &[String]) -> bool {
+    let asks = |argument: &String| matches!(argument.as_str(), "-h" | "--help" | "-V" | "--version" | "help");
+    let begins_so = |argument: &String| argument.starts_with("-h") || argument.starts_with("-V");
+    !written.iter().any(asks) && written.iter().any(begins_so)
+}
+
+/// Whether a flag was written as such: one of a letter may be the first letter of a value.
+fn is_whole(flag: &str, written: &[String]) -> bool {
+    let has_value = |rest: &str| rest.starts_with('=') || rest.bytes().all(|octet| octet.is_ascii_digit());
+    let is_it = |argument: &String| argument.strip_prefix(flag).is_some_and(has_value);
+    flag.starts_with("--") || written.iter().any(is_it)
 }
 
 /// Behind what is wrong with a URL of a database, whose right form has a place for a password.
@@ -279,7 +304,7 @@ fn is_url_without_password(name: &str, value: &str) -> bool {
 }
 
 /// What was wrong with the arguments, in one sentence.
-fn mistake(error: &clap::Error) -> String {
+fn mistake(error: &clap::Error, written: &[String]) -> String {
     let text = without_secrets(error);
     if matches!(
         error.kind(),
@@ -300,7 +325,7 @@ fn mistake(error: &clap::Error) -> String {
             .filter(|(_, names)| !matches!(*names, "'--version'" | "'--help'"))
             .map(|(_, names)| names.to_owned())
     };
-    let similar = flag_hint(error, &shown_command(&text)).unwrap_or_else(|| {
+    let similar = flag_hint(error, &shown_command(&text), written).unwrap_or_else(|| {
         nearest_name(error, &shown_command(&text))
             .or_else(tip)
             .map_or(String::new(), |names| format!("; did you mean {names}?"))
@@ -414,15 +439,25 @@ const OTHER_FLAGS: [(&[&str], &str); 9] = [
     ),
 ];
 
+/// The flag that no command has: where a value may begin with a hyphen, clap takes it for that value.
+fn unknown_flag(error: &clap::Error) -> Option<&str> {
+    let kind = match error.kind() {
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        ErrorKind::ValueValidation => ContextKind::InvalidValue,
+        _ => return None,
+    };
+    match error.get(kind) {
+        Some(ContextValue::String(flag)) if flag.starts_with('-') || kind == ContextKind::InvalidArg => Some(flag),
+        _ => None,
+    }
+}
+
 /// Where the work of an unknown flag is done: by a flag of another name, or by a setting.
-fn flag_hint(error: &clap::Error, shown: &str) -> Option<String> {
-    if error.kind() != ErrorKind::UnknownArgument {
+fn flag_hint(error: &clap::Error, shown: &str, written: &[String]) -> Option<String> {
+    let flag = unknown_flag(error)?.split('=').next().unwrap_or_default();
+    if !is_whole(flag, written) {
         return None;
     }
-    let Some(ContextValue::String(written)) = error.get(ContextKind::InvalidArg) else {
-        return None;
-    };
-    let flag = written.split('=').next().unwrap_or_default();
     let name = flag.strip_prefix("--").unwrap_or_default().replace('-', "_");
     if let Some((_, hint)) = OTHER_FLAGS.iter().find(|(flags, _)| flags.contains(&flag)) {
         return Some(format!("; {hint}"));
@@ -466,12 +501,11 @@ const OTHER_COMMANDS: [(&[&str], &str); 10] = [
 /// The command or flag that was meant. What clap proposes comes after it: it finds nothing for a short name or a separator of another kind,
 /// and a flag's opposite (`--no-...`) as soon as the flag.
 fn nearest_name(error: &clap::Error, shown: &str) -> Option<String> {
-    let (_, ContextValue::String(written)) = error
-        .context()
-        .find(|(kind, _)| matches!(kind, ContextKind::InvalidSubcommand | ContextKind::InvalidArg))?
-    else {
-        return None;
-    };
+    let of_clap = error.context().find_map(|(kind, value)| match (kind, value) {
+        (ContextKind::InvalidSubcommand | ContextKind::InvalidArg, ContextValue::String(name)) => Some(name.as_str()),
+        _ => None,
+    });
+    let written = unknown_flag(error).or(of_clap)?;
     let command = command_of(shown);
     if let Some(flag) = written.strip_prefix("--") {
         let flag = flag.split('=').next().unwrap_or_default();
@@ -588,7 +622,8 @@ mod tests {
                 let Err(error) = Arguments::try_parse_from(&arguments) else {
                     continue;
                 };
-                let sentence = mistake(&error);
+                let written: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+                let sentence = mistake(&error, &written);
                 let is_unknown = matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument);
                 // `--o-link` is as near to `--link` as to `--no-link`.
                 let plain = name.replacen("--no-", "--", 1);

@@ -23,7 +23,7 @@ pub enum Command {
         /// Its id, which stands in tokens as tid.
         id: TenantId,
         /// What people call it; its id when left out.
-        #[arg(long, value_parser = super::confirm::worded)]
+        #[arg(long, allow_hyphen_values = true, value_parser = super::confirm::worded)]
         name: Option<String>,
     },
     /// List every tenant.
@@ -47,7 +47,7 @@ pub struct Target {
     /// The tenant.
     id: TenantId,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = super::confirm::worded)]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", allow_hyphen_values = true, value_parser = super::confirm::worded)]
     reason: String,
 }
 

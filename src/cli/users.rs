@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::accounts::email::Email;
 use crate::accounts::password_hash::{HashCost, MAX_REFUSED_LOGIN, PasswordHash};
 use crate::accounts::tenant::TenantId;
-use crate::accounts::user::{Name, Role, User, UserId};
+use crate::accounts::user::{InvalidName, Name, Role, User, UserId};
 use crate::clock::UnixTime;
 use crate::config::Config;
 use crate::events::{Entry, Event};
@@ -44,6 +44,7 @@ pub enum Command {
     /// Show one account.
     Show {
         /// The account, by its id or its e-mail address.
+        #[arg(allow_hyphen_values = true)]
         user: Named,
     },
     /// Refuse an account from now on, and end its sessions.
@@ -95,13 +96,13 @@ pub enum Command {
 #[derive(Args)]
 pub struct New {
     /// The address that it logs in with.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     email: Email,
     /// The address is known to be the person's.
     #[arg(long)]
     email_verified: bool,
     /// What the person is called.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true, value_parser = name)]
     name: Name,
     /// The tenant that it belongs to.
     #[arg(long, default_value = TenantId::DEFAULT)]
@@ -116,10 +117,19 @@ pub struct New {
 #[derive(Args)]
 pub struct Target {
     /// The account, by its id or its e-mail address.
+    #[arg(allow_hyphen_values = true)]
     user: Named,
     /// Why, for the audit log, which outlives the account: name no person.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = super::confirm::worded)]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", allow_hyphen_values = true, value_parser = super::confirm::worded)]
     reason: String,
+}
+
+/// A name may begin with a hyphen, so clap takes a flag for one.
+fn name(text: &str) -> Result<Name, String> {
+    if text.starts_with("--") {
+        return Err("it looks like a flag; write the name behind --name".to_owned());
+    }
+    text.parse().map_err(|error: InvalidName| error.to_string())
 }
 
 /// How an account is named.
@@ -133,6 +143,10 @@ impl FromStr for Named {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // An address may begin with a hyphen, so clap takes a mistyped flag for one.
+        if text.starts_with("--") && !text.contains('@') {
+            return Err("there is no such flag, and it is no account");
+        }
         // The capitals of a UUID mean nothing (RFC 9562 section 4). Only what people type has them: a token has one spelling.
         let id = text.to_ascii_lowercase().parse().map(Self::Id);
         id.or_else(|_| Email::presented(text).map(Self::Email)).map_err(

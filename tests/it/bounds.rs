@@ -8,6 +8,7 @@ use keyround::accounts::session::Device;
 use keyround::app::ADMIN_CONNECTIONS;
 use keyround::clock::{Clock, Seconds};
 use keyround::config::settings;
+use keyround::events::LONGEST_REASON;
 use keyround::http::auth::guard::LONGEST_BODY;
 use keyround::http::body;
 use keyround::http::client_address::MAX_PROXIES;
@@ -110,6 +111,10 @@ fn the_page_says_what_the_code_does() {
             format!("{} MiB, for each core at a time", MOST_MEMORY / 1024),
         ),
         ("processor time of a wrong password", seconds(MAX_REFUSED_LOGIN)),
+        (
+            "characters of `--reason`, and of the name of a tenant",
+            LONGEST_REASON.to_string(),
+        ),
         ("log lines that wait to be written", MAX_QUEUED_LINES.to_string()),
         ("bytes of those lines", MAX_QUEUED_BYTES.to_string()),
     ];

@@ -39,7 +39,7 @@ pub struct Import {
     #[arg(long, allow_hyphen_values = true, requires = "verify_only", value_parser = super::kid)]
     kid: Option<Kid>,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "imported", value_parser = crate::cli::confirm::worded)]
+    #[arg(long, value_name = "TEXT", default_value = "imported", allow_hyphen_values = true, value_parser = crate::cli::confirm::worded)]
     reason: String,
 }
 

@@ -19,7 +19,7 @@ pub struct Remove {
     /// The algorithm.
     algorithm: Algorithm,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", value_parser = crate::cli::confirm::worded)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = crate::cli::confirm::worded)]
     reason: String,
     /// Say what would happen, and change nothing.
     #[arg(long)]
@@ -33,7 +33,7 @@ pub struct Keep {
     /// The algorithm.
     algorithm: Algorithm,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", value_parser = crate::cli::confirm::worded)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = crate::cli::confirm::worded)]
     reason: String,
 }
 

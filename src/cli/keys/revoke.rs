@@ -32,7 +32,7 @@ pub struct Request {
     #[arg(allow_hyphen_values = true, value_parser = super::kid)]
     kid: Kid,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", required_unless_present = "dry_run", value_parser = crate::cli::confirm::worded)]
+    #[arg(long, value_name = "TEXT", required_unless_present = "dry_run", allow_hyphen_values = true, value_parser = crate::cli::confirm::worded)]
     reason: Option<String>,
     /// Print what would be revoked, what would sign then, and until when a revoked key could still be accepted; change nothing.
     #[arg(long)]

@@ -20,7 +20,7 @@ pub struct Request {
     #[arg(long, value_name = "TIME")]
     until: UnixTime,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = crate::cli::confirm::worded)]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", allow_hyphen_values = true, value_parser = crate::cli::confirm::worded)]
     reason: String,
 }
 

@@ -28,7 +28,7 @@ pub struct Request {
     #[arg(long, value_parser = scope::parse::<Scope>)]
     scope: Option<Scope>,
     /// Why, for the audit log.
-    #[arg(long, value_name = "TEXT", default_value = "asked for", value_parser = crate::cli::confirm::worded)]
+    #[arg(long, value_name = "TEXT", default_value = "asked for", allow_hyphen_values = true, value_parser = crate::cli::confirm::worded)]
     reason: String,
 }
 

@@ -1258,13 +1258,129 @@ fn a_blank_reason_is_none() {
         &["clock", "confirm", "--yes"],
         &["keys", "revoke", "a", "--yes"],
     ] {
-        for blank in ["--reason=", "--reason= ", "--reason=\t\n"] {
+        for blank in [
+            "--reason=",
+            "--reason= ",
+            "--reason=\t\n",
+            "--reason=\u{200b}\u{2800}\u{3164}",
+        ] {
             let sentence = refused(folder.path(), 2, &[command, &[blank]].concat());
             assert!(
                 sentence.contains("--reason") && sentence.contains("it is blank; write some words"),
                 "{command:?}: {sentence}"
             );
         }
+    }
+    let long = "\u{e9}".repeat(1_001);
+    for (reason, says) in [
+        (long.as_str(), "longer than 1000 characters"),
+        ("--yes", "looks like a flag"),
+        ("-y", "looks like a flag"),
+    ] {
+        let sentence = refused(folder.path(), 2, &["keys", "rotate", "--reason", reason]);
+        assert!(sentence.contains(says), "{reason}: {sentence}");
+    }
+    for reason in ["- moved away", &long[2..]] {
+        let arguments = ["clients", "disable", "billing", "--reason", reason];
+        let output = run(folder.path(), &VARIABLES, &arguments);
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(noted(folder.path(), "billing").1, reason);
+        done(folder.path(), "clients enable billing");
+    }
+}
+
+/// Anybody can register an address that begins as a flag does.
+#[test]
+fn an_account_whose_address_begins_with_a_hyphen_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for address in [
+        "-help@example.com",
+        "-V@example.com",
+        "-bad@example.com",
+        "--json@example.com",
+    ] {
+        done(folder, &format!("users create --email {address} --name -h"));
+        let state = || {
+            let shown: Value = serde_json::from_str(&done(folder, &format!("users show {address} --json"))).unwrap();
+            (shown["suspended_at"].is_string(), shown["roles"].clone())
+        };
+        done(folder, &format!("users set-roles {address} --role admin"));
+        assert_eq!(state(), (false, serde_json::json!(["admin"])), "{address}");
+        done(folder, &format!("users suspend {address} --yes --reason gone"));
+        assert!(state().0, "{address}");
+        done(folder, &format!("users end-sessions --yes {address}"));
+        done(folder, &format!("users delete {address} --yes"));
+        refused(folder, 1, &["users", "show", address]);
+    }
+    // A mistyped flag is still one, and help is help.
+    let sentence = refused(folder, 2, &["users", "suspend", "--reson=x"]);
+    assert!(sentence.contains("there is no such flag"), "{sentence}");
+    for help in ["-h", "--help", "-V"] {
+        let shown = done(folder, &format!("users suspend {help}"));
+        assert!(!shown.is_empty(), "{help}");
+    }
+    let sentence = refused(
+        folder,
+        2,
+        &[
+            "users",
+            "create",
+            "--email",
+            "a@example.com",
+            "--name",
+            "--email-verified",
+        ],
+    );
+    assert!(sentence.contains("looks like a flag"), "{sentence}");
+    // A value that clap cuts a letter out of gets no hint about that letter, and never help in place of the work.
+    let sentence = refused(folder, 2, &["tenants", "create", "-bad"]);
+    assert!(!sentence.contains("server.listen"), "{sentence}");
+    for arguments in [
+        &["providers", "disable", "-help"][..],
+        &["backup", "-hourly.backup"],
+        &["backup", "-Vx"],
+    ] {
+        let sentence = refused(folder, 2, arguments);
+        assert!(sentence.contains("is written behind '--'"), "{arguments:?}: {sentence}");
+    }
+}
+
+#[test]
+fn a_path_that_a_command_writes_has_nothing_unseen_at_its_ends() {
+    let folder = site();
+    let folder = folder.path();
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    for (arguments, says) in [
+        (&["backup", "b1 "][..], "it ends with a blank"),
+        (&["backup", "b1\r"], "it ends with a carriage return"),
+        (&["backup", " b1"], "it begins with a blank"),
+        (&["backup", "b\u{1b}1"], "it holds the character U+001B"),
+        (&["master-key", "generate", "mk "], "it ends with a blank"),
+        (&["keys", "timeline", "keys.svg\n"], "it ends with a line end"),
+        (&["man", "pages "], "it ends with a blank"),
+        (&["db", "copy", "--to", "sqlite:x "], "ends with a blank"),
+        (&["db", "copy", "--to", "sqlite:x\r"], "ends with a carriage return"),
+        (
+            &["config", "check", "--set", "database.url=sqlite:x "],
+            "ends with a blank",
+        ),
+        (
+            &["config", "check", "--set", "keys.ledger_file=x "],
+            "keys.ledger_file 'x ' ends with a blank",
+        ),
+    ] {
+        let sentence = refused(folder, 2, arguments);
+        assert!(sentence.contains(says), "{arguments:?}: {sentence}");
+        assert_eq!(names(), before, "{arguments:?}");
     }
 }
 
