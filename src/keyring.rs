@@ -366,6 +366,17 @@ impl Keyring {
         }
     }
 
+    /// The same for a session that had ended before, of which this node may not know yet. Once the end does not count any more, no look
+    /// finds it, and no token of the session is accepted.
+    pub fn session_had_ended(&self, sid: SessionId, at: UnixTime, expires_at: UnixTime) {
+        let until = self.endings().of_session(at, expires_at);
+        let current = self.current.load();
+        if until > current.trusted().reached() {
+            let now = self.clock.read().monotonic;
+            current.revocations().sessions.commit(&sid.to_string(), until, now);
+        }
+    }
+
     fn endings(&self) -> Endings {
         Endings {
             skew: self.policy.windows().clock_skew,

@@ -4,7 +4,7 @@ use crate::accounts::session::EndedBy;
 use crate::accounts::user::UserId;
 use crate::events::Event;
 use crate::store::StoreError;
-use crate::store::sessions::{ENDED_AT_ONCE, Ending};
+use crate::store::sessions::{ENDED_AT_ONCE, Ending, SessionEnd};
 use crate::values::SessionId;
 
 use super::Sessions;
@@ -50,8 +50,7 @@ impl Sessions {
         self.end_proven(sid, Some(user), by, &format!("user {user}")).await
     }
 
-    /// Ends a session that a token of ours names, also if the database has lost it. Also when another call ended it a moment ago, which
-    /// may have got no answer: this node may not know yet.
+    /// Ends a session that a token of ours names, also if the database has lost it.
     async fn end_proven(
         &self,
         sid: SessionId,
@@ -65,9 +64,7 @@ impl Sessions {
             by,
             is_proven: true,
         };
-        let ended = self.end_one(&ending, actor).await?;
-        self.keyring.sessions_ended([sid]);
-        Ok(ended)
+        self.end_one(&ending, actor).await
     }
 
     /// Ends a session, of this user when one is given; false when there is none that has not ended. From its return on this node
@@ -87,11 +84,21 @@ impl Sessions {
 
     async fn end_one(&self, ending: &Ending, actor: &str) -> Result<bool, StoreError> {
         let entry = self.entry(Event::SessionEnded, ending.sid, actor, ending.by.name());
-        let ended = self.db.end_session(ending, &entry).await?;
-        if ended {
-            self.have_ended(&[ending.sid], ending.by);
+        let end = self.db.end_session(ending, &entry).await?;
+        if end == SessionEnd::New {
+            self.metrics.ended(ending.by.name(), 1);
         }
-        Ok(ended)
+        self.know_end(ending.sid, end);
+        Ok(end == SessionEnd::New)
+    }
+
+    /// Also when another call ended it a moment ago, which may have got no answer: this node may not know yet.
+    pub(super) fn know_end(&self, sid: SessionId, end: SessionEnd) {
+        match end {
+            SessionEnd::New => self.keyring.sessions_ended([sid]),
+            SessionEnd::Earlier { at, expires_at } => self.keyring.session_had_ended(sid, at, expires_at),
+            SessionEnd::Absent => {}
+        }
     }
 
     /// Ends every session of a user, but this one when one is given; answers with those that had not ended. Each transaction ends a

@@ -28,7 +28,7 @@ use crate::oauth::client::Audience;
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
 use crate::store::allowance::shared;
-use crate::store::sessions::{Claim, Claimed, Ending, Found, NewSession};
+use crate::store::sessions::{Claim, Claimed, Ending, Found, NewSession, SessionEnd};
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::SessionMetrics;
@@ -317,19 +317,18 @@ impl Sessions {
         let entry = self.entry(event, session.sid, &from, &reason);
         let ending = Ending {
             sid: session.sid,
-            of: None,
+            of: Some(session.user),
             by,
-            is_proven: false,
+            is_proven: true,
         };
-        let ended = self.db.end_session(&ending, &entry).await?;
-        // Also when another call ended it a moment ago: this node may not know yet.
-        self.keyring.sessions_ended([session.sid]);
+        let end = self.db.end_session(&ending, &entry).await?;
+        self.know_end(session.sid, end);
         if by == EndedBy::Rollback {
             self.metrics.rolled_back();
         } else {
             self.metrics.reused();
         }
-        if ended {
+        if end == SessionEnd::New {
             self.metrics.ended(by.name(), 1);
         }
         tracing::warn!(

@@ -56,6 +56,7 @@ const END_SOME_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for
 const END_SURPLUS: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 WHERE sid IN \
                            (SELECT sid FROM sessions WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL AND expires_at > $2 \
                            ORDER BY rotated_at DESC, sid DESC LIMIT $5 OFFSET $6) AND revoked_at IS NULL RETURNING sid";
+const END_OF_SESSION: &str = "SELECT revoked_at, expires_at FROM sessions WHERE sid = $1 AND revoked_at IS NOT NULL";
 const BLANK: &str = "UPDATE sessions SET address = '', user_agent = '' WHERE user_id = $1";
 const LIVE: &str = "SELECT sid, user_id, tenant_id, client_id, audience, created_at, rotated_at, expires_at, revoked_at, revoked_for, \
                     address, user_agent FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 \
@@ -112,6 +113,22 @@ pub struct Ending {
     pub by: EndedBy,
     /// Whether a token proves that there was such a session: without a row the database has lost it, and access tokens of it may live.
     pub is_proven: bool,
+}
+
+/// What became of a session that was to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// It ended by this call.
+    New,
+    /// It had ended before.
+    Earlier {
+        /// When.
+        at: UnixTime,
+        /// When it would have expired.
+        expires_at: UnixTime,
+    },
+    /// There is no such session.
+    Absent,
 }
 
 #[derive(Clone, FromRow)]
@@ -254,15 +271,15 @@ impl Db {
             .await)?)
     }
 
-    /// Ends a session; false when there is none that has not ended, and then nothing is noted.
+    /// Ends a session. Only a new end is noted.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn end_session(&self, ending: &Ending, entry: &Entry) -> Result<bool, StoreError> {
+    pub async fn end_session(&self, ending: &Ending, entry: &Entry) -> Result<SessionEnd, StoreError> {
         retry(|| self.try_to_end_session(ending, entry)).await
     }
 
-    async fn try_to_end_session(&self, ending: &Ending, entry: &Entry) -> Result<bool, StoreError> {
+    async fn try_to_end_session(&self, ending: &Ending, entry: &Entry) -> Result<SessionEnd, StoreError> {
         let mut tx = self.begin().await?;
         let now = tx.stamp(entry.happened_at).await?;
         let of = ending.of.map(|user| user.to_string());
@@ -288,8 +305,18 @@ impl Db {
         if ended == 1 {
             note(&mut tx, entry, now).await?;
             tx.commit().await?;
+            return Ok(SessionEnd::New);
         }
-        Ok(ended == 1)
+        let earlier: Option<(i64, i64)> = in_tx!(&mut tx, |connection| sqlx::query_as(END_OF_SESSION)
+            .bind(ending.sid.to_string())
+            .fetch_optional(connection)
+            .await?);
+        Ok(
+            earlier.map_or(SessionEnd::Absent, |(at, expires_at)| SessionEnd::Earlier {
+                at: UnixTime(at),
+                expires_at: UnixTime(expires_at),
+            }),
+        )
     }
 
     /// Ends a session again whose end the database lost, perhaps with the session itself; it counts until this time. False when it

@@ -14,7 +14,7 @@ use keyround::keys::trusted_time::ClockStep;
 use keyround::oauth::client::{Client, ClientId, Grant};
 use keyround::store::clients::{ClientChange, EndedSecret};
 use keyround::store::nodes::{Heartbeat, Place};
-use keyround::store::sessions::Ending;
+use keyround::store::sessions::{Ending, SessionEnd};
 use keyround::store::signing_keys::{SealedKey, StoredKey};
 use keyround::store::{Db, StoreError};
 use keyround::values::{Database, SessionId};
@@ -691,7 +691,7 @@ async fn a_revocation_reads_no_more_than_itself() {
                     is_proven: true,
                 };
                 let ended = db.end_session(&ending, &entry("session.ended", "new")).await;
-                assert!(ended.unwrap());
+                assert_eq!(ended.unwrap(), SessionEnd::New);
                 raw.execute(&format!("UPDATE sessions SET revoked_at = NULL WHERE sid = '{sid}'"))
                     .await;
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyround::accounts::session::EndedBy;
 use keyround::clock::{UnixTime, sleep};
-use keyround::store::sessions::Ending;
+use keyround::store::sessions::{Ending, SessionEnd};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -209,7 +209,7 @@ crate::on_both_databases!(a_logout_that_is_tried_again_holds_here_at_once, |data
             is_proven: false,
         };
         let ended = sessions.db.end_session(&ending, &noted).await;
-        assert!(ended.unwrap());
+        assert_eq!(ended.unwrap(), SessionEnd::New);
         let again = match way {
             "/auth/logout" => {
                 let token = json!({ "refresh_token": tokens["refresh_token"] });

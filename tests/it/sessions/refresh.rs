@@ -2,11 +2,14 @@
 
 use keyround::accounts::refresh::Refused;
 use keyround::accounts::session::EndedBy;
+use keyround::clock::Seconds;
 use keyround::sessions::{CannotBegin, CannotRefresh};
 use keyround::store::users::StoredUser;
+use keyround::values::LONGEST_ACCESS_TOKEN;
 use serde_json::json;
 
 use super::world::{CLIENT, World, claims, is_active, log_in, log_out, refresh, refresh_as, refused};
+use crate::rows::Raw;
 
 crate::on_both_databases!(a_login_brings_tokens_that_say_what_they_should, |database| {
     let world = World::start(database, &[]).await;
@@ -278,5 +281,32 @@ crate::on_both_databases!(nobody_logs_in_with_an_account_that_has_changed, |data
     ));
     assert_eq!(refused(&world.app, &tokens.refresh_token).await, Refused::Unknown);
     assert_eq!(world.raw.number("SELECT count(*) FROM sessions").await, 1);
+    world.stop().await;
+});
+
+// Its row is there until the session would have expired.
+crate::on_both_databases!(an_end_that_does_not_count_any_more_is_not_taken_for_lost, |database| {
+    let mut world = World::start(database, &[]).await;
+    let ada = world.user("ada").await;
+    let tokens = log_in(&world.app, &ada).await.unwrap();
+    assert!(log_out(&world.app, &tokens).await);
+    let skew = world.app.config.keys.policy.windows().clock_skew;
+    for (seconds, is_refused) in [(60, true), (LONGEST_ACCESS_TOKEN.0 + skew.0 * 2, false)] {
+        world.pass(seconds).await;
+        world.restart().await;
+        let server = &world.app.running.server;
+        let ended = server
+            .sessions
+            .end_by_token(&tokens.refresh_token, CLIENT, EndedBy::Revocation);
+        assert_eq!(ended.await.unwrap(), None);
+        // The look begins after it. PostgreSQL's clock goes by itself.
+        if let Raw::Sqlite(_) = world.raw {
+            world.clock.advance(Seconds(1));
+        }
+        server.rotation.tick().await.unwrap();
+        let sessions = &server.keyring.revocations().sessions;
+        assert_eq!(sessions.contains(&tokens.sid.to_string()), is_refused, "{seconds}");
+        assert_eq!(sessions.missing_count(), 0, "{seconds}");
+    }
     world.stop().await;
 });
