@@ -113,9 +113,10 @@ impl Sessions {
         by: EndedBy,
         actor: &str,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let entry = self.entry_about(String::new(), Event::SessionEnded, actor, by.name());
         let mut ended = Vec::new();
         loop {
+            // A stamp of its own for each transaction: an end counts from its stamp.
+            let entry = self.entry_about(String::new(), Event::SessionEnded, actor, by.name());
             let some = self.db.end_some_sessions_of(user, except, by, &entry).await?;
             self.have_ended(&some, by);
             let is_last = some.len() < ENDED_AT_ONCE as usize;

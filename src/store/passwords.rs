@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::accounts::password_hash::HashCost;
 use crate::accounts::session::EndedBy;
 use crate::accounts::user::UserId;
+use crate::clock::uptime;
 use crate::events::Entry;
 use crate::values::SessionId;
 
@@ -90,6 +91,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.begin().await?;
+        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         // The account before its sessions: a login that holds the account is waited for, and its session is seen below.
         let changed = in_tx!(&mut tx, |connection| sqlx::query(CHANGE)
@@ -106,7 +108,7 @@ impl Db {
         let ended = sessions::end_of_user(&mut tx, user.user.id, except, now, EndedBy::PasswordChange).await?;
         sessions::note_ends(&mut tx, &ended, entry, EndedBy::PasswordChange, now).await?;
         sessions::note(&mut tx, entry, now).await?;
-        tx.commit().await?;
+        sessions::commit_ends(tx, stamped).await?;
         Ok(Some(ended))
     }
 }

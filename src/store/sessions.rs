@@ -5,11 +5,13 @@
 
 mod refresh;
 
+use std::time::Duration;
+
 use sqlx::FromRow;
 
 use crate::accounts::session::{Device, EndedBy, Session};
 use crate::accounts::user::UserId;
-use crate::clock::{Seconds, UnixTime};
+use crate::clock::{Seconds, UnixTime, uptime};
 use crate::events::{Entry, Event};
 use crate::values::{LONGEST_ACCESS_TOKEN, SessionId};
 
@@ -66,6 +68,10 @@ const PRUNE: &str = "DELETE FROM sessions WHERE sid IN \
 
 /// How many sessions one transaction ends: so few that no refresh waits for it.
 pub const ENDED_AT_ONCE: u32 = 100;
+
+/// The longest time from the stamp of an end to its commit: the least `keys.clock_skew`, by which an end counts longer than the tokens of
+/// its session.
+const STAMP_COUNTS: Duration = Duration::from_secs(2);
 
 /// How often a change is tried that other writers are in the way of.
 const TRIES: usize = 3;
@@ -213,6 +219,7 @@ impl Db {
         surplus: &Entry,
     ) -> Result<Option<BegunSession>, StoreError> {
         let mut tx = self.begin().await?;
+        let stamped = uptime();
         let now = tx.stamp(now).await?;
         let expires_at = now + new.absolute;
         let text = match tx {
@@ -251,7 +258,7 @@ impl Db {
         for sid in &ended {
             note_for(&mut tx, surplus, sid, now).await?;
         }
-        tx.commit().await?;
+        commit_ends(tx, stamped).await?;
         let ended = ended.iter().map(|sid| parse_sid(sid)).collect::<Result<_, _>>()?;
         Ok(Some(BegunSession {
             began: now,
@@ -281,6 +288,7 @@ impl Db {
 
     async fn try_to_end_session(&self, ending: &Ending, entry: &Entry) -> Result<SessionEnd, StoreError> {
         let mut tx = self.begin().await?;
+        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         let of = ending.of.map(|user| user.to_string());
         let mut ended = in_tx!(&mut tx, |connection| sqlx::query(END)
@@ -304,7 +312,7 @@ impl Db {
         }
         if ended == 1 {
             note(&mut tx, entry, now).await?;
-            tx.commit().await?;
+            commit_ends(tx, stamped).await?;
             return Ok(SessionEnd::New);
         }
         let earlier: Option<(i64, i64)> = in_tx!(&mut tx, |connection| sqlx::query_as(END_OF_SESSION)
@@ -326,6 +334,7 @@ impl Db {
     /// When the database does not answer.
     pub async fn end_lost_session(&self, sid: &str, until: UnixTime, entry: &Entry) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
+        let stamped = uptime();
         let now = tx.now(entry.happened_at).await?;
         let changed = in_tx!(&mut tx, |connection| {
             let ended = sqlx::query(END)
@@ -349,7 +358,7 @@ impl Db {
         });
         if changed > 0 {
             note(&mut tx, entry, now).await?;
-            tx.commit().await?;
+            commit_ends(tx, stamped).await?;
         }
         Ok(changed > 0)
     }
@@ -377,6 +386,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<Vec<SessionId>, StoreError> {
         let mut tx = self.begin().await?;
+        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         let ended: Vec<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(END_SOME_OF_USER)
             .bind(user.to_string())
@@ -389,7 +399,7 @@ impl Db {
         for sid in &ended {
             note_for(&mut tx, entry, sid, now).await?;
         }
-        tx.commit().await?;
+        commit_ends(tx, stamped).await?;
         ended.iter().map(|sid| parse_sid(sid)).collect()
     }
 
@@ -455,6 +465,15 @@ pub(super) async fn blank(tx: &mut Tx, user: UserId) -> Result<(), StoreError> {
         .await?
         .rows_affected());
     Ok(())
+}
+
+/// Commits ends of sessions unless they were stamped too long ago, as when a lock was waited for since then: access tokens were issued
+/// until now, and a node that starts would take the ends for too old to count. With a new stamp the whole may be tried again.
+pub(super) async fn commit_ends(tx: Tx, stamped: Duration) -> Result<(), StoreError> {
+    if uptime().saturating_sub(stamped) > STAMP_COUNTS {
+        return Err(StoreError::Conflict);
+    }
+    tx.commit().await
 }
 
 /// The whole of a change again, when other writers were in its way.

@@ -4,7 +4,7 @@ use sqlx::FromRow;
 
 use crate::accounts::session::EndedBy;
 use crate::accounts::tenant::{Tenant, TenantId};
-use crate::clock::UnixTime;
+use crate::clock::{UnixTime, uptime};
 use crate::events::Entry;
 
 use super::audit;
@@ -134,6 +134,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<u64>, StoreError> {
         let mut tx = self.begin().await?;
+        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         let changed = in_tx!(&mut tx, |connection| {
             let query = match change {
@@ -154,7 +155,7 @@ impl Db {
             .await?
             .rows_affected());
         sessions::note(&mut tx, entry, now).await?;
-        tx.commit().await?;
+        sessions::commit_ends(tx, stamped).await?;
         Ok(Some(ended))
     }
 

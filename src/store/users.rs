@@ -6,7 +6,7 @@ use crate::accounts::email::Email;
 use crate::accounts::session::EndedBy;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, Role, User, UserId};
-use crate::clock::UnixTime;
+use crate::clock::{UnixTime, uptime};
 use crate::events::Entry;
 use crate::values::SessionId;
 
@@ -249,6 +249,7 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.begin().await?;
+        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         // The account before its sessions: a login that holds the account is waited for, and its session is seen below.
         if !apply(&mut tx, id, change, now).await? {
@@ -270,7 +271,7 @@ impl Db {
                 .rows_affected());
         }
         sessions::note(&mut tx, entry, now).await?;
-        tx.commit().await?;
+        sessions::commit_ends(tx, stamped).await?;
         Ok(Some(ended))
     }
 }

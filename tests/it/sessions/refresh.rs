@@ -1,14 +1,17 @@
 //! One token after another: who gets a successor, who gets the same one again, and whose session ends.
 
+use std::time::Duration;
+
 use keyround::accounts::refresh::Refused;
 use keyround::accounts::session::EndedBy;
-use keyround::clock::Seconds;
+use keyround::clock::{Seconds, sleep};
 use keyround::sessions::{CannotBegin, CannotRefresh};
-use keyround::store::users::StoredUser;
+use keyround::store::users::{StoredUser, UserChange};
 use keyround::values::LONGEST_ACCESS_TOKEN;
 use serde_json::json;
 
 use super::world::{CLIENT, World, claims, is_active, log_in, log_out, refresh, refresh_as, refused};
+use crate::helpers::{TestDatabase, entry};
 use crate::rows::Raw;
 
 crate::on_both_databases!(a_login_brings_tokens_that_say_what_they_should, |database| {
@@ -310,3 +313,32 @@ crate::on_both_databases!(an_end_that_does_not_count_any_more_is_not_taken_for_l
     }
     world.stop().await;
 });
+
+// A command waits for locks as long as it takes, and refreshes go on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_sessions_is_stamped_when_it_is_committed() {
+    let world = World::start(TestDatabase::postgres().await, &[]).await;
+    let ada = world.user("ada").await;
+    let tokens = log_in(&world.app, &ada).await.unwrap();
+    let db = world.database.open().await;
+    let held = world.raw.hold("SELECT user_id FROM users FOR UPDATE").await;
+    let suspended = tokio::spawn(async move {
+        let noted = entry("user.suspended", "ada");
+        db.change_user(ada.user.id, &UserChange::Suspend, &noted).await
+    });
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while world.raw.number(waiting).await == 0 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let now = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
+    let began = world.raw.number(now).await;
+    while world.raw.number(now).await < began + 4 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    held.let_go().await;
+    assert_eq!(suspended.await.unwrap().unwrap(), Some(vec![tokens.sid]));
+    let stamp = world.raw.number("SELECT revoked_at FROM sessions").await;
+    assert!(stamp >= began + 4, "{stamp} is before {began} + 4");
+    world.stop().await;
+}
