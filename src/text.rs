@@ -67,14 +67,114 @@ pub fn is_client_id(text: &str) -> bool {
 #[must_use]
 pub fn is_audience(text: &str) -> bool {
     let is_printable = (1..=2048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let is_uri = || Url::parse(text).is_ok_and(|url| url.fragment().is_none());
-    is_printable && (!text.contains(':') || is_uri())
+    // Earlier versions registered what the URL standard reads, which is more than RFC 3986 has in some places and less in others.
+    let is_url = || Url::parse(text).is_ok_and(|url| url.fragment().is_none());
+    is_printable && (!text.contains(':') || is_absolute_uri(text) || is_url())
+}
+
+/// Why a text with a colon is no absolute URI (RFC 3986 section 4.3) that a resource may have as its name, as the rest of a sentence; none if
+/// it is one, or a name without a colon.
+#[must_use]
+pub fn uri_fault(text: &str) -> Option<&'static str> {
+    if !text.contains(':') || is_absolute_uri(text) {
+        return None;
+    }
+    let scheme = text.split(':').next().unwrap_or_default();
+    Some(if !is_scheme(scheme) {
+        "has a colon behind something that is no scheme of a URI, which begins with a letter and has letters, digits, '+', '-' and '.'"
+    } else if text.contains('#') {
+        "has a fragment, which no name of a resource has"
+    } else if matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
+        "is no URI of a web server, such as https://api.example.com"
+    } else {
+        "has characters that no URI has in this place; percent-encode them"
+    })
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || b"+-.".contains(&octet))
+}
+
+/// `absolute-URI` of RFC 3986 section 4.3. One of a web server has a host (RFC 9110 section 4.2).
+fn is_absolute_uri(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once(':') else {
+        return false;
+    };
+    let needs_host = ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+    let path = match rest.strip_prefix("//") {
+        Some(rest) => {
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            if !is_authority(authority, needs_host) {
+                return false;
+            }
+            path
+        }
+        None if needs_host => return false,
+        None => rest,
+    };
+    is_scheme(scheme) && is_of_uri(path, b":@/?")
+}
+
+fn is_authority(text: &str, needs_host: bool) -> bool {
+    let (user, place) = text.rsplit_once('@').unwrap_or(("", text));
+    let (is_host, port) = if let Some(literal) = place.strip_prefix('[') {
+        let Some((address, behind)) = literal.split_once(']') else {
+            return false;
+        };
+        let Some(port) = behind.strip_prefix(':').or_else(|| behind.is_empty().then_some("")) else {
+            return false;
+        };
+        let is_host = address.parse::<std::net::Ipv6Addr>().is_ok() || is_future_address(address);
+        (is_host, port)
+    } else {
+        let (host, port) = place.split_once(':').unwrap_or((place, ""));
+        (is_of_uri(host, b"") && !(needs_host && host.is_empty()), port)
+    };
+    is_of_uri(user, b":") && is_host && port.bytes().all(|octet| octet.is_ascii_digit())
+}
+
+/// `IPvFuture` of RFC 3986 section 3.2.2.
+fn is_future_address(text: &str) -> bool {
+    let version = text.strip_prefix(['v', 'V']).and_then(|rest| rest.split_once('.'));
+    version.is_some_and(|(version, name)| {
+        !version.is_empty()
+            && version.bytes().all(|octet| octet.is_ascii_hexdigit())
+            && !name.is_empty()
+            && !name.contains('%')
+            && is_of_uri(name, b":")
+    })
+}
+
+/// Unreserved characters, `sub-delims`, percent-encoded octets, and these.
+fn is_of_uri(text: &str, others: &[u8]) -> bool {
+    let mut octets = text.bytes();
+    while let Some(octet) = octets.next() {
+        let is_right = match octet {
+            b'%' => [octets.next(), octets.next()]
+                .iter()
+                .all(|digit| digit.is_some_and(|digit| digit.is_ascii_hexdigit())),
+            octet => octet.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&octet) || others.contains(&octet),
+        };
+        if !is_right {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether a text is a URI with a user or a password (RFC 3986 section 3.2.1). Every token and log line would repeat them.
 #[must_use]
 pub fn names_user(text: &str) -> bool {
+    let authority = || {
+        let rest = text.split_once("://").map(|(_, rest)| rest)?;
+        rest.split(['/', '?', '#']).next()
+    };
     Url::parse(text).is_ok_and(|url| !url.username().is_empty() || url.password().is_some())
+        || is_absolute_uri(text) && authority().is_some_and(|authority| authority.contains('@'))
 }
 
 /// A text from outside without the characters that move a terminal's cursor, begin a line, turn the direction of one, or show nothing. The

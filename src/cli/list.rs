@@ -27,7 +27,12 @@ pub fn audience(text: &str) -> Result<Audience, String> {
                 .to_owned(),
         );
     }
-    item(text)
+    match text::uri_fault(text) {
+        Some(fault) if text.bytes().all(|octet| octet.is_ascii_graphic()) => {
+            Err(format!("an audience with a colon is a URI; this one {fault}"))
+        }
+        _ => item(text),
+    }
 }
 
 /// The items that separators part, if each may be one. What follows a comma in a URI belongs to it unless it is a URI too.

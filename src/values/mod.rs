@@ -252,6 +252,9 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let shown = text.escape_debug();
+        if is_origin_of_app(text) {
+            return Ok(Self(text.to_owned()));
+        }
         let url = Url::parse(text)
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http"));
@@ -282,6 +285,41 @@ impl FromStr for Origin {
         }
         Ok(origin)
     }
+}
+
+/// Whether a text is the origin of a page in the web view of an app, whose scheme is its own: it is compared as it is. Pages of the other
+/// schemes here send `null`, or come from no app.
+fn is_origin_of_app(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return false;
+    };
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme
+            .bytes()
+            .all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || b"+-.".contains(&octet));
+    let (host, port) = rest.split_once(':').unwrap_or((rest, "1"));
+    let is_port = port
+        .parse::<u16>()
+        .is_ok_and(|number| number > 0 && number.to_string() == port);
+    is_scheme
+        && ![
+            "https",
+            "http",
+            "wss",
+            "ws",
+            "ftp",
+            "file",
+            "data",
+            "blob",
+            "about",
+            "javascript",
+        ]
+        .contains(&scheme)
+        && !host.is_empty()
+        && host
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet))
+        && is_port
 }
 
 impl fmt::Display for Origin {

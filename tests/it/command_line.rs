@@ -329,7 +329,10 @@ crate::on_both_databases!(a_client_that_could_never_have_its_token_is_refused, |
         (["--scope", "a,b"], "did you mean 'a b'?"),
         (["--id", "a b"], "a client id is"),
         (["--grant", "password"], "use client_credentials"),
-        (["--audience", "https://"], "an audience is 1 to 2048"),
+        (
+            ["--audience", "https://"],
+            "no URI of a web server, such as https://api.example.com",
+        ),
     ] {
         let refusal = shell.run(&[&CREATE[..], &options].concat()).await;
         let refusal = refusal.refused(2);

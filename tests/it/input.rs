@@ -643,14 +643,14 @@ const TABLE: &[Row] = &[
     Row {
         input: "An audience",
         accepted: "1 to 2048 visible ASCII characters: a name, or a URI of any scheme",
-        refused: "spaces, other scripts, a URI with a fragment, a colon that makes no URI; at registration a URI with a user or a password, which each token would repeat",
-        because: "RFC 7519 section 2 (StringOrURI), RFC 8707 section 2, RFC 3986 section 3.2.1.",
+        refused: "spaces, other scripts, a URI with a fragment; at registration a colon that makes no absolute URI, and a URI with a user or a password, which each token would repeat",
+        because: "RFC 7519 section 2 (StringOrURI), RFC 8707 section 2, RFC 3986 sections 3.2.1 and 4.3, RFC 9110 section 4.2.",
         judge: |site, text| {
             let audience: Audience = text
                 .parse()
                 .map_err(|error: keyround::oauth::client::InvalidAudience| error.to_string())?;
             // What only a registration refuses.
-            if text.contains('@') {
+            if text.contains('@') || keyround::text::uri_fault(text).is_some() {
                 registered(site, "billing", audience.as_str())
             } else {
                 Ok(())
@@ -662,6 +662,12 @@ const TABLE: &[Row] = &[
             "urn:example:api",
             "api://0f8fad5b",
             "Orders/v2",
+            "localhost:8080",
+            "https://api.example.com:99999/%7Ea?b=c",
+            "https://10.0.0.256",
+            "https://[2001:db8::1]:8443",
+            "https://[v1.a:b]/",
+            "urn:example:a%C3%A4",
         ],
         bad: &[
             ("", "1 to 2048 visible ASCII"),
@@ -677,6 +683,11 @@ const TABLE: &[Row] = &[
                 "an audience has no user and no password",
             ),
             ("1:a", "is a URI"),
+            ("urn:a|b", "has characters that no URI has"),
+            ("urn:100%", "has characters that no URI has"),
+            ("a_b:c", "with a colon is a URI"),
+            ("https:api", "is no URI of a web server"),
+            ("https://a\\b", "is no URI of a web server"),
         ],
     },
     Row {
@@ -920,8 +931,8 @@ const TABLE: &[Row] = &[
     },
     Row {
         input: "An allowed origin",
-        accepted: "scheme, host and port, as browsers send them; an underscore, which names of services and machines have",
-        refused: "patterns, paths, port 0, a host that DNS cannot have: empty or long labels, a dot or a hyphen at an end, an underscore in the last label, a number as the last label",
+        accepted: "scheme, host and port, as browsers send them; an underscore, which names of services and machines have; the scheme of an app with a web view, such as `capacitor://localhost`",
+        refused: "`null`, `file:`, patterns, paths, port 0, a host that DNS cannot have: empty or long labels, a dot or a hyphen at an end, an underscore in the last label, a number as the last label",
         because: "RFC 6454 section 6.1, RFC 1035 section 2.3, RFC 1123 section 2.1. It would never match.",
         judge: |_, text| text.parse::<Origin>().map(drop).map_err(|error| error.to_string()),
         good: &[
@@ -930,6 +941,10 @@ const TABLE: &[Row] = &[
             "http://localhost:3000",
             "http://my_service:8080",
             "https://my_app.example.com",
+            "capacitor://localhost",
+            "ionic://localhost",
+            "app://my.app:8100",
+            "chrome-extension://abcdefghijklmnop",
         ],
         bad: &[
             ("https://app..example.com", "a label that is empty"),
@@ -945,6 +960,13 @@ const TABLE: &[Row] = &[
             ("https://*.example.com", "a wildcard matches no origin"),
             ("https://app.example.com/a", "whose origin is https://app.example.com"),
             ("*", "is no origin"),
+            ("null", "is no origin"),
+            ("file://localhost", "is no origin"),
+            ("capacitor://localhost/", "is no origin"),
+            ("capacitor://*", "is no origin"),
+            ("Capacitor://localhost", "is no origin"),
+            ("capacitor://", "is no origin"),
+            ("app://localhost:0", "is no origin"),
         ],
     },
 ];
