@@ -45,7 +45,7 @@ pub fn oauth_with_status(error: &OauthError, status: StatusCode) -> HttpResponse
         answer.insert_header((header::RETRY_AFTER, "5"));
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        answer.insert_header((header::ALLOW, "POST"));
+        answer.insert_header((header::ALLOW, with_options("POST")));
     }
     answer.json(oauth_body(error))
 }
@@ -54,6 +54,20 @@ pub fn oauth_with_status(error: &OauthError, status: StatusCode) -> HttpResponse
 #[must_use]
 pub fn oauth_body(error: &OauthError) -> Value {
     json!({ "error": error.code, "error_description": error.description })
+}
+
+/// The answer to `OPTIONS` of a program that asks for the methods of an endpoint (RFC 9110 section 9.3.7).
+#[must_use]
+pub fn options(allow: &str) -> HttpResponse {
+    HttpResponse::NoContent()
+        .insert_header((header::ALLOW, with_options(allow)))
+        .finish()
+}
+
+/// What `Allow` says of an endpoint with these methods.
+#[must_use]
+pub fn with_options(allow: &str) -> String {
+    format!("{allow}, OPTIONS")
 }
 
 /// Whether a path is below those of the OAuth endpoints, whose refusals have their own form.
@@ -97,9 +111,8 @@ pub fn not_found(instead: &str) -> HttpResponse {
 /// Something is here, for other methods.
 #[must_use]
 pub fn method_not_allowed(allow: &'static str) -> HttpResponse {
-    let mut answer = problem(Code::MethodNotAllowed, format!("use {allow}"));
-    answer
-        .headers_mut()
-        .insert(header::ALLOW, header::HeaderValue::from_static(allow));
+    let mut answer = Problem::method_not_allowed(allow).error_response();
+    let no_store = header::HeaderValue::from_static("no-store");
+    answer.headers_mut().insert(header::CACHE_CONTROL, no_store);
     answer
 }

@@ -69,6 +69,7 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
     let read_only = |path: &str, route: Route| {
         web::resource(path.to_owned())
             .route(route)
+            .route(options("GET"))
             .default_service(web::to(|| async { error::method_not_allowed("GET") }))
     };
     routes
@@ -87,6 +88,7 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
 fn for_clients(path: &str, route: Route) -> Resource {
     web::resource(path.to_owned())
         .route(route)
+        .route(options("POST"))
         .default_service(web::to(|| async { client_authentication::method_not_allowed() }))
 }
 
@@ -96,9 +98,18 @@ where
     F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
     Args: actix_web::FromRequest + 'static,
 {
+    readable(path, answer, options("GET, HEAD"))
+}
+
+fn readable<F, Args>(path: &str, answer: F, options: Route) -> Resource
+where
+    F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
+    Args: actix_web::FromRequest + 'static,
+{
     web::resource(path.to_owned())
         .route(web::get().to(answer))
         .route(web::head().to(answer))
+        .route(options)
         .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD") }))
 }
 
@@ -108,14 +119,19 @@ where
     F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
     Args: actix_web::FromRequest + 'static,
 {
-    for_readers(path, answer)
-        .route(web::method(actix_web::http::Method::OPTIONS).to(|| async { preflight() }))
-        .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD, OPTIONS") }))
+    let options = web::method(actix_web::http::Method::OPTIONS).to(|| async { preflight() });
+    readable(path, answer, options)
+}
+
+/// Names the methods of an endpoint whose answers no page of another origin reads.
+fn options(methods: &'static str) -> Route {
+    web::method(actix_web::http::Method::OPTIONS).to(move || async move { error::options(methods) })
 }
 
 /// A page that sends `If-None-Match` is asked for leave first.
 fn preflight() -> HttpResponse {
     HttpResponse::NoContent()
+        .insert_header((header::ALLOW, error::with_options("GET, HEAD")))
         .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
         .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"))
         .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "If-None-Match"))

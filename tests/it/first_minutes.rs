@@ -513,7 +513,7 @@ async fn the_issuer_says_what_it_is() {
             assert_eq!(head.status(), 200);
             let posted = app.http.post(format!("{}{path}", app.url)).send().await.unwrap();
             assert_eq!(posted.status(), 405);
-            assert_eq!(posted.headers()["allow"], "GET, HEAD");
+            assert_eq!(posted.headers()["allow"], "GET, HEAD, OPTIONS");
         }
         app.running.stop().await;
     }

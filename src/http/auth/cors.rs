@@ -4,6 +4,7 @@ use actix_web::HttpResponse;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::{HttpRequest, web};
 
+use crate::http::error;
 use crate::http::state::Server;
 
 use super::problem::{Code, Problem};
@@ -42,6 +43,9 @@ pub fn preflight(
     methods: &'static str,
 ) -> Result<HttpResponse, Problem> {
     let origin = request.headers().get(header::ORIGIN);
+    if origin.is_none() {
+        return Ok(error::options(methods));
+    }
     if !origin.is_some_and(|origin| is_listed(server, origin)) {
         return Err(Problem::new(
             Code::CrossSite,

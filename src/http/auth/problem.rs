@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::clock::Seconds;
 use crate::http::body::NOT_COMPRESSED;
-use crate::http::error::name_request;
+use crate::http::error::{name_request, with_options};
 use crate::store::outage;
 use crate::telemetry::Request;
 
@@ -338,7 +338,7 @@ impl ResponseError for Problem {
             answer.insert_header((header::RETRY_AFTER, seconds));
         }
         if let Some(allow) = self.allow {
-            answer.insert_header((header::ALLOW, allow));
+            answer.insert_header((header::ALLOW, with_options(allow)));
         }
         if self.is_about_coding {
             answer.insert_header((header::ACCEPT_ENCODING, "identity"));

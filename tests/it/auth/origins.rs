@@ -15,7 +15,10 @@ const SETTINGS: [(&str, &str); 4] = [
     ("server.issuer", OWN),
     ("server.behind_tls_proxy", "true"),
     ("server.trusted_proxies", "127.0.0.1"),
-    ("accounts.allowed_origins", LISTED),
+    (
+        "accounts.allowed_origins",
+        "https://app.example.com,capacitor://localhost",
+    ),
 ];
 
 crate::on_both_databases!(a_page_of_another_origin_can_do_nothing_with_cookies, |database| {
@@ -116,6 +119,13 @@ async fn only_listed_origins_read_answers_and_no_origin_is_reflected() {
         assert_eq!(preflight.status(), 204, "{path}");
         assert_eq!(preflight.headers()["access-control-allow-origin"], LISTED);
         assert_eq!(preflight.headers()["access-control-allow-credentials"], "true");
+        // The web view of an app.
+        let app = ask(&Method::OPTIONS, Some("capacitor://localhost")).await.unwrap();
+        assert_eq!(
+            app.headers()["access-control-allow-origin"],
+            "capacitor://localhost",
+            "{path}"
+        );
         let methods = preflight.headers()["access-control-allow-methods"].to_str().unwrap();
         assert!(
             methods.split(", ").any(|known| known == method.as_str()),
@@ -128,6 +138,8 @@ async fn only_listed_origins_read_answers_and_no_origin_is_reflected() {
             "null",
             "https://evil.example",
             "https://app.example.com.evil.example",
+            "capacitor://localhost.evil.example",
+            "ionic://localhost",
             OWN,
             "*",
             "",
@@ -144,6 +156,12 @@ async fn only_listed_origins_read_answers_and_no_origin_is_reflected() {
             );
         }
         assert_eq!(cors(ask(&method, None).await.unwrap().headers()), [], "{path}");
+        // No browser: it asks for the methods (RFC 9110 section 9.3.7).
+        let options = ask(&Method::OPTIONS, None).await.unwrap();
+        assert_eq!(options.status(), 204, "{path}");
+        let allow = options.headers()["allow"].to_str().unwrap();
+        assert_eq!(allow, format!("{methods}, OPTIONS"), "{path}");
+        assert_eq!(cors(options.headers()), [], "{path}");
     }
     site.stop().await;
 }
