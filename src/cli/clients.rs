@@ -122,7 +122,7 @@ pub struct New {
     #[arg(long, value_name = "AUDIENCE", num_args = 1.., value_parser = list::audience)]
     serves: Vec<Audience>,
     /// The widest scope it may have, such as "read write".
-    #[arg(long, default_value = "", value_parser = scope::parse::<Scope>)]
+    #[arg(long, default_value = "", value_parser = scope::registered)]
     scope: Scope,
     #[arg(long, help = "The algorithm of its tokens; tokens.default_algorithm when left out")]
     algorithm: Option<Algorithm>,

@@ -13,7 +13,16 @@ pub struct Scope(Vec<String>);
 #[error("a scope is words of printable ASCII without quotes and backslashes, separated by single spaces")]
 pub struct InvalidScope;
 
+/// The most words of a scope: of that which a client may have, and of one that a request names.
+pub const MAX_SCOPE_WORDS: usize = 64;
+
 impl Scope {
+    /// How many words it has.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether every word of this scope is in the other.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {

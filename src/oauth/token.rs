@@ -6,13 +6,10 @@ use crate::jose::jwt::{self, AccessTokenClaims, TokenType};
 
 use super::client::{Audience, Client, Grant};
 use super::error::{ErrorCode, OauthError};
-use super::scope::Scope;
+use super::scope::{MAX_SCOPE_WORDS, Scope};
 
 /// The most parameters of a form.
 pub const MAX_PARAMETERS: usize = 64;
-
-/// The most words of a scope that a request names; a client that was granted more leaves the scope out.
-pub const MAX_SCOPE_WORDS: usize = 64;
 
 /// The most resources that a request names.
 pub const MAX_RESOURCES: usize = 16;

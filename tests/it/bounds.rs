@@ -19,7 +19,8 @@ use keyround::http::stream::{ANSWER_TICKS, HEAD_TICKS, LIFE_TICKS, MAX_HELD, TIC
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk_set::MAX_KEYS;
 use keyround::oauth::client_keys::MOST_KEYS;
-use keyround::oauth::token::{MAX_PARAMETERS, MAX_RESOURCES, MAX_SCOPE_WORDS};
+use keyround::oauth::scope::MAX_SCOPE_WORDS;
+use keyround::oauth::token::{MAX_PARAMETERS, MAX_RESOURCES};
 use keyround::outbound;
 use keyround::store::sessions::ENDED_AT_ONCE;
 use keyround::telemetry::{LONGEST_REQUEST_ID, MAX_QUEUED_BYTES, MAX_QUEUED_LINES};

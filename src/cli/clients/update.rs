@@ -66,7 +66,7 @@ pub struct Changes {
     #[arg(long)]
     no_serves: bool,
     /// The widest scope it may have, such as "read write", in place of the one before; "" for none.
-    #[arg(long, value_parser = scope::parse::<Scope>)]
+    #[arg(long, value_parser = scope::registered)]
     scope: Option<Scope>,
     #[arg(long, help = "The algorithm of its tokens, or 'default' for tokens.default_algorithm", value_parser = |text: &str| Choice::parse(text, Algorithm::from_str))]
     algorithm: Option<Choice<Algorithm>>,
