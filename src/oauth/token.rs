@@ -8,6 +8,21 @@ use super::client::{Audience, Client, Grant};
 use super::error::{ErrorCode, OauthError};
 use super::scope::{MAX_SCOPE_WORDS, Scope};
 
+/// The parameters that an endpoint reads. No value of them ends with a line break.
+const KNOWN: [&str; 11] = [
+    "grant_type",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+    "scope",
+    "resource",
+    "audience",
+    "token",
+    "token_type_hint",
+    "refresh_token",
+];
+
 /// The most parameters of a form.
 pub const MAX_PARAMETERS: usize = 64;
 
@@ -42,6 +57,14 @@ impl Parameters {
             return Err(OauthError::invalid_request(
                 "the form holds bytes that are not text in UTF-8",
             ));
+        }
+        if let Some(name) = KNOWN.iter().find(|known| {
+            let ends = |(name, value): &(String, String)| name == *known && value.ends_with(['\n', '\r']);
+            pairs.iter().any(ends)
+        }) {
+            return Err(OauthError::invalid_request(&format!(
+                "the value of {name} ends with a line break, as one from a file does; send it without"
+            )));
         }
         Ok(Self(pairs))
     }
@@ -400,6 +423,11 @@ mod tests {
             ("grant_type=client_credentials&resource=api", ErrorCode::InvalidTarget),
             ("grant_type=client_credentials&scope=%00", ErrorCode::InvalidRequest),
             ("grant_type=client_credentials&scope=%ff", ErrorCode::InvalidRequest),
+            ("grant_type=client_credentials\n", ErrorCode::InvalidRequest),
+            (
+                "grant_type=client_credentials&client_secret=a%0D%0A",
+                ErrorCode::InvalidRequest,
+            ),
         ] {
             assert_eq!(ask(body), Err(code), "{body}");
         }

@@ -194,6 +194,16 @@ async fn only_a_form_of_at_most_16_kib_by_post_is_read() {
         "Content-Type is application/json; the body is to be a form, with Content-Type: application/x-www-form-urlencoded"
     );
 
+    // `curl --data-binary @form` sends the line end of the file too.
+    for end in ["\n", "\r\n", "%0A"] {
+        let answer = post(&app, FORM, format!("{body}{end}")).send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{end:?}");
+        let refusal: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(
+            refusal["error_description"],
+            "the value of client_secret ends with a line break, as one from a file does; send it without"
+        );
+    }
     let fill = |length: usize| format!("{body}&x={}", "x".repeat(length - body.len() - 3));
     let longest = post(&app, FORM, fill(16 * 1024)).send().await.unwrap();
     assert_eq!(longest.status(), 200);
@@ -201,7 +211,7 @@ async fn only_a_form_of_at_most_16_kib_by_post_is_read() {
         let answer = post(&app, FORM, fill(length)).send().await.unwrap();
         check(answer, 413, "invalid_request", "too long").await;
     }
-    for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post"] {
+    for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "post"] {
         let request = app
             .http
             .request(Method::from_bytes(method.as_bytes()).unwrap(), &endpoint);
@@ -211,12 +221,32 @@ async fn only_a_form_of_at_most_16_kib_by_post_is_read() {
             .send()
             .await
             .unwrap();
-        assert_eq!(answer.headers()["allow"], "POST");
+        assert_eq!(answer.headers()["allow"], "POST, OPTIONS");
         if method == "HEAD" {
             assert_eq!(answer.status(), 405);
         } else {
             check(answer, 405, "invalid_request", method).await;
         }
+    }
+    // RFC 9110 section 9.3.7.
+    for path in [
+        "/oauth2/token",
+        "/oauth2/introspect",
+        "/oauth2/revoke",
+        "/",
+        "/.well-known/jwks.json",
+        "/livez",
+        "/metrics",
+    ] {
+        let (base, allow) = match path {
+            "/livez" | "/metrics" => (&app.admin_url, "GET, OPTIONS"),
+            path if path.starts_with("/oauth2") => (&app.url, "POST, OPTIONS"),
+            _ => (&app.url, "GET, HEAD, OPTIONS"),
+        };
+        let request = app.http.request(Method::OPTIONS, format!("{base}{path}"));
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{path}");
+        assert_eq!(answer.headers()["allow"], allow, "{path}");
     }
     app.running.stop().await;
 }
