@@ -265,6 +265,9 @@ pub fn may_introspect(client: &Client, token: &AccessToken) -> bool {
     is_client(client, token) || token.aud.iter().any(serves)
 }
 
+/// The longest `jti` that is taken, in octets: an index of PostgreSQL cannot hold every longer one.
+const LONGEST_JTI: usize = 1_024;
+
 /// Every claim that is looked at.
 const CLAIMS: [&str; 12] = [
     "iss",
@@ -304,7 +307,7 @@ impl Claims {
             client_id: self.text("client_id")?,
             iat: self.date("iat")?,
             exp: self.date("exp")?,
-            jti: self.text("jti")?,
+            jti: self.name()?,
             scope: self.optional("scope", Self::text)?,
             session: self.optional("sid", |claims, _| claims.session(not_before))?,
         })
@@ -341,12 +344,25 @@ impl Claims {
 
     fn text(&mut self, claim: &'static str) -> Result<String, Refused> {
         match self.take(claim) {
-            Some(Value::String(text)) if !text.is_empty() => Ok(text),
+            // It may be written down, and PostgreSQL cannot store U+0000.
+            Some(Value::String(text)) if !text.is_empty() && !text.contains('\0') => Ok(text),
             _ => Err(Refused::Claim {
                 claim,
-                form: "a text that is not empty",
+                form: "a text that is not empty and has no U+0000",
             }),
         }
+    }
+
+    /// The `jti`, which is the key of a row once the token is denied.
+    fn name(&mut self) -> Result<String, Refused> {
+        let name = self.text("jti")?;
+        if name.len() > LONGEST_JTI {
+            return Err(Refused::Claim {
+                claim: "jti",
+                form: "a text of at most 1024 octets",
+            });
+        }
+        Ok(name)
     }
 
     fn audience(&mut self) -> Result<Vec<String>, Refused> {

@@ -279,6 +279,8 @@ fn corpus(forge: &Forge, bait: &str) -> Vec<(String, String)> {
             add(&format!("{name} is {value}"), forge.with_claim(name, Some(&value)));
         }
     }
+    let long = format!("\"{}\"", "j".repeat(1_025));
+    add("jti is too long for an index", forge.with_claim("jti", Some(&long)));
     add("it has expired", forge.with_claim("exp", Some(&(now - 1).to_string())));
     add(
         "it expires when it begins",
@@ -298,6 +300,10 @@ fn corpus(forge: &Forge, bait: &str) -> Vec<(String, String)> {
     );
     for name in ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"] {
         add(&format!("without {name}"), forge.with_claim(name, None));
+        if !["exp", "iat", "aud"].contains(&name) {
+            let nul = forge.with_claim(name, Some(r#""a\u0000b""#));
+            add(&format!("{name} with U+0000"), nul);
+        }
         for value in ["\"\"", "1", "null", "[]", "[1]", "[\"\"]", "{}"] {
             add(&format!("{name} is {value}"), forge.with_claim(name, Some(value)));
         }
