@@ -59,7 +59,8 @@ pub async fn end(
             format!("no session of yours that has not ended has this id; GET {base}{SESSIONS_PATH} lists them");
         Problem::new(Code::NotFound, detail)
     };
-    let sid: SessionId = sid.parse().map_err(|_| unknown())?;
+    // Any case is the same id (RFC 9562 section 4).
+    let sid: SessionId = sid.to_ascii_lowercase().parse().map_err(|_| unknown())?;
     let actor = format!("user {}", caller.user);
     let ended = server
         .sessions
