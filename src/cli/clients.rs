@@ -79,6 +79,8 @@ pub enum Command {
         id: ClientId,
         #[command(flatten)]
         keys: keys::Source,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// Give a client a new secret; the one before stays valid beside it. A client with two valid secrets gets another one only if you say
     /// which of them ends.
@@ -182,7 +184,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             .await
         }
         Command::Delete { id, why, confirmation } => delete::run(context, &id, &why, &confirmation).await,
-        Command::SetKeys { id, keys } => keys::set(context, &id, keys).await,
+        Command::SetKeys { id, keys, confirmation } => keys::set(context, &id, keys, &confirmation).await,
         Command::RotateSecret {
             id,
             end_previous,

@@ -112,10 +112,9 @@ pub fn create(database: &TestDatabase, pairs: &[&Pair]) -> Value {
 
 fn set_keys(database: &TestDatabase, pairs: &[&Pair]) {
     let file = jwks_file(database, pairs);
-    let (code, _, err) = keyround(
-        database,
-        &["clients", "set-keys", "billing", "--jwks-file", file.to_str().unwrap()],
-    );
+    // It may have a secret.
+    let set = ["clients", "set-keys", "billing", "--yes", "--jwks-file"];
+    let (code, _, err) = keyround(database, &[&set[..], &[file.to_str().unwrap()]].concat());
     assert_eq!(code, 0, "{err}");
 }
 

@@ -16,6 +16,7 @@ use crate::outbound::key_sets::RemoteKeySets;
 use crate::text;
 
 use super::{entry, to_json, unknown};
+use crate::cli::confirm::Confirmation;
 use crate::cli::context::{ACTOR, Context, Failure, read_content};
 use crate::cli::output;
 
@@ -72,9 +73,11 @@ pub async fn create(context: &Context, client: &Client, source: Source) -> Resul
 }
 
 /// Gives a client other keys; its secrets, if it has any, are refused from then on.
-pub async fn set(context: &Context, id: &ClientId, source: Source) -> Result<(), Failure> {
+pub async fn set(context: &Context, id: &ClientId, source: Source, confirmation: &Confirmation) -> Result<(), Failure> {
     let (keys, left_out) = source.read()?;
     let (config, foundation) = context.foundation().await?;
+    let stored = foundation.rotator.db.client(id).await?.ok_or_else(|| unknown(id))?;
+    ask_to_end(confirmation, id, stored.secrets.iter().count())?;
     let now = context.clock.read().wall;
     let entry = entry(Event::ClientKeysChanged, id, now, &ACTOR, "asked for");
     if !foundation.rotator.db.set_client_keys(id, &keys, &entry).await? {
@@ -93,6 +96,22 @@ pub async fn set(context: &Context, id: &ClientId, source: Source) -> Result<(),
         tell_warning(warning.as_deref());
     }
     Ok(())
+}
+
+/// Asks before keys take the place of secrets.
+pub fn ask_to_end(confirmation: &Confirmation, id: &ClientId, secrets: usize) -> Result<(), Failure> {
+    if secrets == 0 {
+        return Ok(());
+    }
+    confirmation.can_be_given("that a client's secret ends")?;
+    confirmation.ask(&format!(
+        "Client {id} will prove itself with these keys alone, and {} refused from then on.",
+        if secrets == 1 {
+            "its secret is"
+        } else {
+            "its secrets are"
+        }
+    ))
 }
 
 /// Why the keys that a client publishes cannot be used now, as far as this machine can tell. Its host may not run yet, so this is no

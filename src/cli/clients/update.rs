@@ -168,11 +168,7 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         let keys = new_keys.as_ref().filter(|keys| old_keys.as_ref() != Some(*keys));
         let ended = if keys.is_some() { secrets } else { 0 };
         if ended > 0 && !is_confirmed {
-            changes.confirmation.can_be_given("that a client's secret ends")?;
-            changes.confirmation.ask(&format!(
-                "Client {id} will prove itself with these keys alone, and {} refused from then on.",
-                if ended == 1 { "its secret is" } else { "its secrets are" }
-            ))?;
+            keys::ask_to_end(&changes.confirmation, &id, ended)?;
             is_confirmed = true;
         }
         let now = context.clock.read().wall;

@@ -296,7 +296,11 @@ fn a_hyphen_is_standard_input_and_output() {
         "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -aes256 -pass pass:opens-it -out encrypted.pem",
     );
     done_with_input(folder, "keys import encrypted.pem --passphrase-file -", b"opens-it\n");
-    done_with_input(folder, "clients set-keys billing --jwks-file -", key_set.as_bytes());
+    done_with_input(
+        folder,
+        "clients set-keys billing --yes --jwks-file -",
+        key_set.as_bytes(),
+    );
     done_with_input(
         folder,
         "users create --email ada@example.com --name Ada --password-file -",

@@ -160,13 +160,15 @@ crate::on_both_databases!(a_client_is_updated_while_a_server_runs, |database| {
     let key = std::fs::read_to_string(jwks).unwrap();
     std::fs::write(&set, format!("{{\"keys\":[{key}]}}")).unwrap();
     let options = ["--jwks-file", set.to_str().unwrap()];
-    let unasked = [&["clients", "update", "svc:prod"][..], &options].concat();
-    let refusal = shell.run(&unasked).await;
-    let sentence = refusal.refused(2);
-    assert!(
-        sentence.contains("a client's secret ends") && sentence.contains("--yes"),
-        "{sentence}"
-    );
+    for command in ["update", "set-keys"] {
+        let unasked = [&["clients", command, "svc:prod"][..], &options].concat();
+        let refusal = shell.run(&unasked).await;
+        let sentence = refusal.refused(2);
+        assert!(
+            sentence.contains("a client's secret ends") && sentence.contains("--yes"),
+            "{sentence}"
+        );
+    }
     assert_eq!(shell.json(&["clients", "show", "svc:prod"]).await["valid_secrets"], 1);
     let told = update(&[&options[..], &["--yes"]].concat()).await;
     assert_eq!(told["changes"]["keys"]["from"], "a secret");

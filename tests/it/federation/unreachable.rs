@@ -186,7 +186,7 @@ fn each_cause_has_its_own_words_and_its_cure() {
     let port = serve_tls("127.0.0.1:0", acceptor(&authority, 30), answer.leak());
     let url = format!("https://localhost:{port}/jwks");
     for command in ["set-keys", "update"] {
-        let (code, out, err) = run(&["clients", command, "c0", "--jwks-uri", &url, "--json"]);
+        let (code, out, err) = run(&["clients", command, "c0", "--jwks-uri", &url, "--json", "--yes"]);
         let shown: Value = serde_json::from_str(&out).unwrap_or_default();
         assert!(
             code == 0 && shown["warning"].is_null() && shown["client_id"] == "c0",
