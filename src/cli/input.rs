@@ -29,10 +29,22 @@ pub fn is_standard(path: &Path) -> bool {
 /// Reads the path of what a command writes.
 pub fn written() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| {
+        if begins_at_home(&path) {
+            return Err(NOT_REPLACED.to_owned());
+        }
         check_path(&path.to_string_lossy())
             .map(|()| path)
             .map_err(|Refusal(why)| format!("it {why}"))
     })
+}
+
+/// What is wrong with a path of which the shell left the `~`.
+const NOT_REPLACED: &str =
+    "it begins with '~', which the shell did not replace, as behind '=' or in quotation marks; write the whole path";
+
+/// Whether a path begins with `~` and names no file: a shell was to replace it.
+fn begins_at_home(path: &Path) -> bool {
+    path.starts_with("~") && path.symlink_metadata().is_err() && !Path::new("~").is_dir()
 }
 
 /// The file, or standard input, without a buffer that would keep a copy of a secret.
@@ -78,6 +90,14 @@ pub fn secret(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Fail
 
 /// Why the file that an argument names was not read.
 pub fn cannot_read(argument: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    if text::is_token(&path.to_string_lossy()) && path.symlink_metadata().is_err() {
+        return Failure::Usage(format!(
+            "{argument} takes a file, and this is a token: write it into a file, or send it to standard input with - in place of the file"
+        ));
+    }
+    if begins_at_home(path) {
+        return refused(argument, &path.display().to_string(), &NOT_REPLACED);
+    }
     let shown = match shown(path) {
         hidden if hidden == HIDDEN && !text::may_be_secret(&path.to_string_lossy()) => path.display().to_string(),
         shown => shown,
@@ -87,6 +107,9 @@ pub fn cannot_read(argument: &str, path: &Path, error: &dyn std::fmt::Display) -
 
 /// The same of the file of a secret, whose name is not repeated if there is no such file.
 pub fn cannot_read_secret(argument: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    if begins_at_home(path) {
+        return refused(argument, HIDDEN, &NOT_REPLACED);
+    }
     refused(argument, &shown(path), error)
 }
 

@@ -389,6 +389,13 @@ fn surplus_usage(error: &clap::Error, shown: &str) -> Option<String> {
         .map(|name| format!("--{name}"))
         .collect();
     let hint = match options.as_slice() {
+        [] if matches!(
+            shown,
+            "keyround serve" | "keyround config check" | "keyround config show"
+        ) =>
+        {
+            "; a settings file is named by --config FILE".to_owned()
+        }
         [] => String::new(),
         options => format!("; write {} before its value", options.join(" or ")),
     };
@@ -498,6 +505,15 @@ const OTHER_COMMANDS: [(&[&str], &str); 10] = [
     (&["log", "logs", "history", "events"], "audit"),
 ];
 
+/// What other programs have as a command, and what does its work here.
+const OTHER_WAYS: [(&[&str], &str); 2] = [
+    (&["version"], "'keyround --version'"),
+    (
+        &["keygen", "genkey", "generate-key", "generate", "init"],
+        "'keyround master-key generate' for a master key, or 'keyround keys rotate' for a signing key",
+    ),
+];
+
 /// The command or flag that was meant. What clap proposes comes after it: it finds nothing for a short name or a separator of another kind,
 /// and a flag's opposite (`--no-...`) as soon as the flag.
 fn nearest_name(error: &clap::Error, shown: &str) -> Option<String> {
@@ -521,6 +537,15 @@ fn nearest_name(error: &clap::Error, shown: &str) -> Option<String> {
         return Some(format!("'--{known}'"));
     }
     let names = || command.get_subcommands().map(clap::Command::get_name);
+    let top = Arguments::command();
+    let is_of_top = |name: &str| top.get_subcommands().any(|command| command.get_name() == name);
+    if shown == "keyround" {
+        if let Some((_, way)) = OTHER_WAYS.iter().find(|(others, _)| others.contains(&written)) {
+            return Some((*way).to_owned());
+        }
+    } else if is_of_top(written) {
+        return Some(format!("'keyround {written}'"));
+    }
     let known = text::nearest(written, names()).or_else(|| {
         let (_, ours) = OTHER_COMMANDS.iter().find(|(others, ours)| {
             let first = ours.split(' ').next().unwrap_or_default();

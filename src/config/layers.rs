@@ -341,6 +341,12 @@ const OTHER_NAMES: [(&[&str], &str); 4] = [
 
 /// "; did you mean ...?" for the known name that is spelt most alike, if one is near enough.
 fn hint(unknown: &str, name: impl Fn(&Setting) -> String) -> String {
+    if matches!(
+        unknown,
+        "KEYROUND_CONFIG" | "KEYROUND_CONFIG_FILE" | "KEYROUND_CONFIG_PATH"
+    ) {
+        return "; the settings file is named by --config FILE alone".to_owned();
+    }
     let plain = |name: &str| name.replace(['_', '.', '-'], "").to_lowercase();
     let (whole, written) = (plain(unknown), plain(unknown.trim_start_matches("KEYROUND_")));
     let nearest = SETTINGS

@@ -33,8 +33,8 @@ pub use content::text_of;
 pub enum LedgerError {
     /// The system refused to read it.
     #[error(
-        "the ledger of revoked keys {path} cannot be read: {source}; make the user of the server its owner (chown) with mode \
-         0600, put the ledger of another node or of a backup in its place, or name a file in another folder by keys.ledger_file"
+        "the ledger of revoked keys {path} cannot be read: {source}; {}",
+        cure_of_unreadable(.path, .source)
     )]
     Unreadable {
         /// The file.
@@ -93,6 +93,19 @@ pub enum LedgerError {
         /// The file.
         path: PathBuf,
     },
+}
+
+fn cure_of_unreadable(path: &Path, source: &std::io::Error) -> String {
+    if source.kind() == std::io::ErrorKind::NotADirectory {
+        let file = path.ancestors().skip(1).find(|above| above.is_file());
+        return format!(
+            "{} is a file and no folder: move it away, or name a file in another folder by keys.ledger_file",
+            file.unwrap_or(path).display()
+        );
+    }
+    "make the user of the server its owner (chown) with mode 0600, put the ledger of another node or of a backup in its place, or name a \
+     file in another folder by keys.ledger_file"
+        .to_owned()
 }
 
 impl LedgerError {

@@ -321,6 +321,13 @@ fn a_check_of_the_settings_probes_the_ledger() {
     assert_eq!(fs::read_dir(folder.path().join("state")).unwrap().count(), 0);
     let (code, error) = check("new/revoked-kids", "");
     assert!(code.ends_with("0\n") && !folder.path().join("new").exists(), "{error}");
+    // The advice fits what is there.
+    fs::write(folder.path().join("data"), "").unwrap();
+    let (code, error) = check("data/revoked-kids", "");
+    assert!(
+        code.ends_with("2\n") && error.contains("data is a file and no folder") && !error.contains("chown"),
+        "{error}"
+    );
     // A name that no file of this folder can have, and a link that leads nowhere: the folder alone does not tell.
     std::os::unix::fs::symlink("/nowhere/at/all", folder.path().join("state/link")).unwrap();
     let long = format!("state/{}", "l".repeat(300));

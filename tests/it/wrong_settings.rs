@@ -556,6 +556,11 @@ const WRONG: &[Row] = &[
         &[("KEYROUND_PORT", "8080")],
         &["KEYROUND_PORT", "did you mean KEYROUND_SERVER__LISTEN?"],
     ),
+    (
+        "",
+        &[("KEYROUND_CONFIG", "keyround.toml")],
+        &["KEYROUND_CONFIG", "the settings file is named by --config FILE"],
+    ),
     // Only a shell knows '~'.
     (
         "[keys]\nmaster_key_file = \"~/master.key\"",

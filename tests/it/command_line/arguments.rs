@@ -590,7 +590,11 @@ fn an_argument_too_many_is_answered_with_the_option_or_the_usage() {
              revoke KID'); usage: keyround keys rotate",
         ),
         ("keys list SURPLUS", "found; usage: keyround keys list [OPTIONS]"),
-        ("serve SURPLUS", "found; usage: keyround serve [OPTIONS]"),
+        (
+            "serve SURPLUS",
+            "found; a settings file is named by --config FILE; usage: keyround serve [OPTIONS]",
+        ),
+        ("config check SURPLUS", "a settings file is named by --config FILE"),
         (
             "backup a.jsonl SURPLUS",
             "found; usage: keyround backup [OPTIONS] <FILE>",
@@ -1228,6 +1232,19 @@ fn flags_that_others_have_lead_to_the_setting_or_flag() {
         ("keys get", "did you mean 'show'?"),
         ("status", "did you mean 'healthcheck'?"),
         ("migrate", "did you mean 'db migrate'?"),
+        ("version", "did you mean 'keyround --version'?"),
+        ("keygen", "'keyround master-key generate' for a master key"),
+        ("keygen", "'keyround keys rotate' for a signing key?"),
+        ("db backup a.jsonl", "did you mean 'keyround backup'?"),
+        ("keys restore a.jsonl", "did you mean 'keyround restore'?"),
+        ("users add --email a@example.com", "did you mean 'create'?"),
+        ("backup ~/a.jsonl", "which the shell did not replace"),
+        ("man ~/pages", "which the shell did not replace"),
+        (
+            "token verify --key-set ~/jwks.json a",
+            "which the shell did not replace",
+        ),
+        ("keys import ~/a.pem", "which the shell did not replace"),
         ("--dev", "a command is missing"),
     ] {
         let sentence = refused(folder.path(), 2, &words(command));
@@ -1238,6 +1255,26 @@ fn flags_that_others_have_lead_to_the_setting_or_flag() {
         sentence.contains("replaces only at the beginning of a word"),
         "{sentence}"
     );
+    // A token in place of its file, also one that is too long for a name.
+    let key_set = folder.path().join("jwks.json");
+    for length in [20, 400] {
+        let token = format!("eyJhbGciOiJSUzI1NiJ9.{}.{}", "a".repeat(length), "b".repeat(length));
+        let set = format!(
+            r#"{{"keys":[{}]}}"#,
+            include_str!("../../fixtures/keys/p256.public.jwk")
+        );
+        std::fs::write(&key_set, set).unwrap();
+        let sentence = refused(
+            folder.path(),
+            2,
+            &["token", "verify", "--key-set", key_set.to_str().unwrap(), &token],
+        );
+        assert!(
+            sentence.contains("this is a token") && sentence.contains("standard input with -"),
+            "{sentence}"
+        );
+        assert!(!sentence.contains(&token), "{sentence}");
+    }
     // What is proposed is accepted.
     for flag in [
         "server.listen=127.0.0.1:8080",
