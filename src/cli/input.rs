@@ -81,6 +81,9 @@ pub fn shown(path: &Path) -> String {
 
 /// The secret in the file that this flag names, or on standard input.
 pub fn secret(flag: &'static str, path: &Path) -> Result<Zeroizing<String>, Failure> {
+    if begins_at_home(path) {
+        return Err(refused(flag, HIDDEN, &NOT_REPLACED));
+    }
     if !is_standard(path) {
         return Ok(read_secret_file(flag, path)?);
     }

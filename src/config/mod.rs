@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Seconds;
 use crate::files::reading;
-use crate::jose::alg::Algorithm;
+use crate::jose::alg::{Algorithm, UnknownAlgorithm};
 use crate::jose::key::RsaBits;
 use crate::keys::policy::{Policy, PolicyError, Windows};
 use crate::text;
@@ -595,10 +595,10 @@ fn address(text: &str) -> Result<SocketAddr, Refusal> {
 }
 
 fn algorithm(name: &str) -> Result<Algorithm, Refusal> {
-    name.parse().map_err(|_| {
+    name.parse().map_err(|error: UnknownAlgorithm| {
         Refusal(format!(
             "is not an algorithm of Keyround; write RS256 or ES256{}",
-            text::did_you_mean(name, Algorithm::ALL.map(Algorithm::name))
+            error.hint()
         ))
     })
 }

@@ -21,11 +21,25 @@ pub enum Algorithm {
 
 /// The name is not of an algorithm that Keyround signs with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{0}' is not a signature algorithm of Keyround; use RS256 or ES256{hint}",
-    hint = text::did_you_mean(.0, Algorithm::ALL.map(Algorithm::name))
-)]
+#[error("'{0}' is not a signature algorithm of Keyround; use RS256 or ES256{hint}", hint = hint(.0))]
 pub struct UnknownAlgorithm(pub String);
+
+impl UnknownAlgorithm {
+    /// What was meant, or why there is no such algorithm.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        hint(&self.0)
+    }
+}
+
+/// A symmetric algorithm is no misspelling of one that has key pairs.
+fn hint(name: &str) -> String {
+    let symmetric = ["HS256", "HS384", "HS512"];
+    if symmetric.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        return format!("; {name} is symmetric, so that every service that verifies tokens could sign them too");
+    }
+    text::did_you_mean(name, Algorithm::ALL.map(Algorithm::name))
+}
 
 impl Algorithm {
     /// Every algorithm, in the key set's order.

@@ -690,6 +690,15 @@ const WRONG: &[Row] = &[
         &["tokens.default_algorithm", "'HS256'", "RS256 or ES256"],
     ),
     (
+        "",
+        &[("KEYROUND_KEYS__ALGORITHMS", "HS256")],
+        &[
+            "KEYROUND_KEYS__ALGORITHMS",
+            "write RS256 or ES256; HS256 is symmetric",
+            "could sign them too",
+        ],
+    ),
+    (
         "[keys]\nalgorithms = [\"ES256\"]",
         &[],
         &[

@@ -1245,6 +1245,10 @@ fn flags_that_others_have_lead_to_the_setting_or_flag() {
             "which the shell did not replace",
         ),
         ("keys import ~/a.pem", "which the shell did not replace"),
+        (
+            "clients create --secret-file ~/a --grant client_credentials --audience a",
+            "which the shell did not replace",
+        ),
         ("--dev", "a command is missing"),
     ] {
         let sentence = refused(folder.path(), 2, &words(command));
