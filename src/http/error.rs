@@ -7,9 +7,8 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
 use crate::oauth::error::{ErrorCode, OauthError};
-use crate::telemetry::Request;
 
-use super::auth::problem::{Code, Problem};
+use super::problem::{Code, Problem, with_options};
 
 /// The one table from refusals to statuses (RFC 6749 section 5.2).
 const fn status(code: ErrorCode) -> StatusCode {
@@ -64,12 +63,6 @@ pub fn options(allow: &str) -> HttpResponse {
         .finish()
 }
 
-/// What `Allow` says of an endpoint with these methods.
-#[must_use]
-pub fn with_options(allow: &str) -> String {
-    format!("{allow}, OPTIONS")
-}
-
 /// Whether a path is below those of the OAuth endpoints, whose refusals have their own form.
 #[must_use]
 pub fn is_oauth(path: &str) -> bool {
@@ -93,13 +86,6 @@ pub fn problem(code: Code, detail: impl Into<Cow<'static, str>>) -> HttpResponse
     let no_store = header::HeaderValue::from_static("no-store");
     answer.headers_mut().insert(header::CACHE_CONTROL, no_store);
     answer
-}
-
-/// Adds the id of the request, by which its log lines are found.
-pub fn name_request(problem: &mut Value) {
-    if let Some(id) = Request::current_id() {
-        problem["request_id"] = id.into();
-    }
 }
 
 /// Nothing is here; `instead` says where the paths are listed.

@@ -9,8 +9,8 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web;
 
-use super::auth::problem::Code;
 use super::error;
+use super::problem::Code;
 use super::state::Server;
 use super::stream::Connection;
 

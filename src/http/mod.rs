@@ -1,28 +1,23 @@
-//! The endpoints: one file each, the route table on one screen, one table from errors to answers.
+//! The endpoints, one file each: [`account`] for people, [`oauth`] for clients, [`operations`] for whoever runs the server. [`extract`] reads
+//! requests, [`routes`] is the table of paths, and [`state`] what all handlers work with.
 
-pub mod auth;
-pub mod body;
+pub mod account;
 pub mod client_address;
-mod client_assertion;
-pub mod client_authentication;
 pub mod connections;
+pub mod cookies;
 pub mod database_probe;
 mod endpoints;
 pub mod error;
+pub mod extract;
 mod framing;
 pub mod guard;
-pub mod health;
-pub mod introspect;
-pub mod key_set;
 pub mod listener;
-pub mod metadata;
+pub mod oauth;
 pub mod observation;
+pub mod operations;
 mod parser_refusal;
-pub mod refresh_grant;
-pub mod revoke;
+pub mod problem;
 pub mod root;
 pub mod routes;
 pub mod state;
 pub mod stream;
-pub mod token;
-mod turns;

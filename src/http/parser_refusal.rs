@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use crate::oauth::error::OauthError;
 use crate::telemetry::Request;
 
-use super::auth::problem::{Code, Problem};
 use super::error;
+use super::problem::{Code, Problem};
 
 /// How much of a head is remembered to know what it asks for.
 pub(super) const MAX_REMEMBERED: usize = 512;

@@ -8,8 +8,11 @@ use crate::oauth::endpoints::{
     OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH, TOKEN_PATH,
 };
 
+use super::extract::client_authentication;
+use super::oauth::{introspect, key_set, metadata, revoke, token};
+use super::operations::health;
 use super::state::Server;
-use super::{auth, client_authentication, error, health, introspect, key_set, metadata, revoke, root, token};
+use super::{account, error, problem, root};
 
 /// The routes of the public listener. Everything lies below the issuer's path; well-known documents also lie where
 /// RFC 8414 section 3.1 inserts that path.
@@ -46,7 +49,7 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
         let revocation = web::post().to(revoke::answer);
         routes.service(for_clients(&format!("{path}{REVOCATION_PATH}"), revocation));
         if has_accounts {
-            auth::routes::routes(&path, routes);
+            account::routes::routes(&path, routes);
         }
         routes.default_service(web::to(nothing_here));
     }
@@ -131,7 +134,7 @@ fn options(methods: &'static str) -> Route {
 /// A page that sends `If-None-Match` is asked for leave first.
 fn preflight() -> HttpResponse {
     HttpResponse::NoContent()
-        .insert_header((header::ALLOW, error::with_options("GET, HEAD")))
+        .insert_header((header::ALLOW, problem::with_options("GET, HEAD")))
         .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
         .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"))
         .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "If-None-Match"))

@@ -22,9 +22,9 @@ use crate::supervision::Tasks;
 use crate::telemetry::Metrics;
 use crate::values::Origin;
 
-use super::auth::cookies::Cookies;
 use super::client_address::ClientAddresses;
 use super::connections::Connections;
+use super::cookies::Cookies;
 use super::database_probe::DatabaseProbe;
 
 /// What the handlers work with.

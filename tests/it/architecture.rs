@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use keyround::config::settings::markdown_table;
 use keyround::events::Event;
-use keyround::http::auth::problem;
+use keyround::http::problem;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -43,7 +43,7 @@ fn sources() -> Vec<(String, String)> {
         .collect()
 }
 
-/// `http` for `http/token.rs`, `app` for `app.rs`.
+/// `http` for `http/routes.rs`, `app` for `app.rs`.
 fn module(file: &str) -> &str {
     file.split('/').next().unwrap().trim_end_matches(".rs")
 }

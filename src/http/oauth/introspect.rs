@@ -1,0 +1,155 @@
+//! `POST /oauth2/introspect`: whether a token is valid now (RFC 7662).
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::http::extract::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
+use crate::http::state::Server;
+use crate::jose::jwt::SessionClaims;
+use crate::keyring::{CannotVerify, Inactive};
+use crate::oauth::client::Client;
+use crate::oauth::error::OauthError;
+use crate::oauth::verification::{AccessToken, is_client, may_introspect};
+use crate::store::StoreError;
+use crate::store::outage;
+
+/// The answer of RFC 7662 section 2.2 for a valid token.
+#[derive(Serialize)]
+struct Answer<'a> {
+    active: bool,
+    iss: &'a str,
+    sub: &'a str,
+    aud: Recipients<'a>,
+    client_id: &'a str,
+    iat: i64,
+    exp: i64,
+    jti: &'a str,
+    token_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+    #[serde(flatten)]
+    session: Option<&'a SessionClaims>,
+}
+
+/// One recipient as a text, several as a list, as in the token.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Recipients<'a> {
+    One(&'a str),
+    Several(&'a [String]),
+}
+
+/// What is known of a token, for a client that may know it.
+pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let mut caller = Caller::new(&server, &request);
+    match introspect(&server, &request, payload, &mut caller).await {
+        Ok(token) => {
+            let mut answer = HttpResponse::Ok();
+            answer
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .insert_header((header::PRAGMA, "no-cache"));
+            match token {
+                Some(token) => answer.json(active(&token)),
+                // The same for every reason.
+                None => answer.json(json!({ "active": false })),
+            }
+        }
+        Err(refusal) => refusal.answer(&server, &caller, "an introspection was refused"),
+    }
+}
+
+async fn introspect(
+    server: &Server,
+    request: &HttpRequest,
+    payload: web::Payload,
+    caller: &mut Caller,
+) -> Result<Option<AccessToken>, Refusal> {
+    let parameters = form(request, payload).await?;
+    let stored = authenticate(server, request, &parameters, caller).await?;
+    // Only from the body: an address is logged everywhere. The hint is not needed, for there is one type of token.
+    let token = parameters
+        .one("token")?
+        .ok_or_else(|| OauthError::invalid_request("token is missing in the form"))?;
+    let Some(token) = verified(server, token)? else {
+        return Ok(None);
+    };
+    let stored = if may_introspect(&stored.client, &token) {
+        stored
+    } else {
+        // It may have been given more a moment ago.
+        Box::pin(authenticate_anew(server, &stored)).await?
+    };
+    let client = &stored.client;
+    if !may_introspect(client, &token) || !has_client(server, client, &token).await? {
+        return Ok(None);
+    }
+    Ok(Some(token))
+}
+
+/// The token, when it is valid; whose it is stays to be asked.
+pub(super) fn verified(server: &Server, token: &str) -> Result<Option<AccessToken>, Refusal> {
+    let verdict = server.verify(token).map_err(|error| cannot_verify(&error))?;
+    Ok(match verdict {
+        Ok(token) => {
+            server.metrics.verified(&token.kid, server.clock.read().wall);
+            Some(token)
+        }
+        Err(reason) => {
+            log_inactive(&reason);
+            None
+        }
+    })
+}
+
+/// The reason is ours and holds nothing of the token but its times.
+fn log_inactive(reason: &Inactive) {
+    tracing::debug!(%reason, "a token is not active");
+}
+
+fn cannot_verify(error: &CannotVerify) -> Refusal {
+    match error {
+        CannotVerify::Stale { .. } => outage::failed("a token could not be verified", error),
+        CannotVerify::ClockInDoubt => tracing::error!(%error, "a token could not be verified"),
+    }
+    Refusal::unavailable("nothing can be said of a token at this moment; try again in a few seconds")
+}
+
+/// Whether the client that the token was given to may still act.
+async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Result<bool, Refusal> {
+    if is_client(caller, token) {
+        return Ok(true);
+    }
+    // People's own client is not registered; that the session lives is known already.
+    if token.session.is_some() && server.has_accounts && token.client_id == server.sessions.settings.client_id {
+        return Ok(true);
+    }
+    let Ok(id) = token.client_id.parse() else {
+        return Ok(false);
+    };
+    let stored = server.registry.find(&id).await.map_err(|error: StoreError| {
+        outage::report("the client of a token could not be looked up", &error);
+        Refusal::unavailable("the database does not answer; try again in a few seconds")
+    })?;
+    Ok(stored.is_some_and(|stored| stored.client.disabled_at.is_none() && is_client(&stored.client, token)))
+}
+
+fn active(token: &AccessToken) -> Answer<'_> {
+    Answer {
+        active: true,
+        iss: &token.iss,
+        sub: &token.sub,
+        aud: match token.aud.as_slice() {
+            [one] => Recipients::One(one),
+            several => Recipients::Several(several),
+        },
+        client_id: &token.client_id,
+        iat: token.iat.0,
+        exp: token.exp.0,
+        jti: &token.jti,
+        token_type: "Bearer",
+        scope: token.scope.as_deref(),
+        session: token.session.as_ref(),
+    }
+}

@@ -1,0 +1,120 @@
+//! `POST /oauth2/token`: the token endpoint (RFC 6749 section 3.2).
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+use crate::http::extract::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
+use crate::http::state::Server;
+use crate::keyring::{CannotSign, Issued};
+use crate::oauth::error::{ErrorCode, OauthError};
+use crate::oauth::token::{Granted, TokenRequest, grant};
+use crate::sessions::SessionTokens;
+use crate::store::outage;
+
+use super::refresh_grant;
+use super::turns::turn;
+
+/// The answer of RFC 6749 section 5.1.
+#[derive(Serialize)]
+struct TokenResponse {
+    access_token: String,
+    token_type: &'static str,
+    expires_in: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+}
+
+impl From<SessionTokens> for TokenResponse {
+    fn from(tokens: SessionTokens) -> Self {
+        Self {
+            access_token: tokens.access_token,
+            token_type: "Bearer",
+            expires_in: tokens.expires_in.0,
+            scope: None,
+            refresh_token: Some(tokens.refresh_token.to_string()),
+        }
+    }
+}
+
+/// A token for a client that proves itself.
+pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let mut caller = Caller::new(&server, &request);
+    match issue(&server, &request, payload, &mut caller).await {
+        Ok(token) => HttpResponse::Ok()
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .insert_header((header::PRAGMA, "no-cache"))
+            .json(token),
+        Err(refusal) => refusal.answer(&server, &caller, "a token was refused"),
+    }
+}
+
+async fn issue(
+    server: &Server,
+    request: &HttpRequest,
+    payload: web::Payload,
+    caller: &mut Caller,
+) -> Result<TokenResponse, Refusal> {
+    let parameters = form(request, payload).await?;
+    if server.has_accounts && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
+        // On the heap, so that a service's request does not carry room for it.
+        let refreshed = Box::pin(refresh_grant::refresh(server, request, &parameters, caller));
+        return Ok(refreshed.await?.into());
+    }
+    let stored = authenticate(server, request, &parameters, caller).await?;
+    let asked = TokenRequest::parse(&parameters)?;
+    let granted = if let Ok(granted) = grant(&stored.client, &asked, &server.defaults) {
+        granted
+    } else {
+        // It may have been given more a moment ago.
+        let stored = Box::pin(authenticate_anew(server, &stored)).await?;
+        grant(&stored.client, &asked, &server.defaults)?
+    };
+    let client = &stored.client;
+    if !server.keyring.policy().algorithms().contains(&granted.alg) {
+        let description = "the client is registered for an algorithm that this server does not sign with";
+        return Err(OauthError::new(ErrorCode::UnauthorizedClient, description).into());
+    }
+    let issued = {
+        let _turn = turn(granted.alg).await;
+        sign(server, &granted)?
+    };
+    let expires_in = issued.claims.exp - issued.claims.iat;
+    // What a forged token cannot have: with its key and its name the line shows which tokens are ours.
+    tracing::info!(
+        client.id = %client.id, client.ip = %caller.address, key.alg = %granted.alg, key.kid = %issued.kid,
+        token.jti = %issued.claims.jti, token.expires_in = expires_in, "a token was granted"
+    );
+    Ok(TokenResponse {
+        access_token: issued.token,
+        token_type: "Bearer",
+        expires_in,
+        scope: issued.claims.scope,
+        refresh_token: None,
+    })
+}
+
+fn sign(server: &Server, granted: &Granted) -> Result<Issued, Refusal> {
+    let reading = server.clock.read();
+    let issued = server
+        .keyring
+        .issue(granted, &server.issuer, reading)
+        .map_err(|error| cannot_sign(&error))?;
+    let took = server.clock.read().monotonic.saturating_sub(reading.monotonic);
+    server.metrics.signed(granted.alg, took);
+    Ok(issued)
+}
+
+fn cannot_sign(error: &CannotSign) -> Refusal {
+    match error {
+        CannotSign::Stale { .. } => outage::failed("a token was not signed", error),
+        error => tracing::error!(%error, "a token was not signed"),
+    }
+    OauthError::new(
+        ErrorCode::TemporarilyUnavailable,
+        "no key can sign at this moment; try again in a few seconds",
+    )
+    .into()
+}

@@ -1,0 +1,3 @@
+//! The endpoints of the admin listener.
+
+pub mod health;
