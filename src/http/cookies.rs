@@ -7,7 +7,6 @@ use crate::clock::Seconds;
 use crate::config::Accounts;
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::purpose::Purpose;
-use crate::http::state::Server;
 use crate::values::SessionId;
 
 use super::problem::{Code, Problem};
@@ -67,7 +66,8 @@ impl Cookie {
     }
 }
 
-fn twice() -> Problem {
+/// A cookie of this server comes twice.
+pub(super) fn twice() -> Problem {
     Problem::new(
         Code::InvalidRequest,
         "a cookie of this server comes twice, and one of them may be planted; clear the cookies of this site",
@@ -78,37 +78,6 @@ fn twice() -> Problem {
 #[must_use]
 pub fn binding(key: &HashKey, sid: SessionId) -> String {
     key.digest(Purpose::SessionCookie, &sid.to_string())
-}
-
-/// The refresh token in the cookies of a request.
-///
-/// A sibling domain can plant a cookie of this name, `__Secure-` or not, and so put a browser into a session of its own (RFC 6265bis
-/// section 8.6). It cannot plant one with `__Host-`. So only a token of the session that the binding cookie names counts. The refresh
-/// token itself has no such prefix, because it is for `/auth` alone, and other services of this host must not see it.
-///
-/// # Errors
-/// `invalid_request` when a cookie comes twice, and which one is planted is unknown.
-pub fn refresh_token<'r>(server: &Server, request: &'r HttpRequest) -> Result<Option<&'r str>, Problem> {
-    let opened: Vec<(&str, Option<SessionId>)> = server
-        .cookies
-        .refresh
-        .values(request)
-        .flatten()
-        .map(|text| (text, server.sessions.named_in(text)))
-        .collect();
-    let bound = server.cookies.binding.read(request)?;
-    let is_bound = |sid: SessionId| match bound {
-        Some(bound) => server.hash_key.matches(Purpose::SessionCookie, &sid.to_string(), bound),
-        // From before an upgrade from a version that set no such cookie.
-        None => sid.created_at() < server.unbound_until,
-    };
-    let mut fitting = opened.iter().filter(|(_, sid)| sid.is_some_and(is_bound));
-    match (fitting.next(), fitting.next(), opened.as_slice()) {
-        (Some(_), Some(_), _) => Err(twice()),
-        // The second is no token of ours: it gets nothing, and the answer says so.
-        (Some((text, _)), None, _) | (None, _, [(text, None)]) => Ok(Some(text)),
-        (None, ..) => Ok(None),
-    }
 }
 
 /// The cookies of this server.

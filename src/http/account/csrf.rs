@@ -1,21 +1,19 @@
 //! `GET /auth/csrf`: the token that every request with a cookie sends in `X-CSRF-Token`.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde_json::json;
 
 use crate::accounts::csrf::{is_bound, issue};
-use crate::http::extract::json::bound;
+use crate::http::extract::browser::Browser;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 
 /// The token for this browser: the one that it has, so that two tabs do not take it from each other, or a new one.
-pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let bound = bound(&server, &request)?;
-    let kept = server
-        .cookies
-        .csrf
-        .read(&request)?
+pub async fn answer(server: web::Data<Server>, browser: Browser) -> Result<HttpResponse, Problem> {
+    let bound = browser.bound()?;
+    let kept = browser
+        .csrf_cookie()?
         .filter(|token| is_bound(&server.hash_key, bound, token));
     let mut answer = HttpResponse::Ok();
     let token = if let Some(token) = kept {

@@ -1,16 +1,20 @@
 //! How a session's tokens reach the client: the access token in the body, the refresh token in a cookie or beside it.
 
-use actix_web::HttpRequest;
+use std::sync::Arc;
+
 use actix_web::HttpResponse;
 use actix_web::http::header::HeaderValue;
 use actix_web::http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
-use crate::accounts::session::Device;
+use crate::accounts::session::EndedBy;
 use crate::http::cookies::{self, Cookies};
+use crate::http::extract::browser::Browser;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::sessions::SessionTokens;
+use crate::store::allowance::to_the_end;
+use crate::store::outage;
 use crate::values::SessionId;
 
 /// Where the refresh token goes.
@@ -82,10 +86,59 @@ pub fn session_cookies(server: &Server, tokens: &SessionTokens) -> Result<[Heade
     written.map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))
 }
 
-/// What a request comes from, as its user will see it in the list of sessions.
-#[must_use]
-pub fn device(server: &Server, request: &HttpRequest) -> Device {
-    let user_agent = request.headers().get(header::USER_AGENT);
-    let user_agent = user_agent.and_then(|value| value.to_str().ok()).unwrap_or("");
-    Device::new(server.client_addresses.of(request), user_agent)
+/// The answer to a login, before anything of it is done: what a forged request may not have is refused first.
+pub struct LoginAnswer {
+    delivery: Delivery,
+    replaced: Option<String>,
+}
+
+impl LoginAnswer {
+    /// The answer with the refresh token in its place.
+    ///
+    /// # Errors
+    /// When a cookie is to be set, and a page may have forged the request, or the cookie comes twice.
+    pub fn prepare(browser: &Browser, delivery: Delivery) -> Result<Self, Problem> {
+        if delivery == Delivery::Body {
+            return Ok(Self {
+                delivery,
+                replaced: None,
+            });
+        }
+        browser.refuse_forged_login()?;
+        Ok(Self {
+            delivery,
+            replaced: replaced(browser)?,
+        })
+    }
+
+    /// With these tokens. The session whose cookie they replace ends.
+    ///
+    /// # Errors
+    /// When a cookie cannot be written.
+    pub async fn with(self, server: &Server, tokens: &SessionTokens) -> Result<HttpResponse, Problem> {
+        end_replaced(server, self.replaced).await;
+        answer(server, tokens, self.delivery)
+    }
+}
+
+/// The refresh token whose cookie a login overwrites.
+///
+/// # Errors
+/// When the cookie comes twice.
+pub fn replaced(browser: &Browser) -> Result<Option<String>, Problem> {
+    Ok(browser.refresh_token()?.map(str::to_owned))
+}
+
+/// Ends the session whose cookie is overwritten: nobody holds it any more, and nobody could end it. The login has happened, so that it
+/// is not undone when this fails.
+pub async fn end_replaced(server: &Server, replaced: Option<String>) {
+    let Some(token) = replaced else { return };
+    let sessions = Arc::clone(&server.sessions);
+    to_the_end(async move {
+        let client_id = &sessions.settings.client_id;
+        if let Err(error) = sessions.end_by_token(&token, client_id, EndedBy::Logout).await {
+            outage::report("a session that a login has replaced could not be ended", &error);
+        }
+    })
+    .await;
 }

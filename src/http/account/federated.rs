@@ -3,11 +3,13 @@
 //! Both change something though they are GETs, for a browser is led through them. What guards them is `state`: it counts once,
 //! and only in the browser that has the cookie it was made with.
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
 
+use actix_web::dev::Payload;
 use actix_web::http::header::{HeaderValue, InvalidHeaderValue};
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, web};
 use url::form_urlencoded;
 
 use crate::accounts::federation::ProviderName;
@@ -15,7 +17,8 @@ use crate::accounts::federation::claims::EmailDoubt;
 use crate::accounts::federation::login::LOGIN_LIFETIME;
 use crate::accounts::session::EndedBy;
 use crate::clock::{Reading, Seconds};
-use crate::http::cookies::refresh_token;
+use crate::http::extract::browser::Browser;
+use crate::http::extract::sender::Sender;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Server;
 use crate::logins::federated::{NotLoggedIn, Returned};
@@ -23,44 +26,79 @@ use crate::sessions::CannotBegin;
 use crate::store::allowance::to_the_end;
 use crate::store::outage;
 
-use super::delivery::{Delivery, device, session_cookies};
-use super::login::{end_replaced, replaced};
+use super::delivery::{end_replaced, replaced, session_cookies};
 
 /// How soon a provider that is away may be tried again.
 const RETRY_AFTER: Seconds = Seconds(5);
 
 /// Sends the browser to the provider.
-pub async fn begin(server: web::Data<Server>, request: HttpRequest, provider: web::Path<String>) -> HttpResponse {
-    let began = try_to_begin(&server, &request, &provider).await;
-    shown(&server, &request, &provider, began)
+pub async fn begin(server: web::Data<Server>, browser: Browser, sender: Sender, asked: Asked) -> HttpResponse {
+    let began = try_to_begin(&server, &browser, &sender, &asked).await;
+    shown(&sender, &asked, began)
 }
 
-async fn try_to_begin(server: &Server, request: &HttpRequest, provider: &str) -> Result<HttpResponse, Refusal> {
-    let return_to = return_to(request.query_string())?;
-    let address = server.client_addresses.of(request);
-    server.charge_federated_login(address).map_err(|retry_after| {
+async fn try_to_begin(
+    server: &Server,
+    browser: &Browser,
+    sender: &Sender,
+    asked: &Asked,
+) -> Result<HttpResponse, Refusal> {
+    let return_to = return_to(asked.query())?;
+    server.charge_federated_login(sender.address).map_err(|retry_after| {
         let detail = format!("too many logins with other providers begin at this address; try again in {retry_after}");
         Problem::new(Code::RateLimited, detail).after(retry_after)
     })?;
-    let cookie = &server.cookies.federated;
-    let browser = cookie.read(request)?;
+    let kept = browser.federated_cookie()?;
     // When the provider sends the browser back, a strict cookie does not come along: the session to be ended is noted now.
-    let replaces = refresh_token(server, request)?.and_then(|token| server.sessions.named_in(token));
+    let replaces = browser.session()?;
     let begun = server
         .federated_logins
-        .begin(provider, return_to.as_deref(), browser, replaces, now(server))
+        .begin(&asked.provider, return_to.as_deref(), kept, replaces, now(server))
         .await;
     let begun = begun.map_err(|error| refused(&error))?;
-    let binding = cookie
+    let binding = server
+        .cookies
+        .federated
         .set(&begun.secrets.browser, Some(LOGIN_LIFETIME))
         .map_err(|error| unwritten(&error))?;
     Ok(see_other(begun.url.as_str(), [binding]))
 }
 
 /// Takes what the provider answered, and begins a session.
-pub async fn finish(server: web::Data<Server>, request: HttpRequest, provider: web::Path<String>) -> HttpResponse {
-    let finished = try_to_finish(&server, &request, &provider).await;
-    shown(&server, &request, &provider, finished)
+pub async fn finish(server: web::Data<Server>, browser: Browser, sender: Sender, asked: Asked) -> HttpResponse {
+    let finished = try_to_finish(&server, &browser, &sender, &asked).await;
+    shown(&sender, &asked, finished)
+}
+
+/// What a browser asks for on its way to a provider and back.
+pub struct Asked {
+    provider: String,
+    request: HttpRequest,
+}
+
+impl FromRequest for Asked {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, actix_web::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let provider = web::Path::<String>::from_request(request, payload).into_inner();
+        ready(provider.map(|provider| Self {
+            provider: provider.into_inner(),
+            request: request.clone(),
+        }))
+    }
+}
+
+impl Asked {
+    fn query(&self) -> &str {
+        self.request.query_string()
+    }
+
+    /// A person who is led here by a browser reads a page; a program reads JSON.
+    fn reads_pages(&self) -> bool {
+        let accept = self.request.headers().get(header::ACCEPT);
+        accept.is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html")))
+    }
 }
 
 /// A login that is refused.
@@ -97,19 +135,11 @@ impl From<Problem> for Refusal {
     }
 }
 
-/// A person who is led here by a browser reads a page; a program reads JSON.
-fn shown(
-    server: &Server,
-    request: &HttpRequest,
-    provider: &str,
-    answer: Result<HttpResponse, Refusal>,
-) -> HttpResponse {
+fn shown(sender: &Sender, asked: &Asked, answer: Result<HttpResponse, Refusal>) -> HttpResponse {
     answer.unwrap_or_else(|refusal| {
-        log(server, request, provider, &refusal);
+        log(sender, asked, &refusal);
         let problem = refusal.problem;
-        let accept = request.headers().get(header::ACCEPT);
-        let reads_pages = accept.is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html")));
-        if reads_pages {
+        if asked.reads_pages() {
             problem.page()
         } else {
             problem.error_response()
@@ -118,13 +148,13 @@ fn shown(
 }
 
 /// One line for each login that is refused, as for one with a password.
-fn log(server: &Server, request: &HttpRequest, provider: &str, refusal: &Refusal) {
+fn log(sender: &Sender, asked: &Asked, refusal: &Refusal) {
     // The path may hold any text; a name that no provider can have is not repeated.
-    let provider = provider.parse::<ProviderName>();
+    let provider = asked.provider.parse::<ProviderName>();
     let provider = provider.as_ref().map_or("", ProviderName::as_str);
     let outcome = refusal.problem.code.name();
     let reason = refusal.reason.as_deref().unwrap_or(&refusal.problem.detail);
-    let address = server.client_addresses.of(request);
+    let address = sender.address;
     match refusal.whose {
         Whose::Person => {
             tracing::info!(provider, client.ip = %address, outcome, reason, "a login with a provider was refused");
@@ -136,16 +166,21 @@ fn log(server: &Server, request: &HttpRequest, provider: &str, refusal: &Refusal
     }
 }
 
-async fn try_to_finish(server: &Server, request: &HttpRequest, provider: &str) -> Result<HttpResponse, Refusal> {
+async fn try_to_finish(
+    server: &Server,
+    browser: &Browser,
+    sender: &Sender,
+    asked: &Asked,
+) -> Result<HttpResponse, Refusal> {
     let returned = Returned {
-        provider,
-        query: request.query_string(),
-        browser: server.cookies.federated.read(request)?,
+        provider: &asked.provider,
+        query: asked.query(),
+        browser: browser.federated_cookie()?,
     };
-    let replaced_here = replaced(server, request, Delivery::Cookie)?;
+    let replaced_here = replaced(browser)?;
     let confirmed = server.federated_logins.finish(&returned, now(server)).await;
     let confirmed = confirmed.map_err(|error| refused(&error))?;
-    let begun = server.sessions.begin(&confirmed.user, &device(server, request)).await;
+    let begun = server.sessions.begin(&confirmed.user, &sender.device()).await;
     let tokens = begun.map_err(|error| not_begun(&error))?;
     if let Some(replaced) = confirmed.replaces {
         let (sessions, actor) = (Arc::clone(&server.sessions), format!("user {}", confirmed.user.user.id));

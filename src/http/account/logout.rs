@@ -1,55 +1,70 @@
 //! `POST /auth/logout` and `POST /auth/logout-all`: sessions end on the server, and the cookies go.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 
 use crate::accounts::session::EndedBy;
-use crate::http::cookies::{Cookies, refresh_token};
-use crate::http::extract::bearer::{Authenticated, authenticate};
-use crate::http::extract::json::{cookie_request, json_or_nothing};
+use crate::http::cookies::Cookies;
+use crate::http::extract::bearer::{Authenticated, Bearer};
+use crate::http::extract::browser::Browser;
+use crate::http::extract::json::{Body, JsonBody};
 use crate::http::extract::members::{Form, Member};
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 
+/// What names the session, if no cookie and no access token does.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body {
+pub struct Logout {
     refresh_token: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+impl Body for Logout {
+    const FORM: Form = Form {
+        right: r#"{"refresh_token": "..."}, or none with a cookie or an access token"#,
+        members: &[Member::optional_text("refresh_token")],
+    };
+
+    fn of_nothing() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+/// A body that says nothing.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub struct Nothing {}
 
-const FORM: Form = Form {
-    right: r#"{"refresh_token": "..."}, or none with a cookie or an access token"#,
-    members: &[Member::optional_text("refresh_token")],
-};
+impl Body for Nothing {
+    const FORM: Form = Form {
+        right: "empty, or {}",
+        members: &[],
+    };
 
-const NO_MEMBERS: Form = Form {
-    right: "empty, or {}",
-    members: &[],
-};
+    fn of_nothing() -> Option<Self> {
+        Some(Self {})
+    }
+}
 
 /// Ends the session of the refresh token in the body, else of the one in the cookie, else of the access token. A refresh token that
 /// is of no use any more has nothing to end, and that is what was asked for.
 pub async fn one(
     server: web::Data<Server>,
-    request: HttpRequest,
-    payload: web::Payload,
+    browser: Browser,
+    bearer: Bearer,
+    JsonBody(asked): JsonBody<Logout>,
 ) -> Result<HttpResponse, Problem> {
-    let body: Body = json_or_nothing(&request, payload, &FORM).await?;
-    if let Some(token) = &body.refresh_token {
+    if let Some(token) = &asked.refresh_token {
         end_by_token(&server, token).await?;
         return Ok(HttpResponse::NoContent().finish());
     }
-    if let Some(cookie) = refresh_token(&server, &request)? {
-        cookie_request(&server, &request)?;
+    if let Some(cookie) = browser.refresh_token()? {
+        browser.refuse_forged()?;
         end_by_token(&server, cookie).await?;
         return without_cookies(&server);
     }
-    let Authenticated { user, sid } = authenticate(&server, &request)?;
+    let Authenticated { user, sid } = bearer.person()?;
     server
         .sessions
         .end_own(sid, user, EndedBy::Logout)
@@ -62,15 +77,15 @@ pub async fn one(
 /// anybody's hands.
 pub async fn all(
     server: web::Data<Server>,
-    request: HttpRequest,
-    payload: web::Payload,
+    browser: Browser,
+    bearer: Bearer,
+    JsonBody(Nothing {}): JsonBody<Nothing>,
 ) -> Result<HttpResponse, Problem> {
-    let Nothing {} = json_or_nothing(&request, payload, &NO_MEMBERS).await?;
-    let has_cookie = refresh_token(&server, &request)?.is_some();
+    let has_cookie = browser.refresh_token()?.is_some();
     if has_cookie {
-        cookie_request(&server, &request)?;
+        browser.refuse_forged()?;
     }
-    let Authenticated { user, sid } = authenticate(&server, &request)?;
+    let Authenticated { user, sid } = bearer.person()?;
     server
         .sessions
         .end_own(sid, user, EndedBy::Logout)

@@ -12,6 +12,7 @@ mod logout;
 mod me;
 mod password;
 mod refresh;
+mod refusals;
 mod register;
 pub mod routes;
 mod sessions;

@@ -9,7 +9,7 @@ use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::config::ForwardAuthPolicy;
-use crate::http::extract::bearer::{bearer_in_header, verified};
+use crate::http::extract::bearer::Bearer;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Server;
 use crate::oauth::endpoints::VERIFY_PATH;
@@ -26,8 +26,8 @@ fn policy_name<'a>(path: &'a str, issuer_path: &str) -> Option<&'a str> {
 }
 
 /// Every gateway takes a 404 as a denial; one that is set up to let requests through on an error of the server (5xx) too.
-fn policy<'a>(server: &'a Server, request: &HttpRequest) -> Result<&'a ForwardAuthPolicy, Problem> {
-    let name = policy_name(request.uri().path(), &server.issuer_path).unwrap_or_default();
+fn policy<'a>(server: &'a Server, path: &str) -> Result<&'a ForwardAuthPolicy, Problem> {
+    let name = policy_name(path, &server.issuer_path).unwrap_or_default();
     if name.is_empty() {
         return Err(Problem::new(
             Code::PolicyUnknown,
@@ -44,9 +44,9 @@ fn policy<'a>(server: &'a Server, request: &HttpRequest) -> Result<&'a ForwardAu
 }
 
 /// 200 with the identity in headers, 401 or 403.
-pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let policy = policy(&server, &request)?;
-    let token = verified(&server, bearer_in_header(&request)?, &policy.audience)?;
+pub async fn answer(server: web::Data<Server>, bearer: Bearer, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let policy = policy(&server, request.uri().path())?;
+    let token = bearer.verified_for(&policy.audience)?;
     // People's own client is not registered; that the session lives is known already.
     if token.session.is_none() || token.client_id != server.sessions.settings.client_id {
         refuse_disabled_client(&server, &token).await?;

@@ -1,4 +1,4 @@
-//! Who asks: the extractor of the protected routes, over the verification that introspection uses.
+//! Who asks by an access token, over the verification that introspection uses.
 
 use std::future::{Ready, ready};
 
@@ -13,6 +13,14 @@ use crate::keyring::Inactive;
 use crate::oauth::verification::{AccessToken, Refused};
 use crate::values::SessionId;
 
+use super::server;
+
+/// The access token of a request (RFC 6750 section 2.1). It is not looked at before somebody asks for it: a logout with a cookie needs none.
+pub struct Bearer {
+    server: web::Data<Server>,
+    request: HttpRequest,
+}
+
 /// A person who proved a session by an access token that is for this server's accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Authenticated {
@@ -22,26 +30,91 @@ pub struct Authenticated {
     pub sid: SessionId,
 }
 
-impl FromRequest for Authenticated {
+impl FromRequest for Bearer {
     type Error = Problem;
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let server = request.app_data::<web::Data<Server>>();
-        ready(match server {
-            Some(server) => authenticate(server, request),
-            None => Err(Problem::new(Code::TemporarilyUnavailable, "the server is not set up")),
-        })
+        ready(server(request).map(|server| Self {
+            server: server.clone(),
+            request: request.clone(),
+        }))
     }
 }
 
-/// The person who asks.
-///
-/// # Errors
-/// As [`bearer`] and [`verified`], and `insufficient_scope` for a token of no person.
-pub fn authenticate(server: &Server, request: &HttpRequest) -> Result<Authenticated, Problem> {
-    let token = verified(server, bearer(request)?, &server.sessions.settings.audience)?;
-    person(&token)
+impl FromRequest for Authenticated {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let bearer = Bearer::from_request(request, payload).into_inner();
+        ready(bearer.and_then(|bearer| bearer.person()))
+    }
+}
+
+impl Bearer {
+    /// The person whom the token speaks for.
+    ///
+    /// # Errors
+    /// `invalid_request` for a token in the address; as [`Bearer::verified_for`]; and `insufficient_scope` for a token of no person.
+    pub fn person(&self) -> Result<Authenticated, Problem> {
+        // Addresses are logged everywhere.
+        let query = self.request.query_string().as_bytes();
+        if url::form_urlencoded::parse(query).any(|(name, _)| name == "access_token") {
+            return Err(Problem::new(
+                Code::InvalidRequest,
+                "a token does not belong in the address; send the header Authorization: Bearer",
+            ));
+        }
+        person(&self.verified_for(&self.server.sessions.settings.audience)?)
+    }
+
+    /// The token, when it is valid now and for this audience. Nothing is said of the address, which need not be the sender's: a gateway may
+    /// append that of its visitor.
+    ///
+    /// # Errors
+    /// `token_missing` without a token, `invalid_request` for several; `token_expired`, `session_ended`, or `token_invalid` for everything
+    /// else; `temporarily_unavailable` when nothing can be said.
+    pub fn verified_for(&self, audience: &str) -> Result<AccessToken, Problem> {
+        let (server, token) = (&self.server, self.token()?);
+        let reading = server.clock.read();
+        let verdict = server
+            .verify(token)
+            .map_err(|error| Problem::unavailable(&error, "a token could not be verified"))?;
+        let token = verdict.map_err(|inactive| refused(&inactive))?;
+        if !token.aud.iter().any(|aud| aud == audience) {
+            return Err(Problem::new(
+                Code::TokenInvalid,
+                "the access token is for another audience",
+            ));
+        }
+        server.metrics.verified(&token.kid, reading.wall);
+        Ok(token)
+    }
+
+    /// The token in the header `Authorization`, the one place where it may stand.
+    fn token(&self) -> Result<&str, Problem> {
+        let mut headers = self.request.headers().get_all(header::AUTHORIZATION);
+        let first = headers.next();
+        if headers.next().is_some() {
+            return Err(Problem::new(
+                Code::InvalidRequest,
+                "there is more than one Authorization header",
+            ));
+        }
+        first
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"))
+            .map(|(_, token)| token.trim_start_matches(' '))
+            .filter(|token| !token.is_empty())
+            .ok_or_else(|| {
+                Problem::new(
+                    Code::TokenMissing,
+                    "send the header Authorization: Bearer with an access token",
+                )
+            })
+    }
 }
 
 /// The person whom a valid token speaks for.
@@ -57,70 +130,6 @@ fn person(token: &AccessToken) -> Result<Authenticated, Problem> {
         (Ok(user), Ok(sid)) => Ok(Authenticated { user, sid }),
         _ => Err(no_person()),
     }
-}
-
-/// The token in the header `Authorization` (RFC 6750 section 2.1), the one place where it may stand.
-///
-/// # Errors
-/// `token_missing` without one, `invalid_request` for one in the address or for several.
-pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
-    // Addresses are logged everywhere.
-    let in_address =
-        url::form_urlencoded::parse(request.query_string().as_bytes()).any(|(name, _)| name == "access_token");
-    if in_address {
-        return Err(Problem::new(
-            Code::InvalidRequest,
-            "a token does not belong in the address; send the header Authorization: Bearer",
-        ));
-    }
-    bearer_in_header(request)
-}
-
-/// The same where the address is not the sender's: a gateway may append that of its visitor.
-///
-/// # Errors
-/// `token_missing` without a token, `invalid_request` for several.
-pub fn bearer_in_header(request: &HttpRequest) -> Result<&str, Problem> {
-    let mut headers = request.headers().get_all(header::AUTHORIZATION);
-    let first = headers.next();
-    if headers.next().is_some() {
-        return Err(Problem::new(
-            Code::InvalidRequest,
-            "there is more than one Authorization header",
-        ));
-    }
-    first
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"))
-        .map(|(_, token)| token.trim_start_matches(' '))
-        .filter(|token| !token.is_empty())
-        .ok_or_else(|| {
-            Problem::new(
-                Code::TokenMissing,
-                "send the header Authorization: Bearer with an access token",
-            )
-        })
-}
-
-/// The token, when it is valid now and for this audience.
-///
-/// # Errors
-/// `token_expired`, `session_ended`, or `token_invalid` for everything else; `temporarily_unavailable` when nothing can be said.
-pub fn verified(server: &Server, token: &str, audience: &str) -> Result<AccessToken, Problem> {
-    let reading = server.clock.read();
-    let verdict = server
-        .verify(token)
-        .map_err(|error| Problem::unavailable(&error, "a token could not be verified"))?;
-    let token = verdict.map_err(|inactive| refused(&inactive))?;
-    if !token.aud.iter().any(|aud| aud == audience) {
-        return Err(Problem::new(
-            Code::TokenInvalid,
-            "the access token is for another audience",
-        ));
-    }
-    server.metrics.verified(&token.kid, reading.wall);
-    Ok(token)
 }
 
 /// What a client can do something about is told; why exactly a token is bad is for the log alone.

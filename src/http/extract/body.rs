@@ -4,9 +4,10 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::time::Duration;
 
+use actix_web::HttpRequest;
 use actix_web::body::{BodyStream, MessageBody};
+use actix_web::dev::Payload;
 use actix_web::http::header;
-use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 
 use crate::clock::sleep;
@@ -31,7 +32,7 @@ pub enum Unreadable {
 ///
 /// # Errors
 /// [`Unreadable`] says why there is nothing to read.
-pub async fn read(request: &HttpRequest, payload: web::Payload, longest: usize) -> Result<Bytes, Unreadable> {
+pub async fn read(request: &HttpRequest, payload: Payload, longest: usize) -> Result<Bytes, Unreadable> {
     // To the library the body of a request with `Upgrade: websocket` has no end.
     let announced = match Body::of(request.head()) {
         Body::Sized(length) => length,
@@ -45,7 +46,7 @@ pub async fn read(request: &HttpRequest, payload: web::Payload, longest: usize) 
 }
 
 /// What came in one piece is not copied.
-async fn collect(payload: web::Payload, announced: u64, longest: usize) -> Result<Bytes, Unreadable> {
+async fn collect(payload: Payload, announced: u64, longest: usize) -> Result<Bytes, Unreadable> {
     let mut pieces = pin!(BodyStream::new(payload));
     let mut body = Bytes::new();
     while (body.len() as u64) < announced

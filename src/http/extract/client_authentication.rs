@@ -132,19 +132,20 @@ pub async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parame
     if let Some(fault) = body::announced_coding(request) {
         return Err(compressed(&fault));
     }
-    let body = body::read(request, payload, LONGEST_FORM)
-        .await
-        .map_err(|unreadable| match unreadable {
-            Unreadable::Late => Refusal::WithStatus(
-                OauthError::invalid_request("the form took longer than 5 seconds to arrive"),
-                StatusCode::REQUEST_TIMEOUT,
-            ),
-            Unreadable::TooLong => Refusal::WithStatus(
-                OauthError::invalid_request("the form is longer than 16 KiB"),
-                StatusCode::PAYLOAD_TOO_LARGE,
-            ),
-            Unreadable::Cut => OauthError::invalid_request("the body ended early").into(),
-        })?;
+    let body =
+        body::read(request, payload.into_inner(), LONGEST_FORM)
+            .await
+            .map_err(|unreadable| match unreadable {
+                Unreadable::Late => Refusal::WithStatus(
+                    OauthError::invalid_request("the form took longer than 5 seconds to arrive"),
+                    StatusCode::REQUEST_TIMEOUT,
+                ),
+                Unreadable::TooLong => Refusal::WithStatus(
+                    OauthError::invalid_request("the form is longer than 16 KiB"),
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                ),
+                Unreadable::Cut => OauthError::invalid_request("the body ended early").into(),
+            })?;
     if let Some(fault) = body::looks_compressed(&body) {
         return Err(compressed(fault));
     }

@@ -1,0 +1,198 @@
+//! What a browser sends by itself: cookies, and whose page asks.
+//!
+//! One extractor for both, because a CSRF token is bound to the session in the refresh cookie: who checks the one reads the other.
+
+use std::cell::OnceCell;
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{self, HeaderName};
+use actix_web::{FromRequest, HttpRequest, web};
+use url::Url;
+
+use crate::accounts::csrf::{self, Bound, Forged};
+use crate::crypto::purpose::Purpose;
+use crate::http::cookies::twice;
+use crate::http::problem::{Code, Problem};
+use crate::http::state::Server;
+use crate::values::{Origin, SessionId};
+
+use super::server;
+
+/// The header with the CSRF token.
+const CSRF_HEADER: HeaderName = HeaderName::from_static("x-csrf-token");
+/// Whose page asks, as the browser says (Fetch Metadata); no page can write it.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The cookies of a request, and what the browser says of the page that sent it. Nothing is read before it is asked for, and the refresh
+/// cookie is opened once.
+pub struct Browser {
+    server: web::Data<Server>,
+    request: HttpRequest,
+    refresh: OnceCell<Result<Option<RefreshCookie>, Problem>>,
+}
+
+/// What stands in the refresh cookie.
+struct RefreshCookie {
+    text: String,
+    /// The session that it names; None when it is no token of ours.
+    sid: Option<SessionId>,
+}
+
+impl FromRequest for Browser {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(server(request).map(|server| Self {
+            server: server.clone(),
+            request: request.clone(),
+            refresh: OnceCell::new(),
+        }))
+    }
+}
+
+impl Browser {
+    /// The refresh token in the cookies.
+    ///
+    /// A sibling domain can plant a cookie of this name, `__Secure-` or not, and so put a browser into a session of its own (RFC 6265bis
+    /// section 8.6). It cannot plant one with `__Host-`. So only a token of the session that the binding cookie names counts. The refresh
+    /// token itself has no such prefix, because it is for `/auth` alone, and other services of this host must not see it.
+    ///
+    /// # Errors
+    /// `invalid_request` when a cookie comes twice, and which one is planted is unknown.
+    pub fn refresh_token(&self) -> Result<Option<&str>, Problem> {
+        Ok(self.refresh_cookie()?.map(|cookie| cookie.text.as_str()))
+    }
+
+    /// The session of the refresh token in the cookies.
+    ///
+    /// # Errors
+    /// As [`Browser::refresh_token`].
+    pub fn session(&self) -> Result<Option<SessionId>, Problem> {
+        Ok(self.refresh_cookie()?.and_then(|cookie| cookie.sid))
+    }
+
+    fn refresh_cookie(&self) -> Result<Option<&RefreshCookie>, Problem> {
+        match self.refresh.get_or_init(|| self.read_refresh_cookie()) {
+            Ok(cookie) => Ok(cookie.as_ref()),
+            Err(problem) => Err(problem.clone()),
+        }
+    }
+
+    fn read_refresh_cookie(&self) -> Result<Option<RefreshCookie>, Problem> {
+        let server = &self.server;
+        let values = server.cookies.refresh.values(&self.request).flatten();
+        let opened: Vec<(&str, Option<SessionId>)> =
+            values.map(|text| (text, server.sessions.named_in(text))).collect();
+        let bound = server.cookies.binding.read(&self.request)?;
+        let is_bound = |sid: SessionId| match bound {
+            Some(bound) => server.hash_key.matches(Purpose::SessionCookie, &sid.to_string(), bound),
+            // From before an upgrade from a version that set no such cookie.
+            None => sid.created_at() < server.unbound_until,
+        };
+        let mut fitting = opened.iter().filter(|(_, sid)| sid.is_some_and(is_bound));
+        match (fitting.next(), fitting.next(), opened.as_slice()) {
+            (Some(_), Some(_), _) => Err(twice()),
+            // The second is no token of ours: it gets nothing, and the answer says so.
+            (Some((text, sid)), None, _) | (None, _, [(text, sid @ None)]) => Ok(Some(RefreshCookie {
+                text: (*text).to_owned(),
+                sid: *sid,
+            })),
+            (None, ..) => Ok(None),
+        }
+    }
+
+    /// The CSRF token in the cookies.
+    ///
+    /// # Errors
+    /// `invalid_request` when the cookie comes twice.
+    pub fn csrf_cookie(&self) -> Result<Option<&str>, Problem> {
+        self.server.cookies.csrf.read(&self.request)
+    }
+
+    /// What binds a login with another provider to the browser.
+    ///
+    /// # Errors
+    /// `invalid_request` when the cookie comes twice.
+    pub fn federated_cookie(&self) -> Result<Option<&str>, Problem> {
+        self.server.cookies.federated.read(&self.request)
+    }
+
+    /// What the CSRF token of this request must be bound to.
+    ///
+    /// # Errors
+    /// As [`Browser::refresh_token`].
+    pub fn bound(&self) -> Result<Bound, Problem> {
+        Ok(self.session()?.map_or(Bound::BeforeLogin, Bound::To))
+    }
+
+    /// Refuses a request that uses or sets a cookie unless a page of ours, or of a listed origin, sent it on purpose. Whoever is no
+    /// browser sends neither `Origin` nor `Sec-Fetch-Site`, and then the token alone decides.
+    ///
+    /// # Errors
+    /// `cross_site` or `csrf_failed`.
+    pub fn refuse_forged(&self) -> Result<(), Problem> {
+        self.check_csrf()?
+            .map_err(|forged| Problem::new(Code::CsrfFailed, forged.to_string()))
+    }
+
+    /// The same of a request that begins a session and could have asked for its tokens in the body.
+    ///
+    /// # Errors
+    /// As [`Browser::refuse_forged`].
+    pub fn refuse_forged_login(&self) -> Result<(), Problem> {
+        self.check_csrf()?.map_err(|forged| {
+            let instead = match forged {
+                Forged::NoHeader | Forged::NoCookie => {
+                    r#"; a program that is no web page sends "token_delivery": "body" in the body instead"#
+                }
+                Forged::Differ | Forged::NotBound => "",
+            };
+            Problem::new(Code::CsrfFailed, format!("{forged}{instead}"))
+        })
+    }
+
+    fn check_csrf(&self) -> Result<Result<(), Forged>, Problem> {
+        self.refuse_other_sites()?;
+        let header = self.only(&CSRF_HEADER)?;
+        let cookie = self.csrf_cookie()?;
+        Ok(csrf::check(&self.server.hash_key, self.bound()?, header, cookie))
+    }
+
+    fn refuse_other_sites(&self) -> Result<(), Problem> {
+        let refused = || {
+            Problem::new(
+                Code::CrossSite,
+                "pages of this origin may not do this; list it in accounts.allowed_origins, and serve it from the same site",
+            )
+        };
+        // Cookies would not come along from another site anyway, and a login from there is none that the user began.
+        if self.only(&SEC_FETCH_SITE)?.is_some_and(|site| site == "cross-site") {
+            return Err(refused());
+        }
+        let origin = match self.only(&header::ORIGIN)? {
+            Some(origin) => Some(origin.to_owned()),
+            None => self.only(&header::REFERER)?.map(|referer| {
+                Url::parse(referer).map_or_else(|_| "null".to_owned(), |url| Origin::of(&url).as_str().to_owned())
+            }),
+        };
+        match origin {
+            Some(origin) if !self.server.accepts_origin(&origin) => Err(refused()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The value of a header that comes once or not at all.
+    fn only(&self, name: &HeaderName) -> Result<Option<&str>, Problem> {
+        let mut values = self.request.headers().get_all(name);
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(Problem::new(
+                Code::InvalidRequest,
+                format!("there is more than one header {name}"),
+            ));
+        }
+        Ok(first.map(|value| value.to_str().unwrap_or("null")))
+    }
+}
