@@ -112,6 +112,11 @@ fn the_readers_of_code_see_what_they_should() {
     let code = "use crate::a::{b, c};\nuse crate::{d::{x, y}, e};\nfn f() { crate::g::h() }\n\"keyround::z=debug\"";
     assert_eq!(imported(code), ["a", "d", "e", "g"].map(str::to_owned).into());
     assert!(names_crate("use sqlx;", "sqlx") && names_crate("x(sqlx::query)", "sqlx"));
+    let paths: Vec<String> = paths_at("super::{a::B, c::{D, e}, f};")
+        .iter()
+        .map(|path| path.join("::"))
+        .collect();
+    assert_eq!(paths, ["super::a::B", "super::c::D", "super::c::e", "super::f"]);
     assert!(names_crate("use rsa as r;", "rsa") && !names_crate("a.rsa_bits; jose::rsa::x; mod rsa", "rsa"));
 }
 
@@ -154,6 +159,107 @@ fn a_module_imports_only_from_modules_above_it() {
         }
     }
     assert!(breaches.is_empty(), "{breaches:#?}");
+}
+
+/// The paths that a text begins with, each with all its parts: two for `a::{b, c::d}`.
+fn paths_at(text: &str) -> Vec<Vec<String>> {
+    let length = text
+        .find(|character: char| !character.is_alphanumeric() && character != '_')
+        .unwrap_or(text.len());
+    let (word, rest) = text.split_at(length);
+    let mut paths = Vec::new();
+    if let Some(group) = rest.strip_prefix("::{") {
+        let (mut depth, mut start) = (0, 0);
+        for (at, character) in group.char_indices() {
+            if depth == 0 && matches!(character, ',' | '}') {
+                paths.extend(paths_at(group[start..at].trim()));
+                start = at + 1;
+            }
+            match character {
+                '}' if depth == 0 => break,
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+    } else if let Some(rest) = rest.strip_prefix("::") {
+        paths = paths_at(rest);
+    }
+    if paths.is_empty() {
+        paths.push(Vec::new());
+    }
+    for path in &mut paths {
+        path.insert(0, word.to_owned());
+    }
+    paths
+}
+
+/// The files below `src/http` that a file there names, all by their modules.
+fn named_in_http(own: &[String], code: &str, files: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
+    let mut named = BTreeSet::new();
+    for start in ["crate::http::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back();
+            if before.is_some_and(|character| character.is_alphanumeric() || matches!(character, '_' | ':')) {
+                continue;
+            }
+            for path in paths_at(&code[at..]) {
+                let (mut place, mut rest) = (Vec::new(), &path[..]);
+                if rest[0] == "crate" {
+                    rest = &rest[2..];
+                } else {
+                    place = own.to_vec();
+                }
+                while rest.first().is_some_and(|part| part == "super") {
+                    place.pop();
+                    rest = &rest[1..];
+                }
+                place.extend_from_slice(rest);
+                while !place.is_empty() && !files.contains(&place) {
+                    place.pop();
+                }
+                if !place.is_empty() && place != own {
+                    named.insert(place);
+                }
+            }
+        }
+    }
+    named
+}
+
+/// What a request passes is read in one direction: extractors over the state, endpoints over both, the table of routes over all.
+#[test]
+fn no_files_of_http_import_each_other() {
+    let mut codes = std::collections::BTreeMap::new();
+    for (file, code) in sources() {
+        let Some(path) = file.strip_prefix("http/").and_then(|path| path.strip_suffix(".rs")) else {
+            continue;
+        };
+        let path = path.strip_suffix("/mod").unwrap_or(path);
+        let parts: Vec<String> = path.split('/').map(str::to_owned).collect();
+        if parts.last().is_some_and(|name| name != "mod" && name != "tests") {
+            let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
+            codes.insert(parts, code);
+        }
+    }
+    let files: BTreeSet<Vec<String>> = codes.keys().cloned().collect();
+    let mut above: Vec<(Vec<String>, BTreeSet<Vec<String>>)> = codes
+        .iter()
+        .map(|(own, code)| (own.clone(), named_in_http(own, code, &files)))
+        .collect();
+    let imports: usize = above.iter().map(|(_, named)| named.len()).sum();
+    assert!(imports > 100, "{imports}: is the reader blind?");
+    // Whoever imports nobody that is left cannot be in a circle.
+    loop {
+        let left: BTreeSet<Vec<String>> = above.iter().map(|(own, _)| own.clone()).collect();
+        let before = above.len();
+        above.retain(|(_, named)| named.iter().any(|other| left.contains(other)));
+        if above.len() == before {
+            break;
+        }
+    }
+    let circle: Vec<String> = above.iter().map(|(own, _)| own.join("/")).collect();
+    assert!(circle.is_empty(), "in a circle, or over one: {circle:#?}");
 }
 
 /// What the order of the map would allow, and must not be: rules know no settings, and stored rows know nobody who reads them.
