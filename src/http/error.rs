@@ -11,7 +11,7 @@ use crate::oauth::error::{ErrorCode, OauthError};
 use super::problem::{Code, Problem, with_options};
 
 /// The one table from refusals to statuses (RFC 6749 section 5.2).
-const fn status(code: ErrorCode) -> StatusCode {
+pub(super) const fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::InvalidClient => StatusCode::UNAUTHORIZED,
         ErrorCode::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -22,12 +22,6 @@ const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::InvalidScope
         | ErrorCode::InvalidTarget => StatusCode::BAD_REQUEST,
     }
-}
-
-/// A refusal in RFC 6749 form.
-#[must_use]
-pub fn oauth(error: &OauthError) -> HttpResponse {
-    oauth_with_status(error, status(error.code))
 }
 
 /// A refusal in RFC 6749 form whose status says more than its code.
@@ -61,6 +55,13 @@ pub fn options(allow: &str) -> HttpResponse {
     HttpResponse::NoContent()
         .insert_header((header::ALLOW, with_options(allow)))
         .finish()
+}
+
+/// Any method but POST at the endpoints for clients.
+#[must_use]
+pub fn oauth_method_not_allowed() -> HttpResponse {
+    let refusal = OauthError::invalid_request("this endpoint takes POST only");
+    oauth_with_status(&refusal, StatusCode::METHOD_NOT_ALLOWED)
 }
 
 /// Whether a path is below those of the OAuth endpoints, whose refusals have their own form.

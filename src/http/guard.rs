@@ -11,6 +11,7 @@ use actix_web::web;
 
 use super::error;
 use super::problem::Code;
+use super::refusal::Refusal;
 use super::state::Server;
 use super::stream::Connection;
 
@@ -67,6 +68,13 @@ pub async fn guarded(
         connection.finish();
     }
     let mut response = answered?;
+    // A refusal is counted and logged here, whichever extractor or handler it comes from.
+    let error = response.response().error();
+    if let Some(refusal) = error.and_then(actix_web::Error::as_error::<Refusal>)
+        && let Some(server) = response.request().app_data::<web::Data<Server>>()
+    {
+        refusal.log(server, response.request());
+    }
     if is_stopping || asks_for_upgrade || connection.is_some_and(|connection| connection.is_old()) {
         response
             .response_mut()

@@ -17,6 +17,7 @@ pub mod observation;
 pub mod operations;
 mod parser_refusal;
 pub mod problem;
+pub mod refusal;
 pub mod root;
 pub mod routes;
 pub mod state;

@@ -8,7 +8,6 @@ use crate::oauth::endpoints::{
     OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH, TOKEN_PATH,
 };
 
-use super::extract::client_authentication;
 use super::oauth::{introspect, key_set, metadata, revoke, token};
 use super::operations::health;
 use super::state::Server;
@@ -92,7 +91,7 @@ fn for_clients(path: &str, route: Route) -> Resource {
     web::resource(path.to_owned())
         .route(route)
         .route(options("POST"))
-        .default_service(web::to(|| async { client_authentication::method_not_allowed() }))
+        .default_service(web::to(|| async { error::oauth_method_not_allowed() }))
 }
 
 /// A page that any caller may read.

@@ -11,7 +11,7 @@ use keyround::config::settings;
 use keyround::events::LONGEST_REASON;
 use keyround::http::client_address::MAX_PROXIES;
 use keyround::http::extract::body;
-use keyround::http::extract::client_authentication::LONGEST_FORM;
+use keyround::http::extract::form::LONGEST_FORM;
 use keyround::http::extract::json::LONGEST_BODY;
 use keyround::http::guard::LONGEST_ADDRESS;
 use keyround::http::listener::{BACKLOG, FIRST_HEAD_TIMEOUT, HANDSHAKE_TIMEOUT, KEEP_ALIVE, SOCKET_BUFFER};

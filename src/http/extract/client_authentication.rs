@@ -1,17 +1,15 @@
-//! What the endpoints for clients share: the form, the proof of who asks, and how a refusal is logged and answered.
+//! Which client asks: at the token endpoint, and where tokens are introspected and revoked.
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
-use tracing::field;
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::{FromRequest, HttpRequest, web};
 
-use crate::accounts::client_address::ClientAddress;
-use crate::clock::Seconds;
 use crate::crypto::purpose::Purpose;
-use crate::http::error;
-use crate::http::problem::NOT_COMPRESSED;
+use crate::http::problem::Problem;
+use crate::http::refusal::Refusal;
 use crate::http::state::Server;
 use crate::oauth::assertion::Presented;
 use crate::oauth::client::ClientId;
@@ -22,185 +20,84 @@ use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 use crate::store::outage;
 
-use super::body::{self, Unreadable};
-use super::client_assertion;
+use super::{client_assertion, server};
 
-/// The longest form that is read, in bytes.
-pub const LONGEST_FORM: usize = 16 * 1024;
-
-/// Why a client does not get what it asks for.
-pub enum Refusal {
-    /// With the status that the code has everywhere.
-    Oauth(OauthError),
-    /// With a status that says more.
-    WithStatus(OauthError, StatusCode),
-    /// The body is compressed: 415 (RFC 9110 section 15.5.16).
-    Compressed(OauthError),
-    /// Too often: to be tried again after this long, with 429.
-    TooOften(OauthError, Seconds),
+/// What a client proves itself by (RFC 6749 section 2.3): `Authorization`, or parameters of the form. Nothing is looked at before a handler
+/// asks: a public client proves nothing.
+pub struct ClientProof {
+    server: web::Data<Server>,
+    request: HttpRequest,
 }
 
-impl From<OauthError> for Refusal {
-    fn from(error: OauthError) -> Self {
-        Self::Oauth(error)
+impl FromRequest for ClientProof {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(server(request).map(|server| Self {
+            server: server.clone(),
+            request: request.clone(),
+        }))
     }
 }
 
-impl Refusal {
-    /// Counts and logs the refusal, and answers. Everything that is logged is ours, or has passed the grammar of its type: a
-    /// request cannot forge a line.
-    #[must_use]
-    pub fn answer(self, server: &Server, caller: &Caller, what: &'static str) -> HttpResponse {
-        let (Self::Oauth(refusal)
-        | Self::WithStatus(refusal, _)
-        | Self::Compressed(refusal)
-        | Self::TooOften(refusal, _)) = &self;
-        server.metrics.refused(refusal.code.name());
-        tracing::info!(
-            client.id = caller.client.as_ref().map(field::display), client.ip = %caller.address,
-            reason = refusal.code.name(), detail = refusal.description, "{what}"
-        );
-        match &self {
-            Self::Oauth(refusal) => error::oauth(refusal),
-            Self::WithStatus(refusal, status) => error::oauth_with_status(refusal, *status),
-            Self::Compressed(refusal) => {
-                let mut answer = error::oauth_with_status(refusal, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-                let identity = HeaderValue::from_static("identity");
-                answer.headers_mut().insert(header::ACCEPT_ENCODING, identity);
-                answer
+impl ClientProof {
+    /// The client that names itself and tries to prove nothing.
+    ///
+    /// # Errors
+    /// `invalid_request` for a parameter that comes twice.
+    pub fn public_client<'a>(&self, parameters: &'a Parameters) -> Result<Option<&'a str>, OauthError> {
+        let proves_itself = self.request.headers().contains_key(header::AUTHORIZATION)
+            || parameters.one("client_secret")?.is_some()
+            || parameters.one("client_assertion")?.is_some();
+        Ok(parameters.one("client_id")?.filter(|_| !proves_itself))
+    }
+
+    /// The client that proves itself.
+    ///
+    /// # Errors
+    /// When none does, or the database does not answer.
+    pub async fn authenticate(&self, parameters: &Parameters) -> Result<Arc<StoredClient>, Refusal> {
+        let server = &self.server;
+        let mut headers = self.request.headers().get_all(header::AUTHORIZATION);
+        let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
+        if headers.next().is_some() {
+            return Err(OauthError::invalid_request("there is more than one Authorization header").into());
+        }
+        if let Some(presented) = Presented::find(authorization.is_some(), parameters)? {
+            // On the heap, so that the usual request does not carry room for it.
+            return Ok(Box::pin(client_assertion::authenticate(server, presented)).await?);
+        }
+        let credentials = Credentials::find(authorization, parameters)?;
+        let (mut stored, mut proved) = (None, false);
+        for reading in credentials.readings() {
+            let found = match reading.client_id.parse() {
+                Ok(id) => look_up(server, &id, &reading.secret)
+                    .await
+                    .map_err(|error| unavailable(&error))?,
+                Err(_) => (None, proves(server, None, &reading.secret)),
+            };
+            if found.0.is_some() {
+                (stored, proved) = found;
             }
-            Self::TooOften(refusal, retry_after) => {
-                let mut answer = error::oauth_with_status(refusal, StatusCode::TOO_MANY_REQUESTS);
-                answer
-                    .headers_mut()
-                    .insert(header::RETRY_AFTER, HeaderValue::from(retry_after.0));
-                answer
+            if proved {
+                break;
             }
         }
-    }
-
-    /// Something is wrong here: 503, and neither yes nor no.
-    #[must_use]
-    pub fn unavailable(description: &str) -> Self {
-        OauthError::new(ErrorCode::TemporarilyUnavailable, description).into()
-    }
-}
-
-/// Who asks, as far as it is known: what the log says of a request.
-pub struct Caller {
-    /// Where it asks from.
-    pub address: ClientAddress,
-    /// The registered client that it claims to be.
-    pub client: Option<ClientId>,
-}
-
-impl Caller {
-    /// Whoever sent this request.
-    #[must_use]
-    pub fn new(server: &Server, request: &HttpRequest) -> Self {
-        Self {
-            address: server.client_addresses.of(request),
-            client: None,
-        }
-    }
-}
-
-/// Any method but POST.
-#[must_use]
-pub fn method_not_allowed() -> HttpResponse {
-    let refusal = OauthError::invalid_request("this endpoint takes POST only");
-    error::oauth_with_status(&refusal, StatusCode::METHOD_NOT_ALLOWED)
-}
-
-/// The parameters of a form body.
-///
-/// # Errors
-/// When it is no form, is too long, or takes too long.
-pub async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parameters, Refusal> {
-    const FORM: &str = "application/x-www-form-urlencoded";
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
-    if !body::essence(content_type).eq_ignore_ascii_case(FORM.as_bytes()) {
-        let fault = body::type_that_came(content_type);
-        return Err(Refusal::WithStatus(
-            OauthError::invalid_request(&format!("{fault}; the body is to be a form, with Content-Type: {FORM}")),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ));
-    }
-    let compressed =
-        |fault: &str| Refusal::Compressed(OauthError::invalid_request(&format!("{fault}; {NOT_COMPRESSED}")));
-    if let Some(fault) = body::announced_coding(request) {
-        return Err(compressed(&fault));
-    }
-    let body =
-        body::read(request, payload.into_inner(), LONGEST_FORM)
-            .await
-            .map_err(|unreadable| match unreadable {
-                Unreadable::Late => Refusal::WithStatus(
-                    OauthError::invalid_request("the form took longer than 5 seconds to arrive"),
-                    StatusCode::REQUEST_TIMEOUT,
-                ),
-                Unreadable::TooLong => Refusal::WithStatus(
-                    OauthError::invalid_request("the form is longer than 16 KiB"),
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                ),
-                Unreadable::Cut => OauthError::invalid_request("the body ended early").into(),
-            })?;
-    if let Some(fault) = body::looks_compressed(&body) {
-        return Err(compressed(fault));
-    }
-    let text = std::str::from_utf8(&body).map_err(|_| OauthError::invalid_request("the form is not UTF-8"))?;
-    Ok(Parameters::parse(text)?)
-}
-
-/// The client that proves itself.
-///
-/// # Errors
-/// When none does, or the database does not answer.
-pub async fn authenticate(
-    server: &Server,
-    request: &HttpRequest,
-    parameters: &Parameters,
-    caller: &mut Caller,
-) -> Result<Arc<StoredClient>, Refusal> {
-    let mut headers = request.headers().get_all(header::AUTHORIZATION);
-    let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
-    if headers.next().is_some() {
-        return Err(OauthError::invalid_request("there is more than one Authorization header").into());
-    }
-    if let Some(presented) = Presented::find(authorization.is_some(), parameters)? {
-        // On the heap, so that the usual request does not carry room for it.
-        let client = Box::pin(client_assertion::authenticate(server, presented)).await?;
-        caller.client = Some(client.client.id.clone());
-        return Ok(client);
-    }
-    let credentials = Credentials::find(authorization, parameters)?;
-    let (mut stored, mut proved) = (None, false);
-    for reading in credentials.readings() {
-        let found = match reading.client_id.parse() {
-            Ok(id) => look_up(server, &id, &reading.secret)
-                .await
-                .map_err(|error| unavailable(&error))?,
-            Err(_) => (None, proves(server, None, &reading.secret)),
-        };
-        if found.0.is_some() {
-            (stored, proved) = found;
-        }
-        if proved {
-            break;
-        }
-    }
-    // Only a name that we gave: people put secrets into the wrong field.
-    caller.client = stored.as_ref().map(|stored| stored.client.id.clone());
-    stored
-        .filter(|stored| proved && stored.client.disabled_at.is_none())
-        .ok_or_else(|| {
-            Refusal::Oauth(OauthError {
+        let refused = || {
+            Refusal::from(OauthError {
                 code: ErrorCode::InvalidClient,
                 description: "the client is unknown or disabled, or its secret is wrong".to_owned(),
                 challenge: credentials.by_header,
             })
-        })
+        };
+        match stored {
+            Some(stored) if proved && stored.client.disabled_at.is_none() => Ok(stored),
+            // Only a name that we gave: people put secrets into the wrong field.
+            Some(stored) => Err(refused().of(&stored.client.id)),
+            None => Err(refused()),
+        }
+    }
 }
 
 /// The client that has proved itself, as it is now.

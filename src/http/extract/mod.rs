@@ -3,6 +3,8 @@
 //! | extractor | what it reads | what it refuses |
 //! |---|---|---|
 //! | [`json::JsonBody`] | the body, as JSON with listed members | `invalid_request`, `unsupported_media_type`, `body_too_large`, `body_timeout` |
+//! | [`form::Form`] | the body, as a form (RFC 6749 section 3.2) | `invalid_request`, with 400, 408, 413 or 415 |
+//! | [`client_authentication::ClientProof`] | what a client proves itself by (RFC 6749 section 2.3) | nothing by itself; each question has its refusals |
 //! | [`sender::Sender`] | the address of the client, and its `User-Agent` | nothing |
 //! | [`browser::Browser`] | the cookies, the origin of the page, and the CSRF token | nothing by itself; each question has its refusals |
 //! | [`bearer::Bearer`] | the access token in `Authorization` (RFC 6750) | nothing by itself; each question has its refusals |
@@ -23,6 +25,7 @@ pub mod body;
 pub mod browser;
 mod client_assertion;
 pub mod client_authentication;
+pub mod form;
 pub mod json;
 pub mod members;
 pub mod sender;

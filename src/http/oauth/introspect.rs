@@ -1,18 +1,25 @@
 //! `POST /oauth2/introspect`: whether a token is valid now (RFC 7662).
 
+use std::sync::Arc;
+
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::http::extract::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
+use crate::http::extract::client_authentication::{ClientProof, authenticate_anew};
+use crate::http::extract::form::Form;
+use crate::http::extract::sender::Sender;
+use crate::http::refusal::Refusal;
 use crate::http::state::Server;
 use crate::jose::jwt::SessionClaims;
 use crate::keyring::{CannotVerify, Inactive};
 use crate::oauth::client::Client;
 use crate::oauth::error::OauthError;
+use crate::oauth::token::Parameters;
 use crate::oauth::verification::{AccessToken, is_client, may_introspect};
 use crate::store::StoreError;
+use crate::store::clients::StoredClient;
 use crate::store::outage;
 
 /// The answer of RFC 7662 section 2.2 for a valid token.
@@ -41,33 +48,32 @@ enum Recipients<'a> {
     Several(&'a [String]),
 }
 
-/// What is known of a token, for a client that may know it.
-pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let mut caller = Caller::new(&server, &request);
-    match introspect(&server, &request, payload, &mut caller).await {
-        Ok(token) => {
-            let mut answer = HttpResponse::Ok();
-            answer
-                .insert_header((header::CACHE_CONTROL, "no-store"))
-                .insert_header((header::PRAGMA, "no-cache"));
-            match token {
-                Some(token) => answer.json(active(&token)),
-                // The same for every reason.
-                None => answer.json(json!({ "active": false })),
-            }
-        }
-        Err(refusal) => refusal.answer(&server, &caller, "an introspection was refused"),
-    }
+/// What is known of a token, for a client that may know it. Where the request comes from is read for the warnings about proxies alone.
+pub async fn answer(
+    server: web::Data<Server>,
+    _: Sender,
+    proof: ClientProof,
+    Form(parameters): Form,
+) -> Result<HttpResponse, Refusal> {
+    let stored = proof.authenticate(&parameters).await?;
+    let introspected = introspect(&server, &parameters, &stored).await;
+    let token = introspected.map_err(|refusal| refusal.of(&stored.client.id))?;
+    let mut answer = HttpResponse::Ok();
+    answer
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((header::PRAGMA, "no-cache"));
+    Ok(match token {
+        Some(token) => answer.json(active(&token)),
+        // The same for every reason.
+        None => answer.json(json!({ "active": false })),
+    })
 }
 
 async fn introspect(
     server: &Server,
-    request: &HttpRequest,
-    payload: web::Payload,
-    caller: &mut Caller,
+    parameters: &Parameters,
+    stored: &Arc<StoredClient>,
 ) -> Result<Option<AccessToken>, Refusal> {
-    let parameters = form(request, payload).await?;
-    let stored = authenticate(server, request, &parameters, caller).await?;
     // Only from the body: an address is logged everywhere. The hint is not needed, for there is one type of token.
     let token = parameters
         .one("token")?
@@ -76,10 +82,10 @@ async fn introspect(
         return Ok(None);
     };
     let stored = if may_introspect(&stored.client, &token) {
-        stored
+        Arc::clone(stored)
     } else {
         // It may have been given more a moment ago.
-        Box::pin(authenticate_anew(server, &stored)).await?
+        Box::pin(authenticate_anew(server, stored)).await?
     };
     let client = &stored.client;
     if !may_introspect(client, &token) || !has_client(server, client, &token).await? {

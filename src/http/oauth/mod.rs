@@ -1,9 +1,9 @@
 //! The endpoints for clients and for whoever verifies tokens.
 
-pub mod introspect;
-pub mod key_set;
-pub mod metadata;
-pub mod refresh_grant;
-pub mod revoke;
-pub mod token;
+pub(super) mod introspect;
+pub(super) mod key_set;
+pub(super) mod metadata;
+mod refresh_grant;
+pub(super) mod revoke;
+pub(super) mod token;
 mod turns;

@@ -1,12 +1,10 @@
 //! `grant_type=refresh_token` at the token endpoint (RFC 6749 section 6): the sessions of people, for the public client that they
 //! logged in with.
 
-use actix_web::HttpRequest;
-use actix_web::http::header;
-
 use crate::accounts::refresh::Refused;
-use crate::accounts::session::Device;
-use crate::http::extract::client_authentication::{Caller, Refusal, authenticate};
+use crate::http::extract::client_authentication::ClientProof;
+use crate::http::extract::sender::Sender;
+use crate::http::refusal::Refusal;
 use crate::http::state::Server;
 use crate::keyring::CannotSign;
 use crate::oauth::client::Audience;
@@ -24,11 +22,26 @@ pub const GRANT: &str = "refresh_token";
 /// When it gets none.
 pub async fn refresh(
     server: &Server,
-    request: &HttpRequest,
+    sender: &Sender,
+    proof: &ClientProof,
     parameters: &Parameters,
-    caller: &mut Caller,
 ) -> Result<SessionTokens, Refusal> {
-    let client_id = client_id(server, request, parameters, caller).await?;
+    if let Some(client_id) = proof.public_client(parameters)? {
+        return refresh_for(server, sender, parameters, client_id).await;
+    }
+    let stored = proof.authenticate(parameters).await?;
+    let id = &stored.client.id;
+    let refreshed = refresh_for(server, sender, parameters, &id.to_string()).await;
+    refreshed.map_err(|refusal| refusal.of(id))
+}
+
+/// For the client that proved itself, or else for the one that names itself and has no secret.
+async fn refresh_for(
+    server: &Server,
+    sender: &Sender,
+    parameters: &Parameters,
+    client_id: &str,
+) -> Result<SessionTokens, Refusal> {
     let token = parameters
         .one("refresh_token")?
         .ok_or_else(|| OauthError::invalid_request("refresh_token is missing in the form"))?;
@@ -40,17 +53,15 @@ pub async fn refresh(
         .iter()
         .map(Audience::to_string)
         .collect();
-    let user_agent = request.headers().get(header::USER_AGENT);
-    let user_agent = user_agent.and_then(|value| value.to_str().ok()).unwrap_or("");
     let request = RefreshRequest {
         token,
-        client_id: &client_id,
+        client_id,
         audiences: &audiences,
-        device: &Device::new(caller.address, user_agent),
+        device: &sender.device(),
     };
-    server.charge_refresh(caller.address, token).map_err(|retry_after| {
+    server.charge_refresh(sender.address, token).map_err(|retry_after| {
         let description = format!("too many refreshes; try again in {retry_after}");
-        Refusal::TooOften(
+        Refusal::too_often(
             OauthError::new(ErrorCode::TemporarilyUnavailable, &description),
             retry_after,
         )
@@ -62,35 +73,10 @@ pub async fn refresh(
         .await
         .map_err(|error| refusal(&error))?;
     tracing::info!(
-        session.sid = %tokens.sid, client.ip = %caller.address, token.expires_in = tokens.expires_in.0,
+        session.sid = %tokens.sid, client.ip = %sender.address, token.expires_in = tokens.expires_in.0,
         duration_ms = (server.clock.read().monotonic.saturating_sub(before)).as_millis(), "a session was refreshed"
     );
     Ok(tokens)
-}
-
-/// Who asks: the client that proves itself, or else the one that names itself and has no secret.
-async fn client_id(
-    server: &Server,
-    request: &HttpRequest,
-    parameters: &Parameters,
-    caller: &mut Caller,
-) -> Result<String, Refusal> {
-    if let Some(client_id) = public_client(request, parameters)? {
-        return Ok(client_id.to_owned());
-    }
-    let stored = authenticate(server, request, parameters, caller).await?;
-    Ok(stored.client.id.to_string())
-}
-
-/// The client that names itself and tries to prove nothing.
-///
-/// # Errors
-/// `invalid_request` for a parameter that comes twice.
-pub fn public_client<'a>(request: &HttpRequest, parameters: &'a Parameters) -> Result<Option<&'a str>, OauthError> {
-    let proves_itself = request.headers().contains_key(header::AUTHORIZATION)
-        || parameters.one("client_secret")?.is_some()
-        || parameters.one("client_assertion")?.is_some();
-    Ok(parameters.one("client_id")?.filter(|_| !proves_itself))
 }
 
 fn refusal(error: &CannotRefresh) -> Refusal {

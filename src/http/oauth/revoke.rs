@@ -1,11 +1,14 @@
 //! `POST /oauth2/revoke`: a client gives a token back (RFC 7009).
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 
 use crate::accounts::session::EndedBy;
 use crate::events::{Entry, Event};
-use crate::http::extract::client_authentication::{Caller, Refusal, authenticate, form};
+use crate::http::extract::client_authentication::ClientProof;
+use crate::http::extract::form::Form;
+use crate::http::extract::sender::Sender;
+use crate::http::refusal::Refusal;
 use crate::http::state::Server;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
@@ -14,28 +17,31 @@ use crate::store::StoreError;
 use crate::store::outage;
 
 use super::introspect::verified;
-use super::refresh_grant::public_client;
 
 /// 200 once the token is refused everywhere within the bound, and for everything that is no token of this client.
-pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let mut caller = Caller::new(&server, &request);
-    match revoke(&server, &request, payload, &mut caller).await {
-        Ok(()) => HttpResponse::Ok()
-            .insert_header((header::CACHE_CONTROL, "no-store"))
-            .insert_header((header::PRAGMA, "no-cache"))
-            .finish(),
-        Err(refusal) => refusal.answer(&server, &caller, "a revocation was refused"),
+pub async fn answer(
+    server: web::Data<Server>,
+    sender: Sender,
+    proof: ClientProof,
+    Form(parameters): Form,
+) -> Result<HttpResponse, Refusal> {
+    // People's own client, which cannot prove itself, or one that does.
+    let own = &server.sessions.settings.client_id;
+    if server.has_accounts && proof.public_client(&parameters)? == Some(own) {
+        revoke(&server, &sender, &parameters, own).await?;
+    } else {
+        let stored = proof.authenticate(&parameters).await?;
+        let id = &stored.client.id;
+        let revoked = revoke(&server, &sender, &parameters, &id.to_string()).await;
+        revoked.map_err(|refusal| refusal.of(id))?;
     }
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((header::PRAGMA, "no-cache"))
+        .finish())
 }
 
-async fn revoke(
-    server: &Server,
-    request: &HttpRequest,
-    payload: web::Payload,
-    caller: &mut Caller,
-) -> Result<(), Refusal> {
-    let parameters = form(request, payload).await?;
-    let client_id = who(server, request, &parameters, caller).await?;
+async fn revoke(server: &Server, sender: &Sender, parameters: &Parameters, client_id: &str) -> Result<(), Refusal> {
     // `token_type_hint` is a hint (RFC 7009 section 2.1), and what a token is stands in itself.
     let token = parameters
         .one("token")?
@@ -47,40 +53,25 @@ async fn revoke(
              it may be sent any number of times",
         )
     };
-    let ended = server.sessions.end_by_token(token, &client_id, EndedBy::Revocation);
+    let ended = server.sessions.end_by_token(token, client_id, EndedBy::Revocation);
     if let Some(sid) = ended.await.map_err(unavailable)? {
-        tracing::info!(client.id = client_id, client.ip = %caller.address, session.sid = %sid, "a session was revoked");
+        tracing::info!(client.id = client_id, client.ip = %sender.address, session.sid = %sid, "a session was revoked");
         return Ok(());
     }
     let Some(token) = verified(server, token)?.filter(|token| token.client_id == client_id) else {
         return Ok(());
     };
-    let whose = token.session.as_ref().map_or(&client_id, |session| &session.sid);
+    let whose = token.session.as_ref().map_or(client_id, |session| &session.sid);
     server.charge_revocation(whose).map_err(|retry_after| {
         let description = format!("too many revocations; try again in {retry_after}");
-        Refusal::TooOften(
+        Refusal::too_often(
             OauthError::new(ErrorCode::TemporarilyUnavailable, &description),
             retry_after,
         )
     })?;
     deny(server, &token).await.map_err(unavailable)?;
-    tracing::info!(client.id = client_id, client.ip = %caller.address, token.jti = token.jti, "a token was revoked");
+    tracing::info!(client.id = client_id, client.ip = %sender.address, token.jti = token.jti, "a token was revoked");
     Ok(())
-}
-
-/// The client that proves itself, or people's own, which cannot.
-async fn who(
-    server: &Server,
-    request: &HttpRequest,
-    parameters: &Parameters,
-    caller: &mut Caller,
-) -> Result<String, Refusal> {
-    let own = &server.sessions.settings.client_id;
-    if server.has_accounts && public_client(request, parameters)? == Some(own) {
-        return Ok(own.clone());
-    }
-    let stored = authenticate(server, request, parameters, caller).await?;
-    Ok(stored.client.id.to_string())
 }
 
 /// At once on this node, within `replica_refresh` on the others.

@@ -1,15 +1,19 @@
 //! `POST /oauth2/token`: the token endpoint (RFC 6749 section 3.2).
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
-use crate::http::extract::client_authentication::{Caller, Refusal, authenticate, authenticate_anew, form};
+use crate::http::extract::client_authentication::{ClientProof, authenticate_anew};
+use crate::http::extract::form::Form;
+use crate::http::extract::sender::Sender;
+use crate::http::refusal::Refusal;
 use crate::http::state::Server;
 use crate::keyring::{CannotSign, Issued};
 use crate::oauth::error::{ErrorCode, OauthError};
-use crate::oauth::token::{Granted, TokenRequest, grant};
+use crate::oauth::token::{Granted, Parameters, TokenRequest, grant};
 use crate::sessions::SessionTokens;
+use crate::store::clients::StoredClient;
 use crate::store::outage;
 
 use super::refresh_grant;
@@ -39,37 +43,40 @@ impl From<SessionTokens> for TokenResponse {
     }
 }
 
-/// A token for a client that proves itself.
-pub async fn answer(server: web::Data<Server>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let mut caller = Caller::new(&server, &request);
-    match issue(&server, &request, payload, &mut caller).await {
-        Ok(token) => HttpResponse::Ok()
-            .insert_header((header::CACHE_CONTROL, "no-store"))
-            .insert_header((header::PRAGMA, "no-cache"))
-            .json(token),
-        Err(refusal) => refusal.answer(&server, &caller, "a token was refused"),
-    }
+/// A token for a client that proves itself, or the next tokens of a session.
+pub async fn answer(
+    server: web::Data<Server>,
+    sender: Sender,
+    proof: ClientProof,
+    Form(parameters): Form,
+) -> Result<HttpResponse, Refusal> {
+    let token = if server.has_accounts && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
+        // On the heap, so that a service's request does not carry room for it.
+        let refreshed = Box::pin(refresh_grant::refresh(&server, &sender, &proof, &parameters));
+        refreshed.await?.into()
+    } else {
+        let stored = proof.authenticate(&parameters).await?;
+        let issued = issue(&server, &sender, &parameters, &stored).await;
+        issued.map_err(|refusal| refusal.of(&stored.client.id))?
+    };
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((header::PRAGMA, "no-cache"))
+        .json(token))
 }
 
 async fn issue(
     server: &Server,
-    request: &HttpRequest,
-    payload: web::Payload,
-    caller: &mut Caller,
+    sender: &Sender,
+    parameters: &Parameters,
+    stored: &StoredClient,
 ) -> Result<TokenResponse, Refusal> {
-    let parameters = form(request, payload).await?;
-    if server.has_accounts && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
-        // On the heap, so that a service's request does not carry room for it.
-        let refreshed = Box::pin(refresh_grant::refresh(server, request, &parameters, caller));
-        return Ok(refreshed.await?.into());
-    }
-    let stored = authenticate(server, request, &parameters, caller).await?;
-    let asked = TokenRequest::parse(&parameters)?;
+    let asked = TokenRequest::parse(parameters)?;
     let granted = if let Ok(granted) = grant(&stored.client, &asked, &server.defaults) {
         granted
     } else {
         // It may have been given more a moment ago.
-        let stored = Box::pin(authenticate_anew(server, &stored)).await?;
+        let stored = Box::pin(authenticate_anew(server, stored)).await?;
         grant(&stored.client, &asked, &server.defaults)?
     };
     let client = &stored.client;
@@ -84,7 +91,7 @@ async fn issue(
     let expires_in = issued.claims.exp - issued.claims.iat;
     // What a forged token cannot have: with its key and its name the line shows which tokens are ours.
     tracing::info!(
-        client.id = %client.id, client.ip = %caller.address, key.alg = %granted.alg, key.kid = %issued.kid,
+        client.id = %client.id, client.ip = %sender.address, key.alg = %granted.alg, key.kid = %issued.kid,
         token.jti = %issued.claims.jti, token.expires_in = expires_in, "a token was granted"
     );
     Ok(TokenResponse {
