@@ -5,11 +5,12 @@ use std::rc::Rc;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::HeaderValue;
 use actix_web::middleware::Next;
 use actix_web::web;
 
 use super::error;
+use super::headers::protective_headers;
 use super::problem::Code;
 use super::refusal::Refusal;
 use super::state::Server;
@@ -86,18 +87,4 @@ pub async fn guarded(
         headers.insert(name, HeaderValue::from_static(value));
     }
     Ok(response)
-}
-
-/// The headers of every answer.
-pub(super) fn protective_headers(has_https: bool) -> impl Iterator<Item = (HeaderName, &'static str)> {
-    let always = [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    let with_https = has_https.then_some((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
-    always.into_iter().chain(with_https)
 }

@@ -11,6 +11,7 @@ pub mod error;
 pub mod extract;
 mod framing;
 pub mod guard;
+mod headers;
 pub mod listener;
 pub mod oauth;
 pub mod observation;

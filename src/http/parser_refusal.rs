@@ -7,6 +7,7 @@ use crate::oauth::error::OauthError;
 use crate::telemetry::Request;
 
 use super::error;
+use super::headers::protective_headers;
 use super::problem::{Code, Problem};
 
 /// How much of a head is remembered to know what it asks for.
@@ -70,7 +71,7 @@ fn write(code: Code, detail: &'static str, path: &str, has_https: bool, request_
         status.canonical_reason().unwrap_or_default(),
         body.len()
     );
-    for (name, value) in super::guard::protective_headers(has_https) {
+    for (name, value) in protective_headers(has_https) {
         // Writing to a text cannot fail.
         let _ = write!(answer, "{name}: {value}\r\n");
     }
