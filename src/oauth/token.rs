@@ -8,14 +8,13 @@ use super::client::{Audience, Client, Grant};
 use super::error::{ErrorCode, OauthError};
 use super::scope::{MAX_SCOPE_WORDS, Scope};
 
-/// The parameters that an endpoint reads. No value of them ends with a line break.
-const KNOWN: [&str; 11] = [
+/// The parameters that an endpoint reads, of which no value ends with a line break. A scope has a refusal of its own, `invalid_scope`.
+const KNOWN: [&str; 10] = [
     "grant_type",
     "client_id",
     "client_secret",
     "client_assertion",
     "client_assertion_type",
-    "scope",
     "resource",
     "audience",
     "token",
