@@ -169,6 +169,15 @@ impl Db {
     }
 }
 
+/// Notes what took effect at this time by the database's clock.
+pub(super) async fn note(tx: &mut Tx, entry: &Entry, at: UnixTime) -> Result<(), StoreError> {
+    let entry = Entry {
+        happened_at: at,
+        ..entry.clone()
+    };
+    insert(tx, &entry).await.map(drop)
+}
+
 pub(super) async fn insert(tx: &mut Tx, entry: &Entry) -> Result<bool, StoreError> {
     let once = entry.once.then_some(entry.event.name());
     let rows = in_tx!(tx, |connection| bound!(entry, once)

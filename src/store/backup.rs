@@ -10,6 +10,7 @@ use super::clock;
 use super::dump::{Dump, DumpedRow};
 use super::signing_keys::KeyChange;
 use super::tables::{Column, Columns, InBackup, TABLES, columns, count, known_columns};
+use super::transaction::Backend;
 use super::{Db, StoreError, Tx, in_tx, known_schema};
 
 pub(super) const POSTGRES_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -57,8 +58,8 @@ impl Db {
     pub async fn dump(&self, now: UnixTime) -> Result<Dump, StoreError> {
         let known = known_columns().await?;
         let mut tx = match self {
-            Self::Sqlite { read, .. } => Tx::Sqlite(read.begin().await?),
-            Self::Postgres { pool, .. } => Tx::Postgres(pool.begin_with(POSTGRES_READ).await?, None),
+            Self::Sqlite { read, .. } => Tx::from(Backend::Sqlite(read.begin().await?)),
+            Self::Postgres { pool, .. } => Tx::from(Backend::Postgres(pool.begin_with(POSTGRES_READ).await?, None)),
         };
         let taken_at = tx.now(now).await?;
         let schema = in_tx!(&mut tx, |connection| sqlx::query_scalar(SCHEMA)
@@ -120,10 +121,7 @@ async fn columns_of_all(tx: &mut Tx) -> Result<Columns, StoreError> {
 }
 
 async fn read_table(tx: &mut Tx, table: &str, columns: &[Column]) -> Result<Vec<DumpedRow>, StoreError> {
-    let object = match tx {
-        Tx::Sqlite(_) => "json_object",
-        Tx::Postgres(..) => "json_build_object",
-    };
+    let object = tx.text("json_object", "json_build_object");
     let pairs: Vec<String> = columns
         .iter()
         .filter(|column| !column.is_numbered())

@@ -9,7 +9,6 @@ use super::nodes::FORGET_LATER;
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
 const RECORD: &str = "SELECT reached, confirmed, doubted, stepped, restored FROM clock WHERE id = 1";
-const REACHED: &str = "SELECT reached FROM clock WHERE id = 1";
 /// Which keys stay longer. It is read after the rows, so it is never older than they are.
 pub(super) const KEPT: &str = "SELECT kept_from, kept_at FROM clock WHERE id = 1";
 /// What a database says that no node of this version has written to: the newest key, the newest line of the audit log and the
@@ -170,11 +169,4 @@ pub(super) async fn step(tx: &mut Tx, step: ClockStep) -> Result<(), StoreError>
 pub(super) async fn record(tx: &mut Tx) -> Result<Record, StoreError> {
     let row: RecordRow = in_tx!(tx, |connection| sqlx::query_as(RECORD).fetch_one(connection).await?);
     Ok(row.into())
-}
-
-/// The newest time that a node has reached.
-pub(super) async fn reached(tx: &mut Tx) -> Result<UnixTime, StoreError> {
-    Ok(UnixTime(in_tx!(tx, |connection| sqlx::query_scalar(REACHED)
-        .fetch_one(connection)
-        .await?)))
 }

@@ -17,6 +17,7 @@ use crate::events::Entry;
 use super::audit;
 use super::backup::RestoreError;
 use super::tables::{Column, Columns, TABLES, columns, count, known_columns};
+use super::transaction::Backend;
 use super::{Db, StoreError, Tx, in_tx, on_read};
 
 /// The table that marks an unfinished copy. It exists before the schema does, so no migration makes it.
@@ -249,20 +250,17 @@ impl Db {
         let tables: Vec<String> = TABLES.iter().map(|(table, _)| format!("\"{table}\"")).collect();
         let lock = format!("LOCK TABLE {} IN SHARE MODE", tables.join(", "));
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await?;
-        Ok(Tx::Postgres(tx, None))
+        Ok(Backend::Postgres(tx, None).into())
     }
 }
 
 /// When each migration was applied: how sessions are treated that are older than one depends on it.
 async fn copy_installation_times(from: &mut Tx, to: &mut Tx) -> Result<(), StoreError> {
-    let times: Vec<(i64, i64)> = match from {
-        Tx::Sqlite(tx) => sqlx::query_as(SQLITE_INSTALLED).fetch_all(&mut **tx).await?,
-        Tx::Postgres(tx, _) => sqlx::query_as(POSTGRES_INSTALLED).fetch_all(&mut **tx).await?,
+    let times: Vec<(i64, i64)> = match &mut from.on {
+        Backend::Sqlite(tx) => sqlx::query_as(SQLITE_INSTALLED).fetch_all(&mut **tx).await?,
+        Backend::Postgres(tx, _) => sqlx::query_as(POSTGRES_INSTALLED).fetch_all(&mut **tx).await?,
     };
-    let update = match to {
-        Tx::Sqlite(_) => SQLITE_SET_INSTALLED,
-        Tx::Postgres(..) => POSTGRES_SET_INSTALLED,
-    };
+    let update = to.text(SQLITE_SET_INSTALLED, POSTGRES_SET_INSTALLED);
     for (version, at) in times {
         in_tx!(&mut *to, |connection| sqlx::query(update)
             .bind(version)
@@ -339,8 +337,8 @@ impl Pages {
     /// The next page; none after the last.
     async fn next(&mut self, tx: &mut Tx) -> Result<Option<Vec<Map<String, Value>>>, CopyError> {
         let (table, select) = (self.table, &self.select);
-        let texts: Vec<String> = match tx {
-            Tx::Sqlite(tx) => {
+        let texts: Vec<String> = match &mut tx.on {
+            Backend::Sqlite(tx) => {
                 let page = format!(
                     "SELECT rowid, CAST(json_object({select}) AS TEXT) FROM \"{table}\" WHERE rowid > $1 ORDER BY rowid LIMIT $2"
                 );
@@ -352,7 +350,7 @@ impl Pages {
                 self.after = rows.last().map_or(self.after, |(rowid, _)| *rowid);
                 rows.into_iter().map(|(_, text)| text).collect()
             }
-            Tx::Postgres(tx, _) => {
+            Backend::Postgres(tx, _) => {
                 if !self.is_begun {
                     let declare = format!(
                         "DECLARE copied CURSOR FOR SELECT CAST(json_build_object({select}) AS TEXT) FROM \"{table}\""
@@ -408,8 +406,8 @@ async fn write_rows(
         })
         .collect();
     // PostgreSQL numbers the rows of such a table itself unless it is told otherwise.
-    let overriding = match tx {
-        Tx::Postgres(..) if columns.iter().any(Column::is_numbered) => "OVERRIDING SYSTEM VALUE",
+    let overriding = match tx.on {
+        Backend::Postgres(..) if columns.iter().any(Column::is_numbered) => "OVERRIDING SYSTEM VALUE",
         _ => "",
     };
     let insert = format!(
@@ -450,7 +448,9 @@ async fn write_rows(
 
 /// Lets PostgreSQL number the next row after the last; SQLite does by itself.
 async fn restore_numbering(tx: &mut Tx, table: &str, columns: &Columns) -> Result<(), StoreError> {
-    let Tx::Postgres(tx, _) = tx else { return Ok(()) };
+    let Backend::Postgres(tx, _) = &mut tx.on else {
+        return Ok(());
+    };
     for column in columns
         .get(table)
         .into_iter()

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use crate::accounts::limits::{Attempt, Charge};
 use crate::clock::{Clock, Seconds, UnixTime, sleep};
 
+use super::transaction::Backend;
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write, within};
 
 const READ: &str = "SELECT bucket, tat FROM limits WHERE bucket IN ($1, $2, $3, $4)";
@@ -157,10 +158,7 @@ impl Db {
     /// Answers with nothing if one of the buckets is full.
     async fn try_to_charge(&self, charges: &[&Charge], now: UnixTime) -> Result<Option<Charged>, StoreError> {
         let mut tx = self.begin().await?;
-        let text = match tx {
-            Tx::Sqlite(_) => SQLITE_CHARGE,
-            Tx::Postgres(..) => POSTGRES_CHARGE,
-        };
+        let text = tx.text(SQLITE_CHARGE, POSTGRES_CHARGE);
         let mut transaction = None;
         let mut taken = Charged {
             at: now,
@@ -222,10 +220,7 @@ impl Db {
     async fn try_to_settle(&self, debt: &Debt, returned: Returned) -> Result<(), Failed> {
         let Debt { charged, known, at } = debt;
         let mut tx = self.begin().await?;
-        let text = match tx {
-            Tx::Sqlite(_) => SQLITE_GIVE_BACK,
-            Tx::Postgres(..) => POSTGRES_GIVE_BACK,
-        };
+        let text = tx.text(SQLITE_GIVE_BACK, POSTGRES_GIVE_BACK);
         let mut transaction = None;
         for (charge, drained_at) in &charged.charges {
             let alone = charge.limit.owed(*drained_at, at.0);
@@ -365,7 +360,7 @@ async fn remember(tx: &mut Tx, attempt: &Attempt, at: UnixTime) -> Result<(), St
 
 /// Of SQLite the answer is heard, whatever it is.
 async fn commit(tx: Tx, transaction: Option<i64>) -> Result<(), Failed> {
-    let is_heard = matches!(tx, Tx::Sqlite(_));
+    let is_heard = matches!(tx.on, Backend::Sqlite(_));
     tx.commit().await.map_err(|error| Failed {
         unheard: transaction.filter(|_| !is_heard && !matches!(error, StoreError::Conflict)),
         error,

@@ -12,6 +12,7 @@ use super::nodes::{self, Heartbeat};
 use super::pace::Pace;
 use super::revocation_changes::{self, Changes, Place};
 use super::signing_keys::{self, StoredKeys};
+use super::transaction::Backend;
 use super::{Db, StoreError, Tx, clock, in_tx, tenants, verifying_keys, within};
 
 /// What a snapshot is made of.
@@ -206,7 +207,7 @@ impl Db {
     /// A transaction that only reads.
     async fn begin_look(&self) -> Result<Tx, StoreError> {
         match self {
-            Self::Sqlite { read, .. } => Ok(Tx::Sqlite(read.begin().await?)),
+            Self::Sqlite { read, .. } => Ok(Backend::Sqlite(read.begin().await?).into()),
             Self::Postgres { .. } => self.begin().await,
         }
     }

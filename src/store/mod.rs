@@ -42,6 +42,7 @@ pub mod signing_keys;
 mod sqlite_file;
 mod tables;
 pub mod tenants;
+mod transaction;
 pub mod users;
 pub mod verifying_keys;
 
@@ -50,7 +51,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{ConnectOptions, Connection, PgPool, SqlitePool};
 
 use crate::clock::UnixTime;
 use crate::keys::trusted_time::Reference;
@@ -59,6 +60,7 @@ use crate::values::Database;
 use rights::Duty;
 
 use compatibility::Compatibility;
+use transaction::POSTGRES_NOW;
 
 pub use change::ChangeId;
 pub use kept::Kept;
@@ -93,12 +95,6 @@ pub enum Db {
         /// How long a statement may take; a command waits as long as it takes.
         patience: Option<Duration>,
     },
-}
-
-/// A write transaction. Dropped without `commit`, it is rolled back.
-pub(crate) enum Tx {
-    Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>, Option<Duration>),
 }
 
 /// What can go wrong between us and the database.
@@ -459,23 +455,8 @@ macro_rules! on_write {
     };
 }
 
-/// One body, one text, within a write transaction.
-macro_rules! in_tx {
-    ($tx:expr, |$connection:ident| $body:expr) => {
-        match $tx {
-            $crate::store::Tx::Sqlite(tx) => {
-                let $connection = &mut **tx;
-                $body
-            }
-            $crate::store::Tx::Postgres(tx, patience) => {
-                let $connection = &mut **tx;
-                $crate::store::within(*patience, async { Ok::<_, $crate::store::StoreError>($body) }).await?
-            }
-        }
-    };
-}
-
-pub(crate) use {in_tx, on_read, on_write};
+pub(crate) use transaction::{Tx, in_tx};
+pub(crate) use {on_read, on_write};
 
 /// Ends a wait for a PostgreSQL server that went silent, as one does that is stopped or cut off. Without a limit, it is waited for.
 async fn within<T>(
@@ -542,7 +523,6 @@ pub const REMEMBERED: Duration = Duration::from_hours(1);
 
 const SQLITE_NOW: &str = "SELECT CAST(strftime('%s', 'now') AS INTEGER)";
 const POSTGRES_ENCODING: &str = "SHOW server_encoding";
-const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
 
 /// How many connections to PostgreSQL a node has at most: enough to keep its processors busy, and so few that five nodes fit
 /// into the hundred that it takes by default.
@@ -779,22 +759,6 @@ impl Db {
             }
         }
     }
-
-    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
-        Ok(match self {
-            // A transaction that begins by reading and then writes fails at once when another wrote in between.
-            Self::Sqlite { write, patience, .. } => {
-                pools::note_wait(write);
-                let begun = async { Ok(write.begin_with("BEGIN IMMEDIATE").await?) };
-                Tx::Sqlite(in_time(*patience, begun).await?)
-            }
-            Self::Postgres { pool, patience, .. } => {
-                pools::note_wait(pool);
-                let begun = within(*patience, async { Ok(pool.begin().await?) }).await?;
-                Tx::Postgres(begun, *patience)
-            }
-        })
-    }
 }
 
 fn sqlite_options() -> SqliteConnectOptions {
@@ -830,32 +794,4 @@ fn sqlite_file_pool(connections: u32, file: &Arc<SqliteFile>) -> SqlitePoolOptio
             let same = file.require_same();
             Box::pin(async move { same })
         })
-}
-
-impl Tx {
-    pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(tx) => tx.commit().await?,
-            Self::Postgres(tx, patience) => within(patience, async { Ok(tx.commit().await?) }).await?,
-        }
-        Ok(())
-    }
-
-    /// The time by the database's clock, within the transaction; SQLite has none of its own, so `otherwise` stands.
-    pub(crate) async fn now(&mut self, otherwise: UnixTime) -> Result<UnixTime, StoreError> {
-        match self {
-            Self::Sqlite(_) => Ok(otherwise),
-            Self::Postgres(tx, patience) => {
-                let now = async { Ok(sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut **tx).await?) };
-                Ok(UnixTime(within(*patience, now).await?))
-            }
-        }
-    }
-
-    /// [`Tx::now`], and not before the time that the nodes have reached: a row that is stamped by a clock that is behind would
-    /// be forgotten too early.
-    pub(crate) async fn stamp(&mut self, otherwise: UnixTime) -> Result<UnixTime, StoreError> {
-        let now = self.now(otherwise).await?;
-        Ok(now.max(clock::reached(self).await?))
-    }
 }

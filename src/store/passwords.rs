@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use crate::accounts::password_hash::HashCost;
 use crate::accounts::session::EndedBy;
 use crate::accounts::user::UserId;
-use crate::clock::uptime;
 use crate::events::Entry;
 use crate::values::SessionId;
 
+use super::transaction::retry;
 use super::users::StoredUser;
-use super::{Db, StoreError, in_tx, on_read, on_write, sessions};
+use super::{Db, StoreError, audit, in_tx, on_read, on_write, sessions};
 
 // Both go from the very hash that was checked: whoever changed it meanwhile, or suspended the account, was first.
 const REHASH: &str = "UPDATE users SET password_hash = $3 \
@@ -80,7 +80,7 @@ impl Db {
         except: Option<SessionId>,
         entry: &Entry,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        sessions::retry(|| self.try_to_change_password(user, hash, except, entry)).await
+        retry(|| self.try_to_change_password(user, hash, except, entry)).await
     }
 
     async fn try_to_change_password(
@@ -91,7 +91,6 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.begin().await?;
-        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         // The account before its sessions: a login that holds the account is waited for, and its session is seen below.
         let changed = in_tx!(&mut tx, |connection| sqlx::query(CHANGE)
@@ -107,8 +106,8 @@ impl Db {
         }
         let ended = sessions::end_of_user(&mut tx, user.user.id, except, now, EndedBy::PasswordChange).await?;
         sessions::note_ends(&mut tx, &ended, entry, EndedBy::PasswordChange, now).await?;
-        sessions::note(&mut tx, entry, now).await?;
-        sessions::commit_ends(tx, stamped).await?;
+        audit::note(&mut tx, entry, now).await?;
+        tx.commit().await?;
         Ok(Some(ended))
     }
 }

@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, FromRow};
 use crate::clock::UnixTime;
 use crate::revocations::{Change, Endings, Followed, Kind, Position, Revocations};
 
+use super::transaction::Backend;
 use super::{Db, StoreError, Tx, in_tx, on_write};
 
 /// Rows that are read at once: few enough for the patience of one statement.
@@ -122,7 +123,7 @@ pub(super) fn new_mark() -> String {
 /// Finds the node's place and takes the position, within the transaction of its heartbeat. In SQLite this transaction is the only one that
 /// writes.
 pub(super) async fn find_place(tx: &mut Tx, node_id: &str, followed: Option<&Followed>) -> Result<Place, StoreError> {
-    let (found, position, server) = if let Tx::Sqlite(tx) = tx {
+    let (found, position, server) = if let Backend::Sqlite(tx) = &mut tx.on {
         let found: Option<String> = sqlx::query_scalar(PLACE)
             .bind(node_id)
             .fetch_optional(&mut **tx)
@@ -183,8 +184,8 @@ pub(super) async fn changes_after(
     endings: Endings,
 ) -> Result<Option<Changes>, StoreError> {
     let mut changes = Changes::default();
-    match (&mut *tx, position) {
-        (Tx::Sqlite(tx), Position::Sequence(last)) => {
+    match (&mut tx.on, position) {
+        (Backend::Sqlite(tx), Position::Sequence(last)) => {
             let Position::Sequence(newest) = now else {
                 return Err(StoreError::Conflict);
             };
@@ -209,7 +210,7 @@ pub(super) async fn changes_after(
                 }
             }
         }
-        (Tx::Postgres(..), Position::Transactions { next, in_progress, .. }) => {
+        (Backend::Postgres(..), Position::Transactions { next, in_progress, .. }) => {
             // No transaction has the number 0.
             let in_progress: Vec<String> = [0].iter().chain(in_progress).map(i64::to_string).collect();
             let text = POSTGRES_CHANGES
@@ -241,8 +242,8 @@ pub(super) async fn everything(
     into: &Revocations,
 ) -> Result<(), StoreError> {
     into.begin_whole();
-    match &mut *tx {
-        Tx::Sqlite(tx) => {
+    match &mut tx.on {
+        Backend::Sqlite(tx) => {
             let (mut last, mut full) = (i64::MIN, true);
             while full {
                 let rows: Vec<(i64, String, i64)> = sqlx::query_as(SQLITE_DENIED)
@@ -274,7 +275,7 @@ pub(super) async fn everything(
                 }
             }
         }
-        Tx::Postgres(..) => {
+        Backend::Postgres(..) => {
             let mut cursor = Cursor::open(tx, POSTGRES_DENIED).await?;
             while let Some(rows) = cursor.next::<(String, i64)>(tx).await? {
                 into.note_progress();
@@ -331,7 +332,7 @@ impl Cursor {
     where
         R: for<'r> FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
     {
-        let Tx::Postgres(tx, patience) = tx else {
+        let Backend::Postgres(tx, patience) = &mut tx.on else {
             return Ok(None);
         };
         if self.is_at_end {

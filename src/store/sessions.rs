@@ -5,17 +5,16 @@
 
 mod refresh;
 
-use std::time::Duration;
-
 use sqlx::FromRow;
 
 use crate::accounts::session::{Device, EndedBy, Session};
 use crate::accounts::user::UserId;
-use crate::clock::{Seconds, UnixTime, uptime};
+use crate::clock::{Seconds, UnixTime};
 use crate::events::{Entry, Event};
 use crate::values::{LONGEST_ACCESS_TOKEN, SessionId};
 
-use super::audit;
+use super::audit::note;
+use super::transaction::retry;
 use super::users::StoredUser;
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
@@ -68,13 +67,6 @@ const PRUNE: &str = "DELETE FROM sessions WHERE sid IN \
 
 /// How many sessions one transaction ends: so few that no refresh waits for it.
 pub const ENDED_AT_ONCE: u32 = 100;
-
-/// The longest time from the stamp of an end to its commit: the least `keys.clock_skew`, by which an end counts longer than the tokens of
-/// its session.
-const STAMP_COUNTS: Duration = Duration::from_secs(2);
-
-/// How often a change is tried that other writers are in the way of.
-const TRIES: usize = 3;
 
 /// A login that is to be written down.
 #[derive(Clone, Copy, Debug)]
@@ -219,13 +211,9 @@ impl Db {
         surplus: &Entry,
     ) -> Result<Option<BegunSession>, StoreError> {
         let mut tx = self.begin().await?;
-        let stamped = uptime();
         let now = tx.stamp(now).await?;
         let expires_at = now + new.absolute;
-        let text = match tx {
-            Tx::Sqlite(_) => SQLITE_BEGIN,
-            Tx::Postgres(..) => POSTGRES_BEGIN,
-        };
+        let text = tx.text(SQLITE_BEGIN, POSTGRES_BEGIN);
         let inserted = in_tx!(&mut tx, |connection| sqlx::query(text)
             .bind(new.sid.to_string())
             .bind(new.client_id)
@@ -258,7 +246,7 @@ impl Db {
         for sid in &ended {
             note_for(&mut tx, surplus, sid, now).await?;
         }
-        commit_ends(tx, stamped).await?;
+        tx.commit().await?;
         let ended = ended.iter().map(|sid| parse_sid(sid)).collect::<Result<_, _>>()?;
         Ok(Some(BegunSession {
             began: now,
@@ -288,7 +276,6 @@ impl Db {
 
     async fn try_to_end_session(&self, ending: &Ending, entry: &Entry) -> Result<SessionEnd, StoreError> {
         let mut tx = self.begin().await?;
-        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         let of = ending.of.map(|user| user.to_string());
         let mut ended = in_tx!(&mut tx, |connection| sqlx::query(END)
@@ -312,7 +299,7 @@ impl Db {
         }
         if ended == 1 {
             note(&mut tx, entry, now).await?;
-            commit_ends(tx, stamped).await?;
+            tx.commit().await?;
             return Ok(SessionEnd::New);
         }
         let earlier: Option<(i64, i64)> = in_tx!(&mut tx, |connection| sqlx::query_as(END_OF_SESSION)
@@ -334,8 +321,7 @@ impl Db {
     /// When the database does not answer.
     pub async fn end_lost_session(&self, sid: &str, until: UnixTime, entry: &Entry) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let stamped = uptime();
-        let now = tx.now(entry.happened_at).await?;
+        let now = tx.stamp(entry.happened_at).await?;
         let changed = in_tx!(&mut tx, |connection| {
             let ended = sqlx::query(END)
                 .bind(sid)
@@ -358,7 +344,7 @@ impl Db {
         });
         if changed > 0 {
             note(&mut tx, entry, now).await?;
-            commit_ends(tx, stamped).await?;
+            tx.commit().await?;
         }
         Ok(changed > 0)
     }
@@ -386,7 +372,6 @@ impl Db {
         entry: &Entry,
     ) -> Result<Vec<SessionId>, StoreError> {
         let mut tx = self.begin().await?;
-        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         let ended: Vec<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(END_SOME_OF_USER)
             .bind(user.to_string())
@@ -399,7 +384,7 @@ impl Db {
         for sid in &ended {
             note_for(&mut tx, entry, sid, now).await?;
         }
-        commit_ends(tx, stamped).await?;
+        tx.commit().await?;
         ended.iter().map(|sid| parse_sid(sid)).collect()
     }
 
@@ -467,31 +452,7 @@ pub(super) async fn blank(tx: &mut Tx, user: UserId) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Commits ends of sessions unless they were stamped too long ago, as when a lock was waited for since then: access tokens were issued
-/// until now, and a node that starts would take the ends for too old to count. With a new stamp the whole may be tried again.
-pub(super) async fn commit_ends(tx: Tx, stamped: Duration) -> Result<(), StoreError> {
-    if uptime().saturating_sub(stamped) > STAMP_COUNTS {
-        return Err(StoreError::Conflict);
-    }
-    tx.commit().await
-}
-
-/// The whole of a change again, when other writers were in its way.
-pub(super) async fn retry<T, F>(mut change: impl FnMut() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let mut answer = Err(StoreError::Conflict);
-    for _ in 0..TRIES {
-        answer = change().await;
-        if !matches!(answer, Err(StoreError::Conflict)) {
-            break;
-        }
-    }
-    answer
-}
-
-/// The same about this session.
+/// An entry about this session.
 async fn note_for(tx: &mut Tx, entry: &Entry, sid: &str, at: UnixTime) -> Result<(), StoreError> {
     let entry = Entry {
         subject: sid.to_owned(),
@@ -518,13 +479,4 @@ pub(super) async fn note_ends(
         ..cause.clone()
     };
     note(tx, &entry, at).await
-}
-
-/// It took effect by the database's clock.
-pub(super) async fn note(tx: &mut Tx, entry: &Entry, at: UnixTime) -> Result<(), StoreError> {
-    let entry = Entry {
-        happened_at: at,
-        ..entry.clone()
-    };
-    audit::insert(tx, &entry).await.map(drop)
 }

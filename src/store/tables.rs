@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, FromRow};
 
 use crate::values::Database;
 
+use super::transaction::Backend;
 use super::{Db, StoreError, Tx, in_tx};
 
 /// Whether a backup holds the rows of a table.
@@ -110,9 +111,9 @@ pub(super) async fn columns(tx: &mut Tx, known: &Columns) -> Result<Columns, Sto
 }
 
 async fn columns_of(tx: &mut Tx) -> Result<Columns, StoreError> {
-    let all: Vec<Column> = match tx {
-        Tx::Sqlite(tx) => sqlx::query_as(SQLITE_COLUMNS).fetch_all(&mut **tx).await?,
-        Tx::Postgres(tx, _) => sqlx::query_as(POSTGRES_COLUMNS).fetch_all(&mut **tx).await?,
+    let all: Vec<Column> = match &mut tx.on {
+        Backend::Sqlite(tx) => sqlx::query_as(SQLITE_COLUMNS).fetch_all(&mut **tx).await?,
+        Backend::Postgres(tx, _) => sqlx::query_as(POSTGRES_COLUMNS).fetch_all(&mut **tx).await?,
     };
     let mut columns = Columns::new();
     for column in all {

@@ -4,11 +4,12 @@ use sqlx::FromRow;
 
 use crate::accounts::session::EndedBy;
 use crate::accounts::tenant::{Tenant, TenantId};
-use crate::clock::{UnixTime, uptime};
+use crate::clock::UnixTime;
 use crate::events::Entry;
 
 use super::audit;
-use super::{Db, StoreError, in_tx, on_read, on_write, sessions};
+use super::transaction::retry;
+use super::{Db, StoreError, in_tx, on_read, on_write};
 
 const FIND: &str = "SELECT tenant_id, name, created_at, disabled_at FROM tenants WHERE tenant_id = $1";
 const LIST: &str =
@@ -124,7 +125,7 @@ impl Db {
         change: TenantChange,
         entry: &Entry,
     ) -> Result<Option<u64>, StoreError> {
-        sessions::retry(async || self.try_to_change_tenant(id, change, entry).await).await
+        retry(async || self.try_to_change_tenant(id, change, entry).await).await
     }
 
     async fn try_to_change_tenant(
@@ -134,7 +135,6 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<u64>, StoreError> {
         let mut tx = self.begin().await?;
-        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         let changed = in_tx!(&mut tx, |connection| {
             let query = match change {
@@ -154,8 +154,8 @@ impl Db {
             .execute(connection)
             .await?
             .rows_affected());
-        sessions::note(&mut tx, entry, now).await?;
-        sessions::commit_ends(tx, stamped).await?;
+        audit::note(&mut tx, entry, now).await?;
+        tx.commit().await?;
         Ok(Some(ended))
     }
 

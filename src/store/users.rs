@@ -6,11 +6,12 @@ use crate::accounts::email::Email;
 use crate::accounts::session::EndedBy;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Name, Role, User, UserId};
-use crate::clock::{UnixTime, uptime};
+use crate::clock::UnixTime;
 use crate::events::Entry;
 use crate::values::SessionId;
 
 use super::audit;
+use super::transaction::retry;
 use super::{Db, StoreError, Tx, in_tx, on_read, sessions};
 
 const BY_ID: &str = "SELECT user_id, tenant_id, email, email_verified_at, name, roles, password_hash, created_at, suspended_at \
@@ -239,7 +240,7 @@ impl Db {
         change: &UserChange,
         entry: &Entry,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        sessions::retry(async || self.try_to_change_user(id, change, entry).await).await
+        retry(async || self.try_to_change_user(id, change, entry).await).await
     }
 
     async fn try_to_change_user(
@@ -249,7 +250,6 @@ impl Db {
         entry: &Entry,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.begin().await?;
-        let stamped = uptime();
         let now = tx.stamp(entry.happened_at).await?;
         // The account before its sessions: a login that holds the account is waited for, and its session is seen below.
         if !apply(&mut tx, id, change, now).await? {
@@ -270,8 +270,8 @@ impl Db {
                 .await?
                 .rows_affected());
         }
-        sessions::note(&mut tx, entry, now).await?;
-        sessions::commit_ends(tx, stamped).await?;
+        audit::note(&mut tx, entry, now).await?;
+        tx.commit().await?;
         Ok(Some(ended))
     }
 }
