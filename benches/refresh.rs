@@ -30,6 +30,7 @@ use keyround::crypto::sealing::MasterKey;
 use keyround::events::{Entry, Event};
 use keyround::jose::alg::Algorithm;
 use keyround::keyring::Keyring;
+use keyround::oauth::client::Client;
 use keyround::rotation::Rotation;
 use keyround::sessions::{Grouped, RefreshRequest, Replays, Sessions};
 use keyround::store::Db;
@@ -96,6 +97,7 @@ async fn sessions(url: &str, alg: Algorithm) -> Arc<Sessions> {
         hash_key: Arc::new(hash_key),
         clock: rotator.clock,
         issuer: "http://127.0.0.1:8080".to_owned(),
+        client: Client::of_accounts(&config.accounts.client, UnixTime(0)).unwrap(),
         alg,
         settings: config.accounts.sessions,
         metrics: SessionMetrics::default(),

@@ -35,7 +35,7 @@ use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
 use crate::logins::Logins;
 use crate::logins::federated::FederatedLogins;
 use crate::logins::hash_costs::HashCosts;
-use crate::oauth::client::ClientId;
+use crate::oauth::client::{Client, ClientId, InvalidAccountsClient};
 use crate::oauth::token::Defaults;
 use crate::outbound::key_sets::RemoteKeySets;
 use crate::outbound::providers::Providers;
@@ -114,6 +114,9 @@ pub enum StartError {
          another name there, or delete that client"
     )]
     FirstPartyClient(ClientId),
+    /// The client that people log in with cannot be.
+    #[error("accounts.client_id or accounts.audience cannot be used: {0}")]
+    AccountsClient(#[from] InvalidAccountsClient),
     /// The audience of people's tokens is a registered client's id.
     #[error(
         "there is a client '{0}', but accounts.audience is the same and accounts.token_type is JWT, so that people's access tokens \
@@ -361,22 +364,30 @@ async fn warn_of_other_servers(config: &Config, rotator: &Rotator) -> Result<(),
     Ok(())
 }
 
-/// Refuses to serve people while a registered client has the name that they log in with.
-async fn refuse_first_party_client(config: &Config, db: &Db) -> Result<(), StartError> {
-    if config.accounts.enabled
-        && let Ok(id) = config.accounts.sessions.client_id.parse()
-        && db.client(&id).await?.is_some()
-    {
-        return Err(StartError::FirstPartyClient(id));
+/// The client that people log in with: the row of its id, if there is one, else what the settings describe. This version writes no such row:
+/// the version before does not start where it finds one.
+///
+/// # Errors
+/// When a registered service has its id, or the database does not answer.
+pub async fn client_of_accounts(config: &Config, db: &Db, now: UnixTime) -> Result<Client, StartError> {
+    let described = Client::of_accounts(&config.accounts.client, now)?;
+    let row = if config.accounts.enabled {
+        db.client(&described.id).await?
+    } else {
+        None
+    };
+    match row {
+        None => Ok(described),
+        Some(stored) if stored.client.may_be_of_accounts() => Ok(stored.client),
+        Some(_) => Err(StartError::FirstPartyClient(described.id)),
     }
-    Ok(())
 }
 
 /// Refuses to serve people with tokens of type JWT whose audience is a client's id: they would look like ID tokens for it.
-async fn refuse_audience_of_client(config: &Config, db: &Db) -> Result<(), StartError> {
-    let sessions = &config.accounts.sessions;
-    if config.accounts.enabled && sessions.token_type == TokenType::Jwt && db.is_client_id(&sessions.audience).await? {
-        return Err(StartError::AudienceOfClient(sessions.audience.clone()));
+async fn refuse_audience_of_client(config: &Config, client: &Client, db: &Db) -> Result<(), StartError> {
+    let audience = client.default_audience();
+    if config.accounts.enabled && client.token_type == TokenType::Jwt && db.is_client_id(audience).await? {
+        return Err(StartError::AudienceOfClient(audience.to_owned()));
     }
     Ok(())
 }
@@ -580,8 +591,8 @@ impl Running {
         } = foundation;
         rotator.db = rotator.db.with_patience();
         warn_of_other_servers(config, &rotator).await?;
-        refuse_first_party_client(config, &rotator.db).await?;
-        refuse_audience_of_client(config, &rotator.db).await?;
+        let client = client_of_accounts(config, &rotator.db, rotator.clock.read().wall).await?;
+        refuse_audience_of_client(config, &client, &rotator.db).await?;
         let room = room_for_connections(config.server.max_connections)?;
         let metrics = Metrics::default();
         let tls = load_tls(config, &rotator.clock, metrics.tls.clone())?;
@@ -609,7 +620,8 @@ impl Running {
             hash_key: Arc::clone(&hash_key),
             clock: rotator.clock.clone(),
             issuer: config.server.issuer.as_str().to_owned(),
-            alg: config.tokens.default_algorithm,
+            alg: client.alg.unwrap_or(config.tokens.default_algorithm),
+            client,
             settings: config.accounts.sessions.clone(),
             metrics: metrics.sessions.clone(),
             replays: Replays::default(),

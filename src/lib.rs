@@ -55,7 +55,7 @@
 //! | ledger | the file of revoked keys beside a node, which outlives a database that is set back |
 //! | doubt | the time after a start or a jump in which the clock may be wrong: nothing irreversible is done |
 //! | master key | seals the private halves of signing keys and other secrets in the database (a key-encryption key, NIST SP 800-57) |
-//! | client | a program that asks for tokens (RFC 6749 section 2) |
+//! | client | a program that asks for tokens (RFC 6749 section 2): a confidential one proves itself, a public one cannot; a first-party one is the operator's own |
 //! | access token | the signed token that services verify (RFC 9068) |
 //! | session | a login of a person, until it ends or expires; it has refresh tokens, of which the newest is valid |
 //! | denied token | an access token that was revoked by name (RFC 7009) and has not expired |

@@ -379,6 +379,9 @@ pub fn nginx() -> PathBuf {
 async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &str) {
     let client = Client {
         id: name.parse().unwrap(),
+        kind: keyround::oauth::client::ClientKind::Confidential(None),
+        party: keyround::oauth::client::Party::Third,
+        redirect_uris: Vec::new(),
         grants: vec![Grant::ClientCredentials],
         scope: "read".parse().unwrap(),
         audiences: vec!["https://api.example.com".parse().unwrap()],

@@ -6,17 +6,22 @@ use crate::jose::jwt::TokenType;
 use super::limits::AttemptRates;
 use super::password_hash::HashParameters;
 
-/// How sessions live, and what their tokens say.
+/// The client that people log in with at `/auth`, as the settings describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Its `client_id`.
+    pub id: String,
+    /// The `aud` of its tokens.
+    pub audience: String,
+    /// The `typ` of its access tokens.
+    pub token_type: TokenType,
+    /// The lifetime of its access tokens.
+    pub access_token_ttl: Seconds,
+}
+
+/// How sessions live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSettings {
-    /// The `client_id` of first-party logins.
-    pub client_id: String,
-    /// The `aud` of their tokens.
-    pub audience: String,
-    /// The `typ` of their access tokens.
-    pub token_type: TokenType,
-    /// The lifetime of their access tokens.
-    pub access_token_ttl: Seconds,
     /// A session that was not refreshed for this long has ended.
     pub idle: Seconds,
     /// A session ends this long after its login.

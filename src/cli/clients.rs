@@ -21,7 +21,7 @@ use crate::crypto::random::random_secret;
 use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
-use crate::oauth::client::{Audience, Client, ClientId, ClientSecret, Grant};
+use crate::oauth::client::{Audience, Client, ClientId, ClientKind, ClientSecret, Grant, Party};
 use crate::oauth::scope::Scope;
 use crate::store::clients::{ClientChange, EndedSecret, StoredClient};
 use crate::text;
@@ -308,6 +308,9 @@ fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
             .id
             .map_or_else(random_id, Ok)
             .map_err(|error| Failure::Refused(error.to_string()))?,
+        kind: ClientKind::Confidential(None),
+        party: Party::Third,
+        redirect_uris: Vec::new(),
         grants: distinct(new.grants),
         scope: new.scope,
         audiences: distinct(new.audiences),
@@ -359,7 +362,7 @@ fn refuse_id_of_people(id: &ClientId, config: &Config) -> Result<(), Failure> {
             uuid::Uuid::new_v4()
         )));
     }
-    if id.as_str() == config.accounts.sessions.client_id {
+    if id.as_str() == config.accounts.client.id {
         return Err(Failure::Usage(format!(
             "'{id}' is what people log in with (accounts.client_id); choose another id, or change that setting"
         )));
@@ -370,9 +373,8 @@ fn refuse_id_of_people(id: &ClientId, config: &Config) -> Result<(), Failure> {
 /// An access token of type JWT for a client must not look like an ID token for it. The database is asked about other clients when this
 /// one is written.
 fn refuse_id_as_audience(client: &Client, config: &Config) -> Result<(), Failure> {
-    let accounts = &config.accounts.sessions;
-    let is_id =
-        |audience: &&Audience| audience.as_str() == client.id.as_str() || audience.as_str() == accounts.client_id;
+    let accounts = &config.accounts.client;
+    let is_id = |audience: &&Audience| audience.as_str() == client.id.as_str() || audience.as_str() == accounts.id;
     if client.token_type == TokenType::Jwt
         && let Some(audience) = client.audiences.iter().find(is_id)
     {
@@ -403,6 +405,7 @@ fn distinct<T: PartialEq>(items: Vec<T>) -> Vec<T> {
 fn to_json(client: &Client) -> Value {
     json!({
         "client_id": client.id,
+        "kind": client.kind.name(),
         "grants": client.grants,
         "scope": client.scope.to_string(),
         "audiences": client.audiences,

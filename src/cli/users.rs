@@ -508,6 +508,6 @@ pub(super) fn refusal(config: &Config, now: UnixTime) -> String {
     format!(
         "every server refuses its tokens within {}, and a service that verifies offline from {} on",
         config.keys.policy.windows().replica_refresh,
-        output::time(now + config.accounts.sessions.access_token_ttl, now)
+        output::time(now + config.accounts.client.access_token_ttl, now)
     )
 }

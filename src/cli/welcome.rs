@@ -8,7 +8,7 @@ use crate::app::Foundation;
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, Sources, settings};
 use crate::jose::jwt::TokenType;
-use crate::oauth::client::{Client, ClientId, Grant};
+use crate::oauth::client::{Client, ClientId, ClientKind, Grant, Party};
 
 use super::context::{Context, Failure};
 use super::{actor, clients, output};
@@ -147,6 +147,9 @@ fn invalid(what: &str) -> Failure {
 fn demo_client(now: UnixTime) -> Result<Client, Failure> {
     Ok(Client {
         id: demo_id()?,
+        kind: ClientKind::Confidential(None),
+        party: Party::Third,
+        redirect_uris: Vec::new(),
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().map_err(|_| invalid("scope"))?,
         audiences: vec!["https://api.example.com".parse().map_err(|_| invalid("audience"))?],

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::accounts::limits::{AttemptRates, Rate};
 use crate::accounts::password_hash::{BCRYPT_COSTS, HashParameters};
-use crate::accounts::settings::{LoginSettings, Registration, SessionSettings};
+use crate::accounts::settings::{ClientSettings, LoginSettings, Registration, SessionSettings};
 use crate::clock::Seconds;
 use crate::jose::jwt::TokenType;
 use crate::text;
@@ -26,6 +26,8 @@ const LONGEST_GRACE: Seconds = Seconds(60);
 pub struct Accounts {
     /// Whether people have accounts here.
     pub enabled: bool,
+    /// The client that they log in with.
+    pub client: ClientSettings,
     /// Their sessions.
     pub sessions: SessionSettings,
     /// Their logins.
@@ -105,13 +107,15 @@ impl Accounts {
             })
         };
         let absolute = duration("accounts.session_absolute")?;
-        let sessions = SessionSettings {
-            client_id: layers.required("accounts.client_id", client_id)?,
+        let client = ClientSettings {
+            id: layers.required("accounts.client_id", client_id)?,
             audience: layers
                 .text("accounts.audience", resource)?
                 .unwrap_or_else(|| server.issuer.as_str().to_owned()),
             token_type: layers.required("accounts.token_type", token_type)?,
             access_token_ttl: up_to("accounts.access_token_ttl", max_token_ttl)?,
+        };
+        let sessions = SessionSettings {
             idle: up_to("accounts.session_idle", absolute)?,
             absolute,
             refresh_grace: duration("accounts.refresh_grace")?,
@@ -136,6 +140,7 @@ impl Accounts {
         };
         let accounts = Self {
             enabled: layers.flag("accounts.enabled"),
+            client,
             sessions,
             logins,
             hashing_queue: layers.count("accounts.hashing_queue")?,
@@ -155,7 +160,7 @@ impl Accounts {
         let longest_token = LONGEST_ACCESS_TOKEN.min(max_token_ttl);
         within_given(
             "accounts.access_token_ttl",
-            self.sessions.access_token_ttl,
+            self.client.access_token_ttl,
             (second, longest_token),
             (longest_token < LONGEST_ACCESS_TOKEN).then_some("tokens.max_token_ttl"),
         )?;
@@ -179,7 +184,7 @@ impl Accounts {
         )?;
         within("accounts.password_min_length", self.logins.password_min_length, 8, 64)?;
         within("accounts.hashing_queue", self.hashing_queue, 1, 100_000)?;
-        if self.sessions.token_type == TokenType::Jwt && self.sessions.audience == self.sessions.client_id {
+        if self.client.token_type == TokenType::Jwt && self.client.audience == self.client.id {
             return Err(ConfigError::AudienceIsClientId);
         }
         within("accounts.max_sessions", self.sessions.max_sessions as usize, 1, 1_000)?;

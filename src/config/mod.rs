@@ -244,7 +244,7 @@ impl Config {
         let policy = Policy::new(read_windows(&layers)?)?;
         let tokens = read_tokens(&layers, &policy)?;
         let accounts = Accounts::read(&layers, &server, tokens.max_token_ttl)?;
-        let forward_auth = ForwardAuth::read(&layers, &accounts.sessions.audience)?;
+        let forward_auth = ForwardAuth::read(&layers, &accounts.client.audience)?;
         let master_key = read_master_key_source(&layers)?;
         let ledger_file = read_ledger_file(&layers, &database, &master_key)?;
         refuse_shared_files(&layers, &database, ledger_file.as_deref())?;

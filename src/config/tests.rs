@@ -72,14 +72,11 @@ fn the_defaults_are_those_of_the_table() {
     let accounts = &config.accounts;
     assert_eq!(accounts.sessions.idle, Seconds(7 * 86_400));
     assert_eq!(
-        (accounts.sessions.access_token_ttl, accounts.sessions.refresh_grace),
+        (accounts.client.access_token_ttl, accounts.sessions.refresh_grace),
         (Seconds(600), Seconds(30))
     );
     assert_eq!(
-        (
-            accounts.sessions.client_id.as_str(),
-            accounts.sessions.audience.as_str()
-        ),
+        (accounts.client.id.as_str(), accounts.client.audience.as_str()),
         ("first-party", ISSUER.1)
     );
     assert_eq!(accounts.logins.password_min_length, 8);
@@ -903,7 +900,7 @@ fn account_settings_have_bounds_and_defaults_give_way() {
         ("KEYROUND_TOKENS__ACCESS_TOKEN_TTL", "5m"),
     ])
     .unwrap();
-    assert_eq!(config.accounts.sessions.access_token_ttl, Seconds(300));
+    assert_eq!(config.accounts.client.access_token_ttl, Seconds(300));
     let config = load(&[("KEYROUND_ACCOUNTS__SESSION_ABSOLUTE", "1d")]).unwrap();
     assert_eq!(config.accounts.sessions.idle, Seconds(86_400));
 }

@@ -101,7 +101,7 @@ impl Server {
     /// When nothing can be said of it now.
     pub fn verify(&self, token: &str) -> Result<Result<AccessToken, Inactive>, CannotVerify> {
         let verdict = self.keyring.verify(token, &self.issuer, self.clock.read())?;
-        let expected = self.sessions.settings.token_type;
+        let expected = self.sessions.client.token_type;
         Ok(verdict.and_then(|token| {
             if token.session.is_some() && !is_type_of_accounts(&token, expected, self.started_at) {
                 return Err(Refused::Type.into());

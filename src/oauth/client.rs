@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::accounts::settings::ClientSettings;
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
@@ -210,11 +211,231 @@ impl fmt::Display for Grant {
     }
 }
 
-/// A registered client.
+/// How a client proves itself at the token endpoint (RFC 7591 section 2, `token_endpoint_auth_method`). A public client has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthenticationMethod {
+    /// Its secret in the `Authorization` header (RFC 6749 section 2.3.1).
+    ClientSecretBasic,
+    /// Its secret in the form.
+    ClientSecretPost,
+    /// A signature by one of its keys (RFC 7523).
+    PrivateKeyJwt,
+}
+
+impl AuthenticationMethod {
+    /// Every method.
+    pub const ALL: [Self; 3] = [Self::ClientSecretBasic, Self::ClientSecretPost, Self::PrivateKeyJwt];
+
+    /// Its registered name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientSecretBasic => "client_secret_basic",
+            Self::ClientSecretPost => "client_secret_post",
+            Self::PrivateKeyJwt => "private_key_jwt",
+        }
+    }
+}
+
+/// Whether a client can keep a secret (RFC 6749 section 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientKind {
+    /// It proves itself by this method; without one, by whichever its secret or its keys allow.
+    Confidential(Option<AuthenticationMethod>),
+    /// It runs where others can read it, so that it only names itself and acts for persons alone.
+    Public,
+}
+
+/// The texts name no kind of client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is neither a confidential client with its method nor a public one with none")]
+pub struct UnknownKind;
+
+impl ClientKind {
+    /// The method of a public client (RFC 7591 section 2).
+    const NO_METHOD: &str = "none";
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Confidential(_) => "confidential",
+            Self::Public => "public",
+        }
+    }
+
+    /// The registered name of its method, if one is registered.
+    #[must_use]
+    pub const fn method_name(self) -> Option<&'static str> {
+        match self {
+            Self::Confidential(None) => None,
+            Self::Confidential(Some(method)) => Some(method.name()),
+            Self::Public => Some(Self::NO_METHOD),
+        }
+    }
+
+    /// The kind of these two names.
+    ///
+    /// # Errors
+    /// [`UnknownKind`].
+    pub fn parse(kind: &str, method: Option<&str>) -> Result<Self, UnknownKind> {
+        let named = |name| AuthenticationMethod::ALL.into_iter().find(|known| known.name() == name);
+        match (kind, method) {
+            ("confidential", None) => Ok(Self::Confidential(None)),
+            ("confidential", Some(name)) => named(name)
+                .map(|method| Self::Confidential(Some(method)))
+                .ok_or(UnknownKind),
+            ("public", Some(Self::NO_METHOD)) => Ok(Self::Public),
+            _ => Err(UnknownKind),
+        }
+    }
+
+    /// Whether a client of this kind may prove itself by this method.
+    #[must_use]
+    pub fn accepts(self, method: AuthenticationMethod) -> bool {
+        match self {
+            Self::Confidential(registered) => registered.is_none_or(|registered| registered == method),
+            Self::Public => false,
+        }
+    }
+}
+
+/// Whether a person is asked before a client gets a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// Once for each set of scopes.
+    Ask,
+    /// Never.
+    None,
+}
+
+/// Whose a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// Somebody else's: a person is asked before it gets a grant.
+    Third,
+    /// The operator's own.
+    First {
+        /// Since when.
+        since: UnixTime,
+        /// Whether a person is asked all the same.
+        consent: Consent,
+    },
+}
+
+/// The texts describe no party.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("only a client of the operator may do without consent")]
+pub struct UnknownParty;
+
+impl Party {
+    /// The party of these columns.
+    ///
+    /// # Errors
+    /// [`UnknownParty`].
+    pub fn parse(first_party_since: Option<UnixTime>, consent: &str) -> Result<Self, UnknownParty> {
+        let consent = match consent {
+            "ask" => Consent::Ask,
+            "none" => Consent::None,
+            _ => return Err(UnknownParty),
+        };
+        match (first_party_since, consent) {
+            (Some(since), consent) => Ok(Self::First { since, consent }),
+            (None, Consent::Ask) => Ok(Self::Third),
+            (None, Consent::None) => Err(UnknownParty),
+        }
+    }
+
+    /// Since when it is the operator's own.
+    #[must_use]
+    pub const fn first_party_since(self) -> Option<UnixTime> {
+        match self {
+            Self::Third => None,
+            Self::First { since, .. } => Some(since),
+        }
+    }
+
+    /// The name of its consent policy.
+    #[must_use]
+    pub const fn consent_name(self) -> &'static str {
+        match self {
+            Self::Third
+            | Self::First {
+                consent: Consent::Ask, ..
+            } => "ask",
+            Self::First {
+                consent: Consent::None, ..
+            } => "none",
+        }
+    }
+}
+
+/// Where a login may lead back to (RFC 6749 section 3.1.2): an absolute URI without a fragment, kept as it was written. `http` leads to this
+/// device alone, and the scheme of an app has a dot in it (RFC 8252 section 7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedirectUri(String);
+
+/// The text cannot be a redirect URI.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a redirect URI is https://HOST/..., http://127.0.0.1/... or http://[::1]/... for an app on the same device, or has an app's own scheme with \
+     a dot, such as com.example.app:/callback; it has no fragment, no user and no wildcard"
+)]
+pub struct InvalidRedirectUri;
+
+impl RedirectUri {
+    /// The URI, byte for byte as it was registered.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RedirectUri {
+    type Err = InvalidRedirectUri;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRedirectUri> {
+        let printable = (1..=2_048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let plain = !text.contains(['#', '*', '\\']) && !text::names_user(text);
+        let url = Url::parse(text)
+            .ok()
+            .filter(|_| printable && plain)
+            .ok_or(InvalidRedirectUri)?;
+        let is_loopback = |url: &Url| match url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            _ => false,
+        };
+        let is_good = match url.scheme() {
+            "https" => text.starts_with("https://"),
+            "http" => text.starts_with("http://") && is_loopback(&url),
+            scheme => scheme.contains('.'),
+        };
+        if is_good {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidRedirectUri)
+        }
+    }
+}
+
+impl fmt::Display for RedirectUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A registered client, or the one of the accounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     /// Its name.
     pub id: ClientId,
+    /// Whether it can keep a secret.
+    pub kind: ClientKind,
+    /// Whose it is.
+    pub party: Party,
+    /// Where its logins may lead back to.
+    pub redirect_uris: Vec<RedirectUri>,
     /// The grants it may use (RFC 6749 section 5.2, `unauthorized_client`).
     pub grants: Vec<Grant>,
     /// The widest scope it may have.
@@ -233,6 +454,60 @@ pub struct Client {
     pub created_at: UnixTime,
     /// Since when it may do nothing.
     pub disabled_at: Option<UnixTime>,
+}
+
+/// The client of the accounts cannot be made of what the settings say.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAccountsClient {
+    /// Its id.
+    #[error(transparent)]
+    Id(#[from] InvalidClientId),
+    /// Its audience.
+    #[error(transparent)]
+    Audience(#[from] InvalidAudience),
+}
+
+impl Client {
+    /// The client that people log in with at `/auth`, as the settings describe it: public, for it runs in their browsers, and the
+    /// operator's own. No grant of the token endpoint is its own: it gets sessions by a login.
+    ///
+    /// # Errors
+    /// When an id or an audience is none.
+    pub fn of_accounts(settings: &ClientSettings, now: UnixTime) -> Result<Self, InvalidAccountsClient> {
+        Ok(Self {
+            id: settings.id.parse()?,
+            kind: ClientKind::Public,
+            party: Party::First {
+                since: now,
+                consent: Consent::None,
+            },
+            redirect_uris: Vec::new(),
+            grants: Vec::new(),
+            scope: Scope::default(),
+            audiences: vec![settings.audience.parse()?],
+            serves: Vec::new(),
+            alg: None,
+            token_type: settings.token_type,
+            token_ttl: Some(settings.access_token_ttl),
+            created_at: now,
+            disabled_at: None,
+        })
+    }
+
+    /// Whether people may log in with it at `/auth`: a registered service must not be taken for it.
+    #[must_use]
+    pub fn may_be_of_accounts(&self) -> bool {
+        self.kind == ClientKind::Public
+            && matches!(self.party, Party::First { .. })
+            && !self.audiences.is_empty()
+            && self.disabled_at.is_none()
+    }
+
+    /// The audience of its tokens where a request names none.
+    #[must_use]
+    pub fn default_audience(&self) -> &str {
+        self.audiences.first().map_or("", Audience::as_str)
+    }
 }
 
 /// A secret that a client has from elsewhere: 16 to 512 printable ASCII characters (RFC 6749 appendix A.2) that take more than 10^12
@@ -369,6 +644,122 @@ mod tests {
             "the jwks_uri has an IPv6 address without brackets, such as [2001:db8::1] has; write one such as \
              https://billing.example.com/jwks.json"
         );
+    }
+
+    #[test]
+    fn a_redirect_uri_leads_to_a_site_or_to_an_app_and_is_kept_as_written() {
+        for good in [
+            "https://app.example.com/callback",
+            "https://app.example.com:8443/cb?tenant=a",
+            "https://App.example.com",
+            "http://127.0.0.1/cb",
+            "http://127.0.0.1:49152/cb",
+            "http://[::1]:3000/",
+            "com.example.app:/callback",
+        ] {
+            assert_eq!(good.parse::<RedirectUri>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "/callback",
+            "http://app.example.com/cb",
+            "http://localhost/cb",
+            "http://127.0.0.1.example.com/cb",
+            "https:app.example.com",
+            "https://app.example.com/#a",
+            "https://*.example.com/",
+            "https://user@app.example.com/",
+            "https://app.example.com\\@evil.example/",
+            "https://app.example.com/ https://evil.example/",
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "app:/callback",
+            &format!("https://app.example.com/{}", "a".repeat(2_048)),
+        ] {
+            assert_eq!(bad.parse::<RedirectUri>(), Err(InvalidRedirectUri), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_kind_is_read_as_it_is_written() {
+        let methods = AuthenticationMethod::ALL.map(Some).into_iter().chain([None]);
+        let kinds = methods.map(ClientKind::Confidential).chain([ClientKind::Public]);
+        for kind in kinds {
+            assert_eq!(ClientKind::parse(kind.name(), kind.method_name()), Ok(kind));
+        }
+        for (kind, method) in [
+            ("public", None),
+            ("public", Some("client_secret_basic")),
+            ("confidential", Some("none")),
+            ("confidential", Some("tls_client_auth")),
+            ("private", None),
+        ] {
+            assert_eq!(ClientKind::parse(kind, method), Err(UnknownKind), "{kind} {method:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_proves_itself_by_its_method_and_a_public_one_by_none() {
+        use AuthenticationMethod::{ClientSecretBasic, ClientSecretPost, PrivateKeyJwt};
+        for (kind, accepted) in [
+            (ClientKind::Confidential(None), &AuthenticationMethod::ALL[..]),
+            (ClientKind::Confidential(Some(ClientSecretBasic)), &[ClientSecretBasic]),
+            (ClientKind::Confidential(Some(ClientSecretPost)), &[ClientSecretPost]),
+            (ClientKind::Confidential(Some(PrivateKeyJwt)), &[PrivateKeyJwt]),
+            (ClientKind::Public, &[]),
+        ] {
+            let accepts = AuthenticationMethod::ALL
+                .into_iter()
+                .filter(|method| kind.accepts(*method));
+            assert_eq!(accepts.collect::<Vec<_>>(), accepted, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_client_of_the_operator_does_without_consent() {
+        let since = Some(UnixTime(7));
+        for (first_party_since, consent) in [(None, "ask"), (since, "ask"), (since, "none")] {
+            let party = Party::parse(first_party_since, consent).unwrap();
+            assert_eq!(
+                (party.first_party_since(), party.consent_name()),
+                (first_party_since, consent)
+            );
+        }
+        for (first_party_since, consent) in [(None, "none"), (since, "later"), (None, "")] {
+            assert_eq!(Party::parse(first_party_since, consent), Err(UnknownParty));
+        }
+    }
+
+    #[test]
+    fn only_an_enabled_public_client_of_the_operator_may_be_that_of_the_accounts() {
+        let settings = ClientSettings {
+            id: "first-party".to_owned(),
+            audience: "https://api.example.com".to_owned(),
+            token_type: TokenType::AtJwt,
+            access_token_ttl: Seconds(600),
+        };
+        let own = Client::of_accounts(&settings, UnixTime(7)).unwrap();
+        assert!(own.may_be_of_accounts());
+        for other in [
+            Client {
+                kind: ClientKind::Confidential(None),
+                ..own.clone()
+            },
+            Client {
+                party: Party::Third,
+                ..own.clone()
+            },
+            Client {
+                audiences: Vec::new(),
+                ..own.clone()
+            },
+            Client {
+                disabled_at: Some(UnixTime(8)),
+                ..own
+            },
+        ] {
+            assert!(!other.may_be_of_accounts(), "{other:?}");
+        }
     }
 
     #[test]

@@ -311,6 +311,9 @@ mod tests {
     fn client() -> Client {
         Client {
             id: "billing".parse().unwrap(),
+            kind: crate::oauth::client::ClientKind::Confidential(None),
+            party: crate::oauth::client::Party::Third,
+            redirect_uris: Vec::new(),
             grants: vec![Grant::ClientCredentials],
             scope: "read write".parse().unwrap(),
             audiences: ["https://a.example", "https://b.example"]

@@ -28,7 +28,7 @@ impl Sessions {
             Some((family, _)) if family.session.client_id == client_id => {
                 self.end_own(token.sid, family.session.user, by).await?
             }
-            None if self.may_be_lost(token.sid) && self.settings.client_id == client_id => {
+            None if self.may_be_lost(token.sid) && self.client.id.as_str() == client_id => {
                 self.end_proven(token.sid, None, by, "the holder of its refresh token")
                     .await?
             }

@@ -24,7 +24,7 @@ use crate::crypto::random::NoRandomness;
 use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::keyring::{CannotSign, Issued, Keyring};
-use crate::oauth::client::Audience;
+use crate::oauth::client::{Audience, Client};
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
 use crate::store::allowance::shared;
@@ -32,7 +32,7 @@ use crate::store::sessions::{Claim, Claimed, Ending, Found, NewSession, SessionE
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::SessionMetrics;
-use crate::values::SessionId;
+use crate::values::{LONGEST_ACCESS_TOKEN, SessionId};
 
 pub use grouped::Grouped;
 pub use pruning::{prune, prune_audit, prune_limits};
@@ -53,6 +53,8 @@ pub struct Sessions {
     pub clock: Clock,
     /// The issuer of access tokens.
     pub issuer: String,
+    /// The client of first-party logins.
+    pub client: Client,
     /// What access tokens are signed with.
     pub alg: Algorithm,
     /// The limits.
@@ -142,8 +144,8 @@ impl Sessions {
         let token = RefreshToken::first(SessionId::generate(now))?;
         let new = NewSession {
             sid: token.sid,
-            client_id: &self.settings.client_id,
-            audience: &self.settings.audience,
+            client_id: self.client.id.as_str(),
+            audience: self.client.default_audience(),
             current_hash: &token.digest(&self.hash_key),
             salt: &new_salt()?,
             absolute: self.settings.absolute,
@@ -166,8 +168,8 @@ impl Sessions {
             user: user.user.id,
             tenant: &user.user.tenant,
             roles: &user.user.roles,
-            client_id: &self.settings.client_id,
-            audience: &self.settings.audience,
+            client_id: self.client.id.as_str(),
+            audience: self.client.default_audience(),
             rest: begun.expires_at - begun.began,
         };
         Ok(self.tokens(&token, &owner)?)
@@ -403,8 +405,8 @@ impl Sessions {
             audiences: vec![audience(owner.audience)?],
             scope: Scope::default(),
             alg: self.alg,
-            token_type: self.settings.token_type,
-            ttl: self.settings.access_token_ttl.min(owner.rest),
+            token_type: self.client.token_type,
+            ttl: self.client.token_ttl.unwrap_or(LONGEST_ACCESS_TOKEN).min(owner.rest),
             session: Some(GrantedSession {
                 sid: sid.to_string(),
                 tid: owner.tenant.to_string(),

@@ -6,23 +6,30 @@ use crate::clock::{Seconds, UnixTime};
 use crate::events::Entry;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
-use crate::oauth::client::{Client, ClientId, SecretDigests};
+use crate::oauth::client::{Client, ClientId, ClientKind, Party, SecretDigests};
 use crate::oauth::client_keys::ClientKeys;
 
 use super::audit;
 use super::{ChangeId, Db, StoreError, Tx, client_keys, in_tx, on_read};
 
-const FIND: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_type, token_ttl, secret_digest, \
-                    previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id = $1";
+macro_rules! columns {
+    ($more:literal, $rest:literal) => {
+        concat!(
+            "SELECT client_id, kind, auth_method, first_party_since, consent, redirect_uris, grants, scope, audiences, serves, alg, token_type, \
+             token_ttl, secret_digest, previous_secret_digest, created_at, disabled_at",
+            $more,
+            $rest
+        )
+    };
+}
+const FIND: &str = columns!("", " FROM clients WHERE client_id = $1");
 /// In one statement, so that the row is the one of that change.
-const FIND_WITH_CHANGE: &str = "SELECT clients.client_id, grants, scope, audiences, serves, alg, token_type, token_ttl, secret_digest, \
-                                previous_secret_digest, created_at, disabled_at, change_id FROM clients, client_changes \
-                                WHERE client_id = $1";
-const LIST: &str = "SELECT client_id, grants, scope, audiences, serves, alg, token_type, token_ttl, secret_digest, \
-                    previous_secret_digest, created_at, disabled_at FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
+const FIND_WITH_CHANGE: &str = columns!(", change_id", " FROM clients, client_changes WHERE client_id = $1");
+const LIST: &str = columns!("", " FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2");
 const CHANGE: &str = "SELECT change_id FROM client_changes";
 const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, serves, alg, token_ttl, \
-                      secret_digest, created_at, token_type) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (client_id) DO NOTHING";
+                      secret_digest, created_at, token_type, kind, auth_method, first_party_since, consent, redirect_uris) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT (client_id) DO NOTHING";
 const HAS_ID: &str = "SELECT count(*) FROM clients WHERE client_id = $1";
 const AUDIENCES_OF_JWT: &str = "SELECT audiences FROM clients WHERE token_type = 'JWT'";
 // From the very settings that were read: another change that was first is not undone.
@@ -51,6 +58,11 @@ pub struct StoredClient {
 #[derive(FromRow)]
 struct Row {
     client_id: String,
+    kind: String,
+    auth_method: Option<String>,
+    first_party_since: Option<i64>,
+    consent: String,
+    redirect_uris: String,
     grants: String,
     scope: String,
     audiences: String,
@@ -86,6 +98,10 @@ impl TryFrom<Row> for StoredClient {
         Ok(Self {
             client: Client {
                 id: row.client_id.parse().map_err(|_| corrupt("its id"))?,
+                kind: ClientKind::parse(&row.kind, row.auth_method.as_deref()).map_err(|_| corrupt("its kind"))?,
+                party: Party::parse(row.first_party_since.map(UnixTime), &row.consent)
+                    .map_err(|_| corrupt("its consent policy"))?,
+                redirect_uris: words(&row.redirect_uris).map_err(|_| corrupt("its redirect URIs"))?,
                 grants: words(&row.grants).map_err(|_| corrupt("its grants"))?,
                 scope: row.scope.parse().map_err(|_| corrupt("its scope"))?,
                 audiences: words(&row.audiences).map_err(|_| corrupt("its audiences"))?,
@@ -309,6 +325,11 @@ pub(super) async fn insert(tx: &mut Tx, client: &Client, digest: &str) -> Result
         .bind(digest)
         .bind(client.created_at.0)
         .bind(client.token_type.name())
+        .bind(client.kind.name())
+        .bind(client.kind.method_name())
+        .bind(client.party.first_party_since().map(|since| since.0))
+        .bind(client.party.consent_name())
+        .bind(words(&client.redirect_uris))
         .execute(connection)
         .await?
         .rows_affected());

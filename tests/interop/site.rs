@@ -416,6 +416,9 @@ async fn create_clients(environment: &BTreeMap<String, String>) -> BTreeMap<Stri
 fn client(alg: Algorithm, token_type: TokenType) -> Client {
     Client {
         id: client_id(alg, token_type).parse().unwrap(),
+        kind: keyround::oauth::client::ClientKind::Confidential(None),
+        party: keyround::oauth::client::Party::Third,
+        redirect_uris: Vec::new(),
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),
         audiences: vec![AUDIENCE.parse().unwrap()],

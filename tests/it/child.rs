@@ -193,6 +193,9 @@ pub async fn register_clients(database: &TestDatabase, settings: &[(&str, &str)]
     for alg in Algorithm::ALL {
         let client = Client {
             id: alg.name().parse().unwrap(),
+            kind: keyround::oauth::client::ClientKind::Confidential(None),
+            party: keyround::oauth::client::Party::Third,
+            redirect_uris: Vec::new(),
             grants: vec![Grant::ClientCredentials],
             scope: "read".parse().unwrap(),
             audiences: vec!["https://api.example.com".parse().unwrap()],

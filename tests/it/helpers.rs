@@ -197,6 +197,9 @@ impl TestApp {
         let secret = random_secret().unwrap();
         let client = Client {
             id: id.parse().unwrap(),
+            kind: keyround::oauth::client::ClientKind::Confidential(None),
+            party: keyround::oauth::client::Party::Third,
+            redirect_uris: Vec::new(),
             grants: vec![Grant::ClientCredentials],
             scope: "read write".parse().unwrap(),
             audiences: ["https://api.example.com", "https://other.example.com"]

@@ -19,6 +19,7 @@ mod checks;
 #[allow(dead_code, reason = "tests/proof uses the rest")]
 mod child;
 mod client_assertions;
+mod client_kinds;
 mod clock_leaps;
 mod clocks;
 mod command_line;

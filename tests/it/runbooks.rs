@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use keyround::accounts::session::Device;
 use keyround::app::Foundation;
-use keyround::clock::Clock;
+use keyround::clock::{Clock, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::import::{self, Passphrase};
 use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, TokenType, random_jti};
 use keyround::keyring::Keyring;
+use keyround::oauth::client::Client;
 use keyround::sessions::{Grouped, RefreshRequest, Replays, SessionTokens, Sessions};
 use keyround::telemetry::SessionMetrics;
 use serde_json::json;
@@ -511,6 +512,7 @@ async fn use_account(site: &Site, reused: bool) {
         hash_key: Arc::new(foundation.hash_key),
         clock: rotator.clock,
         issuer: config.server.issuer.as_str().to_owned(),
+        client: Client::of_accounts(&config.accounts.client, UnixTime(0)).unwrap(),
         alg: Algorithm::Es256,
         settings: config.accounts.sessions.clone(),
         metrics: SessionMetrics::default(),
@@ -529,7 +531,7 @@ async fn use_account(site: &Site, reused: bool) {
     let refresh = async |token: &SessionTokens| {
         let request = RefreshRequest {
             token: &token.refresh_token,
-            client_id: &config.accounts.sessions.client_id,
+            client_id: &config.accounts.client.id,
             audiences: &[],
             device: &device(8),
         };

@@ -422,12 +422,12 @@ crate::on_both_databases!(a_session_that_the_database_lost_can_be_ended, |databa
     ] {
         let (visitor, refresh_token) = nodes.log_in("ada").await;
         assert_eq!(nodes.accept(&visitor.access_token).await, [true; 2], "{way}");
-        let client_id = &nodes.site.app.running.server.sessions.settings.client_id;
+        let client_id = nodes.site.app.running.server.sessions.client.id.as_str();
         let request = match way {
             "/auth/logout" => visitor.json(post.clone(), way, &json!({ "refresh_token": refresh_token })),
             "/oauth2/revoke" => visitor
                 .bare(post.clone(), way)
-                .form(&[("token", &refresh_token), ("client_id", client_id)]),
+                .form(&[("token", refresh_token.as_str()), ("client_id", client_id)]),
             way => visitor.bearer(post.clone(), way.split(' ').next().unwrap()),
         };
         assert!(request.send().await.unwrap().status().is_success(), "{way}");
@@ -444,7 +444,7 @@ crate::on_both_databases!(a_session_that_the_database_lost_can_be_ended, |databa
     let before = nodes.site.raw.number("SELECT count(*) FROM sessions").await;
     let sessions = &nodes.site.app.running.server.sessions;
     let old = refresh_token_of(nodes.site.app.clock.read().wall - sessions.settings.absolute, &nodes);
-    let ended = sessions.end_by_token(&old, &sessions.settings.client_id, EndedBy::Logout);
+    let ended = sessions.end_by_token(&old, sessions.client.id.as_str(), EndedBy::Logout);
     assert_eq!(ended.await.unwrap(), None);
     // Nor may another client end what it has only found.
     let ended = sessions.end_by_token(&refresh_token, "billing", EndedBy::Revocation);

@@ -403,6 +403,9 @@ crate::on_both_databases!(a_secret_is_written_once, |database| {
 fn client(id: &str) -> Client {
     Client {
         id: id.parse().unwrap(),
+        kind: keyround::oauth::client::ClientKind::Confidential(None),
+        party: keyround::oauth::client::Party::Third,
+        redirect_uris: Vec::new(),
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),
         audiences: ["https://b.example", "https://a.example?x=1"]

@@ -43,6 +43,9 @@ fn names(object: &Value) -> BTreeSet<&str> {
 pub fn client(id: &str) -> Client {
     Client {
         id: id.parse().unwrap(),
+        kind: keyround::oauth::client::ClientKind::Confidential(None),
+        party: keyround::oauth::client::Party::Third,
+        redirect_uris: Vec::new(),
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),
         audiences: vec!["https://api.example.com".parse().unwrap()],

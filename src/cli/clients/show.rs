@@ -19,7 +19,7 @@ pub async fn list(context: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<Vec<String>> = clients.iter().map(|stored| row(&stored.client)).collect();
-    let headings = ["CLIENT", "STATE", "ALG", "TTL", "SCOPE", "AUDIENCES"];
+    let headings = ["CLIENT", "KIND", "STATE", "ALG", "TTL", "SCOPE", "AUDIENCES"];
     output::line(&output::table(&headings, &rows));
     Ok(())
 }
@@ -39,6 +39,7 @@ async fn all(db: &Db) -> Result<Vec<StoredClient>, Failure> {
 fn row(client: &Client) -> Vec<String> {
     vec![
         client.id.to_string(),
+        client.kind.name().to_owned(),
         if client.disabled_at.is_some() {
             "disabled"
         } else {
@@ -81,6 +82,7 @@ pub async fn one(context: &Context, id: &ClientId) -> Result<(), Failure> {
     );
     for (name, value) in [
         ("client id", client.id.to_string()),
+        ("kind", client.kind.name().to_owned()),
         ("state", state),
         ("grants", words(&client.grants)),
         ("audiences", words(&client.audiences)),

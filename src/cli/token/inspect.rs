@@ -7,13 +7,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::accounts::settings::SessionSettings;
+use crate::app::client_of_accounts;
 use crate::clock::UnixTime;
 use crate::jose::jws::VerifyingKey;
 use crate::jose::jwt::{SessionClaims, TokenType};
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
+use crate::oauth::client::Client;
 use crate::oauth::verification::{AccessToken, Expected, Refused, Step, TrustedKey, trusted_row, verify};
 use crate::store::Db;
 
@@ -36,14 +37,15 @@ struct Finding {
 pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     let token = read(&request.token)?;
     let (config, db) = context.database().await?;
-    let policy = config.keys.policy;
+    let policy = &config.keys.policy;
     let keys = db.signing_keys().await?.keys();
-    let now = trusted_time(&db, &policy, &context.clock, None).await?.checked_at();
-    let verdict = judge(&token, config.server.issuer.as_str(), &keys, &policy, now);
+    let now = trusted_time(&db, policy, &context.clock, None).await?.checked_at();
+    let verdict = judge(&token, config.server.issuer.as_str(), &keys, policy, now);
     let mut findings = steps(verdict.as_ref().err());
     if let Ok(token) = &verdict {
         findings.push(denial(&db, token).await?);
-        findings.push(client(&db, token, &config.accounts.sessions).await?);
+        let accounts = client_of_accounts(&config, &db, now).await?;
+        findings.push(client(&db, token, &accounts).await?);
         if let Some(claims) = &token.session {
             findings.push(session(&db, claims, now).await?);
         }
@@ -114,14 +116,14 @@ async fn denial(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
     })
 }
 
-async fn client(db: &Db, token: &AccessToken, accounts: &SessionSettings) -> Result<Finding, Failure> {
+async fn client(db: &Db, token: &AccessToken, accounts: &Client) -> Result<Finding, Failure> {
     let other_type = |registered: TokenType| {
         let typ = token.token_type;
         Err(format!(
             "its typ is {typ}, but its client is registered for {registered}"
         ))
     };
-    if token.session.is_some() && token.client_id == accounts.client_id {
+    if token.session.is_some() && token.client_id == accounts.id.as_str() {
         let fault = if token.token_type == accounts.token_type {
             Ok(())
         } else {

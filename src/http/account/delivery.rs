@@ -135,7 +135,7 @@ pub async fn end_replaced(server: &Server, replaced: Option<String>) {
     let Some(token) = replaced else { return };
     let sessions = Arc::clone(&server.sessions);
     to_the_end(async move {
-        let client_id = &sessions.settings.client_id;
+        let client_id = sessions.client.id.as_str();
         if let Err(error) = sessions.end_by_token(&token, client_id, EndedBy::Logout).await {
             outage::report("a session that a login has replaced could not be ended", &error);
         }

@@ -108,7 +108,7 @@ pub async fn all(
 /// # Errors
 /// When the database does not answer.
 pub async fn end_by_token(server: &Server, token: &str) -> Result<(), Problem> {
-    let client_id = &server.sessions.settings.client_id;
+    let client_id = server.sessions.client.id.as_str();
     let ended = server.sessions.end_by_token(token, client_id, EndedBy::Logout).await;
     ended
         .map(drop)

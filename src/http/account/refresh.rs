@@ -61,7 +61,7 @@ pub async fn answer(
     let device = sender.device();
     let presented = RefreshRequest {
         token,
-        client_id: &server.sessions.settings.client_id,
+        client_id: server.sessions.client.id.as_str(),
         audiences: &[],
         device: &device,
     };

@@ -47,8 +47,8 @@ fn policy<'a>(server: &'a Server, path: &str) -> Result<&'a ForwardAuthPolicy, P
 pub async fn answer(server: web::Data<Server>, bearer: Bearer, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let policy = policy(&server, request.uri().path())?;
     let token = bearer.verified_for(&policy.audience)?;
-    // People's own client is not registered; that the session lives is known already.
-    if token.session.is_none() || token.client_id != server.sessions.settings.client_id {
+    // That a session of the accounts lives is known already.
+    if token.session.is_none() || token.client_id != server.sessions.client.id.as_str() {
         refuse_disabled_client(&server, &token).await?;
     }
     refuse_too_little(&token, policy)?;

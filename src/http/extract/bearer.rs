@@ -66,7 +66,7 @@ impl Bearer {
                 "a token does not belong in the address; send the header Authorization: Bearer",
             ));
         }
-        person(&self.verified_for(&self.server.sessions.settings.audience)?)
+        person(&self.verified_for(self.server.sessions.client.default_audience())?)
     }
 
     /// The token, when it is valid now and for this audience. Nothing is said of the address, which need not be the sender's: a gateway may

@@ -6,7 +6,7 @@ use crate::http::state::Server;
 use crate::jose::assertion::Assertion;
 use crate::jose::jwk::PublicJwk;
 use crate::oauth::assertion::{Presented, accept, refused};
-use crate::oauth::client::JwksUri;
+use crate::oauth::client::{AuthenticationMethod, JwksUri};
 use crate::oauth::client_keys::ClientKeys;
 use crate::oauth::endpoints::TOKEN_PATH;
 use crate::oauth::error::{ErrorCode, OauthError};
@@ -24,6 +24,7 @@ pub async fn authenticate(server: &Server, presented: Presented<'_>) -> Result<A
     let client = stored
         .map_err(|error| unavailable(&error))?
         .filter(|stored| stored.client.disabled_at.is_none())
+        .filter(|stored| stored.client.kind.accepts(AuthenticationMethod::PrivateKeyJwt))
         .ok_or_else(|| refused("the client is unknown or disabled, or has no keys"))?;
     let keys = server.db.client_keys(&client_id).await;
     let keys = match keys.map_err(|error| unavailable(&error))? {

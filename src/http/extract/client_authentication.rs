@@ -12,7 +12,7 @@ use crate::http::problem::Problem;
 use crate::http::refusal::Refusal;
 use crate::http::state::Server;
 use crate::oauth::assertion::Presented;
-use crate::oauth::client::ClientId;
+use crate::oauth::client::{AuthenticationMethod, ClientId};
 use crate::oauth::credentials::Credentials;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
@@ -91,8 +91,15 @@ impl ClientProof {
                 challenge: credentials.by_header,
             })
         };
+        let method = if credentials.by_header {
+            AuthenticationMethod::ClientSecretBasic
+        } else {
+            AuthenticationMethod::ClientSecretPost
+        };
         match stored {
-            Some(stored) if proved && stored.client.disabled_at.is_none() => Ok(stored),
+            Some(stored) if proved && stored.client.disabled_at.is_none() && stored.client.kind.accepts(method) => {
+                Ok(stored)
+            }
             // Only a name that we gave: people put secrets into the wrong field.
             Some(stored) => Err(refused().of(&stored.client.id)),
             None => Err(refused()),

@@ -127,8 +127,8 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
     if is_client(caller, token) {
         return Ok(true);
     }
-    // People's own client is not registered; that the session lives is known already.
-    if token.session.is_some() && server.has_accounts && token.client_id == server.sessions.settings.client_id {
+    // That the session lives is known already.
+    if token.session.is_some() && server.has_accounts && token.client_id == server.sessions.client.id.as_str() {
         return Ok(true);
     }
     let Ok(id) = token.client_id.parse() else {

@@ -26,7 +26,7 @@ pub async fn answer(
     Form(parameters): Form,
 ) -> Result<HttpResponse, Refusal> {
     // People's own client, which cannot prove itself, or one that does.
-    let own = &server.sessions.settings.client_id;
+    let own = server.sessions.client.id.as_str();
     if server.has_accounts && proof.public_client(&parameters)? == Some(own) {
         revoke(&server, &sender, &parameters, own).await?;
     } else {
