@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keyround::accounts::session::Device;
+use keyround::accounts::session::{Device, LoginMethod};
 use keyround::accounts::user::{User, UserId};
 use keyround::app::Foundation;
 use keyround::clock::{Clock, UnixTime};
@@ -132,7 +132,13 @@ type Token = zeroize::Zeroizing<String>;
 async fn log_in(sessions: &Sessions, user: &StoredUser, count: usize) -> Vec<Token> {
     let mut tokens = Vec::new();
     for _ in 0..count {
-        tokens.push(sessions.begin(user, &device()).await.unwrap().refresh_token);
+        tokens.push(
+            sessions
+                .begin(user, LoginMethod::Password, &device())
+                .await
+                .unwrap()
+                .refresh_token,
+        );
     }
     tokens
 }
@@ -363,7 +369,13 @@ async fn measure(name: &str, url: &str, script_folder: &std::path::Path) -> Meas
         text = script(script_folder, count);
     } else {
         for _ in 0..count {
-            sids.push(sessions.begin(&user, &device()).await.unwrap().sid);
+            sids.push(
+                sessions
+                    .begin(&user, LoginMethod::Password, &device())
+                    .await
+                    .unwrap()
+                    .sid,
+            );
         }
     }
     for concurrency in CONCURRENCY {

@@ -57,7 +57,9 @@
 //! | master key | seals the private halves of signing keys and other secrets in the database (a key-encryption key, NIST SP 800-57) |
 //! | client | a program that asks for tokens (RFC 6749 section 2): a confidential one proves itself, a public one cannot; a first-party one is the operator's own |
 //! | access token | the signed token that services verify (RFC 9068) |
-//! | session | a login of a person, until it ends or expires; it has refresh tokens, of which the newest is valid |
+//! | login session | a login of a person in one browser or app, until it ends or expires; `sid` in its tokens |
+//! | grant | what one client got by a login session: refresh tokens, of which the newest is valid; `grant_id` in its access tokens, a row of the table `sessions`. It ends with its login session |
+//! | session | a login session with the grant that the login itself made, which have one id and end together |
 //! | denied token | an access token that was revoked by name (RFC 7009) and has not expired |
 //! | provider | another identity provider that people log in with (OpenID Connect) |
 //! | tenant | a group of users with providers and policies of its own |

@@ -13,7 +13,7 @@ use crate::accounts::email::Email;
 use crate::accounts::limits::Attempt;
 use crate::accounts::password::{AccountWords, Password, RefusedPassword};
 use crate::accounts::password_hash::{HashParameters, HashingFailed, PasswordHash, StoredCosts};
-use crate::accounts::session::{Device, EndedBy};
+use crate::accounts::session::{Device, EndedBy, LoginMethod};
 use crate::accounts::settings::LoginSettings;
 use crate::accounts::settings::Registration;
 use crate::accounts::tenant::TenantId;
@@ -224,7 +224,7 @@ impl Logins {
         device: &Device,
     ) -> Result<SessionTokens, LoginError> {
         let proof = self.prove(email, password, address).await?;
-        let begun = self.sessions.begin(&proof.user, device).await;
+        let begun = self.sessions.begin(&proof.user, LoginMethod::Password, device).await;
         match begun {
             Ok(tokens) => {
                 self.accept(&proof).await;

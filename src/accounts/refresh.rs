@@ -229,6 +229,7 @@ mod tests {
         let family = Family {
             session: Session {
                 sid,
+                login: None,
                 user: UserId::generate(START),
                 tenant: "default".parse().unwrap(),
                 client_id: "app".to_owned(),

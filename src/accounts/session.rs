@@ -1,4 +1,6 @@
-//! Sessions: one login, one refresh family, one row.
+//! Login sessions and their grants. A person logs in once and has a login session; each client that gets tokens of it has a grant, which is one
+//! refresh family and one row, however often it refreshes. The grant that the login itself made has the name of its login session, and
+//! both end together. A grant of a version that knew no login sessions counts as its own.
 
 use std::str::FromStr;
 
@@ -71,6 +73,26 @@ impl FromStr for EndedBy {
     }
 }
 
+/// How a person was authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginMethod {
+    /// By the password of the account.
+    Password,
+    /// By another provider, which has methods of its own.
+    Provider,
+}
+
+impl LoginMethod {
+    /// The methods that we know were used (RFC 8176 section 2), separated by spaces.
+    #[must_use]
+    pub const fn amr(self) -> &'static str {
+        match self {
+            Self::Password => "pwd",
+            Self::Provider => "",
+        }
+    }
+}
+
 /// What a session is used from, as it is shown to its user: never trusted, and never compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -95,11 +117,13 @@ impl Device {
     }
 }
 
-/// A session, without the digests of its secrets.
+/// A grant, without the digests of its secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// Its id.
     pub sid: SessionId,
+    /// The login session that it belongs to; none where a version made it that knew none.
+    pub login: Option<SessionId>,
     /// Whose it is.
     pub user: UserId,
     /// The tenant of the user.
@@ -120,4 +144,12 @@ pub struct Session {
     pub address: String,
     /// What it was last used with.
     pub user_agent: String,
+}
+
+impl Session {
+    /// The login session that its tokens name in `sid`.
+    #[must_use]
+    pub fn login_session(&self) -> SessionId {
+        self.login.unwrap_or(self.sid)
+    }
 }

@@ -139,12 +139,23 @@ pub struct SessionClaims {
     /// From when on it is valid: earlier than `iat`, so that a verifier whose clock is behind and who allows no leeway accepts it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nbf: Option<i64>,
-    /// The session (OpenID Connect Front-Channel Logout 1.0 section 3).
+    /// The login session (OpenID Connect Front-Channel Logout 1.0 section 3).
     pub sid: String,
+    /// The grant that the token was issued by, as Grant Management for OAuth 2.0 names it; a token of an earlier version has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<String>,
     /// The tenant of the user.
     pub tid: String,
     /// What the user is, coarsely (RFC 9068 section 2.2.3.1).
     pub roles: Vec<String>,
+}
+
+impl SessionClaims {
+    /// The grant; that of a token without one has the name of its login session.
+    #[must_use]
+    pub fn grant(&self) -> &str {
+        self.grant_id.as_deref().unwrap_or(&self.sid)
+    }
 }
 
 /// A private key with the header of all its tokens, ready for the next request.

@@ -110,10 +110,11 @@ impl Snapshot {
         self.revocations.tokens.contains(jti)
     }
 
-    /// Whether the session has ended, or its tenant was disabled.
+    /// Whether the login session or the grant has ended, or its tenant was disabled.
     #[must_use]
     pub fn has_ended(&self, session: &SessionClaims) -> bool {
         self.revocations.sessions.contains(&session.sid)
+            || session.grant() != session.sid && self.revocations.sessions.contains(session.grant())
             || self.disabled_tenants.contains_key(&session.tid)
             || self.was_left_behind(session)
     }

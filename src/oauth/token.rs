@@ -212,8 +212,10 @@ pub struct Granted {
 /// The session of a token, and what it says of its user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantedSession {
-    /// The session's id.
+    /// The login session's id.
     pub sid: String,
+    /// The grant's id.
+    pub grant_id: String,
     /// The user's tenant.
     pub tid: String,
     /// The user's roles.
@@ -291,15 +293,20 @@ impl Granted {
             exp: (now + ttl).0,
             jti,
             scope: (!self.scope.is_empty()).then(|| self.scope.to_string()),
-            session: self
-                .session
-                .clone()
-                .map(|GrantedSession { sid, tid, roles }| jwt::SessionClaims {
+            session: self.session.clone().map(
+                |GrantedSession {
+                     sid,
+                     grant_id,
+                     tid,
+                     roles,
+                 }| jwt::SessionClaims {
                     nbf: Some((now - clock_skew).0),
                     sid,
+                    grant_id: Some(grant_id),
                     tid,
                     roles,
-                }),
+                },
+            ),
         })
     }
 }

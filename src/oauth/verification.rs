@@ -269,7 +269,7 @@ pub fn may_introspect(client: &Client, token: &AccessToken) -> bool {
 const LONGEST_JTI: usize = 1_024;
 
 /// Every claim that is looked at.
-const CLAIMS: [&str; 12] = [
+const CLAIMS: [&str; 13] = [
     "iss",
     "sub",
     "aud",
@@ -280,6 +280,7 @@ const CLAIMS: [&str; 12] = [
     "scope",
     "nbf",
     "sid",
+    "grant_id",
     "tid",
     "roles",
 ];
@@ -328,6 +329,7 @@ impl Claims {
         Ok(SessionClaims {
             nbf: not_before.map(|at| at.0),
             sid: self.text("sid")?,
+            grant_id: self.optional("grant_id", Self::text)?,
             tid: self.text("tid")?,
             roles: roles.ok_or(missing("roles", "a list of texts"))?,
         })

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::accounts::refresh::{Family, Limits, Presented, Refused, Verdict, judge};
 use crate::accounts::refresh_token::{RefreshToken, new_salt};
-use crate::accounts::session::{Device, EndedBy, Session};
+use crate::accounts::session::{Device, EndedBy, LoginMethod, Session};
 use crate::accounts::settings::SessionSettings;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Role, UserId};
@@ -138,7 +138,12 @@ impl Sessions {
     ///
     /// # Errors
     /// When the account has changed, nothing can be signed, or the database does not answer.
-    pub async fn begin(&self, user: &StoredUser, device: &Device) -> Result<SessionTokens, CannotBegin> {
+    pub async fn begin(
+        &self,
+        user: &StoredUser,
+        method: LoginMethod,
+        device: &Device,
+    ) -> Result<SessionTokens, CannotBegin> {
         self.keyring.signing(self.alg, self.clock.read())?;
         let now = self.now();
         let token = RefreshToken::first(SessionId::generate(now))?;
@@ -148,6 +153,8 @@ impl Sessions {
             audience: self.client.default_audience(),
             current_hash: &token.digest(&self.hash_key),
             salt: &new_salt()?,
+            method,
+            idle: self.settings.idle,
             absolute: self.settings.absolute,
             most: self.settings.max_sessions,
             device,
@@ -165,6 +172,7 @@ impl Sessions {
         self.metrics.started();
         tracing::info!(session.sid = %token.sid, user.id = %user.user.id, client.ip = device.address, "a session has begun");
         let owner = Owner {
+            login: token.sid,
             user: user.user.id,
             tenant: &user.user.tenant,
             roles: &user.user.roles,
@@ -398,7 +406,7 @@ impl Sessions {
         Ok(self.granted(issued, refresh_token, owner))
     }
 
-    fn sign(&self, sid: SessionId, owner: &Owner<'_>) -> Result<Issued, CannotSign> {
+    fn sign(&self, grant: SessionId, owner: &Owner<'_>) -> Result<Issued, CannotSign> {
         let granted = Granted {
             sub: owner.user.to_string(),
             client_id: owner.client_id.to_owned(),
@@ -408,7 +416,8 @@ impl Sessions {
             token_type: self.client.token_type,
             ttl: self.client.token_ttl.unwrap_or(LONGEST_ACCESS_TOKEN).min(owner.rest),
             session: Some(GrantedSession {
-                sid: sid.to_string(),
+                sid: owner.login.to_string(),
+                grant_id: grant.to_string(),
                 tid: owner.tenant.to_string(),
                 roles: owner.roles.iter().map(|role| role.as_str().to_owned()).collect(),
             }),
@@ -450,6 +459,7 @@ fn latest(times: &[UnixTime]) -> UnixTime {
 
 /// What an access token says of its session.
 struct Owner<'a> {
+    login: SessionId,
     user: UserId,
     tenant: &'a TenantId,
     roles: &'a [Role],
@@ -462,6 +472,7 @@ impl<'a> Owner<'a> {
     fn of(family: &'a Family, now: UnixTime) -> Self {
         let session = &family.session;
         Self {
+            login: session.login_session(),
             user: session.user,
             tenant: &session.tenant,
             roles: &family.roles,

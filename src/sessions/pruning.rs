@@ -74,7 +74,9 @@ impl Sessions {
 /// # Errors
 /// When the database does not answer.
 pub async fn prune(db: &Db, expired: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
-    in_batches(clock, || db.prune_sessions(expired, PRUNED_AT_ONCE)).await
+    let grants = in_batches(clock, || db.prune_sessions(expired, PRUNED_AT_ONCE)).await?;
+    in_batches(clock, || db.prune_login_sessions(expired, PRUNED_AT_ONCE)).await?;
+    Ok(grants)
 }
 
 /// Forgets the limits that nobody has used up anything of since this time, in the same way; answers with their number.

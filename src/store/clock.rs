@@ -36,10 +36,11 @@ const SHIFT: &str = "UPDATE signing_keys SET published_at = published_at + $1, a
                      WHERE revoked_at IS NULL AND activates_at > $2";
 /// What a step ahead must not make forgotten: denials, used assertions, and the ends of sessions whose access tokens may still live.
 /// A node of this version forgets no denial while it keeps keys after a step, so their times move for older ones beside it.
-const KEEP: [&str; 3] = [
+const KEEP: [&str; 4] = [
     "UPDATE denied_tokens SET denied_until = denied_until + $1 WHERE denied_until > $2",
     "UPDATE client_assertions SET expires_at = expires_at + $1 WHERE expires_at > $2",
     "UPDATE sessions SET revoked_at = revoked_at + $1 WHERE revoked_at > $2",
+    "UPDATE login_sessions SET revoked_at = revoked_at + $1 WHERE revoked_at > $2",
 ];
 
 impl Db {

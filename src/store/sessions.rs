@@ -1,4 +1,7 @@
-//! Table `sessions`: one row a login, however often it refreshes.
+//! Tables `login_sessions` and `sessions`: one row a login, and one row a grant of it, however often it refreshes.
+//!
+//! The first grant of a login has the id of its login session. Triggers end both together, and all other grants with them, whichever row
+//! and whichever version of Keyround ends first.
 //!
 //! Whoever ends a session sets `revoked_at` on the row that a refresh claims, so that of the two one comes first. A login holds the
 //! rows of its user and tenant until it is committed, so that whoever suspends the user afterwards finds its session.
@@ -7,7 +10,7 @@ mod refresh;
 
 use sqlx::FromRow;
 
-use crate::accounts::session::{Device, EndedBy, Session};
+use crate::accounts::session::{Device, EndedBy, LoginMethod, Session};
 use crate::accounts::user::UserId;
 use crate::clock::{Seconds, UnixTime};
 use crate::events::{Entry, Event};
@@ -25,8 +28,8 @@ macro_rules! begin {
     ($lock:expr) => {
         concat!(
             "INSERT INTO sessions (sid, user_id, tenant_id, client_id, audience, generation, current_hash, salt, created_at, \
-             rotated_at, expires_at, address, user_agent) \
-             SELECT $1, users.user_id, users.tenant_id, $2, $3, 1, $4, $5, $6, $6, $7, $8, $9 \
+             rotated_at, expires_at, address, user_agent, login_session_id) \
+             SELECT $1, users.user_id, users.tenant_id, $2, $3, 1, $4, $5, $6, $6, $7, $8, $9, $1 \
              FROM users JOIN tenants ON tenants.tenant_id = users.tenant_id \
              WHERE users.user_id = $10 AND users.suspended_at IS NULL AND tenants.disabled_at IS NULL \
              AND users.password_hash IS NOT DISTINCT FROM $11",
@@ -37,6 +40,17 @@ macro_rules! begin {
 // SQLite has one writer, who needs no lock.
 const SQLITE_BEGIN: &str = begin!("");
 const POSTGRES_BEGIN: &str = begin!(" FOR SHARE");
+
+/// The login session of a grant that was begun a moment ago, in the same transaction.
+const BEGIN_LOGIN: &str = "INSERT INTO login_sessions (login_session_id, user_id, tenant_id, auth_time, amr, created_at, \
+                           idle_expires_at, expires_at, address, user_agent) \
+                           SELECT sid, user_id, tenant_id, created_at, $2, created_at, $3, expires_at, address, user_agent \
+                           FROM sessions WHERE sid = $1";
+/// A login session that has no grant of its own name, or has lost it.
+const END_LOGIN: &str = "UPDATE login_sessions SET revoked_at = $2, revoked_for = $3 \
+                         WHERE login_session_id = $1 AND user_id = COALESCE($4, user_id) AND revoked_at IS NULL";
+const END_LOGINS_OF_USER: &str = "UPDATE login_sessions SET revoked_at = $2, revoked_for = $3 \
+                                  WHERE user_id = $1 AND login_session_id <> $4 AND revoked_at IS NULL";
 
 const ENDED: &str = "SELECT sid FROM sessions WHERE revoked_at >= $1";
 /// A session that has ended and of which the database knows nothing else.
@@ -50,20 +64,25 @@ const BURIED_FOR: Seconds = Seconds(LONGEST_ACCESS_TOKEN.0 * 2);
 const END: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                    WHERE sid = $1 AND user_id = COALESCE($4, user_id) AND revoked_at IS NULL";
 const END_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
-                           WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL RETURNING sid";
+                           WHERE user_id = $1 AND COALESCE(login_session_id, sid) <> $4 AND revoked_at IS NULL RETURNING sid";
 const END_SOME_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 WHERE sid IN \
-                                (SELECT sid FROM sessions WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL LIMIT $5) \
+                                (SELECT sid FROM sessions WHERE user_id = $1 AND COALESCE(login_session_id, sid) <> $4 \
+                                AND revoked_at IS NULL LIMIT $5) \
                                 AND revoked_at IS NULL RETURNING sid";
 const END_SURPLUS: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 WHERE sid IN \
-                           (SELECT sid FROM sessions WHERE user_id = $1 AND sid <> $4 AND revoked_at IS NULL AND expires_at > $2 \
+                           (SELECT sid FROM sessions WHERE user_id = $1 AND sid <> $4 AND COALESCE(login_session_id, sid) = sid \
+                           AND revoked_at IS NULL AND expires_at > $2 \
                            ORDER BY rotated_at DESC, sid DESC LIMIT $5 OFFSET $6) AND revoked_at IS NULL RETURNING sid";
 const END_OF_SESSION: &str = "SELECT revoked_at, expires_at FROM sessions WHERE sid = $1 AND revoked_at IS NOT NULL";
 const BLANK: &str = "UPDATE sessions SET address = '', user_agent = '' WHERE user_id = $1";
-const LIVE: &str = "SELECT sid, user_id, tenant_id, client_id, audience, created_at, rotated_at, expires_at, revoked_at, revoked_for, \
+const LIVE: &str = "SELECT sid, login_session_id, user_id, tenant_id, client_id, audience, created_at, rotated_at, expires_at, revoked_at, revoked_for, \
                     address, user_agent FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 \
-                    AND rotated_at > $3 ORDER BY rotated_at DESC, sid LIMIT $4";
+                    AND rotated_at > $3 AND COALESCE(login_session_id, sid) = sid ORDER BY rotated_at DESC, sid LIMIT $4";
 const PRUNE: &str = "DELETE FROM sessions WHERE sid IN \
                      (SELECT sid FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
+
+const PRUNE_LOGINS: &str = "DELETE FROM login_sessions WHERE login_session_id IN \
+                            (SELECT login_session_id FROM login_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
 
 /// How many sessions one transaction ends: so few that no refresh waits for it.
 pub const ENDED_AT_ONCE: u32 = 100;
@@ -81,6 +100,10 @@ pub struct NewSession<'a> {
     pub current_hash: &'a str,
     /// The first salt.
     pub salt: &'a str,
+    /// How the user was authenticated.
+    pub method: LoginMethod,
+    /// How long it may stay unused.
+    pub idle: Seconds,
     /// How long it may last.
     pub absolute: Seconds,
     /// The most sessions that the user may have; for more, the ones end that were not used for longest.
@@ -132,6 +155,7 @@ pub enum SessionEnd {
 #[derive(Clone, FromRow)]
 struct SessionRow {
     sid: String,
+    login_session_id: Option<String>,
     user_id: String,
     tenant_id: String,
     client_id: String,
@@ -171,6 +195,7 @@ impl TryFrom<SessionRow> for Session {
         };
         Ok(Self {
             sid: parse_sid(&row.sid)?,
+            login: row.login_session_id.as_deref().map(parse_sid).transpose()?,
             user: row.user_id.parse().map_err(|_| corrupt("its user"))?,
             tenant: row.tenant_id.parse().map_err(|_| corrupt("its tenant"))?,
             client_id: row.client_id,
@@ -232,6 +257,15 @@ impl Db {
         if inserted == 0 {
             return Ok(None);
         }
+        in_tx!(&mut tx, |connection| {
+            sqlx::query(BEGIN_LOGIN)
+                .bind(new.sid.to_string())
+                .bind(new.method.amr())
+                .bind((now + new.idle.min(new.absolute)).0)
+                .execute(connection)
+                .await
+                .map(|_| ())?;
+        });
         note(&mut tx, entry, now).await?;
         let ended: Vec<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(END_SURPLUS)
             .bind(user.user.id.to_string())
@@ -286,8 +320,20 @@ impl Db {
             .execute(connection)
             .await?
             .rows_affected());
-        if ended == 0 && ending.is_proven {
-            ended = in_tx!(&mut tx, |connection| sqlx::query(BURY)
+        // Its login session may be there without a grant, or after the grant was lost; nodes learn of the end by the row of a grant.
+        let had_row = ended > 0;
+        if !had_row {
+            ended = in_tx!(&mut tx, |connection| sqlx::query(END_LOGIN)
+                .bind(ending.sid.to_string())
+                .bind(now.0)
+                .bind(ending.by.name())
+                .bind(&of)
+                .execute(connection)
+                .await?
+                .rows_affected());
+        }
+        if !had_row && (ended > 0 || ending.is_proven) {
+            ended += in_tx!(&mut tx, |connection| sqlx::query(BURY)
                 .bind(ending.sid.to_string())
                 .bind(now.0)
                 .bind((now + BURIED_FOR).0)
@@ -297,7 +343,7 @@ impl Db {
                 .await?
                 .rows_affected());
         }
-        if ended == 1 {
+        if ended > 0 {
             note(&mut tx, entry, now).await?;
             tx.commit().await?;
             return Ok(SessionEnd::New);
@@ -384,6 +430,9 @@ impl Db {
         for sid in &ended {
             note_for(&mut tx, entry, sid, now).await?;
         }
+        if ended.len() < ENDED_AT_ONCE as usize {
+            end_logins_of_user(&mut tx, user, except, now, by).await?;
+        }
         tx.commit().await?;
         ended.iter().map(|sid| parse_sid(sid)).collect()
     }
@@ -421,6 +470,19 @@ impl Db {
             .await?
             .rows_affected()))
     }
+
+    /// The same of login sessions.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn prune_login_sessions(&self, expired: UnixTime, limit: u32) -> Result<u64, StoreError> {
+        Ok(on_write!(self, |pool| sqlx::query(PRUNE_LOGINS)
+            .bind(expired.0)
+            .bind(i64::from(limit))
+            .execute(pool)
+            .await?
+            .rows_affected()))
+    }
 }
 
 /// Ends every session of a user, but this one when one is given; answers with those that had not ended. One that has run out is
@@ -439,7 +501,29 @@ pub(super) async fn end_of_user(
         .bind(except.map(|sid| sid.to_string()).unwrap_or_default())
         .fetch_all(connection)
         .await?);
+    end_logins_of_user(tx, user, except, at, by).await?;
     sids.iter().map(|sid| parse_sid(sid)).collect()
+}
+
+/// Ends what is left of the login sessions of a user when their grants have ended: those that no client has a grant of.
+async fn end_logins_of_user(
+    tx: &mut Tx,
+    user: UserId,
+    except: Option<SessionId>,
+    at: UnixTime,
+    by: EndedBy,
+) -> Result<(), StoreError> {
+    in_tx!(tx, |connection| {
+        sqlx::query(END_LOGINS_OF_USER)
+            .bind(user.to_string())
+            .bind(at.0)
+            .bind(by.name())
+            .bind(except.map(|sid| sid.to_string()).unwrap_or_default())
+            .execute(connection)
+            .await
+            .map(|_| ())?;
+    });
+    Ok(())
 }
 
 /// Forgets where the sessions of a user were used from. The rows stay until they expire: by them their access tokens are refused.

@@ -39,6 +39,7 @@ pub(super) const TABLES: &[(&str, InBackup)] = &[
     ("identity_providers", InBackup::Yes),
     ("federated_identities", InBackup::Yes),
     ("federated_logins", InBackup::No),
+    ("login_sessions", InBackup::No),
     ("sessions", InBackup::No),
     ("limits", InBackup::No),
     ("nodes", InBackup::No),

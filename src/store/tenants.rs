@@ -22,6 +22,8 @@ const ENABLE: &str = "UPDATE tenants SET disabled_at = NULL WHERE tenant_id = $1
 // By the users, who have an index: sessions have none by tenant.
 const END_SESSIONS: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 \
                             WHERE user_id IN (SELECT user_id FROM users WHERE tenant_id = $1) AND revoked_at IS NULL";
+const END_LOGINS: &str = "UPDATE login_sessions SET revoked_at = $2, revoked_for = $3 \
+                          WHERE user_id IN (SELECT user_id FROM users WHERE tenant_id = $1) AND revoked_at IS NULL";
 
 /// A change of a tenant that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +156,16 @@ impl Db {
             .execute(connection)
             .await?
             .rows_affected());
+        // Those that no client has a grant of; the others have ended with their grants.
+        in_tx!(&mut tx, |connection| {
+            sqlx::query(END_LOGINS)
+                .bind(id.as_str())
+                .bind(now.0)
+                .bind(EndedBy::TenantDisabled.name())
+                .execute(connection)
+                .await
+                .map(|_| ())?;
+        });
         audit::note(&mut tx, entry, now).await?;
         tx.commit().await?;
         Ok(Some(ended))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use keyround::accounts::session::Device;
+use keyround::accounts::session::{Device, LoginMethod};
 use keyround::accounts::tenant::TenantId;
 use keyround::clock::Clock;
 use serde_json::Value;
@@ -41,7 +41,13 @@ async fn the_claims_of_a_session_are_those_of_its_tokens() {
         .await;
     assert!(made.unwrap());
     let device = Device::new([192, 0, 2, 7].into(), "a browser");
-    let tokens = app.running.server.sessions.begin(&ada, &device).await.unwrap();
+    let tokens = app
+        .running
+        .server
+        .sessions
+        .begin(&ada, LoginMethod::Password, &device)
+        .await
+        .unwrap();
     let claims: Value = crate::token::claims(&tokens.access_token);
     let names: BTreeSet<String> = claims.as_object().unwrap().keys().cloned().collect();
     assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keyround::accounts::node_limits::REVOCATIONS;
 use keyround::accounts::password_hash::{MAX_REFUSED_LOGIN, MOST_MEMORY};
-use keyround::accounts::session::Device;
+use keyround::accounts::session::{Device, LoginMethod};
 use keyround::app::ADMIN_CONNECTIONS;
 use keyround::clock::{Clock, Seconds};
 use keyround::config::settings;
@@ -283,10 +283,10 @@ crate::on_both_databases!(
         let (ada, bob) = (world.user("ada").await, world.user("bob").await);
         let sessions = &world.app.running.server.sessions;
         let device = Device::new(std::net::Ipv4Addr::new(192, 0, 2, 1).into(), "a browser");
-        let other = sessions.begin(&bob, &device).await.unwrap();
+        let other = sessions.begin(&bob, LoginMethod::Password, &device).await.unwrap();
         let mut begun = Vec::new();
         for _ in 0..5 {
-            begun.push(sessions.begin(&ada, &device).await.unwrap());
+            begun.push(sessions.begin(&ada, LoginMethod::Password, &device).await.unwrap());
             world.pass(10).await;
         }
         let live = sessions.list(ada.user.id).await.unwrap();
@@ -315,9 +315,9 @@ crate::on_both_databases!(everything_of_an_account_ends_in_batches, |database| {
     let device = Device::new(std::net::Ipv4Addr::new(192, 0, 2, 1).into(), "a browser");
     let count = ENDED_AT_ONCE as usize * 2 + 7;
     for _ in 0..count {
-        sessions.begin(&ada, &device).await.unwrap();
+        sessions.begin(&ada, LoginMethod::Password, &device).await.unwrap();
     }
-    let kept = sessions.begin(&ada, &device).await.unwrap();
+    let kept = sessions.begin(&ada, LoginMethod::Password, &device).await.unwrap();
     let ended = sessions
         .end_all(
             ada.user.id,

@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyround::accounts::session::Device;
+use keyround::accounts::session::{Device, LoginMethod};
 use keyround::app::Foundation;
 use keyround::clock::{Clock, UnixTime};
 use keyround::jose::alg::Algorithm;
@@ -527,7 +527,7 @@ async fn use_account(site: &Site, reused: bool) {
         .unwrap()
         .unwrap();
     let device = |last| Device::new([192, 0, 2, last].into(), "a browser");
-    sessions.begin(&user, &device(7)).await.unwrap();
+    sessions.begin(&user, LoginMethod::Password, &device(7)).await.unwrap();
     let refresh = async |token: &SessionTokens| {
         let request = RefreshRequest {
             token: &token.refresh_token,
@@ -537,7 +537,7 @@ async fn use_account(site: &Site, reused: bool) {
         };
         sessions.refresh(&request).await
     };
-    let first = sessions.begin(&user, &device(8)).await.unwrap();
+    let first = sessions.begin(&user, LoginMethod::Password, &device(8)).await.unwrap();
     let second = refresh(&first).await.unwrap();
     let third = refresh(&second).await.unwrap();
     if reused {

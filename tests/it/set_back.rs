@@ -20,7 +20,7 @@ use keyround::jose::alg::Algorithm;
 const GRANT: (&str, &str) = ("grant_type", "client_credentials");
 
 /// What a node keeps in memory of each table.
-const TABLES: [(&str, &str); 22] = [
+const TABLES: [(&str, &str); 23] = [
     ("signing_keys", "the snapshot; what was revoked or published stays"),
     ("key_version", "the name of the last change, which heartbeats repeat"),
     ("verifying_keys", "the snapshot; what was revoked or published stays"),
@@ -44,6 +44,7 @@ const TABLES: [(&str, &str); 22] = [
     ),
     ("federated_identities", "nothing"),
     ("federated_logins", "nothing"),
+    ("login_sessions", "nothing: their grants end with them"),
     ("sessions", "those that ended lately; they stay ended"),
     ("limits", "nothing"),
     ("nodes", "nothing"),

@@ -120,6 +120,7 @@ async fn log_in(app: &TestApp, raw: &Raw, user: &str, tenant: &str) -> String {
                 session: Some(SessionClaims {
                     nbf: Some(signing.now.0 - 60),
                     sid: sid.to_string(),
+                    grant_id: None,
                     tid: tenant.to_owned(),
                     roles: Vec::new(),
                 }),

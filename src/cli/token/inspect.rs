@@ -152,7 +152,7 @@ async fn client(db: &Db, token: &AccessToken, accounts: &Client) -> Result<Findi
 
 /// The session that a person's token belongs to.
 async fn session(db: &Db, claims: &SessionClaims, now: UnixTime) -> Result<Finding, Failure> {
-    let family = match claims.sid.parse() {
+    let family = match claims.grant().parse() {
         Ok(sid) => db.family(sid, now).await?,
         Err(_) => None,
     };

@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use crate::accounts::federation::ProviderName;
 use crate::accounts::federation::claims::EmailDoubt;
 use crate::accounts::federation::login::LOGIN_LIFETIME;
-use crate::accounts::session::EndedBy;
+use crate::accounts::session::{EndedBy, LoginMethod};
 use crate::clock::{Reading, Seconds};
 use crate::http::extract::browser::Browser;
 use crate::http::extract::sender::Sender;
@@ -180,7 +180,10 @@ async fn try_to_finish(
     let replaced_here = replaced(browser)?;
     let confirmed = server.federated_logins.finish(&returned, now(server)).await;
     let confirmed = confirmed.map_err(|error| refused(&error))?;
-    let begun = server.sessions.begin(&confirmed.user, &sender.device()).await;
+    let sessions = &server.sessions;
+    let begun = sessions
+        .begin(&confirmed.user, LoginMethod::Provider, &sender.device())
+        .await;
     let tokens = begun.map_err(|error| not_begun(&error))?;
     if let Some(replaced) = confirmed.replaces {
         let (sessions, actor) = (Arc::clone(&server.sessions), format!("user {}", confirmed.user.user.id));

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::accounts::email::Email;
 use crate::accounts::password::Password;
+use crate::accounts::session::LoginMethod;
 use crate::accounts::user::Name;
 use crate::http::extract::browser::Browser;
 use crate::http::extract::json::{Body, JsonBody};
@@ -56,7 +57,10 @@ pub async fn answer(
     match server.logins.register(email, password, name, sender.address).await? {
         Registered::Untold => Ok(HttpResponse::Accepted().json(json!({ "next": "login" }))),
         Registered::Account(user) => {
-            let begun = server.sessions.begin(&user, &sender.device()).await;
+            let begun = server
+                .sessions
+                .begin(&user, LoginMethod::Password, &sender.device())
+                .await;
             let tokens = begun.map_err(|error| match error {
                 CannotBegin::AccountChanged => {
                     Problem::new(Code::LoginFailed, "the account has changed in this moment")

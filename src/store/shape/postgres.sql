@@ -49,7 +49,8 @@ UNION ALL
 SELECT f.of_table, 'function', p.proname::TEXT, l.lanname || ' ' || p.provolatile::TEXT || ' ' || p.prosrc
     || CASE WHEN p.prosecdef THEN ' SECURITY DEFINER' ELSE '' END || COALESCE(' SET ' || array_to_string(p.proconfig, ', '), ''), ''
 FROM (VALUES ('clients', 'count_client_change()'), ('clients', 'new_change_id()'), ('key_version', 'name_key_change()'),
-    ('denied_tokens', 'note_denied_token()'), ('sessions', 'note_ended_session()'), ('tenants', 'note_disabled_tenant()'))
+    ('denied_tokens', 'note_denied_token()'), ('sessions', 'note_ended_session()'), ('sessions', 'end_login_session()'),
+    ('login_sessions', 'end_grants()'), ('users', 'forget_devices()'), ('tenants', 'note_disabled_tenant()'))
     AS f (of_table, name)
 JOIN ours o ON o.name = f.of_table AND o.id IS NOT NULL
 JOIN pg_catalog.pg_proc p ON p.oid = to_regprocedure(f.name)

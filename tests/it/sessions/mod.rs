@@ -4,6 +4,7 @@ mod connections;
 mod crash;
 mod grant;
 mod kills;
+mod login_sessions;
 mod prune;
 mod races;
 mod refresh;

@@ -23,7 +23,8 @@ crate::on_both_databases!(a_login_brings_tokens_that_say_what_they_should, |data
     let iat = said["iat"].as_i64().unwrap();
     let expected = json!({
         "iss": "http://127.0.0.1:8080", "aud": "http://127.0.0.1:8080", "sub": ada.user.id.to_string(), "client_id": CLIENT,
-        "iat": iat, "nbf": iat - 60, "exp": iat + 600, "jti": said["jti"], "sid": tokens.sid.to_string(), "tid": "default",
+        "iat": iat, "nbf": iat - 60, "exp": iat + 600, "jti": said["jti"], "sid": tokens.sid.to_string(),
+        "grant_id": tokens.sid.to_string(), "tid": "default",
         "roles": ["reader", "billing-admin"],
     });
     assert_eq!(said, expected);

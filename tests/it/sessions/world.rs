@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyround::accounts::session::{Device, EndedBy};
+use keyround::accounts::session::{Device, EndedBy, LoginMethod};
 use keyround::accounts::user::{User, UserId};
 use keyround::clock::{Clock, Seconds};
 use keyround::keyring::CannotVerify;
@@ -146,7 +146,11 @@ pub fn device() -> Device {
 
 /// A login.
 pub async fn log_in(app: &TestApp, user: &StoredUser) -> Result<SessionTokens, CannotBegin> {
-    app.running.server.sessions.begin(user, &device()).await
+    app.running
+        .server
+        .sessions
+        .begin(user, LoginMethod::Password, &device())
+        .await
 }
 
 /// A refresh by the client of first-party logins.
