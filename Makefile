@@ -32,9 +32,15 @@ soak: $(VERIFIERS)
 
 # Rolling restarts at length, behind each shipped gateway and in each shipped layout.
 .PHONY: proof proof-gateways
-proof: proof-gateways proof-failover proof-measured
+proof: proof-gateways proof-upgrade proof-failover proof-measured
 proof-gateways: $(VERIFIERS)
 	TEST_RESTARTS=20 tests/postgres.sh cargo test --locked --test it -- --nocapture --test-threads 1 gateways:: layouts::two
+
+# Two nodes of the version before and of this one on one database, there and back.
+.PHONY: proof-upgrade
+proof-upgrade:
+	@$(PACKAGES) build postgres
+	tests/postgres.sh tests/before.sh cargo test --locked --test upgrade -- --nocapture
 
 # Three PostgreSQL members under Patroni fail over. The results go into docs/proof.
 .PHONY: proof-failover
