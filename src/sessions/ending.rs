@@ -2,7 +2,7 @@
 
 use crate::accounts::session::EndedBy;
 use crate::accounts::user::UserId;
-use crate::events::Event;
+use crate::events::{Entry, Event};
 use crate::store::StoreError;
 use crate::store::sessions::{ENDED_AT_ONCE, Ending, SessionEnd};
 use crate::values::SessionId;
@@ -84,21 +84,19 @@ impl Sessions {
 
     async fn end_one(&self, ending: &Ending, actor: &str) -> Result<bool, StoreError> {
         let entry = self.entry(Event::SessionEnded, ending.sid, actor, ending.by.name());
-        let end = self.db.end_session(ending, &entry).await?;
-        if end == SessionEnd::New {
-            self.metrics.ended(ending.by.name(), 1);
-        }
-        self.know_end(ending.sid, end);
-        Ok(end == SessionEnd::New)
+        self.commit_end(ending, &entry).await
     }
 
-    /// Also when another call ended it a moment ago, which may have got no answer: this node may not know yet.
-    pub(super) fn know_end(&self, sid: SessionId, end: SessionEnd) {
+    /// Ends a session and notes this entry; false if it has ended already. Also an earlier end is made known to this node: the call that
+    /// ended it a moment ago may have got no answer.
+    pub(super) async fn commit_end(&self, ending: &Ending, entry: &Entry) -> Result<bool, StoreError> {
+        let end = self.db.end_session(ending, entry).await?;
         match end {
-            SessionEnd::New => self.keyring.sessions_ended([sid]),
-            SessionEnd::Earlier { at, expires_at } => self.keyring.session_had_ended(sid, at, expires_at),
+            SessionEnd::New => self.have_ended(&[ending.sid], ending.by),
+            SessionEnd::Earlier { at, expires_at } => self.keyring.session_had_ended(ending.sid, at, expires_at),
             SessionEnd::Absent => {}
         }
+        Ok(end == SessionEnd::New)
     }
 
     /// Ends every session of a user, but this one when one is given; answers with those that had not ended. Each transaction ends a

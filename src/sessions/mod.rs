@@ -28,7 +28,7 @@ use crate::oauth::client::{Audience, Client};
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
 use crate::store::allowance::shared;
-use crate::store::sessions::{Claim, Claimed, Ending, Found, NewSession, SessionEnd};
+use crate::store::sessions::{Claim, Claimed, Ending, Found, NewSession};
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
 use crate::telemetry::SessionMetrics;
@@ -331,15 +331,11 @@ impl Sessions {
             by,
             is_proven: true,
         };
-        let end = self.db.end_session(&ending, &entry).await?;
-        self.know_end(session.sid, end);
+        self.commit_end(&ending, &entry).await?;
         if by == EndedBy::Rollback {
             self.metrics.rolled_back();
         } else {
             self.metrics.reused();
-        }
-        if end == SessionEnd::New {
-            self.metrics.ended(by.name(), 1);
         }
         tracing::warn!(
             session.sid = %session.sid, user.id = %session.user, client.ip = device.address,
