@@ -41,15 +41,15 @@ impl Cookie {
         self.set("", Some(Seconds::ZERO))
     }
 
-    /// Its values in a request: several, if a sibling domain planted one.
-    pub fn values<'r>(&self, request: &'r HttpRequest) -> impl Iterator<Item = Option<&'r str>> {
+    /// Its values in a request: several, if a sibling domain planted one. A value that is not UTF-8 is returned as an empty one.
+    pub fn values<'r>(&self, request: &'r HttpRequest) -> impl Iterator<Item = &'r str> {
         // By octets: another application's cookie in the same header may hold any of them (RFC 6265 section 5.4).
         request
             .headers()
             .get_all(header::COOKIE)
             .flat_map(|line| line.as_bytes().split(|&octet| octet == b';'))
             .filter_map(|pair| pair.trim_ascii().strip_prefix(self.name.as_bytes())?.strip_prefix(b"="))
-            .map(|value| std::str::from_utf8(value).ok().filter(|value| !value.is_empty()))
+            .map(|value| std::str::from_utf8(value).unwrap_or_default())
     }
 
     /// Its value in a request.
@@ -62,7 +62,7 @@ impl Cookie {
         if values.next().is_some() {
             return Err(twice());
         }
-        Ok(first.flatten())
+        Ok(first.filter(|value| !value.is_empty()))
     }
 }
 

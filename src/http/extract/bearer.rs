@@ -4,22 +4,18 @@ use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
-use actix_web::{FromRequest, HttpRequest, web};
+use actix_web::{FromRequest, HttpRequest};
 
 use crate::accounts::user::UserId;
 use crate::http::problem::{Code, Problem};
-use crate::http::state::Server;
 use crate::keyring::Inactive;
 use crate::oauth::verification::{AccessToken, Refused};
 use crate::values::SessionId;
 
-use super::server;
+use super::{RequestContext, extracted_from_context};
 
-/// The access token of a request (RFC 6750 section 2.1). It is not looked at before somebody asks for it: a logout with a cookie needs none.
-pub struct Bearer {
-    server: web::Data<Server>,
-    request: HttpRequest,
-}
+/// The access token of a request (RFC 6750 section 2.1). It is read by its methods only: a logout with a cookie needs none.
+pub struct Bearer(RequestContext);
 
 /// A person who proved a session by an access token that is for this server's accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,17 +26,13 @@ pub struct Authenticated {
     pub sid: SessionId,
 }
 
-impl FromRequest for Bearer {
-    type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(server(request).map(|server| Self {
-            server: server.clone(),
-            request: request.clone(),
-        }))
+impl From<RequestContext> for Bearer {
+    fn from(context: RequestContext) -> Self {
+        Self(context)
     }
 }
+
+extracted_from_context!(Bearer);
 
 impl FromRequest for Authenticated {
     type Error = Problem;
@@ -59,14 +51,14 @@ impl Bearer {
     /// `invalid_request` for a token in the address; as [`Bearer::verified_for`]; and `insufficient_scope` for a token of no person.
     pub fn person(&self) -> Result<Authenticated, Problem> {
         // Addresses are logged everywhere.
-        let query = self.request.query_string().as_bytes();
+        let query = self.0.request.query_string().as_bytes();
         if url::form_urlencoded::parse(query).any(|(name, _)| name == "access_token") {
             return Err(Problem::new(
                 Code::InvalidRequest,
                 "a token does not belong in the address; send the header Authorization: Bearer",
             ));
         }
-        person(&self.verified_for(self.server.sessions.client.default_audience())?)
+        person(&self.verified_for(self.0.server.sessions.client.default_audience())?)
     }
 
     /// The token, when it is valid now and for this audience. Nothing is said of the address, which need not be the sender's: a gateway may
@@ -76,7 +68,7 @@ impl Bearer {
     /// `token_missing` without a token, `invalid_request` for several; `token_expired`, `session_ended`, or `token_invalid` for everything
     /// else; `temporarily_unavailable` when nothing can be said.
     pub fn verified_for(&self, audience: &str) -> Result<AccessToken, Problem> {
-        let (server, token) = (&self.server, self.token()?);
+        let (server, token) = (&self.0.server, self.token()?);
         let reading = server.clock.read();
         let verdict = server
             .verify(token)
@@ -94,7 +86,7 @@ impl Bearer {
 
     /// The token in the header `Authorization`, the one place where it may stand.
     fn token(&self) -> Result<&str, Problem> {
-        let mut headers = self.request.headers().get_all(header::AUTHORIZATION);
+        let mut headers = self.0.request.headers().get_all(header::AUTHORIZATION);
         let first = headers.next();
         if headers.next().is_some() {
             return Err(Problem::new(
@@ -132,7 +124,7 @@ fn person(token: &AccessToken) -> Result<Authenticated, Problem> {
     }
 }
 
-/// What a client can do something about is told; why exactly a token is bad is for the log alone.
+/// The answer says whether to refresh, to log in again or neither. Why a token is invalid is in the log only.
 fn refused(inactive: &Inactive) -> Problem {
     tracing::debug!(reason = %inactive, "a token is not active");
     match inactive {

@@ -3,21 +3,17 @@
 //! One extractor for both, because a CSRF token is bound to the session in the refresh cookie: who checks the one reads the other.
 
 use std::cell::OnceCell;
-use std::future::{Ready, ready};
 
-use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderName};
-use actix_web::{FromRequest, HttpRequest, web};
 use url::Url;
 
 use crate::accounts::csrf::{self, Bound, Forged};
 use crate::crypto::purpose::Purpose;
 use crate::http::cookies::twice;
 use crate::http::problem::{Code, Problem};
-use crate::http::state::Server;
 use crate::values::{Origin, SessionId};
 
-use super::server;
+use super::{RequestContext, extracted_from_context};
 
 /// The header with the CSRF token.
 const CSRF_HEADER: HeaderName = HeaderName::from_static("x-csrf-token");
@@ -27,30 +23,27 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// The cookies of a request, and what the browser says of the page that sent it. Nothing is read before it is asked for, and the refresh
 /// cookie is opened once.
 pub struct Browser {
-    server: web::Data<Server>,
-    request: HttpRequest,
+    context: RequestContext,
     refresh: OnceCell<Result<Option<RefreshCookie>, Problem>>,
 }
 
-/// What stands in the refresh cookie.
+/// The value of the refresh cookie.
 struct RefreshCookie {
     text: String,
-    /// The session that it names; None when it is no token of ours.
+    /// The session that it names; None if it is no token of this server.
     sid: Option<SessionId>,
 }
 
-impl FromRequest for Browser {
-    type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(server(request).map(|server| Self {
-            server: server.clone(),
-            request: request.clone(),
+impl From<RequestContext> for Browser {
+    fn from(context: RequestContext) -> Self {
+        Self {
+            context,
             refresh: OnceCell::new(),
-        }))
+        }
     }
 }
+
+extracted_from_context!(Browser);
 
 impl Browser {
     /// The refresh token in the cookies.
@@ -81,11 +74,13 @@ impl Browser {
     }
 
     fn read_refresh_cookie(&self) -> Result<Option<RefreshCookie>, Problem> {
-        let server = &self.server;
-        let values = server.cookies.refresh.values(&self.request).flatten();
-        let opened: Vec<(&str, Option<SessionId>)> =
-            values.map(|text| (text, server.sessions.named_in(text))).collect();
-        let bound = server.cookies.binding.read(&self.request)?;
+        let server = &self.context.server;
+        let values = server.cookies.refresh.values(&self.context.request);
+        let opened: Vec<(&str, Option<SessionId>)> = values
+            .filter(|text| !text.is_empty())
+            .map(|text| (text, server.sessions.named_in(text)))
+            .collect();
+        let bound = server.cookies.binding.read(&self.context.request)?;
         let is_bound = |sid: SessionId| match bound {
             Some(bound) => server.hash_key.matches(Purpose::SessionCookie, &sid.to_string(), bound),
             // From before an upgrade from a version that set no such cookie.
@@ -108,7 +103,7 @@ impl Browser {
     /// # Errors
     /// `invalid_request` when the cookie comes twice.
     pub fn csrf_cookie(&self) -> Result<Option<&str>, Problem> {
-        self.server.cookies.csrf.read(&self.request)
+        self.context.server.cookies.csrf.read(&self.context.request)
     }
 
     /// What binds a login with another provider to the browser.
@@ -116,7 +111,7 @@ impl Browser {
     /// # Errors
     /// `invalid_request` when the cookie comes twice.
     pub fn federated_cookie(&self) -> Result<Option<&str>, Problem> {
-        self.server.cookies.federated.read(&self.request)
+        self.context.server.cookies.federated.read(&self.context.request)
     }
 
     /// What the CSRF token of this request must be bound to.
@@ -127,8 +122,8 @@ impl Browser {
         Ok(self.session()?.map_or(Bound::BeforeLogin, Bound::To))
     }
 
-    /// Refuses a request that uses or sets a cookie unless a page of ours, or of a listed origin, sent it on purpose. Whoever is no
-    /// browser sends neither `Origin` nor `Sec-Fetch-Site`, and then the token alone decides.
+    /// Refuses a request that uses or sets a cookie, unless its origin is the issuer's or is listed, and its CSRF token fits. Programs that
+    /// are no browsers send neither `Origin` nor `Sec-Fetch-Site`; for them only the CSRF token is checked.
     ///
     /// # Errors
     /// `cross_site` or `csrf_failed`.
@@ -157,7 +152,12 @@ impl Browser {
         self.refuse_other_sites()?;
         let header = self.only(&CSRF_HEADER)?;
         let cookie = self.csrf_cookie()?;
-        Ok(csrf::check(&self.server.hash_key, self.bound()?, header, cookie))
+        Ok(csrf::check(
+            &self.context.server.hash_key,
+            self.bound()?,
+            header,
+            cookie,
+        ))
     }
 
     fn refuse_other_sites(&self) -> Result<(), Problem> {
@@ -178,14 +178,14 @@ impl Browser {
             }),
         };
         match origin {
-            Some(origin) if !self.server.accepts_origin(&origin) => Err(refused()),
+            Some(origin) if !self.context.server.accepts_origin(&origin) => Err(refused()),
             _ => Ok(()),
         }
     }
 
     /// The value of a header that comes once or not at all.
     fn only(&self, name: &HeaderName) -> Result<Option<&str>, Problem> {
-        let mut values = self.request.headers().get_all(name);
+        let mut values = self.context.request.headers().get_all(name);
         let first = values.next();
         if values.next().is_some() {
             return Err(Problem::new(

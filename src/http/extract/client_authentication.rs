@@ -1,14 +1,10 @@
 //! Which client asks: at the token endpoint, and where tokens are introspected and revoked.
 
-use std::future::{Ready, ready};
 use std::sync::Arc;
 
-use actix_web::dev::Payload;
 use actix_web::http::header;
-use actix_web::{FromRequest, HttpRequest, web};
 
 use crate::crypto::purpose::Purpose;
-use crate::http::problem::Problem;
 use crate::http::refusal::Refusal;
 use crate::http::state::Server;
 use crate::oauth::assertion::Presented;
@@ -20,26 +16,19 @@ use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 use crate::store::outage;
 
-use super::{client_assertion, server};
+use super::{RequestContext, client_assertion, extracted_from_context};
 
 /// What a client proves itself by (RFC 6749 section 2.3): `Authorization`, or parameters of the form. Nothing is looked at before a handler
 /// asks: a public client proves nothing.
-pub struct ClientProof {
-    server: web::Data<Server>,
-    request: HttpRequest,
-}
+pub struct ClientProof(RequestContext);
 
-impl FromRequest for ClientProof {
-    type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(server(request).map(|server| Self {
-            server: server.clone(),
-            request: request.clone(),
-        }))
+impl From<RequestContext> for ClientProof {
+    fn from(context: RequestContext) -> Self {
+        Self(context)
     }
 }
+
+extracted_from_context!(ClientProof);
 
 impl ClientProof {
     /// The client that names itself and tries to prove nothing.
@@ -47,7 +36,7 @@ impl ClientProof {
     /// # Errors
     /// `invalid_request` for a parameter that comes twice.
     pub fn public_client<'a>(&self, parameters: &'a Parameters) -> Result<Option<&'a str>, OauthError> {
-        let proves_itself = self.request.headers().contains_key(header::AUTHORIZATION)
+        let proves_itself = self.0.request.headers().contains_key(header::AUTHORIZATION)
             || parameters.one("client_secret")?.is_some()
             || parameters.one("client_assertion")?.is_some();
         Ok(parameters.one("client_id")?.filter(|_| !proves_itself))
@@ -58,8 +47,8 @@ impl ClientProof {
     /// # Errors
     /// When none does, or the database does not answer.
     pub async fn authenticate(&self, parameters: &Parameters) -> Result<Arc<StoredClient>, Refusal> {
-        let server = &self.server;
-        let mut headers = self.request.headers().get_all(header::AUTHORIZATION);
+        let server = &self.0.server;
+        let mut headers = self.0.request.headers().get_all(header::AUTHORIZATION);
         let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
         if headers.next().is_some() {
             return Err(OauthError::invalid_request("there is more than one Authorization header").into());

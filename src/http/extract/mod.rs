@@ -10,11 +10,14 @@
 //! | [`bearer::Bearer`] | the access token in `Authorization` (RFC 6750) | nothing by itself; each question has its refusals |
 //! | [`bearer::Authenticated`] | the person and the session of that token | `token_missing`, `token_invalid` and the like |
 //!
-//! Extractors run in the order of the parameters, and the first refusal is the answer: whoever must be known before a body is read stands
-//! before the body. What is asked only of some requests, such as the CSRF token of those with a cookie, is a method of an extractor that
-//! refuses nothing by itself, so that a handler sees the order of its refusals.
+//! Extractors run in the order of the parameters, and the first refusal is the answer. An extractor that must refuse before the body is read
+//! comes before the body. What only some requests need, such as the CSRF token of those with a cookie, is a method of an extractor that
+//! refuses nothing by itself: the handler shows in which order its refusals come.
 
-use actix_web::{HttpRequest, web};
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest, web};
 
 use crate::http::state::Server;
 
@@ -30,7 +33,45 @@ pub mod json;
 pub mod members;
 pub mod sender;
 
-/// What the handlers work with. It is there in every server; only an application that is put together wrongly has none.
+/// A request, and the server that it was sent to.
+pub struct RequestContext {
+    /// The server.
+    pub(super) server: web::Data<Server>,
+    /// The request.
+    pub(super) request: HttpRequest,
+}
+
+impl FromRequest for RequestContext {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(server(request).map(|server| Self {
+            server: server.clone(),
+            request: request.clone(),
+        }))
+    }
+}
+
+/// An extractor that keeps the request for the questions of the handler.
+macro_rules! extracted_from_context {
+    ($extractor:ty) => {
+        impl actix_web::FromRequest for $extractor {
+            type Error = crate::http::problem::Problem;
+            type Future = std::future::Ready<Result<Self, crate::http::problem::Problem>>;
+
+            fn from_request(request: &actix_web::HttpRequest, payload: &mut actix_web::dev::Payload) -> Self::Future {
+                let context =
+                    <super::RequestContext as actix_web::FromRequest>::from_request(request, payload).into_inner();
+                std::future::ready(context.map(Self::from))
+            }
+        }
+    };
+}
+
+use extracted_from_context;
+
+/// The server is absent only in an application that is put together wrongly.
 fn server(request: &HttpRequest) -> Result<&web::Data<Server>, Problem> {
     request
         .app_data::<web::Data<Server>>()
