@@ -9,18 +9,17 @@ use serde_json::json;
 
 use crate::http::extract::client_authentication::{ClientProof, authenticate_anew};
 use crate::http::extract::form::Form;
-use crate::http::extract::sender::Sender;
 use crate::http::refusal::Refusal;
 use crate::http::state::Server;
 use crate::jose::jwt::SessionClaims;
-use crate::keyring::{CannotVerify, Inactive};
 use crate::oauth::client::Client;
-use crate::oauth::error::OauthError;
 use crate::oauth::token::Parameters;
 use crate::oauth::verification::{AccessToken, is_client, may_introspect};
 use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 use crate::store::outage;
+
+use super::presented_token::{presented, verified};
 
 /// The answer of RFC 7662 section 2.2 for a valid token.
 #[derive(Serialize)]
@@ -48,10 +47,9 @@ enum Recipients<'a> {
     Several(&'a [String]),
 }
 
-/// What is known of a token, for a client that may know it. Where the request comes from is read for the warnings about proxies alone.
+/// What is known of a token, for a client that may know it.
 pub async fn answer(
     server: web::Data<Server>,
-    _: Sender,
     proof: ClientProof,
     Form(parameters): Form,
 ) -> Result<HttpResponse, Refusal> {
@@ -74,11 +72,7 @@ async fn introspect(
     parameters: &Parameters,
     stored: &Arc<StoredClient>,
 ) -> Result<Option<AccessToken>, Refusal> {
-    // Only from the body: an address is logged everywhere. The hint is not needed, for there is one type of token.
-    let token = parameters
-        .one("token")?
-        .ok_or_else(|| OauthError::invalid_request("token is missing in the form"))?;
-    let Some(token) = verified(server, token)? else {
+    let Some(token) = verified(server, presented(parameters)?)? else {
         return Ok(None);
     };
     let stored = if may_introspect(&stored.client, &token) {
@@ -92,34 +86,6 @@ async fn introspect(
         return Ok(None);
     }
     Ok(Some(token))
-}
-
-/// The token, when it is valid; whose it is stays to be asked.
-pub(super) fn verified(server: &Server, token: &str) -> Result<Option<AccessToken>, Refusal> {
-    let verdict = server.verify(token).map_err(|error| cannot_verify(&error))?;
-    Ok(match verdict {
-        Ok(token) => {
-            server.metrics.verified(&token.kid, server.clock.read().wall);
-            Some(token)
-        }
-        Err(reason) => {
-            log_inactive(&reason);
-            None
-        }
-    })
-}
-
-/// The reason is ours and holds nothing of the token but its times.
-fn log_inactive(reason: &Inactive) {
-    tracing::debug!(%reason, "a token is not active");
-}
-
-fn cannot_verify(error: &CannotVerify) -> Refusal {
-    match error {
-        CannotVerify::Stale { .. } => outage::failed("a token could not be verified", error),
-        CannotVerify::ClockInDoubt => tracing::error!(%error, "a token could not be verified"),
-    }
-    Refusal::unavailable("nothing can be said of a token at this moment; try again in a few seconds")
 }
 
 /// Whether the client that the token was given to may still act.

@@ -16,7 +16,7 @@ use crate::oauth::verification::AccessToken;
 use crate::store::StoreError;
 use crate::store::outage;
 
-use super::introspect::verified;
+use super::presented_token::{presented, verified};
 
 /// 200 once the token is refused everywhere within the bound, and for everything that is no token of this client.
 pub async fn answer(
@@ -42,10 +42,7 @@ pub async fn answer(
 }
 
 async fn revoke(server: &Server, sender: &Sender, parameters: &Parameters, client_id: &str) -> Result<(), Refusal> {
-    // `token_type_hint` is a hint (RFC 7009 section 2.1), and what a token is stands in itself.
-    let token = parameters
-        .one("token")?
-        .ok_or_else(|| OauthError::invalid_request("token is missing in the form"))?;
+    let token = presented(parameters)?;
     let unavailable = |error: StoreError| {
         outage::report("a token could not be denied", &error);
         Refusal::unavailable(
