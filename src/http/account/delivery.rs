@@ -129,8 +129,8 @@ pub fn replaced(browser: &Browser) -> Result<Option<String>, Problem> {
     Ok(browser.refresh_token()?.map(str::to_owned))
 }
 
-/// Ends the session whose cookie is overwritten: nobody holds it any more, and nobody could end it. The login has happened, so that it
-/// is not undone when this fails.
+/// Ends the session whose cookie is overwritten: its refresh token is lost to the browser, so that no later logout could end it. If this
+/// fails, the new login remains.
 pub async fn end_replaced(server: &Server, replaced: Option<String>) {
     let Some(token) = replaced else { return };
     let sessions = Arc::clone(&server.sessions);

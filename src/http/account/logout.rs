@@ -64,12 +64,7 @@ pub async fn one(
         end_by_token(&server, cookie).await?;
         return without_cookies(&server);
     }
-    let Authenticated { user, sid } = bearer.person()?;
-    server
-        .sessions
-        .end_own(sid, user, EndedBy::Logout)
-        .await
-        .map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
+    end(&server, bearer.person()?).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -85,12 +80,9 @@ pub async fn all(
     if has_cookie {
         browser.refuse_forged()?;
     }
-    let Authenticated { user, sid } = bearer.person()?;
-    server
-        .sessions
-        .end_own(sid, user, EndedBy::Logout)
-        .await
-        .map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
+    let caller = bearer.person()?;
+    end(&server, caller).await?;
+    let user = caller.user;
     server
         .sessions
         .end_all(user, None, EndedBy::Logout, &format!("user {user}"))
@@ -101,6 +93,15 @@ pub async fn all(
     } else {
         Ok(HttpResponse::NoContent().finish())
     }
+}
+
+/// Ends the session of an access token.
+async fn end(server: &Server, caller: Authenticated) -> Result<(), Problem> {
+    let Authenticated { user, sid } = caller;
+    let ended = server.sessions.end_own(sid, user, EndedBy::Logout).await;
+    ended
+        .map(drop)
+        .map_err(|error| Problem::unavailable(&error, "a session could not be ended"))
 }
 
 /// Ends the session that a refresh token of first-party logins names.

@@ -42,8 +42,8 @@ impl Body for Registration {
     };
 }
 
-/// Where it is not told whether an address is taken, the answer is the same for both and holds no session: the login comes next.
-/// Where it is told, who registers is logged in.
+/// Without `accounts.reveal_taken_email` the answer is the same for a free and for a taken address, and begins no session: the user logs in
+/// next. With it, the registration begins a session.
 pub async fn answer(
     server: web::Data<Server>,
     browser: Browser,
