@@ -9,7 +9,8 @@ use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::purpose::Purpose;
 use crate::values::SessionId;
 
-use super::problem::{Code, Problem};
+use super::codes::Code;
+use super::problem::Problem;
 
 /// A cookie's name and attributes.
 pub struct Cookie {

@@ -7,12 +7,14 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::http::header::HeaderValue;
 use actix_web::middleware::Next;
-use actix_web::web;
+use actix_web::{HttpRequest, web};
+use tracing::field;
 
-use super::error;
+use crate::oauth::endpoints::{INTROSPECTION_PATH, TOKEN_PATH};
+
+use super::codes::Code;
 use super::headers::protective_headers;
-use super::problem::Code;
-use super::refusal::Refusal;
+use super::problem::Problem;
 use super::state::Server;
 use super::stream::Connection;
 
@@ -51,7 +53,7 @@ pub async fn guarded(
     }
     let answered = if length > most {
         let detail = format!("the headers have {length} bytes; at most {most} are read");
-        let refusal = error::for_path(request.path(), Code::HeadersTooLarge, detail);
+        let refusal = Problem::new(Code::HeadersTooLarge, detail).at(request.path()).answer();
         Ok(request.into_response(refusal))
     } else if request
         .uri()
@@ -60,7 +62,7 @@ pub async fn guarded(
         > LONGEST_ADDRESS
     {
         let detail = "the path and the query are longer than 8 KiB".to_owned();
-        let refusal = error::for_path(request.path(), Code::AddressTooLong, detail);
+        let refusal = Problem::new(Code::AddressTooLong, detail).at(request.path()).answer();
         Ok(request.into_response(refusal))
     } else {
         next.call(request).await.map(ServiceResponse::map_into_boxed_body)
@@ -71,10 +73,10 @@ pub async fn guarded(
     let mut response = answered?;
     // A refusal is counted and logged here, whichever extractor or handler it comes from.
     let error = response.response().error();
-    if let Some(refusal) = error.and_then(actix_web::Error::as_error::<Refusal>)
+    if let Some(problem) = error.and_then(actix_web::Error::as_error::<Problem>)
         && let Some(server) = response.request().app_data::<web::Data<Server>>()
     {
-        refusal.log(server, response.request());
+        log_refusal(server, response.request(), problem);
     }
     if is_stopping || asks_for_upgrade || connection.is_some_and(|connection| connection.is_old()) {
         response
@@ -87,4 +89,29 @@ pub async fn guarded(
         headers.insert(name, HeaderValue::from_static(value));
     }
     Ok(response)
+}
+
+/// Counts and logs a refusal. Everything that is logged is ours, or has passed the grammar of its type: a request cannot forge a line.
+fn log_refusal(server: &Server, request: &HttpRequest, problem: &Problem) {
+    let (reason, detail) = (problem.name(), &problem.detail);
+    server.metrics.refused(reason);
+    let address = server.client_addresses.of(request);
+    let Some(code) = problem.code() else {
+        let path = request.path().strip_prefix(&server.issuer_path).unwrap_or_default();
+        let what = match path {
+            TOKEN_PATH => "a token was refused",
+            INTROSPECTION_PATH => "an introspection was refused",
+            _ => "a revocation was refused",
+        };
+        let client = problem.client().map(field::display);
+        tracing::info!(client.id = client, client.ip = %address, reason, %detail, "{what}");
+        return;
+    };
+    let endpoint = request.match_pattern().unwrap_or_default();
+    // A missing or old token is no event: a gateway asks about every visitor.
+    if code.is_about_a_bearer() {
+        tracing::debug!(client.ip = %address, endpoint, reason, %detail, "a request was refused");
+    } else {
+        tracing::info!(client.ip = %address, endpoint, reason, %detail, "a request was refused");
+    }
 }

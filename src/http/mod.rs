@@ -3,11 +3,11 @@
 
 pub mod account;
 pub mod client_address;
+pub mod codes;
 pub mod connections;
 pub mod cookies;
 pub mod database_probe;
 mod endpoints;
-pub mod error;
 pub mod extract;
 mod framing;
 pub mod guard;
@@ -18,7 +18,6 @@ pub mod observation;
 pub mod operations;
 mod parser_refusal;
 pub mod problem;
-pub mod refusal;
 pub mod root;
 pub mod routes;
 pub mod state;

@@ -3,12 +3,11 @@
 
 use std::fmt::Write as _;
 
-use crate::oauth::error::OauthError;
 use crate::telemetry::Request;
 
-use super::error;
+use super::codes::Code;
 use super::headers::protective_headers;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 
 /// How much of a head is remembered to know what it asks for.
 pub(super) const MAX_REMEMBERED: usize = 512;
@@ -55,15 +54,8 @@ fn path(head: &[u8]) -> &str {
 
 fn write(code: Code, detail: &'static str, path: &str, has_https: bool, request_id: &str) -> Vec<u8> {
     let status = code.status();
-    let (content_type, body) = if error::is_oauth(path) {
-        let refusal = OauthError::invalid_request(detail);
-        ("application/json", error::oauth_body(&refusal).to_string())
-    } else {
-        (
-            "application/problem+json",
-            Problem::new(code, detail).body().to_string(),
-        )
-    };
+    let problem = Problem::new(code, detail).at(path);
+    let (content_type, body) = (problem.content_type(), problem.body().to_string());
     let mut answer = format!(
         "HTTP/1.1 {} {}\r\ncontent-length: {}\r\ncontent-type: {content_type}\r\ncache-control: no-store\r\nconnection: close\r\n\
          x-request-id: {request_id}\r\n",

@@ -10,8 +10,9 @@ use crate::oauth::endpoints::{
 
 use super::oauth::{introspect, key_set, metadata, revoke, token};
 use super::operations::health;
+use super::problem::{self, Problem};
 use super::state::Server;
-use super::{account, error, problem, root};
+use super::{account, root};
 
 /// The routes of the public listener. Everything lies below the issuer's path; well-known documents also lie where
 /// RFC 8414 section 3.1 inserts that path.
@@ -63,7 +64,7 @@ async fn nothing_here(server: web::Data<Server>, request: HttpRequest) -> HttpRe
     } else {
         ""
     };
-    error::not_found(&format!("{about_accounts}GET {base}/ lists the paths"))
+    Problem::not_found(&format!("{about_accounts}GET {base}/ lists the paths")).answer()
 }
 
 /// The routes of the admin listener.
@@ -72,7 +73,7 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
         web::resource(path.to_owned())
             .route(route)
             .route(options("GET"))
-            .default_service(web::to(|| async { error::method_not_allowed("GET") }))
+            .default_service(web::to(|| async { Problem::method_not_allowed("GET").answer() }))
     };
     routes
         .service(read_only(LIVENESS_PATH, web::get().to(health::live)))
@@ -80,9 +81,10 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
         .service(read_only(ISSUING_PATH, web::get().to(health::ready_to_issue)))
         .service(read_only(METRICS_PATH, web::get().to(health::metrics)))
         .default_service(web::to(|| async {
-            error::not_found(&format!(
+            Problem::not_found(&format!(
                 "the paths of this listener are {LIVENESS_PATH}, {READINESS_PATH}, {ISSUING_PATH} and {METRICS_PATH}"
             ))
+            .answer()
         }));
 }
 
@@ -91,7 +93,7 @@ fn for_clients(path: &str, route: Route) -> Resource {
     web::resource(path.to_owned())
         .route(route)
         .route(options("POST"))
-        .default_service(web::to(|| async { error::oauth_method_not_allowed() }))
+        .default_service(web::to(|| async { Problem::only_post().answer() }))
 }
 
 /// A page that any caller may read.
@@ -112,7 +114,7 @@ where
         .route(web::get().to(answer))
         .route(web::head().to(answer))
         .route(options)
-        .default_service(web::to(|| async { error::method_not_allowed("GET, HEAD") }))
+        .default_service(web::to(|| async { Problem::method_not_allowed("GET, HEAD").answer() }))
 }
 
 /// The same for a page of another origin too (CORS).
@@ -127,7 +129,7 @@ where
 
 /// Names the methods of an endpoint whose answers no page of another origin reads.
 fn options(methods: &'static str) -> Route {
-    web::method(actix_web::http::Method::OPTIONS).to(move || async move { error::options(methods) })
+    web::method(actix_web::http::Method::OPTIONS).to(move || async move { problem::options(methods) })
 }
 
 /// A page that sends `If-None-Match` is asked for leave first.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use keyround::config::settings::markdown_table;
 use keyround::events::Event;
-use keyround::http::problem;
+use keyround::http::codes;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -410,7 +410,7 @@ fn the_documentation_names_every_endpoint() {
 fn the_documentation_has_the_tables_of_settings_and_codes() {
     for (page, name, table) in [
         ("docs/reference/settings.md", "settings", markdown_table()),
-        ("docs/reference/accounts.md", "codes", problem::markdown_table()),
+        ("docs/reference/accounts.md", "codes", codes::markdown_table()),
     ] {
         let text = read(page);
         let between = text

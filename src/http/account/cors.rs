@@ -4,8 +4,8 @@ use actix_web::HttpResponse;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::{HttpRequest, web};
 
-use crate::http::error;
-use crate::http::problem::{Code, Problem};
+use crate::http::codes::Code;
+use crate::http::problem::{Problem, options};
 use crate::http::state::Server;
 
 /// What a page may read besides the body.
@@ -43,7 +43,7 @@ pub fn preflight(
 ) -> Result<HttpResponse, Problem> {
     let origin = request.headers().get(header::ORIGIN);
     if origin.is_none() {
-        return Ok(error::options(methods));
+        return Ok(options(methods));
     }
     if !origin.is_some_and(|origin| is_listed(server, origin)) {
         return Err(Problem::new(

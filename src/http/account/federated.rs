@@ -17,9 +17,10 @@ use crate::accounts::federation::claims::EmailDoubt;
 use crate::accounts::federation::login::LOGIN_LIFETIME;
 use crate::accounts::session::{EndedBy, LoginMethod};
 use crate::clock::{Reading, Seconds};
+use crate::http::codes::Code;
 use crate::http::extract::browser::Browser;
 use crate::http::extract::sender::Sender;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::logins::federated::{NotLoggedIn, Returned};
 use crate::sessions::CannotBegin;
@@ -123,8 +124,8 @@ enum Whose {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        let whose = match problem.code {
-            Code::TemporarilyUnavailable => Whose::Reported,
+        let whose = match problem.code() {
+            Some(Code::TemporarilyUnavailable) => Whose::Reported,
             _ => Whose::Person,
         };
         Self {
@@ -152,7 +153,7 @@ fn log(sender: &Sender, asked: &Asked, refusal: &Refusal) {
     // The path may hold any text; a name that no provider can have is not repeated.
     let provider = asked.provider.parse::<ProviderName>();
     let provider = provider.as_ref().map_or("", ProviderName::as_str);
-    let outcome = refusal.problem.code.name();
+    let outcome = refusal.problem.name();
     let reason = refusal.reason.as_deref().unwrap_or(&refusal.problem.detail);
     let address = sender.address;
     match refusal.whose {

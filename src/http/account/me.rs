@@ -3,8 +3,9 @@
 use actix_web::{HttpResponse, web};
 use serde_json::json;
 
+use crate::http::codes::Code;
 use crate::http::extract::bearer::Authenticated;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 
 /// The account as it is now, not as it was when the token was signed.

@@ -4,11 +4,12 @@ use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 
 use crate::accounts::password::Password;
+use crate::http::codes::Code;
 use crate::http::extract::bearer::Authenticated;
 use crate::http::extract::json::{Body, JsonBody};
 use crate::http::extract::members::{Form, Member};
 use crate::http::extract::sender::Sender;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::logins::LoginError;
 

@@ -3,11 +3,12 @@
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 
+use crate::http::codes::Code;
 use crate::http::extract::browser::Browser;
 use crate::http::extract::json::{Body, JsonBody};
 use crate::http::extract::members::{Form, Member};
 use crate::http::extract::sender::Sender;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::sessions::RefreshRequest;
 

@@ -5,7 +5,8 @@ use crate::accounts::password::PasswordTooLong;
 use crate::accounts::refresh::Refused;
 use crate::accounts::session::EndedBy;
 use crate::accounts::user::InvalidName;
-use crate::http::problem::{Code, Problem};
+use crate::http::codes::Code;
+use crate::http::problem::Problem;
 use crate::logins::LoginError;
 use crate::sessions::CannotRefresh;
 

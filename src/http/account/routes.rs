@@ -69,7 +69,7 @@ pub fn routes(path: &str, routes: &mut web::ServiceConfig) {
     );
 }
 
-/// What every answer gets: no cache keeps it, listed origins may read it, and a refusal is counted and logged, here alone.
+/// What every answer gets: no cache keeps it, and listed origins may read it.
 async fn around(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -80,30 +80,9 @@ async fn around(
     let Some(server) = server else {
         return Ok(response);
     };
-    if let Some(problem) = response
-        .response()
-        .error()
-        .and_then(actix_web::Error::as_error::<Problem>)
-    {
-        log(&server, response.request(), problem);
-    }
     let answer = response.headers_mut();
     answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
     cors::allow(&server, origin, answer);
     Ok(response)
-}
-
-/// Everything that is logged is ours: a request cannot forge a line. That a token is missing or old is no event: a gateway asks about
-/// whoever comes along.
-fn log(server: &Server, request: &HttpRequest, problem: &Problem) {
-    let (reason, detail) = (problem.code.name(), &problem.detail);
-    server.metrics.refused(reason);
-    let address = server.client_addresses.of(request);
-    let endpoint = request.match_pattern().unwrap_or_default();
-    if problem.code.is_about_a_bearer() {
-        tracing::debug!(client.ip = %address, endpoint, reason, %detail, "a request was refused");
-    } else {
-        tracing::info!(client.ip = %address, endpoint, reason, %detail, "a request was refused");
-    }
 }

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use crate::accounts::session::{EndedBy, Session};
 use crate::clock::UnixTime;
+use crate::http::codes::Code;
 use crate::http::extract::bearer::Authenticated;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::oauth::endpoints::SESSIONS_PATH;
 use crate::values::SessionId;

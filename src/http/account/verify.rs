@@ -9,8 +9,9 @@ use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::config::ForwardAuthPolicy;
+use crate::http::codes::Code;
 use crate::http::extract::bearer::Bearer;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::oauth::endpoints::VERIFY_PATH;
 use crate::oauth::verification::{AccessToken, is_client};

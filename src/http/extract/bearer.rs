@@ -7,7 +7,8 @@ use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest};
 
 use crate::accounts::user::UserId;
-use crate::http::problem::{Code, Problem};
+use crate::http::codes::Code;
+use crate::http::problem::Problem;
 use crate::keyring::Inactive;
 use crate::oauth::verification::{AccessToken, Refused};
 use crate::values::SessionId;

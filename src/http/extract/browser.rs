@@ -9,8 +9,9 @@ use url::Url;
 
 use crate::accounts::csrf::{self, Bound, Forged};
 use crate::crypto::purpose::Purpose;
+use crate::http::codes::Code;
 use crate::http::cookies::twice;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::values::{Origin, SessionId};
 
 use super::{RequestContext, extracted_from_context};

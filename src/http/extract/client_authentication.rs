@@ -5,7 +5,8 @@ use std::sync::Arc;
 use actix_web::http::header;
 
 use crate::crypto::purpose::Purpose;
-use crate::http::refusal::Refusal;
+use crate::http::codes::Code;
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::oauth::assertion::Presented;
 use crate::oauth::client::{AuthenticationMethod, ClientId};
@@ -46,7 +47,7 @@ impl ClientProof {
     ///
     /// # Errors
     /// When none does, or the database does not answer.
-    pub async fn authenticate(&self, parameters: &Parameters) -> Result<Arc<StoredClient>, Refusal> {
+    pub async fn authenticate(&self, parameters: &Parameters) -> Result<Arc<StoredClient>, Problem> {
         let server = &self.0.server;
         let mut headers = self.0.request.headers().get_all(header::AUTHORIZATION);
         let authorization = headers.next().map(|value| value.to_str().unwrap_or(""));
@@ -74,7 +75,7 @@ impl ClientProof {
             }
         }
         let refused = || {
-            Refusal::from(OauthError {
+            Problem::from(OauthError {
                 code: ErrorCode::InvalidClient,
                 description: "the client is unknown or disabled, or its secret is wrong".to_owned(),
                 challenge: credentials.by_header,
@@ -100,7 +101,7 @@ impl ClientProof {
 ///
 /// # Errors
 /// When it is gone or disabled, or the database does not answer.
-pub async fn authenticate_anew(server: &Server, proved: &StoredClient) -> Result<Arc<StoredClient>, Refusal> {
+pub async fn authenticate_anew(server: &Server, proved: &StoredClient) -> Result<Arc<StoredClient>, Problem> {
     let stored = server.registry.find_anew(&proved.client.id).await;
     stored
         .map_err(|error| unavailable(&error))?
@@ -134,7 +135,11 @@ fn proves(server: &Server, stored: Option<&StoredClient>, secret: &str) -> bool 
 
 /// The database failed.
 #[must_use]
-pub fn unavailable(error: &StoreError) -> Refusal {
+pub fn unavailable(error: &StoreError) -> Problem {
     outage::report("a client could not be looked up", error);
-    Refusal::unavailable("the database does not answer; try again in a few seconds")
+    Problem::new(
+        Code::TemporarilyUnavailable,
+        "the database does not answer; try again in a few seconds",
+    )
+    .in_oauth()
 }

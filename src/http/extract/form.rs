@@ -4,12 +4,11 @@ use std::future::Future;
 use std::pin::Pin;
 
 use actix_web::dev::Payload;
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{FromRequest, HttpRequest};
 
-use crate::http::problem::NOT_COMPRESSED;
-use crate::http::refusal::Refusal;
+use crate::http::codes::Code;
+use crate::http::problem::Problem;
 use crate::oauth::error::OauthError;
 use crate::oauth::token::Parameters;
 
@@ -23,8 +22,8 @@ pub const LONGEST_FORM: usize = 16 * 1024;
 pub struct Form(pub Parameters);
 
 impl FromRequest for Form {
-    type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, Refusal>>>>;
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
@@ -32,37 +31,28 @@ impl FromRequest for Form {
     }
 }
 
-async fn read(request: &HttpRequest, payload: Payload) -> Result<Parameters, Refusal> {
+async fn read(request: &HttpRequest, payload: Payload) -> Result<Parameters, Problem> {
     const FORM: &str = "application/x-www-form-urlencoded";
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
     if !body::essence(content_type).eq_ignore_ascii_case(FORM.as_bytes()) {
         let fault = body::type_that_came(content_type);
-        return Err(Refusal::with_status(
-            OauthError::invalid_request(&format!("{fault}; the body is to be a form, with Content-Type: {FORM}")),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ));
+        let detail = format!("{fault}; the body is to be a form, with Content-Type: {FORM}");
+        return Err(Problem::new(Code::UnsupportedMediaType, detail).in_oauth());
     }
-    let compressed =
-        |fault: &str| Refusal::compressed(OauthError::invalid_request(&format!("{fault}; {NOT_COMPRESSED}")));
     if let Some(fault) = body::announced_coding(request) {
-        return Err(compressed(&fault));
+        return Err(Problem::compressed(&fault).in_oauth());
     }
-    let body = body::read(request, payload, LONGEST_FORM)
-        .await
-        .map_err(|unreadable| match unreadable {
-            Unreadable::Late => Refusal::with_status(
-                OauthError::invalid_request("the form took longer than 5 seconds to arrive"),
-                StatusCode::REQUEST_TIMEOUT,
-            ),
-            Unreadable::TooLong => Refusal::with_status(
-                OauthError::invalid_request("the form is longer than 16 KiB"),
-                StatusCode::PAYLOAD_TOO_LARGE,
-            ),
-            Unreadable::Cut => OauthError::invalid_request("the body ended early").into(),
-        })?;
+    let body = body::read(request, payload, LONGEST_FORM).await.map_err(|unreadable| {
+        let (code, detail) = match unreadable {
+            Unreadable::Late => (Code::BodyTimeout, "the form took longer than 5 seconds to arrive"),
+            Unreadable::TooLong => (Code::BodyTooLarge, "the form is longer than 16 KiB"),
+            Unreadable::Cut => (Code::InvalidRequest, "the body ended early"),
+        };
+        Problem::new(code, detail).in_oauth()
+    })?;
     if let Some(fault) = body::looks_compressed(&body) {
-        return Err(compressed(fault));
+        return Err(Problem::compressed(fault).in_oauth());
     }
     let text = std::str::from_utf8(&body).map_err(|_| OauthError::invalid_request("the form is not UTF-8"))?;
     Ok(Parameters::parse(text)?)

@@ -9,7 +9,8 @@ use actix_web::{FromRequest, HttpRequest};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use crate::http::problem::{Code, Problem};
+use crate::http::codes::Code;
+use crate::http::problem::Problem;
 
 use super::body::{self, Unreadable};
 use super::members::Form;

@@ -21,7 +21,8 @@ use actix_web::{FromRequest, HttpRequest, web};
 
 use crate::http::state::Server;
 
-use super::problem::{Code, Problem};
+use super::codes::Code;
+use super::problem::Problem;
 
 pub mod bearer;
 pub mod body;

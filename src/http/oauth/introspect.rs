@@ -7,9 +7,10 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::http::codes::Code;
 use crate::http::extract::client_authentication::{ClientProof, authenticate_anew};
 use crate::http::extract::form::Form;
-use crate::http::refusal::Refusal;
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::jose::jwt::SessionClaims;
 use crate::oauth::client::Client;
@@ -52,7 +53,7 @@ pub async fn answer(
     server: web::Data<Server>,
     proof: ClientProof,
     Form(parameters): Form,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, Problem> {
     let stored = proof.authenticate(&parameters).await?;
     let introspected = introspect(&server, &parameters, &stored).await;
     let token = introspected.map_err(|refusal| refusal.of(&stored.client.id))?;
@@ -71,7 +72,7 @@ async fn introspect(
     server: &Server,
     parameters: &Parameters,
     stored: &Arc<StoredClient>,
-) -> Result<Option<AccessToken>, Refusal> {
+) -> Result<Option<AccessToken>, Problem> {
     let Some(token) = verified(server, presented(parameters)?)? else {
         return Ok(None);
     };
@@ -89,7 +90,7 @@ async fn introspect(
 }
 
 /// Whether the client that the token was given to may still act.
-async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Result<bool, Refusal> {
+async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Result<bool, Problem> {
     if is_client(caller, token) {
         return Ok(true);
     }
@@ -102,7 +103,11 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
     };
     let stored = server.registry.find(&id).await.map_err(|error: StoreError| {
         outage::report("the client of a token could not be looked up", &error);
-        Refusal::unavailable("the database does not answer; try again in a few seconds")
+        Problem::new(
+            Code::TemporarilyUnavailable,
+            "the database does not answer; try again in a few seconds",
+        )
+        .in_oauth()
     })?;
     Ok(stored.is_some_and(|stored| stored.client.disabled_at.is_none() && is_client(&stored.client, token)))
 }

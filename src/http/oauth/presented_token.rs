@@ -1,6 +1,7 @@
 //! The parameter `token` of introspection and revocation.
 
-use crate::http::refusal::Refusal;
+use crate::http::codes::Code;
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::keyring::CannotVerify;
 use crate::oauth::error::OauthError;
@@ -23,7 +24,7 @@ pub(super) fn presented(parameters: &Parameters) -> Result<&str, OauthError> {
 ///
 /// # Errors
 /// If this node can verify nothing at the moment.
-pub(super) fn verified(server: &Server, token: &str) -> Result<Option<AccessToken>, Refusal> {
+pub(super) fn verified(server: &Server, token: &str) -> Result<Option<AccessToken>, Problem> {
     let verdict = server.verify(token).map_err(|error| cannot_verify(&error))?;
     Ok(match verdict {
         Ok(token) => {
@@ -38,10 +39,14 @@ pub(super) fn verified(server: &Server, token: &str) -> Result<Option<AccessToke
     })
 }
 
-fn cannot_verify(error: &CannotVerify) -> Refusal {
+fn cannot_verify(error: &CannotVerify) -> Problem {
     match error {
         CannotVerify::Stale { .. } => outage::failed("a token could not be verified", error),
         CannotVerify::ClockInDoubt => tracing::error!(%error, "a token could not be verified"),
     }
-    Refusal::unavailable("nothing can be said of a token at this moment; try again in a few seconds")
+    Problem::new(
+        Code::TemporarilyUnavailable,
+        "nothing can be said of a token at this moment; try again in a few seconds",
+    )
+    .in_oauth()
 }

@@ -2,9 +2,10 @@
 //! logged in with.
 
 use crate::accounts::refresh::Refused;
+use crate::http::codes::Code;
 use crate::http::extract::client_authentication::ClientProof;
 use crate::http::extract::sender::Sender;
-use crate::http::refusal::Refusal;
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::keyring::CannotSign;
 use crate::oauth::client::Audience;
@@ -25,7 +26,7 @@ pub async fn refresh(
     sender: &Sender,
     proof: &ClientProof,
     parameters: &Parameters,
-) -> Result<SessionTokens, Refusal> {
+) -> Result<SessionTokens, Problem> {
     if let Some(client_id) = proof.public_client(parameters)? {
         return refresh_for(server, sender, parameters, client_id).await;
     }
@@ -41,7 +42,7 @@ async fn refresh_for(
     sender: &Sender,
     parameters: &Parameters,
     client_id: &str,
-) -> Result<SessionTokens, Refusal> {
+) -> Result<SessionTokens, Problem> {
     let token = parameters
         .one("refresh_token")?
         .ok_or_else(|| OauthError::invalid_request("refresh_token is missing in the form"))?;
@@ -61,10 +62,9 @@ async fn refresh_for(
     };
     server.charge_refresh(sender.address, token).map_err(|retry_after| {
         let description = format!("too many refreshes; try again in {retry_after}");
-        Refusal::too_often(
-            OauthError::new(ErrorCode::TemporarilyUnavailable, &description),
-            retry_after,
-        )
+        Problem::new(Code::RateLimited, description)
+            .after(retry_after)
+            .in_oauth()
     })?;
     let before = server.clock.read().monotonic;
     let tokens = server
@@ -79,13 +79,13 @@ async fn refresh_for(
     Ok(tokens)
 }
 
-fn refusal(error: &CannotRefresh) -> Refusal {
+fn refusal(error: &CannotRefresh) -> Problem {
     match error {
         CannotRefresh::Refused(Refused::WrongAudience) => {
             OauthError::new(ErrorCode::InvalidTarget, "the session is not for this resource").into()
         }
         CannotRefresh::Refused(refused @ (Refused::TooEarly | Refused::ClockInDoubt)) => {
-            Refusal::unavailable(&refused.to_string())
+            Problem::new(Code::TemporarilyUnavailable, refused.to_string()).in_oauth()
         }
         CannotRefresh::Refused(refused) => {
             let description = format!("the refresh token gets nothing: {refused}; log in again");
@@ -98,9 +98,11 @@ fn refusal(error: &CannotRefresh) -> Refusal {
                 }
                 error => outage::report("a session was not refreshed", error),
             }
-            Refusal::unavailable(
+            Problem::new(
+                Code::TemporarilyUnavailable,
                 "nothing can be refreshed at this moment; try again in a few seconds with the same token",
             )
+            .in_oauth()
         }
     }
 }

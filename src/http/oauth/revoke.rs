@@ -5,12 +5,12 @@ use actix_web::{HttpResponse, web};
 
 use crate::accounts::session::EndedBy;
 use crate::events::{Entry, Event};
+use crate::http::codes::Code;
 use crate::http::extract::client_authentication::ClientProof;
 use crate::http::extract::form::Form;
 use crate::http::extract::sender::Sender;
-use crate::http::refusal::Refusal;
+use crate::http::problem::Problem;
 use crate::http::state::Server;
-use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 use crate::oauth::verification::AccessToken;
 use crate::store::StoreError;
@@ -24,7 +24,7 @@ pub async fn answer(
     sender: Sender,
     proof: ClientProof,
     Form(parameters): Form,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, Problem> {
     // People's own client, which cannot prove itself, or one that does.
     let own = server.sessions.client.id.as_str();
     if server.has_accounts && proof.public_client(&parameters)? == Some(own) {
@@ -41,14 +41,12 @@ pub async fn answer(
         .finish())
 }
 
-async fn revoke(server: &Server, sender: &Sender, parameters: &Parameters, client_id: &str) -> Result<(), Refusal> {
+async fn revoke(server: &Server, sender: &Sender, parameters: &Parameters, client_id: &str) -> Result<(), Problem> {
     let token = presented(parameters)?;
     let unavailable = |error: StoreError| {
         outage::report("a token could not be denied", &error);
-        Refusal::unavailable(
-            "whether the token is revoked is not known, because the database did not answer; send the same request again in a few seconds: \
-             it may be sent any number of times",
-        )
+        Problem::new(Code::TemporarilyUnavailable, "whether the token is revoked is not known, because the database did not answer; send the same request again in a few seconds: \
+             it may be sent any number of times").in_oauth()
     };
     let ended = server.sessions.end_by_token(token, client_id, EndedBy::Revocation);
     if let Some(sid) = ended.await.map_err(unavailable)? {
@@ -61,10 +59,9 @@ async fn revoke(server: &Server, sender: &Sender, parameters: &Parameters, clien
     let whose = token.session.as_ref().map_or(client_id, |session| &session.sid);
     server.charge_revocation(whose).map_err(|retry_after| {
         let description = format!("too many revocations; try again in {retry_after}");
-        Refusal::too_often(
-            OauthError::new(ErrorCode::TemporarilyUnavailable, &description),
-            retry_after,
-        )
+        Problem::new(Code::RateLimited, description)
+            .after(retry_after)
+            .in_oauth()
     })?;
     deny(server, &token).await.map_err(unavailable)?;
     tracing::info!(client.id = client_id, client.ip = %sender.address, token.jti = token.jti, "a token was revoked");

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::http::extract::client_authentication::{ClientProof, authenticate_anew};
 use crate::http::extract::form::Form;
 use crate::http::extract::sender::Sender;
-use crate::http::refusal::Refusal;
+use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::keyring::{CannotSign, Issued};
 use crate::oauth::error::{ErrorCode, OauthError};
@@ -49,7 +49,7 @@ pub async fn answer(
     sender: Sender,
     proof: ClientProof,
     Form(parameters): Form,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, Problem> {
     let token = if server.has_accounts && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
         // On the heap, so that a service's request does not carry room for it.
         let refreshed = Box::pin(refresh_grant::refresh(&server, &sender, &proof, &parameters));
@@ -70,7 +70,7 @@ async fn issue(
     sender: &Sender,
     parameters: &Parameters,
     stored: &StoredClient,
-) -> Result<TokenResponse, Refusal> {
+) -> Result<TokenResponse, Problem> {
     let asked = TokenRequest::parse(parameters)?;
     let granted = if let Ok(granted) = grant(&stored.client, &asked, &server.defaults) {
         granted
@@ -103,7 +103,7 @@ async fn issue(
     })
 }
 
-fn sign(server: &Server, granted: &Granted) -> Result<Issued, Refusal> {
+fn sign(server: &Server, granted: &Granted) -> Result<Issued, Problem> {
     let reading = server.clock.read();
     let issued = server
         .keyring
@@ -114,7 +114,7 @@ fn sign(server: &Server, granted: &Granted) -> Result<Issued, Refusal> {
     Ok(issued)
 }
 
-fn cannot_sign(error: &CannotSign) -> Refusal {
+fn cannot_sign(error: &CannotSign) -> Problem {
     match error {
         CannotSign::Stale { .. } => outage::failed("a token was not signed", error),
         error => tracing::error!(%error, "a token was not signed"),
