@@ -150,6 +150,8 @@ struct State {
     seen: Option<Stamp>,
     /// What was not in order at the last look at the files.
     failure: Option<String>,
+    /// Whether the log says that something is not in order.
+    is_reported: bool,
 }
 
 /// What changes when another process changes a file.
@@ -287,13 +289,14 @@ impl Ledger {
 
     /// The same at every look at the database: a failure is an ERROR when it begins, and its end is reported.
     pub fn follow<'a>(&self, revoked: impl IntoIterator<Item = &'a Kid>) {
-        let before = self.failure();
-        match self.learn(revoked) {
-            Err(error) if before.is_none() => tracing::error!(
+        let outcome = self.learn(revoked);
+        let was_reported = std::mem::replace(&mut self.state().is_reported, outcome.is_err());
+        match outcome {
+            Err(error) if !was_reported => tracing::error!(
                 %error,
                 "the ledger of revoked keys is not in order; revocations hold, but a restart on an older database would forget them"
             ),
-            Ok(()) if before.is_some() => tracing::info!("the ledger of revoked keys is in order again"),
+            Ok(()) if was_reported => tracing::info!("the ledger of revoked keys is in order again"),
             Err(_) | Ok(()) => {}
         }
     }

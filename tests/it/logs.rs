@@ -482,19 +482,31 @@ async fn what_a_proxy_does_wrong_is_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ledger_that_cannot_be_written_is_told_at_the_start() {
+async fn a_ledger_that_is_not_in_order_is_told_once_at_the_start() {
     let scene = Scene::new().await;
-    let url = format!("sqlite:{}", scene.folder.path().join("keyround.db").display());
-    let variables = [
-        ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
-        ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
-        ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
-        ("KEYROUND_DATABASE__URL", url.as_str()),
-        ("KEYROUND_KEYS__MASTER_KEY", MASTER_KEY),
-        ("KEYROUND_KEYS__LEDGER_FILE", "/proc/keyround/revoked-kids"),
-    ];
-    let (_, log, _) = Serving::start(Path::new(scene.folder.path()), &variables, &["serve"]).stop();
-    let told = "the ledger of revoked keys is not in order";
-    let line = log.iter().find(|line| line.contains(told));
-    assert!(line.is_some_and(|line| line.contains("ERROR")), "{log:#?}");
+    let in_folder = |name: &str| scene.folder.path().join(name).display().to_string();
+    let url = format!("sqlite:{}", in_folder("keyround.db"));
+    let exposed = in_folder("exposed");
+    std::fs::write(&exposed, "").unwrap();
+    std::fs::set_permissions(&exposed, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    for (ledger, why) in [
+        ("/proc/keyround/revoked-kids", "cannot be written"),
+        (&*exposed, "may be written by others (mode 0666)"),
+    ] {
+        let variables = [
+            ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1:8080"),
+            ("KEYROUND_SERVER__LISTEN", "127.0.0.1:0"),
+            ("KEYROUND_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+            ("KEYROUND_DATABASE__URL", url.as_str()),
+            ("KEYROUND_KEYS__MASTER_KEY", MASTER_KEY),
+            ("KEYROUND_KEYS__LEDGER_FILE", ledger),
+        ];
+        let (_, log, _) = Serving::start(Path::new(scene.folder.path()), &variables, &["serve"]).stop();
+        let told = "the ledger of revoked keys is not in order";
+        let lines: Vec<_> = log.iter().filter(|line| line.contains(told)).collect();
+        assert!(
+            lines.len() == 1 && lines[0].contains("ERROR") && lines[0].contains(why),
+            "{log:#?}"
+        );
+    }
 }
