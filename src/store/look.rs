@@ -3,6 +3,7 @@
 //! A standby answers reads for as long as it runs, however old its rows are. Only a database that commits a write is the primary,
 //! so the heartbeat and the reads are one transaction, and a look counts only when it is committed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{UnixTime, uptime};
@@ -101,7 +102,7 @@ impl Db {
         &self,
         heartbeat: &Heartbeat,
         known: &Known<'_>,
-        revocations: &Revocations,
+        revocations: &Arc<Revocations>,
     ) -> Result<Look, StoreError> {
         match self {
             Self::Sqlite { .. } => self.look_at_file(heartbeat, known, revocations).await,
@@ -119,7 +120,7 @@ impl Db {
         &self,
         heartbeat: &Heartbeat,
         known: &Known<'_>,
-        revocations: &Revocations,
+        revocations: &Arc<Revocations>,
     ) -> Result<Look, StoreError> {
         let node_id = &*heartbeat.node_id;
         let mut tx = self.begin().await?;
@@ -154,7 +155,7 @@ impl Db {
         &self,
         heartbeat: &Heartbeat,
         known: &Known<'_>,
-        revocations: &Revocations,
+        revocations: &Arc<Revocations>,
         pace: &Pace,
         patience: Option<Duration>,
     ) -> Result<Look, StoreError> {
@@ -229,7 +230,7 @@ impl Place {
         tx: &mut Tx,
         keys: StoredKeys,
         known: &Known<'_>,
-        revocations: &Revocations,
+        revocations: &Arc<Revocations>,
     ) -> Result<Look, StoreError> {
         let from = known.followed.filter(|_| self.goes_on);
         let changes = match from {

@@ -8,13 +8,22 @@
 //! 3. A change is forgotten when every place lies beyond it. A place says from where the look reads, not how far it came, so that a
 //!    look under way keeps its changes.
 
-use sqlx::{AssertSqlSafe, FromRow};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use futures_util::stream::BoxStream;
+use serde::de::DeserializeOwned;
+use sqlx::{AssertSqlSafe, FromRow, Postgres, Transaction};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::clock::UnixTime;
 use crate::revocations::{Change, Endings, Followed, Kind, Position, Revocations};
 
 use super::transaction::Backend;
-use super::{Db, StoreError, Tx, in_tx, on_write};
+use super::{Db, StoreError, Tx, in_tx, on_write, within};
 
 /// Rows that are read at once: few enough for the patience of one statement.
 const PAGE: usize = 5_000;
@@ -62,11 +71,14 @@ macro_rules! changes {
 const SQLITE_CHANGES: &str = changes!("c.seq > $1 AND c.seq <= $2 ORDER BY c.seq LIMIT $3");
 const POSTGRES_CHANGES: &str = changes!("c.txid >= {next} OR c.txid IN ({in_progress})");
 
-const SQLITE_DENIED: &str =
-    "SELECT rowid, jti, denied_until FROM denied_tokens WHERE rowid > $1 ORDER BY rowid LIMIT $2";
+// A page of SQLite is one row of JSON, and PostgreSQL copies lines out: what the driver does for each row would take longer than all the rest.
+const SQLITE_DENIED: &str = "SELECT MAX(place), json_group_array(json_array(jti, json_array(denied_until))) FROM \
+    (SELECT rowid AS place, jti, denied_until FROM denied_tokens WHERE rowid > $1 ORDER BY rowid LIMIT $2)";
+const SQLITE_ENDED: &str = "WITH page AS MATERIALIZED (SELECT rowid AS place, sid, revoked_at, expires_at FROM sessions \
+    WHERE revoked_at >= $1 AND (revoked_at, rowid) > ($1, $2) ORDER BY revoked_at, rowid LIMIT $3) \
+    SELECT last.revoked_at, last.place, (SELECT json_group_array(json_array(sid, json_array(revoked_at, expires_at))) FROM page) \
+    FROM (SELECT revoked_at, place FROM page ORDER BY revoked_at DESC, place DESC LIMIT 1) last";
 const POSTGRES_DENIED: &str = "SELECT jti, denied_until FROM denied_tokens";
-const SQLITE_ENDED: &str = "SELECT rowid, sid, revoked_at, expires_at FROM sessions \
-                            WHERE revoked_at >= $1 AND (revoked_at, rowid) > ($1, $2) ORDER BY revoked_at, rowid LIMIT $3";
 const POSTGRES_ENDED: &str = "SELECT sid, revoked_at, expires_at FROM sessions WHERE revoked_at >= {since}";
 
 /// What a look found of the place of its node.
@@ -239,62 +251,195 @@ pub(super) async fn everything(
     tx: &mut Tx,
     since: UnixTime,
     endings: Endings,
-    into: &Revocations,
+    into: &Arc<Revocations>,
 ) -> Result<(), StoreError> {
     into.begin_whole();
+    let mut learning = Learning::new(into);
     match &mut tx.on {
         Backend::Sqlite(tx) => {
-            let (mut last, mut full) = (i64::MIN, true);
-            while full {
-                let rows: Vec<(i64, String, i64)> = sqlx::query_as(SQLITE_DENIED)
-                    .bind(last)
+            let mut last = Some(i64::MIN);
+            while let Some(place) = last {
+                let rows: String;
+                (last, rows) = sqlx::query_as(SQLITE_DENIED)
+                    .bind(place)
                     .bind(page())
-                    .fetch_all(&mut **tx)
+                    .fetch_one(&mut **tx)
                     .await?;
-                full = rows.len() == PAGE;
-                into.note_progress();
-                for (rowid, jti, until) in rows {
-                    last = rowid;
-                    into.tokens.learn(&jti, UnixTime(until));
-                }
+                learning
+                    .begin(move |into| parse("denied_tokens", &rows, |row| learn_denied(into, row)))
+                    .await?;
             }
-            let (mut from, mut full) = ((since.0, i64::MIN), true);
-            while full {
-                let rows: Vec<(i64, String, i64, i64)> = sqlx::query_as(SQLITE_ENDED)
-                    .bind(from.0)
-                    .bind(from.1)
+            let mut last = Some((since.0, i64::MIN));
+            while let Some((since, place)) = last {
+                let found: Option<(i64, i64, String)> = sqlx::query_as(SQLITE_ENDED)
+                    .bind(since)
+                    .bind(place)
                     .bind(page())
-                    .fetch_all(&mut **tx)
+                    .fetch_optional(&mut **tx)
                     .await?;
-                full = rows.len() == PAGE;
-                into.note_progress();
-                for (rowid, sid, ended, expires) in rows {
-                    from = (ended, rowid);
-                    let until = endings.of_session(UnixTime(ended), UnixTime(expires));
-                    into.sessions.learn(&sid, until);
+                last = found.as_ref().map(|(ended, place, _)| (*ended, *place));
+                if let Some((_, _, rows)) = found {
+                    learning
+                        .begin(move |into| parse("sessions", &rows, |row| learn_ended(into, endings, row)))
+                        .await?;
                 }
             }
         }
-        Backend::Postgres(..) => {
-            let mut cursor = Cursor::open(tx, POSTGRES_DENIED).await?;
-            while let Some(rows) = cursor.next::<(String, i64)>(tx).await? {
-                into.note_progress();
-                for (jti, until) in rows {
-                    into.tokens.learn(&jti, UnixTime(until));
-                }
+        Backend::Postgres(tx, patience) => {
+            let mut copy = CopyOut::begin(tx, *patience, POSTGRES_DENIED).await?;
+            while let Some(lines) = copy.next().await? {
+                learning
+                    .begin(move |into| split("denied_tokens", &lines, |row| learn_denied(into, row)))
+                    .await?;
             }
-            let text = POSTGRES_ENDED.replace("{since}", &since.0.to_string());
-            let mut cursor = Cursor::open(tx, &text).await?;
-            while let Some(rows) = cursor.next::<(String, i64, i64)>(tx).await? {
-                into.note_progress();
-                for (sid, ended, expires) in rows {
-                    let until = endings.of_session(UnixTime(ended), UnixTime(expires));
-                    into.sessions.learn(&sid, until);
-                }
+            drop(copy);
+            let select = POSTGRES_ENDED.replace("{since}", &since.0.to_string());
+            let mut copy = CopyOut::begin(tx, *patience, &select).await?;
+            while let Some(lines) = copy.next().await? {
+                learning
+                    .begin(move |into| split("sessions", &lines, |row| learn_ended(into, endings, row)))
+                    .await?;
             }
         }
     }
+    learning.end().await
+}
+
+/// A name, and what counts of its row.
+type Row<'r, const N: usize> = (Cow<'r, str>, [i64; N]);
+
+fn learn_denied(into: &Revocations, (jti, [until]): Row<'_, 1>) {
+    into.tokens.learn(&jti, UnixTime(until));
+}
+
+fn learn_ended(into: &Revocations, endings: Endings, (sid, [ended, expires]): Row<'_, 2>) {
+    let until = endings.of_session(UnixTime(ended), UnixTime(expires));
+    into.sessions.learn(&sid, until);
+}
+
+/// Takes one page in while the next one is read.
+struct Learning {
+    into: Arc<Revocations>,
+    page: Option<JoinHandle<Result<(), StoreError>>>,
+}
+
+impl Learning {
+    fn new(into: &Arc<Revocations>) -> Self {
+        Self {
+            into: Arc::clone(into),
+            page: None,
+        }
+    }
+
+    async fn begin(
+        &mut self,
+        learn: impl FnOnce(&Revocations) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.end().await?;
+        self.into.note_progress();
+        let into = Arc::clone(&self.into);
+        self.page = Some(spawn_blocking(move || learn(&into)));
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<(), StoreError> {
+        match self.page.take() {
+            // The server ends.
+            Some(page) => page.await.map_err(|_| StoreError::Conflict)?,
+            None => Ok(()),
+        }
+    }
+}
+
+fn corrupt(table: &'static str, reason: String) -> StoreError {
+    StoreError::Corrupt {
+        table,
+        row: "one that was revoked".to_owned(),
+        reason,
+    }
+}
+
+/// Reads a page of SQLite.
+fn parse<R: DeserializeOwned>(table: &'static str, page: &str, row: impl FnMut(R)) -> Result<(), StoreError> {
+    let rows: Vec<R> = serde_json::from_str(page).map_err(|error| corrupt(table, error.to_string()))?;
+    rows.into_iter().for_each(row);
     Ok(())
+}
+
+/// Reads lines that PostgreSQL copied out, each a name and `N` numbers.
+fn split<const N: usize>(table: &'static str, lines: &[u8], mut row: impl FnMut(Row<'_, N>)) -> Result<(), StoreError> {
+    let lines = std::str::from_utf8(lines).map_err(|error| corrupt(table, error.to_string()))?;
+    for line in lines.lines() {
+        row(columns(line).ok_or_else(|| corrupt(table, "a line of COPY has another form".to_owned()))?);
+    }
+    Ok(())
+}
+
+fn columns<const N: usize>(line: &str) -> Option<Row<'_, N>> {
+    let mut columns = line.split('\t');
+    let name = unescaped(columns.next()?);
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        *number = columns.next()?.parse().ok()?;
+    }
+    Some((name, numbers))
+}
+
+/// A text as `COPY` writes it.
+fn unescaped(text: &str) -> Cow<'_, str> {
+    if !text.contains('\\') {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        let escaped = (letter == '\\').then(|| letters.next()).flatten();
+        plain.push(match escaped {
+            Some('b') => '\u{8}',
+            Some('f') => '\u{c}',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some('v') => '\u{b}',
+            Some(other) => other,
+            None => letter,
+        });
+    }
+    Cow::Owned(plain)
+}
+
+/// The rows of one statement as PostgreSQL copies them out, a page at a time; each page has the patience of a statement of its own.
+struct CopyOut<'t> {
+    lines: BoxStream<'t, sqlx::Result<Bytes>>,
+    patience: Option<Duration>,
+}
+
+impl<'t> CopyOut<'t> {
+    async fn begin(
+        tx: &'t mut Transaction<'static, Postgres>,
+        patience: Option<Duration>,
+        select: &str,
+    ) -> Result<Self, StoreError> {
+        let copy = format!("COPY ({select}) TO STDOUT");
+        let lines = within(patience, async { Ok(tx.copy_out_raw(&copy).await?) }).await?;
+        Ok(Self { lines, patience })
+    }
+
+    /// The lines of a page; none at the end.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut page = Vec::new();
+        within(self.patience, async {
+            for _ in 0..PAGE {
+                let Some(line) = self.lines.try_next().await? else {
+                    break;
+                };
+                page.extend_from_slice(&line);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(Some(page).filter(|page| !page.is_empty()))
+    }
 }
 
 fn page() -> i64 {

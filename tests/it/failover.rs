@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyround::clock::{Clock, Seconds, sleep};
 use keyround::oauth::client::ClientId;
 use keyround::registry::Registry;
-use keyround::revocations::{Endings, Followed, Revocations};
+use keyround::revocations::{Endings, Followed};
 use keyround::store::clients::ClientChange;
 use keyround::store::look::{Known, News};
 use keyround::store::nodes::{Heartbeat, Place};
@@ -700,7 +700,7 @@ async fn a_look_holds_the_latency_that_the_page_states() {
             endings: Endings { skew: Seconds(30) },
             ended_since: START,
         };
-        db.beat_and_look(&heartbeat, &known, &Revocations::default()).await
+        db.beat_and_look(&heartbeat, &known, &std::sync::Arc::default()).await
     };
     // A look that was cut off may hold its own row until PostgreSQL hears of it: each look is one of another node, which has looked before.
     let mut places = Vec::new();
