@@ -108,10 +108,10 @@ crate::on_both_databases!(a_schema_that_says_so_is_used_by_the_version_before, |
     let secret = before.create_client("service", None).await;
     let token = before.token("service", &secret).await;
     let raw = Raw::open(&database).await;
-    raw.execute("ALTER TABLE sessions ADD COLUMN login_session TEXT").await;
-    raw.execute("CREATE TABLE login_sessions (id TEXT PRIMARY KEY)").await;
+    raw.execute("ALTER TABLE sessions ADD COLUMN passkey TEXT").await;
+    raw.execute("CREATE TABLE passkeys (id TEXT PRIMARY KEY)").await;
     let known = keyround::store::known_schema();
-    let named = format!("works since {known:04} login sessions");
+    let named = format!("works since {known:04} passkeys");
     note_later_step(&raw, &named).await;
     // What runs goes on, and what starts works.
     assert_eq!(red_checks(&before).await.0, 200);

@@ -772,7 +772,11 @@ async fn a_role_that_may_not_make_tables_is_told_what_grants_it() {
         "ALTER TABLE nodes DROP COLUMN host, DROP COLUMN listener, DROP COLUMN process_id; \
          ALTER TABLE clock DROP COLUMN restored; DROP TABLE revocation_changes, revocation_readers; \
          DROP FUNCTION note_denied_token, note_ended_session, note_disabled_tenant CASCADE; \
-         DROP INDEX denied_tokens_denied_until, tenants_disabled_at; DELETE FROM _sqlx_migrations WHERE version > 26",
+         DROP INDEX denied_tokens_denied_until, tenants_disabled_at; \
+         DROP FUNCTION end_login_session, end_grants, forget_devices CASCADE; DROP TABLE login_sessions; \
+         ALTER TABLE sessions DROP COLUMN login_session_id; \
+         ALTER TABLE clients DROP COLUMN kind, DROP COLUMN auth_method, DROP COLUMN first_party_since, DROP COLUMN consent, \
+         DROP COLUMN redirect_uris; DELETE FROM _sqlx_migrations WHERE version > 26",
     )
     .await;
     raw.execute(&format!("REVOKE CREATE ON SCHEMA public FROM {role}"))
