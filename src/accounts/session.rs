@@ -122,7 +122,7 @@ impl Device {
 pub struct Session {
     /// Its id.
     pub sid: SessionId,
-    /// The login session that it belongs to; none where a version made it that knew none.
+    /// The login session that it belongs to. Versions that knew no login sessions wrote none.
     pub login: Option<SessionId>,
     /// Whose it is.
     pub user: UserId,

@@ -312,7 +312,7 @@ pub enum Consent {
 /// Whose a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Party {
-    /// Somebody else's: a person is asked before it gets a grant.
+    /// It belongs to another party: a person is asked before it gets a grant.
     Third,
     /// The operator's own.
     First {
@@ -472,7 +472,7 @@ impl Client {
     /// operator's own. No grant of the token endpoint is its own: it gets sessions by a login.
     ///
     /// # Errors
-    /// When an id or an audience is none.
+    /// When the id or the audience has no valid form.
     pub fn of_accounts(settings: &ClientSettings, now: UnixTime) -> Result<Self, InvalidAccountsClient> {
         Ok(Self {
             id: settings.id.parse()?,
