@@ -91,9 +91,6 @@ async fn kill(database: TestDatabase) {
         settings.extend([
             ("tokens.max_token_ttl", longest.as_str()),
             ("log.filter", "info,keyround::rotation=debug"),
-            // A start that comes later than half of this after the last sign of life doubts its clock, and takes no step.
-            ("keys.clock_skew", "8s"),
-            ("keys.prepublish", "12s"),
             ("keys.rotation_period", "2s"),
         ]);
         let mut process = Process::spawn(&database, "killed", &settings);
