@@ -350,7 +350,9 @@ fn the_unit_is_one_that_systemd_takes() {
     )
     .unwrap();
     for file in ["keyround.service", "Dockerfile"] {
-        assert!(text(file).contains("MALLOC_MMAP_THRESHOLD_=4194304"), "{file}");
+        for setting in ["MALLOC_MMAP_THRESHOLD_=4194304", "MALLOC_ARENA_MAX=2"] {
+            assert!(text(file).contains(setting), "{file}: {setting}");
+        }
     }
     for line in [
         // A start that fails is tried again, however often: the default gives up after five within ten seconds.
