@@ -19,7 +19,7 @@ use crate::accounts::session::{EndedBy, LoginMethod};
 use crate::clock::{Reading, Seconds};
 use crate::http::codes::Code;
 use crate::http::extract::browser::Browser;
-use crate::http::extract::sender::Sender;
+use crate::http::extract::context::Sender;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::logins::federated::{NotLoggedIn, Returned};

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use crate::accounts::session::EndedBy;
 use crate::http::cookies::Cookies;
 use crate::http::extract::bearer::{Authenticated, Bearer};
+use crate::http::extract::body::{Body, JsonBody};
 use crate::http::extract::browser::Browser;
-use crate::http::extract::json::{Body, JsonBody};
-use crate::http::extract::members::{Form, Member};
+use crate::http::extract::members::{JsonForm, Member};
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 
@@ -21,7 +21,7 @@ pub struct Logout {
 }
 
 impl Body for Logout {
-    const FORM: Form = Form {
+    const FORM: JsonForm = JsonForm {
         right: r#"{"refresh_token": "..."}, or none with a cookie or an access token"#,
         members: &[Member::optional_text("refresh_token")],
     };
@@ -37,7 +37,7 @@ impl Body for Logout {
 pub struct Nothing {}
 
 impl Body for Nothing {
-    const FORM: Form = Form {
+    const FORM: JsonForm = JsonForm {
         right: "empty, or {}",
         members: &[],
     };

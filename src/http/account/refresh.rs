@@ -3,14 +3,16 @@
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 
+use crate::accounts::refresh::Refused;
+use crate::accounts::session::EndedBy;
 use crate::http::codes::Code;
+use crate::http::extract::body::{Body, JsonBody};
 use crate::http::extract::browser::Browser;
-use crate::http::extract::json::{Body, JsonBody};
-use crate::http::extract::members::{Form, Member};
-use crate::http::extract::sender::Sender;
+use crate::http::extract::context::Sender;
+use crate::http::extract::members::{JsonForm, Member};
 use crate::http::problem::Problem;
 use crate::http::state::Server;
-use crate::sessions::RefreshRequest;
+use crate::sessions::{CannotRefresh, RefreshRequest};
 
 use super::delivery::{self, Delivery};
 
@@ -23,7 +25,7 @@ pub struct Refresh {
 }
 
 impl Body for Refresh {
-    const FORM: Form = Form {
+    const FORM: JsonForm = JsonForm {
         right: r#"{"refresh_token": "..."}, or none with a cookie"#,
         members: &[Member::optional_text("refresh_token"), Member::token_delivery()],
     };
@@ -71,4 +73,21 @@ pub async fn answer(
         session.sid = %tokens.sid, client.ip = %address, token.expires_in = tokens.expires_in.0, "a session was refreshed"
     );
     delivery::answer(&server, &tokens, delivery)
+}
+
+impl From<CannotRefresh> for Problem {
+    fn from(error: CannotRefresh) -> Self {
+        let CannotRefresh::Refused(refused) = &error else {
+            return Self::unavailable(&error, "a session could not be refreshed");
+        };
+        let code = match refused {
+            Refused::NotOurs | Refused::WrongClient | Refused::WrongAudience => Code::RefreshInvalid,
+            Refused::Expired | Refused::Idle => Code::RefreshExpired,
+            Refused::Reused | Refused::Ended(EndedBy::Reuse) => Code::RefreshReused,
+            Refused::Suspended | Refused::TenantDisabled => Code::AccountSuspended,
+            Refused::Unknown | Refused::RolledBack | Refused::Ended(_) => Code::SessionEnded,
+            Refused::TooEarly | Refused::ClockInDoubt => Code::TemporarilyUnavailable,
+        };
+        Self::new(code, format!("the refresh token gets nothing: {refused}"))
+    }
 }

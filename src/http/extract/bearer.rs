@@ -13,7 +13,7 @@ use crate::keyring::Inactive;
 use crate::oauth::verification::{AccessToken, Refused};
 use crate::values::SessionId;
 
-use super::{RequestContext, extracted_from_context};
+use super::context::{RequestContext, extracted_from_context};
 
 /// The access token of a request (RFC 6750 section 2.1). It is read by its methods only: a logout with a cookie needs none.
 pub struct Bearer(RequestContext);

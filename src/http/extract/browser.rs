@@ -14,7 +14,7 @@ use crate::http::cookies::twice;
 use crate::http::problem::Problem;
 use crate::values::{Origin, SessionId};
 
-use super::{RequestContext, extracted_from_context};
+use super::context::{RequestContext, extracted_from_context};
 
 /// The header with the CSRF token.
 const CSRF_HEADER: HeaderName = HeaderName::from_static("x-csrf-token");

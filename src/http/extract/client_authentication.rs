@@ -17,7 +17,8 @@ use crate::store::StoreError;
 use crate::store::clients::StoredClient;
 use crate::store::outage;
 
-use super::{RequestContext, client_assertion, extracted_from_context};
+use super::client_assertion;
+use super::context::{RequestContext, extracted_from_context};
 
 /// What a client proves itself by (RFC 6749 section 2.3): `Authorization`, or parameters of the form. Nothing is looked at before a handler
 /// asks: a public client proves nothing.

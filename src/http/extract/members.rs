@@ -61,7 +61,7 @@ impl Member {
 }
 
 /// The members of a body, and how it looks when it is right.
-pub struct Form {
+pub struct JsonForm {
     /// What the body is to be, as the rest of a sentence.
     pub right: &'static str,
     /// Its members; there are no others.
@@ -86,7 +86,7 @@ const OTHER_NAMES: [(&str, &str); 14] = [
     ("delivery", "token_delivery"),
 ];
 
-impl Form {
+impl JsonForm {
     /// The body.
     ///
     /// # Errors
@@ -301,7 +301,7 @@ mod tests {
         token_delivery: Option<crate::http::account::delivery::Delivery>,
     }
 
-    const LOGIN: Form = Form {
+    const LOGIN: JsonForm = JsonForm {
         right: "{}",
         members: &[
             Member::text("email"),

@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::http::codes::Code;
+use crate::http::extract::body::Form;
 use crate::http::extract::client_authentication::{ClientProof, authenticate_anew};
-use crate::http::extract::form::Form;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::jose::jwt::SessionClaims;

@@ -4,7 +4,7 @@
 use crate::accounts::refresh::Refused;
 use crate::http::codes::Code;
 use crate::http::extract::client_authentication::ClientProof;
-use crate::http::extract::sender::Sender;
+use crate::http::extract::context::Sender;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::keyring::CannotSign;

@@ -6,9 +6,9 @@ use actix_web::{HttpResponse, web};
 use crate::accounts::session::EndedBy;
 use crate::events::{Entry, Event};
 use crate::http::codes::Code;
+use crate::http::extract::body::Form;
 use crate::http::extract::client_authentication::ClientProof;
-use crate::http::extract::form::Form;
-use crate::http::extract::sender::Sender;
+use crate::http::extract::context::Sender;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::oauth::token::Parameters;
@@ -45,8 +45,12 @@ async fn revoke(server: &Server, sender: &Sender, parameters: &Parameters, clien
     let token = presented(parameters)?;
     let unavailable = |error: StoreError| {
         outage::report("a token could not be denied", &error);
-        Problem::new(Code::TemporarilyUnavailable, "whether the token is revoked is not known, because the database did not answer; send the same request again in a few seconds: \
-             it may be sent any number of times").in_oauth()
+        Problem::new(
+            Code::TemporarilyUnavailable,
+            "whether the token is revoked is not known, because the database did not answer; send the same request again in a few seconds: \
+             it may be sent any number of times",
+        )
+        .in_oauth()
     };
     let ended = server.sessions.end_by_token(token, client_id, EndedBy::Revocation);
     if let Some(sid) = ended.await.map_err(unavailable)? {

@@ -4,9 +4,9 @@ use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
+use crate::http::extract::body::Form;
 use crate::http::extract::client_authentication::{ClientProof, authenticate_anew};
-use crate::http::extract::form::Form;
-use crate::http::extract::sender::Sender;
+use crate::http::extract::context::Sender;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::keyring::{CannotSign, Issued};
