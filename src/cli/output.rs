@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::clock::{Seconds, UnixTime};
-use crate::keys::lifecycle::State;
+use crate::keys::state::State;
 pub use crate::text::printable;
 
 use super::context::Failure;

@@ -8,9 +8,10 @@ use crate::clock::{Seconds, UnixTime};
 use crate::jose::jwk::Kid;
 use crate::keys::SigningKey;
 use crate::keys::history::{expires_at, retires_at};
-use crate::keys::lifecycle::{Keys, State};
+use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{continued, next_generation};
 use crate::keys::policy::Policy;
+use crate::keys::state::State;
 use crate::keys::verifying::VerifyingKey;
 
 use super::output::coarse;

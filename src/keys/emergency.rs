@@ -5,9 +5,10 @@ use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk};
 
 use super::SigningKey;
-use super::lifecycle::{Keys, State};
+use super::lifecycle::Keys;
 use super::plan::{NewGeneration, new_generation, prepublish_in_force};
 use super::policy::Policy;
+use super::state::State;
 
 /// Everything that the transaction of a revocation does, for one algorithm.
 #[derive(Clone, Debug, PartialEq, Eq)]

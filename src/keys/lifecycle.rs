@@ -1,9 +1,5 @@
 //! What a key is at a moment: pending, active, retired, expired or revoked (NIST SP 800-57 part 1 section 7).
 
-use std::fmt;
-
-use serde::Serialize;
-
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk};
@@ -11,52 +7,8 @@ use crate::jose::jwk::{Kid, PublicJwk};
 use super::SigningKey;
 use super::kept::Kept;
 use super::policy::Policy;
+use super::state::State;
 use super::verifying::VerifyingKey;
-
-/// What a key is at a moment. Never stored: it follows from the row, its line, the policy and the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Published, and not signing yet.
-    Pending,
-    /// The one that signs.
-    Active,
-    /// Superseded, and still published because a token it signed may live.
-    Retired,
-    /// Out of the set; nothing it signed is valid any more.
-    Expired,
-    /// Out of the set, and nothing it signed is accepted.
-    Revoked,
-}
-
-impl State {
-    /// Every state, in the order of a life.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Active, Self::Retired, Self::Expired, Self::Revoked];
-
-    /// Whether a key in this state stands in the key set.
-    #[must_use]
-    pub const fn is_published(self) -> bool {
-        matches!(self, Self::Pending | Self::Active | Self::Retired)
-    }
-
-    /// The state in lower case, as every output writes it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Active => "active",
-            Self::Retired => "retired",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
 
 /// All rows, each algorithm's in the order of its generations, the keys that only verify, and which keys stay longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

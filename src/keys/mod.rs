@@ -10,6 +10,7 @@ pub mod keyset;
 pub mod lifecycle;
 pub mod plan;
 pub mod policy;
+pub mod state;
 pub mod trusted_time;
 pub mod verifying;
 

@@ -3,8 +3,8 @@
 use crate::clock::UnixTime;
 use crate::jose::jwk::PublicJwk;
 
-use super::lifecycle::State;
 use super::policy::Policy;
+use super::state::State;
 
 /// One row of `verifying_keys`. Written once; afterwards only `revoked_at` changes, from unset to set. Deleted after its end,
 /// unless it is revoked.

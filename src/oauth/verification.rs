@@ -10,8 +10,9 @@ use crate::jose::jwk::Kid;
 use crate::jose::jws::{Malformed, NotVerified, Unverified, VerifyingKey};
 use crate::jose::jwt::{SessionClaims, TokenType};
 use crate::keys::SigningKey;
-use crate::keys::lifecycle::{Keys, State};
+use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
+use crate::keys::state::State;
 
 use super::client::Client;
 

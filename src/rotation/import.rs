@@ -7,9 +7,10 @@ use crate::jose::key::PrivateKey;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{self, NewGeneration};
 use crate::keys::verifying::VerifyingKey;
-use crate::store::signing_keys::KeyChange;
+use crate::store::key_change::KeyChange;
 
-use super::rotator::{RotationError, Rotator, insert, once, refuse_rotation, seal};
+use super::error::RotationError;
+use super::rotator::{Rotator, insert, once, refuse_rotation, seal};
 
 /// A key that was imported to sign with.
 #[derive(Clone, Debug, PartialEq, Eq)]

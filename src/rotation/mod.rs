@@ -2,6 +2,7 @@
 //!
 //! Two loops, so that nothing waits for key generation: one follows the database and publishes, the other makes keys.
 
+mod error;
 mod import;
 mod removal;
 mod restore;
@@ -21,9 +22,10 @@ use crate::clock::{Seconds, UnixTime, sleep};
 use crate::events::{Entry, Event};
 use crate::keyring::{Keyring, Snapshot};
 use crate::keys::SigningKey;
-use crate::keys::lifecycle::{Keys, State};
+use crate::keys::lifecycle::Keys;
 use crate::keys::plan::plan;
 use crate::keys::policy::Policy;
+use crate::keys::state::State;
 use crate::keys::trusted_time::patience;
 use crate::store::StoreError;
 use crate::store::nodes::FORGOTTEN_AFTER;
@@ -31,12 +33,13 @@ use crate::store::outage;
 use crate::store::tenants::TenantChange;
 use crate::supervision::{Pulse, Tasks};
 
+pub use error::{GenerationError, RotationError};
 pub use import::ImportedKey;
 pub use removal::{CannotKeep, CannotRemove, Kept, Removed};
 pub use restore::{CannotRestore, Restored, try_restore};
 pub use revocation::Revoked;
 use rotator::once;
-pub use rotator::{GenerationError, MAX_WAITING, RotationError, Rotator, refuse_rotation};
+pub use rotator::{MAX_WAITING, Rotator, refuse_rotation};
 
 /// Who acts when nobody does.
 pub const SCHEDULE: &str = "schedule";

@@ -8,7 +8,8 @@ use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{self, NewGeneration};
 use crate::store::{Db, StoreError};
 
-use super::rotator::{RotationError, Rotator};
+use super::error::RotationError;
+use super::rotator::Rotator;
 
 /// How many clients are read at once.
 const PAGE: u32 = 500;

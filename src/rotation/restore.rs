@@ -14,7 +14,8 @@ use crate::store::StoreError;
 use crate::store::backup::{self, RestoreError};
 use crate::store::dump::Dump;
 
-use super::rotator::{RotationError, Rotator, insert, once};
+use super::error::RotationError;
+use super::rotator::{Rotator, insert, once};
 
 /// Why a backup was not restored. Nothing was written.
 #[derive(Debug, thiserror::Error)]

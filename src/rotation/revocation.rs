@@ -12,8 +12,9 @@ use crate::store::StoreError;
 use crate::store::signing_keys::SealedKey;
 
 use super::SCHEDULE;
+use super::error::RotationError;
 use super::removal::about_removal;
-use super::rotator::{RotationError, Rotator, insert, once};
+use super::rotator::{Rotator, insert, once};
 use super::sealing::UnlistedMasterKey;
 
 /// How often a change is tried when other writers are faster.

@@ -3,13 +3,10 @@
 
 use crate::clock::{Seconds, UnixTime};
 use crate::crypto::sealing::{MasterKeyId, MasterKeys};
-use crate::keyring::secret_binding;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::TrustedTime;
 use crate::store::nodes::Heartbeat;
 use crate::store::{Db, StoreError};
-
-use super::rotator::{RotationError, Rotator};
 
 /// How long a server counts as running after its last heartbeat: longer than any that lives goes without one, by a clock that may differ
 /// from this one by S.
@@ -79,24 +76,4 @@ pub async fn sealing_key(
         let nodes = without(&nodes, &sealing);
         UnlistedMasterKey { sealing, nodes, memory }
     }))
-}
-
-impl Rotator {
-    /// The master key that seals something new: the first of those listed that every running server lists too.
-    ///
-    /// # Errors
-    /// [`UnlistedMasterKey`] if there is none, or when the database does not answer.
-    pub async fn sealing_key(&self, trusted: &TrustedTime) -> Result<MasterKeyId, RotationError> {
-        Ok(sealing_key(&self.db, &self.policy, &self.master_key, trusted).await??)
-    }
-
-    /// Seals a secret that running servers must open.
-    ///
-    /// # Errors
-    /// [`UnlistedMasterKey`], or when the database or OpenSSL fails.
-    pub async fn seal_secret(&self, name: &str, secret: &[u8]) -> Result<String, RotationError> {
-        let sealing = self.sealing_key(&self.look().await?).await?;
-        let sealed = self.master_key.seal_under(&sealing, &secret_binding(name), secret);
-        Ok(sealed?)
-    }
 }

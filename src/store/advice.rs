@@ -2,7 +2,8 @@
 
 use std::io::ErrorKind;
 
-use super::{StoreError, sqlite_code};
+use super::StoreError;
+use super::error::sqlite_code;
 
 /// How the standard library begins an error of the resolver, which has no kind of its own.
 const LOOKUP_FAILED: &str = "failed to lookup address information";

@@ -8,7 +8,7 @@ use crate::values::Database;
 
 use super::clock;
 use super::dump::{Dump, DumpedRow};
-use super::signing_keys::KeyChange;
+use super::key_change::KeyChange;
 use super::tables::{Column, Columns, InBackup, TABLES, columns, count, known_columns};
 use super::transaction::Backend;
 use super::{Db, StoreError, Tx, in_tx, known_schema};

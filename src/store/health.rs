@@ -5,7 +5,8 @@ use sqlx::AssertSqlSafe;
 use super::compatibility::{Compatibility, Step, compatibility, pending};
 use super::nodes::{self, Heartbeat, Place, beat};
 use super::room;
-use super::{Db, POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS, StoreError, in_tx, on_read};
+use super::schema::{POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS};
+use super::{Db, StoreError, in_tx, on_read};
 use crate::clock::{Seconds, UnixTime};
 
 const SQLITE_MIGRATED: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";

@@ -11,7 +11,8 @@ use sqlx::query::Query;
 use sqlx::{PgConnection, PgPool, Postgres};
 
 use super::allowance::{is_less_than, limited};
-use super::{StoreError, primary, within};
+use super::timeout::within;
+use super::{StoreError, primary};
 
 /// How long one statement may take. What takes longer has died unheard, or might as well have.
 const PATIENCE: Duration = Duration::from_secs(1);

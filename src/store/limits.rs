@@ -7,8 +7,9 @@ use tokio::sync::Semaphore;
 use crate::accounts::limits::{Attempt, Charge};
 use crate::clock::{Clock, Seconds, UnixTime, sleep};
 
+use super::timeout::within;
 use super::transaction::Backend;
-use super::{Db, StoreError, Tx, in_tx, on_read, on_write, within};
+use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
 
 const READ: &str = "SELECT bucket, tat FROM limits WHERE bucket IN ($1, $2, $3, $4)";
 /// The rule of `Limit::charge` as one statement: whoever charges at the same moment waits for the row, and then sees it.

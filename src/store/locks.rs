@@ -8,7 +8,8 @@ use sqlx::FromRow;
 use crate::clock::sleep;
 
 use super::tables::names;
-use super::{Db, StoreError, within};
+use super::timeout::within;
+use super::{Db, StoreError};
 
 /// A change of the schema holds such a lock for a moment, which no request minds.
 const NOTICED_AFTER: Duration = Duration::from_secs(1);

@@ -13,8 +13,9 @@ use super::nodes::{self, Heartbeat};
 use super::pace::Pace;
 use super::revocation_changes::{self, Changes, Place};
 use super::signing_keys::{self, StoredKeys};
+use super::timeout::within;
 use super::transaction::Backend;
-use super::{Db, StoreError, Tx, clock, in_tx, tenants, verifying_keys, within};
+use super::{Db, StoreError, Tx, clock, in_tx, tenants, verifying_keys};
 
 /// What a snapshot is made of.
 #[derive(Clone, Debug)]

@@ -22,8 +22,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::clock::UnixTime;
 use crate::revocations::{Change, Endings, Followed, Kind, Position, Revocations};
 
+use super::timeout::within;
 use super::transaction::Backend;
-use super::{Db, StoreError, Tx, in_tx, on_write, within};
+use super::{Db, StoreError, Tx, in_tx, on_write};
 
 /// Rows that are read at once: few enough for the patience of one statement.
 const PAGE: usize = 5_000;
@@ -484,7 +485,7 @@ impl Cursor {
             return Ok(None);
         }
         let fetch = AssertSqlSafe(format!("FETCH {PAGE} FROM revocations"));
-        let rows: Vec<R> = super::within(*patience, async {
+        let rows: Vec<R> = within(*patience, async {
             let fetched = sqlx::query_as(fetch).persistent(false).fetch_all(&mut **tx).await?;
             if fetched.len() < PAGE {
                 sqlx::raw_sql("CLOSE revocations").execute(&mut **tx).await?;

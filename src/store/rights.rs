@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use sqlx::FromRow;
 
 use super::tables::names;
-use super::{Db, StoreError, known_schema, within};
+use super::timeout::within;
+use super::{Db, StoreError, known_schema};
 
 /// The list of migrations, which is the migrator's own table.
 const MIGRATIONS: &str = "_sqlx_migrations";

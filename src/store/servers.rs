@@ -13,7 +13,8 @@ use crate::clock::sleep;
 use crate::values::{PostgresServer, PostgresUrl};
 
 use super::advice::advice;
-use super::{StoreError, described, primary};
+use super::error::described;
+use super::{StoreError, primary};
 
 /// How long one server may take to accept a connection and to say whether it accepts writes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

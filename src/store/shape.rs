@@ -13,7 +13,8 @@ use tokio::sync::OnceCell;
 use crate::values::Database;
 
 use super::tables::names;
-use super::{Db, StoreError, in_time, within};
+use super::timeout::{in_time, within};
+use super::{Db, StoreError};
 
 use part::Part;
 use sqlite::Statement;

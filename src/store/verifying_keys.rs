@@ -3,21 +3,16 @@
 use sqlx::FromRow;
 
 use crate::clock::UnixTime;
-use crate::jose::jwk::{Kid, PublicJwk};
+use crate::jose::jwk::PublicJwk;
 use crate::keys::verifying::VerifyingKey;
 
-use super::signing_keys::KeyChange;
-use super::{StoreError, in_tx};
+use super::StoreError;
 
 pub(super) const ROWS: &str =
     "SELECT kid, alg, jwk, published_at, expires_at, revoked_at FROM verifying_keys ORDER BY alg, kid";
-pub(super) const REVOKE: &str = "UPDATE verifying_keys SET revoked_at = $2 WHERE kid = $1 AND revoked_at IS NULL";
-pub(super) const PURGE: &str = "DELETE FROM verifying_keys WHERE kid = $1 AND revoked_at IS NULL";
-const INSERT: &str = "INSERT INTO verifying_keys (kid, alg, jwk, published_at, expires_at) VALUES ($1, $2, $3, $4, $5)";
-const EVER_USED: &str = "SELECT count(*) FROM audit WHERE subject = $1 AND once IN ('key.created', 'key.published')";
 
 #[derive(FromRow)]
-pub(super) struct Row {
+pub(super) struct VerifyingKeyRow {
     kid: String,
     alg: String,
     jwk: String,
@@ -26,10 +21,10 @@ pub(super) struct Row {
     revoked_at: Option<i64>,
 }
 
-impl TryFrom<Row> for VerifyingKey {
+impl TryFrom<VerifyingKeyRow> for VerifyingKey {
     type Error = StoreError;
 
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+    fn try_from(row: VerifyingKeyRow) -> Result<Self, StoreError> {
         let corrupt = |reason: String| StoreError::Corrupt {
             table: "verifying_keys",
             row: row.kid.clone(),
@@ -45,40 +40,5 @@ impl TryFrom<Row> for VerifyingKey {
             expires_at: UnixTime(row.expires_at),
             revoked_at: row.revoked_at.map(UnixTime),
         })
-    }
-}
-
-impl KeyChange {
-    /// Writes a key to verify with.
-    ///
-    /// # Errors
-    /// When the database refuses, above all when the kid exists.
-    pub async fn insert_verifying(&mut self, key: &VerifyingKey) -> Result<(), StoreError> {
-        in_tx!(&mut self.tx, |connection| {
-            sqlx::query(INSERT)
-                .bind(key.jwk.kid.as_str())
-                .bind(key.jwk.alg.name())
-                .bind(key.jwk.to_json())
-                .bind(key.published_at.0)
-                .bind(key.expires_at.0)
-                .execute(connection)
-                .await
-                .map(|_| ())?;
-        });
-        Ok(())
-    }
-
-    /// Whether a key of this name was ever made or published here, by the audit log, which outlives the row.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn was_ever_used(&mut self, kid: &Kid) -> Result<bool, StoreError> {
-        let count: i64 = in_tx!(&mut self.tx, |connection| {
-            sqlx::query_scalar(EVER_USED)
-                .bind(kid.as_str())
-                .fetch_one(connection)
-                .await?
-        });
-        Ok(count > 0)
     }
 }

@@ -6,7 +6,7 @@ use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::import::{Imported, Passphrase, read};
 use keyround::jose::jwk::{PublicJwk, thumbprint};
-use keyround::keys::lifecycle::State;
+use keyround::keys::state::State;
 use keyround::rotation::{RotationError, Rotator};
 use openssl::bn::{BigNum, BigNumContext};
 use openssl::ec::{EcKey, EcPoint};

@@ -8,9 +8,10 @@ use keyround::clock::{Reading, Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::PublicJwk;
 use keyround::keys::SigningKey;
-use keyround::keys::lifecycle::{Keys, State};
+use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::Step;
 use keyround::keys::policy::Policy;
+use keyround::keys::state::State;
 use keyround::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
 use keyround::keys::verifying::VerifyingKey;
 

@@ -7,9 +7,10 @@ use keyround::jose::alg::Algorithm;
 use keyround::jose::key::RsaBits;
 use keyround::keys::SigningKey;
 use keyround::keys::keyset::KeySet;
-use keyround::keys::lifecycle::{Keys, State};
+use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::{self, NewGeneration, Step};
 use keyround::keys::policy::{Policy, PolicyError, Windows};
+use keyround::keys::state::State;
 
 use crate::store::row;
 

@@ -9,8 +9,9 @@ use crate::clock::UnixTime;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 use crate::keys::SigningKey;
-use crate::keys::lifecycle::{Keys, State};
+use crate::keys::lifecycle::Keys;
 use crate::keys::plan::{NewGeneration, continued, destruction_due, has_room, next_generation, rotate_early};
+use crate::keys::state::State;
 use crate::rotation::{RotationError, refuse_rotation};
 
 use super::{Inserted, View, chosen, tell_pending_before};

@@ -8,7 +8,7 @@ use crate::clock::{Reading, Seconds, UnixTime};
 use crate::http::state::Server;
 use crate::jose::alg::Algorithm;
 use crate::keyring::{Ledger, Snapshot};
-use crate::keys::lifecycle::State;
+use crate::keys::state::State;
 use crate::keys::trusted_time::Doubt;
 use crate::store::waits_for_connections;
 use crate::telemetry::{AlgorithmLabel, CheckLabel, PoolLabels, StateLabels};

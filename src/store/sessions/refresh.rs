@@ -10,7 +10,8 @@ use crate::accounts::refresh::Family;
 use crate::accounts::session::Device;
 use crate::accounts::user::Role;
 use crate::clock::UnixTime;
-use crate::store::{Db, StoreError, in_time, within};
+use crate::store::timeout::{in_time, within};
+use crate::store::{Db, StoreError};
 use crate::values::SessionId;
 
 use super::{SessionRow, corrupt, parse_sid};

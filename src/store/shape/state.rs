@@ -4,7 +4,8 @@ use sqlx::{AssertSqlSafe, FromRow};
 
 use crate::events::Entry;
 use crate::store::tables::names;
-use crate::store::{ChangeId, Db, StoreError, audit, on_read, rights, within};
+use crate::store::timeout::within;
+use crate::store::{ChangeId, Db, StoreError, audit, on_read, rights};
 
 /// The rows that the migrations insert, with the name of the last change where there is one.
 const ROWS: &str = "SELECT 'client_changes' AS of_table, (SELECT change_id FROM client_changes WHERE id = 1) AS found \
