@@ -325,7 +325,7 @@ async fn prune(sessions: &Arc<Sessions>, tokens: &mut Vec<Vec<Token>>) -> String
     tokio::time::sleep(Duration::from_secs(10)).await;
     pruning.store(true, Ordering::Relaxed);
     let started = Instant::now();
-    let pruned = sessions.prune().await.unwrap();
+    let pruned = sessions.housekeeping().prune().await.unwrap();
     let took = started.elapsed();
     done.store(true, Ordering::Relaxed);
     let (mut before, mut during) = (Vec::new(), Vec::new());

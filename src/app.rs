@@ -736,7 +736,7 @@ impl Running {
             public_task,
             admin_task,
             tokio::spawn(rotation.run(server.tasks.clone(), stopped.clone())),
-            tokio::spawn(sessions.run(server.tasks.clone(), stopped.clone())),
+            tokio::spawn(sessions.housekeeping().run(server.tasks.clone(), stopped.clone())),
         ];
         let follow_tls = |tls: Tls| Arc::new(tls).follow(clock, server.tasks.clone(), stopped);
         tasks.extend(tls.map(|tls| tokio::spawn(follow_tls(tls))));

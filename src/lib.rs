@@ -24,6 +24,7 @@
 //! | [`outbound`] | the one HTTP client, and what clients publish |
 //! | [`registry`] | the clients as last read |
 //! | [`keyring`] | the shared snapshot that requests sign and publish with |
+//! | [`tasks`] | what a server does beside requests and rotation: heartbeats, and forgetting what has expired |
 //! | [`rotation`] | the scheduled task |
 //! | [`hashing`] | password hashing off the workers, behind a bounded queue |
 //! | [`sessions`] | the logins of people: begun, refreshed, ended |
@@ -88,6 +89,7 @@ pub mod rotation;
 pub mod sessions;
 pub mod store;
 pub mod supervision;
+pub mod tasks;
 pub mod telemetry;
 pub mod text;
 pub mod tls;

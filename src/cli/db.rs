@@ -19,9 +19,9 @@ use crate::keys::policy::Policy;
 use crate::keys::state::State;
 use crate::rotation::rewrap::{Census, Under, census};
 use crate::rotation::sealing::heartbeat_memory;
-use crate::sessions::{prune, prune_audit, prune_limits};
 use crate::store::nodes::FORGOTTEN_AFTER;
 use crate::store::{Db, StoreError, known_schema};
+use crate::tasks::housekeeping::{prune, prune_audit, prune_limits};
 use crate::values::{Database, parse_duration};
 
 use super::clock;

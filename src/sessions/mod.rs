@@ -5,7 +5,6 @@
 
 mod ending;
 mod grouped;
-mod pruning;
 mod replays;
 
 use std::sync::Arc;
@@ -31,11 +30,11 @@ use crate::store::allowance::shared;
 use crate::store::sessions::{Claim, Claimed, Ending, Found, NewSession};
 use crate::store::users::StoredUser;
 use crate::store::{Db, StoreError};
+use crate::tasks::housekeeping::Housekeeping;
 use crate::telemetry::SessionMetrics;
 use crate::values::{LONGEST_ACCESS_TOKEN, SessionId};
 
 pub use grouped::Grouped;
-pub use pruning::{prune, prune_audit, prune_limits};
 pub use replays::Replays;
 
 /// How often a claim is tried that other writers are in the way of.
@@ -342,6 +341,17 @@ impl Sessions {
             "{event}: {refused}"
         );
         Ok(refused)
+    }
+
+    /// What forgets sessions that have expired.
+    #[must_use]
+    pub fn housekeeping(&self) -> Housekeeping {
+        Housekeeping {
+            db: self.db.clone(),
+            keyring: Arc::clone(&self.keyring),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// The sessions of a user that have neither ended nor run out, the last used first.

@@ -65,7 +65,7 @@ async fn a_start_on_a_wrong_clock_changes_no_key_and_forgets_no_denial() {
         for _ in 0..5 {
             app.clock.advance(Seconds(9));
             tick(&app).await;
-            app.running.server.sessions.prune().await.unwrap();
+            app.running.server.sessions.housekeeping().prune().await.unwrap();
             assert_eq!(keys(&app, &raw).await, before, "{wrong}");
             assert!(!is_active(&app, &billing, &denied).await, "{wrong}");
         }
@@ -184,7 +184,7 @@ async fn a_suspended_person_stays_refused_whatever_the_clock_does() {
         for _ in 0..5 {
             app.clock.advance(Seconds(9));
             tick(&app).await;
-            server.sessions.prune().await.unwrap();
+            server.sessions.housekeeping().prune().await.unwrap();
             assert!(!verdict(), "{jump}");
         }
         app.clock.jump(Seconds(-jump));

@@ -518,12 +518,12 @@ crate::on_both_databases!(who_is_right_is_never_limited, |database| {
     for _ in 0..20 {
         log_in(&world.app, "ada@example.com", PASSWORD).await.unwrap();
     }
-    sessions.prune().await.unwrap();
+    sessions.housekeeping().prune().await.unwrap();
     assert_eq!(refused(&world.app, "ada@example.com", "a typo").await, "wrong");
     assert_eq!(refused(&world.app, "ada@example.com", PASSWORD).await, "limited");
 
     world.raw.execute("UPDATE limits SET tat = tat - 100000").await;
-    sessions.prune().await.unwrap();
+    sessions.housekeeping().prune().await.unwrap();
     let counted = "SELECT count(*) FROM limits WHERE bucket NOT LIKE 'known:%'";
     assert_eq!(world.raw.number(counted).await, 0, "what has drained is forgotten");
     log_in(&world.app, "ada@example.com", PASSWORD).await.unwrap();

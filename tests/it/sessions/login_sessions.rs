@@ -309,11 +309,11 @@ crate::on_both_databases!(
         let all = "SELECT count(*) FROM login_sessions";
         let (db, clock) = (&world.app.running.server.db, &world.clock);
         let expires = keyround::clock::UnixTime(world.raw.number("SELECT expires_at FROM login_sessions").await);
-        keyround::sessions::prune(db, expires - Seconds(1), clock)
+        keyround::tasks::housekeeping::prune(db, expires - Seconds(1), clock)
             .await
             .unwrap();
         assert_eq!(world.raw.number(all).await, 1);
-        keyround::sessions::prune(db, expires, clock).await.unwrap();
+        keyround::tasks::housekeeping::prune(db, expires, clock).await.unwrap();
         assert_eq!(world.raw.number(all).await, 0);
         world.stop().await;
     }

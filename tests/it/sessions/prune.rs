@@ -56,7 +56,7 @@ crate::on_both_databases!(expired_sessions_leave_while_others_are_refreshed, |da
     let pruning = {
         let done = Arc::clone(&done);
         tokio::spawn(async move {
-            let pruned = sessions.prune().await.unwrap();
+            let pruned = sessions.housekeeping().prune().await.unwrap();
             done.store(true, Ordering::Release);
             pruned
         })
@@ -97,9 +97,9 @@ crate::on_both_databases!(a_session_stays_until_no_clock_takes_its_tokens_for_va
     assert_eq!(db.prune_sessions(at_its_end - Seconds(60), 10).await.unwrap(), 0);
     world.pass(3_600 + 2 * skew.0 - 30).await;
     let sessions = &world.app.running.server.sessions;
-    assert_eq!(sessions.prune().await.unwrap(), 0);
+    assert_eq!(sessions.housekeeping().prune().await.unwrap(), 0);
     world.pass(40).await;
-    assert_eq!(sessions.prune().await.unwrap(), 1);
+    assert_eq!(sessions.housekeeping().prune().await.unwrap(), 1);
     assert_eq!(refused(&world.app, &session.refresh_token).await, Refused::Unknown);
     world.stop().await;
 });

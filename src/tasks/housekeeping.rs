@@ -1,14 +1,16 @@
-//! Sessions that have expired are forgotten, a few at a time.
+//! What has expired is forgotten, a little at a time.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Seconds, UnixTime, sleep};
+use crate::keyring::{Keyring, Snapshot};
+use crate::keys::policy::Policy;
+use crate::store::nodes::FORGOTTEN_AFTER;
 use crate::store::{Db, StoreError};
 use crate::supervision::{Pulse, Tasks};
-
-use super::Sessions;
+use crate::telemetry::SessionMetrics;
 
 /// How many expired sessions one statement deletes: so few that no refresh waits for it.
 const PRUNED_AT_ONCE: u32 = 20;
@@ -19,7 +21,63 @@ const PRUNE_PERIOD: Seconds = Seconds(60);
 /// A database that went silent must not hold the task.
 const PRUNE_TIMEOUT: Seconds = Seconds(300);
 
-impl Sessions {
+/// How many denials one statement forgets, and how many statements one look takes for it.
+const DENIALS_AT_ONCE: u32 = 1_000;
+const BATCHES_OF_DENIALS: usize = 10;
+
+/// Forgets the changes of revocations that every node has read. `reached` is absent while the clock is in doubt: then no node counts as
+/// gone. A failure holds up nothing else.
+pub async fn forget_read_changes(db: &Db, reached: Option<UnixTime>) {
+    let gone = reached.map_or(UnixTime(0), |reached| reached - FORGOTTEN_AFTER);
+    if let Err(error) = db.forget_revocation_changes(gone).await {
+        tracing::debug!(%error, "changes that every node has read could not be forgotten");
+    }
+}
+
+/// Forgets what no request can present any more. What a step of the clock made old is not forgotten.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn forget_expired(
+    db: &Db,
+    snapshot: &Snapshot,
+    policy: &Policy,
+    reached: UnixTime,
+) -> Result<(), StoreError> {
+    if snapshot.keys.is_keeping(policy, reached) {
+        return Ok(());
+    }
+    snapshot.revocations().forget_some(reached);
+    for _ in 0..BATCHES_OF_DENIALS {
+        let pruned = match db.prune_denied_tokens(reached, DENIALS_AT_ONCE).await {
+            // Another node forgets the same ones.
+            Err(StoreError::Conflict) => 0,
+            answer => answer?,
+        };
+        if pruned < u64::from(DENIALS_AT_ONCE) {
+            break;
+        }
+    }
+    // Other nodes' clocks may be behind by S.
+    let skew = policy.windows().clock_skew;
+    db.forget_assertions(reached - skew).await?;
+    db.prune_federated_logins(reached - skew).await?;
+    Ok(())
+}
+
+/// What forgets expired sessions.
+pub struct Housekeeping {
+    /// The database.
+    pub db: Db,
+    /// The keys, by whose time sessions expire.
+    pub keyring: Arc<Keyring>,
+    /// The clock.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: SessionMetrics,
+}
+
+impl Housekeeping {
     /// Forgets the sessions that have expired, a few at a time, and the limits that nobody has used up anything of; answers with the
     /// number of sessions.
     ///
@@ -37,9 +95,10 @@ impl Sessions {
     }
 
     /// Forgets expired sessions until told to stop.
-    pub async fn run(self: Arc<Self>, tasks: Tasks, stop: watch::Receiver<bool>) {
+    pub async fn run(self, tasks: Tasks, stop: watch::Receiver<bool>) {
+        let this = Arc::new(self);
         let prune = |pulse: Arc<Pulse>| {
-            let (this, stop) = (Arc::clone(&self), stop.clone());
+            let (this, stop) = (Arc::clone(&this), stop.clone());
             async move { this.prune_until(&pulse, stop).await }
         };
         let longest = (PRUNE_TIMEOUT + PRUNE_PERIOD * 2).duration();

@@ -1,0 +1,4 @@
+//! What a server does beside its requests, and besides rotation.
+
+pub mod heartbeat;
+pub mod housekeeping;
