@@ -8,7 +8,8 @@ use crate::keyring::{node_in_doubt, trusted_time};
 use crate::store::audit::Record;
 
 use super::clock::{described, is_in_order};
-use super::context::{Context, Failure};
+use super::context::Context;
+use super::failure::Failure;
 use super::output;
 
 #[derive(Args)]

@@ -19,7 +19,8 @@ use crate::rotation::{Rotator, try_restore};
 use crate::store::Db;
 use crate::store::dump::{Dump, DumpError, Unauthenticated};
 
-use super::context::{ACTOR, Context, Failure, missing_folder};
+use super::context::{ACTOR, Context, missing_folder};
+use super::failure::Failure;
 use super::input::{self, is_standard};
 use super::master_key::master_keys;
 use super::output;

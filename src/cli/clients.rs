@@ -28,7 +28,8 @@ use crate::text;
 use crate::values::parse_duration;
 
 use super::confirm::{Confirmation, Reason};
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context};
+use super::failure::Failure;
 use super::{input, list, output, scope};
 
 #[derive(Subcommand)]

@@ -14,7 +14,8 @@ use crate::keys::trusted_time::{Doubt, TrustedTime};
 use crate::store::nodes::Heartbeat;
 
 use super::confirm::Confirmation;
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context};
+use super::failure::Failure;
 use super::output;
 
 #[derive(Subcommand)]

@@ -12,7 +12,8 @@ use crate::keys::plan;
 use crate::store::known_schema;
 use crate::values::Database;
 
-use super::context::{Context, Failure};
+use super::context::Context;
+use super::failure::Failure;
 use super::output;
 
 #[derive(Subcommand)]

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::accounts::visible::is_blank;
 use crate::events::LONGEST_REASON;
 
-use super::context::Failure;
+use super::failure::Failure;
 
 /// A text that people read later, such as a reason. It may begin with a hyphen, as an item of a list does.
 pub fn worded(text: &str) -> Result<String, &'static str> {

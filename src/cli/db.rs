@@ -25,7 +25,8 @@ use crate::tasks::housekeeping::{prune, prune_audit, prune_limits};
 use crate::values::{Database, parse_duration};
 
 use super::clock;
-use super::context::{ACTOR, Context, Failure, exists, missing_folder};
+use super::context::{ACTOR, Context, exists, missing_folder};
+use super::failure::Failure;
 use super::master_key::master_keys;
 use super::output;
 

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::files;
 
-use super::context::{Context, Failure};
+use super::context::Context;
+use super::failure::Failure;
 use super::input::is_standard;
 use super::{Arguments, output};
 

@@ -8,7 +8,8 @@ use crate::oauth::endpoints::{ISSUING_PATH, READINESS_PATH};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::context::{Context, Failure};
+use super::context::Context;
+use super::failure::Failure;
 use super::output;
 
 /// Longer than a server that is well takes by far.

@@ -13,7 +13,7 @@ use crate::files::reading::Reading;
 use crate::text;
 use crate::values::{Refusal, check_path};
 
-use super::context::Failure;
+use super::failure::Failure;
 
 /// In place of a name that is not repeated.
 const HIDDEN: &str = "the file";

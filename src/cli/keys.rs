@@ -28,7 +28,8 @@ use crate::keys::verifying::VerifyingKey;
 use crate::rotation::RotationError;
 use crate::store::audit::RevocationTimes;
 
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context};
+use super::failure::Failure;
 use super::input::is_standard;
 use super::{output, timeline};
 

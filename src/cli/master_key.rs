@@ -16,7 +16,8 @@ use crate::rotation::rewrap::{self, Census, Under};
 use crate::rotation::sealing::{heartbeat_memory, nodes_without};
 use crate::text;
 
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context};
+use super::failure::Failure;
 use super::input::{is_standard, written};
 use super::output;
 

@@ -14,6 +14,7 @@ mod context;
 mod db;
 mod differences;
 mod documents;
+mod failure;
 mod healthcheck;
 mod input;
 mod keys;
@@ -44,7 +45,8 @@ use crate::config::{Sources, settings};
 use crate::text;
 use crate::values::{Database, Refusal};
 
-use context::{Context, Failure};
+use context::Context;
+use failure::Failure;
 
 /// An identity server whose signing keys rotate themselves.
 #[derive(Parser)]

@@ -14,7 +14,7 @@ use crate::clock::{Seconds, UnixTime};
 use crate::keys::state::State;
 pub use crate::text::printable;
 
-use super::context::Failure;
+use super::failure::Failure;
 
 /// How long the end of the process waits for standard error.
 const COMPLAIN_TIMEOUT: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::crypto::keyed_hash::HashKey;
 use crate::text;
 
-use super::context::Failure;
+use super::failure::Failure;
 use super::input::{self, cannot_read_secret};
 
 const PASSWORD_FILE: &str = "--password-file";

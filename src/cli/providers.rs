@@ -22,7 +22,8 @@ use crate::store::identity_providers::{People, ProviderChange};
 use crate::text;
 
 use super::confirm::{Confirmation, Reason};
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context};
+use super::failure::Failure;
 use super::{input, list, output, scope};
 
 #[derive(Subcommand)]

@@ -12,7 +12,8 @@ use crate::crypto::sealing::MasterKey;
 use crate::telemetry::{self, LogFormat, Logging};
 use crate::values::Database;
 
-use super::context::{Context, Failure};
+use super::context::Context;
+use super::failure::Failure;
 use super::welcome::Welcome;
 use super::{master_key, output};
 

@@ -10,7 +10,8 @@ use crate::store::Db;
 use crate::store::tenants::TenantChange;
 
 use super::confirm::Confirmation;
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context};
+use super::failure::Failure;
 use super::{output, users};
 
 /// How many tenants are read at once.

@@ -14,7 +14,8 @@ use crate::config::TokenDates;
 use crate::jose::jwk_set::{JwkSet, reasons};
 use crate::jose::jwt::{TokenError, verify_access_token_signature};
 
-use super::context::{Context, Failure, read_content, read_text};
+use super::context::{Context, read_content, read_text};
+use super::failure::Failure;
 use super::input;
 use super::output;
 

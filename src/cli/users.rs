@@ -19,7 +19,8 @@ use crate::text;
 use crate::values::SessionId;
 
 use super::confirm::Confirmation;
-use super::context::{ACTOR, Context, Failure};
+use super::context::{ACTOR, Context};
+use super::failure::Failure;
 use super::{list, output, password};
 
 /// The most roles of a user: they stand in every access token.

@@ -10,7 +10,8 @@ use crate::config::{Config, Sources, settings};
 use crate::jose::jwt::TokenType;
 use crate::oauth::client::{Client, ClientId, ClientKind, Grant, Party};
 
-use super::context::{Context, Failure};
+use super::context::Context;
+use super::failure::Failure;
 use super::{actor, clients, output};
 
 /// The client that a first development start makes.

@@ -6,7 +6,8 @@ use crate::store::clients::ClientChange;
 
 use super::{change_client, keys, unknown, words};
 use crate::cli::confirm::{Confirmation, Reason};
-use crate::cli::context::{Context, Failure};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
 
 /// Deletes a client, once the person knows what goes with it.
 pub async fn run(context: &Context, id: &ClientId, why: &Reason, confirmation: &Confirmation) -> Result<(), Failure> {

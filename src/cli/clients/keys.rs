@@ -17,7 +17,8 @@ use crate::text;
 
 use super::{entry, to_json, unknown};
 use crate::cli::confirm::Confirmation;
-use crate::cli::context::{ACTOR, Context, Failure, read_content};
+use crate::cli::context::{ACTOR, Context, read_content};
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 /// Where the keys come from: with one of these, a client has no secret (`private_key_jwt`).

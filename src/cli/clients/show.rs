@@ -5,7 +5,8 @@ use crate::store::Db;
 use crate::store::clients::StoredClient;
 
 use super::{keys, stored_json, unknown, words};
-use crate::cli::context::{Context, Failure};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 /// How many clients are read at once.

@@ -18,8 +18,9 @@ use crate::values::parse_duration;
 
 use super::{distinct, entry, keys, refuse_impossible, to_json, token_type, unknown, words};
 use crate::cli::confirm::Confirmation;
-use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::context::{ACTOR, Context};
 use crate::cli::differences::{self, Difference, differences, reason};
+use crate::cli::failure::Failure;
 use crate::cli::{list, output, scope};
 
 /// The word for "as the settings say".

@@ -16,7 +16,8 @@ use crate::store::copy::{CopiedTable, CopyError};
 use crate::values::Database;
 
 use super::{living_nodes, lost_revocations};
-use crate::cli::context::{ACTOR, Context, Failure, missing_folder};
+use crate::cli::context::{ACTOR, Context, missing_folder};
+use crate::cli::failure::Failure;
 use crate::cli::input;
 use crate::cli::output;
 

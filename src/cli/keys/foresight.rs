@@ -15,7 +15,8 @@ use crate::keys::state::State;
 use crate::rotation::{RotationError, refuse_rotation};
 
 use super::{Inserted, View, chosen, tell_pending_before};
-use crate::cli::context::{Context, Failure};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 /// What happens to a key.

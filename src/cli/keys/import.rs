@@ -18,7 +18,8 @@ use crate::rotation::Rotator;
 use crate::text;
 
 use super::{Inserted, View, tell_pending_before};
-use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::context::{ACTOR, Context};
+use crate::cli::failure::Failure;
 use crate::cli::input::{self, cannot_read, cannot_read_secret};
 use crate::cli::output;
 

@@ -11,7 +11,8 @@ use crate::keys::policy::Policy;
 use crate::rotation::{CannotKeep, CannotRemove};
 
 use super::super::confirm::Confirmation;
-use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::context::{ACTOR, Context};
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 #[derive(Args)]

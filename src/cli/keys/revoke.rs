@@ -18,7 +18,8 @@ use crate::keys::policy::Policy;
 use crate::rotation::{Revoked, RotationError, Rotator};
 
 use super::super::confirm::Confirmation;
-use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::context::{ACTOR, Context};
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 use followers::Followers;

@@ -12,7 +12,8 @@ use crate::outbound::Outbound;
 use crate::outbound::providers::{ProviderError, Providers};
 
 use super::unknown;
-use crate::cli::context::{Context, Failure};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 fn providers(config: &Config) -> Result<Providers, Failure> {

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::accounts::federation::{Directories, Provider, ProviderName};
 
 use super::{people_counted, redirect, to_json, unknown};
-use crate::cli::context::{Context, Failure};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 pub async fn list(context: &Context) -> Result<(), Failure> {

@@ -14,8 +14,9 @@ use crate::store::StoreError;
 use crate::store::identity_providers::{ProviderUpdate, Updated};
 
 use super::{AS_TEXT_HELP, Foreseen, ISSUER_HELP, SECRET_HELP, directories, entry, foresee, sealed, to_json, unknown};
-use crate::cli::context::{Context, Failure};
+use crate::cli::context::Context;
 use crate::cli::differences::{self, Difference, differences, reason};
+use crate::cli::failure::Failure;
 use crate::cli::{list, output, scope};
 
 /// How often a change that another one preceded is tried.

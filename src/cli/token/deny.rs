@@ -8,7 +8,8 @@ use crate::events::{Entry, Event};
 use crate::keyring::trusted_time;
 use crate::text;
 
-use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::context::{ACTOR, Context};
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 #[derive(Args)]

@@ -18,7 +18,8 @@ use crate::oauth::client::Client;
 use crate::oauth::verification::{AccessToken, Expected, Refused, Step, TrustedKey, trusted_row, verify};
 use crate::store::Db;
 
-use crate::cli::context::{Context, Failure, read_text};
+use crate::cli::context::{Context, read_text};
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 #[derive(Args)]

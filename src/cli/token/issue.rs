@@ -13,7 +13,8 @@ use crate::oauth::scope::Scope;
 use crate::oauth::token::{Defaults, Granted, TokenRequest, grant};
 use crate::text;
 
-use crate::cli::context::{ACTOR, Context, Failure};
+use crate::cli::context::{ACTOR, Context};
+use crate::cli::failure::Failure;
 use crate::cli::{list, output, scope};
 
 #[derive(Args)]

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
 
-use crate::cli::context::{ACTOR, Failure};
+use crate::cli::context::ACTOR;
+use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::clock::{Clock, UnixTime, sleep};
 use crate::events::{Entry, Event};

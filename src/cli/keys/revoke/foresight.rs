@@ -15,7 +15,8 @@ use crate::rotation::sealing::{UnlistedMasterKey, sealing_key};
 
 use super::super::View;
 use super::{Request, of_no_row};
-use crate::cli::context::{Context, Failure};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
 use crate::cli::output;
 
 /// Who would make the key that signs then.
