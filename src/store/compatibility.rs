@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use super::schema::{known_schema, known_versions};
+use super::migrations::{known_schema, known_versions};
 
 /// How the schema of a database stands to this binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,15 +11,15 @@ use crate::clock::UnixTime;
 use crate::keys::trusted_time::Reference;
 use crate::values::Database;
 
-use super::error::StoreError;
+use super::StoreError;
 use super::kept::Kept;
 use super::servers::Servers;
 use super::sqlite_file::SqliteFile;
 use super::timeout::{ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT, in_time, within};
+use super::transaction::POSTGRES_NOW;
 use super::{pooling, primary};
 
 const SQLITE_NOW: &str = "SELECT CAST(strftime('%s', 'now') AS INTEGER)";
-pub(super) const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
 
 /// How many connections to PostgreSQL a node has at most: enough to keep its processors busy, and so few that five nodes fit
 /// into the hundred that it takes by default.

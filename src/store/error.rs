@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::clock::Seconds;
 
+use super::migrations::known_schema;
 use super::pace::ROUND_TRIPS;
 use super::rights::{self, Duty};
-use super::schema::known_schema;
 use super::timeout::ACQUIRE_TIMEOUT;
 use super::{pooling, pools, primary, room};
 

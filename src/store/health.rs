@@ -3,9 +3,9 @@
 use sqlx::AssertSqlSafe;
 
 use super::compatibility::{Compatibility, Step, compatibility, pending};
+use super::migrations::{POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS};
 use super::nodes::{self, Heartbeat, Place, beat};
 use super::room;
-use super::schema::{POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS};
 use super::{Db, StoreError, in_tx, on_read};
 use crate::clock::{Seconds, UnixTime};
 

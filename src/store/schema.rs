@@ -1,24 +1,11 @@
 //! The schema: its migrations, and which of its versions this binary works with.
 
 use super::compatibility::Compatibility;
-use super::db::Db;
-use super::error::StoreError;
+use super::migrations::{POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS, known_schema};
 use super::rights;
+use super::{Db, StoreError};
 
 const POSTGRES_ENCODING: &str = "SHOW server_encoding";
-
-pub(super) static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
-pub(super) static POSTGRES_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
-
-/// The newest version of the schema that this binary knows.
-#[must_use]
-pub fn known_schema() -> i64 {
-    SQLITE_MIGRATIONS
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0)
-}
 
 /// Whether a migration failed because the role may not change the schema.
 fn is_forbidden(error: &sqlx::migrate::MigrateError) -> bool {
@@ -29,14 +16,9 @@ fn is_forbidden(error: &sqlx::migrate::MigrateError) -> bool {
     }
 }
 
-/// The versions that this binary knows, in order.
-pub(super) fn known_versions() -> impl Iterator<Item = i64> {
-    SQLITE_MIGRATIONS.iter().map(|migration| migration.version)
-}
-
 impl Db {
-    /// Brings the schema up to date. If it is, no statement changes it, so that a role without this right can serve. PostgreSQL's migrator lets one node at a time; with SQLite a process that
-    /// starts in the same moment as others tries again.
+    /// Brings the schema up to date. If it is, no statement changes it, so that a role without this right can serve. PostgreSQL's migrator lets
+    /// one node at a time; with SQLite a process that starts in the same moment as others tries again.
     ///
     /// # Errors
     /// When a migration fails, the schema is newer than this binary knows, or the database is not UTF-8.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::StoreError;
 use super::allowance;
-use super::error::StoreError;
 use super::primary;
 
 /// How long a request may wait for a connection.

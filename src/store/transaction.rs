@@ -6,11 +6,11 @@ use sqlx::{Postgres, Sqlite, Transaction};
 
 use crate::clock::{UnixTime, uptime};
 
-use super::db::{Db, POSTGRES_NOW};
-use super::error::StoreError;
 use super::pools;
 use super::timeout::{in_time, within};
+use super::{Db, StoreError};
 
+pub(super) const POSTGRES_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)";
 const REACHED: &str = "SELECT reached FROM clock WHERE id = 1";
 
 /// The longest time from the stamp of a change to its commit: the least `keys.clock_skew`, by which the end of a session counts longer
