@@ -28,7 +28,7 @@ use crate::http::client_address::ClientAddresses;
 use crate::http::connections::{ConnectionLimits, Connections};
 use crate::http::cookies::Cookies;
 use crate::http::database_probe::DatabaseProbe;
-use crate::http::listener::{Bound, Listening};
+use crate::http::listener::{BoundSocket, Listening};
 use crate::http::state::Server;
 use crate::jose::jwt::TokenType;
 use crate::keyring::{Keyring, Ledger, LedgerError, secret_binding};
@@ -204,8 +204,8 @@ fn free_port_after(address: SocketAddr, ours: [u16; 2]) -> u16 {
 
 /// The addresses of both listeners, taken before anything is made: a start that finds one in use leaves no key, file or client.
 pub struct Addresses {
-    public: Bound,
-    admin: Bound,
+    public: BoundSocket,
+    admin: BoundSocket,
 }
 
 impl Addresses {
@@ -216,7 +216,7 @@ impl Addresses {
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let ours = [config.server.listen.port(), config.server.admin_listen.port()];
         let bind = |setting, address| {
-            Bound::new(address).map_err(|source| StartError::Listener {
+            BoundSocket::new(address).map_err(|source| StartError::Listener {
                 setting,
                 address,
                 free_port: free_port_after(address, ours),

@@ -199,10 +199,10 @@ pub struct Reading {
 
 /// Where time comes from: the machine, or a test that sets it.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock(ClockSource);
 
 #[derive(Clone, Debug)]
-enum Source {
+enum ClockSource {
     System { started: Duration },
     Manual(Arc<Mutex<Reading>>),
 }
@@ -211,13 +211,13 @@ impl Clock {
     /// The machine's clocks.
     #[must_use]
     pub fn system() -> Self {
-        Self(Source::System { started: monotonic() })
+        Self(ClockSource::System { started: monotonic() })
     }
 
     /// A clock that stands still until a test moves it.
     #[must_use]
     pub fn manual(start: UnixTime) -> Self {
-        Self(Source::Manual(Arc::new(Mutex::new(Reading {
+        Self(ClockSource::Manual(Arc::new(Mutex::new(Reading {
             wall: start,
             monotonic: Duration::ZERO,
         }))))
@@ -228,11 +228,11 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
     pub fn read(&self) -> Reading {
         match &self.0 {
-            Source::System { started } => Reading {
+            ClockSource::System { started } => Reading {
                 wall: UnixTime(chrono::Utc::now().timestamp()),
                 monotonic: monotonic().saturating_sub(*started),
             },
-            Source::Manual(reading) => *reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+            ClockSource::Manual(reading) => *reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
         }
     }
 
@@ -250,7 +250,7 @@ impl Clock {
     }
 
     fn change(&self, change: impl FnOnce(&mut Reading)) {
-        if let Source::Manual(reading) = &self.0 {
+        if let ClockSource::Manual(reading) = &self.0 {
             change(&mut reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         }
     }

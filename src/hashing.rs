@@ -61,7 +61,7 @@ struct Shared {
 }
 
 /// A place in the queue; given back when it is dropped.
-pub struct Place {
+pub struct QueueSlot {
     shared: Arc<Shared>,
     place: OwnedSemaphorePermit,
 }
@@ -97,10 +97,10 @@ impl Hashing {
     ///
     /// # Errors
     /// [`Overflow`] when it is full.
-    pub fn reserve(&self) -> Result<Place, Overflow> {
+    pub fn reserve(&self) -> Result<QueueSlot, Overflow> {
         let shared = Arc::clone(&self.0);
         match Arc::clone(&shared.places).try_acquire_owned() {
-            Ok(place) => Ok(Place { shared, place }),
+            Ok(place) => Ok(QueueSlot { shared, place }),
             Err(_) => Err(Overflow {
                 retry_after: spread(shared.time_for_all()),
             }),
@@ -139,7 +139,7 @@ impl Shared {
     }
 }
 
-impl Place {
+impl QueueSlot {
     /// Waits for a thread and does the work there. Dropped before it begins, the work is not done.
     ///
     /// # Errors
@@ -221,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn the_queue_is_bounded_and_says_how_long_it_takes() {
         let (hashing, clock) = hashing(2, 2);
-        let places: Vec<Place> = (0..4).map(|_| hashing.reserve().unwrap()).collect();
+        let places: Vec<QueueSlot> = (0..4).map(|_| hashing.reserve().unwrap()).collect();
         assert_eq!(hashing.taken(), 4);
         let told = |hashing: &Hashing| hashing.reserve().err().unwrap().retry_after.0;
         assert!((1..=2).contains(&told(&hashing)));
@@ -232,7 +232,7 @@ mod tests {
             let place = hashing.reserve().unwrap();
             place.run(move || clock.advance(Seconds(6))).await.unwrap();
         }
-        let _places: Vec<Place> = (0..4).map(|_| hashing.reserve().unwrap()).collect();
+        let _places: Vec<QueueSlot> = (0..4).map(|_| hashing.reserve().unwrap()).collect();
         let all: std::collections::BTreeSet<i64> = (0..1_000).map(|_| told(&hashing)).collect();
         // Four of six seconds each, two at a time; by chance one of the thirteen is missing once in 10^33 times.
         assert_eq!(all, (12..=24).collect());

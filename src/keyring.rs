@@ -20,9 +20,9 @@ use crate::jose::jwk::Kid;
 use crate::jose::jwt::{AccessTokenClaims, Signer, TokenType, random_jti};
 use crate::jose::key::KeyError;
 use crate::keys::policy::Policy;
-use crate::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
+use crate::keys::trusted_time::{ClockRecord, Doubt, Reference, TrustedTime};
 use crate::oauth::token::Granted;
-use crate::oauth::verification::{self, AccessToken, Expected, Refused};
+use crate::oauth::verification::{self, AccessToken, Expected, VerificationError};
 use crate::revocations::{Endings, Revocations};
 use crate::store::key_uses::KeyUse;
 use crate::store::nodes::{Heartbeat, Place};
@@ -85,7 +85,7 @@ pub enum CannotVerify {
 pub enum Inactive {
     /// It is not valid.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Refused(#[from] VerificationError),
     /// It was denied by name.
     #[error("it was denied by its jti")]
     Denied,
@@ -477,7 +477,7 @@ async fn look(
     policy: &Policy,
     clock: &Clock,
     previous: Option<&TrustedTime>,
-    record: Record,
+    record: ClockRecord,
 ) -> Result<TrustedTime, StoreError> {
     let before = clock.read();
     let reference = db.time_reference().await?;

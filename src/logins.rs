@@ -22,7 +22,7 @@ use crate::clock::Seconds;
 use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
 use crate::events::{Entry, Event};
-use crate::hashing::{Hashing, NoAnswer, Overflow, Place};
+use crate::hashing::{Hashing, NoAnswer, Overflow, QueueSlot};
 use crate::keyring::CannotSign;
 use crate::sessions::{CannotBegin, SessionTokens, Sessions};
 use crate::store::allowance::to_the_end;
@@ -306,7 +306,7 @@ impl Logins {
         })
     }
 
-    async fn user_with(&self, place: Place, email: &Email, password: Password) -> Result<StoredUser, LoginError> {
+    async fn user_with(&self, place: QueueSlot, email: &Email, password: Password) -> Result<StoredUser, LoginError> {
         let user = self.db.user_by_email(email).await?;
         // After the account, so that its cost is among them.
         let costs = self.hash_costs.read(&self.db, self.settings.password_hash).await;
@@ -328,7 +328,7 @@ impl Logins {
 
     async fn check(
         &self,
-        place: Place,
+        place: QueueSlot,
         user: Option<&StoredUser>,
         costs: StoredCosts,
         password: Password,
@@ -369,7 +369,7 @@ impl Logins {
     /// The hash of a new password, if it may be one.
     async fn hash_new(
         &self,
-        place: Place,
+        place: QueueSlot,
         password: Password,
         email: &Email,
         name: &Name,

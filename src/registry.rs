@@ -34,13 +34,13 @@ const MOST: usize = 16_384;
 
 /// The last change, and the moment before it was read.
 #[derive(Clone, Copy)]
-struct Confirmed {
+struct ConfirmedChange {
     change: ChangeId,
     at: Duration,
 }
 
 /// A row, and the last change when it was read.
-struct Known {
+struct KnownClient {
     change: ChangeId,
     client: Arc<StoredClient>,
 }
@@ -49,10 +49,10 @@ struct Known {
 pub struct Registry {
     db: Db,
     clock: Clock,
-    confirmed: ArcSwapOption<Confirmed>,
+    confirmed: ArcSwapOption<ConfirmedChange>,
     renewing: tokio::sync::Mutex<()>,
     probed: tokio::sync::Mutex<Option<(Duration, Result<(), String>)>>,
-    known: RwLock<HashMap<ClientId, Known>>,
+    known: RwLock<HashMap<ClientId, KnownClient>>,
     /// The clients that were refused here because they were disabled.
     disabled: Mutex<HashMap<ClientId, Disabled>>,
 }
@@ -126,7 +126,7 @@ impl Registry {
         // Keep the newest; responses may arrive out of order.
         self.confirmed.rcu(|known| match known {
             Some(known) if known.at > at => Some(Arc::clone(known)),
-            _ => Some(Arc::new(Confirmed { change, at })),
+            _ => Some(Arc::new(ConfirmedChange { change, at })),
         });
         self.read(id, change).await
     }
@@ -145,7 +145,7 @@ impl Registry {
         if known.len() >= MOST {
             known.clear();
         }
-        let row = Known {
+        let row = KnownClient {
             change,
             client: Arc::clone(&client),
         };

@@ -97,7 +97,7 @@ impl Followed {
 
 /// What a name names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RevocationKind {
     /// A token, by its `jti`.
     Token,
     /// A session, by its `sid`.
@@ -127,9 +127,9 @@ impl Endings {
 
 /// A name that changed, as the database has it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct RevocationChange {
     /// What it names.
-    pub kind: Kind,
+    pub kind: RevocationKind,
     /// The name.
     pub name: String,
     /// Until when it is refused; none if the database does not refuse it.
@@ -168,13 +168,13 @@ pub struct Revocations {
 
 impl Revocations {
     /// Takes in what changed.
-    pub fn apply(&self, changes: &[Change], times: &Times) {
-        for Change { kind, name, until } in changes {
+    pub fn apply(&self, changes: &[RevocationChange], times: &Times) {
+        for RevocationChange { kind, name, until } in changes {
             match (kind, until) {
-                (Kind::Token, Some(until)) => self.tokens.learn(name, *until),
-                (Kind::Token, None) => self.tokens.miss(name, times),
-                (Kind::Session, Some(until)) => self.sessions.learn(name, *until),
-                (Kind::Session, None) => self.sessions.miss(name, times),
+                (RevocationKind::Token, Some(until)) => self.tokens.learn(name, *until),
+                (RevocationKind::Token, None) => self.tokens.miss(name, times),
+                (RevocationKind::Session, Some(until)) => self.sessions.learn(name, *until),
+                (RevocationKind::Session, None) => self.sessions.miss(name, times),
             }
         }
     }
@@ -216,7 +216,7 @@ impl Revocations {
 }
 
 /// How a name is kept in 16 octets, if it is one of ours.
-pub trait Form {
+pub trait PackedName {
     /// The 16 octets of a name that they give back exactly.
     fn pack(name: &str) -> Option<[u8; 16]>;
     /// The name of 16 octets.
@@ -227,7 +227,7 @@ pub trait Form {
 #[derive(Default)]
 pub struct TokenForm;
 
-impl Form for TokenForm {
+impl PackedName for TokenForm {
     fn pack(name: &str) -> Option<[u8; 16]> {
         // The decoder wants room for whole groups of letters. It is strict about the last bits, so each value has one name.
         let mut octets = [0; 18];
@@ -246,7 +246,7 @@ impl Form for TokenForm {
 #[derive(Default)]
 pub struct SessionForm;
 
-impl Form for SessionForm {
+impl PackedName for SessionForm {
     fn pack(name: &str) -> Option<[u8; 16]> {
         let uuid = Uuid::try_parse(name).ok()?;
         let mut buffer = Uuid::encode_buffer();
@@ -277,7 +277,7 @@ enum Key {
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct RevocationEntry {
     until: UnixTime,
     /// Whether the database has been seen to have it.
     is_stored: bool,
@@ -285,34 +285,34 @@ struct Entry {
 
 #[derive(Default)]
 struct Shard {
-    packed: HashMap<[u8; 16], Entry>,
+    packed: HashMap<[u8; 16], RevocationEntry>,
     /// Names that others chose.
-    texts: HashMap<Box<str>, Entry>,
+    texts: HashMap<Box<str>, RevocationEntry>,
 }
 
 impl Shard {
-    fn get(&self, key: &Key) -> Option<&Entry> {
+    fn get(&self, key: &Key) -> Option<&RevocationEntry> {
         match key {
             Key::Packed(octets) => self.packed.get(octets),
             Key::Text(text) => self.texts.get(text),
         }
     }
 
-    fn get_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+    fn get_mut(&mut self, key: &Key) -> Option<&mut RevocationEntry> {
         match key {
             Key::Packed(octets) => self.packed.get_mut(octets),
             Key::Text(text) => self.texts.get_mut(text),
         }
     }
 
-    fn insert(&mut self, key: Key, entry: Entry) {
+    fn insert(&mut self, key: Key, entry: RevocationEntry) {
         match key {
             Key::Packed(octets) => self.packed.insert(octets, entry),
             Key::Text(text) => self.texts.insert(text, entry),
         };
     }
 
-    fn retain(&mut self, mut keep: impl FnMut(&dyn Fn() -> Key, &mut Entry) -> bool) {
+    fn retain(&mut self, mut keep: impl FnMut(&dyn Fn() -> Key, &mut RevocationEntry) -> bool) {
         self.packed
             .retain(|octets, entry| keep(&|| Key::Packed(*octets), entry));
         self.texts
@@ -334,7 +334,7 @@ impl Key {
         usize::from(octet) % SHARDS
     }
 
-    fn name<F: Form>(&self) -> String {
+    fn name<F: PackedName>(&self) -> String {
         match self {
             Self::Packed(octets) => F::unpack(octets),
             Self::Text(text) => text.to_string(),
@@ -354,7 +354,7 @@ impl<F> Default for Names<F> {
     }
 }
 
-impl<F: Form> Names<F> {
+impl<F: PackedName> Names<F> {
     fn key(name: &str) -> Key {
         F::pack(name).map_or_else(|| Key::Text(name.into()), Key::Packed)
     }
@@ -392,7 +392,7 @@ impl<F: Form> Names<F> {
         let key = Self::key(name);
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         self.change(&key.clone(), |shard| {
-            shard.insert(key, Entry { until, is_stored: true });
+            shard.insert(key, RevocationEntry { until, is_stored: true });
         });
     }
 
@@ -408,7 +408,7 @@ impl<F: Form> Names<F> {
                 return entry.is_stored;
             }
             let is_stored = false;
-            shard.insert(key.clone(), Entry { until, is_stored });
+            shard.insert(key.clone(), RevocationEntry { until, is_stored });
             is_stored
         });
         if is_stored {
@@ -583,8 +583,8 @@ mod tests {
     fn what_is_committed_during_a_look_is_not_missing() {
         let revocations = Revocations::default();
         let sessions = &revocations.sessions;
-        let gone = Change {
-            kind: Kind::Session,
+        let gone = RevocationChange {
+            kind: RevocationKind::Session,
             name: SID.to_owned(),
             until: None,
         };

@@ -88,12 +88,12 @@ pub struct KeyLabel {
     kid: String,
 }
 
-type Seconds = Gauge<f64, AtomicU64>;
+type SecondsGauge = Gauge<f64, AtomicU64>;
 
 /// What TLS of the public listener tells; clones count together.
 #[derive(Clone, Default)]
 pub struct TlsMetrics {
-    expiry: Seconds,
+    expiry: SecondsGauge,
     refused: Gauge,
 }
 
@@ -252,7 +252,7 @@ pub struct Metrics {
     refusals: Family<ReasonLabel, Counter>,
     key_set_answers: Family<StatusLabel, Counter>,
     verifications: Family<KeyLabel, Counter>,
-    last_verification: Family<KeyLabel, Seconds>,
+    last_verification: Family<KeyLabel, SecondsGauge>,
     /// What the health endpoints look at: 1 when it is in order, else 0.
     pub checks: Family<CheckLabel, Gauge>,
     /// Keys by algorithm and state.
@@ -260,11 +260,11 @@ pub struct Metrics {
     /// Published keys that only verify, by algorithm.
     pub imported_keys: Family<AlgorithmLabel, Gauge>,
     /// Time until the next generation signs; negative when it is late.
-    pub next_activation: Family<AlgorithmLabel, Seconds>,
+    pub next_activation: Family<AlgorithmLabel, SecondsGauge>,
     /// Time since the active key began to sign.
-    pub key_age: Family<AlgorithmLabel, Seconds>,
+    pub key_age: Family<AlgorithmLabel, SecondsGauge>,
     /// When the schedule last did what was due, in Unix seconds.
-    pub last_rotation: Seconds,
+    pub last_rotation: SecondsGauge,
     /// Failures of the schedule since then.
     pub rotation_failures: Gauge,
     /// Private halves that do not open under the master key.
@@ -276,11 +276,11 @@ pub struct Metrics {
     /// Keys whose rows are gone before their time.
     pub vanished_keys: Gauge,
     /// By how much the clock is in doubt; 0 when it is not.
-    pub clock_doubt: Seconds,
+    pub clock_doubt: SecondsGauge,
     /// Records that were written again after the database had lost them.
     pub restored_records: Gauge,
     /// Age of the snapshot that is served.
-    pub snapshot_age: Seconds,
+    pub snapshot_age: SecondsGauge,
     /// Living nodes with another policy.
     pub differing_nodes: Gauge,
     /// Open connections of the public listener.
@@ -324,15 +324,15 @@ impl Default for Metrics {
             imported_keys: Family::default(),
             next_activation: Family::default(),
             key_age: Family::default(),
-            last_rotation: Seconds::default(),
+            last_rotation: SecondsGauge::default(),
             rotation_failures: Gauge::default(),
             unopened_keys: Gauge::default(),
             unwritten_revocations: Gauge::default(),
             distrusted_keys: Gauge::default(),
             vanished_keys: Gauge::default(),
-            clock_doubt: Seconds::default(),
+            clock_doubt: SecondsGauge::default(),
             restored_records: Gauge::default(),
-            snapshot_age: Seconds::default(),
+            snapshot_age: SecondsGauge::default(),
             differing_nodes: Gauge::default(),
             tls: TlsMetrics::default(),
             connections: Gauge::default(),

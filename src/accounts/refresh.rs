@@ -41,7 +41,7 @@ pub struct Limits {
 
 /// Who presents a token, and what for.
 #[derive(Clone, Copy, Debug)]
-pub struct Presented<'a> {
+pub struct PresentedRefresh<'a> {
     /// The token.
     pub token: &'a RefreshToken,
     /// The client that presents it.
@@ -136,7 +136,13 @@ impl Refused {
 
 /// Judges a token of ours against the row of its session, by the database's clock.
 #[must_use]
-pub fn judge(family: &Family, presented: &Presented<'_>, key: &HashKey, now: UnixTime, limits: &Limits) -> Verdict {
+pub fn judge(
+    family: &Family,
+    presented: &PresentedRefresh<'_>,
+    key: &HashKey,
+    now: UnixTime,
+    limits: &Limits,
+) -> Verdict {
     if let Some(refused) = may_not_act(family, presented, now) {
         return Verdict::Refuse(refused);
     }
@@ -149,7 +155,7 @@ pub fn judge(family: &Family, presented: &Presented<'_>, key: &HashKey, now: Uni
 }
 
 /// Whatever forbids a grant before the token itself is asked. The client comes first: a stranger learns and changes nothing.
-fn may_not_act(family: &Family, presented: &Presented<'_>, now: UnixTime) -> Option<Refused> {
+fn may_not_act(family: &Family, presented: &PresentedRefresh<'_>, now: UnixTime) -> Option<Refused> {
     let session = &family.session;
     if presented.client_id != session.client_id {
         return Some(Refused::WrongClient);
@@ -262,7 +268,7 @@ mod tests {
         }
 
         fn present(&self, token: &RefreshToken, after: i64, limits: &Limits) -> Verdict {
-            let presented = Presented {
+            let presented = PresentedRefresh {
                 token,
                 client_id: "app",
                 audiences: &[],
@@ -349,7 +355,7 @@ mod tests {
             change(&mut family);
             // Even a token that would otherwise end the session.
             [0, 1, 2].map(|token| {
-                let presented = Presented {
+                let presented = PresentedRefresh {
                     token: &good.tokens[token],
                     client_id,
                     audiences,

@@ -14,15 +14,15 @@ use super::output;
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Request {
+pub struct AuditRequest {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<AuditCommand>,
     #[command(flatten)]
     page: Page,
 }
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum AuditCommand {
     /// List what happened, newest first; 'keyround audit' alone does the same. SEQ grows; on PostgreSQL a number may be missing where a
     /// change was rolled back, or records were deleted by 'db prune --audit-older-than'.
     List(Page),
@@ -64,9 +64,9 @@ impl From<Record> for Shown {
     }
 }
 
-pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+pub async fn run(context: &Context, request: &AuditRequest) -> Result<(), Failure> {
     let Page { limit, before } = match &request.command {
-        Some(Command::List(page)) => page,
+        Some(AuditCommand::List(page)) => page,
         None => &request.page,
     };
     let (config, db) = context.database().await?;

@@ -26,14 +26,14 @@ use super::master_key::master_keys;
 use super::output;
 
 #[derive(Args)]
-pub struct Target {
+pub struct BackupTarget {
     /// The file to write, or - for standard output; a file that exists is never overwritten.
     #[arg(value_parser = input::written())]
     file: PathBuf,
 }
 
 #[derive(Args)]
-pub struct Source {
+pub struct BackupSource {
     /// The backup, or - for standard input.
     file: PathBuf,
     /// Accept a file of the older form, which does not show whether another hand changed it.
@@ -42,7 +42,7 @@ pub struct Source {
 }
 
 /// Writes every table of ours into a new file, while servers run, and tries whether the file can be restored.
-pub async fn backup(context: &Context, Target { file }: &Target) -> Result<(), Failure> {
+pub async fn backup(context: &Context, BackupTarget { file }: &BackupTarget) -> Result<(), Failure> {
     let (config, db) = context.database_of_any_schema().await?;
     db.refuse_later_schema().await?;
     if db.schema_version().await? == 0 {
@@ -207,7 +207,7 @@ fn text_of(mut source: impl Read) -> Result<String, String> {
 }
 
 /// Restores into an empty database, which ends in new keys for every algorithm.
-pub async fn restore(context: &Context, Source { file, unauthenticated }: &Source) -> Result<(), Failure> {
+pub async fn restore(context: &Context, BackupSource { file, unauthenticated }: &BackupSource) -> Result<(), Failure> {
     let config = context.config()?;
     let master_key = Arc::new(master_keys(&config)?);
     let name = if is_standard(file) {

@@ -33,9 +33,9 @@ use super::failure::Failure;
 use super::{input, list, output, scope};
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum ClientsCommand {
     /// Register a client; its secret is shown this once.
-    Create(New),
+    Create(NewClientArguments),
     /// List every client.
     List,
     /// Show one client.
@@ -46,7 +46,7 @@ pub enum Command {
     },
     /// Change what a client may ask for; each setting that is not named stays. Every server knows it within a tenth of a second. With
     /// --jwks-file or --jwks-uri it proves itself by these keys alone, and a secret that it has is refused: you are asked first.
-    Update(update::Changes),
+    Update(update::ClientChanges),
     /// Refuse a client from now on.
     Disable {
         /// The client.
@@ -79,7 +79,7 @@ pub enum Command {
         #[arg(allow_hyphen_values = true)]
         id: ClientId,
         #[command(flatten)]
-        keys: keys::Source,
+        keys: keys::ClientKeySource,
         #[command(flatten)]
         confirmation: Confirmation,
     },
@@ -104,7 +104,7 @@ const SECRET_FILE_HELP: &str = "A secret that it has already, in a file of mode 
                                 a random one when left out";
 
 #[derive(Args)]
-pub struct New {
+pub struct NewClientArguments {
     #[arg(
         long,
         help = "Its name, such as billing, svc:prod or https://app.example.com; a random one when left out"
@@ -147,20 +147,20 @@ pub struct New {
     )]
     secret_file: Option<PathBuf>,
     #[command(flatten)]
-    keys: Option<keys::Source>,
+    keys: Option<keys::ClientKeySource>,
 }
 
 fn token_type() -> impl clap::builder::TypedValueParser<Value = TokenType> {
     PossibleValuesParser::new(TokenType::ALL.map(TokenType::name)).try_map(|text| text.parse::<TokenType>())
 }
 
-pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: ClientsCommand) -> Result<(), Failure> {
     match command {
-        Command::Create(new) => create(context, new).await,
-        Command::List => show::list(context).await,
-        Command::Show { id } => show::one(context, &id).await,
-        Command::Update(changes) => update::run(context, changes).await,
-        Command::Disable { id, why } => {
+        ClientsCommand::Create(new) => create(context, new).await,
+        ClientsCommand::List => show::list(context).await,
+        ClientsCommand::Show { id } => show::one(context, &id).await,
+        ClientsCommand::Update(changes) => update::run(context, changes).await,
+        ClientsCommand::Disable { id, why } => {
             let change = ClientChange::Disable;
             change_client(
                 context,
@@ -172,7 +172,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             )
             .await
         }
-        Command::Enable { id, why } => {
+        ClientsCommand::Enable { id, why } => {
             let change = ClientChange::Enable;
             change_client(
                 context,
@@ -184,9 +184,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             )
             .await
         }
-        Command::Delete { id, why, confirmation } => delete::run(context, &id, &why, &confirmation).await,
-        Command::SetKeys { id, keys, confirmation } => keys::set(context, &id, keys, &confirmation).await,
-        Command::RotateSecret {
+        ClientsCommand::Delete { id, why, confirmation } => delete::run(context, &id, &why, &confirmation).await,
+        ClientsCommand::SetKeys { id, keys, confirmation } => keys::set(context, &id, keys, &confirmation).await,
+        ClientsCommand::RotateSecret {
             id,
             end_previous,
             replace_newest,
@@ -243,7 +243,7 @@ fn entry(event: Event, id: &ClientId, now: UnixTime, actor: &str, reason: &str) 
     Entry::new(event, id, now, actor, reason)
 }
 
-async fn create(context: &Context, mut new: New) -> Result<(), Failure> {
+async fn create(context: &Context, mut new: NewClientArguments) -> Result<(), Failure> {
     let config = context.config()?;
     let keys = new.keys.take();
     let brought = new.secret_file.as_deref().map(secret_of).transpose()?;
@@ -298,7 +298,7 @@ fn taken(client: &Client) -> Failure {
 }
 
 /// The client that was asked for.
-fn client(new: New, config: &Config, now: UnixTime) -> Result<Client, Failure> {
+fn client(new: NewClientArguments, config: &Config, now: UnixTime) -> Result<Client, Failure> {
     if let Some(id) = &new.id {
         refuse_id_of_people(id, config)?;
     }

@@ -19,7 +19,7 @@ use super::failure::Failure;
 use super::output;
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum ClockCommand {
     /// Compare the clock with the database's clock and record; fails when it is in doubt.
     Check,
     /// Confirm that the clock is right although it is in doubt. The times of the keys move by the step, so no key signs or leaves because of it.
@@ -32,10 +32,10 @@ pub enum Command {
     },
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: &ClockCommand) -> Result<(), Failure> {
     match command {
-        Command::Check => check(context).await,
-        Command::Confirm { reason, confirmation } => confirm(context, reason, confirmation).await,
+        ClockCommand::Check => check(context).await,
+        ClockCommand::Confirm { reason, confirmation } => confirm(context, reason, confirmation).await,
     }
 }
 

@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::output;
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum ConfigCommand {
     /// Read the settings, compare them with each other, and open every file that they name; warnings name verifiers that would refuse
     /// tokens. Nothing is made or changed.
     Check {
@@ -29,11 +29,11 @@ pub enum Command {
     Show,
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: &ConfigCommand) -> Result<(), Failure> {
     let config = context.config()?;
     let mut warnings = config.warnings();
     match command {
-        Command::Check { connect } => {
+        ConfigCommand::Check { connect } => {
             // What is wrong with the pair is one of the faults.
             warnings.extend(check_tls(&config, &context.clock).ok().flatten());
             warnings.extend(without_master_key(&config));
@@ -44,8 +44,8 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
             }
             return report(context, &warnings, &faults);
         }
-        Command::Show if context.json => output::json(&config.to_json()),
-        Command::Show => output::line(config.to_toml().trim_end()),
+        ConfigCommand::Show if context.json => output::json(&config.to_json()),
+        ConfigCommand::Show => output::line(config.to_toml().trim_end()),
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ use super::master_key::master_keys;
 use super::output;
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum DatabaseCommand {
     /// Bring the schema up to date, as the first server of a new version does at its start.
     Migrate,
     /// See whether everything is in order, and leave everything as it is; fails when it is not.
@@ -41,7 +41,7 @@ pub enum Command {
         for_upgrade: bool,
     },
     /// Copy everything into another, empty database (SQLite or PostgreSQL), while no server runs; nothing is rotated and no session ends.
-    Copy(copy::Request),
+    Copy(copy::CopyRequest),
     /// Delete what nothing depends on: nodes not seen for a day, expired sessions and unused limits. Expired keys leave by the schedule alone.
     ///
     /// An SQLite file becomes smaller; the first prune of a file from an earlier version rewrites it, which keeps writers out for about a
@@ -53,13 +53,13 @@ pub enum Command {
     },
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: &DatabaseCommand) -> Result<(), Failure> {
     let config = context.config()?;
     match command {
-        Command::Migrate => migrate(context, &config).await,
-        Command::Check { for_upgrade } => check(context, &config, *for_upgrade).await,
-        Command::Copy(request) => copy::run(context, &config, request).await,
-        Command::Prune { audit_older_than } => forget(context, *audit_older_than).await,
+        DatabaseCommand::Migrate => migrate(context, &config).await,
+        DatabaseCommand::Check { for_upgrade } => check(context, &config, *for_upgrade).await,
+        DatabaseCommand::Copy(request) => copy::run(context, &config, request).await,
+        DatabaseCommand::Prune { audit_older_than } => forget(context, *audit_older_than).await,
     }
 }
 

@@ -19,20 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LONGEST_ANSWER: u64 = 64 * 1024;
 
 #[derive(Args)]
-pub struct Request {
+pub struct HealthRequest {
     /// Ask whether it can sign too, not only whether its key set can be trusted.
     #[arg(long)]
     issue: bool,
 }
 
 #[derive(Deserialize, Serialize)]
-struct Answer {
+struct HealthAnswer {
     status: String,
-    checks: Vec<Check>,
+    checks: Vec<HealthCheck>,
 }
 
 #[derive(Deserialize, Serialize)]
-struct Check {
+struct HealthCheck {
     name: String,
     ok: bool,
     detail: String,
@@ -41,7 +41,7 @@ struct Check {
     advisory: bool,
 }
 
-pub fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+pub fn run(context: &Context, request: &HealthRequest) -> Result<(), Failure> {
     let listen = context.config()?.server.admin_listen;
     if listen.port() == 0 {
         return Err(Failure::Usage(format!(
@@ -77,7 +77,7 @@ pub fn run(context: &Context, request: &Request) -> Result<(), Failure> {
     Err(Failure::Refused(format!("not ready: {}", failing.join(", "))))
 }
 
-fn fetch(listener: SocketAddr, path: &str) -> Result<Answer, Failure> {
+fn fetch(listener: SocketAddr, path: &str) -> Result<HealthAnswer, Failure> {
     let text = ask(listener, path)
         .map_err(|error| Failure::Refused(format!("no server answers at http://{listener}{path}: {error}")))?;
     read(&text).ok_or_else(|| {
@@ -87,7 +87,7 @@ fn fetch(listener: SocketAddr, path: &str) -> Result<Answer, Failure> {
     })
 }
 
-fn print(context: &Context, answer: &Answer) {
+fn print(context: &Context, answer: &HealthAnswer) {
     if context.json {
         output::json(answer);
         return;
@@ -96,7 +96,7 @@ fn print(context: &Context, answer: &Answer) {
     output::line(&output::table(&["CHECK", "STATE", "DETAIL"], &rows));
 }
 
-fn row(check: &Check) -> Vec<String> {
+fn row(check: &HealthCheck) -> Vec<String> {
     let state = if check.ok { "ok" } else { "failing" };
     vec![check.name.clone(), state.to_owned(), output::printable(&check.detail)]
 }
@@ -125,10 +125,10 @@ fn ask(listener: SocketAddr, path: &str) -> std::io::Result<String> {
 }
 
 /// The answer in its HTTP envelope; none when another program answered. A status and checks that disagree are none either.
-fn read(text: &str) -> Option<Answer> {
+fn read(text: &str) -> Option<HealthAnswer> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?;
-    let answer: Answer = serde_json::from_str(body).ok()?;
+    let answer: HealthAnswer = serde_json::from_str(body).ok()?;
     let in_service = !answer.checks.is_empty() && answer.checks.iter().all(|check| check.ok || check.advisory);
     (status == if in_service { "200" } else { "503" }).then_some(answer)
 }

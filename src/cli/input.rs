@@ -9,7 +9,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use zeroize::Zeroizing;
 
 use crate::config::{self, read_secret, read_secret_file};
-use crate::files::reading::Reading;
+use crate::files::reading::FileReading;
 use crate::text;
 use crate::values::{Refusal, check_path};
 
@@ -48,9 +48,9 @@ fn begins_at_home(path: &Path) -> bool {
 }
 
 /// The file, or standard input, without a buffer that would keep a copy of a secret.
-pub fn open(path: &Path) -> std::io::Result<Reading> {
+pub fn open(path: &Path) -> std::io::Result<FileReading> {
     if !is_standard(path) {
-        return Reading::open(path);
+        return FileReading::open(path);
     }
     if IS_TAKEN.swap(true, Ordering::Relaxed) {
         return Err(std::io::Error::other(

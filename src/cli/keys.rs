@@ -34,7 +34,7 @@ use super::input::is_standard;
 use super::{output, timeline};
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum KeysCommand {
     /// List every key with its state and what comes next for it.
     List,
     /// Show everything about one key.
@@ -58,7 +58,7 @@ pub enum Command {
         dry_run: bool,
     },
     /// The emergency: take a key out of trust; where it signed, a new one signs at once.
-    Revoke(revoke::Request),
+    Revoke(revoke::RevokeRequest),
     /// Announce the end of an algorithm that keys.algorithms leaves out; until its last key has left, it can be taken back.
     RemoveAlgorithm(removal::Remove),
     /// Take the removal of an algorithm back, while its last key is published.
@@ -92,23 +92,23 @@ fn kid(text: &str) -> Result<Kid, String> {
         .map_err(|error: crate::jose::jwk::InvalidKid| error.to_string())
 }
 
-pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: KeysCommand) -> Result<(), Failure> {
     match command {
-        Command::List => list(context, &View::read(context).await?),
-        Command::Show { kid } => show(context, &kid).await?,
-        Command::Plan => foresight::print_plan(context, &View::read(context).await?)?,
-        Command::Rotate {
+        KeysCommand::List => list(context, &View::read(context).await?),
+        KeysCommand::Show { kid } => show(context, &kid).await?,
+        KeysCommand::Plan => foresight::print_plan(context, &View::read(context).await?)?,
+        KeysCommand::Rotate {
             algorithm,
             dry_run: true,
             ..
         } => foresight::print_dry_run(context, &View::read(context).await?, algorithm)?,
-        Command::Rotate { algorithm, reason, .. } => rotate(context, algorithm, &reason).await?,
-        Command::Revoke(request) => revoke::run(context, &request).await?,
-        Command::RemoveAlgorithm(request) => removal::remove(context, &request).await?,
-        Command::KeepAlgorithm(request) => removal::keep(context, &request).await?,
-        Command::Import(request) => import::run(context, &request).await?,
-        Command::Export { kid, pem } => import::export(context, &View::read(context).await?, kid.as_ref(), pem)?,
-        Command::Timeline { file } => draw(context, &View::read(context).await?, file.as_deref())?,
+        KeysCommand::Rotate { algorithm, reason, .. } => rotate(context, algorithm, &reason).await?,
+        KeysCommand::Revoke(request) => revoke::run(context, &request).await?,
+        KeysCommand::RemoveAlgorithm(request) => removal::remove(context, &request).await?,
+        KeysCommand::KeepAlgorithm(request) => removal::keep(context, &request).await?,
+        KeysCommand::Import(request) => import::run(context, &request).await?,
+        KeysCommand::Export { kid, pem } => import::export(context, &View::read(context).await?, kid.as_ref(), pem)?,
+        KeysCommand::Timeline { file } => draw(context, &View::read(context).await?, file.as_deref())?,
     }
     Ok(())
 }
@@ -173,10 +173,10 @@ impl View {
         self.keys.iter().filter(|key| !key.is_keyless())
     }
 
-    fn life(&self, key: &SigningKey) -> Life {
+    fn life(&self, key: &SigningKey) -> KeyLife {
         let retires_at = retires_at(&self.keys, key);
         let expires_at = expires_at(&self.keys, &self.policy, key);
-        Life {
+        KeyLife {
             kid: key.kid.clone(),
             alg: key.alg,
             generation: Some(key.generation),
@@ -189,9 +189,9 @@ impl View {
         }
     }
 
-    fn verifying_life(&self, key: &VerifyingKey) -> Life {
+    fn verifying_life(&self, key: &VerifyingKey) -> KeyLife {
         let leaves_at = key.leaves_at(&self.policy);
-        Life {
+        KeyLife {
             kid: key.jwk.kid.clone(),
             alg: key.jwk.alg,
             generation: None,
@@ -207,7 +207,7 @@ impl View {
 
 /// A key as programs read it.
 #[derive(Serialize)]
-struct Life {
+struct KeyLife {
     kid: Kid,
     alg: Algorithm,
     /// None for a key that only verifies, which has no activation either.

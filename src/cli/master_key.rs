@@ -22,7 +22,7 @@ use super::input::{is_standard, written};
 use super::output;
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum MasterKeyCommand {
     /// Print 32 random bytes in base64, or write them to FILE with mode 0600; a file that is not empty is refused.
     Generate {
         /// Where to write it; standard output when left out, or -.
@@ -35,11 +35,11 @@ pub enum Command {
     Rewrap,
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: &MasterKeyCommand) -> Result<(), Failure> {
     match command {
-        Command::Generate { file } => generate(context, file.as_deref()),
-        Command::Status => status(context).await,
-        Command::Rewrap => move_all(context).await,
+        MasterKeyCommand::Generate { file } => generate(context, file.as_deref()),
+        MasterKeyCommand::Status => status(context).await,
+        MasterKeyCommand::Rewrap => move_all(context).await,
     }
 }
 
@@ -120,7 +120,7 @@ async fn move_all(context: &Context) -> Result<(), Failure> {
         let cells: Vec<Vec<String>> = names(&before, &after)
             .into_iter()
             .map(|(master_key, role)| {
-                let count = |rows: &[Row]| {
+                let count = |rows: &[ShownRow]| {
                     let row = rows.iter().find(|row| row.master_key == master_key && row.role == role);
                     row.map_or(0, |row| row.rows).to_string()
                 };
@@ -158,27 +158,27 @@ pub fn master_keys(config: &Config) -> Result<MasterKeys, Failure> {
 
 /// How many rows lie under one master key.
 #[derive(Serialize)]
-struct Row {
+struct ShownRow {
     master_key: String,
     role: &'static str,
     rows: usize,
 }
 
 /// The listed ones in their order, with those that nothing lies under, then what opens under none.
-fn rows(master_keys: &MasterKeys, census: &Census) -> Vec<Row> {
-    let listed = master_keys.ids().enumerate().map(|(index, id)| Row {
+fn rows(master_keys: &MasterKeys, census: &Census) -> Vec<ShownRow> {
+    let listed = master_keys.ids().enumerate().map(|(index, id)| ShownRow {
         master_key: id.to_string(),
         role: if index == 0 { "seals" } else { "opens" },
         rows: census.get(&Under::Listed(id)).copied().unwrap_or(0),
     });
     let others = census.iter().filter_map(|(under, &rows)| match under {
         Under::Listed(_) => None,
-        Under::NotListed(id) => Some(Row {
+        Under::NotListed(id) => Some(ShownRow {
             master_key: id.to_string(),
             role: "not listed",
             rows,
         }),
-        Under::DoesNotOpen => Some(Row {
+        Under::DoesNotOpen => Some(ShownRow {
             master_key: "-".to_owned(),
             role: "does not open",
             rows,
@@ -187,7 +187,7 @@ fn rows(master_keys: &MasterKeys, census: &Census) -> Vec<Row> {
     listed.chain(others).collect()
 }
 
-fn names(before: &[Row], after: &[Row]) -> Vec<(String, &'static str)> {
+fn names(before: &[ShownRow], after: &[ShownRow]) -> Vec<(String, &'static str)> {
     let mut names: Vec<(String, &'static str)> = Vec::new();
     for row in before.iter().chain(after) {
         let name = (row.master_key.clone(), row.role);

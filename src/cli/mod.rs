@@ -73,43 +73,43 @@ enum Command {
     /// Serve the key set and tokens, and rotate keys.
     Serve,
     /// Ask the server of this machine whether it is ready; exits with 1 when it is not.
-    Healthcheck(healthcheck::Request),
+    Healthcheck(healthcheck::HealthRequest),
     /// Look at the settings.
     #[command(subcommand)]
-    Config(config::Command),
+    Config(config::ConfigCommand),
     /// Look at the signing keys, rotate or revoke them.
     #[command(subcommand)]
-    Keys(keys::Command),
+    Keys(keys::KeysCommand),
     /// Register clients and change them.
     #[command(subcommand)]
-    Clients(clients::Command),
+    Clients(clients::ClientsCommand),
     /// Make accounts, look at them and change them.
     #[command(subcommand)]
-    Users(users::Command),
+    Users(users::UsersCommand),
     /// Make tenants, which users belong to, and disable them.
     #[command(subcommand)]
-    Tenants(tenants::Command),
+    Tenants(tenants::TenantsCommand),
     /// Register OpenID providers that people may log in with, and change them.
     #[command(subcommand)]
-    Providers(providers::Command),
+    Providers(providers::ProvidersCommand),
     /// Look at what happened.
-    Audit(audit::Request),
+    Audit(audit::AuditRequest),
     /// Make a master key, see what lies under which, and change it.
     #[command(subcommand)]
-    MasterKey(master_key::Command),
+    MasterKey(master_key::MasterKeyCommand),
     /// Look after the database itself.
     #[command(subcommand)]
-    Db(db::Command),
+    Db(db::DatabaseCommand),
     /// See whether the clock is in doubt, and confirm one that is right.
     #[command(subcommand)]
-    Clock(clock::Command),
+    Clock(clock::ClockCommand),
     /// Write the whole database into a new file (mode 0600), while servers run, and try whether it can be restored; what is sealed stays sealed.
-    Backup(backup::Target),
+    Backup(backup::BackupTarget),
     /// Put a backup into an empty database. Its keys verify on, but new ones sign: a backup may lie in other hands.
-    Restore(backup::Source),
+    Restore(backup::BackupSource),
     /// Issue, inspect, verify or deny a token.
     #[command(subcommand)]
-    Token(token::Command),
+    Token(token::TokenCommand),
     /// Print what a shell needs to complete commands and flags.
     Completions {
         /// The shell.

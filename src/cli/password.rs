@@ -37,7 +37,7 @@ pub struct First {
 
 /// The new password of an account.
 #[derive(Args)]
-pub struct Next {
+pub struct NewPassword {
     /// The file whose first line is the password, or - for standard input; at a terminal you are asked when it is left out.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -61,7 +61,7 @@ impl First {
     }
 }
 
-impl Next {
+impl NewPassword {
     /// The hash to be stored.
     pub fn hash(&self, user: &User, config: &Config, key: &HashKey) -> Result<String, Failure> {
         let password = match &self.password_file {

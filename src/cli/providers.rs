@@ -27,9 +27,9 @@ use super::failure::Failure;
 use super::{input, list, output, scope};
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum ProvidersCommand {
     /// Register a provider; tells the redirect URI to register there.
-    Create(New),
+    Create(NewProviderArguments),
     /// List every provider.
     List,
     /// Show one provider, but for its client secret.
@@ -38,7 +38,7 @@ pub enum Command {
         name: ProviderName,
     },
     /// Change a provider; each setting that is not named stays. Every server goes by it at once.
-    Update(update::Changes),
+    Update(update::ProviderChanges),
     /// Ask providers for their metadata and keys, and say which of them people can log in with; exits with 1 when one is not in order.
     Check {
         /// The provider; every one that is enabled when left out.
@@ -81,7 +81,7 @@ const ISSUER_HELP: &str = "Its issuer, exactly as it writes it. That of a multi-
 const SECRET_HELP: &str = "The file with the secret that it gave us, mode 0600, or - for standard input";
 
 #[derive(Args)]
-pub struct New {
+pub struct NewProviderArguments {
     /// Our name for it, as it stands in /auth/federated/NAME.
     name: ProviderName,
     #[arg(long, value_name = "URL", value_parser = ProviderIssuer::to_register, help = ISSUER_HELP)]
@@ -110,24 +110,24 @@ pub struct New {
 
 const AS_TEXT_HELP: &str = "Its email_verified may be the text \"true\" instead of the JSON value; where it is absent, Microsoft's xms_edov counts";
 
-pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: ProvidersCommand) -> Result<(), Failure> {
     match command {
-        Command::Create(new) => create(context, new).await,
-        Command::List => show::list(context).await,
-        Command::Show { name } => show::one(context, &name).await,
-        Command::Update(changes) => update::run(context, changes).await,
-        Command::Check { name } => check::run(context, name).await,
-        Command::Disable { name, why } => {
+        ProvidersCommand::Create(new) => create(context, new).await,
+        ProvidersCommand::List => show::list(context).await,
+        ProvidersCommand::Show { name } => show::one(context, &name).await,
+        ProvidersCommand::Update(changes) => update::run(context, changes).await,
+        ProvidersCommand::Check { name } => check::run(context, name).await,
+        ProvidersCommand::Disable { name, why } => {
             let told = ["is disabled", "was disabled already"];
             let event = Event::ProviderDisabled;
             change(context, &name, &ProviderChange::Disable, event, &why.reason, told).await
         }
-        Command::Enable { name, why } => {
+        ProvidersCommand::Enable { name, why } => {
             let told = ["is enabled", "was enabled already"];
             let event = Event::ProviderEnabled;
             change(context, &name, &ProviderChange::Enable, event, &why.reason, told).await
         }
-        Command::SetSecret {
+        ProvidersCommand::SetSecret {
             name,
             client_secret_file,
         } => {
@@ -138,7 +138,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             let event = Event::ProviderSecretChanged;
             change(context, &name, &changed, event, "asked for", told).await
         }
-        Command::Delete {
+        ProvidersCommand::Delete {
             name,
             why,
             confirmation,
@@ -175,7 +175,7 @@ fn directories(issuer: &ProviderIssuer, listed: Vec<DirectoryId>, any: bool) -> 
 }
 
 /// What is known of a provider before it is written down.
-struct Foreseen {
+struct ForeseenProvider {
     /// Why it was not asked.
     not_checked: Option<String>,
     /// Why no new person could log in, or what that depends on.
@@ -183,22 +183,22 @@ struct Foreseen {
 }
 
 /// Asks a provider that is to be registered. One that people could never log in with is refused; one that cannot be asked now is not.
-async fn foresee(context: &Context, config: &Config, provider: &Provider) -> Result<Foreseen, Failure> {
+async fn foresee(context: &Context, config: &Config, provider: &Provider) -> Result<ForeseenProvider, Failure> {
     let (not_checked, warning) = match check::ask(context, config, &provider.issuer).await {
         Err(error @ ProviderError::Fetch(_)) => (Some(error.to_string()), None),
         Err(error) => return Err(Failure::Refused(format!("the provider was not registered: {error}"))),
         Ok(None) => (None, None),
-        Ok(Some(check::Answer {
+        Ok(Some(check::ProviderAnswer {
             no_keys: Some(error), ..
         })) => (None, Some(format!("no person can log in with it yet: {error}"))),
-        Ok(Some(check::Answer { metadata, .. })) => {
+        Ok(Some(check::ProviderAnswer { metadata, .. })) => {
             (None, check::outlook(provider, &metadata).sentence(&provider.name))
         }
     };
-    Ok(Foreseen { not_checked, warning })
+    Ok(ForeseenProvider { not_checked, warning })
 }
 
-impl Foreseen {
+impl ForeseenProvider {
     fn show(&self, shown: &mut Value) {
         shown["not_checked"] = json!(self.not_checked);
         shown["warning"] = json!(self.warning);
@@ -216,7 +216,7 @@ impl Foreseen {
     }
 }
 
-async fn create(context: &Context, new: New) -> Result<(), Failure> {
+async fn create(context: &Context, new: NewProviderArguments) -> Result<(), Failure> {
     let directories = directories(&new.issuer, new.directories, new.any_directory)?;
     let (config, foundation) = context.foundation().await?;
     let now = context.clock.read().wall;

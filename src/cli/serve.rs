@@ -79,8 +79,8 @@ fn warn_of_new_database(database: &Database) {
 
 fn start_logging(config: &Config) -> Result<Logging, Failure> {
     let format = match config.log.format {
-        config::LogFormat::Text => LogFormat::Text,
-        config::LogFormat::Json => LogFormat::Json,
+        config::LogFormatSetting::Text => LogFormat::Text,
+        config::LogFormatSetting::Json => LogFormat::Json,
     };
     telemetry::start_logging(format, &config.log.filter)
         .map_err(|error| Failure::Refused(format!("the thread that writes the log cannot be started: {error}")))

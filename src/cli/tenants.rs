@@ -18,7 +18,7 @@ use super::{output, users};
 const PAGE: u32 = 100;
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum TenantsCommand {
     /// Make a tenant.
     Create {
         /// Its id, which stands in tokens as tid.
@@ -32,19 +32,19 @@ pub enum Command {
     /// Refuse every user of a tenant from now on, and end their sessions.
     Disable {
         #[command(flatten)]
-        target: Target,
+        target: TenantTarget,
         #[command(flatten)]
         confirmation: Confirmation,
     },
     /// Let the users of a disabled tenant log in again; their sessions stay ended.
     Enable {
         #[command(flatten)]
-        target: Target,
+        target: TenantTarget,
     },
 }
 
 #[derive(Args)]
-pub struct Target {
+pub struct TenantTarget {
     /// The tenant.
     id: TenantId,
     /// Why, for the audit log.
@@ -52,11 +52,11 @@ pub struct Target {
     reason: String,
 }
 
-pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: TenantsCommand) -> Result<(), Failure> {
     match command {
-        Command::Create { id, name } => create(context, id, name).await,
-        Command::List => list(context).await,
-        Command::Disable { target, confirmation } => {
+        TenantsCommand::Create { id, name } => create(context, id, name).await,
+        TenantsCommand::List => list(context).await,
+        TenantsCommand::Disable { target, confirmation } => {
             let (_, db) = context.database().await?;
             let tenant = db.tenant(&target.id).await?;
             let tenant = tenant.ok_or_else(|| users::unknown_tenant(&target.id))?;
@@ -72,7 +72,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             let told = ["is disabled", "was disabled already"];
             change(context, &target, TenantChange::Disable, Event::TenantDisabled, told).await
         }
-        Command::Enable { target } => {
+        TenantsCommand::Enable { target } => {
             let told = ["is enabled", "was enabled already"];
             change(context, &target, TenantChange::Enable, Event::TenantEnabled, told).await
         }
@@ -167,7 +167,7 @@ fn tell_unchanged(context: &Context, id: &TenantId) {
 /// Changes a tenant; `told` says what is so now, and what was so already.
 async fn change(
     context: &Context,
-    target: &Target,
+    target: &TenantTarget,
     change: TenantChange,
     event: Event,
     told: [&str; 2],

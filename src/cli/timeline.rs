@@ -472,7 +472,7 @@ mod tests {
 
     use super::*;
     use crate::jose::alg::Algorithm;
-    use crate::jose::jwk::{Parameters, PublicJwk};
+    use crate::jose::jwk::{KeyParameters, PublicJwk};
     use crate::keys::policy::Windows;
 
     const DAY: Seconds = Seconds(86_400);
@@ -507,7 +507,7 @@ mod tests {
             jwk: Some(PublicJwk {
                 kid: kid.clone(),
                 alg,
-                parameters: Parameters::Rsa { n, e },
+                parameters: KeyParameters::Rsa { n, e },
             }),
             kid,
             alg,

@@ -20,7 +20,7 @@ use super::input;
 use super::output;
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum TokenCommand {
     /// Verify a token offline against a key set, as a service would: its signature, its type and its lifetime.
     Verify {
         /// The key set, as served at /.well-known/jwks.json; - for standard input.
@@ -30,19 +30,19 @@ pub enum Command {
         file: PathBuf,
     },
     /// Refuse one token from now on, wherever introspection is asked.
-    Deny(deny::Request),
+    Deny(deny::DenyRequest),
     /// Sign a token for a client, as the token endpoint would.
-    Issue(issue::Request),
+    Issue(issue::IssueRequest),
     /// Say step by step whether this server would accept a token, and why not.
-    Inspect(inspect::Request),
+    Inspect(inspect::InspectRequest),
 }
 
-pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
     match command {
-        Command::Verify { key_set, file } => verify(context, &key_set, &file),
-        Command::Deny(request) => deny::run(context, &request).await,
-        Command::Issue(request) => issue::run(context, request).await,
-        Command::Inspect(request) => inspect::run(context, &request).await,
+        TokenCommand::Verify { key_set, file } => verify(context, &key_set, &file),
+        TokenCommand::Deny(request) => deny::run(context, &request).await,
+        TokenCommand::Issue(request) => issue::run(context, request).await,
+        TokenCommand::Inspect(request) => inspect::run(context, &request).await,
     }
 }
 

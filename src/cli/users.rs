@@ -27,9 +27,9 @@ use super::{list, output, password};
 const MOST_ROLES: usize = 16;
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum UsersCommand {
     /// Make an account.
-    Create(New),
+    Create(NewUserArguments),
     /// List accounts by id, a page at a time.
     List {
         /// Only those of this tenant.
@@ -51,26 +51,26 @@ pub enum Command {
     /// Refuse an account from now on, and end its sessions.
     Suspend {
         #[command(flatten)]
-        target: Target,
+        target: UserTarget,
         #[command(flatten)]
         confirmation: Confirmation,
     },
     /// Let a suspended account act again; its sessions stay ended.
     Resume {
         #[command(flatten)]
-        target: Target,
+        target: UserTarget,
     },
     /// Give an account another password, and end its sessions.
     SetPassword {
         #[command(flatten)]
-        target: Target,
+        target: UserTarget,
         #[command(flatten)]
-        password: password::Next,
+        password: password::NewPassword,
     },
     /// Give an account other roles; they stand in access tokens from the next one on.
     SetRoles {
         #[command(flatten)]
-        target: Target,
+        target: UserTarget,
         /// What it is to be, in place of what it was.
         #[arg(long = "role", value_name = "ROLE", num_args = 1.., conflicts_with = "no_roles", value_parser = list::item::<Role>)]
         roles: Vec<Role>,
@@ -81,21 +81,21 @@ pub enum Command {
     /// End every session of an account; it may log in again.
     EndSessions {
         #[command(flatten)]
-        target: Target,
+        target: UserTarget,
         #[command(flatten)]
         confirmation: Confirmation,
     },
     /// Delete an account: the person is forgotten, the audit log keeps the id.
     Delete {
         #[command(flatten)]
-        target: Target,
+        target: UserTarget,
         #[command(flatten)]
         confirmation: Confirmation,
     },
 }
 
 #[derive(Args)]
-pub struct New {
+pub struct NewUserArguments {
     /// The address that it logs in with.
     #[arg(long, allow_hyphen_values = true)]
     email: Email,
@@ -116,7 +116,7 @@ pub struct New {
 }
 
 #[derive(Args)]
-pub struct Target {
+pub struct UserTarget {
     /// The account, by its id or its e-mail address.
     #[arg(allow_hyphen_values = true)]
     user: Named,
@@ -171,23 +171,23 @@ impl Named {
     }
 }
 
-pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: UsersCommand) -> Result<(), Failure> {
     match command {
-        Command::Create(new) => create(context, new).await,
-        Command::List { tenant, after, limit } => list(context, tenant.as_ref(), after, limit).await,
-        Command::Show { user } => show(context, &user).await,
-        Command::Suspend { target, confirmation } => {
+        UsersCommand::Create(new) => create(context, new).await,
+        UsersCommand::List { tenant, after, limit } => list(context, tenant.as_ref(), after, limit).await,
+        UsersCommand::Show { user } => show(context, &user).await,
+        UsersCommand::Suspend { target, confirmation } => {
             let question = "It can do nothing until it is resumed, and its sessions end.";
             let asked = Some((&confirmation, "the suspension", question));
             let told = ["is suspended", "was suspended already"];
             change(context, &target, UserChange::Suspend, Event::UserSuspended, told, asked).await
         }
-        Command::Resume { target } => {
+        UsersCommand::Resume { target } => {
             let told = ["may log in again", "was not suspended"];
             change(context, &target, UserChange::Resume, Event::UserResumed, told, None).await
         }
-        Command::SetPassword { target, password } => set_password(context, &target, &password).await,
-        Command::SetRoles {
+        UsersCommand::SetPassword { target, password } => set_password(context, &target, &password).await,
+        UsersCommand::SetRoles {
             target,
             roles,
             no_roles,
@@ -202,7 +202,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             let new = UserChange::SetRoles(roles);
             change(context, &target, new, Event::UserRolesChanged, told, None).await
         }
-        Command::EndSessions { target, confirmation } => {
+        UsersCommand::EndSessions { target, confirmation } => {
             let asked = Some((
                 &confirmation,
                 "the end of all sessions",
@@ -219,7 +219,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             )
             .await
         }
-        Command::Delete { target, confirmation } => {
+        UsersCommand::Delete { target, confirmation } => {
             let asked = Some((&confirmation, "the deletion", "This cannot be undone."));
             let told = ["is deleted", "is gone"];
             change(context, &target, UserChange::Delete, Event::UserDeleted, told, asked).await
@@ -255,7 +255,7 @@ fn distinct(roles: Vec<Role>) -> Result<Vec<Role>, Failure> {
     Ok(kept)
 }
 
-async fn create(context: &Context, new: New) -> Result<(), Failure> {
+async fn create(context: &Context, new: NewUserArguments) -> Result<(), Failure> {
     let roles = distinct(new.roles)?;
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
@@ -422,16 +422,16 @@ async fn show(context: &Context, user: &Named) -> Result<(), Failure> {
 }
 
 /// What is asked before a change: how it is confirmed, what it is called, and what follows from it.
-type Asked<'a> = Option<(&'a Confirmation, &'a str, &'a str)>;
+type AskedBefore<'a> = Option<(&'a Confirmation, &'a str, &'a str)>;
 
 /// Changes an account; `told` says what is so now, and what was so already.
 async fn change(
     context: &Context,
-    target: &Target,
+    target: &UserTarget,
     change: UserChange,
     event: Event,
     told: [&str; 2],
-    asked: Asked<'_>,
+    asked: AskedBefore<'_>,
 ) -> Result<(), Failure> {
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
@@ -460,7 +460,7 @@ async fn change(
     Ok(())
 }
 
-async fn set_password(context: &Context, target: &Target, password: &password::Next) -> Result<(), Failure> {
+async fn set_password(context: &Context, target: &UserTarget, password: &password::NewPassword) -> Result<(), Failure> {
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
     let user = target.user.find(db).await?.user;

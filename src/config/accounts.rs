@@ -14,7 +14,7 @@ use crate::values::LONGEST_ACCESS_TOKEN;
 use crate::values::{Issuer, Origin, Refusal, parse_duration, refuse};
 
 use super::layers::Layers;
-use super::{ConfigError, Server};
+use super::{ConfigError, ServerSettings};
 
 /// No session lasts longer.
 const LONGEST_SESSION: Seconds = Seconds(90 * 86_400);
@@ -95,7 +95,7 @@ pub(super) fn may_use_plain_http_cookies(issuer: &Issuer, listen: SocketAddr) ->
 }
 
 impl Accounts {
-    pub(super) fn read(layers: &Layers, server: &Server, max_token_ttl: Seconds) -> Result<Self, ConfigError> {
+    pub(super) fn read(layers: &Layers, server: &ServerSettings, max_token_ttl: Seconds) -> Result<Self, ConfigError> {
         let duration = |name| layers.required(name, parse_duration);
         // A default gives way to what somebody wrote.
         let up_to = |name, limit: Seconds| {
@@ -155,7 +155,7 @@ impl Accounts {
         Ok(accounts)
     }
 
-    fn check(&self, server: &Server, max_token_ttl: Seconds) -> Result<(), ConfigError> {
+    fn check(&self, server: &ServerSettings, max_token_ttl: Seconds) -> Result<(), ConfigError> {
         let second = Seconds(1);
         let longest_token = LONGEST_ACCESS_TOKEN.min(max_token_ttl);
         within_given(

@@ -154,7 +154,7 @@ impl Layers {
         if text.trim().is_empty() {
             return Err(self.refused(name, Some(""), "is empty; leave it out, or write a value".to_owned()));
         }
-        if settings::find(name).is_some_and(|setting| setting.kind == settings::Kind::File) {
+        if settings::find(name).is_some_and(|setting| setting.kind == settings::SettingKind::File) {
             check_path(text).map_err(|Refusal(why)| self.refused(name, Some(text), why))?;
         }
         parse(text)
@@ -411,7 +411,7 @@ fn shaped(setting: &Setting, value: ValueKind) -> Option<toml::Value> {
     match (setting.kind.shape(), value) {
         (Shape::Text, ValueKind::String(text)) => Some(text.into()),
         // A duration without a unit gets its own sentence.
-        (Shape::Text, ValueKind::I64(number)) if setting.kind == settings::Kind::Duration => {
+        (Shape::Text, ValueKind::I64(number)) if setting.kind == settings::SettingKind::Duration => {
             Some(number.to_string().into())
         }
         (Shape::Flag, ValueKind::Boolean(flag)) => Some(flag.into()),
@@ -476,11 +476,11 @@ fn other_list(setting: &Setting, value: &ValueKind) -> Option<String> {
 }
 
 /// Whether a list of this kind accepts the item.
-fn is_item(kind: settings::Kind, item: &str) -> bool {
+fn is_item(kind: settings::SettingKind, item: &str) -> bool {
     match kind {
-        settings::Kind::Networks => item.parse::<Network>().is_ok(),
-        settings::Kind::Origins => item.parse::<Origin>().is_ok(),
-        settings::Kind::Algorithms => item.parse::<Algorithm>().is_ok(),
+        settings::SettingKind::Networks => item.parse::<Network>().is_ok(),
+        settings::SettingKind::Origins => item.parse::<Origin>().is_ok(),
+        settings::SettingKind::Algorithms => item.parse::<Algorithm>().is_ok(),
         _ => false,
     }
 }
@@ -529,8 +529,8 @@ fn missing(name: &'static str) -> ConfigError {
 fn home_fault(name: &str, text: &str) -> Option<String> {
     let kind = settings::find(name)?.kind;
     let (before, path) = match kind {
-        settings::Kind::File => ("", text),
-        settings::Kind::Database => ("sqlite:", text.strip_prefix("sqlite:")?.trim_start_matches("//")),
+        settings::SettingKind::File => ("", text),
+        settings::SettingKind::Database => ("sqlite:", text.strip_prefix("sqlite:")?.trim_start_matches("//")),
         _ => return None,
     };
     // A folder of this name may be there from an earlier version.
@@ -552,7 +552,7 @@ pub(super) fn home() -> Option<PathBuf> {
 
 /// What separates the items of a list in one text: a character that no item has.
 fn separator(setting: &Setting) -> char {
-    if setting.kind == settings::Kind::Policies {
+    if setting.kind == settings::SettingKind::Policies {
         ';'
     } else {
         ','

@@ -56,15 +56,15 @@ const LONGEST_SHUTDOWN_DELAY: Seconds = Seconds(300);
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Who the server is, and where it listens.
-    pub server: Server,
+    pub server: ServerSettings,
     /// What the server fetches.
-    pub outbound: Outbound,
+    pub outbound: OutboundSettings,
     /// Where rows are kept.
     pub database: Database,
     /// The life of keys.
-    pub keys: Keys,
+    pub keys: KeySettings,
     /// The life of tokens.
-    pub tokens: Tokens,
+    pub tokens: TokenSettings,
     /// People and their sessions.
     pub accounts: Accounts,
     /// What gateways require of a token.
@@ -77,7 +77,7 @@ pub struct Config {
 
 /// Section `server`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerSettings {
     /// `iss` of every token.
     pub issuer: Issuer,
     /// Where the public endpoints are served.
@@ -139,7 +139,7 @@ impl TlsFiles {
 
 /// Section `outbound`.
 #[derive(Clone, Debug)]
-pub struct Outbound {
+pub struct OutboundSettings {
     /// Private networks that may be fetched from.
     pub allowed_networks: Vec<Network>,
     /// Certificates that are believed beside the system's.
@@ -148,7 +148,7 @@ pub struct Outbound {
 
 /// Section `keys`.
 #[derive(Clone, Debug)]
-pub struct Keys {
+pub struct KeySettings {
     /// The windows, held against each other.
     pub policy: Policy,
     /// Where the master key comes from.
@@ -173,7 +173,7 @@ pub enum MasterKeySource {
 
 /// Section `tokens`; `max_token_ttl` is also a window of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tokens {
+pub struct TokenSettings {
     /// How long an access token lives when its client says nothing else.
     pub access_token_ttl: Seconds,
     /// The longest lifetime of any token.
@@ -186,14 +186,14 @@ pub struct Tokens {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The form of a line.
-    pub format: LogFormat,
+    pub format: LogFormatSetting,
     /// Which lines are written, in the syntax of `tracing_subscriber::EnvFilter`; it parses.
     pub filter: String,
 }
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
+pub enum LogFormatSetting {
     /// For people.
     Text,
     /// For collectors, one object a line.
@@ -236,7 +236,7 @@ impl Config {
             add_development_defaults(&mut layers)?;
         }
         let server = read_server(&layers)?;
-        let outbound = Outbound {
+        let outbound = OutboundSettings {
             allowed_networks: layers.list("outbound.allowed_networks", str::parse)?,
             ca_file: layers.text("outbound.ca_file", |path| Ok(PathBuf::from(path)))?,
         };
@@ -258,7 +258,7 @@ impl Config {
             server,
             outbound,
             database,
-            keys: Keys {
+            keys: KeySettings {
                 policy,
                 master_key,
                 ledger_file,
@@ -388,7 +388,7 @@ impl Config {
     }
 }
 
-impl Server {
+impl ServerSettings {
     fn check_connections(&self) -> Result<(), ConfigError> {
         for (setting, given, least, most) in [
             ("server.max_connections", self.max_connections, 16, 100_000),
@@ -603,10 +603,10 @@ fn algorithm(name: &str) -> Result<Algorithm, Refusal> {
     })
 }
 
-fn read_server(layers: &Layers) -> Result<Server, ConfigError> {
+fn read_server(layers: &Layers) -> Result<ServerSettings, ConfigError> {
     let max_connections = layers.count("server.max_connections")?;
     let per_address: usize = layers.count("server.max_connections_per_address")?;
-    let server = Server {
+    let server = ServerSettings {
         issuer: layers.required("server.issuer", str::parse)?,
         listen: layers.required("server.listen", address)?,
         admin_listen: layers.required("server.admin_listen", address)?,
@@ -713,8 +713,8 @@ fn read_rsa_bits(layers: &Layers) -> Result<RsaBits, ConfigError> {
     })
 }
 
-fn read_tokens(layers: &Layers, policy: &Policy) -> Result<Tokens, ConfigError> {
-    let tokens = Tokens {
+fn read_tokens(layers: &Layers, policy: &Policy) -> Result<TokenSettings, ConfigError> {
+    let tokens = TokenSettings {
         access_token_ttl: layers.required("tokens.access_token_ttl", parse_duration)?,
         max_token_ttl: policy.windows().max_token_ttl,
         default_algorithm: layers.required("tokens.default_algorithm", algorithm)?,
@@ -804,8 +804,8 @@ fn beside_master_key(master_key: &MasterKeySource) -> Option<PathBuf> {
 
 fn read_log(layers: &Layers) -> Result<Log, ConfigError> {
     let format = layers.required("log.format", |text| match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormatSetting::Text),
+        "json" => Ok(LogFormatSetting::Json),
         _ => Err(Refusal(format!(
             "is not a form of log lines; write text or json{}",
             text::did_you_mean(text, ["text", "json"])

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::files::reading::Reading;
+use crate::files::reading::FileReading;
 use crate::text;
 
 use super::ConfigError;
@@ -32,13 +32,13 @@ pub fn read_pem(setting: &'static str, path: &Path) -> Result<Zeroizing<String>,
     read_text(setting, path, open(setting, path)?)
 }
 
-fn open(setting: &'static str, path: &Path) -> Result<Reading, ConfigError> {
+fn open(setting: &'static str, path: &Path) -> Result<FileReading, ConfigError> {
     let unreadable = |source| ConfigError::SecretUnreadable {
         setting,
         path: shown(setting, path),
         source,
     };
-    let file = Reading::open(path).map_err(unreadable)?;
+    let file = FileReading::open(path).map_err(unreadable)?;
     refuse_exposed(setting, path, &file.metadata().map_err(unreadable)?)?;
     Ok(file)
 }

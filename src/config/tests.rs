@@ -88,7 +88,7 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!(config.keys.master_key, MasterKeySource::Missing);
     assert_eq!(
         (config.log.format, config.log.filter.as_str()),
-        (LogFormat::Text, "info,actix_server=warn")
+        (LogFormatSetting::Text, "info,actix_server=warn")
     );
     assert!(matches!(config.master_key_text(), Err(ConfigError::NoMasterKey)));
 }
@@ -161,7 +161,7 @@ fn the_environment_writes_every_kind_of_value() {
     assert_eq!(config.keys.policy.algorithms(), [Algorithm::Es256]);
     assert_eq!(config.keys.policy.windows().max_published, 9);
     assert_eq!(config.keys.policy.windows().verify_window, Some(Seconds(129_600)));
-    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.format, LogFormatSetting::Json);
     let plain = [
         ("KEYROUND_SERVER__ISSUER", "http://127.0.0.1"),
         ("KEYROUND_SERVER__TRUSTED_PROXIES", ""),

@@ -23,7 +23,7 @@ const TURNS_WITH_WRITER: u32 = 1_200;
 
 /// A file that is open for reading.
 #[derive(Debug)]
-pub struct Reading {
+pub struct FileReading {
     file: File,
     /// What is known of its writer, if it is a pipe that was opened by its name.
     pipe: Option<Pipe>,
@@ -36,7 +36,7 @@ struct Pipe {
     turns: u32,
 }
 
-impl Reading {
+impl FileReading {
     /// Opens a file.
     ///
     /// # Errors
@@ -66,14 +66,14 @@ impl Reading {
     }
 }
 
-impl From<File> for Reading {
+impl From<File> for FileReading {
     /// What is open already, such as standard input, is read as it is.
     fn from(file: File) -> Self {
         Self { file, pipe: None }
     }
 }
 
-impl Read for Reading {
+impl Read for FileReading {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let Some(pipe) = self.pipe.as_mut().filter(|_| !buffer.is_empty()) else {
             return self.file.read(buffer);
@@ -125,7 +125,7 @@ impl Pipe {
 /// # Errors
 /// What the system says; that it is a socket, a pipe without a writer, or longer than 4 MiB.
 pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    read_from(Reading::open(path)?)
+    read_from(FileReading::open(path)?)
 }
 
 /// The same of what is open already.
@@ -158,7 +158,7 @@ mod tests {
     fn a_pipe_is_read_to_its_end_whenever_its_writer_comes() {
         let folder = tempfile::tempdir().unwrap();
         let path = pipe(folder.path());
-        let mut reading = Reading::open(&path).unwrap();
+        let mut reading = FileReading::open(&path).unwrap();
         let writer = {
             let path = path.clone();
             std::thread::spawn(move || {
@@ -179,7 +179,7 @@ mod tests {
     fn a_writer_that_goes_on_is_read_however_often_it_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = pipe(folder.path());
-        let mut reading = Reading::open(&path).unwrap();
+        let mut reading = FileReading::open(&path).unwrap();
         let mut writer = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let mut octet = [0];
         for _ in 0..3 {
@@ -197,7 +197,7 @@ mod tests {
     fn a_writer_that_writes_nothing_is_an_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = pipe(folder.path());
-        let mut reading = Reading::open(&path).unwrap();
+        let mut reading = FileReading::open(&path).unwrap();
         drop(OpenOptions::new().write(true).open(&path).unwrap());
         let mut content = Vec::new();
         assert_eq!(reading.read_to_end(&mut content).unwrap(), 0);

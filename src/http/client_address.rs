@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use actix_web::HttpRequest;
 
 use crate::accounts::client_address::ClientAddress;
-use crate::config::Server as Settings;
+use crate::config::ServerSettings as Settings;
 use crate::values::Network;
 
 /// The most proxies in a row whose word is taken.
@@ -39,7 +39,7 @@ pub struct ClientAddresses {
 
 /// The client, and what is wrong with how the proxies named it.
 #[derive(Debug, PartialEq, Eq)]
-struct Reading {
+struct AddressReading {
     client: ClientAddress,
     fault: Option<Fault>,
 }
@@ -122,7 +122,7 @@ impl ClientAddresses {
 
 /// Each proxy appends the address that it saw, so the list is read from its end, and only as far as trusted proxies wrote it:
 /// everything further left may be invented by the client. Empty elements of a list are ignored (RFC 9110 section 5.6.1.2).
-fn behind_proxies(peer: IpAddr, forwarded_for: &[impl AsRef<str>], trusted: &[Network]) -> Reading {
+fn behind_proxies(peer: IpAddr, forwarded_for: &[impl AsRef<str>], trusted: &[Network]) -> AddressReading {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut hops = forwarded_for
         .iter()
@@ -144,14 +144,14 @@ fn behind_proxies(peer: IpAddr, forwarded_for: &[impl AsRef<str>], trusted: &[Ne
         };
         let Some(previous) = parse(hop) else {
             fault = Some(Fault::Unreadable);
-            return Reading {
+            return AddressReading {
                 client: ClientAddress::unreadable(hop),
                 fault,
             };
         };
         address = previous;
     }
-    Reading {
+    AddressReading {
         client: address.to_canonical().into(),
         fault,
     }
@@ -185,7 +185,7 @@ fn parse(hop: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn read(peer: &str, lines: &[&str]) -> Reading {
+    fn read(peer: &str, lines: &[&str]) -> AddressReading {
         let trusted = ["10.0.0.0/8", "192.168.1.7"].map(|network| network.parse().unwrap());
         behind_proxies(peer.parse().unwrap(), lines, &trusted)
     }

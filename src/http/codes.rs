@@ -49,15 +49,15 @@ pub enum Code {
 }
 
 /// A row of the table.
-struct Row {
+struct CodeRow {
     name: &'static str,
     status: StatusCode,
     title: &'static str,
     remedy: &'static str,
 }
 
-const fn row(name: &'static str, status: StatusCode, title: &'static str, remedy: &'static str) -> Row {
-    Row {
+const fn row(name: &'static str, status: StatusCode, title: &'static str, remedy: &'static str) -> CodeRow {
+    CodeRow {
         name,
         status,
         title,
@@ -110,7 +110,7 @@ impl Code {
 
     /// The one table: name, status, what it means, and what to do about it.
     #[rustfmt::skip]
-    const fn row(self) -> Row {
+    const fn row(self) -> CodeRow {
         use StatusCode as S;
         match self {
             Self::InvalidRequest => row("invalid_request", S::BAD_REQUEST, "The request is malformed", "fix the request; `detail` says how"),
@@ -203,7 +203,7 @@ impl Code {
 #[must_use]
 pub fn markdown_table() -> String {
     let rows = Code::ALL.map(|code| {
-        let Row {
+        let CodeRow {
             name,
             status,
             title,

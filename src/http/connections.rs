@@ -54,12 +54,12 @@ pub struct Connections {
 #[derive(Default)]
 struct Open {
     next: u64,
-    all: BTreeMap<u64, Entry>,
+    all: BTreeMap<u64, ConnectionEntry>,
     /// By address, in the order in which they were accepted.
     by_address: HashMap<ClientAddress, BTreeSet<u64>>,
 }
 
-struct Entry {
+struct ConnectionEntry {
     address: ClientAddress,
     is_proxy: bool,
     /// By [`uptime`].
@@ -70,7 +70,7 @@ struct Entry {
 }
 
 /// The place of one connection; free again when it is dropped.
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     connections: Arc<Connections>,
     number: u64,
     activity: Arc<AtomicU8>,
@@ -99,11 +99,11 @@ impl Connections {
 
     /// A place for a new connection, and what resolves when it must end for another; none when requests are under way on all that
     /// could end for it.
-    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<(Place, oneshot::Receiver<()>)> {
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<(ConnectionSlot, oneshot::Receiver<()>)> {
         self.admit_at(peer, uptime())
     }
 
-    fn admit_at(self: &Arc<Self>, peer: IpAddr, now: Duration) -> Option<(Place, oneshot::Receiver<()>)> {
+    fn admit_at(self: &Arc<Self>, peer: IpAddr, now: Duration) -> Option<(ConnectionSlot, oneshot::Receiver<()>)> {
         let address = ClientAddress::from(peer).network();
         let is_proxy = self.limits.proxies.iter().any(|proxy| proxy.contains(peer));
         let mut open = self.lock();
@@ -120,7 +120,7 @@ impl Connections {
         let activity = Arc::new(AtomicU8::new(Activity::Fresh as u8));
         let number = open.next;
         open.next += 1;
-        let entry = Entry {
+        let entry = ConnectionEntry {
             address,
             is_proxy,
             accepted_at: now,
@@ -130,7 +130,7 @@ impl Connections {
         open.all.insert(number, entry);
         open.by_address.entry(address).or_default().insert(number);
         drop(open);
-        let place = Place {
+        let place = ConnectionSlot {
             connections: Arc::clone(self),
             number,
             activity,
@@ -170,7 +170,7 @@ impl Open {
         ranked.min().map(|(.., number)| number)
     }
 
-    fn remove(&mut self, number: u64) -> Option<Entry> {
+    fn remove(&mut self, number: u64) -> Option<ConnectionEntry> {
         let entry = self.all.remove(&number)?;
         if let Some(of_address) = self.by_address.get_mut(&entry.address) {
             of_address.remove(&number);
@@ -182,13 +182,13 @@ impl Open {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     pub(super) fn is(&self, activity: Activity) {
         self.activity.store(activity as u8, Ordering::Relaxed);
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.connections.lock().remove(self.number);
     }
@@ -207,7 +207,7 @@ mod tests {
         Connections::new(limits, Counter::default())
     }
 
-    type Admitted = (Place, oneshot::Receiver<()>);
+    type Admitted = (ConnectionSlot, oneshot::Receiver<()>);
 
     fn has_ended((_, ended): &mut Admitted) -> bool {
         ended.try_recv() != Err(oneshot::error::TryRecvError::Empty)

@@ -11,7 +11,7 @@ const PROBED: Duration = Duration::from_secs(1);
 
 /// What was found, each with the reason if it is not in order.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct ProbeResult {
     /// The rights of the role.
     pub rights: Result<(), String>,
     /// The parts of the schema, and the rows that are always there.
@@ -29,7 +29,7 @@ pub struct DatabaseProbe {
     db: Db,
     clock: Clock,
     role: Option<String>,
-    last: tokio::sync::Mutex<Option<(Duration, Found)>>,
+    last: tokio::sync::Mutex<Option<(Duration, ProbeResult)>>,
 }
 
 impl DatabaseProbe {
@@ -45,7 +45,7 @@ impl DatabaseProbe {
     }
 
     /// What is found now, or was within the last second.
-    pub async fn look(&self) -> Found {
+    pub async fn look(&self) -> ProbeResult {
         let mut last = self.last.lock().await;
         let now = self.clock.read().monotonic;
         if let Some((_, found)) = last.as_ref().filter(|(at, _)| now.saturating_sub(*at) < PROBED) {
@@ -62,7 +62,7 @@ impl DatabaseProbe {
             self.db.require_no_locks(),
             self.db.require_same_file()
         );
-        let found = Found {
+        let found = ProbeResult {
             rights: rights.map_err(|error| self.explained(&error)),
             schema: schema.map_err(|error| self.explained(&error)),
             room: room.map_err(|error| self.explained(&error)),

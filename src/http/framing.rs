@@ -8,7 +8,7 @@ use actix_web::http::header;
 
 /// Finds the blank line that ends a head, across reads.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Head {
+pub(super) enum HeadScan {
     /// Line ends before the request line are skipped.
     #[default]
     Before,
@@ -17,7 +17,7 @@ pub(super) enum Head {
     AfterReturn,
 }
 
-impl Head {
+impl HeadScan {
     /// The number of bytes up to and including the blank line.
     pub(super) fn find_end(&mut self, bytes: &[u8]) -> Option<usize> {
         for (at, byte) in bytes.iter().enumerate() {
@@ -38,7 +38,7 @@ impl Head {
 
 /// What is left of the body of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum BodyFraming {
     /// So many bytes.
     Sized(u64),
     Chunked(Chunk),
@@ -58,7 +58,7 @@ pub(super) enum Chunk {
     LastReturn,
 }
 
-impl Body {
+impl BodyFraming {
     pub(super) const NONE: Self = Self::Sized(0);
 
     /// The body that this head announces.
@@ -110,8 +110,8 @@ fn shorter(left: u64, available: usize) -> usize {
 
 impl Chunk {
     /// The step outside the data. A size that does not fit is refused by the library.
-    fn after(self, byte: u8) -> Body {
-        Body::Chunked(match (self, byte) {
+    fn after(self, byte: u8) -> BodyFraming {
+        BodyFraming::Chunked(match (self, byte) {
             (Self::Size(0) | Self::Extension(0), b'\n') | (Self::TrailerReturn, _) => Self::TrailerStart,
             (Self::Size(size) | Self::Extension(size), b'\n') => Self::Data(size.saturating_add(2)),
             (Self::Size(size), byte) => match char::from(byte).to_digit(16) {
@@ -121,7 +121,7 @@ impl Chunk {
             (Self::TrailerStart, b'\r') => Self::LastReturn,
             (Self::Trailer, b'\r') => Self::TrailerReturn,
             (Self::TrailerStart | Self::Trailer, _) => Self::Trailer,
-            (Self::LastReturn, _) => return Body::NONE,
+            (Self::LastReturn, _) => return BodyFraming::NONE,
             (other, _) => other,
         })
     }
@@ -144,13 +144,13 @@ mod tests {
     const NEXT: &str = "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
     /// The library's reading of a request: its body's framing, and how long the request is.
-    fn by_the_library(bytes: &[u8]) -> (Body, usize) {
+    fn by_the_library(bytes: &[u8]) -> (BodyFraming, usize) {
         let mut codec = Codec::default();
         let mut buffer = BytesMut::from(bytes);
         let Some(Message::Item(request)) = codec.decode(&mut buffer).unwrap() else {
             panic!("no head in {}", bytes.escape_ascii());
         };
-        let body = Body::of(request.head());
+        let body = BodyFraming::of(request.head());
         while codec.message_type() != MessageType::None {
             let piece = codec.decode(&mut buffer).unwrap();
             assert!(piece.is_some(), "no end in {}", bytes.escape_ascii());
@@ -159,8 +159,8 @@ mod tests {
     }
 
     /// Ours, when the bytes come in pieces of this length.
-    fn by_the_scanners(bytes: &[u8], piece: usize, mut body: Body) -> usize {
-        let (mut head, mut at, mut has_head) = (Head::default(), 0, false);
+    fn by_the_scanners(bytes: &[u8], piece: usize, mut body: BodyFraming) -> usize {
+        let (mut head, mut at, mut has_head) = (HeadScan::default(), 0, false);
         for piece in bytes.chunks(piece) {
             let mut rest = piece;
             if !has_head {
@@ -296,7 +296,7 @@ mod tests {
             let Ok(message) = codec.decode(&mut buffer) else {
                 return Ok(requests);
             };
-            let mut head = Head::default();
+            let mut head = HeadScan::default();
             let mut at = start;
             let found = bytes[start..].chunks(piece).find_map(|piece| {
                 let end = head.find_end(piece);
@@ -308,7 +308,7 @@ mod tests {
                 return Ok(requests);
             };
             prop_assert_eq!((found.is_some(), at), (true, bytes.len() - buffer.len()));
-            let mut body = Body::of(request.head());
+            let mut body = BodyFraming::of(request.head());
             for piece in bytes[at..].chunks(piece) {
                 at += body.pass(piece);
             }
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn no_size_overflows() {
         for size in ["f".repeat(16), "f".repeat(40)] {
-            let mut body = Body::Chunked(Chunk::Size(0));
+            let mut body = BodyFraming::Chunked(Chunk::Size(0));
             let bytes = format!("{size}\r\n{NEXT}");
             assert_eq!(body.pass(bytes.as_bytes()), bytes.len());
             assert!(!body.is_over());

@@ -51,7 +51,7 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(20);
 /// What a listener serves.
 pub struct Listening<R> {
     /// Where.
-    pub bound: Bound,
+    pub bound: BoundSocket,
     /// With TLS.
     pub tls: Option<Acceptor>,
     /// By so many threads; one for each core otherwise.
@@ -143,13 +143,13 @@ async fn accept(
 }
 
 /// An address that is taken by this process. No connection is accepted yet: a load balancer that finds none goes to another node.
-pub struct Bound {
+pub struct BoundSocket {
     socket: OwnedFd,
     /// The address, with the port that the system chose for port 0.
     pub address: SocketAddr,
 }
 
-impl Bound {
+impl BoundSocket {
     /// Takes an address.
     ///
     /// # Errors

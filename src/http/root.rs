@@ -40,7 +40,7 @@ const FOR_PEOPLE: [(&str, &str); 12] = [
 
 /// The form that a caller prefers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Form {
+enum PageForm {
     Html,
     Json,
     Text,
@@ -60,14 +60,14 @@ pub async fn answer(server: web::Data<Server>, request: HttpRequest) -> HttpResp
 }
 
 /// The first of our forms with the highest weight (RFC 9110 section 12.5.1). Text is for who names none.
-fn preferred<'a>(accept: impl Iterator<Item = &'a str>) -> Form {
-    let mut best: Option<(f32, Form)> = None;
+fn preferred<'a>(accept: impl Iterator<Item = &'a str>) -> PageForm {
+    let mut best: Option<(f32, PageForm)> = None;
     for range in accept.flat_map(|value| value.split(',')).take(32) {
         let mut parts = range.split(';').map(str::trim);
         let form = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
-            "text/html" | "application/xhtml+xml" => Form::Html,
-            "application/json" | "application/*" => Form::Json,
-            "text/plain" | "text/*" | "*/*" => Form::Text,
+            "text/html" | "application/xhtml+xml" => PageForm::Html,
+            "application/json" | "application/*" => PageForm::Json,
+            "text/plain" | "text/*" | "*/*" => PageForm::Text,
             _ => continue,
         };
         let weight = parts
@@ -77,7 +77,7 @@ fn preferred<'a>(accept: impl Iterator<Item = &'a str>) -> Form {
             best = Some((weight, form));
         }
     }
-    best.map_or(Form::Text, |(_, form)| form)
+    best.map_or(PageForm::Text, |(_, form)| form)
 }
 
 /// Every endpoint but the documents, with its method.
@@ -92,7 +92,7 @@ fn endpoints(issuer: &str, has_accounts: bool) -> Vec<String> {
 }
 
 /// The issuer holds no character that HTML or JSON would read as its own: its type sees to that.
-fn page(form: Form, issuer: &str, has_accounts: bool) -> (&'static str, String) {
+fn page(form: PageForm, issuer: &str, has_accounts: bool) -> (&'static str, String) {
     const WHAT: &str = "an identity server (OAuth 2.0, JWT access tokens) whose signing keys rotate themselves";
     const DOCUMENTATION: &str = "README.md and the folder docs/ of the distribution";
     let links = [
@@ -110,7 +110,7 @@ fn page(form: Form, issuer: &str, has_accounts: bool) -> (&'static str, String) 
     ];
     let endpoints = endpoints(issuer, has_accounts);
     match form {
-        Form::Html => {
+        PageForm::Html => {
             let listed = format!("<li><code>{}</code></li>\n", endpoints.join("</code></li>\n<li><code>"));
             let items = links
                 .map(|(name, path, purpose)| format!("<li><a href=\"{issuer}{path}\">{name}</a>: {purpose}</li>\n"));
@@ -123,7 +123,7 @@ fn page(form: Form, issuer: &str, has_accounts: bool) -> (&'static str, String) 
             );
             ("text/html; charset=utf-8", body)
         }
-        Form::Json => {
+        PageForm::Json => {
             let body = json!({
                 "name": "Keyround",
                 "description": format!("This is {WHAT}."),
@@ -137,7 +137,7 @@ fn page(form: Form, issuer: &str, has_accounts: bool) -> (&'static str, String) 
             });
             ("application/json", format!("{body}\n"))
         }
-        Form::Text => {
+        PageForm::Text => {
             let rows = links.map(|(name, path, purpose)| {
                 let label = format!("{name}:");
                 format!("{label:<12}{issuer}{path} ({purpose})\n")
@@ -161,20 +161,20 @@ mod tests {
     #[test]
     fn browsers_get_html_and_programs_what_they_name() {
         for (accept, form) in [
-            (vec![], Form::Text),
-            (vec!["*/*"], Form::Text),
+            (vec![], PageForm::Text),
+            (vec!["*/*"], PageForm::Text),
             (
                 vec!["text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"],
-                Form::Html,
+                PageForm::Html,
             ),
-            (vec!["application/json"], Form::Json),
-            (vec!["application/json, text/plain, */*"], Form::Json),
-            (vec!["text/html;q=0.1, application/json"], Form::Json),
-            (vec!["text/html;q=0, */*;q=0.5"], Form::Text),
-            (vec!["image/png", "TEXT/HTML; charset=utf-8; q=0.5"], Form::Html),
-            (vec!["text/html;q=x"], Form::Text),
-            (vec!["image/png"], Form::Text),
-            (vec![",,;;,"], Form::Text),
+            (vec!["application/json"], PageForm::Json),
+            (vec!["application/json, text/plain, */*"], PageForm::Json),
+            (vec!["text/html;q=0.1, application/json"], PageForm::Json),
+            (vec!["text/html;q=0, */*;q=0.5"], PageForm::Text),
+            (vec!["image/png", "TEXT/HTML; charset=utf-8; q=0.5"], PageForm::Html),
+            (vec!["text/html;q=x"], PageForm::Text),
+            (vec!["image/png"], PageForm::Text),
+            (vec![",,;;,"], PageForm::Text),
         ] {
             assert_eq!(preferred(accept.iter().copied()), form, "{accept:?}");
         }

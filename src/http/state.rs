@@ -12,7 +12,7 @@ use crate::keyring::{CannotVerify, Inactive, Keyring};
 use crate::logins::Logins;
 use crate::logins::federated::FederatedLogins;
 use crate::oauth::token::Defaults;
-use crate::oauth::verification::{AccessToken, Refused, is_type_of_accounts};
+use crate::oauth::verification::{AccessToken, VerificationError, is_type_of_accounts};
 use crate::outbound::key_sets::RemoteKeySets;
 use crate::registry::Registry;
 use crate::rotation::Rotation;
@@ -104,7 +104,7 @@ impl Server {
         let expected = self.sessions.client.token_type;
         Ok(verdict.and_then(|token| {
             if token.session.is_some() && !is_type_of_accounts(&token, expected, self.started_at) {
-                return Err(Refused::Type.into());
+                return Err(VerificationError::Type.into());
             }
             Ok(token)
         }))

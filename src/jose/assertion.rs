@@ -24,7 +24,7 @@ pub struct AssertionClaims {
     /// Whom it is about.
     pub sub: String,
     /// Whom it is for.
-    aud: Recipients,
+    aud: AssertionAudience,
     /// From when on it is refused.
     #[serde(deserialize_with = "numeric_date::deserialize")]
     pub exp: i64,
@@ -40,7 +40,7 @@ pub struct AssertionClaims {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-enum Recipients {
+enum AssertionAudience {
     One(String),
     Several(Vec<String>),
 }
@@ -54,8 +54,8 @@ impl AssertionClaims {
     #[must_use]
     pub fn recipient(&self) -> Option<&str> {
         match &self.aud {
-            Recipients::One(one) => Some(one),
-            Recipients::Several(all) => match all.as_slice() {
+            AssertionAudience::One(one) => Some(one),
+            AssertionAudience::Several(all) => match all.as_slice() {
                 [one] => Some(one),
                 _ => None,
             },
@@ -79,7 +79,7 @@ const TIME: &str = "a number of seconds since 1970 (RFC 7519 section 2)";
 fn claims_fault(text: &[u8]) -> AssertionError {
     let whole = AssertionError::Malformed("its claims must be a JSON object in which every name occurs once");
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let Ok(claims) = reader.deserialize_map(Claims) else {
+    let Ok(claims) = reader.deserialize_map(SignedAssertionClaims) else {
         return whole;
     };
     for (name, form, is_needed) in CLAIMS {
@@ -104,9 +104,9 @@ fn claims_fault(text: &[u8]) -> AssertionError {
 }
 
 /// Every member, also one of a name that occurred before.
-struct Claims;
+struct SignedAssertionClaims;
 
-impl<'de> Visitor<'de> for Claims {
+impl<'de> Visitor<'de> for SignedAssertionClaims {
     type Value = Vec<(String, Value)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,13 +124,13 @@ impl<'de> Visitor<'de> for Claims {
 
 /// What an assertion's header says. Other members are ignored (RFC 7515 section 4): certificates' thumbprints are common, and a
 /// key that the header brings along is never used.
-struct Header {
+struct AssertionHeader {
     alg: String,
     typ: Option<String>,
     kid: Option<String>,
 }
 
-impl Header {
+impl AssertionHeader {
     fn parse(text: &[u8]) -> Result<Self, AssertionError> {
         let malformed = AssertionError::Malformed;
         let mut members = strict_json::object(text)
@@ -180,7 +180,7 @@ pub enum AssertionError {
 
 /// An assertion as it was presented: nothing in it is proved yet.
 pub struct Assertion<'a> {
-    header: Header,
+    header: AssertionHeader,
     claims: AssertionClaims,
     message: &'a str,
     signature: Vec<u8>,
@@ -199,7 +199,7 @@ impl<'a> Assertion<'a> {
         let parts = malformed("it must have three parts separated by dots");
         let (message, signature) = text.rsplit_once('.').ok_or(parts)?;
         let (header, claims) = message.split_once('.').ok_or(parts)?;
-        let header = Header::parse(&decode(header)?)?;
+        let header = AssertionHeader::parse(&decode(header)?)?;
         let is_other_type = |typ: &str| !is_type(typ, &["jwt", "client-authentication+jwt"]);
         if header.typ.as_deref().is_some_and(is_other_type) {
             return Err(AssertionError::Type);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::jwk::PublicJwk;
 use super::jwk_set::{IssuerKey, KeyIssuer};
-use super::jws::{Compact, Malformed, NotVerified, VerifyingKey, is_type};
+use super::jws::{Compact, Malformed, NotVerified, SignatureKey, is_type};
 
 /// The place of the directory (`tid`) in an issuer of a directory service.
 pub const DIRECTORY: &str = "{tenantid}";
@@ -80,7 +80,7 @@ impl<'a> IdToken<'a> {
         let (Some(key), None) = (fitting.next(), fitting.next()) else {
             return Err(IdTokenError::Key);
         };
-        let verifying = VerifyingKey::new(&key.jwk).map_err(|_| IdTokenError::Key)?;
+        let verifying = SignatureKey::new(&key.jwk).map_err(|_| IdTokenError::Key)?;
         let claims = self.token.verified(&verifying)?;
         // A key of one directory must not speak for another one.
         if !key.issuer.admits(&claims) {

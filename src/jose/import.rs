@@ -19,7 +19,7 @@ use openssl::rsa::{Rsa, RsaRef};
 use crate::text::{self, NotText};
 
 use super::alg::Algorithm;
-use super::jwk::{InvalidKid, Kid, Parameters, PublicJwk, thumbprint};
+use super::jwk::{InvalidKid, KeyParameters, Kid, PublicJwk, thumbprint};
 use super::key::{KeyError, PrivateKey, SelfTestError, self_test};
 use super::roca;
 
@@ -34,7 +34,7 @@ pub struct Imported {
     /// The one algorithm that it is for.
     pub alg: Algorithm,
     /// The public half.
-    pub parameters: Parameters,
+    pub parameters: KeyParameters,
     /// The private half, where the file has it.
     pub private: Option<PrivateKey>,
 }
@@ -226,13 +226,13 @@ fn own_jwk(imported: &Imported) -> PublicJwk {
 ///
 /// # Errors
 /// [`ImportError::Inconsistent`] when the parameters are no key.
-pub fn public_pem(parameters: &Parameters) -> Result<String, ImportError> {
+pub fn public_pem(parameters: &KeyParameters) -> Result<String, ImportError> {
     let key = match parameters {
-        Parameters::Rsa { n, e } => {
+        KeyParameters::Rsa { n, e } => {
             let (n, e) = (jwk::number("n", n)?, jwk::number("e", e)?);
             PKey::from_rsa(Rsa::from_public_components(n, e)?)?
         }
-        Parameters::P256 { x, y } => PKey::from_ec_key(jwk::point(&jwk::number("x", x)?, &jwk::number("y", y)?)?)?,
+        KeyParameters::P256 { x, y } => PKey::from_ec_key(jwk::point(&jwk::number("x", x)?, &jwk::number("y", y)?)?)?,
     };
     String::from_utf8(key.public_key_to_pem()?).map_err(|_| ImportError::Inconsistent)
 }
@@ -259,7 +259,7 @@ fn private_p256(key: EcKey<Private>) -> Result<Imported, ImportError> {
     with_private(parameters, PrivateKey::from_p256(key))
 }
 
-fn with_private(parameters: Parameters, key: Result<PrivateKey, KeyError>) -> Result<Imported, ImportError> {
+fn with_private(parameters: KeyParameters, key: Result<PrivateKey, KeyError>) -> Result<Imported, ImportError> {
     let key = key.map_err(|_| ImportError::Inconsistent)?;
     Ok(Imported {
         kid: None,
@@ -283,7 +283,7 @@ fn public(key: &PKey<Public>) -> Result<Imported, ImportError> {
     })
 }
 
-fn rsa_parameters<T: HasPublic>(key: &RsaRef<T>) -> Result<Parameters, ImportError> {
+fn rsa_parameters<T: HasPublic>(key: &RsaRef<T>) -> Result<KeyParameters, ImportError> {
     let bits = key.n().num_bits();
     if !(2048..=4096).contains(&bits) {
         return Err(ImportError::RsaBits(bits));
@@ -298,13 +298,13 @@ fn rsa_parameters<T: HasPublic>(key: &RsaRef<T>) -> Result<Parameters, ImportErr
     if roca::has_fingerprint(&key.n().to_vec()) {
         return Err(ImportError::Roca);
     }
-    Ok(Parameters::Rsa {
+    Ok(KeyParameters::Rsa {
         n: BASE64URL.encode(key.n().to_vec()),
         e: BASE64URL.encode(key.e().to_vec()),
     })
 }
 
-fn p256_parameters<T: HasPublic>(key: &EcKeyRef<T>) -> Result<Parameters, ImportError> {
+fn p256_parameters<T: HasPublic>(key: &EcKeyRef<T>) -> Result<KeyParameters, ImportError> {
     if key.group().curve_name() != Some(Nid::X9_62_PRIME256V1) {
         return Err(ImportError::Curve);
     }
@@ -312,7 +312,7 @@ fn p256_parameters<T: HasPublic>(key: &EcKeyRef<T>) -> Result<Parameters, Import
     let (mut x, mut y, mut context) = (BigNum::new()?, BigNum::new()?, BigNumContext::new()?);
     key.public_key()
         .affine_coordinates(key.group(), &mut x, &mut y, &mut context)?;
-    Ok(Parameters::P256 {
+    Ok(KeyParameters::P256 {
         x: BASE64URL.encode(x.to_vec_padded(32)?),
         y: BASE64URL.encode(y.to_vec_padded(32)?),
     })

@@ -27,13 +27,13 @@ pub struct PublicJwk {
     /// The only algorithm it is for (RFC 8725 section 3.1).
     pub alg: Algorithm,
     /// The members that are the key.
-    pub parameters: Parameters,
+    pub parameters: KeyParameters,
 }
 
 /// The members that make up the key, base64url without padding, no leading zero octet in `n` and `e`, `x` and `y` of
 /// 32 octets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parameters {
+pub enum KeyParameters {
     /// An RSA public key (RFC 7518 section 6.3.1).
     Rsa {
         /// The modulus.
@@ -57,10 +57,10 @@ impl PublicJwk {
         // Written by hand because the bytes are hashed into the ETag; only the kid may have characters that JSON escapes.
         let (alg, kid) = (self.alg, serde_json::Value::from(self.kid.as_str()));
         match &self.parameters {
-            Parameters::Rsa { n, e } => {
+            KeyParameters::Rsa { n, e } => {
                 format!(r#"{{"kty":"RSA","use":"sig","alg":"{alg}","kid":{kid},"n":"{n}","e":"{e}"}}"#)
             }
-            Parameters::P256 { x, y } => {
+            KeyParameters::P256 { x, y } => {
                 format!(r#"{{"kty":"EC","use":"sig","alg":"{alg}","kid":{kid},"crv":"P-256","x":"{x}","y":"{y}"}}"#)
             }
         }
@@ -89,15 +89,15 @@ impl PublicJwk {
     pub fn is_same_key(&self, other: &Self) -> bool {
         match (&self.parameters, &other.parameters) {
             // All exponents are 65537.
-            (Parameters::Rsa { n, .. }, Parameters::Rsa { n: other, .. }) => n == other,
+            (KeyParameters::Rsa { n, .. }, KeyParameters::Rsa { n: other, .. }) => n == other,
             // A point and its negative have one x.
-            (Parameters::P256 { x, .. }, Parameters::P256 { x: other, .. }) => x == other,
+            (KeyParameters::P256 { x, .. }, KeyParameters::P256 { x: other, .. }) => x == other,
             _ => false,
         }
     }
 }
 
-impl Parameters {
+impl KeyParameters {
     /// The other point that has this x.
     fn negative(&self) -> Option<Self> {
         let Self::P256 { x, y } = self else { return None };
@@ -167,7 +167,7 @@ pub enum JwkError {
 /// The members as they stand in the text. A private member is an unknown one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Members {
+struct JwkMembers {
     kty: String,
     r#use: String,
     alg: Algorithm,
@@ -189,7 +189,7 @@ impl PublicJwk {
         if json.len() > LONGEST_JWK {
             return Err(JwkError::TooLong(json.len()));
         }
-        let members: Members = serde_json::from_str(json).map_err(JwkError::Members)?;
+        let members: JwkMembers = serde_json::from_str(json).map_err(JwkError::Members)?;
         if members.r#use != "sig" {
             return Err(JwkError::Kind);
         }
@@ -203,7 +203,7 @@ impl PublicJwk {
     }
 }
 
-fn rsa_parameters(members: Members) -> Result<Parameters, JwkError> {
+fn rsa_parameters(members: JwkMembers) -> Result<KeyParameters, JwkError> {
     refuse_foreign("RSA", [("crv", &members.crv), ("x", &members.x), ("y", &members.y)])?;
     let n = members.n.ok_or(JwkError::Missing("n"))?;
     let e = members.e.ok_or(JwkError::Missing("e"))?;
@@ -215,10 +215,10 @@ fn rsa_parameters(members: Members) -> Result<Parameters, JwkError> {
     if !(2048..=4096).contains(&bits) {
         return Err(JwkError::ModulusBits(bits));
     }
-    Ok(Parameters::Rsa { n, e })
+    Ok(KeyParameters::Rsa { n, e })
 }
 
-fn p256_parameters(members: Members) -> Result<Parameters, JwkError> {
+fn p256_parameters(members: JwkMembers) -> Result<KeyParameters, JwkError> {
     refuse_foreign("EC", [("n", &members.n), ("e", &members.e)])?;
     match members.crv.as_deref() {
         Some("P-256") => (),
@@ -233,7 +233,7 @@ fn p256_parameters(members: Members) -> Result<Parameters, JwkError> {
             return Err(JwkError::Coordinate { member, octets });
         }
     }
-    Ok(Parameters::P256 { x, y })
+    Ok(KeyParameters::P256 { x, y })
 }
 
 fn refuse_foreign<const N: usize>(
@@ -269,10 +269,10 @@ pub fn set_bytes(keys: impl Iterator<Item = usize>) -> usize {
 
 /// The name a key gives itself: SHA-256 over its required members in lexicographic order (RFC 7638 section 3).
 #[must_use]
-pub fn thumbprint(parameters: &Parameters) -> Kid {
+pub fn thumbprint(parameters: &KeyParameters) -> Kid {
     let canonical = match parameters {
-        Parameters::Rsa { n, e } => format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#),
-        Parameters::P256 { x, y } => format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#),
+        KeyParameters::Rsa { n, e } => format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#),
+        KeyParameters::P256 { x, y } => format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#),
     };
     Kid::of_digest(sha256_base64url(canonical.as_bytes()))
 }
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn thumbprint_is_the_one_of_rfc_7638() {
-        let kid = thumbprint(&Parameters::Rsa {
+        let kid = thumbprint(&KeyParameters::Rsa {
             n: RFC_7638_N.to_owned(),
             e: "AQAB".to_owned(),
         });
@@ -315,7 +315,7 @@ mod tests {
     fn a_thumbprint_of_p256_hashes_crv_kty_x_y() {
         let expected = sha256(format!(r#"{{"crv":"P-256","kty":"EC","x":"{X}","y":"{Y}"}}"#).as_bytes());
         let (x, y) = (X.to_owned(), Y.to_owned());
-        let kid = thumbprint(&Parameters::P256 { x, y });
+        let kid = thumbprint(&KeyParameters::P256 { x, y });
         assert_eq!(BASE64URL.decode(kid.as_str()).unwrap(), expected);
     }
 

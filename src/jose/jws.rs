@@ -15,7 +15,7 @@ use openssl::rsa::Rsa;
 use serde_json::{Map, Value};
 
 use super::alg::Algorithm;
-use super::jwk::{Kid, Parameters, PublicJwk};
+use super::jwk::{KeyParameters, Kid, PublicJwk};
 use super::key::VerifyError;
 use super::rsa_contexts::RsaContexts;
 use super::strict_json;
@@ -83,7 +83,7 @@ impl<'a> Parts<'a> {
     }
 
     /// What was signed, once the signature is found to be this key's.
-    fn verified(&self, key: &VerifyingKey) -> Result<Vec<u8>, NotVerified> {
+    fn verified(&self, key: &SignatureKey) -> Result<Vec<u8>, NotVerified> {
         key.verify(self.message.as_bytes(), &self.signature)?;
         decode(self.claims).map_err(NotVerified::Malformed)
     }
@@ -111,7 +111,7 @@ impl<'a> Compact<'a> {
     ///
     /// # Errors
     /// [`VerifyError`] when it is not, or [`Malformed`] when what was signed is no JSON object with every name once.
-    pub fn verified(&self, key: &VerifyingKey) -> Result<Map<String, Value>, NotVerified> {
+    pub fn verified(&self, key: &SignatureKey) -> Result<Map<String, Value>, NotVerified> {
         strict_json::object(&self.parts.verified(key)?).map_err(|_| NotVerified::Claims)
     }
 }
@@ -151,7 +151,7 @@ impl<'a> Unverified<'a> {
     /// See [`Compact::verified`].
     pub fn verified<const N: usize>(
         &self,
-        key: &VerifyingKey,
+        key: &SignatureKey,
         names: [&'static str; N],
     ) -> Result<[Option<Value>; N], NotVerified> {
         let members = strict_json::members(&self.parts.verified(key)?, names);
@@ -178,32 +178,32 @@ fn decode(part: &str) -> Result<Vec<u8>, Malformed> {
 }
 
 /// A public key, parsed once and ready to verify.
-pub struct VerifyingKey {
+pub struct SignatureKey {
     kid: Kid,
-    material: Material,
+    material: VerificationMaterial,
 }
 
 /// The forms in which verifying costs the least; see the private half in `key`.
-enum Material {
+enum VerificationMaterial {
     Rsa(RsaContexts<Public>),
     P256(EcKey<Public>),
 }
 
-impl fmt::Debug for VerifyingKey {
+impl fmt::Debug for SignatureKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "VerifyingKey({}, {})", self.kid, self.algorithm())
     }
 }
 
-impl VerifyingKey {
+impl SignatureKey {
     /// The key that this JWK publishes.
     ///
     /// # Errors
     /// [`VerifyError::Key`] when it holds none: not base64url, not on the curve, no possible modulus.
     pub fn new(jwk: &PublicJwk) -> Result<Self, VerifyError> {
         let material = match &jwk.parameters {
-            Parameters::Rsa { n, e } => rsa(n, e),
-            Parameters::P256 { x, y } => p256(x, y),
+            KeyParameters::Rsa { n, e } => rsa(n, e),
+            KeyParameters::P256 { x, y } => p256(x, y),
         };
         let material = material.map_err(|_: ErrorStack| VerifyError::Key)?;
         let key = Self {
@@ -227,8 +227,8 @@ impl VerifyingKey {
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         match self.material {
-            Material::Rsa(_) => Algorithm::Rs256,
-            Material::P256(_) => Algorithm::Es256,
+            VerificationMaterial::Rsa(_) => Algorithm::Rs256,
+            VerificationMaterial::P256(_) => Algorithm::Es256,
         }
     }
 
@@ -239,8 +239,8 @@ impl VerifyingKey {
     /// [`VerifyError::Signature`] when this key did not make it.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), VerifyError> {
         let verified = match &self.material {
-            Material::Rsa(rsa) => rsa.verify(message, signature),
-            Material::P256(key) => verify_p256(key, message, signature),
+            VerificationMaterial::Rsa(rsa) => rsa.verify(message, signature),
+            VerificationMaterial::P256(key) => verify_p256(key, message, signature),
         };
         // OpenSSL reports some malformed signatures as errors; they stay on its queue, which `ErrorStack` has emptied.
         match verified {
@@ -259,17 +259,17 @@ fn verify_p256(key: &EcKey<Public>, message: &[u8], signature: &[u8]) -> Result<
     pair.verify(&sha256(message), key)
 }
 
-fn rsa(n: &str, e: &str) -> Result<Material, ErrorStack> {
+fn rsa(n: &str, e: &str) -> Result<VerificationMaterial, ErrorStack> {
     let key = Rsa::from_public_components(number(n)?, number(e)?)?;
-    Ok(Material::Rsa(RsaContexts::new(PKey::from_rsa(key)?)?))
+    Ok(VerificationMaterial::Rsa(RsaContexts::new(PKey::from_rsa(key)?)?))
 }
 
-fn p256(x: &str, y: &str) -> Result<Material, ErrorStack> {
+fn p256(x: &str, y: &str) -> Result<VerificationMaterial, ErrorStack> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
     // It checks that the point lies on the curve.
     let key = EcKey::from_public_key_affine_coordinates(&group, &*number(x)?, &*number(y)?)?;
     key.check_key()?;
-    Ok(Material::P256(key))
+    Ok(VerificationMaterial::P256(key))
 }
 
 fn number(text: &str) -> Result<BigNum, ErrorStack> {
@@ -286,7 +286,7 @@ mod tests {
         for alg in Algorithm::ALL {
             let key = PrivateKey::generate(alg, RsaBits::Bits2048).unwrap();
             let jwk = key.public_jwk().unwrap();
-            let prebuilt = VerifyingKey::new(&jwk).unwrap();
+            let prebuilt = SignatureKey::new(&jwk).unwrap();
             let signature = key.sign(b"message").unwrap();
             assert_eq!(prebuilt.verify(b"message", &signature), Ok(()));
             assert!(prebuilt.verify(b"massage", &signature).is_err());
@@ -314,17 +314,17 @@ mod tests {
         let good = key.public_jwk().unwrap();
         let zeros = BASE64URL.encode([0; 32]);
         for parameters in [
-            Parameters::P256 {
+            KeyParameters::P256 {
                 x: zeros.clone(),
                 y: zeros.clone(),
             },
-            Parameters::P256 {
+            KeyParameters::P256 {
                 x: "!".to_owned(),
                 y: zeros,
             },
         ] {
             assert!(
-                VerifyingKey::new(&PublicJwk {
+                SignatureKey::new(&PublicJwk {
                     parameters,
                     ..good.clone()
                 })
@@ -332,7 +332,7 @@ mod tests {
             );
         }
         assert!(
-            VerifyingKey::new(&PublicJwk {
+            SignatureKey::new(&PublicJwk {
                 alg: Algorithm::Rs256,
                 ..good
             })

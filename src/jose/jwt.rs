@@ -66,14 +66,14 @@ const LONGEST_TOKEN: usize = 16_384;
 
 /// Who a token is for: one recipient or more (RFC 7519 section 4.1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Audience(Vec<String>);
+pub struct AudienceClaim(Vec<String>);
 
 /// An audience without a recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an audience needs at least one recipient")]
 pub struct EmptyAudience;
 
-impl Audience {
+impl AudienceClaim {
     /// The audience of one recipient.
     #[must_use]
     pub fn one(recipient: impl Into<String>) -> Self {
@@ -87,7 +87,7 @@ impl Audience {
     }
 }
 
-impl TryFrom<Vec<String>> for Audience {
+impl TryFrom<Vec<String>> for AudienceClaim {
     type Error = EmptyAudience;
 
     fn try_from(recipients: Vec<String>) -> Result<Self, EmptyAudience> {
@@ -98,7 +98,7 @@ impl TryFrom<Vec<String>> for Audience {
     }
 }
 
-impl Serialize for Audience {
+impl Serialize for AudienceClaim {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.as_slice() {
             [one] => serializer.serialize_str(one),
@@ -116,7 +116,7 @@ pub struct AccessTokenClaims {
     /// The user, or the client where it acts for itself.
     pub sub: String,
     /// Who may accept the token.
-    pub aud: Audience,
+    pub aud: AudienceClaim,
     /// The client it was given to (RFC 8693 section 4.3).
     pub client_id: String,
     /// When it was issued.
@@ -252,7 +252,7 @@ pub enum TokenError {
 /// unknown (RFC 8725 section 3.10).
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Header {
+struct TokenHeader {
     alg: String,
     typ: String,
     kid: String,
@@ -275,7 +275,7 @@ pub fn verify_access_token_signature(token: &str, keys: &[PublicJwk]) -> Result<
     }
     let header = decode(header)?;
     // Without this a list of the three values would pass.
-    let header: Header = Some(header)
+    let header: TokenHeader = Some(header)
         .filter(|header| header.first() == Some(&b'{'))
         .and_then(|header| serde_json::from_slice(&header).ok())
         .ok_or(TokenError::Malformed(
@@ -289,7 +289,7 @@ pub fn verify_access_token_signature(token: &str, keys: &[PublicJwk]) -> Result<
         .ok_or(TokenError::Malformed("its claims must be a JSON object"))
 }
 
-fn resolve<'a>(header: &Header, keys: &'a [PublicJwk]) -> Result<&'a PublicJwk, TokenError> {
+fn resolve<'a>(header: &TokenHeader, keys: &'a [PublicJwk]) -> Result<&'a PublicJwk, TokenError> {
     let mut named = keys.iter().filter(|key| key.kid.as_str() == header.kid);
     let key = named.next().ok_or(TokenError::UnknownKey)?;
     if named.next().is_some() {
@@ -334,7 +334,7 @@ mod tests {
         AccessTokenClaims {
             iss: "https://id.example".to_owned(),
             sub: "user \"1\"".to_owned(),
-            aud: Audience::one("https://api.example"),
+            aud: AudienceClaim::one("https://api.example"),
             client_id: "client".to_owned(),
             iat: 1_700_000_000,
             exp: 1_700_000_300,
@@ -359,7 +359,7 @@ mod tests {
             r#""iat":1700000000,"exp":1700000300,"jti":"name"}"#
         );
         assert_eq!(json, expected);
-        let two = Audience::try_from(vec!["a".to_owned(), "b".to_owned()]).unwrap();
+        let two = AudienceClaim::try_from(vec!["a".to_owned(), "b".to_owned()]).unwrap();
         let scope = Some("read write".to_owned());
         let json = serde_json::to_string(&AccessTokenClaims {
             aud: two,
@@ -371,7 +371,7 @@ mod tests {
             json.contains(r#""aud":["a","b"]"#) && json.ends_with(r#""scope":"read write"}"#),
             "{json}"
         );
-        assert_eq!(Audience::try_from(Vec::new()), Err(EmptyAudience));
+        assert_eq!(AudienceClaim::try_from(Vec::new()), Err(EmptyAudience));
     }
 
     #[test]

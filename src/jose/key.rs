@@ -18,7 +18,7 @@ use rsa::signature::Verifier as _;
 use zeroize::Zeroizing;
 
 use super::alg::Algorithm;
-use super::jwk::{JwkError, Parameters, PublicJwk, thumbprint};
+use super::jwk::{JwkError, KeyParameters, PublicJwk, thumbprint};
 use super::rsa_contexts::RsaContexts;
 use crate::crypto::sha256;
 
@@ -169,7 +169,7 @@ impl PrivateKey {
         let parameters = match &self.0 {
             Material::Rsa(rsa) => {
                 let key = rsa.key().rsa()?;
-                Parameters::Rsa {
+                KeyParameters::Rsa {
                     n: BASE64URL.encode(key.n().to_vec()),
                     e: BASE64URL.encode(key.e().to_vec()),
                 }
@@ -201,11 +201,11 @@ impl PrivateKey {
     }
 }
 
-fn p256_parameters(key: &EcKey<Private>) -> Result<Parameters, KeyError> {
+fn p256_parameters(key: &EcKey<Private>) -> Result<KeyParameters, KeyError> {
     let (mut x, mut y, mut context) = (BigNum::new()?, BigNum::new()?, BigNumContext::new()?);
     key.public_key()
         .affine_coordinates(key.group(), &mut x, &mut y, &mut context)?;
-    Ok(Parameters::P256 {
+    Ok(KeyParameters::P256 {
         x: BASE64URL.encode(x.to_vec_padded(32)?),
         y: BASE64URL.encode(y.to_vec_padded(32)?),
     })
@@ -228,8 +228,8 @@ pub enum VerifyError {
 /// [`VerifyError`] when the key or the signature is not good.
 pub fn verify(jwk: &PublicJwk, message: &[u8], signature: &[u8]) -> Result<(), VerifyError> {
     match (jwk.alg, &jwk.parameters) {
-        (Algorithm::Rs256, Parameters::Rsa { n, e }) => verify_rsa([n, e], message, signature),
-        (Algorithm::Es256, Parameters::P256 { x, y }) => verify_p256([x, y], message, signature),
+        (Algorithm::Rs256, KeyParameters::Rsa { n, e }) => verify_rsa([n, e], message, signature),
+        (Algorithm::Es256, KeyParameters::P256 { x, y }) => verify_p256([x, y], message, signature),
         _ => Err(VerifyError::Key),
     }
 }
@@ -374,19 +374,19 @@ mod tests {
     const PAYLOAD: &str =
         "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 
-    fn named(alg: Algorithm, parameters: Parameters) -> PublicJwk {
+    fn named(alg: Algorithm, parameters: KeyParameters) -> PublicJwk {
         let kid = thumbprint(&parameters);
         PublicJwk { kid, alg, parameters }
     }
 
     fn a2() -> PublicJwk {
         let (n, e) = (A2_N.to_owned(), "AQAB".to_owned());
-        named(Algorithm::Rs256, Parameters::Rsa { n, e })
+        named(Algorithm::Rs256, KeyParameters::Rsa { n, e })
     }
 
     fn a3() -> PublicJwk {
         let (x, y) = (A3_X.to_owned(), A3_Y.to_owned());
-        named(Algorithm::Es256, Parameters::P256 { x, y })
+        named(Algorithm::Es256, KeyParameters::P256 { x, y })
     }
 
     #[test]
@@ -411,7 +411,7 @@ mod tests {
     #[test]
     fn verify_refuses_what_is_no_key() {
         let mut off_curve = a3();
-        off_curve.parameters = Parameters::P256 {
+        off_curve.parameters = KeyParameters::P256 {
             x: A3_X.to_owned(),
             y: A3_X.to_owned(),
         };
@@ -422,7 +422,7 @@ mod tests {
         let mut shifted = a3();
         let bytes = [BASE64URL.decode(A3_X).unwrap(), BASE64URL.decode(A3_Y).unwrap()].concat();
         let (x, y) = (BASE64URL.encode(&bytes[..31]), BASE64URL.encode(&bytes[31..]));
-        shifted.parameters = Parameters::P256 { x, y };
+        shifted.parameters = KeyParameters::P256 { x, y };
         assert_eq!(verify(&shifted, b"", &[1; 64]), Err(VerifyError::Key));
     }
 
@@ -467,7 +467,7 @@ mod tests {
     }
 
     fn coordinates(jwk: &PublicJwk) -> [Vec<u8>; 2] {
-        let Parameters::P256 { x, y } = &jwk.parameters else {
+        let KeyParameters::P256 { x, y } = &jwk.parameters else {
             panic!("a P-256 key")
         };
         [BASE64URL.decode(x).unwrap(), BASE64URL.decode(y).unwrap()]
@@ -530,7 +530,7 @@ mod tests {
         let mut jwk = key.public_jwk().unwrap();
         let [x, y] = coordinates(&jwk).map(|coordinate| BASE64URL.encode(coordinate.as_slice()));
         let stripped = BASE64URL.encode(&BASE64URL.decode(&x).unwrap()[1..]);
-        jwk = named(jwk.alg, Parameters::P256 { x: stripped, y });
+        jwk = named(jwk.alg, KeyParameters::P256 { x: stripped, y });
         let refusal = self_test(&key, &jwk.to_json());
         assert!(matches!(
             refusal,
@@ -542,7 +542,7 @@ mod tests {
     fn the_self_test_finds_swapped_coordinates_and_a_point_off_the_curve() {
         let key = generate(Algorithm::Es256);
         let [x, y] = coordinates(&key.public_jwk().unwrap()).map(|coordinate| BASE64URL.encode(coordinate));
-        let jwk = named(Algorithm::Es256, Parameters::P256 { x: y, y: x });
+        let jwk = named(Algorithm::Es256, KeyParameters::P256 { x: y, y: x });
         let refusal = self_test(&key, &jwk.to_json());
         assert!(matches!(refusal, Err(SelfTestError::Refused(_))), "{refusal:?}");
     }

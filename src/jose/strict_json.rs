@@ -21,7 +21,7 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
 }
 
 /// What an object holds under names that are known beforehand.
-pub struct Members<const N: usize> {
+pub struct JsonMembers<const N: usize> {
     /// The values, in the order of the names.
     pub named: [Option<Value>; N],
     /// Whether it has members of other names.
@@ -33,11 +33,11 @@ pub struct Members<const N: usize> {
 ///
 /// # Errors
 /// See [`object`].
-pub fn members<const N: usize>(text: &[u8], names: [&'static str; N]) -> Result<Members<N>, serde_json::Error> {
+pub fn members<const N: usize>(text: &[u8], names: [&'static str; N]) -> Result<JsonMembers<N>, serde_json::Error> {
     if text.first() != Some(&b'{') || text.last() != Some(&b'}') {
         return Err(serde_json::Error::custom("it is no JSON object"));
     }
-    read(text, Named(names))
+    read(text, NamedMembers(names))
 }
 
 fn read<'de, T>(text: &'de [u8], form: impl DeserializeSeed<'de, Value = T>) -> Result<T, serde_json::Error> {
@@ -47,18 +47,18 @@ fn read<'de, T>(text: &'de [u8], form: impl DeserializeSeed<'de, Value = T>) -> 
     Ok(value)
 }
 
-struct Named<const N: usize>([&'static str; N]);
+struct NamedMembers<const N: usize>([&'static str; N]);
 
-impl<'de, const N: usize> DeserializeSeed<'de> for Named<N> {
-    type Value = Members<N>;
+impl<'de, const N: usize> DeserializeSeed<'de> for NamedMembers<N> {
+    type Value = JsonMembers<N>;
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
         reader.deserialize_map(self)
     }
 }
 
-impl<'de, const N: usize> Visitor<'de> for Named<N> {
-    type Value = Members<N>;
+impl<'de, const N: usize> Visitor<'de> for NamedMembers<N> {
+    type Value = JsonMembers<N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object in which every name stands once")
@@ -67,7 +67,7 @@ impl<'de, const N: usize> Visitor<'de> for Named<N> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let mut named = [const { None }; N];
         let mut others = HashSet::new();
-        while let Some(name) = members.next_key_seed(Name)? {
+        while let Some(name) = members.next_key_seed(MemberName)? {
             let value = members.next_value_seed(Strict)?;
             let place = self.0.iter().zip(&mut named).find(|(known, _)| **known == name);
             let is_first = match place {
@@ -78,7 +78,7 @@ impl<'de, const N: usize> Visitor<'de> for Named<N> {
                 return Err(A::Error::custom("a name stands twice"));
             }
         }
-        Ok(Members {
+        Ok(JsonMembers {
             named,
             has_others: !others.is_empty(),
         })
@@ -86,9 +86,9 @@ impl<'de, const N: usize> Visitor<'de> for Named<N> {
 }
 
 /// A name, where it stands in the text unless it holds an escape.
-struct Name;
+struct MemberName;
 
-impl<'de> DeserializeSeed<'de> for Name {
+impl<'de> DeserializeSeed<'de> for MemberName {
     type Value = Cow<'de, str>;
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
@@ -96,7 +96,7 @@ impl<'de> DeserializeSeed<'de> for Name {
     }
 }
 
-impl<'de> Visitor<'de> for Name {
+impl<'de> Visitor<'de> for MemberName {
     type Value = Cow<'de, str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

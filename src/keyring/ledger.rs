@@ -135,11 +135,11 @@ pub struct Ledger {
     path: PathBuf,
     /// The file that an older version wrote.
     former: Option<PathBuf>,
-    state: Mutex<State>,
+    state: Mutex<LedgerState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LedgerState {
     /// Every name that is known.
     names: BTreeSet<Kid>,
     /// What may be the name of a key in a damaged line: it counts, but is not written again.
@@ -204,7 +204,7 @@ impl Ledger {
     }
 
     /// Takes the names of both files; answers with what is worst about them.
-    fn read_all(&self, state: &mut State) -> Result<(), LedgerError> {
+    fn read_all(&self, state: &mut LedgerState) -> Result<(), LedgerError> {
         let mut worst = Ok(());
         for path in [Some(self.path.as_path()), self.former.as_deref()]
             .into_iter()
@@ -229,7 +229,7 @@ impl Ledger {
         worst
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LedgerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -332,7 +332,7 @@ impl Ledger {
         }
     }
 
-    fn write(&self, state: &mut State) -> Result<(), LedgerError> {
+    fn write(&self, state: &mut LedgerState) -> Result<(), LedgerError> {
         let unwritable = |source| LedgerError::Unwritable {
             path: self.path.clone(),
             source,
@@ -405,7 +405,7 @@ impl Ledger {
     }
 }
 
-impl State {
+impl LedgerState {
     fn take(&mut self, content: &Content) {
         self.names.extend(content.names.iter().cloned());
         self.doubtful.extend(content.doubtful.iter().cloned());
@@ -474,7 +474,7 @@ mod tests {
         PublicJwk {
             kid: kid(name),
             alg: crate::jose::alg::Algorithm::Es256,
-            parameters: crate::jose::jwk::Parameters::P256 {
+            parameters: crate::jose::jwk::KeyParameters::P256 {
                 x: "x".repeat(43),
                 y: "y".repeat(43),
             },

@@ -9,7 +9,7 @@ use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::crypto::sealing::{MasterKeys, SealError};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::{Kid, PublicJwk, sha256_base64url};
-use crate::jose::jws::VerifyingKey;
+use crate::jose::jws::SignatureKey;
 use crate::jose::jwt::{SessionClaims, Signer};
 use crate::jose::key::{KeyError, PrivateKey};
 use crate::keys::keyset::KeySet;
@@ -17,7 +17,7 @@ use crate::keys::lifecycle::Keys;
 use crate::keys::plan;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::TrustedTime;
-use crate::oauth::verification::{Refused, TrustedKey, trusted_row};
+use crate::oauth::verification::{TrustedKey, VerificationError, trusted_row};
 use crate::revocations::{Endings, Followed, Revocations, Times};
 use crate::store::look::{Known, News};
 use crate::store::nodes::Heartbeat;
@@ -52,7 +52,7 @@ pub struct Snapshot {
     /// Keys whose rows are gone before their time.
     pub vanished: Vec<Vanished>,
     pub(super) signers: HashMap<Kid, Arc<Signer>>,
-    pub(super) verifying_keys: HashMap<Kid, Arc<VerifyingKey>>,
+    pub(super) verifying_keys: HashMap<Kid, Arc<SignatureKey>>,
     /// What is refused before its time. It is the same for every snapshot of a node: news is in force as soon as it is read.
     pub(super) revocations: Arc<Revocations>,
     /// How far the revocations were read; none before the first heartbeat.
@@ -84,19 +84,24 @@ impl Document {
 }
 
 impl Snapshot {
-    pub(super) fn trusted_key(&self, policy: &Policy, now: UnixTime, kid: &Kid) -> Result<TrustedKey<'_>, Refused> {
+    pub(super) fn trusted_key(
+        &self,
+        policy: &Policy,
+        now: UnixTime,
+        kid: &Kid,
+    ) -> Result<TrustedKey<'_>, VerificationError> {
         let max_token_ttl = match trusted_row(&self.keys, policy, now, kid) {
             Ok(row) => row.max_token_ttl,
             // Its tokens stay valid as long as it is published.
-            Err(Refused::UnknownKey) => self
+            Err(VerificationError::UnknownKey) => self
                 .vanished
                 .iter()
                 .find(|vanished| vanished.jwk.kid == *kid && vanished.until > now)
                 .and_then(|vanished| vanished.max_token_ttl)
-                .ok_or(Refused::UnknownKey)?,
+                .ok_or(VerificationError::UnknownKey)?,
             Err(refused) => return Err(refused),
         };
-        let key = self.verifying_keys.get(kid).ok_or(Refused::UnknownKey)?;
+        let key = self.verifying_keys.get(kid).ok_or(VerificationError::UnknownKey)?;
         Ok(TrustedKey {
             key,
             // A node with a newer policy may have raised the row's a moment ago.
@@ -390,14 +395,14 @@ fn seen_revoked(keys: &Keys, previous: Option<&Snapshot>) -> Arc<BTreeSet<Kid>> 
 }
 
 /// The public halves of the keys that are served, parsed once in their life.
-fn verifying_keys(key_set: &KeySet, previous: Option<&Snapshot>) -> HashMap<Kid, Arc<VerifyingKey>> {
+fn verifying_keys(key_set: &KeySet, previous: Option<&Snapshot>) -> HashMap<Kid, Arc<SignatureKey>> {
     let mut parsed = HashMap::new();
     for jwk in key_set.jwks() {
         // An imported kid names another key if the database lost one import and took another.
         let known = previous
             .filter(|previous| previous.key_set.jwks().contains(jwk))
             .and_then(|previous| previous.verifying_keys.get(&jwk.kid));
-        match known.map_or_else(|| VerifyingKey::new(jwk).map(Arc::new), |known| Ok(Arc::clone(known))) {
+        match known.map_or_else(|| SignatureKey::new(jwk).map(Arc::new), |known| Ok(Arc::clone(known))) {
             Ok(key) => {
                 parsed.insert(jwk.kid.clone(), key);
             }

@@ -331,7 +331,7 @@ fn stand_in(line: &[SigningKey]) -> Option<&SigningKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jose::jwk::Parameters;
+    use crate::jose::jwk::KeyParameters;
     use crate::jose::key::RsaBits;
     use crate::keys::emergency::{Response, revoke};
     use crate::keys::plan::{Step, left_out, plan, removal, without_active};
@@ -369,7 +369,7 @@ mod tests {
             jwk: Some(PublicJwk {
                 kid,
                 alg: Algorithm::Es256,
-                parameters: Parameters::P256 {
+                parameters: KeyParameters::P256 {
                     x: format!("{generation:0>43}"),
                     y: "y".repeat(43),
                 },

@@ -3,7 +3,7 @@
 
 use crate::clock::Seconds;
 use crate::jose::alg::Algorithm;
-use crate::jose::jwk::{Kid, Parameters, PublicJwk, set_bytes, sha256_base64url};
+use crate::jose::jwk::{KeyParameters, Kid, PublicJwk, set_bytes, sha256_base64url};
 use crate::jose::key::RsaBits;
 
 /// The windows as they were written, not yet held against each other.
@@ -214,11 +214,11 @@ impl Policy {
     pub fn jwk_bytes(&self, alg: Algorithm) -> usize {
         let octets = |count: usize| "A".repeat((count * 4).div_ceil(3));
         let parameters = match alg {
-            Algorithm::Rs256 => Parameters::Rsa {
+            Algorithm::Rs256 => KeyParameters::Rsa {
                 n: octets(usize::try_from(self.0.rsa_bits.bits() / 8).unwrap_or(usize::MAX)),
                 e: "AQAB".to_owned(),
             },
-            Algorithm::Es256 => Parameters::P256 {
+            Algorithm::Es256 => KeyParameters::P256 {
                 x: octets(32),
                 y: octets(32),
             },

@@ -39,7 +39,7 @@ impl Reference {
 
 /// What the database says about time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct ClockRecord {
     /// The newest time that any node has reached; none in a new database.
     pub reached: Option<UnixTime>,
     /// The newest time that any node was sure of.
@@ -163,7 +163,7 @@ pub struct TrustedTime {
     /// No look before this doubt was sure: the wall is the best guess for what tokens say.
     since_start: bool,
     steady: Option<Steady>,
-    record: Record,
+    record: ClockRecord,
 }
 
 impl TrustedTime {
@@ -171,7 +171,7 @@ impl TrustedTime {
     #[must_use]
     pub fn check(
         previous: Option<&Self>,
-        record: Record,
+        record: ClockRecord,
         reading: Reading,
         reference: Reference,
         clock_skew: Seconds,
@@ -302,13 +302,13 @@ impl TrustedTime {
 
     /// What the database said about time at this look.
     #[must_use]
-    pub const fn record(&self) -> Record {
+    pub const fn record(&self) -> ClockRecord {
         self.record
     }
 
     /// The step that confirming this clock is. Every unrevoked key is at its end what it was at its beginning.
     #[must_use]
-    pub fn step(&self, record: Record, keys: &Keys, policy: &Policy) -> ClockStep {
+    pub fn step(&self, record: ClockRecord, keys: &Keys, policy: &Policy) -> ClockStep {
         let from = self.reached();
         // What the reference is ahead by when all is well is no part of the step.
         let to = self.reference() - self.usual;
@@ -355,16 +355,16 @@ impl TrustedTime {
 
     /// What this node writes into the record.
     #[must_use]
-    pub fn next_record(&self) -> Record {
+    pub fn next_record(&self) -> ClockRecord {
         match self.doubt {
-            None => Record {
+            None => ClockRecord {
                 reached: Some(self.reached),
                 confirmed: self.reached,
                 doubted: None,
                 ..self.record
             },
             // What was reached only grows while it is in doubt.
-            Some(_) => Record {
+            Some(_) => ClockRecord {
                 reached: self.record.reached.max(Some(self.reached)),
                 doubted: self.record.doubted.min(Some(self.reached)).or(Some(self.reached)),
                 ..self.record
@@ -374,7 +374,7 @@ impl TrustedTime {
 
     /// The same look, after this node has written the record.
     #[must_use]
-    pub const fn having_written(mut self, record: Record) -> Self {
+    pub const fn having_written(mut self, record: ClockRecord) -> Self {
         self.record = record;
         self
     }
@@ -450,16 +450,16 @@ mod tests {
         }
     }
 
-    fn reached(time: i64) -> Record {
-        Record {
+    fn reached(time: i64) -> ClockRecord {
+        ClockRecord {
             reached: Some(UnixTime(time)),
             confirmed: UnixTime(time),
-            ..Record::default()
+            ..ClockRecord::default()
         }
     }
 
     /// A look beside a file.
-    fn look(previous: Option<&TrustedTime>, record: Record, reading: Reading) -> TrustedTime {
+    fn look(previous: Option<&TrustedTime>, record: ClockRecord, reading: Reading) -> TrustedTime {
         TrustedTime::check(previous, record, reading, Reference::Monotonic, SKEW)
     }
 
@@ -467,7 +467,7 @@ mod tests {
     fn half_of_the_skew_is_tolerated() {
         for (wall, good) in [(1_030, true), (1_031, false), (970, true), (969, false)] {
             let reference = Reference::Database(UnixTime(1_000));
-            let checked = TrustedTime::check(None, Record::default(), reading(wall, 0), reference, SKEW);
+            let checked = TrustedTime::check(None, ClockRecord::default(), reading(wall, 0), reference, SKEW);
             assert_eq!(checked.may_plan(), good, "{wall}");
             assert_eq!(checked.may_sign(), good, "{wall}");
             assert_eq!(checked.checked_at(), UnixTime(if good { wall } else { 1_000 }));
@@ -476,9 +476,9 @@ mod tests {
 
     #[test]
     fn a_jump_beside_a_file_stops_planning_and_not_signing() {
-        let first = look(None, Record::default(), reading(1_000, 0));
+        let first = look(None, ClockRecord::default(), reading(1_000, 0));
         assert_eq!(first.now(reading(9_000, 5_000), SKEW), UnixTime(1_005));
-        let jumped = look(Some(&first), Record::default(), reading(9_000, 10_000));
+        let jumped = look(Some(&first), ClockRecord::default(), reading(9_000, 10_000));
         assert_eq!(jumped.doubt(), Some(Doubt::Ahead(Seconds(7_990))));
         assert!(
             !jumped.may_plan() && !jumped.may_sign(),
@@ -487,7 +487,7 @@ mod tests {
         let jumped = jumped.having_written(jumped.next_record());
         assert!(!jumped.may_plan() && jumped.may_sign());
         assert_eq!(jumped.checked_at(), UnixTime(1_010));
-        let returned = look(Some(&jumped), Record::default(), reading(1_025, 20_000));
+        let returned = look(Some(&jumped), ClockRecord::default(), reading(1_025, 20_000));
         assert_eq!(returned.doubt(), None);
         assert_eq!(returned.checked_at(), UnixTime(1_025));
     }
@@ -519,9 +519,21 @@ mod tests {
 
     #[test]
     fn a_database_that_jumps_alone_does_not_take_a_node_along() {
-        let first = TrustedTime::check(None, Record::default(), reading(1_000, 0), Reference::Monotonic, SKEW);
+        let first = TrustedTime::check(
+            None,
+            ClockRecord::default(),
+            reading(1_000, 0),
+            Reference::Monotonic,
+            SKEW,
+        );
         let reference = Reference::Database(UnixTime(9_000));
-        let jumped = TrustedTime::check(Some(&first), Record::default(), reading(1_010, 10_000), reference, SKEW);
+        let jumped = TrustedTime::check(
+            Some(&first),
+            ClockRecord::default(),
+            reading(1_010, 10_000),
+            reference,
+            SKEW,
+        );
         assert_eq!(jumped.doubt(), Some(Doubt::FromDatabase(Seconds(-7_990))));
         assert_eq!(jumped.reached(), UnixTime(1_010));
     }
@@ -576,7 +588,7 @@ mod tests {
 
     #[test]
     fn a_node_that_is_sure_confirms_what_another_one_doubts() {
-        let first = look(None, Record::default(), reading(1_000, 0));
+        let first = look(None, ClockRecord::default(), reading(1_000, 0));
         let resumed = look(Some(&first), reached(1_000), reading(9_000, 10_000));
         // The record that this node wrote itself says nothing.
         let first = first.having_written(reached(1_000));
@@ -589,20 +601,20 @@ mod tests {
 
     #[test]
     fn a_clock_that_runs_evenly_for_long_may_be_confirmed_if_it_is_ahead() {
-        let first = look(None, Record::default(), reading(10 * DAY, 0));
-        let mut jumped = [DAY, -DAY].map(|by| look(Some(&first), Record::default(), reading(10 * DAY + by, 0)));
+        let first = look(None, ClockRecord::default(), reading(10 * DAY, 0));
+        let mut jumped = [DAY, -DAY].map(|by| look(Some(&first), ClockRecord::default(), reading(10 * DAY + by, 0)));
         for second in 1..=100_u64 {
             let passed = i64::try_from(second).unwrap();
             for (place, by) in [DAY, -DAY].into_iter().enumerate() {
                 let reading = reading(10 * DAY + by + passed, second * 1_000);
-                jumped[place] = look(Some(&jumped[place]), Record::default(), reading);
+                jumped[place] = look(Some(&jumped[place]), ClockRecord::default(), reading);
                 let steady = jumped[place].is_steady_for(reading, Seconds(100));
                 assert_eq!(steady, by > 0 && second == 100, "{by} after {second}");
             }
         }
         // One that jumps about begins again.
         let again = reading(10 * DAY + 500, 101_000);
-        let again = look(Some(&jumped[0]), Record::default(), again);
+        let again = look(Some(&jumped[0]), ClockRecord::default(), again);
         assert!(!again.is_steady_for(reading(0, 150_000), Seconds(100)));
     }
 
@@ -619,7 +631,7 @@ mod tests {
         assert!(next.may_sign() && next.next_record().doubted == Some(UnixTime(1_000)));
         let sure = look(
             None,
-            Record {
+            ClockRecord {
                 doubted: Some(UnixTime(500)),
                 ..reached(1_000)
             },
@@ -632,7 +644,7 @@ mod tests {
     #[test]
     fn a_step_that_a_node_did_not_see_counts() {
         let first = look(None, reached(1_000), reading(1_000, 0));
-        let stepped = Record {
+        let stepped = ClockRecord {
             stepped: Seconds(80),
             ..reached(1_090)
         };
@@ -646,11 +658,11 @@ mod tests {
 
     #[test]
     fn a_clock_in_doubt_does_not_fall_behind_with_every_look() {
-        let mut trusted = look(None, Record::default(), reading(1_000, 0));
+        let mut trusted = look(None, ClockRecord::default(), reading(1_000, 0));
         for step in 1..=100 {
             // Every 1.9 seconds, with a wall that is 50 seconds back.
             let wall = 950 + i64::try_from(step * 1_900 / 1_000).unwrap();
-            trusted = look(Some(&trusted), Record::default(), reading(wall, step * 1_900));
+            trusted = look(Some(&trusted), ClockRecord::default(), reading(wall, step * 1_900));
             assert!(trusted.doubt().is_some(), "look {step}");
         }
         assert_eq!(trusted.checked_at(), UnixTime(1_190));

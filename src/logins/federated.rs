@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 
 use crate::accounts::email::Email;
 use crate::accounts::federation::callback::{Callback, CallbackError, Outcome};
-use crate::accounts::federation::claims::{ClaimsError, EmailDoubt, Expected, Identity, identity};
+use crate::accounts::federation::claims::{ClaimsError, EmailDoubt, ExpectedIdToken, Identity, identity};
 use crate::accounts::federation::login::{LOGIN_LIFETIME, LoginSecrets};
-use crate::accounts::federation::metadata::Metadata;
+use crate::accounts::federation::metadata::ProviderMetadata;
 use crate::accounts::federation::return_to::{NotAllowed, ReturnTo};
 use crate::accounts::federation::{Directories, Provider, ProviderName};
 use crate::accounts::settings::Registration;
@@ -24,7 +24,7 @@ use crate::jose::id_token::{IdToken, IdTokenError};
 use crate::jose::jwk_set::IssuerKey;
 use crate::keyring::secret_binding;
 use crate::oauth::endpoints::CALLBACK_PATH;
-use crate::outbound::providers::{Code, Credentials, ProviderError, Providers, Tokens};
+use crate::outbound::providers::{AuthorizationCode, ProviderCredentials, ProviderError, Providers, TokenAnswer};
 use crate::store::federated_identities::FederatedIdentity;
 use crate::store::federated_logins::FederatedLogin;
 use crate::store::users::StoredUser;
@@ -126,7 +126,7 @@ pub struct Confirmed {
 /// One question to a provider.
 struct Asked {
     provider: Provider,
-    metadata: Arc<Metadata>,
+    metadata: Arc<ProviderMetadata>,
     now: Reading,
 }
 
@@ -236,7 +236,7 @@ impl FederatedLogins {
         asked: &Asked,
         callback: &Callback,
         secrets: &LoginSecrets,
-    ) -> Result<Tokens, NotLoggedIn> {
+    ) -> Result<TokenAnswer, NotLoggedIn> {
         let Asked { provider, metadata, .. } = asked;
         // Before the code goes anywhere: one of another provider must not reach this one (RFC 9700 section 4.4).
         if !callback.is_from(&provider.issuer, metadata) {
@@ -249,11 +249,11 @@ impl FederatedLogins {
             Outcome::Failed => return Err(NotLoggedIn::Refused),
         };
         let client_secret = self.client_secret(provider).await?;
-        let credentials = Credentials {
+        let credentials = ProviderCredentials {
             client_id: &provider.client_id,
             client_secret: &client_secret,
         };
-        let code = Code {
+        let code = AuthorizationCode {
             code,
             redirect_uri: &redirect_uri(self.issuer.as_str(), &provider.name),
             code_verifier: &secrets.code_verifier(&self.hash_key),
@@ -262,11 +262,16 @@ impl FederatedLogins {
     }
 
     /// Verifies the ID token.
-    async fn identify(&self, asked: &Asked, tokens: &Tokens, secrets: &LoginSecrets) -> Result<Identity, NotLoggedIn> {
+    async fn identify(
+        &self,
+        asked: &Asked,
+        tokens: &TokenAnswer,
+        secrets: &LoginSecrets,
+    ) -> Result<Identity, NotLoggedIn> {
         let token = IdToken::parse(&tokens.id_token)?;
         let fits = |keys: &[IssuerKey]| keys.iter().any(|key| token.fits(&key.jwk));
         let keys = self.providers.keys(&asked.metadata, asked.now.monotonic, fits).await?;
-        let expected = Expected {
+        let expected = ExpectedIdToken {
             provider: &asked.provider,
             nonce: &secrets.nonce(&self.hash_key),
             now: asked.now.wall,
@@ -275,7 +280,12 @@ impl FederatedLogins {
     }
 
     /// What the provider says of a person that is new here: in the ID token, else at its userinfo endpoint.
-    async fn complete(&self, asked: &Asked, tokens: &Tokens, identity: &Identity) -> Result<Identity, NotLoggedIn> {
+    async fn complete(
+        &self,
+        asked: &Asked,
+        tokens: &TokenAnswer,
+        identity: &Identity,
+    ) -> Result<Identity, NotLoggedIn> {
         match (&asked.metadata.userinfo_endpoint, &tokens.access_token) {
             (Some(endpoint), Some(access_token)) if identity.email.is_none() => {
                 let userinfo = self.providers.userinfo(endpoint, access_token).await?;
@@ -294,7 +304,12 @@ impl FederatedLogins {
     }
 
     /// The account that somebody at a provider has here; a new one, or one that is linked now, where that is allowed.
-    async fn account(&self, asked: &Asked, tokens: &Tokens, identity: &Identity) -> Result<StoredUser, NotLoggedIn> {
+    async fn account(
+        &self,
+        asked: &Asked,
+        tokens: &TokenAnswer,
+        identity: &Identity,
+    ) -> Result<StoredUser, NotLoggedIn> {
         let stored = if let Some(stored) = self.known(&asked.provider, identity).await? {
             stored
         } else {

@@ -8,7 +8,7 @@ use super::token::{Parameters, form_decode};
 
 /// A name and a secret as they were presented; nothing is proved yet.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct CredentialReading {
     /// The name, which may be no client's.
     pub client_id: String,
     /// The secret.
@@ -17,7 +17,7 @@ pub struct Reading {
 
 /// What a request presents, read in each way in which clients write it.
 pub struct Credentials {
-    readings: Vec<Reading>,
+    readings: Vec<CredentialReading>,
     /// Whether they came in the `Authorization` header.
     pub by_header: bool,
 }
@@ -46,7 +46,7 @@ impl Credentials {
                 Ok(credentials)
             }
             (None, Some(id), Some(secret)) => Ok(Self {
-                readings: vec![Reading::new(id, secret)],
+                readings: vec![CredentialReading::new(id, secret)],
                 by_header: false,
             }),
             _ => Err(OauthError::new(
@@ -57,7 +57,7 @@ impl Credentials {
     }
 
     /// The name and the secret, in each way in which they may be meant: one to three, the standard's first.
-    pub fn readings(&self) -> impl Iterator<Item = &Reading> {
+    pub fn readings(&self) -> impl Iterator<Item = &CredentialReading> {
         self.readings.iter()
     }
 
@@ -81,13 +81,15 @@ impl Credentials {
         let text = std::str::from_utf8(&decoded).map_err(|_| malformed())?;
         let (id, secret) = text.split_once(':').ok_or_else(malformed)?;
         // Each is form-encoded before they are joined (RFC 6749 section 2.3.1).
-        let decoded = Reading {
+        let decoded = CredentialReading {
             client_id: form_decode(id),
             secret: Zeroizing::new(form_decode(secret)),
         };
         // Many clients join them as they are (`curl --user`), so that a colon in the id is not told from the one between.
-        let raw = Reading::new(id, secret);
-        let split_last = text.rsplit_once(':').map(|(id, secret)| Reading::new(id, secret));
+        let raw = CredentialReading::new(id, secret);
+        let split_last = text
+            .rsplit_once(':')
+            .map(|(id, secret)| CredentialReading::new(id, secret));
         let mut readings = vec![decoded];
         for reading in [Some(raw), split_last].into_iter().flatten() {
             if !readings.contains(&reading) {
@@ -101,7 +103,7 @@ impl Credentials {
     }
 }
 
-impl Reading {
+impl CredentialReading {
     fn new(client_id: &str, secret: &str) -> Self {
         Self {
             client_id: client_id.to_owned(),

@@ -287,7 +287,7 @@ impl Granted {
         Ok(AccessTokenClaims {
             iss: issuer.to_owned(),
             sub: self.sub.clone(),
-            aud: jwt::Audience::try_from(self.audiences.iter().map(ToString::to_string).collect::<Vec<_>>())?,
+            aud: jwt::AudienceClaim::try_from(self.audiences.iter().map(ToString::to_string).collect::<Vec<_>>())?,
             client_id: self.client_id.clone(),
             iat: now.0,
             exp: (now + ttl).0,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::jwk::Kid;
-use crate::jose::jws::{Malformed, NotVerified, Unverified, VerifyingKey};
+use crate::jose::jws::{Malformed, NotVerified, SignatureKey, Unverified};
 use crate::jose::jwt::{SessionClaims, TokenType};
 use crate::keys::SigningKey;
 use crate::keys::lifecycle::Keys;
@@ -21,7 +21,7 @@ const LATEST_DATE: i64 = 253_402_300_799;
 
 /// What is checked, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub enum VerificationStep {
     /// It is a token in the one form that we write.
     Form,
     /// Its `kid` names a key that has signed and is trusted.
@@ -40,7 +40,7 @@ pub enum Step {
     Dates,
 }
 
-impl Step {
+impl VerificationStep {
     /// Every step, in order.
     pub const ALL: [Self; 8] = [
         Self::Form,
@@ -71,7 +71,7 @@ impl Step {
 
 /// Why a token is refused. No variant holds a part of the token but its times.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum VerificationError {
     /// It is not a token in the one form that we write.
     #[error("the token is malformed: {0}")]
     Malformed(#[from] Malformed),
@@ -130,19 +130,19 @@ pub enum Refused {
     },
 }
 
-impl Refused {
+impl VerificationError {
     /// The step that it fell at.
     #[must_use]
-    pub const fn step(&self) -> Step {
+    pub const fn step(&self) -> VerificationStep {
         match self {
-            Self::Malformed(_) => Step::Form,
-            Self::UnknownKey | Self::RevokedKey(_) | Self::PendingKey(_) | Self::ExpiredKey => Step::Key,
-            Self::Algorithm => Step::Algorithm,
-            Self::Type => Step::Type,
-            Self::NotVerified(NotVerified::Signature(_)) => Step::Signature,
-            Self::NotVerified(_) | Self::Claim { .. } => Step::Claims,
-            Self::Issuer => Step::Issuer,
-            Self::Expired(_) | Self::NotYet { .. } | Self::Lifetime { .. } => Step::Dates,
+            Self::Malformed(_) => VerificationStep::Form,
+            Self::UnknownKey | Self::RevokedKey(_) | Self::PendingKey(_) | Self::ExpiredKey => VerificationStep::Key,
+            Self::Algorithm => VerificationStep::Algorithm,
+            Self::Type => VerificationStep::Type,
+            Self::NotVerified(NotVerified::Signature(_)) => VerificationStep::Signature,
+            Self::NotVerified(_) | Self::Claim { .. } => VerificationStep::Claims,
+            Self::Issuer => VerificationStep::Issuer,
+            Self::Expired(_) | Self::NotYet { .. } | Self::Lifetime { .. } => VerificationStep::Dates,
         }
     }
 }
@@ -162,7 +162,7 @@ pub struct Expected<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct TrustedKey<'k> {
     /// The public half.
-    pub key: &'k VerifyingKey,
+    pub key: &'k SignatureKey,
     /// The longest lifetime of any token that it signs.
     pub max_token_ttl: Seconds,
 }
@@ -202,21 +202,21 @@ pub struct AccessToken {
 pub fn verify<'k>(
     token: &str,
     expected: &Expected<'_>,
-    find: impl FnOnce(&Kid) -> Result<TrustedKey<'k>, Refused>,
-) -> Result<AccessToken, Refused> {
+    find: impl FnOnce(&Kid) -> Result<TrustedKey<'k>, VerificationError>,
+) -> Result<AccessToken, VerificationError> {
     let unverified = Unverified::parse(token)?;
-    let kid: Kid = unverified.kid.parse().map_err(|_| Refused::UnknownKey)?;
+    let kid: Kid = unverified.kid.parse().map_err(|_| VerificationError::UnknownKey)?;
     let trusted = find(&kid)?;
     if unverified.alg != trusted.key.algorithm().name() {
-        return Err(Refused::Algorithm);
+        return Err(VerificationError::Algorithm);
     }
     // In its one spelling: every token that can pass was written by us.
-    let token_type: TokenType = unverified.typ.parse().map_err(|_| Refused::Type)?;
+    let token_type: TokenType = unverified.typ.parse().map_err(|_| VerificationError::Type)?;
     let mut claims = Claims(unverified.verified(trusted.key, CLAIMS)?);
     let not_before = claims.optional("nbf", Claims::date)?;
     let token = claims.token(kid, token_type, not_before)?;
     if token.iss != expected.issuer {
-        return Err(Refused::Issuer);
+        return Err(VerificationError::Issuer);
     }
     check_dates(&token, not_before, expected, trusted.max_token_ttl)?;
     Ok(token)
@@ -227,21 +227,21 @@ fn check_dates(
     not_before: Option<UnixTime>,
     expected: &Expected<'_>,
     longest: Seconds,
-) -> Result<(), Refused> {
+) -> Result<(), VerificationError> {
     // No leeway: we know our own time.
     if token.exp <= expected.now {
-        return Err(Refused::Expired(token.exp));
+        return Err(VerificationError::Expired(token.exp));
     }
     let latest = expected.now + expected.clock_skew;
     for (claim, at) in [("iat", Some(token.iat)), ("nbf", not_before)] {
         if let Some(at) = at.filter(|&at| at > latest) {
-            return Err(Refused::NotYet { claim, at });
+            return Err(VerificationError::NotYet { claim, at });
         }
     }
     // With `iat` at most S ahead this also bounds how far ahead `exp` may lie.
     let lifetime = token.exp - token.iat;
     if lifetime <= Seconds::ZERO || lifetime > longest {
-        return Err(Refused::Lifetime { lifetime, longest });
+        return Err(VerificationError::Lifetime { lifetime, longest });
     }
     Ok(())
 }
@@ -299,7 +299,12 @@ impl Claims {
         self.place(claim).and_then(Option::take)
     }
 
-    fn token(mut self, kid: Kid, token_type: TokenType, not_before: Option<UnixTime>) -> Result<AccessToken, Refused> {
+    fn token(
+        mut self,
+        kid: Kid,
+        token_type: TokenType,
+        not_before: Option<UnixTime>,
+    ) -> Result<AccessToken, VerificationError> {
         Ok(AccessToken {
             kid,
             token_type,
@@ -315,8 +320,8 @@ impl Claims {
         })
     }
 
-    fn session(&mut self, not_before: Option<UnixTime>) -> Result<SessionClaims, Refused> {
-        let missing = |claim, form| Refused::Claim { claim, form };
+    fn session(&mut self, not_before: Option<UnixTime>) -> Result<SessionClaims, VerificationError> {
+        let missing = |claim, form| VerificationError::Claim { claim, form };
         let roles = match self.take("roles") {
             Some(Value::Array(items)) => items
                 .into_iter()
@@ -339,17 +344,17 @@ impl Claims {
     fn optional<T>(
         &mut self,
         claim: &'static str,
-        read: impl FnOnce(&mut Self, &'static str) -> Result<T, Refused>,
-    ) -> Result<Option<T>, Refused> {
+        read: impl FnOnce(&mut Self, &'static str) -> Result<T, VerificationError>,
+    ) -> Result<Option<T>, VerificationError> {
         let is_there = self.place(claim).is_some_and(|place| place.is_some());
         is_there.then(|| read(self, claim)).transpose()
     }
 
-    fn text(&mut self, claim: &'static str) -> Result<String, Refused> {
+    fn text(&mut self, claim: &'static str) -> Result<String, VerificationError> {
         match self.take(claim) {
             // It may be written down, and PostgreSQL cannot store U+0000.
             Some(Value::String(text)) if !text.is_empty() && !text.contains('\0') => Ok(text),
-            _ => Err(Refused::Claim {
+            _ => Err(VerificationError::Claim {
                 claim,
                 form: "a text that is not empty and has no U+0000",
             }),
@@ -357,10 +362,10 @@ impl Claims {
     }
 
     /// The `jti`, which is the key of a row once the token is denied.
-    fn name(&mut self) -> Result<String, Refused> {
+    fn name(&mut self) -> Result<String, VerificationError> {
         let name = self.text("jti")?;
         if name.len() > LONGEST_JTI {
-            return Err(Refused::Claim {
+            return Err(VerificationError::Claim {
                 claim: "jti",
                 form: "a text of at most 1024 octets",
             });
@@ -368,7 +373,7 @@ impl Claims {
         Ok(name)
     }
 
-    fn audience(&mut self) -> Result<Vec<String>, Refused> {
+    fn audience(&mut self) -> Result<Vec<String>, VerificationError> {
         let text = |item| match item {
             Value::String(text) if !text.is_empty() => Some(text),
             _ => None,
@@ -378,19 +383,19 @@ impl Claims {
             Some(item) => text(item).map(|text| vec![text]),
             None => None,
         };
-        texts.filter(|texts| !texts.is_empty()).ok_or(Refused::Claim {
+        texts.filter(|texts| !texts.is_empty()).ok_or(VerificationError::Claim {
             claim: "aud",
             form: "a text that is not empty, or a list of such",
         })
     }
 
-    fn date(&mut self, claim: &'static str) -> Result<UnixTime, Refused> {
+    fn date(&mut self, claim: &'static str) -> Result<UnixTime, VerificationError> {
         self.take(claim)
             .as_ref()
             .and_then(Value::as_i64)
             .filter(|date| (0..=LATEST_DATE).contains(date))
             .map(UnixTime)
-            .ok_or(Refused::Claim {
+            .ok_or(VerificationError::Claim {
                 claim,
                 form: "whole seconds since 1970, not after the year 9999",
             })
@@ -401,18 +406,23 @@ impl Claims {
 ///
 /// # Errors
 /// Why none can be.
-pub fn trusted_row<'k>(keys: &'k Keys, policy: &Policy, now: UnixTime, kid: &Kid) -> Result<&'k SigningKey, Refused> {
+pub fn trusted_row<'k>(
+    keys: &'k Keys,
+    policy: &Policy,
+    now: UnixTime,
+    kid: &Kid,
+) -> Result<&'k SigningKey, VerificationError> {
     let row = keys
         .find(kid)
         .filter(|row| !row.is_keyless())
-        .ok_or(Refused::UnknownKey)?;
+        .ok_or(VerificationError::UnknownKey)?;
     // Another node, whose clock is ahead, may have begun to sign already.
     let may_have_signed = row.activates_at <= now + policy.windows().clock_skew;
     match keys.state(row, policy, now) {
-        State::Revoked => Err(Refused::RevokedKey(row.revoked_at.unwrap_or(now))),
-        State::Expired => Err(Refused::ExpiredKey),
-        State::Pending if !may_have_signed => Err(Refused::PendingKey(row.activates_at)),
-        State::Retired if never_active(keys, row) => Err(Refused::PendingKey(row.activates_at)),
+        State::Revoked => Err(VerificationError::RevokedKey(row.revoked_at.unwrap_or(now))),
+        State::Expired => Err(VerificationError::ExpiredKey),
+        State::Pending if !may_have_signed => Err(VerificationError::PendingKey(row.activates_at)),
+        State::Retired if never_active(keys, row) => Err(VerificationError::PendingKey(row.activates_at)),
         State::Pending | State::Active | State::Retired => Ok(row),
     }
 }

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How long something is cached. All of it is compared with monotonic time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Windows {
+pub(super) struct CacheWindows {
     /// How long it is used without asking for a newer one.
     pub fresh: Duration,
     /// How long it is then used at once, while a newer one is asked for.
@@ -38,7 +38,7 @@ pub(super) struct Windows {
 }
 
 /// What is known of one address.
-struct State<T, E> {
+struct DocumentState<T, E> {
     found: Option<(T, Duration)>,
     /// When the last attempt ended.
     ended: Option<Duration>,
@@ -48,16 +48,16 @@ struct State<T, E> {
     used: Duration,
 }
 
-struct Place<T, E> {
-    state: Mutex<State<T, E>>,
+struct DocumentSlot<T, E> {
+    state: Mutex<DocumentState<T, E>>,
     /// Counts the attempts that have ended.
     attempts: watch::Sender<u64>,
 }
 
-impl<T, E> Default for Place<T, E> {
+impl<T, E> Default for DocumentSlot<T, E> {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(DocumentState {
                 found: None,
                 ended: None,
                 failure: None,
@@ -69,13 +69,13 @@ impl<T, E> Default for Place<T, E> {
     }
 }
 
-impl<T, E> Place<T, E> {
-    fn lock(&self) -> MutexGuard<'_, State<T, E>> {
+impl<T, E> DocumentSlot<T, E> {
+    fn lock(&self) -> MutexGuard<'_, DocumentState<T, E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T: Clone, E: Clone + From<FetchError>> State<T, E> {
+impl<T: Clone, E: Clone + From<FetchError>> DocumentState<T, E> {
     /// What can be answered without another attempt.
     fn outcome(&self, now: Duration, longest: Duration) -> Result<T, E> {
         match &self.found {
@@ -86,15 +86,15 @@ impl<T: Clone, E: Clone + From<FetchError>> State<T, E> {
 }
 
 /// An attempt that runs. If its task dies, the next request may make another one.
-struct Attempt<T, E: From<FetchError>> {
-    place: Arc<Place<T, E>>,
+struct FetchAttempt<T, E: From<FetchError>> {
+    place: Arc<DocumentSlot<T, E>>,
     started: Duration,
     clock: Clock,
     began: Duration,
     result: Option<Result<T, E>>,
 }
 
-impl<T, E: From<FetchError>> Drop for Attempt<T, E> {
+impl<T, E: From<FetchError>> Drop for FetchAttempt<T, E> {
     fn drop(&mut self) {
         // The fetch takes real time, whatever clock `started` was read from.
         let ended = self.started + self.clock.read().monotonic.saturating_sub(self.began);
@@ -116,22 +116,22 @@ impl<T, E: From<FetchError>> Drop for Attempt<T, E> {
 }
 
 /// The documents of many addresses. `T` is cheap to clone.
-pub(super) struct Kept<K, T, E> {
-    windows: Windows,
+pub(super) struct KeptDocuments<K, T, E> {
+    windows: CacheWindows,
     clock: Clock,
-    places: Mutex<HashMap<K, Arc<Place<T, E>>>>,
+    places: Mutex<HashMap<K, Arc<DocumentSlot<T, E>>>>,
     fetches: Arc<Semaphore>,
     fetches_of_hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-impl<K, T, E> Kept<K, T, E>
+impl<K, T, E> KeptDocuments<K, T, E>
 where
     K: Eq + Hash + Clone,
     T: Clone + Send + 'static,
     E: Clone + From<FetchError> + Send + 'static,
 {
     /// Nothing is fetched yet.
-    pub fn new(windows: Windows) -> Self {
+    pub fn new(windows: CacheWindows) -> Self {
         Self {
             windows,
             clock: Clock::system(),
@@ -192,12 +192,12 @@ where
     /// In a task of its own: a request that is given up ends no fetch that others wait for.
     fn start(
         &self,
-        place: &Arc<Place<T, E>>,
+        place: &Arc<DocumentSlot<T, E>>,
         host: &str,
         started: Duration,
         fetch: impl Future<Output = Result<T, E>> + Send + 'static,
     ) {
-        let mut attempt = Attempt {
+        let mut attempt = FetchAttempt {
             place: Arc::clone(place),
             started,
             clock: self.clock.clone(),
@@ -224,7 +224,7 @@ where
         Arc::clone(fetches.or_insert_with(|| Arc::new(Semaphore::new(MAX_FETCHES_OF_HOST))))
     }
 
-    fn place(&self, key: &K, now: Duration) -> Arc<Place<T, E>> {
+    fn place(&self, key: &K, now: Duration) -> Arc<DocumentSlot<T, E>> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         if places.len() >= MAX_DOCUMENTS && !places.contains_key(key) {
             let oldest = places.iter().min_by_key(|(_, place)| place.lock().used);
@@ -244,14 +244,14 @@ mod tests {
 
     use super::*;
 
-    const WINDOWS: Windows = Windows {
+    const WINDOWS: CacheWindows = CacheWindows {
         fresh: Duration::from_mins(1),
         stale: Duration::from_mins(3),
         longest: Duration::from_hours(1),
         cooldown: Duration::from_secs(1),
     };
 
-    type Documents = Kept<u16, u8, FetchError>;
+    type Documents = KeptDocuments<u16, u8, FetchError>;
 
     /// A fetch that answers when the test says so.
     async fn held(mut answer: watch::Receiver<Option<Result<u8, FetchError>>>) -> Result<u8, FetchError> {
@@ -287,7 +287,7 @@ mod tests {
     /// All that wait for an address that does not answer learn it together, however late they came.
     #[tokio::test]
     async fn who_waited_for_an_attempt_makes_none() {
-        let kept: Arc<Documents> = Arc::new(Kept::new(WINDOWS));
+        let kept: Arc<Documents> = Arc::new(KeptDocuments::new(WINDOWS));
         let attempts = Arc::new(AtomicU64::new(0));
         let (answer, answered) = watch::channel(None);
         let waiting: Vec<_> = (0..20)
@@ -315,7 +315,7 @@ mod tests {
     /// A caller that needs a key which is not there waits for a slow host; the others do not wait for that caller.
     #[tokio::test]
     async fn what_is_fresh_is_answered_while_a_fetch_hangs() {
-        let kept: Documents = Kept::new(WINDOWS);
+        let kept: Documents = KeptDocuments::new(WINDOWS);
         let (_answer, answered) = watch::channel(None);
         assert_eq!(kept.find(&0, "a", secs(10), |_| true, || async { Ok(7) }).await, Ok(7));
         let mut stranger = Box::pin(kept.find(&0, "a", secs(20), |_| false, || held(answered.clone())));
@@ -329,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_stale_is_answered_at_once_and_renewed_behind() {
-        let kept: Documents = Kept::new(WINDOWS);
+        let kept: Documents = KeptDocuments::new(WINDOWS);
         let (answer, answered) = watch::channel(None);
         let attempts = AtomicU64::new(0);
         let find = |second: u64| {
@@ -376,7 +376,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_cooldown_counts_from_the_end_of_an_attempt() {
-        let kept: Documents = Kept::new(Windows {
+        let kept: Documents = KeptDocuments::new(CacheWindows {
             cooldown: Duration::from_millis(200),
             ..WINDOWS
         });
@@ -401,7 +401,7 @@ mod tests {
     /// One host that hangs, with many addresses, leaves room for the fetches of others.
     #[tokio::test]
     async fn a_slow_host_does_not_hold_up_others() {
-        let kept: Arc<Documents> = Arc::new(Kept::new(WINDOWS));
+        let kept: Arc<Documents> = Arc::new(KeptDocuments::new(WINDOWS));
         let (_answer, answered) = watch::channel(None);
         let running = Arc::new(AtomicU64::new(0));
         for key in 0..200 {
@@ -422,7 +422,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_least_recently_used_makes_room() {
-        let kept: Documents = Kept::new(WINDOWS);
+        let kept: Documents = KeptDocuments::new(WINDOWS);
         let most = u16::try_from(MAX_DOCUMENTS).unwrap();
         for key in 0..most {
             assert_eq!(
@@ -444,7 +444,7 @@ mod tests {
     /// A task that dies is an attempt that failed.
     #[tokio::test]
     async fn an_attempt_that_dies_is_followed_by_another() {
-        let kept: Documents = Kept::new(WINDOWS);
+        let kept: Documents = KeptDocuments::new(WINDOWS);
         let dies = || async { panic!("a fault in the fetch") };
         assert_eq!(
             kept.find(&0, "a", secs(0), |_| true, dies).await,

@@ -13,7 +13,7 @@ use crate::jose::jwk_set::{IssuerKey, JwkSetError};
 use crate::oauth::client::JwksUri;
 use crate::oauth::client_keys::{usable, usable_of_issuers};
 
-use super::kept::{Kept, Windows};
+use super::kept::{CacheWindows, KeptDocuments};
 use super::{FetchError, Outbound};
 
 /// How long a set is used without asking for a newer one.
@@ -44,7 +44,7 @@ type Read<K> = fn(&[u8]) -> Result<Vec<K>, JwkSetError>;
 pub struct RemoteKeySets<K = PublicJwk> {
     outbound: Outbound,
     read: Read<K>,
-    kept: Kept<JwksUri, Arc<[K]>, NoKeys>,
+    kept: KeptDocuments<JwksUri, Arc<[K]>, NoKeys>,
 }
 
 impl RemoteKeySets {
@@ -65,7 +65,7 @@ impl RemoteKeySets<IssuerKey> {
 
 impl<K: Send + Sync + 'static> RemoteKeySets<K> {
     fn with(outbound: Outbound, read: Read<K>) -> Self {
-        let windows = Windows {
+        let windows = CacheWindows {
             fresh: FRESH,
             stale: STALE,
             longest: LONGEST,
@@ -74,7 +74,7 @@ impl<K: Send + Sync + 'static> RemoteKeySets<K> {
         Self {
             outbound,
             read,
-            kept: Kept::new(windows),
+            kept: KeptDocuments::new(windows),
         }
     }
 

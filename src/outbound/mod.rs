@@ -21,7 +21,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use url::{Host, Url};
 
-use crate::config::Outbound as Settings;
+use crate::config::OutboundSettings as Settings;
 use crate::files::reading;
 use crate::text;
 use crate::values::Network;

@@ -8,12 +8,12 @@ use url::Url;
 use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
-use crate::accounts::federation::metadata::{ClientAuthentication, Metadata, MetadataError};
+use crate::accounts::federation::metadata::{ClientAuthentication, MetadataError, ProviderMetadata};
 use crate::accounts::federation::{ProviderClientId, ProviderIssuer};
 use crate::jose::jwk_set::IssuerKey;
 use crate::jose::strict_json;
 
-use super::kept::{Kept, Windows};
+use super::kept::{CacheWindows, KeptDocuments};
 use super::key_sets::{NoKeys, RemoteKeySets};
 use super::{FetchError, Outbound};
 
@@ -58,7 +58,7 @@ impl ProviderError {
 }
 
 /// What we prove ourselves with at a provider.
-pub struct Credentials<'a> {
+pub struct ProviderCredentials<'a> {
     /// Its name for us.
     pub client_id: &'a ProviderClientId,
     /// The secret that only we and it know.
@@ -66,7 +66,7 @@ pub struct Credentials<'a> {
 }
 
 /// A code, with all that it was asked for with (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
-pub struct Code<'a> {
+pub struct AuthorizationCode<'a> {
     /// The code.
     pub code: &'a str,
     /// Where it was sent to.
@@ -76,7 +76,7 @@ pub struct Code<'a> {
 }
 
 /// What a code was exchanged for; nothing in it is proved yet.
-pub struct Tokens {
+pub struct TokenAnswer {
     /// The ID token.
     pub id_token: Zeroizing<String>,
     /// What gives access to the userinfo endpoint, when it is a bearer token.
@@ -86,7 +86,7 @@ pub struct Tokens {
 /// All providers.
 pub struct Providers {
     outbound: Outbound,
-    metadata: Kept<ProviderIssuer, Arc<Metadata>, ProviderError>,
+    metadata: KeptDocuments<ProviderIssuer, Arc<ProviderMetadata>, ProviderError>,
     key_sets: RemoteKeySets<IssuerKey>,
 }
 
@@ -94,7 +94,7 @@ impl Providers {
     /// Nothing is fetched yet.
     #[must_use]
     pub fn new(outbound: Outbound) -> Self {
-        let windows = Windows {
+        let windows = CacheWindows {
             fresh: FRESH,
             stale: STALE,
             longest: LONGEST,
@@ -102,7 +102,7 @@ impl Providers {
         };
         Self {
             key_sets: RemoteKeySets::of_issuers(outbound.clone()),
-            metadata: Kept::new(windows),
+            metadata: KeptDocuments::new(windows),
             outbound,
         }
     }
@@ -111,7 +111,11 @@ impl Providers {
     ///
     /// # Errors
     /// When nothing can be had that is younger than [`LONGEST`].
-    pub async fn metadata(&self, issuer: &ProviderIssuer, now: Duration) -> Result<Arc<Metadata>, ProviderError> {
+    pub async fn metadata(
+        &self,
+        issuer: &ProviderIssuer,
+        now: Duration,
+    ) -> Result<Arc<ProviderMetadata>, ProviderError> {
         let url = issuer.discovery_url().map_err(|_| MetadataError::Endpoint("issuer"))?;
         let host = url.host_str().unwrap_or_default().to_owned();
         let fetch = || fetch_metadata(self.outbound.clone(), issuer.clone(), url);
@@ -124,7 +128,7 @@ impl Providers {
     /// When none can be had.
     pub async fn keys(
         &self,
-        metadata: &Metadata,
+        metadata: &ProviderMetadata,
         now: Duration,
         fits: impl Fn(&[IssuerKey]) -> bool,
     ) -> Result<Arc<[IssuerKey]>, ProviderError> {
@@ -139,10 +143,10 @@ impl Providers {
     /// Why there is none.
     pub async fn exchange(
         &self,
-        metadata: &Metadata,
-        credentials: &Credentials<'_>,
-        code: &Code<'_>,
-    ) -> Result<Tokens, ProviderError> {
+        metadata: &ProviderMetadata,
+        credentials: &ProviderCredentials<'_>,
+        code: &AuthorizationCode<'_>,
+    ) -> Result<TokenAnswer, ProviderError> {
         let mut form = vec![
             ("grant_type", "authorization_code"),
             ("code", code.code),
@@ -176,10 +180,14 @@ impl Providers {
     }
 }
 
-async fn fetch_metadata(outbound: Outbound, issuer: ProviderIssuer, url: Url) -> Result<Arc<Metadata>, ProviderError> {
+async fn fetch_metadata(
+    outbound: Outbound,
+    issuer: ProviderIssuer,
+    url: Url,
+) -> Result<Arc<ProviderMetadata>, ProviderError> {
     let read = async {
         let document = outbound.document(&url).await?;
-        Ok::<_, ProviderError>(Arc::new(Metadata::parse(&document, &issuer)?))
+        Ok::<_, ProviderError>(Arc::new(ProviderMetadata::parse(&document, &issuer)?))
     };
     let read = read.await;
     if let Err(failure) = &read {
@@ -197,7 +205,7 @@ fn form_encoded(text: &str) -> Zeroizing<String> {
     Zeroizing::new(byte_serialize(text.as_bytes()).collect())
 }
 
-fn tokens(status: u16, body: &[u8]) -> Result<Tokens, ProviderError> {
+fn tokens(status: u16, body: &[u8]) -> Result<TokenAnswer, ProviderError> {
     let members = strict_json::object(json(body)).map_err(|_| ProviderError::NoIdToken);
     match status {
         200 => {
@@ -205,7 +213,7 @@ fn tokens(status: u16, body: &[u8]) -> Result<Tokens, ProviderError> {
             let text = |name| members.get(name).and_then(Value::as_str);
             let is_bearer = text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("Bearer"));
             let secret = |text: &str| Zeroizing::new(text.to_owned());
-            Ok(Tokens {
+            Ok(TokenAnswer {
                 id_token: text("id_token").map(secret).ok_or(ProviderError::NoIdToken)?,
                 access_token: text("access_token").filter(|_| is_bearer).map(secret),
             })

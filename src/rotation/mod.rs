@@ -30,7 +30,7 @@ use crate::tasks::heartbeat;
 
 pub use error::{GenerationError, RotationError};
 pub use import::ImportedKey;
-pub use removal::{CannotKeep, CannotRemove, Kept, Removed};
+pub use removal::{CannotKeep, CannotRemove, KeptAlgorithm, Removed};
 pub use restore::{CannotRestore, Restored, try_restore};
 pub use revocation::Revoked;
 pub use rotator::{MAX_WAITING, Rotator, refuse_rotation};

@@ -101,7 +101,7 @@ pub struct Removed {
 
 /// A removal that was taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct KeptAlgorithm {
     /// The key that signs on.
     pub signs: Kid,
     /// From when on it would not have signed any more.
@@ -150,7 +150,7 @@ impl Rotator {
     ///
     /// # Errors
     /// The reason why it is not taken back.
-    pub async fn keep_algorithm(&self, alg: Algorithm, actor: &str, reason: &str) -> Result<Kept, CannotKeep> {
+    pub async fn keep_algorithm(&self, alg: Algorithm, actor: &str, reason: &str) -> Result<KeptAlgorithm, CannotKeep> {
         let trusted = self.look_for_change().await?;
         let mut change = self.db.change_keys().await?;
         let trusted = self.plausible(&trusted).await?;
@@ -164,7 +164,7 @@ impl Rotator {
         let last = last
             .filter(|last| plan::may_sign_again(keys, &self.policy, last, now))
             .ok_or(CannotKeep::TooLate(alg))?;
-        let kept = Kept {
+        let kept = KeptAlgorithm {
             signs: last.kid.clone(),
             removed_from: removal.activates_at,
         };

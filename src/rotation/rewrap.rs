@@ -135,9 +135,9 @@ fn is_unnamed(row: &SealedRow) -> bool {
     MasterKeyId::named_in(&row.sealed).is_none()
 }
 
-type Opened = (MasterKeyId, zeroize::Zeroizing<Vec<u8>>);
+type OpenedRow = (MasterKeyId, zeroize::Zeroizing<Vec<u8>>);
 
-fn open(row: &SealedRow, master_keys: &MasterKeys) -> Result<Opened, SealError> {
+fn open(row: &SealedRow, master_keys: &MasterKeys) -> Result<OpenedRow, SealError> {
     with_binding(row, |binding| master_keys.open_and_name(binding, &row.sealed))
 }
 

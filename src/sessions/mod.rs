@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::accounts::refresh::{Family, Limits, Presented, Refused, Verdict, judge};
+use crate::accounts::refresh::{Family, Limits, PresentedRefresh, Refused, Verdict, judge};
 use crate::accounts::refresh_token::{RefreshToken, new_salt};
 use crate::accounts::session::{Device, EndedBy, LoginMethod, Session};
 use crate::accounts::settings::SessionSettings;
@@ -201,7 +201,7 @@ impl Sessions {
             let Some((family, now)) = self.family(token.sid).await? else {
                 return Err(Refused::Unknown.into());
             };
-            let presented = Presented {
+            let presented = PresentedRefresh {
                 token: &token,
                 client_id: request.client_id,
                 audiences: request.audiences,
@@ -382,7 +382,7 @@ impl Sessions {
     }
 
     /// Whether what is reuse by the database's time `now` is reuse for certain: by what has passed at least.
-    fn is_reuse_by_any_clock(&self, family: &Family, presented: &Presented<'_>, now: UnixTime) -> bool {
+    fn is_reuse_by_any_clock(&self, family: &Family, presented: &PresentedRefresh<'_>, now: UnixTime) -> bool {
         let rotated_at = family.session.rotated_at;
         let at_least = rotated_at + self.passed_at_least(rotated_at, now);
         judge(family, presented, &self.hash_key, at_least, &self.limits()) == Verdict::Reuse

@@ -3,7 +3,7 @@
 use crate::clock::{Seconds, UnixTime};
 use crate::keys::kept::Kept;
 use crate::keys::policy::Policy;
-use crate::keys::trusted_time::{ClockStep, Record, TrustedTime};
+use crate::keys::trusted_time::{ClockRecord, ClockStep, TrustedTime};
 
 use super::nodes::FORGET_LATER;
 use super::{Db, StoreError, Tx, in_tx, on_read, on_write};
@@ -48,14 +48,14 @@ impl Db {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn clock_record(&self) -> Result<Record, StoreError> {
+    pub async fn clock_record(&self) -> Result<ClockRecord, StoreError> {
         let row: RecordRow = on_read!(self, |pool| sqlx::query_as(RECORD).fetch_one(pool).await)?;
-        let record = Record::from(row);
+        let record = ClockRecord::from(row);
         if record.reached.is_some() {
             return Ok(record);
         }
         let newest: Option<i64> = on_read!(self, |pool| sqlx::query_scalar(NEWEST).fetch_one(pool).await)?;
-        Ok(Record {
+        Ok(ClockRecord {
             reached: newest.map(UnixTime),
             ..record
         })
@@ -70,7 +70,7 @@ impl Db {
         &self,
         trusted: &TrustedTime,
         policy: &Policy,
-    ) -> Result<Option<Record>, StoreError> {
+    ) -> Result<Option<ClockRecord>, StoreError> {
         let (read, next) = (trusted.record(), trusted.next_record());
         let windows = policy.windows();
         let (text, second) = if trusted.may_plan() {
@@ -92,7 +92,7 @@ impl Db {
 
 type RecordRow = (i64, i64, i64, i64, i64);
 
-impl From<RecordRow> for Record {
+impl From<RecordRow> for ClockRecord {
     fn from((reached, confirmed, doubted, stepped, restored): RecordRow) -> Self {
         let time = |seconds: i64| (seconds > 0).then_some(UnixTime(seconds));
         Self {
@@ -167,7 +167,7 @@ pub(super) async fn step(tx: &mut Tx, step: ClockStep) -> Result<(), StoreError>
 }
 
 /// What is written down, as it is under the lock.
-pub(super) async fn record(tx: &mut Tx) -> Result<Record, StoreError> {
+pub(super) async fn record(tx: &mut Tx) -> Result<ClockRecord, StoreError> {
     let row: RecordRow = in_tx!(tx, |connection| sqlx::query_as(RECORD).fetch_one(connection).await?);
     Ok(row.into())
 }

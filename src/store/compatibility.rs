@@ -54,12 +54,12 @@ pub fn compatibility(applied: &[(i64, String)]) -> Compatibility {
 
 /// A step of the schema that this binary would make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct MigrationStep {
     version: i64,
     description: String,
 }
 
-impl Step {
+impl MigrationStep {
     /// Whether servers for this version of the schema go on when it is made. Before steps said so, all of them only added.
     #[must_use]
     pub fn works_with(&self, version: i64) -> bool {
@@ -73,18 +73,18 @@ impl Step {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for MigrationStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04} ({})", self.version, self.description)
     }
 }
 
 /// The steps that this binary knows and that are not among these versions.
-pub(super) fn pending(applied: &[(i64, String)], known: &sqlx::migrate::Migrator) -> Vec<Step> {
+pub(super) fn pending(applied: &[(i64, String)], known: &sqlx::migrate::Migrator) -> Vec<MigrationStep> {
     known
         .iter()
         .filter(|step| applied.iter().all(|(version, _)| *version != step.version))
-        .map(|step| Step {
+        .map(|step| MigrationStep {
             version: step.version,
             description: step.description.clone().into_owned(),
         })
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_step_says_who_goes_on() {
-        let step = |description: &str| Step {
+        let step = |description: &str| MigrationStep {
             version: 30,
             description: description.to_owned(),
         };

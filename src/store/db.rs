@@ -12,7 +12,7 @@ use crate::keys::trusted_time::Reference;
 use crate::values::Database;
 
 use super::StoreError;
-use super::kept::Kept;
+use super::kept::KeptConnections;
 use super::servers::Servers;
 use super::sqlite_file::SqliteFile;
 use super::timeout::{ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT, in_time, within};
@@ -51,7 +51,7 @@ pub enum Db {
         /// Connections for everything.
         pool: PgPool,
         /// Those of them that are kept for refreshes.
-        kept: Kept,
+        kept: KeptConnections,
         /// Where they go.
         servers: Arc<Servers>,
         /// How long a statement may take; a command waits as long as it takes.
@@ -77,7 +77,7 @@ impl Db {
                 if servers.are_several() {
                     tokio::spawn(Arc::clone(&servers).follow(pool.clone()));
                 }
-                let kept = Kept::new(pool.clone());
+                let kept = KeptConnections::new(pool.clone());
                 Ok(Self::Postgres {
                     pool,
                     kept,

@@ -48,7 +48,7 @@ pub struct DumpedRow {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct DumpHead {
     format: String,
     schema: i64,
     taken_at: i64,
@@ -123,7 +123,7 @@ impl Dump {
     /// The file, authenticated under the master key that seals.
     #[must_use]
     pub fn to_text(&self, master_keys: &MasterKeys) -> String {
-        let head = Head {
+        let head = DumpHead {
             format: FORMAT.to_owned(),
             schema: self.schema,
             taken_at: self.taken_at.0,
@@ -145,7 +145,7 @@ impl Dump {
     #[must_use]
     pub fn may_begin_with(octets: &[u8]) -> bool {
         let first = octets.split(|&octet| octet == b'\n').next().unwrap_or_default();
-        serde_json::from_slice::<Head>(first)
+        serde_json::from_slice::<DumpHead>(first)
             .is_ok_and(|head| [FORMAT, UNAUTHENTICATED_FORMAT].contains(&head.format.as_str()))
     }
 
@@ -155,7 +155,7 @@ impl Dump {
     /// When it is none, or not what was written.
     pub fn parse(text: &str, master_keys: &MasterKeys, unauthenticated: Unauthenticated) -> Result<Self, DumpError> {
         let first = text.lines().next().ok_or(DumpError::Format)?;
-        let head: Head = serde_json::from_str(first).map_err(|_| DumpError::Format)?;
+        let head: DumpHead = serde_json::from_str(first).map_err(|_| DumpError::Format)?;
         let whole = text.strip_suffix('\n').ok_or(DumpError::Damaged)?;
         let (_, last) = whole.rsplit_once('\n').ok_or(DumpError::Damaged)?;
         let body = &whole[..whole.len() - last.len()];

@@ -2,7 +2,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::compatibility::{Compatibility, Step, compatibility, pending};
+use super::compatibility::{Compatibility, MigrationStep, compatibility, pending};
 use super::migrations::{POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS};
 use super::nodes::{self, Heartbeat, Place, beat};
 use super::room;
@@ -101,7 +101,7 @@ impl Db {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn pending_steps(&self) -> Result<Vec<Step>, StoreError> {
+    pub async fn pending_steps(&self) -> Result<Vec<MigrationStep>, StoreError> {
         let known = match self {
             Self::Sqlite { .. } => &SQLITE_MIGRATIONS,
             Self::Postgres { .. } => &POSTGRES_MIGRATIONS,

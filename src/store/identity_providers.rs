@@ -43,7 +43,7 @@ const SET_SECRET: &str = "INSERT INTO secrets (name, sealed, created_at) VALUES 
 const MOST: i64 = 1_000;
 
 #[derive(FromRow)]
-struct Row {
+struct ProviderRow {
     provider: String,
     issuer: String,
     client_id: String,
@@ -55,10 +55,10 @@ struct Row {
     disabled_at: Option<i64>,
 }
 
-impl TryFrom<Row> for Provider {
+impl TryFrom<ProviderRow> for Provider {
     type Error = StoreError;
 
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+    fn try_from(row: ProviderRow) -> Result<Self, StoreError> {
         let corrupt = |reason: &str| StoreError::Corrupt {
             table: "identity_providers",
             row: row.provider.clone(),
@@ -213,7 +213,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or the row cannot be read.
     pub async fn identity_provider(&self, name: &ProviderName) -> Result<Option<Provider>, StoreError> {
-        let row: Option<Row> = on_read!(self, |pool| sqlx::query_as(FIND)
+        let row: Option<ProviderRow> = on_read!(self, |pool| sqlx::query_as(FIND)
             .bind(name.as_str())
             .fetch_optional(pool)
             .await)?;
@@ -225,7 +225,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or a row cannot be read.
     pub async fn identity_providers(&self) -> Result<Vec<Provider>, StoreError> {
-        let rows: Vec<Row> = on_read!(self, |pool| sqlx::query_as(LIST).bind(MOST).fetch_all(pool).await)?;
+        let rows: Vec<ProviderRow> = on_read!(self, |pool| sqlx::query_as(LIST).bind(MOST).fetch_all(pool).await)?;
         rows.into_iter().map(Provider::try_from).collect()
     }
 
@@ -285,7 +285,7 @@ impl Db {
             ProviderChange::Delete => delete(&mut tx, name).await?,
             ProviderChange::ChangeSecret { sealed } => {
                 let exists = in_tx!(&mut tx, |connection| {
-                    let row: Option<Row> = sqlx::query_as(FIND)
+                    let row: Option<ProviderRow> = sqlx::query_as(FIND)
                         .bind(name.as_str())
                         .fetch_optional(connection)
                         .await?;

@@ -26,7 +26,7 @@ const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seq
 
 /// Connections that wait for the next statement. Clones share them.
 #[derive(Clone)]
-pub struct Kept {
+pub struct KeptConnections {
     pool: PgPool,
     idle: Arc<Mutex<Vec<Idle>>>,
 }
@@ -37,7 +37,7 @@ struct Idle {
     era: u64,
 }
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for KeptConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept")
             .field("idle", &self.idle())
@@ -45,7 +45,7 @@ impl fmt::Debug for Kept {
     }
 }
 
-impl Kept {
+impl KeptConnections {
     pub(super) fn new(pool: PgPool) -> Self {
         Self {
             pool,

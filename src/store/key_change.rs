@@ -5,7 +5,7 @@ use crate::events::Entry;
 use crate::jose::jwk::Kid;
 use crate::keys::lifecycle::Keys;
 use crate::keys::plan::NewGeneration;
-use crate::keys::trusted_time::{ClockStep, Record};
+use crate::keys::trusted_time::{ClockRecord, ClockStep};
 use crate::keys::verifying::VerifyingKey;
 
 use super::signing_keys::{ROWS, SealedKey, SigningKeyRow, VersionRow, stored};
@@ -203,7 +203,7 @@ impl KeyChange {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn clock_record(&mut self) -> Result<Record, StoreError> {
+    pub async fn clock_record(&mut self) -> Result<ClockRecord, StoreError> {
         clock::record(&mut self.tx).await
     }
 

@@ -75,7 +75,7 @@ pub struct Charged {
 
 /// When a charge is given back.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Returned {
+enum ReturnedCharges {
     /// By the request that made it.
     AtOnce,
     /// Others may have been charged since.
@@ -211,14 +211,14 @@ impl Db {
             known: known.cloned(),
             at,
         };
-        let Err(Failed { error, unheard }) = self.try_to_settle(&debt, Returned::AtOnce).await else {
+        let Err(Failed { error, unheard }) = self.try_to_settle(&debt, ReturnedCharges::AtOnce).await else {
             return Ok(());
         };
         self.give_back_later(debt, unheard.map_or(Owed::Certainly, Owed::UnlessCommitted));
         Err(error)
     }
 
-    async fn try_to_settle(&self, debt: &Debt, returned: Returned) -> Result<(), Failed> {
+    async fn try_to_settle(&self, debt: &Debt, returned: ReturnedCharges) -> Result<(), Failed> {
         let Debt { charged, known, at } = debt;
         let mut tx = self.begin().await?;
         let text = tx.text(SQLITE_GIVE_BACK, POSTGRES_GIVE_BACK);
@@ -226,8 +226,8 @@ impl Db {
         for (charge, drained_at) in &charged.charges {
             let alone = charge.limit.owed(*drained_at, at.0);
             let beside_others = match returned {
-                Returned::AtOnce => alone,
-                Returned::Later => charge
+                ReturnedCharges::AtOnce => alone,
+                ReturnedCharges::Later => charge
                     .limit
                     .owed(charged.at.0.saturating_add(charge.limit.interval), at.0),
             };
@@ -256,7 +256,7 @@ impl Db {
                 let passed = clock.read().monotonic.saturating_sub(before).as_secs();
                 debt.at = asked_at + Seconds(i64::try_from(passed).unwrap_or(i64::MAX));
                 let (transaction, is_owed_if) = match owed {
-                    Owed::Certainly => match db.try_to_settle(&debt, Returned::Later).await {
+                    Owed::Certainly => match db.try_to_settle(&debt, ReturnedCharges::Later).await {
                         Ok(()) => return,
                         Err(failed) => {
                             owed = failed.unheard.map_or(Owed::Certainly, Owed::UnlessCommitted);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{UnixTime, uptime};
-use crate::revocations::{Change, Endings, Followed, Revocations};
+use crate::revocations::{Endings, Followed, RevocationChange, Revocations};
 
 use super::nodes::{self, Heartbeat};
 use super::pace::Pace;
-use super::revocation_changes::{self, Changes, Place};
+use super::revocation_changes::{self, ReadingPlace, RevocationChanges};
 use super::signing_keys::{self, StoredKeys};
 use super::timeout::within;
 use super::transaction::Backend;
@@ -34,7 +34,7 @@ pub enum News {
     /// Nothing.
     Unread,
     /// What changed since the last look.
-    Changes(Vec<Change>, Followed),
+    Changes(Vec<RevocationChange>, Followed),
     /// Everything.
     Whole(Followed),
 }
@@ -55,7 +55,7 @@ pub struct Known<'a> {
 /// A look that has the node's place and the keys.
 struct Opened {
     tx: Tx,
-    place: Place,
+    place: ReadingPlace,
     keys: StoredKeys,
 }
 
@@ -219,7 +219,7 @@ fn left(patience: Option<Duration>, took: Duration) -> Option<Duration> {
     patience.map(|patience| patience.saturating_sub(took))
 }
 
-impl Place {
+impl ReadingPlace {
     /// The least number that the look may still need.
     fn horizon(&self, known: &Known<'_>) -> i64 {
         let from = known.followed.filter(|_| self.goes_on);
@@ -245,7 +245,7 @@ impl Place {
             changes
         } else {
             revocation_changes::everything(tx, known.ended_since, known.endings, revocations).await?;
-            Changes::default()
+            RevocationChanges::default()
         };
         // After the changes: one that is committed in between is read again at the next look.
         let reads_tenants = is_whole || changes.tenants || known.reads_tenants;

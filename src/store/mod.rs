@@ -57,7 +57,7 @@ use std::time::Duration;
 pub use change::ChangeId;
 pub use db::Db;
 pub use error::StoreError;
-pub use kept::Kept;
+pub use kept::KeptConnections;
 pub use migrations::known_schema;
 pub use pace::ROUND_TRIPS;
 pub use pools::{PoolUse, waits_for_connections};

@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, FromRow, Postgres, Transaction};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::clock::UnixTime;
-use crate::revocations::{Change, Endings, Followed, Kind, Position, Revocations};
+use crate::revocations::{Endings, Followed, Position, RevocationChange, RevocationKind, Revocations};
 
 use super::timeout::within;
 use super::transaction::Backend;
@@ -83,7 +83,7 @@ const POSTGRES_DENIED: &str = "SELECT jti, denied_until FROM denied_tokens";
 const POSTGRES_ENDED: &str = "SELECT sid, revoked_at, expires_at FROM sessions WHERE revoked_at >= {since}";
 
 /// What a look found of the place of its node.
-pub(super) struct Place {
+pub(super) struct ReadingPlace {
     /// Where it is now, under the mark that the look leaves.
     pub(super) now: Followed,
     /// Whether it goes on from the last look.
@@ -102,19 +102,19 @@ struct ChangeRow {
 
 /// What changed since the last look.
 #[derive(Default)]
-pub(super) struct Changes {
-    pub(super) names: Vec<Change>,
+pub(super) struct RevocationChanges {
+    pub(super) names: Vec<RevocationChange>,
     pub(super) tenants: bool,
 }
 
-impl Changes {
+impl RevocationChanges {
     fn take(&mut self, row: ChangeRow, endings: Endings) {
         let (kind, until) = match row.kind.as_str() {
-            "token" => (Kind::Token, row.denied_until.map(UnixTime)),
+            "token" => (RevocationKind::Token, row.denied_until.map(UnixTime)),
             "session" => {
                 let times = row.revoked_at.zip(row.expires_at);
                 let until = times.map(|(ended, expires)| endings.of_session(UnixTime(ended), UnixTime(expires)));
-                (Kind::Session, until)
+                (RevocationKind::Session, until)
             }
             "tenant" => {
                 self.tenants = true;
@@ -124,7 +124,7 @@ impl Changes {
             _ => return,
         };
         let name = row.name;
-        self.names.push(Change { kind, name, until });
+        self.names.push(RevocationChange { kind, name, until });
     }
 }
 
@@ -135,7 +135,11 @@ pub(super) fn new_mark() -> String {
 
 /// Finds the node's place and takes the position, within the transaction of its heartbeat. In SQLite this transaction is the only one that
 /// writes.
-pub(super) async fn find_place(tx: &mut Tx, node_id: &str, followed: Option<&Followed>) -> Result<Place, StoreError> {
+pub(super) async fn find_place(
+    tx: &mut Tx,
+    node_id: &str,
+    followed: Option<&Followed>,
+) -> Result<ReadingPlace, StoreError> {
     let (found, position, server) = if let Backend::Sqlite(tx) = &mut tx.on {
         let found: Option<String> = sqlx::query_scalar(PLACE)
             .bind(node_id)
@@ -162,7 +166,7 @@ pub(super) async fn find_place(tx: &mut Tx, node_id: &str, followed: Option<&Fol
         server,
         position,
     };
-    Ok(Place { now, goes_on })
+    Ok(ReadingPlace { now, goes_on })
 }
 
 /// Leaves the mark, and says from where the look reads.
@@ -195,8 +199,8 @@ pub(super) async fn changes_after(
     position: &Position,
     now: &Position,
     endings: Endings,
-) -> Result<Option<Changes>, StoreError> {
-    let mut changes = Changes::default();
+) -> Result<Option<RevocationChanges>, StoreError> {
+    let mut changes = RevocationChanges::default();
     match (&mut tx.on, position) {
         (Backend::Sqlite(tx), Position::Sequence(last)) => {
             let Position::Sequence(newest) = now else {
@@ -307,13 +311,13 @@ pub(super) async fn everything(
 }
 
 /// A name, and what counts of its row.
-type Row<'r, const N: usize> = (Cow<'r, str>, [i64; N]);
+type RevocationRow<'r, const N: usize> = (Cow<'r, str>, [i64; N]);
 
-fn learn_denied(into: &Revocations, (jti, [until]): Row<'_, 1>) {
+fn learn_denied(into: &Revocations, (jti, [until]): RevocationRow<'_, 1>) {
     into.tokens.learn(&jti, UnixTime(until));
 }
 
-fn learn_ended(into: &Revocations, endings: Endings, (sid, [ended, expires]): Row<'_, 2>) {
+fn learn_ended(into: &Revocations, endings: Endings, (sid, [ended, expires]): RevocationRow<'_, 2>) {
     let until = endings.of_session(UnixTime(ended), UnixTime(expires));
     into.sessions.learn(&sid, until);
 }
@@ -368,7 +372,11 @@ fn parse<R: DeserializeOwned>(table: &'static str, page: &str, row: impl FnMut(R
 }
 
 /// Reads lines that PostgreSQL copied out, each a name and `N` numbers.
-fn split<const N: usize>(table: &'static str, lines: &[u8], mut row: impl FnMut(Row<'_, N>)) -> Result<(), StoreError> {
+fn split<const N: usize>(
+    table: &'static str,
+    lines: &[u8],
+    mut row: impl FnMut(RevocationRow<'_, N>),
+) -> Result<(), StoreError> {
     let lines = std::str::from_utf8(lines).map_err(|error| corrupt(table, error.to_string()))?;
     for line in lines.lines() {
         row(columns(line).ok_or_else(|| corrupt(table, "a line of COPY has another form".to_owned()))?);
@@ -376,7 +384,7 @@ fn split<const N: usize>(table: &'static str, lines: &[u8], mut row: impl FnMut(
     Ok(())
 }
 
-fn columns<const N: usize>(line: &str) -> Option<Row<'_, N>> {
+fn columns<const N: usize>(line: &str) -> Option<RevocationRow<'_, N>> {
     let mut columns = line.split('\t');
     let name = unescaped(columns.next()?);
     let mut numbers = [0; N];

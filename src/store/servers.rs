@@ -24,7 +24,7 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(200);
 /// The servers of a URL, in its order.
 #[derive(Debug)]
 pub struct Servers {
-    all: Vec<Server>,
+    all: Vec<DatabaseServer>,
     timeout: Duration,
     /// The place of the server that is used.
     current: Mutex<usize>,
@@ -46,7 +46,7 @@ fn options_of(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
 }
 
 #[derive(Clone, Debug)]
-struct Server {
+struct DatabaseServer {
     name: String,
     options: PgConnectOptions,
     has_password: bool,
@@ -55,7 +55,7 @@ struct Server {
 impl Servers {
     pub(super) fn new(url: &PostgresUrl) -> Result<Self, StoreError> {
         let server = |server: &PostgresServer| {
-            Ok(Server {
+            Ok(DatabaseServer {
                 name: server.name.clone(),
                 options: options_of(server.reveal())?,
                 has_password: url.holds_password(),
@@ -152,7 +152,7 @@ impl Servers {
 /// PostgreSQL's `invalid_password`.
 const INVALID_PASSWORD: &str = "28P01";
 
-impl Server {
+impl DatabaseServer {
     fn reason(&self, error: &sqlx::Error) -> String {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         let reason = described(error);

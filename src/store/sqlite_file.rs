@@ -22,7 +22,7 @@ const IS_ELSEWHERE: &str =
     "commands, and the server after its next start, use what is there now. Turn the link back, or restart the server";
 
 /// The device of a file and its number there, which no other file has as long as it is open.
-type Identity = (u64, u64);
+type FileIdentity = (u64, u64);
 
 /// The file that was opened.
 #[derive(Debug)]
@@ -31,14 +31,14 @@ pub struct SqliteFile {
     configured: PathBuf,
     /// Where it was when it was opened, without links.
     path: PathBuf,
-    identity: Identity,
+    identity: FileIdentity,
     /// Those beside it, as far as this process has opened them.
-    companions: Mutex<[Option<Identity>; COMPANIONS.len()]>,
+    companions: Mutex<[Option<FileIdentity>; COMPANIONS.len()]>,
 }
 
 /// A file that this process has open.
 struct OpenFile {
-    identity: Identity,
+    identity: FileIdentity,
     target: PathBuf,
 }
 
@@ -117,7 +117,7 @@ impl SqliteFile {
             .find_map(|(ending, known)| {
                 let name = format!("{}{ending}", self.path.display());
                 let found = identity(Path::new(&name)).ok();
-                let of = |wanted: Option<Identity>| open.iter().find(|file| Some(file.identity) == wanted);
+                let of = |wanted: Option<FileIdentity>| open.iter().find(|file| Some(file.identity) == wanted);
                 match of(*known) {
                     Some(missed) if found != *known => Some(if is_deleted(&missed.target) {
                         format!("the file {name}, which this server has open, was deleted")
@@ -137,7 +137,7 @@ impl SqliteFile {
     }
 }
 
-fn identity(path: &Path) -> io::Result<Identity> {
+fn identity(path: &Path) -> io::Result<FileIdentity> {
     let metadata = path.metadata()?;
     Ok((metadata.dev(), metadata.ino()))
 }

@@ -35,17 +35,17 @@ pub enum TenantChange {
 }
 
 #[derive(FromRow)]
-struct Row {
+struct TenantRow {
     tenant_id: String,
     name: String,
     created_at: i64,
     disabled_at: Option<i64>,
 }
 
-impl TryFrom<Row> for Tenant {
+impl TryFrom<TenantRow> for Tenant {
     type Error = StoreError;
 
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+    fn try_from(row: TenantRow) -> Result<Self, StoreError> {
         let id = row.tenant_id.parse().map_err(|_| StoreError::Corrupt {
             table: "tenants",
             row: row.tenant_id.clone(),
@@ -66,7 +66,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or the row cannot be read.
     pub async fn tenant(&self, id: &TenantId) -> Result<Option<Tenant>, StoreError> {
-        let row: Option<Row> = on_read!(self, |pool| sqlx::query_as(FIND)
+        let row: Option<TenantRow> = on_read!(self, |pool| sqlx::query_as(FIND)
             .bind(id.as_str())
             .fetch_optional(pool)
             .await)?;
@@ -78,7 +78,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or a row cannot be read.
     pub async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<Tenant>, StoreError> {
-        let rows: Vec<Row> = on_read!(self, |pool| sqlx::query_as(LIST)
+        let rows: Vec<TenantRow> = on_read!(self, |pool| sqlx::query_as(LIST)
             .bind(after.map_or("", TenantId::as_str))
             .bind(i64::from(limit))
             .fetch_all(pool)

@@ -88,7 +88,7 @@ impl UserChange {
 }
 
 #[derive(FromRow)]
-pub(super) struct Row {
+pub(super) struct UserRow {
     user_id: String,
     tenant_id: String,
     email: String,
@@ -100,10 +100,10 @@ pub(super) struct Row {
     suspended_at: Option<i64>,
 }
 
-impl TryFrom<Row> for StoredUser {
+impl TryFrom<UserRow> for StoredUser {
     type Error = StoreError;
 
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+    fn try_from(row: UserRow) -> Result<Self, StoreError> {
         let corrupt = |reason: &str| StoreError::Corrupt {
             table: "users",
             row: row.user_id.clone(),
@@ -132,7 +132,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or the row cannot be read.
     pub async fn user(&self, id: UserId) -> Result<Option<StoredUser>, StoreError> {
-        let row: Option<Row> = on_read!(self, |pool| sqlx::query_as(BY_ID)
+        let row: Option<UserRow> = on_read!(self, |pool| sqlx::query_as(BY_ID)
             .bind(id.to_string())
             .fetch_optional(pool)
             .await)?;
@@ -144,13 +144,13 @@ impl Db {
     /// # Errors
     /// When the database does not answer, or the row cannot be read.
     pub async fn user_by_email(&self, email: &Email) -> Result<Option<StoredUser>, StoreError> {
-        let row: Option<Row> = match email.spellings() {
+        let row: Option<UserRow> = match email.spellings() {
             (given, None) => on_read!(self, |pool| sqlx::query_as(BY_EMAIL)
                 .bind(given)
                 .fetch_optional(pool)
                 .await)?,
             (given, Some(other)) => {
-                let mut rows: Vec<Row> = on_read!(self, |pool| sqlx::query_as(BY_SPELLINGS)
+                let mut rows: Vec<UserRow> = on_read!(self, |pool| sqlx::query_as(BY_SPELLINGS)
                     .bind(given)
                     .bind(other)
                     .fetch_all(pool)
@@ -214,7 +214,7 @@ impl Db {
     ) -> Result<Vec<User>, StoreError> {
         let after = after.map(|id| id.to_string()).unwrap_or_default();
         let limit = i64::from(limit.min(PAGE));
-        let rows: Vec<Row> = on_read!(self, |pool| match tenant {
+        let rows: Vec<UserRow> = on_read!(self, |pool| match tenant {
             Some(tenant) =>
                 sqlx::query_as(LIST_OF_TENANT)
                     .bind(after)

@@ -24,16 +24,16 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where lines are put. Clones share the queue.
 #[derive(Clone)]
-pub struct LogQueue(Arc<Shared>);
+pub struct LogQueue(Arc<SharedQueue>);
 
-struct Shared {
-    state: Mutex<State>,
+struct SharedQueue {
+    state: Mutex<QueueState>,
     changed: Condvar,
     dropped: Counter,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     is_writing: bool,
@@ -45,7 +45,7 @@ impl LogQueue {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(stream: impl Write + Send + 'static, dropped: Counter) -> std::io::Result<Self> {
-        let queue = Self(Arc::new(Shared {
+        let queue = Self(Arc::new(SharedQueue {
             state: Mutex::default(),
             changed: Condvar::new(),
             dropped,
@@ -72,14 +72,14 @@ impl LogQueue {
 
     /// Waits a moment until everything is written.
     pub fn flush(&self) {
-        let is_busy = |state: &mut State| state.is_writing || !state.lines.is_empty();
+        let is_busy = |state: &mut QueueState| state.is_writing || !state.lines.is_empty();
         let waited = self.0.changed.wait_timeout_while(self.0.lock(), FLUSH_TIMEOUT, is_busy);
         drop(waited);
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedQueue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -194,19 +194,19 @@ fn paths_at(text: &str) -> Vec<Vec<String>> {
     paths
 }
 
-/// The files below `src/http` that a file there names, all by their modules.
-fn named_in_http(own: &[String], code: &str, files: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
+/// The files below `src` that a file names, all by their modules. A name behind a module that re-exports it counts for that module.
+fn named_files(own: &[String], code: &str, files: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
     let mut named = BTreeSet::new();
-    for start in ["crate::http::", "super::"] {
+    for start in ["crate::", "super::"] {
         for (at, _) in code.match_indices(start) {
             let before = code[..at].chars().next_back();
-            if before.is_some_and(|character| character.is_alphanumeric() || matches!(character, '_' | ':')) {
+            if before.is_some_and(|character| character.is_alphanumeric() || matches!(character, '_' | ':' | '$')) {
                 continue;
             }
             for path in paths_at(&code[at..]) {
                 let (mut place, mut rest) = (Vec::new(), &path[..]);
                 if rest[0] == "crate" {
-                    rest = &rest[2..];
+                    rest = &rest[1..];
                 } else {
                     place = own.to_vec();
                 }
@@ -227,29 +227,29 @@ fn named_in_http(own: &[String], code: &str, files: &BTreeSet<Vec<String>>) -> B
     named
 }
 
-/// What a request passes is read in one direction: extractors over the state, endpoints over both, the table of routes over all.
+/// A file is read without the files that use it.
 #[test]
-fn no_files_of_http_import_each_other() {
+fn no_files_import_each_other() {
+    /// Tables that are read and ended together.
+    const PAIRS: [&str; 4] = ["store/client_keys", "store/clients", "store/sessions", "store/users"];
     let mut codes = std::collections::BTreeMap::new();
     for (file, code) in sources() {
-        let Some(path) = file.strip_prefix("http/").and_then(|path| path.strip_suffix(".rs")) else {
-            continue;
-        };
+        let path = file.trim_end_matches(".rs");
         let path = path.strip_suffix("/mod").unwrap_or(path);
         let parts: Vec<String> = path.split('/').map(str::to_owned).collect();
-        if parts.last().is_some_and(|name| name != "mod" && name != "tests") {
-            let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
-            codes.insert(parts, code);
+        if !matches!(path, "lib" | "main") && parts.last().is_some_and(|name| name != "tests") {
+            codes.insert(parts, without_tests(&code).to_owned());
         }
     }
     let files: BTreeSet<Vec<String>> = codes.keys().cloned().collect();
     let mut above: Vec<(Vec<String>, BTreeSet<Vec<String>>)> = codes
         .iter()
-        .map(|(own, code)| (own.clone(), named_in_http(own, code, &files)))
+        .map(|(own, code)| (own.clone(), named_files(own, code, &files)))
         .collect();
     let imports: usize = above.iter().map(|(_, named)| named.len()).sum();
-    assert!(imports > 100, "{imports}: is the reader blind?");
-    // Whoever imports nobody that is left cannot be in a circle.
+    assert!(imports > 1_000, "{imports}: is the reader blind?");
+    above.retain(|(own, _)| !PAIRS.contains(&own.join("/").as_str()));
+    // A file that imports none of those that are left is in no circle.
     loop {
         let left: BTreeSet<Vec<String>> = above.iter().map(|(own, _)| own.clone()).collect();
         let before = above.len();
@@ -260,6 +260,81 @@ fn no_files_of_http_import_each_other() {
     }
     let circle: Vec<String> = above.iter().map(|(own, _)| own.join("/")).collect();
     assert!(circle.is_empty(), "in a circle, or over one: {circle:#?}");
+}
+
+/// A file without the tests at its end.
+fn without_tests(code: &str) -> &str {
+    code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+}
+
+/// The types that a file declares; those of a trait or of its implementation are no types of the crate.
+fn declared_types(code: &str) -> Vec<&str> {
+    let mut types = Vec::new();
+    for line in without_tests(code).lines() {
+        let inner = line.trim_start();
+        let word = inner.strip_prefix("pub").map_or(inner, |rest| {
+            rest.trim_start_matches("(crate)").trim_start_matches("(super)")
+        });
+        let mut words = word.split_whitespace();
+        let kind = words.next().unwrap_or_default();
+        let is_declaration = matches!(kind, "struct" | "enum" | "trait" | "union") || (kind == "type" && inner == line);
+        if let Some(name) = words.next().filter(|_| is_declaration) {
+            let end = name.find(|character: char| !character.is_alphanumeric() && character != '_');
+            types.push(&name[..end.unwrap_or(name.len())]);
+        }
+    }
+    types
+}
+
+/// A reader who meets a name knows which type it is.
+#[test]
+fn a_type_has_its_name_alone() {
+    let code = "pub struct A;\n    pub(crate) enum B<T> {\nimpl X {\n    type C = D;\ntype E = F;\n#[cfg(test)]\nmod tests {\nstruct G;";
+    assert_eq!(declared_types(code), ["A", "B", "E"]);
+    let sources = sources();
+    let mut places: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
+    for (file, code) in &sources {
+        if !file.ends_with("tests.rs") {
+            for name in declared_types(code) {
+                places.entry(name).or_default().push(file);
+            }
+        }
+    }
+    assert!(places.len() > 500, "{}: is the reader blind?", places.len());
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "{places:#?}");
+}
+
+/// What is told what time it is and what is stored can be tested without waiting, and simulated.
+#[test]
+fn rules_ask_no_clock_no_database_and_no_socket() {
+    const NEVER: [&str; 10] = [
+        "Clock",
+        "uptime",
+        "sleep",
+        "Instant",
+        "SystemTime",
+        "tokio",
+        "TcpStream",
+        "UdpSocket",
+        "sqlx",
+        "reqwest",
+    ];
+    let mut breaches = Vec::new();
+    for (file, code) in sources() {
+        if matches!(module(&file), "keys" | "accounts" | "oauth" | "jose") {
+            let words: BTreeSet<&str> = without_tests(&code)
+                .split(|character: char| !character.is_alphanumeric() && character != '_')
+                .collect();
+            breaches.extend(
+                NEVER
+                    .iter()
+                    .filter(|word| words.contains(**word))
+                    .map(|word| format!("src/{file} names {word}")),
+            );
+        }
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
 /// What the order of the map would allow, and must not be: rules know no settings, and stored rows know nobody who reads them.

@@ -8,11 +8,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwk::PublicJwk;
-use keyround::jose::jws::VerifyingKey;
+use keyround::jose::jws::SignatureKey;
 use keyround::jose::jwt::TokenType;
 use keyround::jose::key::{PrivateKey, RsaBits};
 use keyround::keyring::binding;
-use keyround::oauth::verification::{AccessToken, Expected, Refused, Step, TrustedKey, verify};
+use keyround::oauth::verification::{AccessToken, Expected, TrustedKey, VerificationError, VerificationStep, verify};
 use openssl::bn::{BigNum, BigNumContext};
 use openssl::ec::EcGroup;
 use openssl::ecdsa::EcdsaSig;
@@ -496,20 +496,20 @@ fn rsa_signatures(forge: &Forge, add: &mut impl FnMut(&str, String)) {
 
 /// The pure check, as the server makes it.
 struct Judge {
-    keys: Vec<VerifyingKey>,
+    keys: Vec<SignatureKey>,
     now: i64,
 }
 
 impl Judge {
     fn new(forges: &[&Forge]) -> Self {
-        let keys = forges.iter().map(|forge| VerifyingKey::new(&forge.jwk).unwrap());
+        let keys = forges.iter().map(|forge| SignatureKey::new(&forge.jwk).unwrap());
         Self {
             keys: keys.collect(),
             now: NOW,
         }
     }
 
-    fn judge(&self, token: &str) -> Result<AccessToken, Refused> {
+    fn judge(&self, token: &str) -> Result<AccessToken, VerificationError> {
         let expected = Expected {
             issuer: ISSUER,
             now: UnixTime(self.now),
@@ -520,7 +520,7 @@ impl Judge {
                 .keys
                 .iter()
                 .find(|key| key.kid() == kid)
-                .ok_or(Refused::UnknownKey)?;
+                .ok_or(VerificationError::UnknownKey)?;
             let max_token_ttl = Seconds(3_600);
             Ok(TrustedKey { key, max_token_ttl })
         })?;
@@ -528,7 +528,7 @@ impl Judge {
         if token.token_type == TokenType::AtJwt {
             Ok(token)
         } else {
-            Err(Refused::Type)
+            Err(VerificationError::Type)
         }
     }
 }
@@ -582,28 +582,34 @@ fn each_fault_falls_at_its_own_step() {
     let other = Forge::new(Algorithm::Es256);
     let step = |judge: &Judge, token: &str| judge.judge(token).unwrap_err().step();
     for (token, expected) in [
-        ("a.b".to_owned(), Step::Form),
-        (forge.with_header("crit", "[]"), Step::Form),
-        (other.good(), Step::Key),
-        (forge.with_header("alg", "\"RS256\""), Step::Algorithm),
-        (forge.with_header("typ", "\"JWT\""), Step::Type),
-        (forge.with_header("typ", "\"logout+jwt\""), Step::Type),
+        ("a.b".to_owned(), VerificationStep::Form),
+        (forge.with_header("crit", "[]"), VerificationStep::Form),
+        (other.good(), VerificationStep::Key),
+        (forge.with_header("alg", "\"RS256\""), VerificationStep::Algorithm),
+        (forge.with_header("typ", "\"JWT\""), VerificationStep::Type),
+        (forge.with_header("typ", "\"logout+jwt\""), VerificationStep::Type),
         (
             sign(&other.key, &forge.header(), &forge.claims.to_string()),
-            Step::Signature,
+            VerificationStep::Signature,
         ),
-        (forge.with_claim("jti", None), Step::Claims),
-        (forge.with_claim("iss", Some("\"https://evil.example\"")), Step::Issuer),
-        (forge.with_claim("exp", Some("1800003601")), Step::Dates),
-        (forge.with_claim("iat", Some("1800000061")), Step::Dates),
-        (forge.with_claim("nbf", Some("1800000061")), Step::Dates),
+        (forge.with_claim("jti", None), VerificationStep::Claims),
+        (
+            forge.with_claim("iss", Some("\"https://evil.example\"")),
+            VerificationStep::Issuer,
+        ),
+        (forge.with_claim("exp", Some("1800003601")), VerificationStep::Dates),
+        (forge.with_claim("iat", Some("1800000061")), VerificationStep::Dates),
+        (forge.with_claim("nbf", Some("1800000061")), VerificationStep::Dates),
     ] {
         assert_eq!(step(&judge, &token), expected, "{token}");
     }
     judge.now = NOW + 599;
     assert!(judge.judge(&forge.good()).is_ok());
     judge.now = NOW + 600;
-    assert_eq!(judge.judge(&forge.good()), Err(Refused::Expired(UnixTime(NOW + 600))));
+    assert_eq!(
+        judge.judge(&forge.good()),
+        Err(VerificationError::Expired(UnixTime(NOW + 600)))
+    );
 }
 
 /// Every prefix, and every edit of one character.

@@ -9,8 +9,8 @@ use actix_web::test::TestRequest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use keyround::accounts::email::Email;
-use keyround::accounts::federation::claims::{Expected, Identity, identity};
-use keyround::accounts::federation::metadata::Metadata;
+use keyround::accounts::federation::claims::{ExpectedIdToken, Identity, identity};
+use keyround::accounts::federation::metadata::ProviderMetadata;
 use keyround::accounts::federation::{self, Provider, ProviderIssuer};
 use keyround::accounts::password_hash::PasswordHash;
 use keyround::accounts::user::Name;
@@ -1098,7 +1098,7 @@ fn id_token(is_lenient: bool, change: &str) -> Result<Identity, String> {
         .as_object_mut()
         .unwrap()
         .extend(change.as_object().unwrap().clone());
-    let expected = Expected {
+    let expected = ExpectedIdToken {
         provider: &provider,
         nonce: "n",
         now: START,
@@ -1168,7 +1168,7 @@ fn metadata(change: &str) -> Result<(), String> {
     } else if !change.is_empty() {
         document.insert_str(1, &format!("{change},"));
     }
-    Metadata::parse(format!("\u{feff}{document}").as_bytes(), &issuer)
+    ProviderMetadata::parse(format!("\u{feff}{document}").as_bytes(), &issuer)
         .map(drop)
         .map_err(|error| error.to_string())
 }

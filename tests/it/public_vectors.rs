@@ -10,9 +10,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::id_token::{IdToken, IdTokenError};
 use keyround::jose::import::{ImportError, Passphrase, read};
-use keyround::jose::jwk::{Kid, Parameters, PublicJwk, thumbprint};
+use keyround::jose::jwk::{KeyParameters, Kid, PublicJwk, thumbprint};
 use keyround::jose::jwk_set::IssuerKey;
-use keyround::jose::jws::{NotVerified, VerifyingKey};
+use keyround::jose::jws::{NotVerified, SignatureKey};
 use keyround::jose::key::verify;
 use keyround::oauth::client_keys::{usable, usable_of_issuers};
 use serde_json::{Value, json};
@@ -127,7 +127,7 @@ fn signatures(name: &str) -> Option<Counts> {
                     parameters: key.parameters.clone(),
                 };
                 let (message, signature) = (octets(&test["msg"]), octets(&test["sig"]));
-                let once = VerifyingKey::new(&jwk).unwrap().verify(&message, &signature).is_ok();
+                let once = SignatureKey::new(&jwk).unwrap().verify(&message, &signature).is_ok();
                 assert_eq!(verify(&jwk, &message, &signature).is_ok(), once, "{what}");
                 once
             });
@@ -217,12 +217,12 @@ fn keys_that_are_none_are_refused_by_every_reader() {
             let jwk = PublicJwk {
                 kid: "a".parse::<Kid>().unwrap(),
                 alg,
-                parameters: Parameters::P256 {
+                parameters: KeyParameters::P256 {
                     x: x.to_owned(),
                     y: y.to_owned(),
                 },
             };
-            assert!(VerifyingKey::new(&jwk).is_err(), "{key}");
+            assert!(SignatureKey::new(&jwk).is_err(), "{key}");
         }
     }
 }

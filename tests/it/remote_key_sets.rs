@@ -10,7 +10,7 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use keyround::clock::{Clock, Seconds, sleep};
-use keyround::config::Outbound as Settings;
+use keyround::config::OutboundSettings as Settings;
 use keyround::jose::alg::Algorithm;
 use keyround::outbound::key_sets::{COOLDOWN, FRESH, LONGEST, NoKeys, RemoteKeySets};
 use keyround::outbound::{FetchError, Outbound};

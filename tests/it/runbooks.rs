@@ -16,7 +16,7 @@ use keyround::app::Foundation;
 use keyround::clock::{Clock, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::import::{self, Passphrase};
-use keyround::jose::jwt::{AccessTokenClaims, Audience, Signer, TokenType, random_jti};
+use keyround::jose::jwt::{AccessTokenClaims, AudienceClaim, Signer, TokenType, random_jti};
 use keyround::keyring::Keyring;
 use keyround::oauth::client::Client;
 use keyround::sessions::{Grouped, RefreshRequest, Replays, SessionTokens, Sessions};
@@ -593,7 +593,7 @@ fn bring_old_keys(site: &Site) {
     let claims = AccessTokenClaims {
         iss: "http://127.0.0.1:8080".to_owned(),
         sub: "billing".to_owned(),
-        aud: Audience::one("https://api.example.com"),
+        aud: AudienceClaim::one("https://api.example.com"),
         client_id: "billing".to_owned(),
         iat: now.0,
         exp: now.0 + 3_600,

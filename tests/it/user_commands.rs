@@ -8,7 +8,7 @@ use keyround::accounts::password::Password;
 use keyround::accounts::password_hash::{HashCost, MAX_REFUSED_LOGIN, PasswordHash};
 use keyround::clock::{Clock, sleep};
 use keyround::jose::alg::Algorithm;
-use keyround::jose::jwt::{AccessTokenClaims, Audience, SessionClaims, TokenType, random_jti};
+use keyround::jose::jwt::{AccessTokenClaims, AudienceClaim, SessionClaims, TokenType, random_jti};
 use keyround::keyring::Inactive;
 use keyround::values::SessionId;
 use serde_json::{Value, json};
@@ -111,7 +111,7 @@ async fn log_in(app: &TestApp, raw: &Raw, user: &str, tenant: &str) -> String {
             &AccessTokenClaims {
                 iss: ISSUER.to_owned(),
                 sub: user.to_owned(),
-                aud: Audience::one("https://api.example.com"),
+                aud: AudienceClaim::one("https://api.example.com"),
                 client_id: "first-party".to_owned(),
                 iat: signing.now.0,
                 exp: signing.now.0 + 600,

@@ -12,7 +12,7 @@ use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::Step;
 use keyround::keys::policy::Policy;
 use keyround::keys::state::State;
-use keyround::keys::trusted_time::{Doubt, Record, Reference, TrustedTime};
+use keyround::keys::trusted_time::{ClockRecord, Doubt, Reference, TrustedTime};
 use keyround::keys::verifying::VerifyingKey;
 
 use crate::sabotage::Without;
@@ -294,7 +294,7 @@ impl Node {
     fn checked(
         &self,
         previous: Option<TrustedTime>,
-        mut record: Record,
+        mut record: ClockRecord,
         database: &Database,
         at: i64,
         without: Without,
@@ -308,7 +308,7 @@ impl Node {
         let trusts_the_wall = self.trusts_the_wall(without);
         let previous = previous.filter(|_| !trusts_the_wall);
         if trusts_the_wall || (without == Without::StartsAreCompared && previous.is_none()) {
-            record = Record::default();
+            record = ClockRecord::default();
         }
         TrustedTime::check(previous.as_ref(), record, reading, reference, self.skew())
     }

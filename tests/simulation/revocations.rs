@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keyround::clock::{Seconds, UnixTime};
-use keyround::revocations::{Change, Followed, Kind, Position, Revocations, Times};
+use keyround::revocations::{Followed, Position, RevocationChange, RevocationKind, Revocations, Times};
 
 use crate::random::Random;
 
@@ -104,7 +104,7 @@ struct Look {
     goes_on: bool,
     now: Followed,
     pages: usize,
-    changes: Vec<Change>,
+    changes: Vec<RevocationChange>,
 }
 
 #[derive(Default)]
@@ -328,8 +328,8 @@ impl World {
             let new = self.database.changes.iter();
             let new = new.filter(|(id, _)| followed.position.is_new(*id));
             look.changes = new
-                .map(|(_, name)| Change {
-                    kind: Kind::Token,
+                .map(|(_, name)| RevocationChange {
+                    kind: RevocationKind::Token,
                     name: name.clone(),
                     until: self.database.names.contains(name).then_some(UNTIL),
                 })

@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 use keyround::clock::{Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
-use keyround::jose::jwk::{Kid, Parameters, PublicJwk};
+use keyround::jose::jwk::{KeyParameters, Kid, PublicJwk};
 use keyround::keys::SigningKey;
 use keyround::keys::kept::Kept;
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::NewGeneration;
 use keyround::keys::policy::Policy;
-use keyround::keys::trusted_time::{ClockStep, Record};
+use keyround::keys::trusted_time::{ClockRecord, ClockStep};
 use keyround::keys::verifying::VerifyingKey;
 
 use crate::sabotage::Without;
@@ -23,7 +23,7 @@ pub struct Database {
     pub is_shared: bool,
     /// How far its clock is ahead of true time, in milliseconds.
     pub off_by: i64,
-    pub record: Record,
+    pub record: ClockRecord,
     kept: Option<Kept>,
     /// Tokens that were denied: when they truly expire, in milliseconds, and until when the row says that they are denied.
     pub denied: Vec<(i64, UnixTime)>,
@@ -39,7 +39,7 @@ impl Database {
             down_until: 0,
             is_shared,
             off_by: 0,
-            record: Record::default(),
+            record: ClockRecord::default(),
             kept: None,
             denied: Vec::new(),
             next_kid: 1,
@@ -120,7 +120,7 @@ impl Database {
     }
 
     /// A node writes down how far time has come. One that is sure ends the mark of one in doubt: its keys are kept from now on.
-    pub fn write_record(&mut self, next: Record, policy: &Policy, without: Without) {
+    pub fn write_record(&mut self, next: ClockRecord, policy: &Policy, without: Without) {
         let is_sure = next.doubted.is_none();
         if let Some(doubted) = self
             .record
@@ -147,7 +147,7 @@ impl Database {
         let is_counted = without != Without::StepsAreCounted;
         let length = Some(step.to - step.from).filter(|_| is_counted);
         let moves_keys = without != Without::StepsMoveKeys;
-        self.record = Record {
+        self.record = ClockRecord {
             reached: Some(step.to),
             confirmed: step.to,
             doubted: None,
@@ -177,11 +177,11 @@ impl Database {
 pub fn row(new: &NewGeneration, number: u32, keyless: bool) -> SigningKey {
     let kid: Kid = format!("{number:043}").parse().expect("digits");
     let parameters = match new.alg {
-        Algorithm::Rs256 => Parameters::Rsa {
+        Algorithm::Rs256 => KeyParameters::Rsa {
             n: format!("{number:n>342}"),
             e: "AQAB".to_owned(),
         },
-        Algorithm::Es256 => Parameters::P256 {
+        Algorithm::Es256 => KeyParameters::P256 {
             x: format!("{number:x>43}"),
             y: "y".repeat(43),
         },

@@ -10,7 +10,7 @@ use keyround::keys::emergency::{self, Response};
 use keyround::keys::lifecycle::Keys;
 use keyround::keys::plan::{self, NewGeneration, Step};
 use keyround::keys::policy::Policy;
-use keyround::keys::trusted_time::{self, Record};
+use keyround::keys::trusted_time::{self, ClockRecord};
 
 use crate::invariants::{Figures, Violation, Watch};
 use crate::node::{InFlight, Life, Node};
@@ -25,7 +25,7 @@ pub const START: i64 = 1_800_000_000_000;
 pub struct Loss {
     pub at: i64,
     pub keys: Rc<Keys>,
-    pub record: Record,
+    pub record: ClockRecord,
 }
 
 pub struct World {

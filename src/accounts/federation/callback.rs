@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use url::form_urlencoded;
 
 use super::ProviderIssuer;
-use super::metadata::Metadata;
+use super::metadata::ProviderMetadata;
 
 /// The parameters of one answer. All of them come by the browser, and prove nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Callback {
     /// Whether the answer may be this provider's: the issuer that it names, and that it names one if the provider always does
     /// (RFC 9207 section 2.4).
     #[must_use]
-    pub fn is_from(&self, issuer: &ProviderIssuer, metadata: &Metadata) -> bool {
+    pub fn is_from(&self, issuer: &ProviderIssuer, metadata: &ProviderMetadata) -> bool {
         match &self.iss {
             Some(iss) => issuer.may_be(iss),
             None => !metadata.names_issuer,
@@ -96,8 +96,8 @@ mod tests {
     use super::*;
     use crate::accounts::federation::metadata::ClientAuthentication;
 
-    fn metadata(names_issuer: bool) -> Metadata {
-        Metadata {
+    fn metadata(names_issuer: bool) -> ProviderMetadata {
+        ProviderMetadata {
             authorization_endpoint: "https://id.example/auth".parse().unwrap(),
             token_endpoint: "https://id.example/token".parse().unwrap(),
             jwks_uri: "https://id.example/jwks".parse().unwrap(),

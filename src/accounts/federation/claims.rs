@@ -12,7 +12,7 @@ pub const LEEWAY: Seconds = Seconds(60);
 
 /// What an ID token must say to be the answer to our question.
 #[derive(Clone, Copy, Debug)]
-pub struct Expected<'a> {
+pub struct ExpectedIdToken<'a> {
     /// Who was asked.
     pub provider: &'a Provider,
     /// What binds it to the question.
@@ -121,7 +121,7 @@ pub enum ClaimsError {
 ///
 /// # Errors
 /// [`ClaimsError`] names the first claim that is not as it must be.
-pub fn identity(claims: &Map<String, Value>, expected: Expected<'_>) -> Result<Identity, ClaimsError> {
+pub fn identity(claims: &Map<String, Value>, expected: ExpectedIdToken<'_>) -> Result<Identity, ClaimsError> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     let require = |holds: bool, error: ClaimsError| if holds { Ok(()) } else { Err(error) };
     let provider = expected.provider;
@@ -308,7 +308,7 @@ mod tests {
         let Value::Object(claims) = claims else { unreachable!() };
         identity(
             &claims,
-            Expected {
+            ExpectedIdToken {
                 provider,
                 nonce: "n-0S6",
                 now: UnixTime(NOW),

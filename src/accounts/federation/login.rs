@@ -10,7 +10,7 @@ use crate::crypto::random::{NoRandomness, random_secret};
 use crate::jose::jwk::sha256_base64url;
 
 use super::Provider;
-use super::metadata::Metadata;
+use super::metadata::ProviderMetadata;
 
 /// How long somebody may take at the provider.
 pub const LOGIN_LIFETIME: Seconds = Seconds(600);
@@ -86,7 +86,7 @@ impl LoginSecrets {
     pub fn authorization_url(
         &self,
         provider: &Provider,
-        metadata: &Metadata,
+        metadata: &ProviderMetadata,
         redirect_uri: &str,
         key: &HashKey,
     ) -> Url {
@@ -190,7 +190,7 @@ mod tests {
             created_at: UnixTime(0),
             disabled_at: None,
         };
-        let metadata = Metadata {
+        let metadata = ProviderMetadata {
             authorization_endpoint: "https://id.example/auth?a=b".parse().unwrap(),
             token_endpoint: "https://id.example/token".parse().unwrap(),
             jwks_uri: "https://id.example/jwks".parse().unwrap(),

@@ -19,7 +19,7 @@ pub enum ClientAuthentication {
 
 /// The part that a login needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metadata {
+pub struct ProviderMetadata {
     /// Where people log in.
     pub authorization_endpoint: Url,
     /// Where a code becomes an ID token.
@@ -67,7 +67,7 @@ pub enum MetadataError {
     Authentication,
 }
 
-impl Metadata {
+impl ProviderMetadata {
     /// Reads the document that was found at the issuer's discovery URL.
     ///
     /// # Errors
@@ -166,13 +166,13 @@ mod tests {
 
     use super::*;
 
-    fn read(change: impl FnOnce(&mut Value)) -> Result<Metadata, MetadataError> {
+    fn read(change: impl FnOnce(&mut Value)) -> Result<ProviderMetadata, MetadataError> {
         let mut document = json!({
             "issuer": "https://id.example/", "authorization_endpoint": "https://id.example/auth?a=b",
             "token_endpoint": "https://api.example/token", "jwks_uri": "https://keys.example/jwks.json",
         });
         change(&mut document);
-        Metadata::parse(
+        ProviderMetadata::parse(
             format!("{document}\n").as_bytes(),
             &"https://id.example/".parse().unwrap(),
         )
@@ -306,7 +306,7 @@ mod tests {
             r#"{"issuer":"https://id.example","issuer":"https://id.example"}"#,
         ] {
             assert_eq!(
-                Metadata::parse(text.as_bytes(), &issuer),
+                ProviderMetadata::parse(text.as_bytes(), &issuer),
                 Err(MetadataError::NoObject),
                 "{text}"
             );

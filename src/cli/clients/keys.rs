@@ -24,7 +24,7 @@ use crate::cli::output;
 /// Where the keys come from: with one of these, a client has no secret (`private_key_jwt`).
 #[derive(Args)]
 #[group(required = false, multiple = false)]
-pub struct Source {
+pub struct ClientKeySource {
     /// Its public keys, as a JWK set (- for standard input); to change keys, register both, then the new one alone.
     #[arg(long, value_name = "FILE")]
     jwks_file: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub struct Source {
     jwks_uri: Option<JwksUri>,
 }
 
-impl Source {
+impl ClientKeySource {
     pub fn read(self) -> Result<(ClientKeys, Vec<LeftOut>), Failure> {
         match (self.jwks_uri, self.jwks_file) {
             (Some(uri), _) if text::host_fault(uri.url()).is_some() => Err(Failure::Usage(format!(
@@ -48,7 +48,7 @@ impl Source {
 }
 
 /// Registers a client with keys and without a secret.
-pub async fn create(context: &Context, client: &Client, source: Source) -> Result<(), Failure> {
+pub async fn create(context: &Context, client: &Client, source: ClientKeySource) -> Result<(), Failure> {
     let (keys, left_out) = source.read()?;
     let (config, foundation) = context.foundation().await?;
     let entries = [Event::ClientCreated, Event::ClientKeysChanged]
@@ -74,7 +74,12 @@ pub async fn create(context: &Context, client: &Client, source: Source) -> Resul
 }
 
 /// Gives a client other keys; its secrets, if it has any, are refused from then on.
-pub async fn set(context: &Context, id: &ClientId, source: Source, confirmation: &Confirmation) -> Result<(), Failure> {
+pub async fn set(
+    context: &Context,
+    id: &ClientId,
+    source: ClientKeySource,
+    confirmation: &Confirmation,
+) -> Result<(), Failure> {
     let (keys, left_out) = source.read()?;
     let (config, foundation) = context.foundation().await?;
     let stored = foundation.rotator.db.client(id).await?.ok_or_else(|| unknown(id))?;

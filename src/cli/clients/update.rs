@@ -53,7 +53,7 @@ impl<T> Choice<T> {
 }
 
 #[derive(Args)]
-pub struct Changes {
+pub struct ClientChanges {
     /// The client.
     #[arg(allow_hyphen_values = true)]
     id: ClientId,
@@ -77,12 +77,12 @@ pub struct Changes {
     #[arg(long, value_name = "TTL", help = "How long its tokens live, such as 5m, or 'default' for tokens.access_token_ttl", value_parser = |text: &str| Choice::parse(text, parse_duration))]
     token_ttl: Option<Choice<Seconds>>,
     #[command(flatten)]
-    keys: Option<keys::Source>,
+    keys: Option<keys::ClientKeySource>,
     #[command(flatten)]
     confirmation: Confirmation,
 }
 
-impl Changes {
+impl ClientChanges {
     const fn is_empty(&self) -> bool {
         self.audiences.is_empty()
             && self.serves.is_empty()
@@ -136,7 +136,7 @@ fn differing(old: &Client, new: &Client) -> Vec<Difference> {
     differences(values(old), values(new))
 }
 
-pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
+pub async fn run(context: &Context, changes: ClientChanges) -> Result<(), Failure> {
     if changes.is_empty() {
         return Err(Failure::Usage(
             "nothing to change was given; give one or more of --audience, --serves, --no-serves, --scope, --algorithm, --token-type, \
@@ -145,7 +145,7 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         ));
     }
     let mut changes = changes;
-    let read = changes.keys.take().map(keys::Source::read).transpose()?;
+    let read = changes.keys.take().map(keys::ClientKeySource::read).transpose()?;
     let (new_keys, left_out) = read.map_or_else(|| (None, Vec::new()), |(keys, left_out)| (Some(keys), left_out));
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;

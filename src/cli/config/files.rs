@@ -10,7 +10,7 @@ use crate::app::{check_tls, open_ledger};
 use crate::cli::context::Context;
 use crate::config::{Config, MasterKeySource, TlsFiles, read_pem};
 use crate::crypto::sealing::{MasterKeys, SealError};
-use crate::files::reading::{self, Reading};
+use crate::files::reading::{self, FileReading};
 use crate::files::unwritable;
 use crate::outbound::Outbound;
 use crate::values::Database;
@@ -97,7 +97,7 @@ fn database(database: &Database) -> Vec<String> {
         Database::Postgres(url) => {
             let files = url.files();
             let unreadable = files.iter().filter_map(|(option, path)| {
-                let is_readable = Reading::open(path).and_then(|mut file| file.read(&mut [0]));
+                let is_readable = FileReading::open(path).and_then(|mut file| file.read(&mut [0]));
                 let error = is_readable.err()?;
                 Some(unreadable(
                     path,

@@ -23,7 +23,7 @@ use crate::cli::output;
 
 #[derive(Args)]
 #[group(id = "target", required = true, multiple = false)]
-pub struct Request {
+pub struct CopyRequest {
     /// The other database: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE`. With a password in it, use --to-file.
     #[arg(long, value_name = "URL", group = "target")]
     to: Option<String>,
@@ -32,7 +32,7 @@ pub struct Request {
     to_file: Option<PathBuf>,
 }
 
-pub async fn run(context: &Context, config: &Config, request: &Request) -> Result<(), Failure> {
+pub async fn run(context: &Context, config: &Config, request: &CopyRequest) -> Result<(), Failure> {
     let target = target(request)?;
     if target == config.database {
         return Err(Failure::Usage(format!(
@@ -111,7 +111,7 @@ fn refused(error: &CopyError, source: &Database, target: &Database) -> Failure {
     Failure::Refused(format!("{what} {database}: {why}"))
 }
 
-fn target(request: &Request) -> Result<Database, Failure> {
+fn target(request: &CopyRequest) -> Result<Database, Failure> {
     if let Some(path) = &request.to_file {
         let text = input::secret("--to-file", path)?;
         return text

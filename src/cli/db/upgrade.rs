@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::rotation::sealing::heartbeat_memory;
 use crate::store::Db;
-use crate::store::compatibility::{Compatibility, Step};
+use crate::store::compatibility::{Compatibility, MigrationStep};
 
 use super::{Failure, Finding, encoding};
 
@@ -39,7 +39,7 @@ pub async fn find(config: &Config, db: &Db) -> Result<Vec<Finding>, Failure> {
 }
 
 /// Whether those that run now go on beside the new version.
-async fn servers(config: &Config, db: &Db, steps: &[Step]) -> Result<Finding, Failure> {
+async fn servers(config: &Config, db: &Db, steps: &[MigrationStep]) -> Result<Finding, Failure> {
     let found = db.schema_version().await?;
     if found == 0 {
         return Ok(Finding::new("servers", "the database is empty", &[]));
@@ -62,7 +62,7 @@ async fn servers(config: &Config, db: &Db, steps: &[Step]) -> Result<Finding, Fa
 }
 
 /// Whether the version before may be put back afterwards.
-fn way_back(found: i64, steps: &[Step]) -> Finding {
+fn way_back(found: i64, steps: &[MigrationStep]) -> Finding {
     let good = match steps.iter().find(|step| !step.says_works_with(found)) {
         None => format!("a version for schema {found} may be put back afterwards"),
         Some(step) => format!(

@@ -43,7 +43,7 @@ impl What {
 }
 
 /// Something that will happen.
-struct Event {
+struct ForeseenEvent {
     at: UnixTime,
     alg: Algorithm,
     /// None for a key that only verifies.
@@ -62,8 +62,8 @@ struct ShownEvent {
     event: What,
 }
 
-impl From<&Event> for ShownEvent {
-    fn from(event: &Event) -> Self {
+impl From<&ForeseenEvent> for ShownEvent {
+    fn from(event: &ForeseenEvent) -> Self {
         Self {
             at: event.at.rfc3339(),
             alg: event.alg,
@@ -169,9 +169,9 @@ fn coming(view: &View, alg: Algorithm) -> Option<NewGeneration> {
 }
 
 /// What will happen, in the order of time.
-fn events(view: &View, coming: &[NewGeneration]) -> Vec<Event> {
+fn events(view: &View, coming: &[NewGeneration]) -> Vec<ForeseenEvent> {
     let keys = with(&view.keys, coming);
-    let mut events: Vec<Event> = keys
+    let mut events: Vec<ForeseenEvent> = keys
         .iter()
         .filter(|key| key.revoked_at.is_none())
         .flat_map(|key| events_of(view, &keys, key))
@@ -182,11 +182,11 @@ fn events(view: &View, coming: &[NewGeneration]) -> Vec<Event> {
 }
 
 /// The ends of the keys that only verify.
-fn verifying_events(view: &View) -> impl Iterator<Item = Event> {
+fn verifying_events(view: &View) -> impl Iterator<Item = ForeseenEvent> {
     let published = view.keys.verifying().iter();
     published
         .filter(|key| key.state(&view.policy, view.now).is_published())
-        .map(|key| Event {
+        .map(|key| ForeseenEvent {
             at: key.leaves_at(&view.policy),
             alg: key.jwk.alg,
             generation: None,
@@ -195,7 +195,7 @@ fn verifying_events(view: &View) -> impl Iterator<Item = Event> {
         })
 }
 
-fn events_of(view: &View, keys: &Keys, key: &SigningKey) -> Vec<Event> {
+fn events_of(view: &View, keys: &Keys, key: &SigningKey) -> Vec<ForeseenEvent> {
     let is_known = view.keys.find(&key.kid).is_some();
     if is_known && key.is_keyless() {
         return Vec::new();
@@ -224,7 +224,7 @@ fn events_of(view: &View, keys: &Keys, key: &SigningKey) -> Vec<Event> {
     ]
     .into_iter()
     .filter_map(|(what, at)| {
-        Some(Event {
+        Some(ForeseenEvent {
             at: at?,
             alg: key.alg,
             generation: Some(key.generation),
@@ -286,8 +286,8 @@ fn earliest_row(earliest: &Earliest, now: UnixTime) -> Vec<String> {
     std::iter::once(earliest.alg.to_string()).chain(times).collect()
 }
 
-fn table(events: &[Event], now: UnixTime) -> String {
-    let row = |event: &Event| {
+fn table(events: &[ForeseenEvent], now: UnixTime) -> String {
+    let row = |event: &ForeseenEvent| {
         vec![
             output::time(event.at, now),
             event.alg.to_string(),

@@ -28,7 +28,7 @@ use followers::Followers;
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
-pub struct Request {
+pub struct RevokeRequest {
     /// The key.
     #[arg(allow_hyphen_values = true, value_parser = super::kid)]
     kid: Kid,
@@ -48,7 +48,7 @@ pub struct Request {
     confirmation: Confirmation,
 }
 
-impl Request {
+impl RevokeRequest {
     fn reason(&self) -> &str {
         self.reason.as_deref().unwrap_or_default()
     }
@@ -60,7 +60,7 @@ impl Request {
     }
 }
 
-pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+pub async fn run(context: &Context, request: &RevokeRequest) -> Result<(), Failure> {
     if request.dry_run {
         return foresight::run(context, request).await;
     }
@@ -112,7 +112,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
 }
 
 /// Asks, unless there is nothing left to do.
-async fn confirm(rotator: &Rotator, request: &Request) -> Result<(), Failure> {
+async fn confirm(rotator: &Rotator, request: &RevokeRequest) -> Result<(), Failure> {
     let keys = rotator.db.signing_keys().await?.keys();
     let trusted = rotator.look().await?;
     let Some(mut question) = question(&keys, &rotator.policy, request, trusted.reached())? else {
@@ -140,7 +140,7 @@ fn of_no_row(unknown: &UnknownKey) -> Failure {
 }
 
 /// What is asked; nothing when there is nothing left to do.
-fn question(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> Result<Option<String>, Failure> {
+fn question(keys: &Keys, policy: &Policy, request: &RevokeRequest, now: UnixTime) -> Result<Option<String>, Failure> {
     let kid = &request.kid;
     let about_key = match emergency::revoke(keys, policy, kid, now).map_err(|unknown| of_no_row(&unknown))? {
         Response::AlreadyRevoked { .. } if !request.all_algorithms => return Ok(None),
@@ -190,13 +190,13 @@ fn beside(keys: &Keys, kid: &Kid, revocation: &Revocation) -> String {
 }
 
 /// Revokes the key, and with `--all-algorithms` the active ones. What was done before something failed is told too.
-async fn revoke(rotator: &Rotator, request: &Request) -> (Vec<Revoked>, Result<(), Failure>) {
+async fn revoke(rotator: &Rotator, request: &RevokeRequest) -> (Vec<Revoked>, Result<(), Failure>) {
     let mut done = Vec::new();
     let outcome = revoke_into(rotator, request, &mut done).await;
     (done, outcome)
 }
 
-async fn revoke_into(rotator: &Rotator, request: &Request, done: &mut Vec<Revoked>) -> Result<(), Failure> {
+async fn revoke_into(rotator: &Rotator, request: &RevokeRequest, done: &mut Vec<Revoked>) -> Result<(), Failure> {
     let reason = request.reason();
     let first = rotator.revoke(&request.kid, &ACTOR, reason).await?;
     let since = first.at;
@@ -248,7 +248,7 @@ fn to_json(revoked: &Revoked, policy: &Policy) -> Value {
     })
 }
 
-fn print(request: &Request, done: &[Revoked], policy: &Policy, now: UnixTime) {
+fn print(request: &RevokeRequest, done: &[Revoked], policy: &Policy, now: UnixTime) {
     for (place, revoked) in done.iter().enumerate() {
         let alg = revoked.alg;
         for kid in &revoked.revoked {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::accounts::federation::metadata::Metadata;
+use crate::accounts::federation::metadata::ProviderMetadata;
 use crate::accounts::federation::{Provider, ProviderIssuer, ProviderName};
 use crate::app::StartError;
 use crate::config::Config;
@@ -22,22 +22,26 @@ fn providers(config: &Config) -> Result<Providers, Failure> {
 }
 
 /// What was found out about a provider that was asked.
-pub struct Answer {
+pub struct ProviderAnswer {
     /// What it says of itself.
-    pub metadata: Arc<Metadata>,
+    pub metadata: Arc<ProviderMetadata>,
     /// Why its keys cannot be used now.
     pub no_keys: Option<ProviderError>,
 }
 
 /// Asks a provider. Settings with which none can be asked are another command's matter.
-pub async fn ask(context: &Context, config: &Config, issuer: &ProviderIssuer) -> Result<Option<Answer>, ProviderError> {
+pub async fn ask(
+    context: &Context,
+    config: &Config,
+    issuer: &ProviderIssuer,
+) -> Result<Option<ProviderAnswer>, ProviderError> {
     let Ok(providers) = providers(config) else {
         return Ok(None);
     };
     let now = context.clock.read().monotonic;
     let metadata = providers.metadata(issuer, now).await?;
     let no_keys = providers.keys(&metadata, now, |_| true).await.err();
-    Ok(Some(Answer { metadata, no_keys }))
+    Ok(Some(ProviderAnswer { metadata, no_keys }))
 }
 
 /// Whether people who are new here can log in, as far as the metadata tells.
@@ -68,7 +72,7 @@ impl Outlook {
 }
 
 /// A directory service sends no `email_verified` unless it is told to, whether it lists its claims or not.
-pub fn outlook(provider: &Provider, metadata: &Metadata) -> Outlook {
+pub fn outlook(provider: &Provider, metadata: &ProviderMetadata) -> Outlook {
     let is_listed = metadata.lists_email_verified.unwrap_or(!provider.issuer.is_template());
     match (is_listed, provider.reads_email_verified_text_since) {
         (true, _) => Outlook::Good,
@@ -78,7 +82,7 @@ pub fn outlook(provider: &Provider, metadata: &Metadata) -> Outlook {
 }
 
 /// What was found out about a provider.
-struct Verdict {
+struct ProviderVerdict {
     name: ProviderName,
     /// Why nobody can log in.
     fault: Option<String>,
@@ -87,7 +91,7 @@ struct Verdict {
     note: Option<String>,
 }
 
-async fn judge(providers: &Providers, context: &Context, provider: Provider) -> Verdict {
+async fn judge(providers: &Providers, context: &Context, provider: Provider) -> ProviderVerdict {
     let now = context.clock.read().monotonic;
     let asked = async {
         let metadata = providers.metadata(&provider.issuer, now).await?;
@@ -99,7 +103,7 @@ async fn judge(providers: &Providers, context: &Context, provider: Provider) -> 
         Ok(outlook @ Outlook::NobodyNew) => (outlook.sentence(&provider.name), true, None),
         Ok(outlook) => (None, true, outlook.sentence(&provider.name)),
     };
-    Verdict {
+    ProviderVerdict {
         name: provider.name,
         fault,
         is_for_known,
@@ -132,7 +136,7 @@ pub async fn run(context: &Context, name: Option<ProviderName>) -> Result<(), Fa
         });
         output::json(&shown.collect::<Vec<_>>());
     } else {
-        let result = |verdict: &Verdict| match (&verdict.fault, &verdict.note) {
+        let result = |verdict: &ProviderVerdict| match (&verdict.fault, &verdict.note) {
             (Some(fault), _) => fault.clone(),
             (None, Some(note)) => format!("can be reached; {note}"),
             (None, None) => "in order".to_owned(),

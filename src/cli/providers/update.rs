@@ -13,7 +13,9 @@ use crate::events::Event;
 use crate::store::StoreError;
 use crate::store::identity_providers::{ProviderUpdate, Updated};
 
-use super::{AS_TEXT_HELP, Foreseen, ISSUER_HELP, SECRET_HELP, directories, entry, foresee, sealed, to_json, unknown};
+use super::{
+    AS_TEXT_HELP, ForeseenProvider, ISSUER_HELP, SECRET_HELP, directories, entry, foresee, sealed, to_json, unknown,
+};
 use crate::cli::context::Context;
 use crate::cli::differences::{self, Difference, differences, reason};
 use crate::cli::failure::Failure;
@@ -24,7 +26,7 @@ const TRIES: usize = 5;
 
 #[derive(Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
-pub struct Changes {
+pub struct ProviderChanges {
     /// The provider.
     name: ProviderName,
     #[arg(long, value_name = "URL", value_parser = ProviderIssuer::to_register, help = ISSUER_HELP)]
@@ -66,7 +68,7 @@ const fn switched(on: bool, off: bool, old: Option<UnixTime>, now: UnixTime) -> 
     }
 }
 
-impl Changes {
+impl ProviderChanges {
     const fn is_empty(&self) -> bool {
         self.issuer.is_none()
             && self.directories.is_empty()
@@ -139,7 +141,7 @@ fn differing(old: &Provider, new: &Provider) -> Vec<Difference> {
     differences(values(old), values(new))
 }
 
-pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
+pub async fn run(context: &Context, changes: ProviderChanges) -> Result<(), Failure> {
     if changes.is_empty() {
         return Err(Failure::Usage(
             "nothing to change was given; give one or more of --issuer, --directory, --any-directory, --client-id, --client-secret-file, \
@@ -163,7 +165,7 @@ pub async fn run(context: &Context, changes: Changes) -> Result<(), Failure> {
         // The provider is away, or has become another one: what does not touch the issuer can be changed all the same.
         let foreseen = match foreseen {
             Err(refused) if old.issuer != new.issuer => return Err(refused),
-            Err(refused) => Foreseen {
+            Err(refused) => ForeseenProvider {
                 not_checked: None,
                 warning: Some(refused.to_string()),
             },
@@ -219,7 +221,7 @@ fn tell(
     provider: &Provider,
     differences: &[Difference],
     is_secret_new: bool,
-    foreseen: &Foreseen,
+    foreseen: &ForeseenProvider,
 ) {
     if context.json {
         let mut shown = shown.clone();

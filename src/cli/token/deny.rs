@@ -13,7 +13,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output;
 
 #[derive(Args)]
-pub struct Request {
+pub struct DenyRequest {
     /// The token's jti.
     #[arg(allow_hyphen_values = true, value_parser = jti)]
     jti: String,
@@ -40,7 +40,7 @@ fn jti(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+pub async fn run(context: &Context, request: &DenyRequest) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
     // A clock that is wrong must not refuse the denial of a token that lives.
     let now = trusted_time(&db, &config.keys.policy, &context.clock, None)

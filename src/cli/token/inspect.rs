@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 
 use crate::app::client_of_accounts;
 use crate::clock::UnixTime;
-use crate::jose::jws::VerifyingKey;
+use crate::jose::jws::SignatureKey;
 use crate::jose::jwt::{SessionClaims, TokenType};
 use crate::keyring::trusted_time;
 use crate::keys::lifecycle::Keys;
 use crate::keys::policy::Policy;
 use crate::oauth::client::Client;
-use crate::oauth::verification::{AccessToken, Expected, Refused, Step, TrustedKey, trusted_row, verify};
+use crate::oauth::verification::{
+    AccessToken, Expected, TrustedKey, VerificationError, VerificationStep, trusted_row, verify,
+};
 use crate::store::Db;
 
 use crate::cli::context::{Context, read_text};
@@ -23,19 +25,19 @@ use crate::cli::failure::Failure;
 use crate::cli::output;
 
 #[derive(Args)]
-pub struct Request {
+pub struct InspectRequest {
     /// The token, also as the value of its header (Bearer ...), or - to read it from standard input, where no other process sees it.
     token: String,
 }
 
 /// One thing that was looked at.
-struct Finding {
+struct TokenFinding {
     step: &'static str,
     /// None when it was not reached.
     fault: Option<Result<(), String>>,
 }
 
-pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+pub async fn run(context: &Context, request: &InspectRequest) -> Result<(), Failure> {
     let token = read(&request.token)?;
     let (config, db) = context.database().await?;
     let policy = &config.keys.policy;
@@ -51,7 +53,7 @@ pub async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
             findings.push(session(&db, claims, now).await?);
         }
     } else {
-        findings.extend(["denied", "client"].map(|step| Finding { step, fault: None }));
+        findings.extend(["denied", "client"].map(|step| TokenFinding { step, fault: None }));
     }
     let refused = findings.iter().find_map(|finding| match &finding.fault {
         Some(Err(fault)) => Some(format!("the token is refused at the step '{}': {fault}", finding.step)),
@@ -70,10 +72,16 @@ fn read(argument: &str) -> Result<String, Failure> {
     token(&read_text("the argument TOKEN", Path::new(argument))?)
 }
 
-fn judge(token: &str, issuer: &str, keys: &Keys, policy: &Policy, now: UnixTime) -> Result<AccessToken, Refused> {
-    let parsed: Vec<VerifyingKey> = keys
+fn judge(
+    token: &str,
+    issuer: &str,
+    keys: &Keys,
+    policy: &Policy,
+    now: UnixTime,
+) -> Result<AccessToken, VerificationError> {
+    let parsed: Vec<SignatureKey> = keys
         .iter()
-        .filter_map(|row| VerifyingKey::new(row.jwk.as_ref()?).ok())
+        .filter_map(|row| SignatureKey::new(row.jwk.as_ref()?).ok())
         .collect();
     let expected = Expected {
         issuer,
@@ -82,7 +90,10 @@ fn judge(token: &str, issuer: &str, keys: &Keys, policy: &Policy, now: UnixTime)
     };
     verify(token, &expected, |kid| {
         let row = trusted_row(keys, policy, now, kid)?;
-        let key = parsed.iter().find(|key| key.kid() == kid).ok_or(Refused::UnknownKey)?;
+        let key = parsed
+            .iter()
+            .find(|key| key.kid() == kid)
+            .ok_or(VerificationError::UnknownKey)?;
         Ok(TrustedKey {
             key,
             max_token_ttl: row.max_token_ttl.max(policy.windows().max_token_ttl),
@@ -90,10 +101,10 @@ fn judge(token: &str, issuer: &str, keys: &Keys, policy: &Policy, now: UnixTime)
     })
 }
 
-fn steps(refused: Option<&Refused>) -> Vec<Finding> {
-    Step::ALL
+fn steps(refused: Option<&VerificationError>) -> Vec<TokenFinding> {
+    VerificationStep::ALL
         .into_iter()
-        .map(|step| Finding {
+        .map(|step| TokenFinding {
             step: step.name(),
             fault: match refused {
                 Some(refused) if refused.step() < step => None,
@@ -104,20 +115,20 @@ fn steps(refused: Option<&Refused>) -> Vec<Finding> {
         .collect()
 }
 
-async fn denial(db: &Db, token: &AccessToken) -> Result<Finding, Failure> {
+async fn denial(db: &Db, token: &AccessToken) -> Result<TokenFinding, Failure> {
     let denied = db
         .denied_tokens()
         .await?
         .into_iter()
         .any(|denied| denied.jti == token.jti);
     let fault = "it was denied by its jti; 'keyround audit' says by whom";
-    Ok(Finding {
+    Ok(TokenFinding {
         step: "denied",
         fault: Some(if denied { Err(fault.to_owned()) } else { Ok(()) }),
     })
 }
 
-async fn client(db: &Db, token: &AccessToken, accounts: &Client) -> Result<Finding, Failure> {
+async fn client(db: &Db, token: &AccessToken, accounts: &Client) -> Result<TokenFinding, Failure> {
     let other_type = |registered: TokenType| {
         let typ = token.token_type;
         Err(format!(
@@ -130,7 +141,7 @@ async fn client(db: &Db, token: &AccessToken, accounts: &Client) -> Result<Findi
         } else {
             other_type(accounts.token_type)
         };
-        return Ok(Finding {
+        return Ok(TokenFinding {
             step: "client",
             fault: Some(fault),
         });
@@ -145,14 +156,14 @@ async fn client(db: &Db, token: &AccessToken, accounts: &Client) -> Result<Findi
         Some(stored) if stored.client.token_type != token.token_type => other_type(stored.client.token_type),
         Some(_) => Ok(()),
     };
-    Ok(Finding {
+    Ok(TokenFinding {
         step: "client",
         fault: Some(fault),
     })
 }
 
 /// The session that a person's token belongs to.
-async fn session(db: &Db, claims: &SessionClaims, now: UnixTime) -> Result<Finding, Failure> {
+async fn session(db: &Db, claims: &SessionClaims, now: UnixTime) -> Result<TokenFinding, Failure> {
     let family = match claims.grant().parse() {
         Ok(sid) => db.family(sid, now).await?,
         Err(_) => None,
@@ -165,7 +176,7 @@ async fn session(db: &Db, claims: &SessionClaims, now: UnixTime) -> Result<Findi
             (None, None) => Ok(()),
         },
     };
-    Ok(Finding {
+    Ok(TokenFinding {
         step: "session",
         fault: Some(fault),
     })
@@ -177,9 +188,9 @@ fn said(token: &str, part: usize) -> Option<Value> {
     serde_json::from_slice(&octets).ok()
 }
 
-fn print(context: &Context, token: &str, findings: &[Finding], refused: Option<&str>) {
+fn print(context: &Context, token: &str, findings: &[TokenFinding], refused: Option<&str>) {
     let (header, claims) = (said(token, 0), said(token, 1));
-    let word = |finding: &Finding| match finding.fault {
+    let word = |finding: &TokenFinding| match finding.fault {
         None => "not reached",
         Some(Ok(())) => "ok",
         Some(Err(_)) => "refused",

@@ -18,7 +18,7 @@ use crate::cli::failure::Failure;
 use crate::cli::{list, output, scope};
 
 #[derive(Args)]
-pub struct Request {
+pub struct IssueRequest {
     /// The client that the token is for.
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     client: ClientId,
@@ -33,7 +33,7 @@ pub struct Request {
     reason: String,
 }
 
-pub async fn run(context: &Context, request: Request) -> Result<(), Failure> {
+pub async fn run(context: &Context, request: IssueRequest) -> Result<(), Failure> {
     // A database that does not exist is not made by this.
     context.database().await?.1.close().await;
     let (config, foundation) = context.foundation().await?;

@@ -43,7 +43,7 @@ impl TryFrom<String> for Delivery {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct TokenDelivery<'a> {
     access_token: &'a str,
     token_type: &'static str,
     expires_in: i64,
@@ -63,7 +63,7 @@ pub fn answer(server: &Server, tokens: &SessionTokens, delivery: Delivery) -> Re
             answer.append_header((header::SET_COOKIE, cookie));
         }
     }
-    Ok(answer.json(Answer {
+    Ok(answer.json(TokenDelivery {
         access_token: &tokens.access_token,
         token_type: "Bearer",
         expires_in: tokens.expires_in.0,

@@ -33,7 +33,12 @@ use super::delivery::{end_replaced, replaced, session_cookies};
 const RETRY_AFTER: Seconds = Seconds(5);
 
 /// Sends the browser to the provider.
-pub async fn begin(server: web::Data<Server>, browser: Browser, sender: Sender, asked: Asked) -> HttpResponse {
+pub async fn begin(
+    server: web::Data<Server>,
+    browser: Browser,
+    sender: Sender,
+    asked: FederatedRequest,
+) -> HttpResponse {
     let began = try_to_begin(&server, &browser, &sender, &asked).await;
     shown(&sender, &asked, began)
 }
@@ -42,8 +47,8 @@ async fn try_to_begin(
     server: &Server,
     browser: &Browser,
     sender: &Sender,
-    asked: &Asked,
-) -> Result<HttpResponse, Refusal> {
+    asked: &FederatedRequest,
+) -> Result<HttpResponse, FederatedRefusal> {
     let return_to = return_to(asked.query())?;
     server.charge_federated_login(sender.address).map_err(|retry_after| {
         let detail = format!("too many logins with other providers begin at this address; try again in {retry_after}");
@@ -66,18 +71,23 @@ async fn try_to_begin(
 }
 
 /// Takes what the provider answered, and begins a session.
-pub async fn finish(server: web::Data<Server>, browser: Browser, sender: Sender, asked: Asked) -> HttpResponse {
+pub async fn finish(
+    server: web::Data<Server>,
+    browser: Browser,
+    sender: Sender,
+    asked: FederatedRequest,
+) -> HttpResponse {
     let finished = try_to_finish(&server, &browser, &sender, &asked).await;
     shown(&sender, &asked, finished)
 }
 
 /// What a browser asks for on its way to a provider and back.
-pub struct Asked {
+pub struct FederatedRequest {
     provider: String,
     request: HttpRequest,
 }
 
-impl FromRequest for Asked {
+impl FromRequest for FederatedRequest {
     type Error = actix_web::Error;
     type Future = Ready<Result<Self, actix_web::Error>>;
 
@@ -90,7 +100,7 @@ impl FromRequest for Asked {
     }
 }
 
-impl Asked {
+impl FederatedRequest {
     fn query(&self) -> &str {
         self.request.query_string()
     }
@@ -103,7 +113,7 @@ impl Asked {
 }
 
 /// A login that is refused.
-struct Refusal {
+struct FederatedRefusal {
     /// What people are told.
     problem: Problem,
     /// What the operator needs to know beside that; it holds nothing that was sent.
@@ -122,7 +132,7 @@ enum Whose {
     Reported,
 }
 
-impl From<Problem> for Refusal {
+impl From<Problem> for FederatedRefusal {
     fn from(problem: Problem) -> Self {
         let whose = match problem.code() {
             Some(Code::TemporarilyUnavailable) => Whose::Reported,
@@ -136,7 +146,7 @@ impl From<Problem> for Refusal {
     }
 }
 
-fn shown(sender: &Sender, asked: &Asked, answer: Result<HttpResponse, Refusal>) -> HttpResponse {
+fn shown(sender: &Sender, asked: &FederatedRequest, answer: Result<HttpResponse, FederatedRefusal>) -> HttpResponse {
     answer.unwrap_or_else(|refusal| {
         log(sender, asked, &refusal);
         let problem = refusal.problem;
@@ -149,7 +159,7 @@ fn shown(sender: &Sender, asked: &Asked, answer: Result<HttpResponse, Refusal>) 
 }
 
 /// One line for each login that is refused, as for one with a password.
-fn log(sender: &Sender, asked: &Asked, refusal: &Refusal) {
+fn log(sender: &Sender, asked: &FederatedRequest, refusal: &FederatedRefusal) {
     // The path may hold any text; a name that no provider can have is not repeated.
     let provider = asked.provider.parse::<ProviderName>();
     let provider = provider.as_ref().map_or("", ProviderName::as_str);
@@ -171,8 +181,8 @@ async fn try_to_finish(
     server: &Server,
     browser: &Browser,
     sender: &Sender,
-    asked: &Asked,
-) -> Result<HttpResponse, Refusal> {
+    asked: &FederatedRequest,
+) -> Result<HttpResponse, FederatedRefusal> {
     let returned = Returned {
         provider: &asked.provider,
         query: asked.query(),
@@ -234,7 +244,7 @@ fn unwritten(error: &InvalidHeaderValue) -> Problem {
 }
 
 /// What people are told; what the operator needs to know is in the log.
-fn refused(error: &NotLoggedIn) -> Refusal {
+fn refused(error: &NotLoggedIn) -> FederatedRefusal {
     let (code, detail, whose) = match error {
         NotLoggedIn::UnknownProvider => (
             Code::ProviderUnknown,
@@ -316,7 +326,7 @@ fn refused(error: &NotLoggedIn) -> Refusal {
         }
     };
     let problem = Problem::new(code, detail);
-    Refusal {
+    FederatedRefusal {
         problem: match code {
             Code::ProviderUnavailable => problem.after(RETRY_AFTER),
             _ => problem,

@@ -59,7 +59,7 @@ pub async fn log_in(
 /// Who registers.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Registration {
+pub struct RegistrationRequest {
     email: String,
     password: String,
     name: String,
@@ -67,7 +67,7 @@ pub struct Registration {
     token_delivery: Delivery,
 }
 
-impl Body for Registration {
+impl Body for RegistrationRequest {
     const FORM: JsonForm = JsonForm {
         right: r#"{"email": "...", "password": "...", "name": "..."}, perhaps with "token_delivery": "cookie" or "body""#,
         members: &[
@@ -85,7 +85,7 @@ pub async fn register(
     server: web::Data<Server>,
     browser: Browser,
     sender: Sender,
-    JsonBody(asked): JsonBody<Registration>,
+    JsonBody(asked): JsonBody<RegistrationRequest>,
 ) -> Result<HttpResponse, Problem> {
     let answer = LoginAnswer::prepare(&browser, asked.token_delivery)?;
     let name: Name = asked.name.parse()?;
@@ -112,12 +112,12 @@ pub async fn register(
 /// The old password and the new one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub struct PasswordChange {
     current_password: String,
     new_password: String,
 }
 
-impl Body for Change {
+impl Body for PasswordChange {
     const FORM: JsonForm = JsonForm {
         right: r#"{"current_password": "...", "new_password": "..."}"#,
         members: &[Member::text("current_password"), Member::text("new_password")],
@@ -129,7 +129,7 @@ pub async fn change(
     server: web::Data<Server>,
     caller: Authenticated,
     sender: Sender,
-    JsonBody(change): JsonBody<Change>,
+    JsonBody(change): JsonBody<PasswordChange>,
 ) -> Result<HttpResponse, Problem> {
     let Authenticated { user, sid } = caller;
     let current = Password::try_from(change.current_password)?;

@@ -10,7 +10,7 @@ use crate::accounts::user::UserId;
 use crate::http::codes::Code;
 use crate::http::problem::Problem;
 use crate::keyring::Inactive;
-use crate::oauth::verification::{AccessToken, Refused};
+use crate::oauth::verification::{AccessToken, VerificationError};
 use crate::values::SessionId;
 
 use super::context::{RequestContext, extracted_from_context};
@@ -129,7 +129,7 @@ fn person(token: &AccessToken) -> Result<Authenticated, Problem> {
 fn refused(inactive: &Inactive) -> Problem {
     tracing::debug!(reason = %inactive, "a token is not active");
     match inactive {
-        Inactive::Refused(Refused::Expired(_)) => {
+        Inactive::Refused(VerificationError::Expired(_)) => {
             Problem::new(Code::TokenExpired, "the access token has expired; refresh it")
         }
         Inactive::Ended => Problem::new(Code::SessionEnded, "the session has ended; log in again"),

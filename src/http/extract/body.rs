@@ -41,9 +41,9 @@ enum Unreadable {
 /// [`Unreadable`] says why there is nothing to read.
 async fn read(request: &HttpRequest, payload: Payload, longest: usize) -> Result<Bytes, Unreadable> {
     // To the library the body of a request with `Upgrade: websocket` has no end.
-    let announced = match framing::Body::of(request.head()) {
-        framing::Body::Sized(length) => length,
-        framing::Body::Chunked(_) => u64::MAX,
+    let announced = match framing::BodyFraming::of(request.head()) {
+        framing::BodyFraming::Sized(length) => length,
+        framing::BodyFraming::Chunked(_) => u64::MAX,
     };
     tokio::select! {
         biased;

@@ -179,15 +179,17 @@ impl JsonForm {
 }
 
 impl Member {
-    fn fault(&self, kind: &Kind) -> Option<String> {
+    fn fault(&self, kind: &MemberKind) -> Option<String> {
         let name = self.name;
         match (kind, &self.value) {
-            (Kind::Text(_), ValueForm::Text) => None,
-            (Kind::Text(text), ValueForm::OneOf(values)) if values.contains(&text.as_str()) => None,
+            (MemberKind::Text(_), ValueForm::Text) => None,
+            (MemberKind::Text(text), ValueForm::OneOf(values)) if values.contains(&text.as_str()) => None,
             // As if it was left out: serde reads it so.
-            (Kind::Other("null"), ValueForm::Text) if self.is_optional => None,
-            (Kind::Text(_), ValueForm::OneOf(values)) => Some(format!("{name} is neither {}", values.join(" nor "))),
-            (Kind::Other(kind), _) => Some(format!("{name} is {kind} and not a string")),
+            (MemberKind::Other("null"), ValueForm::Text) if self.is_optional => None,
+            (MemberKind::Text(_), ValueForm::OneOf(values)) => {
+                Some(format!("{name} is neither {}", values.join(" nor ")))
+            }
+            (MemberKind::Other(kind), _) => Some(format!("{name} is {kind} and not a string")),
         }
     }
 }
@@ -250,10 +252,10 @@ fn other_than_object(content: &[u8]) -> Option<&'static str> {
 /// A member that was sent.
 struct Seen {
     name: String,
-    kind: Kind,
+    kind: MemberKind,
 }
 
-enum Kind {
+enum MemberKind {
     /// A text, kept for as long as the fault is looked for.
     Text(zeroize::Zeroizing<String>),
     /// What it is instead.
@@ -273,12 +275,12 @@ impl<'de> Visitor<'de> for Members {
         let mut seen = Vec::new();
         while let Some((name, value)) = map.next_entry::<String, serde_json::Value>()? {
             let kind = match value {
-                serde_json::Value::String(text) => Kind::Text(text.into()),
-                serde_json::Value::Null => Kind::Other("null"),
-                serde_json::Value::Bool(_) => Kind::Other("true or false"),
-                serde_json::Value::Number(_) => Kind::Other("a number"),
-                serde_json::Value::Array(_) => Kind::Other("a list"),
-                serde_json::Value::Object(_) => Kind::Other("an object"),
+                serde_json::Value::String(text) => MemberKind::Text(text.into()),
+                serde_json::Value::Null => MemberKind::Other("null"),
+                serde_json::Value::Bool(_) => MemberKind::Other("true or false"),
+                serde_json::Value::Number(_) => MemberKind::Other("a number"),
+                serde_json::Value::Array(_) => MemberKind::Other("a list"),
+                serde_json::Value::Object(_) => MemberKind::Other("an object"),
             };
             seen.push(Seen { name, kind });
         }

@@ -24,11 +24,11 @@ use super::presented_token::{presented, verified};
 
 /// The answer of RFC 7662 section 2.2 for a valid token.
 #[derive(Serialize)]
-struct Answer<'a> {
+struct IntrospectionResponse<'a> {
     active: bool,
     iss: &'a str,
     sub: &'a str,
-    aud: Recipients<'a>,
+    aud: IntrospectedAudience<'a>,
     client_id: &'a str,
     iat: i64,
     exp: i64,
@@ -43,7 +43,7 @@ struct Answer<'a> {
 /// One recipient as a text, several as a list, as in the token.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Recipients<'a> {
+enum IntrospectedAudience<'a> {
     One(&'a str),
     Several(&'a [String]),
 }
@@ -112,14 +112,14 @@ async fn has_client(server: &Server, caller: &Client, token: &AccessToken) -> Re
     Ok(stored.is_some_and(|stored| stored.client.disabled_at.is_none() && is_client(&stored.client, token)))
 }
 
-fn active(token: &AccessToken) -> Answer<'_> {
-    Answer {
+fn active(token: &AccessToken) -> IntrospectionResponse<'_> {
+    IntrospectionResponse {
         active: true,
         iss: &token.iss,
         sub: &token.sub,
         aud: match token.aud.as_slice() {
-            [one] => Recipients::One(one),
-            several => Recipients::Several(several),
+            [one] => IntrospectedAudience::One(one),
+            several => IntrospectedAudience::Several(several),
         },
         client_id: &token.client_id,
         iat: token.iat.0,

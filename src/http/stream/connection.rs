@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use actix_web::dev::RequestHead;
 
-use crate::http::connections::{Activity, Place};
-use crate::http::framing::Body;
+use crate::http::connections::{Activity, ConnectionSlot};
+use crate::http::framing::BodyFraming;
 
 /// How often a connection is looked at.
 pub const TICK: Duration = Duration::from_secs(5);
@@ -57,23 +57,23 @@ impl Stage {
 
 /// What the stream and the handlers of its requests both know.
 pub struct Connection {
-    place: Place,
+    place: ConnectionSlot,
     stage: Cell<Stage>,
     /// Looks since the stage began.
     waited: Cell<u32>,
     /// What of the body may still be handed on.
-    body: Cell<Body>,
+    body: Cell<BodyFraming>,
     /// Looks in all.
     ticks: Cell<u32>,
 }
 
 impl Connection {
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(place: ConnectionSlot) -> Self {
         Self {
             place,
             stage: Cell::new(Stage::Idle),
             waited: Cell::new(0),
-            body: Cell::new(Body::NONE),
+            body: Cell::new(BodyFraming::NONE),
             ticks: Cell::new(0),
         }
     }
@@ -89,7 +89,7 @@ impl Connection {
 
     /// A request with this head has come.
     pub fn begin(&self, head: &RequestHead) {
-        self.body.set(Body::of(head));
+        self.body.set(BodyFraming::of(head));
         self.enter(Stage::Busy);
         self.body_may_be_over();
     }

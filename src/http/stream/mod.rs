@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timer;
 
-use super::connections::Place;
-use super::framing::Head;
+use super::connections::ConnectionSlot;
+use super::framing::HeadScan;
 use super::parser_refusal::{self, MAX_REMEMBERED};
 
 pub use connection::{ANSWER_TICKS, Connection, HEAD_TICKS, IDLE_TICKS, LIFE_TICKS, LONGEST_LIFE_TICKS, TICK};
@@ -47,7 +47,7 @@ pub struct Stream<T> {
     /// No request came in time: the library reads the end, and closes.
     is_idle: bool,
     /// Where the head that is read ends.
-    end: Head,
+    end: HeadScan,
     /// Read, and not handed on.
     held: Vec<u8>,
     /// A whole head was handed on: the library looks at it before anything else comes.
@@ -66,7 +66,7 @@ pub struct Stream<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
-    pub(super) fn new(io: T, place: Place, ended: oneshot::Receiver<()>, has_https: bool) -> Self {
+    pub(super) fn new(io: T, place: ConnectionSlot, ended: oneshot::Receiver<()>, has_https: bool) -> Self {
         Self {
             io,
             connection: Rc::new(Connection::new(place)),
@@ -74,7 +74,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             timer: Timer::new(TICK),
             has_ended: false,
             is_idle: false,
-            end: Head::default(),
+            end: HeadScan::default(),
             held: Vec::new(),
             is_turn_over: false,
             must_wake: false,
@@ -153,7 +153,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         match self.connection.stage() {
             Stage::Idle => {
                 self.connection.enter(Stage::Head);
-                self.end = Head::default();
+                self.end = HeadScan::default();
                 self.head.clear();
             }
             Stage::Head => {}

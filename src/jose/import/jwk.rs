@@ -17,7 +17,7 @@ use super::{ImportError, Imported, primes, private_p256, private_rsa, public, rs
 
 /// The members that matter; others are left alone (RFC 7517 section 4).
 #[derive(Deserialize)]
-struct Members {
+struct ImportedMembers {
     kty: Option<String>,
     r#use: Option<String>,
     key_ops: Option<Vec<String>>,
@@ -38,7 +38,7 @@ struct Members {
     keys: Option<Vec<serde::de::IgnoredAny>>,
 }
 
-impl Members {
+impl ImportedMembers {
     /// Whether a JWK was meant, although it does not say of which kind.
     const fn names_a_key(&self) -> bool {
         self.n.is_some() || self.x.is_some() || self.crv.is_some() || self.d.is_some()
@@ -58,7 +58,7 @@ impl From<String> for PrivateMember {
 
 pub(super) fn read(text: &str) -> Result<Imported, ImportError> {
     // The message of the parser may quote a private member, so the name or the place of the fault is told.
-    let members: Members = serde_json::from_str(text).map_err(|error| {
+    let members: ImportedMembers = serde_json::from_str(text).map_err(|error| {
         ImportError::Jwk(members::fault(text).unwrap_or_else(|| {
             format!(
                 "line {}, column {} is not as RFC 7517 has it",
@@ -136,7 +136,7 @@ fn check_operations(operations: &[String], is_private: bool) -> Result<(), Impor
 }
 
 #[expect(clippy::many_single_char_names, reason = "the names of RFC 7518")]
-fn rsa_from_jwk(members: &Members) -> Result<Imported, ImportError> {
+fn rsa_from_jwk(members: &ImportedMembers) -> Result<Imported, ImportError> {
     let (n, e) = (member("n", members.n.as_ref())?, member("e", members.e.as_ref())?);
     let Some(d) = &members.d else {
         return public(&PKey::from_rsa(Rsa::from_public_components(n, e)?)?);
@@ -176,7 +176,7 @@ fn rsa_from_jwk(members: &Members) -> Result<Imported, ImportError> {
     private_rsa(key.map_err(|_| ImportError::Inconsistent)?)
 }
 
-fn p256_from_jwk(members: &Members) -> Result<Imported, ImportError> {
+fn p256_from_jwk(members: &ImportedMembers) -> Result<Imported, ImportError> {
     let (x, y) = (member("x", members.x.as_ref())?, member("y", members.y.as_ref())?);
     let key = point(&x, &y)?;
     let Some(d) = &members.d else {

@@ -30,16 +30,16 @@ impl<'de> Visitor<'de> for FirstFault {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut names = BTreeSet::new();
         let mut first = None;
-        while let Some((name, kind)) = map.next_entry::<String, Kind>()? {
+        while let Some((name, kind)) = map.next_entry::<String, ImportedKind>()? {
             let is_text = TEXTS.contains(&name.as_str());
             let is_list = LISTS.contains(&name.as_str());
             // Another name is not repeated: nothing bounds it, and it may be a secret.
             let fault = match kind {
                 _ if (is_text || is_list) && names.contains(&name) => Some(format!("it has '{name}' twice")),
-                Kind::Text | Kind::Null if is_text => None,
+                ImportedKind::Text | ImportedKind::Null if is_text => None,
                 _ if is_text => Some(format!("its '{name}' must be a string")),
-                Kind::List | Kind::Null if is_list => None,
-                Kind::OtherList if name != "key_ops" => None,
+                ImportedKind::List | ImportedKind::Null if is_list => None,
+                ImportedKind::OtherList if name != "key_ops" => None,
                 _ if is_list => Some(format!(
                     "its '{name}' must be an array{}",
                     if name == "key_ops" { " of strings" } else { "" }
@@ -55,7 +55,7 @@ impl<'de> Visitor<'de> for FirstFault {
 
 /// What a member is.
 #[derive(Clone, Copy)]
-enum Kind {
+enum ImportedKind {
     Null,
     Text,
     /// An array of texts.
@@ -64,7 +64,7 @@ enum Kind {
     Other,
 }
 
-impl<'de> Deserialize<'de> for Kind {
+impl<'de> Deserialize<'de> for ImportedKind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(KindOf)
     }
@@ -73,49 +73,49 @@ impl<'de> Deserialize<'de> for Kind {
 struct KindOf;
 
 impl<'de> Visitor<'de> for KindOf {
-    type Value = Kind;
+    type Value = ImportedKind;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a member")
     }
 
-    fn visit_unit<E>(self) -> Result<Kind, E> {
-        Ok(Kind::Null)
+    fn visit_unit<E>(self) -> Result<ImportedKind, E> {
+        Ok(ImportedKind::Null)
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Kind, E> {
-        Ok(Kind::Text)
+    fn visit_str<E>(self, _: &str) -> Result<ImportedKind, E> {
+        Ok(ImportedKind::Text)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_bool<E>(self, _: bool) -> Result<ImportedKind, E> {
+        Ok(ImportedKind::Other)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_i64<E>(self, _: i64) -> Result<ImportedKind, E> {
+        Ok(ImportedKind::Other)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_u64<E>(self, _: u64) -> Result<ImportedKind, E> {
+        Ok(ImportedKind::Other)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_f64<E>(self, _: f64) -> Result<ImportedKind, E> {
+        Ok(ImportedKind::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Kind, A::Error> {
-        let mut kind = Kind::List;
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<ImportedKind, A::Error> {
+        let mut kind = ImportedKind::List;
         while let Some(item) = items.next_element::<Self::Value>()? {
-            if !matches!(item, Kind::Text) {
-                kind = Kind::OtherList;
+            if !matches!(item, ImportedKind::Text) {
+                kind = ImportedKind::OtherList;
             }
         }
         Ok(kind)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kind, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ImportedKind, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Kind::Other)
+        Ok(ImportedKind::Other)
     }
 }
 

@@ -31,7 +31,7 @@ const POSTGRES_NUMBERED: &str = "\
 const SQLITE_NUMBERS: &str = "SELECT name, seq FROM sqlite_sequence";
 
 #[derive(FromRow)]
-struct Row {
+struct StateRow {
     of_table: String,
     found: Option<String>,
 }
@@ -47,7 +47,7 @@ struct Numbered {
 impl Db {
     pub(super) async fn missing_rows(&self) -> Result<Vec<String>, StoreError> {
         let mut missing = Vec::new();
-        for Row { of_table, found } in self.rows(ROWS).await? {
+        for StateRow { of_table, found } in self.rows(ROWS).await? {
             let id = self.new_change_id();
             let cure = match of_table.as_str() {
                 "client_changes" => format!("INSERT INTO client_changes (id, changes, change_id) VALUES (1, 0, {id})"),
@@ -81,9 +81,10 @@ impl Db {
     }
 
     /// A right that is missing is another check's.
-    async fn rows(&self, text: &'static str) -> Result<Vec<Row>, StoreError> {
-        let rows =
-            async { Ok::<Vec<Row>, StoreError>(on_read!(self, |pool| sqlx::query_as(text).fetch_all(pool).await?)) };
+    async fn rows(&self, text: &'static str) -> Result<Vec<StateRow>, StoreError> {
+        let rows = async {
+            Ok::<Vec<StateRow>, StoreError>(on_read!(self, |pool| sqlx::query_as(text).fetch_all(pool).await?))
+        };
         match rows.await {
             Err(StoreError::Unavailable(error)) if rights::refusal(&error).is_some() => Ok(Vec::new()),
             rows => rows,

@@ -111,7 +111,7 @@ impl Site {
 
     /// As after a restart: nothing that the provider published is cached.
     fn forget_what_was_fetched(&mut self, ca_file: &Path) {
-        let outbound = keyround::config::Outbound {
+        let outbound = keyround::config::OutboundSettings {
             ca_file: Some(ca_file.to_owned()),
             allowed_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyround::accounts::refresh::{Presented, Refused, Verdict, judge};
+use keyround::accounts::refresh::{PresentedRefresh, Refused, Verdict, judge};
 use keyround::accounts::refresh_token::RefreshToken;
 use keyround::accounts::session::EndedBy;
 use keyround::clock::{Seconds, UnixTime, sleep};
@@ -286,7 +286,7 @@ impl Schedule<'_> {
             .flatten()
             .map(|text| {
                 let token = RefreshToken::open(text, &server.hash_key).unwrap();
-                let presented = Presented {
+                let presented = PresentedRefresh {
                     token: &token,
                     client_id: CLIENT,
                     audiences: &[],

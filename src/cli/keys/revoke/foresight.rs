@@ -14,7 +14,7 @@ use crate::keys::policy::Policy;
 use crate::rotation::sealing::{UnlistedMasterKey, sealing_key};
 
 use super::super::View;
-use super::{Request, of_no_row};
+use super::{RevokeRequest, of_no_row};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::output;
@@ -37,7 +37,7 @@ struct Foreseen {
     ends_removal: bool,
 }
 
-pub(super) async fn run(context: &Context, request: &Request) -> Result<(), Failure> {
+pub(super) async fn run(context: &Context, request: &RevokeRequest) -> Result<(), Failure> {
     let view = View::read(context).await?;
     let (policy, now) = (&view.policy, view.now);
     let foreseen = foresee(&view.keys, policy, request, now)?;
@@ -117,7 +117,7 @@ async fn maker(context: &Context) -> Result<Maker, Failure> {
     )
 }
 
-fn foresee(keys: &Keys, policy: &Policy, request: &Request, now: UnixTime) -> Result<Vec<Foreseen>, Failure> {
+fn foresee(keys: &Keys, policy: &Policy, request: &RevokeRequest, now: UnixTime) -> Result<Vec<Foreseen>, Failure> {
     let first = one(keys, policy, &request.kid, now)?;
     let asked = first.alg;
     let mut foreseen = vec![first];
