@@ -1,237 +1,37 @@
 //! What the outside can watch: structured logs, and metrics in the OpenMetrics format.
 
+mod accounts;
 mod format;
 mod http;
+mod labels;
 mod log_queue;
+mod logging;
 mod process;
 mod request;
+mod tls;
 
-use std::backtrace::{Backtrace, BacktraceStatus};
-use std::sync::LazyLock;
-use std::sync::atomic::AtomicU64;
-
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use tracing_subscriber::EnvFilter;
 
 use crate::clock::UnixTime;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
 
-use format::{Lines, Quoted};
+pub use accounts::{LoginMetrics, SessionMetrics};
 pub use http::HttpMetrics;
-use log_queue::LogQueue;
+pub use labels::{AlgorithmLabel, CheckLabel, PoolLabels, StateLabels};
+use labels::{KeyLabel, ReasonLabel, StatusLabel};
 pub use log_queue::{MAX_QUEUED_BYTES, MAX_QUEUED_LINES};
+use logging::DROPPED_LOG_LINES;
+pub use logging::{LogFormat, Logging, start_logging};
 use process::ProcessMetrics;
 pub use request::{LONGEST_REQUEST_ID, Request};
-
-/// There is one log a process, and it may run before there are metrics.
-static DROPPED_LOG_LINES: LazyLock<Counter> = LazyLock::new(Counter::default);
-
-/// Label of everything that is told per algorithm.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AlgorithmLabel {
-    alg: &'static str,
-}
-
-/// Labels of the number of keys.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct StateLabels {
-    /// The algorithm.
-    pub alg: &'static str,
-    /// The state.
-    pub state: &'static str,
-}
-
-/// Label of refusals: one of ours, never what was sent.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
-    reason: &'static str,
-}
-
-/// Label of refreshes that went well.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
-    outcome: &'static str,
-}
-
-/// Label of what the health endpoints look at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CheckLabel {
-    /// Its name there.
-    pub check: &'static str,
-}
-
-/// Labels of connections to the database.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PoolLabels {
-    /// Which of them: those that read, the one that writes, or all.
-    pub pool: &'static str,
-    /// `in_use` or `idle`.
-    pub state: &'static str,
-}
-
-/// Label of answers.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct StatusLabel {
-    status: u16,
-}
-
-/// Label of everything that is told per key: only names of our own keys, so there are not many.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct KeyLabel {
-    kid: String,
-}
-
-type SecondsGauge = Gauge<f64, AtomicU64>;
-
-/// What TLS of the public listener tells; clones count together.
-#[derive(Clone, Default)]
-pub struct TlsMetrics {
-    expiry: SecondsGauge,
-    refused: Gauge,
-}
-
-impl TlsMetrics {
-    /// A certificate is served that expires then.
-    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit into the 52 bits")]
-    pub fn served(&self, expires_at: UnixTime) {
-        self.expiry.set(expires_at.0 as f64);
-        self.refused.set(0);
-    }
-
-    /// What the files hold now is refused.
-    pub fn refused(&self) {
-        self.refused.set(1);
-    }
-}
-
-/// What proofs by a password tell; clones count together.
-#[derive(Clone, Default)]
-pub struct LoginMetrics {
-    attempts: Family<OutcomeLabel, Counter>,
-    unreadable_hashes: Counter,
-}
-
-impl LoginMetrics {
-    /// Somebody tried to prove to be somebody, with this outcome.
-    pub fn tried(&self, outcome: &'static str) {
-        self.attempts.get_or_create(&OutcomeLabel { outcome }).inc();
-    }
-
-    /// What is stored for a user is no hash of a password.
-    pub fn unreadable_hash(&self) {
-        self.unreadable_hashes.inc();
-    }
-
-    fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "password_attempts",
-            "Attempts to log in, register or change a password, by outcome",
-            self.attempts.clone(),
-        );
-        registry.register(
-            "unreadable_password_hashes",
-            "Logins refused because what is stored is no hash of a password",
-            self.unreadable_hashes.clone(),
-        );
-    }
-}
-
-/// What sessions tell; clones count together.
-#[derive(Clone, Default)]
-pub struct SessionMetrics {
-    started: Counter,
-    refreshes: Family<OutcomeLabel, Counter>,
-    refused: Family<ReasonLabel, Counter>,
-    ended: Family<ReasonLabel, Counter>,
-    reused: Counter,
-    rolled_back: Counter,
-    pruned: Counter,
-}
-
-impl SessionMetrics {
-    /// Somebody logged in.
-    pub fn started(&self) {
-        self.started.inc();
-    }
-
-    /// A refresh token got its successor, for the first time.
-    pub fn rotated(&self) {
-        self.refreshes.get_or_create(&OutcomeLabel { outcome: "rotated" }).inc();
-    }
-
-    /// A refresh token got its successor once more.
-    pub fn replayed(&self) {
-        self.refreshes
-            .get_or_create(&OutcomeLabel { outcome: "replayed" })
-            .inc();
-    }
-
-    /// A refresh token got nothing.
-    pub fn refused(&self, reason: &'static str) {
-        self.refused.get_or_create(&ReasonLabel { reason }).inc();
-    }
-
-    /// So many sessions were ended on this node.
-    pub fn ended(&self, reason: &'static str, count: u64) {
-        self.ended.get_or_create(&ReasonLabel { reason }).inc_by(count);
-    }
-
-    /// A used refresh token came again: it may be stolen.
-    pub fn reused(&self) {
-        self.reused.inc();
-    }
-
-    /// A refresh token was newer than the database.
-    pub fn rolled_back(&self) {
-        self.rolled_back.inc();
-    }
-
-    /// So many expired sessions were forgotten by this node.
-    pub fn pruned(&self, count: u64) {
-        self.pruned.inc_by(count);
-    }
-
-    fn register(&self, registry: &mut Registry) {
-        registry.register("sessions_started", "Logins", self.started.clone());
-        registry.register(
-            "refreshes",
-            "Refresh tokens that got their successor, for the first time or once more",
-            self.refreshes.clone(),
-        );
-        registry.register(
-            "refreshes_refused",
-            "Refresh tokens that got nothing",
-            self.refused.clone(),
-        );
-        registry.register(
-            "sessions_ended",
-            "Sessions that were ended before their time, by the reason",
-            self.ended.clone(),
-        );
-        registry.register(
-            "refresh_tokens_reused",
-            "Used refresh tokens that came again and may be stolen; each ended its session",
-            self.reused.clone(),
-        );
-        registry.register(
-            "refresh_tokens_rolled_back",
-            "Refresh tokens newer than the database: an older one was put in its place; each ended its session",
-            self.rolled_back.clone(),
-        );
-        registry.register(
-            "sessions_pruned",
-            "Expired sessions that were forgotten",
-            self.pruned.clone(),
-        );
-    }
-}
+use tls::SecondsGauge;
+pub use tls::TlsMetrics;
 
 /// Every metric. Counters are counted where things happen; gauges are set when somebody asks.
 pub struct Metrics {
@@ -293,14 +93,6 @@ pub struct Metrics {
     pub sessions: SessionMetrics,
     /// Proofs by a password.
     pub logins: LoginMetrics,
-}
-
-impl AlgorithmLabel {
-    /// The label of this algorithm.
-    #[must_use]
-    pub const fn new(alg: Algorithm) -> Self {
-        Self { alg: alg.name() }
-    }
 }
 
 impl Default for Metrics {
@@ -531,66 +323,4 @@ impl Metrics {
             .and_then(|()| encode_eof(&mut text));
         text
     }
-}
-
-/// How logs are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line; control characters in values are escaped.
-    Json,
-}
-
-/// The log of a server; the last lines are written when it is dropped.
-pub struct Logging(LogQueue);
-
-impl Drop for Logging {
-    fn drop(&mut self) {
-        self.0.flush();
-    }
-}
-
-/// Sends logs to standard error from now on, panics among them.
-///
-/// # Errors
-/// When the system refuses a thread.
-pub fn start_logging(format: LogFormat, filter: &str) -> std::io::Result<Logging> {
-    let queue = LogQueue::start(std::io::stderr(), DROPPED_LOG_LINES.clone())?;
-    let lines = Lines {
-        queue: queue.clone(),
-        is_json: format == LogFormat::Json,
-    };
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter_of(filter))
-        .with_writer(lines);
-    match format {
-        LogFormat::Text => logs.fmt_fields(Quoted).init(),
-        LogFormat::Json => logs.json().init(),
-    }
-    // The hook of the standard library writes to standard error itself, and waits for its reader.
-    std::panic::set_hook(Box::new(|panic| {
-        let location = panic.location().map(ToString::to_string);
-        let message = panic.payload_as_str().unwrap_or("no message");
-        let backtrace = Backtrace::capture();
-        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(&backtrace));
-        tracing::error!(location, backtrace, "panic: {message}");
-    }));
-    Ok(Logging(queue))
-}
-
-/// The filter, without lines of libraries that it does not name: any caller could fill the log with malformed requests, and the pool
-/// writes a line for each connection that it gives up while a database is away.
-fn filter_of(text: &str) -> EnvFilter {
-    let left_out = [
-        ("actix_http", "actix_http=off"),
-        ("sqlx", "sqlx_core::pool=off"),
-        // "relation already exists, skipping", at a start that brings the schema up to date.
-        ("sqlx", "sqlx=warn"),
-    ];
-    let directives = left_out.into_iter().filter(|(name, _)| !text.contains(name));
-    directives
-        .filter_map(|(_, directive)| directive.parse().ok())
-        // Configuration has parsed the text before.
-        .fold(EnvFilter::new(text), EnvFilter::add_directive)
 }
