@@ -170,6 +170,31 @@ pub struct User {
     pub suspended_at: Option<UnixTime>,
 }
 
+/// The most roles of a user: each access token carries them.
+pub const MOST_ROLES: usize = 16;
+
+/// A user would have more roles than a token carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} roles are too many for a token; an account has at most {MOST_ROLES}")]
+pub struct TooManyRoles(pub usize);
+
+/// The roles of a user, each once and in the order given.
+///
+/// # Errors
+/// If they are more than [`MOST_ROLES`].
+pub fn distinct_roles(roles: Vec<Role>) -> Result<Vec<Role>, TooManyRoles> {
+    let mut kept: Vec<Role> = Vec::new();
+    for role in roles {
+        if !kept.contains(&role) {
+            kept.push(role);
+        }
+    }
+    if kept.len() > MOST_ROLES {
+        return Err(TooManyRoles(kept.len()));
+    }
+    Ok(kept)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,5 +231,15 @@ mod tests {
         for bad in ["", "a b", "ä", &"a".repeat(65)] {
             assert!(bad.parse::<Role>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_user_has_each_role_once_and_sixteen_at_most() {
+        let role = |number: usize| format!("role{number}").parse::<Role>().unwrap();
+        let sixteen: Vec<Role> = (0..MOST_ROLES).map(role).collect();
+        let twice = [sixteen.clone(), sixteen.clone()].concat();
+        assert_eq!(distinct_roles(twice), Ok(sixteen.clone()));
+        let more = [sixteen, vec![role(16)]].concat();
+        assert_eq!(distinct_roles(more), Err(TooManyRoles(17)));
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::accounts::email::Email;
 use crate::accounts::password_hash::{HashCost, MAX_REFUSED_LOGIN, PasswordHash};
 use crate::accounts::tenant::TenantId;
-use crate::accounts::user::{InvalidName, Name, Role, User, UserId};
+use crate::accounts::user::{InvalidName, Name, Role, User, UserId, distinct_roles};
 use crate::clock::UnixTime;
 use crate::config::Config;
 use crate::events::{Entry, Event};
@@ -22,9 +22,6 @@ use super::confirm::Confirmation;
 use super::context::{ACTOR, Context};
 use super::failure::Failure;
 use super::{list, output, password};
-
-/// The most roles of a user: they stand in every access token.
-const MOST_ROLES: usize = 16;
 
 #[derive(Subcommand)]
 pub enum UsersCommand {
@@ -197,7 +194,7 @@ pub async fn run(context: &Context, command: UsersCommand) -> Result<(), Failure
                     "no role was given; name all that the account is to have (--role ROLE), or take every role away by --no-roles".to_owned(),
                 ));
             }
-            let roles = distinct(roles)?;
+            let roles = distinct_roles(roles).map_err(|error| Failure::Usage(error.to_string()))?;
             let told = ["has other roles from its next access token on", "is gone"];
             let new = UserChange::SetRoles(roles);
             change(context, &target, new, Event::UserRolesChanged, told, None).await
@@ -239,24 +236,8 @@ fn entry(event: Event, id: UserId, now: UnixTime, reason: &str) -> Entry {
     Entry::new(event, id, now, ACTOR.as_str(), reason)
 }
 
-fn distinct(roles: Vec<Role>) -> Result<Vec<Role>, Failure> {
-    let mut kept: Vec<Role> = Vec::new();
-    for role in roles {
-        if !kept.contains(&role) {
-            kept.push(role);
-        }
-    }
-    if kept.len() > MOST_ROLES {
-        return Err(Failure::Usage(format!(
-            "{} roles are too many for a token; an account has at most {MOST_ROLES}",
-            kept.len()
-        )));
-    }
-    Ok(kept)
-}
-
 async fn create(context: &Context, new: NewUserArguments) -> Result<(), Failure> {
-    let roles = distinct(new.roles)?;
+    let roles = distinct_roles(new.roles).map_err(|error| Failure::Usage(error.to_string()))?;
     let (config, foundation) = context.foundation().await?;
     let db = &foundation.rotator.db;
     if db.tenant(&new.tenant).await?.is_none() {
