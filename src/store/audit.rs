@@ -171,10 +171,7 @@ impl Db {
 
 /// Notes what took effect at this time by the database's clock.
 pub(super) async fn note(tx: &mut Tx, entry: &Entry, at: UnixTime) -> Result<(), StoreError> {
-    let entry = Entry {
-        happened_at: at,
-        ..entry.clone()
-    };
+    let entry = entry.clone().that_happened_at(at);
     insert(tx, &entry).await.map(drop)
 }
 
