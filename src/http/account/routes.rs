@@ -13,7 +13,7 @@ use crate::oauth::endpoints::{
     REFRESH_PATH, REGISTER_PATH, SESSION_PATH, SESSIONS_PATH, VERIFY_PATH,
 };
 
-use super::{cors, csrf, federated, logout, me, passwords, refresh, sessions, verify};
+use super::{cors, csrf, federated, login, logout, me, password, refresh, sessions, verify};
 
 /// The routes of accounts, below the issuer's path.
 pub fn routes(path: &str, routes: &mut web::ServiceConfig) {
@@ -31,9 +31,9 @@ pub fn routes(path: &str, routes: &mut web::ServiceConfig) {
         }));
         routes.service(resource.wrap(from_fn(around)));
     };
-    endpoint(REGISTER_PATH, "POST", vec![web::post().to(passwords::register)]);
-    endpoint(LOGIN_PATH, "POST", vec![web::post().to(passwords::log_in)]);
-    endpoint(PASSWORD_PATH, "POST", vec![web::post().to(passwords::change)]);
+    endpoint(REGISTER_PATH, "POST", vec![web::post().to(login::register)]);
+    endpoint(LOGIN_PATH, "POST", vec![web::post().to(login::log_in)]);
+    endpoint(PASSWORD_PATH, "POST", vec![web::post().to(password::answer)]);
     endpoint(REFRESH_PATH, "POST", vec![web::post().to(refresh::answer)]);
     endpoint(LOGOUT_PATH, "POST", vec![web::post().to(logout::one)]);
     endpoint(LOGOUT_ALL_PATH, "POST", vec![web::post().to(logout::all)]);
