@@ -195,11 +195,9 @@ crate::on_both_databases!(the_process_and_the_pool_are_told, |database| {
 /// The names that the code registers, with the prefix and the unit.
 fn registered() -> BTreeSet<String> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/src/telemetry");
-    let files = [
-        format!("{root}.rs"),
-        format!("{root}/http.rs"),
-        format!("{root}/process.rs"),
-    ];
+    let folder = std::fs::read_dir(root).unwrap();
+    let parts = folder.map(|file| file.unwrap().path().display().to_string());
+    let files = std::iter::once(format!("{root}.rs")).chain(parts);
     let mut names = BTreeSet::new();
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
