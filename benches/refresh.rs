@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use keyround::accounts::session::{Device, LoginMethod};
 use keyround::accounts::user::{User, UserId};
 use keyround::app::Foundation;
-use keyround::clock::{Clock, UnixTime};
+use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::config::{Config, Sources};
 use keyround::crypto::sealing::MasterKey;
 use keyround::events::{Entry, Event};
@@ -99,6 +99,7 @@ async fn sessions(url: &str, alg: Algorithm) -> Arc<Sessions> {
         issuer: "http://127.0.0.1:8080".to_owned(),
         client: Client::of_accounts(&config.accounts.client, UnixTime(0)).unwrap(),
         alg,
+        access_token_ttl: Seconds(600),
         settings: config.accounts.sessions,
         metrics: SessionMetrics::default(),
         replays: Replays::default(),
@@ -147,6 +148,8 @@ async fn refresh(sessions: &Sessions, token: &mut Token) {
     let request = RefreshRequest {
         token,
         client_id: "first-party",
+        client: &sessions.client,
+        scope: None,
         audiences: &[],
         device: &device(),
     };

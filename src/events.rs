@@ -27,6 +27,10 @@ pub enum Event {
     ClientUpdated,
     /// An operator confirmed the clock.
     ClockConfirmed,
+    /// An authorization code came again after it was redeemed; its grant was ended.
+    CodeReuseDetected,
+    /// A person allowed a client something.
+    ConsentGranted,
     /// A backup was written.
     DatabaseBackedUp,
     /// The rows came from another database.
@@ -35,6 +39,8 @@ pub enum Event {
     DatabasePruned,
     /// The rows came from a backup.
     DatabaseRestored,
+    /// A client got a grant of a login session.
+    GrantStarted,
     /// A signing key began to sign.
     KeyActivated,
     /// A signing key was made or imported.
@@ -113,7 +119,7 @@ pub enum Event {
 
 impl Event {
     /// All of them, by their names.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 54] = [
         Self::AlgorithmKept,
         Self::AlgorithmRemoved,
         Self::ClientCreated,
@@ -124,10 +130,13 @@ impl Event {
         Self::ClientSecretChanged,
         Self::ClientUpdated,
         Self::ClockConfirmed,
+        Self::CodeReuseDetected,
+        Self::ConsentGranted,
         Self::DatabaseBackedUp,
         Self::DatabaseCopied,
         Self::DatabasePruned,
         Self::DatabaseRestored,
+        Self::GrantStarted,
         Self::KeyActivated,
         Self::KeyCreated,
         Self::KeyDestroyed,
@@ -181,10 +190,13 @@ impl Event {
             Self::ClientSecretChanged => "client.secret_changed",
             Self::ClientUpdated => "client.updated",
             Self::ClockConfirmed => "clock.confirmed",
+            Self::CodeReuseDetected => "code.reuse_detected",
+            Self::ConsentGranted => "consent.granted",
             Self::DatabaseBackedUp => "database.backed_up",
             Self::DatabaseCopied => "database.copied",
             Self::DatabasePruned => "database.pruned",
             Self::DatabaseRestored => "database.restored",
+            Self::GrantStarted => "grant.started",
             Self::KeyActivated => "key.activated",
             Self::KeyCreated => "key.created",
             Self::KeyDestroyed => "key.destroyed",

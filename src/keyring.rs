@@ -17,7 +17,7 @@ use crate::clock::{Clock, Reading, Seconds, UnixTime};
 use crate::crypto::sealing::{Binding, MasterKeys};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk::Kid;
-use crate::jose::jwt::{AccessTokenClaims, Signer, TokenType, random_jti};
+use crate::jose::jwt::{AccessTokenClaims, IdTokenClaims, Signer, TokenType, random_jti};
 use crate::jose::key::KeyError;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{ClockRecord, Doubt, Reference, TrustedTime};
@@ -309,6 +309,25 @@ impl Keyring {
         })
     }
 
+    /// Signs the ID token that these claims make of its time and its lifetime, which is `ttl` or what its key allows.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn issue_id_token(
+        &self,
+        alg: Algorithm,
+        ttl: Seconds,
+        reading: Reading,
+        claims: impl FnOnce(UnixTime, Seconds) -> IdTokenClaims,
+    ) -> Result<String, CannotSign> {
+        let signing = self.signing(alg, reading)?;
+        let claims = claims(signing.now, ttl.min(signing.max_token_ttl));
+        signing
+            .signer
+            .sign_id_token(&claims)
+            .map_err(|_: KeyError| CannotSign::Signature)
+    }
+
     /// Holds a token against the keys and the denied tokens. The answer holds for every revocation that any node made
     /// `replica_refresh` ago or earlier; what is read less often is no answer at all.
     ///
@@ -353,6 +372,15 @@ impl Keyring {
             }
             Err(refused) => Err(refused.into()),
         })
+    }
+
+    /// Whom an ID token of ours names, also one that has expired; none for everything else.
+    #[must_use]
+    pub fn subject_of_hint(&self, token: &str, issuer: &str, reading: Reading) -> Option<String> {
+        let snapshot = self.current.load();
+        let keys_at = snapshot.keys_at(reading, &self.policy);
+        let find = |kid: &Kid| snapshot.trusted_key(&self.policy, keys_at, kid);
+        verification::subject_of_hint(token, issuer, find)
     }
 
     /// Refuses the access tokens of these sessions from now on, on this node; the others read it from the database. The commit

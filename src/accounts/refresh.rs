@@ -240,6 +240,7 @@ mod tests {
                 tenant: "default".parse().unwrap(),
                 client_id: "app".to_owned(),
                 audience: "https://api.example.com".to_owned(),
+                scope: String::new(),
                 created_at: START,
                 rotated_at: START,
                 expires_at: START + Seconds(5_000),

@@ -132,6 +132,8 @@ pub struct Session {
     pub client_id: String,
     /// The `aud` of its access tokens.
     pub audience: String,
+    /// What it allows, words separated by spaces; none for the grant of a login at `/auth`.
+    pub scope: String,
     /// When the user logged in.
     pub created_at: UnixTime,
     /// When it was last refreshed.
@@ -152,4 +154,19 @@ impl Session {
     pub fn login_session(&self) -> SessionId {
         self.login.unwrap_or(self.sid)
     }
+}
+
+/// A login session that lives, as a browser shows it to log in elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoginSession {
+    /// Its id, which tokens name in `sid`.
+    pub id: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// When the person was authenticated.
+    pub auth_time: UnixTime,
+    /// How (RFC 8176).
+    pub amr: Vec<String>,
+    /// How surely, if that is known.
+    pub acr: Option<String>,
 }

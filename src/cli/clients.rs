@@ -21,7 +21,9 @@ use crate::crypto::random::random_secret;
 use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
-use crate::oauth::client::{Audience, Client, ClientId, ClientKind, ClientSecret, Grant, Party};
+use crate::oauth::authorization::OFFLINE_ACCESS;
+use crate::oauth::client::{Audience, Client, ClientId, ClientKind, ClientSecret, Consent, Grant, Party, RedirectUri};
+use crate::oauth::endpoints::USERINFO_PATH;
 use crate::oauth::scope::Scope;
 use crate::store::clients::{ClientChange, EndedSecret, StoredClient};
 use crate::text;
@@ -115,12 +117,29 @@ pub struct NewClientArguments {
         value_name = "GRANT",
         required = true,
         value_parser = list::item::<Grant>,
-        help = "How it obtains tokens: client_credentials"
+        help = "How it obtains tokens: client_credentials as a service, authorization_code for people who log in"
     )]
     grants: Vec<Grant>,
-    /// The services it may ask for tokens for; the first is the default.
-    #[arg(long = "audience", value_name = "AUDIENCE", required = true, num_args = 1.., value_parser = list::audience)]
+    /// The services it may ask for tokens for; the first is the default. A client that only logs people in needs none: its access tokens are
+    /// then for `/oauth2/userinfo` alone.
+    #[arg(long = "audience", value_name = "AUDIENCE", num_args = 1.., value_parser = list::audience)]
     audiences: Vec<Audience>,
+    #[arg(
+        long = "redirect-uri",
+        value_name = "URI",
+        num_args = 1..,
+        help = "Where a login may lead back to, byte for byte; the port of http://127.0.0.1 and http://[::1] is free"
+    )]
+    redirect_uris: Vec<RedirectUri>,
+    /// It runs where others can read it, in a browser or on a device, and so has no secret.
+    #[arg(long, conflicts_with_all = ["secret_file", "jwks_file", "jwks_uri"])]
+    public: bool,
+    /// It is your own: people are not asked before it gets what it asks for.
+    #[arg(long)]
+    first_party: bool,
+    /// Whether it must send a code challenge (RFC 7636): required, or optional for a client that cannot.
+    #[arg(long, value_name = "WHETHER", default_value = "required", value_parser = ["required", "optional"])]
+    pkce: String,
     /// The services that it is: it may introspect tokens for them.
     #[arg(long, value_name = "AUDIENCE", num_args = 1.., value_parser = list::audience)]
     serves: Vec<Audience>,
@@ -251,10 +270,14 @@ async fn create(context: &Context, mut new: NewClientArguments) -> Result<(), Fa
     if let Some(keys) = keys {
         return keys::create(context, &client, keys).await;
     }
-    if brought.is_none() {
+    let is_public = client.kind == ClientKind::Public;
+    if brought.is_none() && !is_public {
         output::require_reader()?;
     }
     let (_, foundation) = context.foundation().await?;
+    if is_public {
+        return create_public(context, &foundation, &client).await;
+    }
     if let Some(secret) = brought {
         if !register_with(
             &foundation,
@@ -290,6 +313,27 @@ async fn create(context: &Context, mut new: NewClientArguments) -> Result<(), Fa
     Ok(())
 }
 
+/// A client without a secret.
+async fn create_public(context: &Context, foundation: &Foundation, client: &Client) -> Result<(), Failure> {
+    let entry = entry(
+        Event::ClientCreated,
+        &client.id,
+        client.created_at,
+        &ACTOR,
+        "registered without a secret",
+    );
+    if !foundation.rotator.db.create_client(client, "", &entry).await? {
+        return Err(taken(client));
+    }
+    if context.json {
+        output::json(&to_json(client));
+    } else {
+        output::line(&format!("client id      {}", client.id));
+        output::line("client secret  none: it is public");
+    }
+    Ok(())
+}
+
 fn taken(client: &Client) -> Failure {
     Failure::Refused(format!(
         "there is a client '{}' already; choose another id, or delete that one first",
@@ -309,9 +353,21 @@ fn client(new: NewClientArguments, config: &Config, now: UnixTime) -> Result<Cli
             .id
             .map_or_else(random_id, Ok)
             .map_err(|error| Failure::Refused(error.to_string()))?,
-        kind: ClientKind::Confidential(None),
-        party: Party::Third,
-        redirect_uris: Vec::new(),
+        kind: if new.public {
+            ClientKind::Public
+        } else {
+            ClientKind::Confidential(None)
+        },
+        party: if new.first_party {
+            Party::First {
+                since: now,
+                consent: Consent::None,
+            }
+        } else {
+            Party::Third
+        },
+        redirect_uris: distinct(new.redirect_uris),
+        is_pkce_optional: new.pkce == "optional",
         grants: distinct(new.grants),
         scope: new.scope,
         audiences: distinct(new.audiences),
@@ -323,7 +379,50 @@ fn client(new: NewClientArguments, config: &Config, now: UnixTime) -> Result<Cli
         disabled_at: None,
     };
     refuse_impossible(&client, config)?;
-    Ok(client)
+    refuse_contradictory(&client, config)?;
+    Ok(with_audience(client, config))
+}
+
+/// A client that only logs people in has access tokens for the one endpoint that it asks who they are, and for nothing that a gateway or
+/// an account is reached with.
+fn with_audience(mut client: Client, config: &Config) -> Client {
+    let userinfo = format!("{}{USERINFO_PATH}", config.server.issuer.as_str());
+    if client.audiences.is_empty()
+        && let Ok(own) = userinfo.parse()
+    {
+        client.audiences.push(own);
+    }
+    client
+}
+
+/// Refuses what could never work, or would not mean what it says.
+fn refuse_contradictory(client: &Client, config: &Config) -> Result<(), Failure> {
+    let id = client.id.as_str();
+    let is_audience = id == config.server.issuer.as_str()
+        || id == config.accounts.client.audience
+        || client.audiences.iter().any(|audience| audience.as_str() == id);
+    let logs_in = client.grants.contains(&Grant::AuthorizationCode);
+    let is_service = client.grants.contains(&Grant::ClientCredentials);
+    let why = if is_service && client.audiences.is_empty() {
+        "--audience is missing: say which services it may ask for tokens for"
+    } else if logs_in && client.redirect_uris.is_empty() {
+        "--redirect-uri is missing: say where a login leads back to, such as https://app.example.com/callback"
+    } else if !logs_in && !client.redirect_uris.is_empty() {
+        "--redirect-uri is for people who log in; add --grant authorization_code, or leave it out"
+    } else if !logs_in && matches!(client.party, Party::First { .. }) {
+        "--first-party is about people who log in; add --grant authorization_code, or leave it out"
+    } else if logs_in && is_audience {
+        "the client_id is an audience, so that its ID tokens would look like access tokens for that audience; choose another id"
+    } else if logs_in && client.scope.without(OFFLINE_ACCESS).is_empty() {
+        "--scope is missing: say what a login may ask for, such as \"openid email\""
+    } else if client.kind == ClientKind::Public && is_service {
+        "--public has no secret, and the grant client_credentials needs one; leave one of them out"
+    } else if client.kind == ClientKind::Public && client.is_pkce_optional {
+        "--pkce optional is for clients with a secret: a public client has nothing else that proves its request"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::Usage(why.to_owned()))
 }
 
 /// Compares what was asked for with the policy: a client that could never have its token is refused now.
@@ -407,6 +506,9 @@ fn to_json(client: &Client) -> Value {
     json!({
         "client_id": client.id,
         "kind": client.kind.name(),
+        "first_party": matches!(client.party, Party::First { .. }),
+        "redirect_uris": client.redirect_uris.iter().map(RedirectUri::as_str).collect::<Vec<_>>(),
+        "pkce": pkce(client),
         "grants": client.grants,
         "scope": client.scope.to_string(),
         "audiences": client.audiences,
@@ -417,6 +519,14 @@ fn to_json(client: &Client) -> Value {
         "created_at": client.created_at.rfc3339(),
         "disabled_at": client.disabled_at.map(UnixTime::rfc3339),
     })
+}
+
+const fn pkce(client: &Client) -> &'static str {
+    if client.is_pkce_optional {
+        "optional"
+    } else {
+        "required"
+    }
 }
 
 fn stored_json(stored: &StoredClient) -> Value {

@@ -87,6 +87,10 @@ pub struct CookieNames {
     pub csrf: String,
     /// That of a login with another provider.
     pub federated: String,
+    /// The login session.
+    pub login: String,
+    /// What the tokens of the pages' forms are made of.
+    pub form: String,
 }
 
 /// Whether cookies may do without protection: nobody but this machine sees them.
@@ -208,6 +212,8 @@ impl Accounts {
             binding: format!("{host}{}-binding", self.refresh_cookie.as_str()),
             csrf: format!("{host}{}", self.csrf_cookie.as_str()),
             federated: format!("{host}keyround-federated"),
+            login: format!("{host}keyround-login"),
+            form: format!("{host}keyround-form"),
         }
     }
 
@@ -221,7 +227,15 @@ impl Accounts {
             &names.binding,
             "the cookie that binds accounts.refresh_cookie to the browser",
         );
+        let login = (&names.login, "the cookie of a login session");
+        let form = (&names.form, "the cookie of the pages' forms");
         for (setting, name, (other, cookie)) in [
+            (of_refresh, &names.refresh, login),
+            (of_refresh, &names.refresh, form),
+            (of_refresh, &names.binding, login),
+            (of_refresh, &names.binding, form),
+            (of_csrf, &names.csrf, login),
+            (of_csrf, &names.csrf, form),
             (of_refresh, &names.refresh, federated),
             (of_refresh, &names.binding, federated),
             (of_csrf, &names.csrf, federated),

@@ -3,6 +3,8 @@
 /// What a keyed hash is made for. Hashes for two purposes have nothing in common, although one key makes both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// An authorization code, as the database keeps it.
+    AuthorizationCode,
     /// The secret of a client, as the database keeps it.
     ClientSecret,
     /// The tag of a token against forged requests.
@@ -19,6 +21,10 @@ pub enum Purpose {
     FederatedLoginNonce,
     /// PKCE's `code_verifier`.
     FederatedLoginCodeVerifier,
+    /// The tag of the cookie that names a login session.
+    LoginCookie,
+    /// The token of a form of ours, made of the cookie that the browser got with it.
+    PageForm,
     /// The names under which attempts are counted.
     Limit,
     /// A password, before it is hashed.
@@ -38,6 +44,7 @@ impl Purpose {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
+            Self::AuthorizationCode => "authorization-code",
             Self::ClientSecret => "client-secret",
             Self::Csrf => "csrf",
             Self::CsrfOfSession => "csrf-of-session",
@@ -46,6 +53,8 @@ impl Purpose {
             Self::FederatedLoginBrowser => "federated-login-browser",
             Self::FederatedLoginNonce => "federated-login-nonce",
             Self::FederatedLoginCodeVerifier => "federated-login-code-verifier",
+            Self::LoginCookie => "login-cookie",
+            Self::PageForm => "page-form",
             Self::Limit => "limit",
             Self::Password => "password",
             Self::RefreshTokenTag => "refresh-token-tag",

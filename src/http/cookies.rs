@@ -81,6 +81,22 @@ pub fn binding(key: &HashKey, sid: SessionId) -> String {
     key.digest(Purpose::SessionCookie, &sid.to_string())
 }
 
+/// The value of the cookie that names a login session: its id, with a tag that nobody else can make.
+#[must_use]
+pub fn of_login(key: &HashKey, id: SessionId) -> String {
+    let id = id.to_string();
+    format!("{id}.{}", key.digest(Purpose::LoginCookie, &id))
+}
+
+/// The login session that such a value names, if we wrote it.
+#[must_use]
+pub fn named_by(key: &HashKey, value: &str) -> Option<SessionId> {
+    let (id, tag) = value.split_once('.')?;
+    key.matches(Purpose::LoginCookie, id, tag)
+        .then(|| id.parse().ok())
+        .flatten()
+}
+
 /// The cookies of this server.
 pub struct Cookies {
     /// The refresh token: it comes along below `/auth` alone.
@@ -91,6 +107,10 @@ pub struct Cookies {
     pub csrf: Cookie,
     /// What binds a login with another provider to the browser; it comes along when that provider sends the browser back.
     pub federated: Cookie,
+    /// The login session; it comes along when a client sends the browser here.
+    pub login: Cookie,
+    /// What the tokens of the pages' forms are made of.
+    pub form: Cookie,
 }
 
 impl Cookies {
@@ -115,6 +135,14 @@ impl Cookies {
             },
             federated: Cookie {
                 name: names.federated,
+                attributes: format!("Path=/; HttpOnly{secure}; SameSite=Lax"),
+            },
+            login: Cookie {
+                name: names.login,
+                attributes: format!("Path=/; HttpOnly{secure}; SameSite=Lax"),
+            },
+            form: Cookie {
+                name: names.form,
                 attributes: format!("Path=/; HttpOnly{secure}; SameSite=Lax"),
             },
         }

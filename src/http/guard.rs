@@ -86,7 +86,10 @@ pub async fn guarded(
     }
     let headers = response.headers_mut();
     for (name, value) in protective_headers(has_https) {
-        headers.insert(name, HeaderValue::from_static(value));
+        // A page names what it loads.
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
     }
     Ok(response)
 }

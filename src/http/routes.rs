@@ -4,15 +4,17 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 
 use crate::oauth::endpoints::{
-    AUTHORIZATION_SERVER, INTROSPECTION_PATH, ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH, METRICS_PATH,
-    OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH, TOKEN_PATH,
+    AUTHORIZATION_CONSENT_PATH, AUTHORIZATION_LOGIN_PATH, AUTHORIZATION_PATH, AUTHORIZATION_SERVER, INTROSPECTION_PATH,
+    ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH, METRICS_PATH, OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH,
+    SCRIPT_PATH, STYLE_PATH, TOKEN_PATH, USERINFO_PATH,
 };
 
 use super::oauth::{introspect, key_set, metadata, revoke, token};
+use super::oidc::{authorize, consent, login, userinfo};
 use super::operations::health;
 use super::problem::{self, Problem};
 use super::state::Server;
-use super::{account, root};
+use super::{account, pages, root};
 
 /// The routes of the public listener. Everything lies below the issuer's path; well-known documents also lie where
 /// RFC 8414 section 3.1 inserts that path.
@@ -50,8 +52,43 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
         routes.service(for_clients(&format!("{path}{REVOCATION_PATH}"), revocation));
         if has_accounts {
             account::routes::routes(&path, routes);
+            for_visitors(&path, routes);
         }
         routes.default_service(web::to(nothing_here));
+    }
+}
+
+/// What a browser is led through to log in at a client.
+fn for_visitors(path: &str, routes: &mut web::ServiceConfig) {
+    let mut endpoint = |at: &str, allow: &'static str, methods: Vec<Route>| {
+        let resource = web::resource(format!("{path}{at}")).route(options(allow));
+        let resource = methods.into_iter().fold(resource, Resource::route);
+        routes.service(resource.default_service(web::to(move || async move {
+            Problem::method_not_allowed(allow).answer()
+        })));
+    };
+    let both = vec![web::get().to(authorize::by_query), web::post().to(authorize::by_form)];
+    endpoint(AUTHORIZATION_PATH, "GET, POST", both);
+    let of_form = |answer: Route| vec![answer, web::get().to(login::nothing_here)];
+    endpoint(AUTHORIZATION_LOGIN_PATH, "POST", of_form(web::post().to(login::answer)));
+    endpoint(
+        AUTHORIZATION_CONSENT_PATH,
+        "POST",
+        of_form(web::post().to(consent::answer)),
+    );
+    let both = vec![web::get().to(userinfo::answer), web::post().to(userinfo::answer)];
+    endpoint(USERINFO_PATH, "GET, POST", both);
+    for (at, content_type, body) in [
+        (STYLE_PATH, "text/css; charset=utf-8", pages::STYLE),
+        (SCRIPT_PATH, "text/javascript; charset=utf-8", pages::SCRIPT),
+    ] {
+        let answer = move || async move {
+            HttpResponse::Ok()
+                .insert_header((header::CACHE_CONTROL, "public, max-age=3600"))
+                .content_type(content_type)
+                .body(body)
+        };
+        endpoint(at, "GET, HEAD", vec![web::get().to(answer), web::head().to(answer)]);
     }
 }
 

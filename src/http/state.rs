@@ -20,7 +20,7 @@ use crate::sessions::Sessions;
 use crate::store::Db;
 use crate::supervision::Tasks;
 use crate::telemetry::Metrics;
-use crate::values::Origin;
+use crate::values::{Origin, SessionId};
 
 use super::client_address::ClientAddresses;
 use super::connections::Connections;
@@ -103,7 +103,8 @@ impl Server {
         let verdict = self.keyring.verify(token, &self.issuer, self.clock.read())?;
         let expected = self.sessions.client.token_type;
         Ok(verdict.and_then(|token| {
-            if token.session.is_some() && !is_type_of_accounts(&token, expected, self.started_at) {
+            let is_of_accounts = token.session.is_some() && token.client_id == self.sessions.client.id.as_str();
+            if is_of_accounts && !is_type_of_accounts(&token, expected, self.started_at) {
                 return Err(VerificationError::Type.into());
             }
             Ok(token)
@@ -129,6 +130,16 @@ impl Server {
         let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.charge_address(address, now)?;
         session.map_or(Ok(()), |sid| limits.charge_family(&sid.to_string(), now))
+    }
+
+    /// Counts a code against the login session that it is given for.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn charge_code(&self, login: SessionId) -> Result<(), Seconds> {
+        let now = self.clock.read().monotonic;
+        let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.charge_family(&login.to_string(), now)
     }
 
     /// Counts a denied token against its session, or its client when it belongs to none.

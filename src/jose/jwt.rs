@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::crypto::sha256;
+
 use super::alg::Algorithm;
 use super::jwk::{Kid, PublicJwk};
 use super::key::{KeyError, PrivateKey, VerifyError, verify};
@@ -133,6 +135,47 @@ pub struct AccessTokenClaims {
     pub session: Option<SessionClaims>,
 }
 
+/// The claims of an ID token (OpenID Connect Core 1.0 section 2), which tells a client who logged in, when and how. Times are whole
+/// seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IdTokenClaims {
+    /// The issuer.
+    pub iss: String,
+    /// The user.
+    pub sub: String,
+    /// The client that it is for, and no one else.
+    pub aud: String,
+    /// From when on it is refused.
+    pub exp: i64,
+    /// When it was issued.
+    pub iat: i64,
+    /// When the user was authenticated.
+    pub auth_time: i64,
+    /// What the client sent with its request; none in a token that a refresh brings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// How surely the user was authenticated, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acr: Option<String>,
+    /// How (RFC 8176), where that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub amr: Vec<String>,
+    /// The client that it was given to.
+    pub azp: String,
+    /// The login session.
+    pub sid: String,
+    /// The left half of the SHA-256 of the access token that comes with it (section 3.1.3.6), in base64url.
+    pub at_hash: String,
+}
+
+impl IdTokenClaims {
+    /// `at_hash` of an access token.
+    #[must_use]
+    pub fn hash_of(access_token: &str) -> String {
+        BASE64URL.encode(&sha256(access_token.as_bytes())[..16])
+    }
+}
+
 /// The claims of a token that belongs to a user's session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SessionClaims {
@@ -203,6 +246,18 @@ impl Signer {
     /// # Errors
     /// [`KeyError`] when OpenSSL cannot sign.
     pub fn sign_access_token(&self, typ: TokenType, claims: &AccessTokenClaims) -> Result<String, KeyError> {
+        self.sign(typ, claims)
+    }
+
+    /// The same of an ID token, whose type is `JWT`.
+    ///
+    /// # Errors
+    /// [`KeyError`] when OpenSSL cannot sign.
+    pub fn sign_id_token(&self, claims: &IdTokenClaims) -> Result<String, KeyError> {
+        self.sign(TokenType::Jwt, claims)
+    }
+
+    fn sign(&self, typ: TokenType, claims: &impl Serialize) -> Result<String, KeyError> {
         let encoded_header = &self.encoded_headers[typ as usize];
         let claims = serde_json::to_vec(claims)?;
         let mut token = String::with_capacity(encoded_header.len() + claims.len() * 4 / 3 + 700);

@@ -174,22 +174,25 @@ impl fmt::Display for JwksUri {
 pub enum Grant {
     /// A service in its own name (RFC 6749 section 4.4).
     ClientCredentials,
+    /// A client that a person logged in with (RFC 6749 section 4.1).
+    AuthorizationCode,
 }
 
 /// The grant is none of Keyround's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a grant of Keyround; use client_credentials")]
+#[error("'{0}' is not a grant of Keyround; use client_credentials or authorization_code")]
 pub struct UnknownGrant(pub String);
 
 impl Grant {
     /// Every grant.
-    pub const ALL: [Self; 1] = [Self::ClientCredentials];
+    pub const ALL: [Self; 2] = [Self::ClientCredentials, Self::AuthorizationCode];
 
     /// The value of `grant_type`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::ClientCredentials => "client_credentials",
+            Self::AuthorizationCode => "authorization_code",
         }
     }
 }
@@ -389,6 +392,32 @@ impl RedirectUri {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether a request may name this URI: byte for byte, but for the port of a loopback address, which the system gives to an app when it
+    /// starts (RFC 8252 section 7.3).
+    #[must_use]
+    pub fn admits(&self, asked: &str) -> bool {
+        let without_port = |uri| loopback_without_port(uri);
+        asked == self.0 || without_port(asked).is_some_and(|asked| without_port(&self.0) == Some(asked))
+    }
+}
+
+/// The host and what follows its port, of an `http` URI of a loopback address.
+fn loopback_without_port(uri: &str) -> Option<(&str, &str)> {
+    let host = ["http://127.0.0.1", "http://[::1]"]
+        .into_iter()
+        .find(|host| uri.starts_with(host))?;
+    let rest = &uri[host.len()..];
+    let rest = match rest.strip_prefix(':') {
+        None => rest,
+        Some(port) => {
+            let end = port.find(['/', '?']).unwrap_or(port.len());
+            let (port, rest) = port.split_at(end);
+            let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+            is_port.then_some(rest)?
+        }
+    };
+    (rest.is_empty() || rest.starts_with(['/', '?'])).then_some((host, rest))
 }
 
 impl FromStr for RedirectUri {
@@ -436,6 +465,8 @@ pub struct Client {
     pub party: Party,
     /// Where its logins may lead back to.
     pub redirect_uris: Vec<RedirectUri>,
+    /// Whether it may log people in without a code challenge (RFC 7636); a public client may not.
+    pub is_pkce_optional: bool,
     /// The grants it may use (RFC 6749 section 5.2, `unauthorized_client`).
     pub grants: Vec<Grant>,
     /// The widest scope it may have.
@@ -482,6 +513,7 @@ impl Client {
                 consent: Consent::None,
             },
             redirect_uris: Vec::new(),
+            is_pkce_optional: false,
             grants: Vec::new(),
             scope: Scope::default(),
             audiences: vec![settings.audience.parse()?],
@@ -501,6 +533,12 @@ impl Client {
             && matches!(self.party, Party::First { .. })
             && !self.audiences.is_empty()
             && self.disabled_at.is_none()
+    }
+
+    /// Whether a request of it may come without a code challenge.
+    #[must_use]
+    pub fn may_omit_code_challenge(&self) -> bool {
+        self.is_pkce_optional && self.kind != ClientKind::Public
     }
 
     /// The audience of its tokens where a request names none.
@@ -574,6 +612,29 @@ impl SecretDigests {
 impl fmt::Debug for SecretDigests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretDigests(hidden)")
+    }
+}
+
+#[cfg(test)]
+impl Client {
+    /// A service with one resource.
+    pub(super) fn example(id: &str) -> Self {
+        Self {
+            id: id.parse().unwrap(),
+            kind: ClientKind::Confidential(None),
+            party: Party::Third,
+            redirect_uris: Vec::new(),
+            is_pkce_optional: false,
+            grants: vec![Grant::ClientCredentials],
+            scope: Scope::default(),
+            audiences: vec!["https://api.example".parse().unwrap()],
+            serves: Vec::new(),
+            alg: None,
+            token_type: TokenType::AtJwt,
+            token_ttl: None,
+            created_at: UnixTime(0),
+            disabled_at: None,
+        }
     }
 }
 

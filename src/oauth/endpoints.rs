@@ -4,6 +4,18 @@
 pub const KEY_SET_PATH: &str = "/.well-known/jwks.json";
 /// The path of the token endpoint below the issuer.
 pub const TOKEN_PATH: &str = "/oauth2/token";
+/// Where a client sends a person to log in (RFC 6749 section 3.1).
+pub const AUTHORIZATION_PATH: &str = "/oauth2/authorize";
+/// What the login page sends.
+pub const AUTHORIZATION_LOGIN_PATH: &str = "/oauth2/authorize/login";
+/// What the consent page sends.
+pub const AUTHORIZATION_CONSENT_PATH: &str = "/oauth2/authorize/consent";
+/// What the pages look like.
+pub const STYLE_PATH: &str = "/oauth2/authorize/style.css";
+/// What sends an answer by `form_post`.
+pub const SCRIPT_PATH: &str = "/oauth2/authorize/send.js";
+/// What is known of the person behind an access token (OpenID Connect Core 1.0 section 5.3).
+pub const USERINFO_PATH: &str = "/oauth2/userinfo";
 /// The path of the introspection endpoint below the issuer.
 pub const INTROSPECTION_PATH: &str = "/oauth2/introspect";
 /// The path of the revocation endpoint below the issuer.

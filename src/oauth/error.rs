@@ -22,6 +22,20 @@ pub enum ErrorCode {
     InvalidTarget,
     /// Something is wrong here, and not with the request.
     TemporarilyUnavailable,
+    /// The person refused (RFC 6749 section 4.1.2.1).
+    AccessDenied,
+    /// No such response type here.
+    UnsupportedResponseType,
+    /// A page for a login would be needed (OpenID Connect Core 1.0 section 3.1.2.6).
+    LoginRequired,
+    /// A page for consent would be needed.
+    ConsentRequired,
+    /// No request objects here.
+    RequestNotSupported,
+    /// No request objects by reference here.
+    RequestUriNotSupported,
+    /// No registration along with a request here.
+    RegistrationNotSupported,
 }
 
 impl ErrorCode {
@@ -37,6 +51,13 @@ impl ErrorCode {
             Self::InvalidScope => "invalid_scope",
             Self::InvalidTarget => "invalid_target",
             Self::TemporarilyUnavailable => "temporarily_unavailable",
+            Self::AccessDenied => "access_denied",
+            Self::UnsupportedResponseType => "unsupported_response_type",
+            Self::LoginRequired => "login_required",
+            Self::ConsentRequired => "consent_required",
+            Self::RequestNotSupported => "request_not_supported",
+            Self::RequestUriNotSupported => "request_uri_not_supported",
+            Self::RegistrationNotSupported => "registration_not_supported",
         }
     }
 }

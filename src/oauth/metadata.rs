@@ -4,8 +4,12 @@ use serde::Serialize;
 
 use crate::jose::alg::Algorithm;
 
+use super::authorization::{OFFLINE_ACCESS, OPENID, Prompt, ResponseMode};
 use super::client::Grant;
-use super::endpoints::{INTROSPECTION_PATH, KEY_SET_PATH, REVOCATION_PATH, TOKEN_PATH};
+use super::endpoints::{
+    AUTHORIZATION_PATH, INTROSPECTION_PATH, KEY_SET_PATH, REVOCATION_PATH, TOKEN_PATH, USERINFO_PATH,
+};
+use super::pkce;
 
 /// The metadata document; it names what exists, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,19 +38,90 @@ pub struct Metadata {
     pub revocation_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     /// The grants.
     pub grant_types_supported: Vec<&'static str>,
-    /// The member is required (RFC 8414 section 2), and an empty array is not allowed (section 3.2). There is no authorization endpoint
-    /// yet, so nothing is issued there, which `none` says (OAuth 2.0 Multiple Response Type Encoding Practices, section 4).
+    /// The member is required (RFC 8414 section 2), and an empty array is not allowed (section 3.2). Without accounts there is no
+    /// authorization endpoint, so nothing is issued there, which `none` says (OAuth 2.0 Multiple Response Type Encoding Practices,
+    /// section 4).
     pub response_types_supported: Vec<&'static str>,
     /// Required by strict readers of OpenID metadata: one subject, the same for every client.
     pub subject_types_supported: Vec<&'static str>,
     /// Every algorithm that may ever sign, in advance: go-oidc and others take it as their allow-list at their start.
     pub id_token_signing_alg_values_supported: Vec<&'static str>,
+    /// Where people log in; none without accounts.
+    #[serde(flatten)]
+    pub logins: Option<LoginMetadata>,
+}
+
+/// What clients need to log people in (OpenID Connect Discovery 1.0 section 3, RFC 9207 section 3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of the document")]
+pub struct LoginMetadata {
+    /// Where a client sends a person.
+    pub authorization_endpoint: String,
+    /// What is known of a person.
+    pub userinfo_endpoint: String,
+    /// How answers reach a client.
+    pub response_modes_supported: Vec<&'static str>,
+    /// Every answer names the issuer.
+    pub authorization_response_iss_parameter_supported: bool,
+    /// PKCE.
+    pub code_challenge_methods_supported: Vec<&'static str>,
+    /// The scopes that mean something to this server.
+    pub scopes_supported: Vec<&'static str>,
+    /// What ID tokens and the userinfo endpoint may say.
+    pub claims_supported: Vec<&'static str>,
+    /// The parameter is not read.
+    pub claims_parameter_supported: bool,
+    /// Request objects are refused.
+    pub request_parameter_supported: bool,
+    /// So are those by reference, which a client would otherwise expect.
+    pub request_uri_parameter_supported: bool,
+    /// What a client may ask of a person.
+    pub prompt_values_supported: Vec<&'static str>,
+    /// The languages of the pages.
+    pub ui_locales_supported: Vec<&'static str>,
+}
+
+impl LoginMetadata {
+    /// That of this issuer, with pages in these languages.
+    #[must_use]
+    pub fn new(issuer: &str, languages: Vec<&'static str>) -> Self {
+        Self {
+            authorization_endpoint: format!("{issuer}{AUTHORIZATION_PATH}"),
+            userinfo_endpoint: format!("{issuer}{USERINFO_PATH}"),
+            response_modes_supported: ResponseMode::ALL.map(ResponseMode::name).to_vec(),
+            authorization_response_iss_parameter_supported: true,
+            code_challenge_methods_supported: vec![pkce::METHOD],
+            scopes_supported: vec![OPENID, "profile", "email", OFFLINE_ACCESS],
+            claims_supported: vec![
+                "iss",
+                "sub",
+                "aud",
+                "exp",
+                "iat",
+                "auth_time",
+                "nonce",
+                "amr",
+                "azp",
+                "sid",
+                "at_hash",
+                "name",
+                "email",
+                "email_verified",
+            ],
+            claims_parameter_supported: false,
+            request_parameter_supported: false,
+            request_uri_parameter_supported: false,
+            prompt_values_supported: Prompt::ALL.map(Prompt::name).to_vec(),
+            ui_locales_supported: languages,
+        }
+    }
 }
 
 impl Metadata {
-    /// The metadata of this issuer with these algorithms, where people have accounts or not.
+    /// The metadata of this issuer with these algorithms, where people have accounts and log in, or not.
     #[must_use]
-    pub fn new(issuer: &str, algorithms: &[Algorithm], has_accounts: bool) -> Self {
+    pub fn new(issuer: &str, algorithms: &[Algorithm], logins: Option<LoginMetadata>) -> Self {
+        let has_accounts = logins.is_some();
         // People's own client has no secret.
         let none = has_accounts.then_some("none");
         let refresh = has_accounts.then_some("refresh_token");
@@ -64,10 +139,16 @@ impl Metadata {
             revocation_endpoint: format!("{issuer}{REVOCATION_PATH}"),
             revocation_endpoint_auth_methods_supported: methods().into_iter().chain(none).collect(),
             revocation_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
-            grant_types_supported: Grant::ALL.map(Grant::name).into_iter().chain(refresh).collect(),
-            response_types_supported: vec!["none"],
+            grant_types_supported: Grant::ALL
+                .into_iter()
+                .filter(|grant| has_accounts || *grant != Grant::AuthorizationCode)
+                .map(Grant::name)
+                .chain(refresh)
+                .collect(),
+            response_types_supported: vec![if has_accounts { "code" } else { "none" }],
             subject_types_supported: vec!["public"],
             id_token_signing_alg_values_supported: algorithms.iter().map(|alg| alg.name()).collect(),
+            logins,
         }
     }
 }

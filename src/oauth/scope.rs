@@ -29,6 +29,36 @@ impl Scope {
         self.0.iter().all(|word| other.0.contains(word))
     }
 
+    /// Whether it has this word.
+    #[must_use]
+    pub fn contains(&self, word: &str) -> bool {
+        self.0.iter().any(|own| own == word)
+    }
+
+    /// Its words that the other has too.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> Self {
+        Self(self.0.iter().filter(|word| other.0.contains(word)).cloned().collect())
+    }
+
+    /// Its words but for this one.
+    #[must_use]
+    pub fn without(&self, word: &str) -> Self {
+        Self(self.0.iter().filter(|own| *own != word).cloned().collect())
+    }
+
+    /// Its words, and those of the other that it lacks.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let more = other.0.iter().filter(|word| !self.0.contains(word));
+        Self(self.0.iter().chain(more).cloned().collect())
+    }
+
+    /// Its words.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Whether there is no word at all.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

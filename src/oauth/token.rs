@@ -9,7 +9,7 @@ use super::error::{ErrorCode, OauthError};
 use super::scope::{MAX_SCOPE_WORDS, Scope};
 
 /// The parameters that an endpoint reads, of which no value ends with a line break. A scope has a refusal of its own, `invalid_scope`.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 13] = [
     "grant_type",
     "client_id",
     "client_secret",
@@ -20,6 +20,9 @@ const KNOWN: [&str; 10] = [
     "token",
     "token_type_hint",
     "refresh_token",
+    "code",
+    "code_verifier",
+    "redirect_uri",
 ];
 
 /// The most parameters of a form.
@@ -81,6 +84,15 @@ impl Parameters {
         Ok(first.filter(|value| !value.is_empty()))
     }
 
+    /// All of them, written as a query; those of this name are left out.
+    #[must_use]
+    pub fn query_without(&self, names: &[&str]) -> String {
+        let kept = self.0.iter().filter(|(name, _)| !names.contains(&name.as_str()));
+        url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(kept)
+            .finish()
+    }
+
     /// The values of a parameter that may come several times.
     pub fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
         self.0
@@ -122,10 +134,13 @@ impl TokenRequest {
             .one("grant_type")?
             .ok_or_else(|| OauthError::invalid_request("grant_type is missing; use client_credentials"))?
             .parse()
-            .map_err(|_| {
+            .ok()
+            // The others need a person, and are read elsewhere.
+            .filter(|grant| *grant == Grant::ClientCredentials)
+            .ok_or_else(|| {
                 OauthError::new(
                     ErrorCode::UnsupportedGrantType,
-                    "this server knows the grant client_credentials, and refresh_token where people have accounts",
+                    "this server knows the grant client_credentials, and authorization_code and refresh_token where people have accounts",
                 )
             })?;
         Ok(Self {
@@ -321,6 +336,7 @@ mod tests {
             kind: crate::oauth::client::ClientKind::Confidential(None),
             party: crate::oauth::client::Party::Third,
             redirect_uris: Vec::new(),
+            is_pkce_optional: false,
             grants: vec![Grant::ClientCredentials],
             scope: "read write".parse().unwrap(),
             audiences: ["https://a.example", "https://b.example"]

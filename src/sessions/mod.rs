@@ -3,6 +3,7 @@
 //! Whether the signer is ready is asked before anything changes, and the access token is signed afterwards: what was committed and
 //! never answered is found again by the client's next try.
 
+mod codes;
 mod ending;
 mod grouped;
 mod replays;
@@ -13,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::accounts::refresh::{Family, Limits, PresentedRefresh, Refused, Verdict, judge};
 use crate::accounts::refresh_token::{RefreshToken, new_salt};
-use crate::accounts::session::{Device, EndedBy, LoginMethod, Session};
+use crate::accounts::session::{Device, EndedBy, LoginMethod, LoginSession, Session};
 use crate::accounts::settings::SessionSettings;
 use crate::accounts::tenant::TenantId;
 use crate::accounts::user::{Role, UserId};
@@ -22,8 +23,10 @@ use crate::crypto::keyed_hash::HashKey;
 use crate::crypto::random::NoRandomness;
 use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
+use crate::jose::jwt::IdTokenClaims;
 use crate::keyring::{CannotSign, Issued, Keyring};
-use crate::oauth::client::{Audience, Client};
+use crate::oauth::authorization::OPENID;
+use crate::oauth::client::{Audience, Client, Grant};
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
 use crate::store::allowance::shared;
@@ -34,6 +37,7 @@ use crate::tasks::housekeeping::Housekeeping;
 use crate::telemetry::SessionMetrics;
 use crate::values::{LONGEST_ACCESS_TOKEN, SessionId};
 
+pub use codes::{CannotRedeem, CodeTokens, PresentedCode};
 pub use grouped::Grouped;
 pub use replays::Replays;
 
@@ -54,8 +58,10 @@ pub struct Sessions {
     pub issuer: String,
     /// The client of first-party logins.
     pub client: Client,
-    /// What access tokens are signed with.
+    /// What access tokens are signed with, where their client has no wish of its own.
     pub alg: Algorithm,
+    /// How long they live there.
+    pub access_token_ttl: Seconds,
     /// The limits.
     pub settings: SessionSettings,
     /// What is counted.
@@ -82,6 +88,10 @@ pub struct SessionTokens {
     pub refresh_token: Zeroizing<String>,
     /// How long that is of use, unless it is used.
     pub refresh_expires_in: Seconds,
+    /// What the access token allows.
+    pub scope: Scope,
+    /// Who logged in, for a client that asked for it.
+    pub id_token: Option<String>,
 }
 
 /// Why no session was begun.
@@ -107,6 +117,9 @@ pub enum CannotRefresh {
     /// The token gets nothing: `invalid_grant` (RFC 6749 section 5.2).
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// A scope is asked for that the grant does not have (RFC 6749 section 6); the token is as good as before.
+    #[error("the scope is wider than the grant's")]
+    WiderScope,
     /// Nothing can be signed; the token is as good as before.
     #[error(transparent)]
     CannotSign(#[from] CannotSign),
@@ -125,6 +138,10 @@ pub struct RefreshRequest<'a> {
     pub token: &'a str,
     /// The client that presents it.
     pub client_id: &'a str,
+    /// The client whose algorithm, type and lifetime the tokens have: that of the accounts, if the one that presents it is not registered.
+    pub client: &'a Client,
+    /// The scope that is asked for; none asks for the session's own.
+    pub scope: Option<&'a Scope>,
     /// The resources that are asked for; none asks for the session's own.
     pub audiences: &'a [String],
     /// Where it is presented from.
@@ -175,8 +192,9 @@ impl Sessions {
             user: user.user.id,
             tenant: &user.user.tenant,
             roles: &user.user.roles,
-            client_id: self.client.id.as_str(),
+            client: &self.client,
             audience: self.client.default_audience(),
+            scope: Scope::default(),
             rest: begun.expires_at - begun.began,
         };
         Ok(self.tokens(&token, &owner)?)
@@ -196,7 +214,7 @@ impl Sessions {
 
     async fn try_to_refresh(&self, request: &RefreshRequest<'_>) -> Result<SessionTokens, CannotRefresh> {
         let token = self.open(request.token)?;
-        self.keyring.signing(self.alg, self.clock.read())?;
+        self.keyring.signing(self.alg_of(request.client), self.clock.read())?;
         for _ in 0..TRIES {
             let Some((family, now)) = self.family(token.sid).await? else {
                 return Err(Refused::Unknown.into());
@@ -215,13 +233,17 @@ impl Sessions {
                 Verdict::Reuse => return Err(self.kill(&family, EndedBy::Reuse, request.device).await?.into()),
                 Verdict::Rollback => return Err(self.kill(&family, EndedBy::Rollback, request.device).await?.into()),
                 Verdict::Replay => self.replay(&family, &token, request.device).await?,
-                Verdict::Rotate => match self.rotate(&token, &Owner::of(&family, now), request.device).await? {
-                    Some(tokens) => return Ok(tokens),
+                Verdict::Rotate => match self
+                    .rotate(&token, &self.owner(&family, request, now)?, request.device)
+                    .await?
+                {
+                    Some(tokens) => return self.with_id_token(tokens, &self.owner(&family, request, now)?).await,
                     // Somebody was faster: what the row says now decides.
                     None => continue,
                 },
             };
-            return Ok(self.tokens(&successor, &Owner::of(&family, now))?);
+            let owner = self.owner(&family, request, now)?;
+            return self.with_id_token(self.tokens(&successor, &owner)?, &owner).await;
         }
         Err(StoreError::Conflict.into())
     }
@@ -412,15 +434,26 @@ impl Sessions {
         Ok(self.granted(issued, refresh_token, owner))
     }
 
+    /// What the tokens of a client are signed with.
+    fn alg_of(&self, client: &Client) -> Algorithm {
+        client.alg.unwrap_or(self.alg)
+    }
+
+    /// How long a token for this owner lives: no longer than the end of its session is remembered.
+    fn ttl_of(&self, owner: &Owner<'_>) -> Seconds {
+        let ttl = owner.client.token_ttl.unwrap_or(self.access_token_ttl);
+        ttl.min(LONGEST_ACCESS_TOKEN).min(owner.rest)
+    }
+
     fn sign(&self, grant: SessionId, owner: &Owner<'_>) -> Result<Issued, CannotSign> {
         let granted = Granted {
             sub: owner.user.to_string(),
-            client_id: owner.client_id.to_owned(),
+            client_id: owner.client.id.to_string(),
             audiences: vec![audience(owner.audience)?],
-            scope: Scope::default(),
-            alg: self.alg,
-            token_type: self.client.token_type,
-            ttl: self.client.token_ttl.unwrap_or(LONGEST_ACCESS_TOKEN).min(owner.rest),
+            scope: owner.scope.clone(),
+            alg: self.alg_of(owner.client),
+            token_type: owner.client.token_type,
+            ttl: self.ttl_of(owner),
             session: Some(GrantedSession {
                 sid: owner.login.to_string(),
                 grant_id: grant.to_string(),
@@ -435,7 +468,7 @@ impl Sessions {
         let expires_in = Seconds(issued.claims.exp - issued.claims.iat);
         // As at the token endpoint: a token of ours whose name stands in no line is forged.
         tracing::info!(
-            client.id = owner.client_id, session.sid = %refresh_token.sid, key.alg = %self.alg, key.kid = %issued.kid,
+            client.id = %owner.client.id, session.sid = %refresh_token.sid, key.alg = %self.alg_of(owner.client), key.kid = %issued.kid,
             token.jti = %issued.claims.jti, token.expires_in = expires_in.0, "a token was granted"
         );
         SessionTokens {
@@ -445,7 +478,106 @@ impl Sessions {
             expires_in,
             refresh_token: refresh_token.write(&self.hash_key),
             refresh_expires_in: self.settings.idle.min(owner.rest),
+            scope: owner.scope.clone(),
+            id_token: None,
         }
+    }
+
+    /// With an ID token, if the client was granted one.
+    async fn with_id_token(
+        &self,
+        mut tokens: SessionTokens,
+        owner: &Owner<'_>,
+    ) -> Result<SessionTokens, CannotRefresh> {
+        if owner.scope.contains(OPENID) {
+            let login = self
+                .db
+                .login_session(owner.login, self.now(), self.settings.idle)
+                .await?;
+            // A login session that is idle has a grant that lives: the token says nothing of how the person logged in.
+            if let Some(login) = login {
+                tokens.id_token = Some(self.id_token(&login, owner, None, &tokens.access_token)?);
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The ID token that goes with an access token (OpenID Connect Core 1.0 section 3.1.3.3).
+    fn id_token(
+        &self,
+        login: &LoginSession,
+        owner: &Owner<'_>,
+        nonce: Option<String>,
+        access_token: &str,
+    ) -> Result<String, CannotSign> {
+        let client_id = owner.client.id.to_string();
+        let alg = self.alg_of(owner.client);
+        self.keyring
+            .issue_id_token(alg, self.ttl_of(owner), self.clock.read(), |now, ttl| IdTokenClaims {
+                iss: self.issuer.clone(),
+                sub: owner.user.to_string(),
+                aud: client_id.clone(),
+                exp: (now + ttl).0,
+                iat: now.0,
+                auth_time: login.auth_time.0,
+                nonce,
+                acr: login.acr.clone(),
+                amr: login.amr.clone(),
+                azp: client_id,
+                sid: login.id.to_string(),
+                at_hash: IdTokenClaims::hash_of(access_token),
+            })
+    }
+
+    /// What is left of a grant's scope by the registration of its client today. Nothing of the grant is left if the client may log nobody in any
+    /// more, or not for this resource, or is another one that was registered later under the same id.
+    fn still_allowed(&self, client: &Client, session: &Session, granted: &Scope) -> Result<Scope, Refused> {
+        let skew = self.keyring.policy().windows().clock_skew;
+        let is_same = session.created_at + skew >= client.created_at;
+        let is_for_resource = client
+            .audiences
+            .iter()
+            .any(|audience| audience.as_str() == session.audience);
+        if is_same && is_for_resource && client.grants.contains(&Grant::AuthorizationCode) {
+            Ok(granted.within(&client.scope))
+        } else {
+            Err(Refused::WrongClient)
+        }
+    }
+
+    /// Whose a grant is, and what is asked for of its scope.
+    fn owner<'a>(
+        &self,
+        family: &'a Family,
+        request: &RefreshRequest<'a>,
+        now: UnixTime,
+    ) -> Result<Owner<'a>, CannotRefresh> {
+        let session = &family.session;
+        let granted: Scope = session.scope.parse().map_err(|_| StoreError::Corrupt {
+            table: "sessions",
+            row: session.sid.to_string(),
+            reason: "its scope".to_owned(),
+        })?;
+        let granted = if request.client.id == self.client.id {
+            granted
+        } else {
+            self.still_allowed(request.client, session, &granted)?
+        };
+        let scope = match request.scope {
+            Some(asked) if !asked.is_within(&granted) => return Err(CannotRefresh::WiderScope),
+            Some(asked) => asked.clone(),
+            None => granted,
+        };
+        Ok(Owner {
+            login: session.login_session(),
+            user: session.user,
+            tenant: &session.tenant,
+            roles: &family.roles,
+            client: request.client,
+            audience: &session.audience,
+            scope,
+            rest: session.expires_at - now,
+        })
     }
 
     fn entry(&self, event: Event, sid: SessionId, actor: &str, reason: &str) -> Entry {
@@ -463,30 +595,16 @@ fn latest(times: &[UnixTime]) -> UnixTime {
     times.iter().copied().max().unwrap_or(UnixTime(0))
 }
 
-/// What an access token says of its session.
+/// What the tokens of a session say of it.
 struct Owner<'a> {
     login: SessionId,
     user: UserId,
     tenant: &'a TenantId,
     roles: &'a [Role],
-    client_id: &'a str,
+    client: &'a Client,
     audience: &'a str,
+    scope: Scope,
     rest: Seconds,
-}
-
-impl<'a> Owner<'a> {
-    fn of(family: &'a Family, now: UnixTime) -> Self {
-        let session = &family.session;
-        Self {
-            login: session.login_session(),
-            user: session.user,
-            tenant: &session.tenant,
-            roles: &family.roles,
-            client_id: &session.client_id,
-            audience: &session.audience,
-            rest: session.expires_at - now,
-        }
-    }
 }
 
 /// The configuration and the row hold no other.

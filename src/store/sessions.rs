@@ -76,8 +76,9 @@ const END_SURPLUS: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3
 const END_OF_SESSION: &str = "SELECT revoked_at, expires_at FROM sessions WHERE sid = $1 AND revoked_at IS NOT NULL";
 const BLANK: &str = "UPDATE sessions SET address = '', user_agent = '' WHERE user_id = $1";
 const LIVE: &str = "SELECT sid, login_session_id, user_id, tenant_id, client_id, audience, created_at, rotated_at, expires_at, revoked_at, revoked_for, \
-                    address, user_agent FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 \
-                    AND rotated_at > $3 AND COALESCE(login_session_id, sid) = sid ORDER BY rotated_at DESC, sid LIMIT $4";
+                    address, user_agent, scope FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 \
+                    AND (rotated_at > $3 OR EXISTS (SELECT 1 FROM login_sessions l WHERE l.login_session_id = sessions.sid \
+                    AND l.revoked_at IS NULL AND l.idle_expires_at > $2)) AND COALESCE(login_session_id, sid) = sid ORDER BY rotated_at DESC, sid LIMIT $4";
 const PRUNE: &str = "DELETE FROM sessions WHERE sid IN \
                      (SELECT sid FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
 
@@ -167,6 +168,7 @@ struct SessionRow {
     revoked_for: Option<String>,
     address: String,
     user_agent: String,
+    scope: String,
 }
 
 fn corrupt(sid: &str, reason: &str) -> StoreError {
@@ -200,6 +202,7 @@ impl TryFrom<SessionRow> for Session {
             tenant: row.tenant_id.parse().map_err(|_| corrupt("its tenant"))?,
             client_id: row.client_id,
             audience: row.audience,
+            scope: row.scope,
             created_at: UnixTime(row.created_at),
             rotated_at: UnixTime(row.rotated_at),
             expires_at: UnixTime(row.expires_at),
@@ -527,6 +530,19 @@ async fn end_logins_of_user(
 }
 
 /// Forgets where the sessions of a user were used from. The rows stay until they expire: by them their access tokens are refused.
+/// Ends this grant and no other; false when it had ended.
+pub(super) async fn end_grant(tx: &mut Tx, sid: SessionId, by: EndedBy, now: UnixTime) -> Result<bool, StoreError> {
+    let ended = in_tx!(tx, |connection| sqlx::query(END)
+        .bind(sid.to_string())
+        .bind(now.0)
+        .bind(by.name())
+        .bind(None::<String>)
+        .execute(connection)
+        .await?
+        .rows_affected());
+    Ok(ended > 0)
+}
+
 pub(super) async fn blank(tx: &mut Tx, user: UserId) -> Result<(), StoreError> {
     in_tx!(tx, |connection| sqlx::query(BLANK)
         .bind(user.to_string())

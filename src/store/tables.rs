@@ -41,6 +41,8 @@ pub(super) const TABLES: &[(&str, InBackup)] = &[
     ("federated_logins", InBackup::No),
     ("login_sessions", InBackup::No),
     ("sessions", InBackup::No),
+    ("authorization_codes", InBackup::No),
+    ("consents", InBackup::Yes),
     ("limits", InBackup::No),
     ("nodes", InBackup::No),
     ("clock", InBackup::No),

@@ -135,6 +135,7 @@ impl Housekeeping {
 pub async fn prune(db: &Db, expired: UnixTime, clock: &Clock) -> Result<u64, StoreError> {
     let grants = in_batches(clock, || db.prune_sessions(expired, PRUNED_AT_ONCE)).await?;
     in_batches(clock, || db.prune_login_sessions(expired, PRUNED_AT_ONCE)).await?;
+    in_batches(clock, || db.prune_codes(expired, PRUNED_AT_ONCE)).await?;
     Ok(grants)
 }
 

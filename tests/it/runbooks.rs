@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use keyround::accounts::session::{Device, LoginMethod};
 use keyround::app::Foundation;
-use keyround::clock::{Clock, UnixTime};
+use keyround::clock::{Clock, Seconds, UnixTime};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::import::{self, Passphrase};
 use keyround::jose::jwt::{AccessTokenClaims, AudienceClaim, Signer, TokenType, random_jti};
@@ -514,6 +514,7 @@ async fn use_account(site: &Site, reused: bool) {
         issuer: config.server.issuer.as_str().to_owned(),
         client: Client::of_accounts(&config.accounts.client, UnixTime(0)).unwrap(),
         alg: Algorithm::Es256,
+        access_token_ttl: Seconds(600),
         settings: config.accounts.sessions.clone(),
         metrics: SessionMetrics::default(),
         replays: Replays::default(),
@@ -532,6 +533,8 @@ async fn use_account(site: &Site, reused: bool) {
         let request = RefreshRequest {
             token: &token.refresh_token,
             client_id: &config.accounts.client.id,
+            client: &sessions.client,
+            scope: None,
             audiences: &[],
             device: &device(8),
         };

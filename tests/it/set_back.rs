@@ -20,7 +20,7 @@ use keyround::jose::alg::Algorithm;
 const GRANT: (&str, &str) = ("grant_type", "client_credentials");
 
 /// What a node keeps in memory of each table.
-const TABLES: [(&str, &str); 23] = [
+const TABLES: [(&str, &str); 25] = [
     ("signing_keys", "the snapshot; what was revoked or published stays"),
     ("key_version", "the name of the last change, which heartbeats repeat"),
     ("verifying_keys", "the snapshot; what was revoked or published stays"),
@@ -46,6 +46,11 @@ const TABLES: [(&str, &str); 23] = [
     ("federated_logins", "nothing"),
     ("login_sessions", "nothing: their grants end with them"),
     ("sessions", "those that ended lately; they stay ended"),
+    (
+        "authorization_codes",
+        "nothing: one that was redeemed may count again until it expires",
+    ),
+    ("consents", "nothing"),
     ("limits", "nothing"),
     ("nodes", "nothing"),
     ("clock", "the time that was reached, which never goes back"),

@@ -1,10 +1,10 @@
 //! `keyround clients list` and `show`.
 
-use crate::oauth::client::{Client, ClientId};
+use crate::oauth::client::{Client, ClientId, Party};
 use crate::store::Db;
 use crate::store::clients::StoredClient;
 
-use super::{keys, stored_json, unknown, words};
+use super::{keys, pkce, stored_json, unknown, words};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::output;
@@ -56,6 +56,10 @@ fn row(client: &Client) -> Vec<String> {
     ]
 }
 
+const fn is_first_party(client: &Client) -> bool {
+    matches!(client.party, Party::First { .. })
+}
+
 pub async fn one(context: &Context, id: &ClientId) -> Result<(), Failure> {
     let (config, db) = context.database().await?;
     let stored = db.client(id).await?.ok_or_else(|| unknown(id))?;
@@ -85,7 +89,13 @@ pub async fn one(context: &Context, id: &ClientId) -> Result<(), Failure> {
         ("client id", client.id.to_string()),
         ("kind", client.kind.name().to_owned()),
         ("state", state),
+        (
+            "first party",
+            if is_first_party(client) { "yes" } else { "no" }.to_owned(),
+        ),
         ("grants", words(&client.grants)),
+        ("redirect URIs", words(&client.redirect_uris)),
+        ("PKCE", pkce(client).to_owned()),
         ("audiences", words(&client.audiences)),
         ("serves", words(&client.serves)),
         ("scope", client.scope.to_string()),

@@ -72,17 +72,23 @@ pub fn answer(server: &Server, tokens: &SessionTokens, delivery: Delivery) -> Re
     }))
 }
 
-/// The cookies of a session: its refresh token, and what binds that to the browser.
+/// The cookies of a session: its refresh token, what binds that to the browser, and the login session that other clients ask for.
 ///
 /// # Errors
 /// When one cannot be written.
-pub fn session_cookies(server: &Server, tokens: &SessionTokens) -> Result<[HeaderValue; 2], Problem> {
-    let Cookies { refresh, binding, .. } = &server.cookies;
+pub fn session_cookies(server: &Server, tokens: &SessionTokens) -> Result<[HeaderValue; 3], Problem> {
+    let Cookies {
+        refresh,
+        binding,
+        login,
+        ..
+    } = &server.cookies;
     let length = Some(tokens.refresh_expires_in);
     let bound = cookies::binding(&server.hash_key, tokens.sid);
+    let named = cookies::of_login(&server.hash_key, tokens.sid);
     let written = refresh
         .set(&tokens.refresh_token, length)
-        .and_then(|refresh| Ok([refresh, binding.set(&bound, length)?]));
+        .and_then(|refresh| Ok([refresh, binding.set(&bound, length)?, login.set(&named, length)?]));
     written.map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))
 }
 

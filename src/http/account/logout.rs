@@ -119,9 +119,13 @@ pub async fn end_by_token(server: &Server, token: &str) -> Result<(), Problem> {
 fn without_cookies(server: &Server) -> Result<HttpResponse, Problem> {
     let mut answer = HttpResponse::NoContent();
     let Cookies {
-        refresh, binding, csrf, ..
+        refresh,
+        binding,
+        csrf,
+        login,
+        ..
     } = &server.cookies;
-    for cookie in [refresh, binding, csrf] {
+    for cookie in [refresh, binding, csrf, login] {
         let cleared = cookie
             .clear()
             .map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))?;

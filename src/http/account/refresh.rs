@@ -65,6 +65,8 @@ pub async fn answer(
     let presented = RefreshRequest {
         token,
         client_id: server.sessions.client.id.as_str(),
+        client: &server.sessions.client,
+        scope: None,
         audiences: &[],
         device: &device,
     };

@@ -59,7 +59,16 @@ impl Bearer {
                 "a token does not belong in the address; send the header Authorization: Bearer",
             ));
         }
-        person(&self.verified_for(self.0.server.sessions.client.default_audience())?)
+        let accounts = &self.0.server.sessions.client;
+        let token = self.verified_for(accounts.default_audience())?;
+        // What another client got for a person does not act as that person here.
+        if token.session.is_some() && token.client_id != accounts.id.as_str() {
+            return Err(Problem::new(
+                Code::InsufficientScope,
+                "this token was given to a client that the person logged in with; an account is reached by a login at /auth",
+            ));
+        }
+        person(&token)
     }
 
     /// The token, when it is valid now and for this audience. Nothing is said of the address, which need not be the sender's: a gateway may
@@ -69,20 +78,30 @@ impl Bearer {
     /// `token_missing` without a token, `invalid_request` for several; `token_expired`, `session_ended`, or `token_invalid` for everything
     /// else; `temporarily_unavailable` when nothing can be said.
     pub fn verified_for(&self, audience: &str) -> Result<AccessToken, Problem> {
-        let (server, token) = (&self.0.server, self.token()?);
-        let reading = server.clock.read();
-        let verdict = server
-            .verify(token)
-            .map_err(|error| Problem::unavailable(&error, "a token could not be verified"))?;
-        let token = verdict.map_err(|inactive| refused(&inactive))?;
+        let token = self.verified()?;
         if !token.aud.iter().any(|aud| aud == audience) {
             return Err(Problem::new(
                 Code::TokenInvalid,
                 "the access token is for another audience",
             ));
         }
-        server.metrics.verified(&token.kid, reading.wall);
+        self.0
+            .server
+            .metrics
+            .verified(&token.kid, self.0.server.clock.read().wall);
         Ok(token)
+    }
+
+    /// The token, when it is valid now, whoever it is for.
+    ///
+    /// # Errors
+    /// As [`Bearer::verified_for`].
+    pub fn verified(&self) -> Result<AccessToken, Problem> {
+        let (server, token) = (&self.0.server, self.token()?);
+        let verdict = server
+            .verify(token)
+            .map_err(|error| Problem::unavailable(&error, "a token could not be verified"))?;
+        verdict.map_err(|inactive| refused(&inactive))
     }
 
     /// The token in the header `Authorization`, the one place where it may stand.

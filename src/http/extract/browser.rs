@@ -10,7 +10,7 @@ use url::Url;
 use crate::accounts::csrf::{self, Bound, Forged};
 use crate::crypto::purpose::Purpose;
 use crate::http::codes::Code;
-use crate::http::cookies::twice;
+use crate::http::cookies::{named_by, twice};
 use crate::http::problem::Problem;
 use crate::values::{Origin, SessionId};
 
@@ -33,6 +33,12 @@ struct RefreshCookie {
     text: String,
     /// The session that it names; None if it is no token of this server.
     sid: Option<SessionId>,
+}
+
+/// What the token of a form is made of: the secret of the browser, and the login session of the person whom the form was shown to.
+#[must_use]
+pub fn form_secret_of(secret: &str, of: Option<SessionId>) -> String {
+    of.map_or_else(|| secret.to_owned(), |of| format!("{secret} {of}"))
 }
 
 impl From<RequestContext> for Browser {
@@ -113,6 +119,45 @@ impl Browser {
     /// `invalid_request` when the cookie comes twice.
     pub fn federated_cookie(&self) -> Result<Option<&str>, Problem> {
         self.context.server.cookies.federated.read(&self.context.request)
+    }
+
+    /// The login session that this browser has, if the cookie is ours; whether it lives the database knows.
+    ///
+    /// # Errors
+    /// `invalid_request` when the cookie comes twice.
+    pub fn login_session(&self) -> Result<Option<SessionId>, Problem> {
+        let server = &self.context.server;
+        let value = server.cookies.login.read(&self.context.request)?;
+        Ok(value.and_then(|value| named_by(&server.hash_key, value)))
+    }
+
+    /// What the tokens of this browser's forms are made of; none before its first page.
+    ///
+    /// # Errors
+    /// `invalid_request` when the cookie comes twice.
+    pub fn form_secret(&self) -> Result<Option<&str>, Problem> {
+        self.context.server.cookies.form.read(&self.context.request)
+    }
+
+    /// Refuses a form that no page of ours sent: its token is made of this browser's cookie, which another site can neither read nor, with
+    /// its prefix, plant. A form that was shown to a person who is logged in counts for that login session alone.
+    ///
+    /// # Errors
+    /// `cross_site` or `csrf_failed`.
+    pub fn refuse_forged_form(&self, token: &str, of: Option<SessionId>) -> Result<(), Problem> {
+        self.refuse_other_sites()?;
+        let secret = self.form_secret()?.ok_or_else(|| {
+            let detail =
+                "the browser sent no cookie along with the form; allow cookies for this site, and begin again at the application";
+            Problem::new(Code::CsrfFailed, detail)
+        })?;
+        let made_of = form_secret_of(secret, of);
+        if self.context.server.hash_key.matches(Purpose::PageForm, &made_of, token) {
+            return Ok(());
+        }
+        let detail =
+            "the form is of another browser, of an earlier visit or of another person; begin again at the application";
+        Err(Problem::new(Code::CsrfFailed, detail))
     }
 
     /// What the CSRF token of this request must be bound to.

@@ -3,9 +3,10 @@
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 
+use crate::http::pages::Texts;
 use crate::http::state::Server;
 use crate::jose::alg::Algorithm;
-use crate::oauth::metadata::Metadata;
+use crate::oauth::metadata::{LoginMetadata, Metadata};
 
 /// The metadata; it comes from the configuration, whatever the request says of hosts.
 pub async fn answer(server: web::Data<Server>) -> HttpResponse {
@@ -19,11 +20,14 @@ pub async fn answer(server: web::Data<Server>) -> HttpResponse {
             still_published || policy.algorithms().contains(&alg)
         })
         .collect();
+    let logins = server
+        .has_accounts
+        .then(|| LoginMetadata::new(&server.issuer, Texts::languages()));
     HttpResponse::Ok()
         .insert_header((
             header::CACHE_CONTROL,
             format!("public, max-age={}", policy.windows().jwks_max_age.0),
         ))
         .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
-        .json(Metadata::new(&server.issuer, &algorithms, server.has_accounts))
+        .json(Metadata::new(&server.issuer, &algorithms, logins))
 }

@@ -1,5 +1,6 @@
 //! The endpoints for clients and for whoever verifies tokens.
 
+mod code_grant;
 pub(super) mod introspect;
 pub(super) mod key_set;
 pub(super) mod metadata;

@@ -8,11 +8,13 @@ use crate::http::extract::context::Sender;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::keyring::CannotSign;
-use crate::oauth::client::Audience;
+use crate::oauth::client::{Audience, Client};
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::{Parameters, requested_audiences, requested_scope};
 use crate::sessions::{CannotRefresh, RefreshRequest, SessionTokens};
 use crate::store::outage;
+
+use super::code_grant::presenting_client;
 
 /// The value of `grant_type`.
 pub const GRANT: &str = "refresh_token";
@@ -27,12 +29,15 @@ pub async fn refresh(
     proof: &ClientProof,
     parameters: &Parameters,
 ) -> Result<SessionTokens, Problem> {
-    if let Some(client_id) = proof.public_client(parameters)? {
-        return refresh_for(server, sender, parameters, client_id).await;
+    let accounts = &server.sessions.client;
+    // The client of the accounts has no row.
+    let of_accounts = proof.public_client(parameters)?;
+    if let Some(client_id) = of_accounts.filter(|id| *id == accounts.id.as_str()) {
+        return refresh_for(server, sender, parameters, client_id, accounts).await;
     }
-    let stored = proof.authenticate(parameters).await?;
+    let stored = presenting_client(server, proof, parameters).await?;
     let id = &stored.client.id;
-    let refreshed = refresh_for(server, sender, parameters, &id.to_string()).await;
+    let refreshed = refresh_for(server, sender, parameters, id.as_str(), &stored.client).await;
     refreshed.map_err(|refusal| refusal.of(id))
 }
 
@@ -42,14 +47,12 @@ async fn refresh_for(
     sender: &Sender,
     parameters: &Parameters,
     client_id: &str,
+    client: &Client,
 ) -> Result<SessionTokens, Problem> {
     let token = parameters
         .one("refresh_token")?
         .ok_or_else(|| OauthError::invalid_request("refresh_token is missing in the form"))?;
-    if requested_scope(parameters)?.is_some_and(|scope| !scope.is_empty()) {
-        let description = "the session was granted no scope; leave scope out";
-        return Err(OauthError::new(ErrorCode::InvalidScope, description).into());
-    }
+    let scope = requested_scope(parameters)?.filter(|scope| !scope.is_empty());
     let audiences: Vec<String> = requested_audiences(parameters)?
         .iter()
         .map(Audience::to_string)
@@ -57,6 +60,8 @@ async fn refresh_for(
     let request = RefreshRequest {
         token,
         client_id,
+        client,
+        scope: scope.as_ref(),
         audiences: &audiences,
         device: &sender.device(),
     };
@@ -86,6 +91,10 @@ fn refusal(error: &CannotRefresh) -> Problem {
         }
         CannotRefresh::Refused(refused @ (Refused::TooEarly | Refused::ClockInDoubt)) => {
             Problem::new(Code::TemporarilyUnavailable, refused.to_string()).in_oauth()
+        }
+        CannotRefresh::WiderScope => {
+            let description = "the grant does not have all of this scope; leave scope out to get what it has";
+            OauthError::new(ErrorCode::InvalidScope, description).into()
         }
         CannotRefresh::Refused(refused) => {
             let description = format!("the refresh token gets nothing: {refused}; log in again");

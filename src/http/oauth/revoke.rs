@@ -16,6 +16,7 @@ use crate::oauth::verification::AccessToken;
 use crate::store::StoreError;
 use crate::store::outage;
 
+use super::code_grant::presenting_client;
 use super::presented_token::{presented, verified};
 
 /// 200 once the token is refused everywhere within the bound, and for everything that is no token of this client.
@@ -25,12 +26,12 @@ pub async fn answer(
     proof: ClientProof,
     Form(parameters): Form,
 ) -> Result<HttpResponse, Problem> {
-    // People's own client, which cannot prove itself, or one that does.
+    // People's own client has no row; another is public, or proves itself.
     let own = server.sessions.client.id.as_str();
     if server.has_accounts && proof.public_client(&parameters)? == Some(own) {
         revoke(&server, &sender, &parameters, own).await?;
     } else {
-        let stored = proof.authenticate(&parameters).await?;
+        let stored = presenting_client(&server, &proof, &parameters).await?;
         let id = &stored.client.id;
         let revoked = revoke(&server, &sender, &parameters, &id.to_string()).await;
         revoked.map_err(|refusal| refusal.of(id))?;

@@ -10,14 +10,16 @@ use crate::http::extract::context::Sender;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::keyring::{CannotSign, Issued};
+use crate::oauth::client::Grant;
 use crate::oauth::error::{ErrorCode, OauthError};
+use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, Parameters, TokenRequest, grant};
-use crate::sessions::SessionTokens;
+use crate::sessions::{CodeTokens, SessionTokens};
 use crate::store::clients::StoredClient;
 use crate::store::outage;
 
-use super::refresh_grant;
 use super::turns::turn;
+use super::{code_grant, refresh_grant};
 
 /// The answer of RFC 6749 section 5.1.
 #[derive(Serialize)]
@@ -29,6 +31,8 @@ struct TokenResponse {
     scope: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id_token: Option<String>,
 }
 
 impl From<SessionTokens> for TokenResponse {
@@ -37,10 +41,28 @@ impl From<SessionTokens> for TokenResponse {
             access_token: tokens.access_token,
             token_type: "Bearer",
             expires_in: tokens.expires_in.0,
-            scope: None,
+            scope: written(&tokens.scope),
             refresh_token: Some(tokens.refresh_token.to_string()),
+            id_token: tokens.id_token,
         }
     }
+}
+
+impl From<CodeTokens> for TokenResponse {
+    fn from(tokens: CodeTokens) -> Self {
+        Self {
+            access_token: tokens.access_token,
+            token_type: "Bearer",
+            expires_in: tokens.expires_in.0,
+            scope: written(&tokens.scope),
+            refresh_token: tokens.refresh_token.map(|token| token.to_string()),
+            id_token: tokens.id_token,
+        }
+    }
+}
+
+fn written(scope: &Scope) -> Option<String> {
+    (!scope.is_empty()).then(|| scope.to_string())
 }
 
 /// A token for a client that proves itself, or the next tokens of a session.
@@ -50,14 +72,21 @@ pub async fn answer(
     proof: ClientProof,
     Form(parameters): Form,
 ) -> Result<HttpResponse, Problem> {
-    let token = if server.has_accounts && parameters.one("grant_type")? == Some(refresh_grant::GRANT) {
-        // On the heap, so that a service's request does not carry room for it.
-        let refreshed = Box::pin(refresh_grant::refresh(&server, &sender, &proof, &parameters));
-        refreshed.await?.into()
-    } else {
-        let stored = proof.authenticate(&parameters).await?;
-        let issued = issue(&server, &sender, &parameters, &stored).await;
-        issued.map_err(|refusal| refusal.of(&stored.client.id))?
+    // The grants of people are on the heap, so that a service's request does not carry room for them.
+    let token = match parameters.one("grant_type")? {
+        Some(refresh_grant::GRANT) if server.has_accounts => {
+            let refreshed = Box::pin(refresh_grant::refresh(&server, &sender, &proof, &parameters));
+            refreshed.await?.into()
+        }
+        Some(name) if server.has_accounts && name == Grant::AuthorizationCode.name() => {
+            let redeemed = Box::pin(code_grant::redeem(&server, &sender, &proof, &parameters));
+            redeemed.await?.into()
+        }
+        _ => {
+            let stored = proof.authenticate(&parameters).await?;
+            let issued = issue(&server, &sender, &parameters, &stored).await;
+            issued.map_err(|refusal| refusal.of(&stored.client.id))?
+        }
     };
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -100,6 +129,7 @@ async fn issue(
         expires_in,
         scope: issued.claims.scope,
         refresh_token: None,
+        id_token: None,
     })
 }
 

@@ -28,7 +28,7 @@ macro_rules! family {
     ($now:expr, $which:expr) => {
         concat!(
             "SELECT sid, login_session_id, sessions.user_id, sessions.tenant_id, client_id, audience, generation, current_hash, previous_hash, salt, \
-             sessions.created_at, rotated_at, expires_at, revoked_at, revoked_for, address, user_agent, roles, suspended_at, \
+             sessions.created_at, rotated_at, expires_at, revoked_at, revoked_for, address, user_agent, sessions.scope, roles, suspended_at, \
              disabled_at, ",
             $now,
             " AS now FROM sessions JOIN users ON users.user_id = sessions.user_id \

@@ -19,7 +19,7 @@ use super::web_driver::{Browser, BrowserCookie};
 const PAGE: &str = include_str!("page.html");
 
 /// Serves the page at an origin of its own.
-fn serve_page() -> u16 {
+pub fn serve_page() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let page = || async { HttpResponse::Ok().content_type("text/html").body(PAGE) };
@@ -100,6 +100,7 @@ struct Expected<'a> {
     refresh: &'a str,
     binding: &'a str,
     csrf: &'a str,
+    login: &'a str,
     secure: bool,
     registered: u16,
 }
@@ -109,18 +110,25 @@ impl Expected<'_> {
         let named = |name: &str| cookies.iter().find(|cookie| cookie.name == name);
         if !logged_in {
             assert!(
-                named(self.refresh).is_none() && named(self.binding).is_none() && named(self.csrf).is_none(),
+                [self.refresh, self.binding, self.csrf, self.login]
+                    .iter()
+                    .all(|name| named(name).is_none()),
                 "{cookies:?}"
             );
             return;
         }
-        assert_eq!(cookies.len(), 3, "{cookies:?}");
-        for (name, path) in [(self.refresh, "/auth"), (self.binding, "/"), (self.csrf, "/")] {
+        assert_eq!(cookies.len(), 4, "{cookies:?}");
+        for (name, path, same_site) in [
+            (self.refresh, "/auth", "Strict"),
+            (self.binding, "/", "Strict"),
+            (self.csrf, "/", "Strict"),
+            (self.login, "/", "Lax"),
+        ] {
             let cookie = named(name).unwrap_or_else(|| panic!("the browser did not take {name}: {cookies:?}"));
             assert_eq!(cookie.path, path);
             assert!(cookie.http_only && cookie.is_for_one_host, "{cookie:?}");
             assert_eq!(cookie.secure, self.secure, "{cookie:?}");
-            assert_eq!(cookie.same_site, "Strict");
+            assert_eq!(cookie.same_site, same_site);
         }
     }
 }
@@ -144,6 +152,7 @@ async fn a_page_on_loopback_lives_through_a_session() {
         refresh: "keyround-refresh",
         binding: "keyround-refresh-binding",
         csrf: "keyround-csrf",
+        login: "keyround-login",
         secure: false,
         registered: 202,
     };
@@ -209,6 +218,7 @@ async fn a_page_over_https_gets_the_prefixed_cookies() {
         refresh: "__Secure-keyround-refresh",
         binding: "__Host-keyround-refresh-binding",
         csrf: "__Host-keyround-csrf",
+        login: "__Host-keyround-login",
         secure: true,
         registered: 202,
     };

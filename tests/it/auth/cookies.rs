@@ -60,7 +60,7 @@ crate::on_both_databases!(cookies_are_cleared_as_they_were_set, |database| {
             .header("X-CSRF-Token", &token);
         let login = login.json(&body).send().await.unwrap();
         assert_eq!(login.status(), 200);
-        let [refresh_cookie, binding_cookie] = set_cookies(login.headers()).try_into().unwrap();
+        let [refresh_cookie, binding_cookie, login_cookie] = set_cookies(login.headers()).try_into().unwrap();
         ada.keep(login.headers());
 
         let (name, set) = attributes(&refresh_cookie);
@@ -86,7 +86,11 @@ crate::on_both_databases!(cookies_are_cleared_as_they_were_set, |database| {
         let prefix = if plain { "" } else { "__Host-" };
         assert_eq!(name, format!("{prefix}keyround-refresh-binding"));
         assert!(binding_cookie.contains("; Max-Age=604800"), "{binding_cookie}");
-        for cookie in [&refresh_cookie, &binding_cookie, &csrf_cookie] {
+        // A client that sends the browser here finds it.
+        let (name, set) = attributes(&login_cookie);
+        assert_eq!(set, [&["HttpOnly", "Path=/", "SameSite=Lax"], secure].concat());
+        assert_eq!(name, format!("{prefix}keyround-login"));
+        for cookie in [&refresh_cookie, &binding_cookie, &csrf_cookie, &login_cookie] {
             assert!(!cookie.contains("Domain"), "{cookie}");
             assert!(cookie.split(';').next().unwrap().len() <= 4_096);
         }
@@ -103,8 +107,8 @@ crate::on_both_databases!(cookies_are_cleared_as_they_were_set, |database| {
         let logout = logout.send().await.unwrap();
         assert_eq!(logout.status(), 204);
         let cleared = set_cookies(logout.headers());
-        assert_eq!(cleared.len(), 3, "{cleared:?}");
-        for (set, cleared) in [&refresh_cookie, &binding_cookie, &csrf_cookie]
+        assert_eq!(cleared.len(), 4, "{cleared:?}");
+        for (set, cleared) in [&refresh_cookie, &binding_cookie, &csrf_cookie, &login_cookie]
             .into_iter()
             .zip(&cleared)
         {
@@ -346,7 +350,7 @@ crate::on_both_databases!(sessions_from_before_the_binding_cookie_live_on, |data
         .unwrap();
     assert_eq!(refreshed.status(), 200);
     let set = set_cookies(refreshed.headers());
-    assert!(set.len() == 2 && set[1].starts_with(BINDING), "{set:?}");
+    assert!(set.len() == 3 && set[1].starts_with(BINDING), "{set:?}");
     again.running.stop().await;
     site.stop().await;
 });

@@ -77,7 +77,7 @@ crate::on_both_databases!(an_operator_may_tell_or_close, |database| {
     assert!(problem["detail"].as_str().unwrap().contains(cure), "{problem}");
     let answer = bob.post("/auth/register", Some(body)).await;
     bob.take(answer).await;
-    assert_eq!(bob.jar.len(), 3);
+    assert_eq!(bob.jar.len(), 4);
     bob.refresh().await;
     site.stop().await;
 

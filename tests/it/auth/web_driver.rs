@@ -124,6 +124,26 @@ impl Browser {
         self.post("/url", json!({ "url": url })).await;
     }
 
+    /// Runs no script of any page from now on.
+    pub async fn disable_scripts(&self) {
+        let disable = json!({ "cmd": "Emulation.setScriptExecutionDisabled", "params": { "value": true } });
+        self.post("/goog/cdp/execute", disable).await;
+    }
+
+    /// Waits until the address is one of these, and answers with it.
+    pub async fn until_address(&self, is_there: impl Fn(&str) -> bool) -> String {
+        let mut address = String::new();
+        for _ in 0..600 {
+            let url = self.ask("GET", &format!("{}/url", self.session), &Value::Null).await;
+            url.as_str().unwrap_or_default().clone_into(&mut address);
+            if is_there(&address) {
+                return address;
+            }
+            keyround::clock::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("the browser stays at {address}");
+    }
+
     /// The tab.
     pub async fn tab(&self) -> Value {
         self.ask("GET", &format!("{}/window", self.session), &Value::Null).await

@@ -125,12 +125,17 @@ crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session
         ),
         (303, "http://127.0.0.1:8080/home", "no-referrer")
     );
-    let [(refresh, attributes), (bound, of_bound)] = cookies(&answer).try_into().unwrap();
+    let [(refresh, attributes), (bound, of_bound), (login, of_login)] = cookies(&answer).try_into().unwrap();
     assert!(refresh.starts_with("__Secure-keyround-refresh="), "{refresh}");
     assert!(bound.starts_with("__Host-keyround-refresh-binding="), "{bound}");
     assert!(
         of_bound.starts_with("Path=/; HttpOnly; Secure; SameSite=Strict; Max-Age="),
         "{of_bound}"
+    );
+    assert!(login.starts_with("__Host-keyround-login="), "{login}");
+    assert!(
+        of_login.starts_with("Path=/; HttpOnly; Secure; SameSite=Lax; Max-Age="),
+        "{of_login}"
     );
     let (path, age) = attributes.split_once("; Max-Age=").unwrap();
     assert_eq!(path, "Path=/auth; HttpOnly; Secure; SameSite=Strict");
@@ -179,7 +184,7 @@ crate::on_both_databases!(a_browser_is_led_through_and_comes_back_with_a_session
     let callback = browser.log_in(header(&answer, "location").parse().unwrap()).await;
     let answer = get(&app.http, &here(&app.url, &callback), &binding).await;
     assert_eq!(answer.status(), 303);
-    assert_eq!(cookies(&answer).len(), 2);
+    assert_eq!(cookies(&answer).len(), 3);
     let (status, code) = problem(again.send().await.unwrap()).await;
     assert_eq!((status, code.as_str()), (401, "session_ended"));
     app.running.stop().await;

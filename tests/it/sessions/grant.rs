@@ -32,8 +32,8 @@ crate::on_both_databases!(the_first_party_client_refreshes_without_a_secret, |da
     let own = [("client_id", CLIENT)];
     let wrong = [("client_id", "billing")];
     for (more, status, code) in [
-        (&wrong[..], 400, "invalid_grant"),
-        (&[("client_id", "nobody")], 400, "invalid_grant"),
+        (&wrong[..], 401, "invalid_client"),
+        (&[("client_id", "nobody")], 401, "invalid_client"),
         (&[], 401, "invalid_client"),
         (
             &[("client_id", CLIENT), ("client_secret", "guessed")],

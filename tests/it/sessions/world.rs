@@ -88,6 +88,11 @@ impl World {
                      expires_at = expires_at - {seconds}, revoked_at = revoked_at - {seconds}"
                 );
                 self.raw.execute(&older).await;
+                let older = format!(
+                    "UPDATE login_sessions SET auth_time = auth_time - {seconds}, created_at = created_at - {seconds}, \
+                     idle_expires_at = idle_expires_at - {seconds}, expires_at = expires_at - {seconds}"
+                );
+                self.raw.execute(&older).await;
             }
         }
     }
@@ -163,6 +168,8 @@ pub async fn refresh_as(app: &TestApp, token: &str, client_id: &str) -> Result<S
     let request = RefreshRequest {
         token,
         client_id,
+        client: &app.running.server.sessions.client,
+        scope: None,
         audiences: &[],
         device: &device(),
     };

@@ -1,0 +1,239 @@
+//! `GET` and `POST /oauth2/authorize`: the authorization endpoint (RFC 6749 section 3.1).
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::accounts::session::LoginSession;
+use crate::http::codes::Code;
+use crate::http::extract::body::Form;
+use crate::http::extract::browser::Browser;
+use crate::http::guard::LONGEST_ADDRESS;
+use crate::http::pages::{self, ConsentPage, LoginPage};
+use crate::http::problem::Problem;
+use crate::http::state::Server;
+use crate::keyring::CannotSign;
+use crate::oauth::authorization::{AuthorizationRequest, AuthorizationStep, Present, Prompt, next_step};
+use crate::oauth::client::{Audience, Client};
+use crate::oauth::error::{ErrorCode, OauthError};
+use crate::oauth::token::Parameters;
+use crate::sessions::CannotRedeem;
+use crate::store::outage;
+
+use super::request::{PendingAuthorization, Visit};
+
+/// A browser that was led here.
+pub async fn by_query(server: web::Data<Server>, browser: Browser, request: HttpRequest) -> HttpResponse {
+    let parameters = Parameters::parse(request.query_string());
+    let visit = Visit::new(server, browser, &request, parameters.as_ref().ok());
+    match parameters {
+        Ok(parameters) => authorize(&visit, parameters).await,
+        Err(error) => visit.problem(&Problem::new(Code::InvalidRequest, error.description)),
+    }
+}
+
+/// The same with a form. A form of another site brings no cookie along, so the browser comes back by `GET`, which does.
+pub async fn by_form(
+    server: web::Data<Server>,
+    browser: Browser,
+    request: HttpRequest,
+    Form(parameters): Form,
+) -> HttpResponse {
+    let visit = Visit::new(server, browser, &request, Some(&parameters));
+    let url = visit.authorization_url(&parameters.query_without(&[]));
+    if url.len() > LONGEST_ADDRESS {
+        let detail = "the request is longer than 8 KiB when it is written as an address";
+        return visit.problem(&Problem::new(Code::AddressTooLong, detail));
+    }
+    HttpResponse::SeeOther()
+        .insert_header((header::LOCATION, url))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .finish()
+}
+
+async fn authorize(visit: &Visit, parameters: Parameters) -> HttpResponse {
+    let asked = match visit.asked(parameters).await {
+        Ok(asked) => asked,
+        Err(page) => return page,
+    };
+    let answer = match AuthorizationRequest::parse(&asked.parameters, &asked.client.client) {
+        Ok(request) => answer(visit, &asked, &request).await,
+        Err(refusal) => Ok(visit.refuse_to(&asked, &refusal)),
+    };
+    answer.unwrap_or_else(|problem| visit.problem(&problem))
+}
+
+async fn answer(
+    visit: &Visit,
+    asked: &PendingAuthorization,
+    request: &AuthorizationRequest,
+) -> Result<HttpResponse, Problem> {
+    let (server, client) = (&visit.server, &asked.client.client);
+    let login = visit.login_session().await?;
+    let present = match &login {
+        Some(login) => Some(present(visit, asked, request, login).await?),
+        None => None,
+    };
+    match next_step(request, client, present, server.sessions.now()) {
+        AuthorizationStep::LogIn => {
+            let is_other = present.is_some_and(|present| !present.is_expected);
+            let error = is_other.then_some(visit.texts.login_other.as_str());
+            log_in(visit, asked, request.login_hint.as_deref().unwrap_or_default(), error)
+        }
+        AuthorizationStep::AskForConsent => match login {
+            Some(login) => ask_for_consent(visit, asked, request, &login).await,
+            None => log_in(visit, asked, "", None),
+        },
+        AuthorizationStep::Refuse(code) => Ok(visit.refuse_to(
+            asked,
+            &OauthError::new(code, "the person would have to see a page, and prompt is none"),
+        )),
+        AuthorizationStep::Answer => match login {
+            Some(login) => give_code(visit, asked, request, &login, After::Request).await,
+            None => log_in(visit, asked, "", None),
+        },
+    }
+}
+
+/// What is known of the person whose login session this is.
+async fn present(
+    visit: &Visit,
+    asked: &PendingAuthorization,
+    request: &AuthorizationRequest,
+    login: &LoginSession,
+) -> Result<Present, Problem> {
+    let server = &visit.server;
+    let client = &asked.client.client;
+    let consent = server
+        .db
+        .consent(login.user, &client.id, audience(request, client))
+        .await;
+    let consent = consent.map_err(|error| Problem::unavailable(&error, "a consent could not be looked up"))?;
+    Ok(Present {
+        auth_time: login.auth_time,
+        is_expected: request.id_token_hint.as_deref().is_none_or(|hint| {
+            let subject = server
+                .keyring
+                .subject_of_hint(hint, &server.issuer, server.clock.read());
+            // A hint that cannot be read any more names nobody: whoever sees a page is let through, and no one without a page.
+            subject.map_or(!request.asks_for(Prompt::None), |subject| {
+                subject == login.user.to_string()
+            })
+        }),
+        has_consented: request.scope.is_within(&consent),
+    })
+}
+
+/// The page where the person logs in.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn log_in(
+    visit: &Visit,
+    asked: &PendingAuthorization,
+    email: &str,
+    error: Option<&str>,
+) -> Result<HttpResponse, Problem> {
+    let (form_token, cookie) = visit.form_token(None)?;
+    let mut page = pages::shown(&LoginPage {
+        texts: visit.texts,
+        base: visit.base(),
+        client: asked.client.client.id.as_str(),
+        error,
+        resume: &asked.parameters.query_without(&[]),
+        form_token: &form_token,
+        email,
+    });
+    if let Some(cookie) = cookie {
+        page.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(page)
+}
+
+async fn ask_for_consent(
+    visit: &Visit,
+    asked: &PendingAuthorization,
+    request: &AuthorizationRequest,
+    login: &LoginSession,
+) -> Result<HttpResponse, Problem> {
+    let (form_token, cookie) = visit.form_token(Some(login.id))?;
+    let user = visit.server.db.user(login.user).await;
+    let user = user.map_err(|error| Problem::unavailable(&error, "an account could not be looked up"))?;
+    let email = user.map(|user| user.user.email.to_string()).unwrap_or_default();
+    let mut page = pages::shown(&ConsentPage {
+        texts: visit.texts,
+        base: visit.base(),
+        client: asked.client.client.id.as_str(),
+        scopes: ConsentPage::in_words(visit.texts, &request.scope),
+        resource: audience(request, &asked.client.client),
+        leads_to: &asked.destination.redirect_uri,
+        email: &email,
+        resume: &asked.parameters.query_without(&[]),
+        form_token: &form_token,
+    });
+    if let Some(cookie) = cookie {
+        page.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(page)
+}
+
+/// What a code follows on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// The request itself.
+    Request,
+    /// A form of ours, behind which a page leads on.
+    Form,
+}
+
+/// The resource that the access token is for.
+pub(super) fn audience<'a>(request: &'a AuthorizationRequest, client: &'a Client) -> &'a str {
+    request
+        .audience
+        .as_ref()
+        .map_or_else(|| client.default_audience(), Audience::as_str)
+}
+
+/// Sends the client a code.
+///
+/// # Errors
+/// When too many were given, or a page cannot be made.
+pub(super) async fn give_code(
+    visit: &Visit,
+    asked: &PendingAuthorization,
+    request: &AuthorizationRequest,
+    login: &LoginSession,
+    after: After,
+) -> Result<HttpResponse, Problem> {
+    let client = &asked.client.client;
+    visit.server.charge_code(login.id).map_err(|retry_after| {
+        let detail = format!("too many logins in this browser; try again in {retry_after}");
+        Problem::new(Code::RateLimited, detail).after(retry_after)
+    })?;
+    let given = visit
+        .server
+        .sessions
+        .give_code(login, client, &asked.destination.redirect_uri, request)
+        .await;
+    match given {
+        Ok(Some(code)) => {
+            tracing::info!(client.id = %client.id, user.id = %login.user, session.sid = %login.id, "a code was given");
+            let members = [("code", code.as_str())];
+            Ok(match after {
+                After::Request => visit.answer(asked, &members),
+                After::Form => visit.answer_after_form(asked, &members),
+            })
+        }
+        // It ended in this moment.
+        Ok(None) => log_in(visit, asked, "", None),
+        Err(error) => {
+            match &error {
+                CannotRedeem::CannotSign(error @ CannotSign::Stale { .. }) => {
+                    outage::failed("a code was not given", error);
+                }
+                error => outage::report("a code was not given", error),
+            }
+            let description = "no code can be given at this moment; try again in a few seconds";
+            Ok(visit.refuse_to(asked, &OauthError::new(ErrorCode::TemporarilyUnavailable, description)))
+        }
+    }
+}

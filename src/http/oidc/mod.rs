@@ -1,0 +1,7 @@
+//! What a person's browser is led through to log in at a client (OpenID Connect Core 1.0).
+
+pub mod authorize;
+pub mod consent;
+pub mod login;
+mod request;
+pub mod userinfo;
