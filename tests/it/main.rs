@@ -57,6 +57,7 @@ mod metadata;
 mod migrations;
 mod network;
 mod observability;
+mod oidc;
 mod operating;
 mod output;
 mod owasp;

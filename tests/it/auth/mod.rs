@@ -1,7 +1,7 @@
 //! Accounts and sessions over HTTP, from the outside.
 
 mod bearer;
-mod browser;
+pub mod browser;
 mod cookies;
 mod examples;
 mod failures;
@@ -12,4 +12,4 @@ mod reading;
 mod registration;
 mod token_types;
 pub mod visitor;
-mod web_driver;
+pub mod web_driver;

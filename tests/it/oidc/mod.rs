@@ -1,0 +1,8 @@
+//! People log in at clients: the authorization endpoint, its pages, codes, ID tokens and userinfo, over HTTP.
+
+mod attacks;
+mod browser;
+mod flow;
+mod pages;
+mod party;
+mod races;
