@@ -81,7 +81,7 @@ pub fn binding(key: &HashKey, sid: SessionId) -> String {
     key.digest(Purpose::SessionCookie, &sid.to_string())
 }
 
-/// The value of the cookie that names a login session: its id, with a tag that nobody else can make.
+/// The value of the cookie that names a login session: its id, with a tag that only this server can make.
 #[must_use]
 pub fn of_login(key: &HashKey, id: SessionId) -> String {
     let id = id.to_string();

@@ -59,7 +59,7 @@ pub enum NoDestination {
     #[error("the link names no application: client_id is missing or comes twice")]
     NoClient,
     /// No client that logs people in has this id.
-    #[error("the application is not registered here, is disabled, or logs nobody in")]
+    #[error("the application is not registered here, is disabled, or is not one that people log in with")]
     UnknownClient,
     /// There is no `redirect_uri`, or it comes twice.
     #[error("the link does not say where to go afterwards: redirect_uri is missing or comes twice")]
@@ -97,7 +97,7 @@ impl Destination {
     /// Where the answer to a request of this client goes.
     ///
     /// # Errors
-    /// When the client logs nobody in, or the redirect URI is none of its own.
+    /// When people do not log in with the client, or it did not register the redirect URI.
     pub fn find(parameters: &Parameters, client: &Client) -> Result<Self, NoDestination> {
         if client.disabled_at.is_some() || !client.grants.contains(&Grant::AuthorizationCode) {
             return Err(NoDestination::UnknownClient);
@@ -181,7 +181,7 @@ impl Prompt {
             OauthError::invalid_request(&format!("prompt is made of {known}"))
         })?;
         if prompts.contains(&Self::None) && prompts.len() > 1 {
-            return Err(OauthError::invalid_request("prompt none stands alone"));
+            return Err(OauthError::invalid_request("prompt none takes no other value beside it"));
         }
         Ok(prompts)
     }
@@ -208,7 +208,7 @@ pub struct AuthorizationRequest {
     pub id_token_hint: Option<String>,
     /// The languages that the person reads, the best first (BCP 47).
     pub ui_locales: Vec<String>,
-    /// Whether the answer goes to a site, which nobody else on the device can stand in for.
+    /// Whether the answer goes to a site, and not to a program on the device, whose place another program can take.
     pub leads_to_site: bool,
 }
 
@@ -366,7 +366,7 @@ pub enum AuthorizationStep {
     AskForConsent,
     /// A code.
     Answer,
-    /// The client is told that a page would be needed, which it does not want.
+    /// A refusal for the client: a page is needed, and `prompt` is `none`.
     Refuse(ErrorCode),
 }
 

@@ -62,7 +62,7 @@ pub enum CannotRedeem {
     /// Nothing can be signed; the code is as good as before.
     #[error(transparent)]
     CannotSign(#[from] CannotSign),
-    /// The database does not answer; nobody knows whether the code is used up.
+    /// The database does not answer; whether the code is used up is unknown.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There is no randomness; the code is as good as before.
@@ -71,7 +71,7 @@ pub enum CannotRedeem {
 }
 
 impl Sessions {
-    /// A code for this client, of a login session that stands; none when it has ended meanwhile.
+    /// A code for this client, of a login session that lives; none when it has ended meanwhile.
     ///
     /// # Errors
     /// When nothing can be signed, there is no randomness, or the database does not answer.
@@ -137,7 +137,7 @@ impl Sessions {
         };
         let tokens = self.tokens_of(client, &token, granted).await;
         tokens.map_err(|error| {
-            // It is used up, and nobody has its tokens.
+            // The code is used up, and its tokens were given to no client.
             if !matches!(error, CannotRedeem::Refused) {
                 outage::report("the tokens of a redeemed code could not be made", &error);
             }

@@ -529,8 +529,8 @@ impl Sessions {
             })
     }
 
-    /// What is left of a grant's scope by the registration of its client today. Nothing of the grant is left if the client may log nobody in any
-    /// more, or not for this resource, or is another one that was registered later under the same id.
+    /// What is left of a grant's scope by the registration of its client today. Nothing of the grant is left if people do not log in with the
+    /// client any more, or not for this resource, or is another one that was registered later under the same id.
     fn still_allowed(&self, client: &Client, session: &Session, granted: &Scope) -> Result<Scope, Refused> {
         let skew = self.keyring.policy().windows().clock_skew;
         let is_same = session.created_at + skew >= client.created_at;

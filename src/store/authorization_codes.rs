@@ -15,7 +15,7 @@ use super::audit::note;
 use super::transaction::retry;
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
-/// As long as the login session stands, by whichever statement ends it first.
+/// Only while the login session lives.
 const INSERT: &str = "INSERT INTO authorization_codes (code_digest, client_id, redirect_uri, code_challenge, login_session_id, user_id, scope, \
                       audience, nonce, expires_at) \
                       SELECT $1, $2, $3, $4, login_session_id, user_id, $5, $6, $7, $8 FROM login_sessions \
@@ -27,7 +27,7 @@ const REDEEM: &str = "UPDATE authorization_codes SET grant_id = $2 \
 const KNOWN: &str = "SELECT count(*) FROM authorization_codes WHERE code_digest = $1";
 const REDEEMED: &str = "SELECT grant_id FROM authorization_codes \
                         WHERE code_digest = $1 AND client_id = $2 AND grant_id IS NOT NULL AND expires_at > $3";
-/// A grant of a login session that stands, of a user who may act.
+/// A grant of a login session that lives, of a user who may act.
 macro_rules! begin_grant {
     ($lock:expr) => {
         concat!(
@@ -134,7 +134,7 @@ impl TryFrom<RedeemedRow> for CodeGrant {
     }
 }
 
-/// The row is named by its login session: a digest helps nobody.
+/// The row is named by its login session: a digest helps no reader.
 fn corrupt(login_session: &str, reason: &str) -> StoreError {
     StoreError::Corrupt {
         table: "authorization_codes",

@@ -92,7 +92,7 @@ impl Bearer {
         Ok(token)
     }
 
-    /// The token, when it is valid now, whoever it is for.
+    /// The token, when it is valid now, for any audience.
     ///
     /// # Errors
     /// As [`Bearer::verified_for`].

@@ -114,7 +114,7 @@ async fn present(
             let subject = server
                 .keyring
                 .subject_of_hint(hint, &server.issuer, server.clock.read());
-            // A hint that cannot be read any more names nobody: whoever sees a page is let through, and no one without a page.
+            // A hint that cannot be verified any more, such as one whose key has left the key set, is ignored where a page is allowed.
             subject.map_or(!request.asks_for(Prompt::None), |subject| {
                 subject == login.user.to_string()
             })

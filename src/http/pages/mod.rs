@@ -126,7 +126,7 @@ pub fn posted(page: &FormPostPage<'_>) -> HttpResponse {
     written(HttpResponse::Ok(), page, POLICY_OF_FORM_POST)
 }
 
-/// A refusal that goes to nobody but the person.
+/// A refusal that only the person sees.
 #[must_use]
 pub fn refused(texts: &Texts, base: &str, status: StatusCode, name: &str, detail: &str) -> HttpResponse {
     let page = ErrorPage {

@@ -36,7 +36,7 @@ pub struct Texts {
     pub error_advice: String,
 }
 
-/// The files, the first of which is for everybody whose language is not among them.
+/// The files. The first is the default.
 const FILES: [&str; 3] = [
     include_str!("texts/en.toml"),
     include_str!("texts/de.toml"),

@@ -41,7 +41,7 @@ crate::on_both_databases!(
                 .await,
             1
         );
-        // The login session stands: its other grants are not the thief's.
+        // The login session lives: its other grants are not the thief's.
         assert!(answer_of(&visit(&mut ada, &query("app", &[("prompt", "none")])).await)["code"].is_string());
         site.stop().await;
     }
@@ -74,7 +74,7 @@ crate::on_both_databases!(a_code_is_bound_to_its_request, |database| {
     }
     let (status, _) = redeem(&site, "nobody", &code, &[]).await;
     assert_eq!(status, 401);
-    // Nobody who tried has used it up.
+    // None of these tries has used it up.
     assert_eq!(redeem(&site, "app", &code, &[]).await.0, 200);
     site.stop().await;
 });
@@ -192,7 +192,7 @@ crate::on_both_databases!(no_answer_goes_to_a_stranger, |database| {
             assert!(!page.contains("evil.example"), "{page}");
         }
     }
-    // A client that was disabled logs nobody in any more.
+    // A client that was disabled gets no answer any more.
     site.raw.execute("UPDATE clients SET disabled_at = 1").await;
     site.app.until_clients_are_read_anew().await;
     assert_eq!(visit(&mut ada, &query("app", &[])).await.status(), 400);

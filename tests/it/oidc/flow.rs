@@ -195,7 +195,7 @@ crate::on_both_databases!(who_is_asked_again, |database| {
         let answer = answer_of(&visit(visitor, &asked).await);
         assert_eq!(answer.get("error").and_then(Value::as_str), error, "{answer}");
     }
-    // Who logs in as somebody else is told so; a hint that nobody can read holds nobody up on a page.
+    // Another person sees which account is expected; a hint that cannot be verified is ignored on a page.
     let page = visit(&mut bob, &query("app", &[("id_token_hint", hint)])).await;
     assert!(page.text().await.unwrap().contains("another account"));
     let answer = answer_of(&visit(&mut bob, &query("app", &[("id_token_hint", "noise")])).await);
@@ -265,7 +265,7 @@ crate::on_both_databases!(consent_is_asked_for_once_for_what_is_new, |database| 
     let none = answer_of(&visit(&mut ada, &query("app", &[("prompt", "none")])).await);
     assert_eq!(none["error"], "consent_required");
 
-    // Who refuses is asked again; the client is told.
+    // After a refusal, which the client hears of, the person is asked again.
     let refused = send(&mut ada, "/oauth2/authorize/consent", &page, &[("decision", "deny")]).await;
     let refused = answer_at(&leads_to(&refused.text().await.unwrap()));
     assert_eq!(

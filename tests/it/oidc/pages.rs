@@ -1,4 +1,4 @@
-//! The pages: nothing that anybody sends or registers is anything but text in them, and nothing is loaded from elsewhere.
+//! The pages: what is sent or registered is text in them, and nothing is loaded from elsewhere.
 
 use keyround::oauth::client::Client;
 

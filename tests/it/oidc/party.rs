@@ -1,4 +1,4 @@
-//! What these tests stand on: clients that people log in with, and browsers that are led through a login.
+//! The world of these tests: clients that people log in with, and browsers that are led through a login.
 
 use keyround::clock::UnixTime;
 use keyround::jose::jwk::sha256_base64url;
