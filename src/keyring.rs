@@ -22,7 +22,7 @@ use crate::jose::key::KeyError;
 use crate::keys::policy::Policy;
 use crate::keys::trusted_time::{ClockRecord, Doubt, Reference, TrustedTime};
 use crate::oauth::token::Granted;
-use crate::oauth::verification::{self, AccessToken, Expected, VerificationError};
+use crate::oauth::verification::{self, AccessToken, Expected, HintedLogin, VerificationError};
 use crate::revocations::{Endings, Revocations};
 use crate::store::key_uses::KeyUse;
 use crate::store::nodes::{Heartbeat, Place};
@@ -374,13 +374,13 @@ impl Keyring {
         })
     }
 
-    /// Whom an ID token of ours names, also one that has expired; none for everything else.
+    /// The login that an ID token of this server names, also an expired one.
     #[must_use]
-    pub fn subject_of_hint(&self, token: &str, issuer: &str, reading: Reading) -> Option<String> {
+    pub fn read_hint(&self, token: &str, issuer: &str, reading: Reading) -> Option<HintedLogin> {
         let snapshot = self.current.load();
         let keys_at = snapshot.keys_at(reading, &self.policy);
         let find = |kid: &Kid| snapshot.trusted_key(&self.policy, keys_at, kid);
-        verification::subject_of_hint(token, issuer, find)
+        verification::read_hint(token, issuer, find)
     }
 
     /// Refuses the access tokens of these sessions from now on, on this node; the others read it from the database. The commit

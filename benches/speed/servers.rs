@@ -382,6 +382,7 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
         kind: keyround::oauth::client::ClientKind::Confidential(None),
         party: keyround::oauth::client::Party::Third,
         redirect_uris: Vec::new(),
+        post_logout_redirect_uris: Vec::new(),
         is_pkce_optional: false,
         grants: vec![Grant::ClientCredentials],
         scope: "read".parse().unwrap(),

@@ -131,6 +131,9 @@ pub struct NewClientArguments {
         help = "Where a login may lead back to, byte for byte; the port of http://127.0.0.1 and http://[::1] is free"
     )]
     redirect_uris: Vec<RedirectUri>,
+    /// Where a logout that it begins may lead back to, byte for byte.
+    #[arg(long = "post-logout-redirect-uri", value_name = "URI", num_args = 1..)]
+    post_logout_redirect_uris: Vec<RedirectUri>,
     /// It runs where others can read it, in a browser or on a device, and so has no secret.
     #[arg(long, conflicts_with_all = ["secret_file", "jwks_file", "jwks_uri"])]
     public: bool,
@@ -367,6 +370,7 @@ fn client(new: NewClientArguments, config: &Config, now: UnixTime) -> Result<Cli
             Party::Third
         },
         redirect_uris: distinct(new.redirect_uris),
+        post_logout_redirect_uris: distinct(new.post_logout_redirect_uris),
         is_pkce_optional: new.pkce == "optional",
         grants: distinct(new.grants),
         scope: new.scope,
@@ -407,6 +411,8 @@ fn refuse_contradictory(client: &Client, config: &Config) -> Result<(), Failure>
         "--audience is missing: say which services it may ask for tokens for"
     } else if logs_in && client.redirect_uris.is_empty() {
         "--redirect-uri is missing: say where a login leads back to, such as https://app.example.com/callback"
+    } else if !logs_in && !client.post_logout_redirect_uris.is_empty() {
+        "--post-logout-redirect-uri is for people who log in; add --grant authorization_code, or leave it out"
     } else if !logs_in && !client.redirect_uris.is_empty() {
         "--redirect-uri is for people who log in; add --grant authorization_code, or leave it out"
     } else if !logs_in && matches!(client.party, Party::First { .. }) {
@@ -508,6 +514,7 @@ fn to_json(client: &Client) -> Value {
         "kind": client.kind.name(),
         "first_party": matches!(client.party, Party::First { .. }),
         "redirect_uris": client.redirect_uris.iter().map(RedirectUri::as_str).collect::<Vec<_>>(),
+        "post_logout_redirect_uris": client.post_logout_redirect_uris.iter().map(RedirectUri::as_str).collect::<Vec<_>>(),
         "pkce": pkce(client),
         "grants": client.grants,
         "scope": client.scope.to_string(),

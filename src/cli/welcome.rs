@@ -151,6 +151,7 @@ fn demo_client(now: UnixTime) -> Result<Client, Failure> {
         kind: ClientKind::Confidential(None),
         party: Party::Third,
         redirect_uris: Vec::new(),
+        post_logout_redirect_uris: Vec::new(),
         is_pkce_optional: false,
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().map_err(|_| invalid("scope"))?,

@@ -4,13 +4,14 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 
 use crate::oauth::endpoints::{
-    AUTHORIZATION_CONSENT_PATH, AUTHORIZATION_LOGIN_PATH, AUTHORIZATION_PATH, AUTHORIZATION_SERVER, INTROSPECTION_PATH,
-    ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH, METRICS_PATH, OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH,
-    SCRIPT_PATH, STYLE_PATH, TOKEN_PATH, USERINFO_PATH,
+    AUTHORIZATION_CONSENT_PATH, AUTHORIZATION_LOGIN_PATH, AUTHORIZATION_PATH, AUTHORIZATION_SERVER,
+    END_SESSION_CONFIRMATION_PATH, END_SESSION_PATH, INTROSPECTION_PATH, ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH,
+    METRICS_PATH, OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH, SCRIPT_PATH, STYLE_PATH, TOKEN_PATH,
+    USERINFO_PATH,
 };
 
 use super::oauth::{introspect, key_set, metadata, revoke, token};
-use super::oidc::{authorize, consent, login, userinfo};
+use super::oidc::{authorize, consent, login, logout, userinfo};
 use super::operations::health;
 use super::problem::{self, Problem};
 use super::state::Server;
@@ -78,6 +79,13 @@ fn for_visitors(path: &str, routes: &mut web::ServiceConfig) {
     );
     let both = vec![web::get().to(userinfo::answer), web::post().to(userinfo::answer)];
     endpoint(USERINFO_PATH, "GET, POST", both);
+    let both = vec![web::get().to(logout::by_query), web::post().to(logout::by_form)];
+    endpoint(END_SESSION_PATH, "GET, POST", both);
+    endpoint(
+        END_SESSION_CONFIRMATION_PATH,
+        "POST",
+        of_form(web::post().to(logout::confirmed)),
+    );
     for (at, content_type, body) in [
         (STYLE_PATH, "text/css; charset=utf-8", pages::STYLE),
         (SCRIPT_PATH, "text/javascript; charset=utf-8", pages::SCRIPT),

@@ -181,7 +181,9 @@ impl Prompt {
             OauthError::invalid_request(&format!("prompt is made of {known}"))
         })?;
         if prompts.contains(&Self::None) && prompts.len() > 1 {
-            return Err(OauthError::invalid_request("prompt none takes no other value beside it"));
+            return Err(OauthError::invalid_request(
+                "prompt none takes no other value beside it",
+            ));
         }
         Ok(prompts)
     }

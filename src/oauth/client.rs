@@ -465,6 +465,8 @@ pub struct Client {
     pub party: Party,
     /// Where its logins may lead back to.
     pub redirect_uris: Vec<RedirectUri>,
+    /// Where its logouts may lead back to.
+    pub post_logout_redirect_uris: Vec<RedirectUri>,
     /// Whether it may log people in without a code challenge (RFC 7636); a public client may not.
     pub is_pkce_optional: bool,
     /// The grants it may use (RFC 6749 section 5.2, `unauthorized_client`).
@@ -513,6 +515,7 @@ impl Client {
                 consent: Consent::None,
             },
             redirect_uris: Vec::new(),
+            post_logout_redirect_uris: Vec::new(),
             is_pkce_optional: false,
             grants: Vec::new(),
             scope: Scope::default(),
@@ -624,6 +627,7 @@ impl Client {
             kind: ClientKind::Confidential(None),
             party: Party::Third,
             redirect_uris: Vec::new(),
+            post_logout_redirect_uris: Vec::new(),
             is_pkce_optional: false,
             grants: vec![Grant::ClientCredentials],
             scope: Scope::default(),

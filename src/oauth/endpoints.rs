@@ -16,6 +16,10 @@ pub const STYLE_PATH: &str = "/oauth2/authorize/style.css";
 pub const SCRIPT_PATH: &str = "/oauth2/authorize/send.js";
 /// What is known of the person behind an access token (OpenID Connect Core 1.0 section 5.3).
 pub const USERINFO_PATH: &str = "/oauth2/userinfo";
+/// Where a client sends a person to log out (OpenID Connect RP-Initiated Logout 1.0).
+pub const END_SESSION_PATH: &str = "/oauth2/logout";
+/// What the logout page sends.
+pub const END_SESSION_CONFIRMATION_PATH: &str = "/oauth2/logout/confirm";
 /// The path of the introspection endpoint below the issuer.
 pub const INTROSPECTION_PATH: &str = "/oauth2/introspect";
 /// The path of the revocation endpoint below the issuer.

@@ -7,7 +7,7 @@ use crate::jose::alg::Algorithm;
 use super::authorization::{OFFLINE_ACCESS, OPENID, Prompt, ResponseMode};
 use super::client::Grant;
 use super::endpoints::{
-    AUTHORIZATION_PATH, INTROSPECTION_PATH, KEY_SET_PATH, REVOCATION_PATH, TOKEN_PATH, USERINFO_PATH,
+    AUTHORIZATION_PATH, END_SESSION_PATH, INTROSPECTION_PATH, KEY_SET_PATH, REVOCATION_PATH, TOKEN_PATH, USERINFO_PATH,
 };
 use super::pkce;
 
@@ -59,6 +59,8 @@ pub struct LoginMetadata {
     pub authorization_endpoint: String,
     /// What is known of a person.
     pub userinfo_endpoint: String,
+    /// Where a client sends a person to log out.
+    pub end_session_endpoint: String,
     /// How answers reach a client.
     pub response_modes_supported: Vec<&'static str>,
     /// Every answer names the issuer.
@@ -88,6 +90,7 @@ impl LoginMetadata {
         Self {
             authorization_endpoint: format!("{issuer}{AUTHORIZATION_PATH}"),
             userinfo_endpoint: format!("{issuer}{USERINFO_PATH}"),
+            end_session_endpoint: format!("{issuer}{END_SESSION_PATH}"),
             response_modes_supported: ResponseMode::ALL.map(ResponseMode::name).to_vec(),
             authorization_response_iss_parameter_supported: true,
             code_challenge_methods_supported: vec![pkce::METHOD],

@@ -7,6 +7,7 @@ pub mod client_keys;
 pub mod credentials;
 pub mod endpoints;
 pub mod error;
+pub mod logout;
 pub mod metadata;
 pub mod pkce;
 pub mod scope;

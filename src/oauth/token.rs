@@ -336,6 +336,7 @@ mod tests {
             kind: crate::oauth::client::ClientKind::Confidential(None),
             party: crate::oauth::client::Party::Third,
             redirect_uris: Vec::new(),
+            post_logout_redirect_uris: Vec::new(),
             is_pkce_optional: false,
             grants: vec![Grant::ClientCredentials],
             scope: "read write".parse().unwrap(),

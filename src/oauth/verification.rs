@@ -222,23 +222,40 @@ pub fn verify<'k>(
     Ok(token)
 }
 
-/// Whom an ID token of ours names, whether it has expired or not: a client hints at the person whom it knows (OpenID Connect Core 1.0 section
-/// 3.1.2.1). None for everything that a trusted key did not sign as an ID token.
+/// The login that an ID token of this server names (OpenID Connect Core 1.0 section 3.1.2.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HintedLogin {
+    /// The user.
+    pub sub: String,
+    /// The login session.
+    pub sid: String,
+    /// The client that the token was given to.
+    pub client_id: String,
+}
+
+/// Reads `id_token_hint`. The token may have expired: a client sends the last one that it has. `None` if a trusted key did not sign it as an ID
+/// token of this issuer.
 #[must_use]
-pub fn subject_of_hint<'k>(
+pub fn read_hint<'k>(
     token: &str,
     issuer: &str,
     find: impl FnOnce(&Kid) -> Result<TrustedKey<'k>, VerificationError>,
-) -> Option<String> {
+) -> Option<HintedLogin> {
     let unverified = Unverified::parse(token).ok()?;
     let trusted = find(&unverified.kid.parse().ok()?).ok()?;
-    let is_ours = unverified.alg == trusted.key.algorithm().name() && unverified.typ == TokenType::Jwt.name();
-    let claims = unverified
-        .verified(trusted.key, ["iss", "sub", "azp", "at_hash"])
-        .ok()?;
-    match claims {
-        // No access token has the last two.
-        [Some(Value::String(iss)), Some(Value::String(sub)), Some(_), Some(_)] if is_ours && iss == issuer => Some(sub),
+    if unverified.alg != trusted.key.algorithm().name() || unverified.typ != TokenType::Jwt.name() {
+        return None;
+    }
+    // No access token has the last two.
+    let names = ["iss", "sub", "sid", "azp", "at_hash"];
+    match unverified.verified(trusted.key, names).ok()? {
+        [
+            Some(Value::String(iss)),
+            Some(Value::String(sub)),
+            Some(Value::String(sid)),
+            Some(Value::String(client_id)),
+            Some(_),
+        ] if iss == issuer => Some(HintedLogin { sub, sid, client_id }),
         _ => None,
     }
 }

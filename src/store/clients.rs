@@ -15,7 +15,7 @@ use super::{ChangeId, Db, StoreError, Tx, client_keys, in_tx, on_read};
 macro_rules! columns {
     ($more:literal, $rest:literal) => {
         concat!(
-            "SELECT client_id, kind, auth_method, first_party_since, consent, redirect_uris, pkce, grants, scope, audiences, serves, alg, token_type, \
+            "SELECT client_id, kind, auth_method, first_party_since, consent, redirect_uris, post_logout_redirect_uris, pkce, grants, scope, audiences, serves, alg, token_type, \
              token_ttl, secret_digest, previous_secret_digest, created_at, disabled_at",
             $more,
             $rest
@@ -28,8 +28,9 @@ const FIND_WITH_CHANGE: &str = columns!(", change_id", " FROM clients, client_ch
 const LIST: &str = columns!("", " FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2");
 const CHANGE: &str = "SELECT change_id FROM client_changes";
 const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, serves, alg, token_ttl, \
-                      secret_digest, created_at, token_type, kind, auth_method, first_party_since, consent, redirect_uris, pkce) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT (client_id) DO NOTHING";
+                      secret_digest, created_at, token_type, kind, auth_method, first_party_since, consent, redirect_uris, pkce, \
+                      post_logout_redirect_uris) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) ON CONFLICT (client_id) DO NOTHING";
 const HAS_ID: &str = "SELECT count(*) FROM clients WHERE client_id = $1";
 const AUDIENCES_OF_JWT: &str = "SELECT audiences FROM clients WHERE token_type = 'JWT'";
 // From the very settings that were read: another change that was first is not undone.
@@ -63,6 +64,7 @@ struct Row {
     first_party_since: Option<i64>,
     consent: String,
     redirect_uris: String,
+    post_logout_redirect_uris: String,
     pkce: String,
     grants: String,
     scope: String,
@@ -103,6 +105,8 @@ impl TryFrom<Row> for StoredClient {
                 party: Party::parse(row.first_party_since.map(UnixTime), &row.consent)
                     .map_err(|_| corrupt("its consent policy"))?,
                 redirect_uris: words(&row.redirect_uris).map_err(|_| corrupt("its redirect URIs"))?,
+                post_logout_redirect_uris: words(&row.post_logout_redirect_uris)
+                    .map_err(|_| corrupt("its redirect URIs after a logout"))?,
                 is_pkce_optional: row.pkce == PKCE_OPTIONAL,
                 grants: words(&row.grants).map_err(|_| corrupt("its grants"))?,
                 scope: row.scope.parse().map_err(|_| corrupt("its scope"))?,
@@ -343,6 +347,7 @@ pub(super) async fn insert(tx: &mut Tx, client: &Client, digest: &str) -> Result
         .bind(client.party.consent_name())
         .bind(words(&client.redirect_uris))
         .bind(pkce(client))
+        .bind(words(&client.post_logout_redirect_uris))
         .execute(connection)
         .await?
         .rows_affected());

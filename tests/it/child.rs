@@ -196,6 +196,7 @@ pub async fn register_clients(database: &TestDatabase, settings: &[(&str, &str)]
             kind: keyround::oauth::client::ClientKind::Confidential(None),
             party: keyround::oauth::client::Party::Third,
             redirect_uris: Vec::new(),
+            post_logout_redirect_uris: Vec::new(),
             is_pkce_optional: false,
             grants: vec![Grant::ClientCredentials],
             scope: "read".parse().unwrap(),

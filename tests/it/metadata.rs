@@ -52,6 +52,7 @@ async fn check_that_everything_exists(app: &TestApp, document: &Value, issuer: &
         // The tests of `oidc` hold these to what is done.
         "authorization_endpoint",
         "userinfo_endpoint",
+        "end_session_endpoint",
         "response_modes_supported",
         "authorization_response_iss_parameter_supported",
         "code_challenge_methods_supported",
@@ -146,10 +147,15 @@ async fn without_accounts_nobody_is_sent_to_log_in() {
     let document = document(&app, NAMES[0]).await;
     assert_eq!(document["response_types_supported"], json!(["none"]));
     assert_eq!(document["grant_types_supported"], json!(["client_credentials"]));
-    for member in ["authorization_endpoint", "userinfo_endpoint", "scopes_supported"] {
+    for member in [
+        "authorization_endpoint",
+        "userinfo_endpoint",
+        "end_session_endpoint",
+        "scopes_supported",
+    ] {
         assert_eq!(document.get(member), None, "{member}");
     }
-    for path in ["/oauth2/authorize", "/oauth2/userinfo"] {
+    for path in ["/oauth2/authorize", "/oauth2/userinfo", "/oauth2/logout"] {
         let answer = app.http.get(format!("{}{path}", app.url)).send().await.unwrap();
         assert_eq!(answer.status(), 404, "{path}");
     }

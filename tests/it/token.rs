@@ -46,6 +46,7 @@ pub fn client(id: &str) -> Client {
         kind: keyround::oauth::client::ClientKind::Confidential(None),
         party: keyround::oauth::client::Party::Third,
         redirect_uris: Vec::new(),
+        post_logout_redirect_uris: Vec::new(),
         is_pkce_optional: false,
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),

@@ -95,6 +95,7 @@ pub async fn one(context: &Context, id: &ClientId) -> Result<(), Failure> {
         ),
         ("grants", words(&client.grants)),
         ("redirect URIs", words(&client.redirect_uris)),
+        ("after logout", words(&client.post_logout_redirect_uris)),
         ("PKCE", pkce(client).to_owned()),
         ("audiences", words(&client.audiences)),
         ("serves", words(&client.serves)),

@@ -8,7 +8,7 @@ use actix_web::http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::session::EndedBy;
-use crate::http::cookies::{self, Cookies};
+use crate::http::cookies::{self, Cookie, Cookies};
 use crate::http::extract::browser::Browser;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
@@ -90,6 +90,22 @@ pub fn session_cookies(server: &Server, tokens: &SessionTokens) -> Result<[Heade
         .set(&tokens.refresh_token, length)
         .and_then(|refresh| Ok([refresh, binding.set(&bound, length)?, login.set(&named, length)?]));
     written.map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))
+}
+
+/// The headers that take the cookies of a session away.
+///
+/// # Errors
+/// When one cannot be written.
+pub fn cleared_cookies(server: &Server) -> Result<Vec<HeaderValue>, Problem> {
+    let Cookies {
+        refresh,
+        binding,
+        csrf,
+        login,
+        ..
+    } = &server.cookies;
+    let cleared: Result<Vec<HeaderValue>, _> = [refresh, binding, csrf, login].map(Cookie::clear).into_iter().collect();
+    cleared.map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))
 }
 
 /// The answer to a login, before anything of it is done: what a forged request may not have is refused first.

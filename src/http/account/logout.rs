@@ -5,13 +5,14 @@ use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 
 use crate::accounts::session::EndedBy;
-use crate::http::cookies::Cookies;
 use crate::http::extract::bearer::{Authenticated, Bearer};
 use crate::http::extract::body::{Body, JsonBody};
 use crate::http::extract::browser::Browser;
 use crate::http::extract::members::{JsonForm, Member};
 use crate::http::problem::Problem;
 use crate::http::state::Server;
+
+use super::delivery::cleared_cookies;
 
 /// What names the session, if no cookie and no access token does.
 #[derive(Default, Deserialize)]
@@ -118,18 +119,8 @@ pub async fn end_by_token(server: &Server, token: &str) -> Result<(), Problem> {
 
 fn without_cookies(server: &Server) -> Result<HttpResponse, Problem> {
     let mut answer = HttpResponse::NoContent();
-    let Cookies {
-        refresh,
-        binding,
-        csrf,
-        login,
-        ..
-    } = &server.cookies;
-    for cookie in [refresh, binding, csrf, login] {
-        let cleared = cookie
-            .clear()
-            .map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))?;
-        answer.append_header((header::SET_COOKIE, cleared));
+    for cookie in cleared_cookies(server)? {
+        answer.append_header((header::SET_COOKIE, cookie));
     }
     Ok(answer.finish())
 }

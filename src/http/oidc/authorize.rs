@@ -19,7 +19,7 @@ use crate::oauth::token::Parameters;
 use crate::sessions::CannotRedeem;
 use crate::store::outage;
 
-use super::request::{PendingAuthorization, Visit};
+use super::request::{After, PendingAuthorization, Visit};
 
 /// A browser that was led here.
 pub async fn by_query(server: web::Data<Server>, browser: Browser, request: HttpRequest) -> HttpResponse {
@@ -111,12 +111,10 @@ async fn present(
     Ok(Present {
         auth_time: login.auth_time,
         is_expected: request.id_token_hint.as_deref().is_none_or(|hint| {
-            let subject = server
-                .keyring
-                .subject_of_hint(hint, &server.issuer, server.clock.read());
+            let hinted = server.keyring.read_hint(hint, &server.issuer, server.clock.read());
             // A hint that cannot be verified any more, such as one whose key has left the key set, is ignored where a page is allowed.
-            subject.map_or(!request.asks_for(Prompt::None), |subject| {
-                subject == login.user.to_string()
+            hinted.map_or(!request.asks_for(Prompt::None), |hinted| {
+                hinted.sub == login.user.to_string()
             })
         }),
         has_consented: request.scope.is_within(&consent),
@@ -174,15 +172,6 @@ async fn ask_for_consent(
         page.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(page)
-}
-
-/// What a code follows on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    /// The request itself.
-    Request,
-    /// A form of ours, behind which a page leads on.
-    Form,
 }
 
 /// The resource that the access token is for.

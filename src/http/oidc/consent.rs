@@ -11,9 +11,9 @@ use crate::oauth::authorization::AuthorizationRequest;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 
-use super::authorize::{After, audience, give_code, log_in};
+use super::authorize::{audience, give_code, log_in};
 use super::login::resumed;
-use super::request::{PendingAuthorization, Visit};
+use super::request::{After, PendingAuthorization, Visit};
 
 /// Remembers what the person allows, and goes on with the request; or tells the client that the person does not.
 pub async fn answer(

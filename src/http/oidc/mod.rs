@@ -3,5 +3,6 @@
 pub mod authorize;
 pub mod consent;
 pub mod login;
+pub mod logout;
 mod request;
 pub mod userinfo;

@@ -42,6 +42,15 @@ pub struct PendingAuthorization {
     pub parameters: Parameters,
 }
 
+/// What an answer follows on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The request itself.
+    Request,
+    /// A form of ours, behind which a page leads on.
+    Form,
+}
+
 impl Visit {
     /// Reads the language of a request.
     #[must_use]

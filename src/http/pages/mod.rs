@@ -103,6 +103,30 @@ pub struct FormPostPage<'a> {
     pub members: &'a [(&'static str, String)],
 }
 
+/// Whether the person wants to log out, where no ID token proves it.
+#[derive(Template)]
+#[template(path = "logout.html", config = "src/http/pages/askama.toml")]
+pub struct LogoutPage<'a> {
+    /// The texts.
+    pub texts: &'a Texts,
+    /// The path of the issuer.
+    pub base: &'a str,
+    /// The query of the request that goes on afterwards.
+    pub resume: &'a str,
+    /// What proves that the form is ours.
+    pub form_token: &'a str,
+}
+
+/// The end of a login that leads nowhere else.
+#[derive(Template)]
+#[template(path = "logged_out.html", config = "src/http/pages/askama.toml")]
+pub struct LoggedOutPage<'a> {
+    /// The texts.
+    pub texts: &'a Texts,
+    /// The path of the issuer.
+    pub base: &'a str,
+}
+
 /// Why nothing goes on.
 #[derive(Template)]
 #[template(path = "error.html", config = "src/http/pages/askama.toml")]

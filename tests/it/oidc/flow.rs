@@ -345,6 +345,7 @@ crate::on_both_databases!(metadata_says_what_there_is, |database| {
     for (endpoint, method, status) in [
         ("authorization_endpoint", Method::GET, 400),
         ("userinfo_endpoint", Method::GET, 401),
+        ("end_session_endpoint", Method::GET, 200),
         ("token_endpoint", Method::POST, 415),
     ] {
         let path = metadata[endpoint]

@@ -3,6 +3,7 @@
 mod attacks;
 mod browser;
 mod flow;
+mod logout;
 mod pages;
 mod party;
 mod races;

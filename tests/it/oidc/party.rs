@@ -11,6 +11,8 @@ use crate::helpers::{answered, entry};
 
 /// Where logins lead back to.
 pub const CALLBACK: &str = "https://app.example.com/callback";
+/// Where logouts lead back to.
+pub const AFTER_LOGOUT: &str = "https://app.example.com/bye?from=keyround";
 /// The secret of every request here.
 pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 
@@ -23,6 +25,7 @@ pub fn own(id: &str) -> Client {
             consent: Consent::None,
         },
         redirect_uris: vec![CALLBACK.parse().unwrap()],
+        post_logout_redirect_uris: vec![AFTER_LOGOUT.parse().unwrap()],
         grants: vec![Grant::AuthorizationCode],
         scope: "openid profile email offline_access".parse().unwrap(),
         audiences: vec!["http://127.0.0.1:8080/oauth2/userinfo".parse().unwrap()],

@@ -1,0 +1,171 @@
+//! `GET` and `POST /oauth2/logout`: the logout that a client begins (OpenID Connect RP-Initiated Logout 1.0).
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::accounts::session::{EndedBy, LoginSession};
+use crate::http::account::delivery::cleared_cookies;
+use crate::http::codes::Code;
+use crate::http::extract::body::Form;
+use crate::http::extract::browser::Browser;
+use crate::http::guard::LONGEST_ADDRESS;
+use crate::http::pages::{self, LoggedOutPage, LogoutPage};
+use crate::http::problem::Problem;
+use crate::http::state::Server;
+use crate::oauth::endpoints::END_SESSION_PATH;
+use crate::oauth::logout::{LogoutError, LogoutRequest};
+use crate::oauth::token::Parameters;
+
+use super::request::{After, Visit};
+
+/// A browser that a client sends here.
+pub async fn by_query(server: web::Data<Server>, browser: Browser, request: HttpRequest) -> HttpResponse {
+    let parameters = Parameters::parse(request.query_string());
+    let visit = Visit::new(server, browser, &request, parameters.as_ref().ok());
+    match parameters {
+        Ok(parameters) => log_out(&visit, &parameters).await,
+        Err(error) => visit.problem(&Problem::new(Code::InvalidRequest, error.description)),
+    }
+}
+
+/// The same with a form. As at the authorization endpoint, the browser comes back by `GET` with its cookies.
+pub async fn by_form(
+    server: web::Data<Server>,
+    browser: Browser,
+    request: HttpRequest,
+    Form(parameters): Form,
+) -> HttpResponse {
+    let visit = Visit::new(server, browser, &request, Some(&parameters));
+    let url = format!("{}{END_SESSION_PATH}?{}", visit.base(), parameters.query_without(&[]));
+    if url.len() > LONGEST_ADDRESS {
+        let detail = "the request is longer than 8 KiB when it is written as an address";
+        return visit.problem(&Problem::new(Code::AddressTooLong, detail));
+    }
+    HttpResponse::SeeOther()
+        .insert_header((header::LOCATION, url))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .finish()
+}
+
+/// The form of the page that asks.
+pub async fn confirmed(
+    server: web::Data<Server>,
+    browser: Browser,
+    request: HttpRequest,
+    Form(form): Form,
+) -> HttpResponse {
+    let field = |name| form.one(name).ok().flatten().unwrap_or_default();
+    let parameters = Parameters::parse(field("continue"));
+    let visit = Visit::new(server, browser, &request, parameters.as_ref().ok());
+    let of = visit.browser.login_session().ok().flatten();
+    if let Err(problem) = visit.browser.refuse_forged_form(field("form_token"), of) {
+        return visit.problem(&problem);
+    }
+    let parameters = match parameters {
+        Ok(parameters) => parameters,
+        Err(error) => return visit.problem(&Problem::new(Code::InvalidRequest, error.description)),
+    };
+    let (_, destination) = match read(&visit, &parameters).await {
+        Ok(read) => read,
+        Err(page) => return page,
+    };
+    let answered = match visit.login_session().await {
+        Ok(login) => end(&visit, login.as_ref(), destination.as_deref(), After::Form).await,
+        Err(problem) => Err(problem),
+    };
+    answered.unwrap_or_else(|problem| visit.problem(&problem))
+}
+
+async fn log_out(visit: &Visit, parameters: &Parameters) -> HttpResponse {
+    let (request, destination) = match read(visit, parameters).await {
+        Ok(read) => read,
+        Err(page) => return page,
+    };
+    let answered = match visit.login_session().await {
+        // Only who has the ID token of this very login may end it without a question: a link on any page leads here.
+        Ok(Some(login)) if !is_hinted(&request, &login) => ask(visit, parameters, &login),
+        Ok(login) => end(visit, login.as_ref(), destination.as_deref(), After::Request).await,
+        Err(problem) => Err(problem),
+    };
+    answered.unwrap_or_else(|problem| visit.problem(&problem))
+}
+
+fn is_hinted(request: &LogoutRequest, login: &LoginSession) -> bool {
+    let hint = request.hint.as_ref();
+    hint.is_some_and(|hint| hint.sid == login.id.to_string())
+}
+
+/// What a request asks for, and where it leads.
+async fn read(visit: &Visit, parameters: &Parameters) -> Result<(LogoutRequest, Option<String>), HttpResponse> {
+    let server = &visit.server;
+    let reading = server.clock.read();
+    let read_hint = |hint: &str| server.keyring.read_hint(hint, &server.issuer, reading);
+    let request = LogoutRequest::parse(parameters, read_hint).map_err(|error| refuse(visit, error))?;
+    let found = match &request.client {
+        Some(id) => server.registry.find(id).await,
+        None => Ok(None),
+    };
+    let client =
+        found.map_err(|error| visit.problem(&Problem::unavailable(&error, "a client could not be looked up")))?;
+    let destination = request
+        .destination(client.as_ref().map(|stored| &stored.client))
+        .map_err(|error| refuse(visit, error))?;
+    Ok((request, destination))
+}
+
+fn refuse(visit: &Visit, error: LogoutError) -> HttpResponse {
+    let name = "invalid_request";
+    visit.server.metrics.refused(name);
+    tracing::info!(reason = %error, "a logout was refused");
+    pages::refused(
+        visit.texts,
+        visit.base(),
+        StatusCode::BAD_REQUEST,
+        name,
+        &error.to_string(),
+    )
+}
+
+fn ask(visit: &Visit, parameters: &Parameters, login: &LoginSession) -> Result<HttpResponse, Problem> {
+    let (form_token, cookie) = visit.form_token(Some(login.id))?;
+    let mut page = pages::shown(&LogoutPage {
+        texts: visit.texts,
+        base: visit.base(),
+        resume: &parameters.query_without(&[]),
+        form_token: &form_token,
+    });
+    if let Some(cookie) = cookie {
+        page.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(page)
+}
+
+/// Ends the login session with all its grants, and forgets it in the browser.
+async fn end(
+    visit: &Visit,
+    login: Option<&LoginSession>,
+    destination: Option<&str>,
+    after: After,
+) -> Result<HttpResponse, Problem> {
+    let server = &visit.server;
+    if let Some(login) = login {
+        let ended = server.sessions.end_own(login.id, login.user, EndedBy::Logout).await;
+        ended.map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
+        tracing::info!(session.sid = %login.id, user.id = %login.user, "a session was ended by its logout");
+    }
+    let mut answer = match (destination, after) {
+        (Some(url), After::Request) => HttpResponse::SeeOther()
+            .insert_header((header::LOCATION, url))
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .finish(),
+        (Some(url), After::Form) => visit.proceed(url),
+        (None, _) => pages::shown(&LoggedOutPage {
+            texts: visit.texts,
+            base: visit.base(),
+        }),
+    };
+    for cookie in cleared_cookies(server)? {
+        answer.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(answer)
+}
