@@ -17,8 +17,7 @@ verifiers=$!
 
 failed=()
 cargo test --locked --no-fail-fast --lib --bins || failed+=("the tests beside the code")
-# Most of these tests wait for servers, databases and clocks: twice as many at once as there are processors take half the time.
-cargo test --locked --test it -- --test-threads "$((2 * $(nproc)))" || failed+=("tests/it")
+cargo test --locked --test it || failed+=("tests/it")
 cargo test --locked --no-fail-fast --test proof --test simulation || failed+=("tests/proof or tests/simulation")
 cargo test --locked --doc || failed+=("the examples in the documentation")
 wait "$verifiers" || failed+=("the verifiers")
