@@ -423,7 +423,7 @@ impl Rotator {
     /// The master key that seals something new: the first of those listed that every running server lists too.
     ///
     /// # Errors
-    /// [`UnlistedMasterKey`] if there is none, or when the database does not answer.
+    /// [`RotationError::UnlistedMasterKey`] if there is none, or when the database does not answer.
     pub async fn sealing_key(&self, trusted: &TrustedTime) -> Result<MasterKeyId, RotationError> {
         Ok(sealing::sealing_key(&self.db, &self.policy, &self.master_key, trusted).await??)
     }
@@ -431,7 +431,7 @@ impl Rotator {
     /// Seals a secret that running servers must open.
     ///
     /// # Errors
-    /// [`UnlistedMasterKey`], or when the database or OpenSSL fails.
+    /// [`RotationError::UnlistedMasterKey`], or when the database or OpenSSL fails.
     pub async fn seal_secret(&self, name: &str, secret: &[u8]) -> Result<String, RotationError> {
         let sealing = self.sealing_key(&self.look().await?).await?;
         let sealed = self.master_key.seal_under(&sealing, &secret_binding(name), secret);
