@@ -1,25 +1,24 @@
 //! `GET` and `POST /oauth2/authorize`: the authorization endpoint (RFC 6749 section 3.1).
 
-use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::accounts::session::LoginSession;
 use crate::http::codes::Code;
 use crate::http::extract::body::Form;
 use crate::http::extract::browser::Browser;
-use crate::http::guard::LONGEST_ADDRESS;
 use crate::http::pages::{self, ConsentPage, LoginPage};
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::keyring::CannotSign;
 use crate::oauth::authorization::{AuthorizationRequest, AuthorizationStep, Present, Prompt, next_step};
 use crate::oauth::client::{Audience, Client};
+use crate::oauth::endpoints::AUTHORIZATION_PATH;
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 use crate::sessions::CannotRedeem;
 use crate::store::outage;
 
-use super::request::{After, PendingAuthorization, Visit};
+use super::request::{After, PendingAuthorization, Visit, with_cookie};
 
 /// A browser that was led here.
 pub async fn by_query(server: web::Data<Server>, browser: Browser, request: HttpRequest) -> HttpResponse {
@@ -39,15 +38,7 @@ pub async fn by_form(
     Form(parameters): Form,
 ) -> HttpResponse {
     let visit = Visit::new(server, browser, &request, Some(&parameters));
-    let url = visit.authorization_url(&parameters.query_without(&[]));
-    if url.len() > LONGEST_ADDRESS {
-        let detail = "the request is longer than 8 KiB when it is written as an address";
-        return visit.problem(&Problem::new(Code::AddressTooLong, detail));
-    }
-    HttpResponse::SeeOther()
-        .insert_header((header::LOCATION, url))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .finish()
+    visit.come_back(AUTHORIZATION_PATH, &parameters)
 }
 
 async fn authorize(visit: &Visit, parameters: Parameters) -> HttpResponse {
@@ -132,7 +123,7 @@ pub(super) fn log_in(
     error: Option<&str>,
 ) -> Result<HttpResponse, Problem> {
     let (form_token, cookie) = visit.form_token(None)?;
-    let mut page = pages::shown(&LoginPage {
+    let page = pages::shown(&LoginPage {
         texts: visit.texts,
         base: visit.base(),
         client: asked.client.client.id.as_str(),
@@ -141,10 +132,7 @@ pub(super) fn log_in(
         form_token: &form_token,
         email,
     });
-    if let Some(cookie) = cookie {
-        page.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    Ok(page)
+    Ok(with_cookie(page, cookie))
 }
 
 async fn ask_for_consent(
@@ -157,7 +145,7 @@ async fn ask_for_consent(
     let user = visit.server.db.user(login.user).await;
     let user = user.map_err(|error| Problem::unavailable(&error, "an account could not be looked up"))?;
     let email = user.map(|user| user.user.email.to_string()).unwrap_or_default();
-    let mut page = pages::shown(&ConsentPage {
+    let page = pages::shown(&ConsentPage {
         texts: visit.texts,
         base: visit.base(),
         client: asked.client.client.id.as_str(),
@@ -168,10 +156,7 @@ async fn ask_for_consent(
         resume: &asked.parameters.query_without(&[]),
         form_token: &form_token,
     });
-    if let Some(cookie) = cookie {
-        page.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    Ok(page)
+    Ok(with_cookie(page, cookie))
 }
 
 /// The resource that the access token is for.

@@ -8,7 +8,6 @@ use crate::http::account::delivery::cleared_cookies;
 use crate::http::codes::Code;
 use crate::http::extract::body::Form;
 use crate::http::extract::browser::Browser;
-use crate::http::guard::LONGEST_ADDRESS;
 use crate::http::pages::{self, LoggedOutPage, LogoutPage};
 use crate::http::problem::Problem;
 use crate::http::state::Server;
@@ -16,7 +15,7 @@ use crate::oauth::endpoints::END_SESSION_PATH;
 use crate::oauth::logout::{LogoutError, LogoutRequest};
 use crate::oauth::token::Parameters;
 
-use super::request::{After, Visit};
+use super::request::{After, Visit, with_cookie};
 
 /// A browser that a client sends here.
 pub async fn by_query(server: web::Data<Server>, browser: Browser, request: HttpRequest) -> HttpResponse {
@@ -36,15 +35,7 @@ pub async fn by_form(
     Form(parameters): Form,
 ) -> HttpResponse {
     let visit = Visit::new(server, browser, &request, Some(&parameters));
-    let url = format!("{}{END_SESSION_PATH}?{}", visit.base(), parameters.query_without(&[]));
-    if url.len() > LONGEST_ADDRESS {
-        let detail = "the request is longer than 8 KiB when it is written as an address";
-        return visit.problem(&Problem::new(Code::AddressTooLong, detail));
-    }
-    HttpResponse::SeeOther()
-        .insert_header((header::LOCATION, url))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .finish()
+    visit.come_back(END_SESSION_PATH, &parameters)
 }
 
 /// The form of the page that asks.
@@ -128,16 +119,13 @@ fn refuse(visit: &Visit, error: LogoutError) -> HttpResponse {
 
 fn ask(visit: &Visit, parameters: &Parameters, login: &LoginSession) -> Result<HttpResponse, Problem> {
     let (form_token, cookie) = visit.form_token(Some(login.id))?;
-    let mut page = pages::shown(&LogoutPage {
+    let page = pages::shown(&LogoutPage {
         texts: visit.texts,
         base: visit.base(),
         resume: &parameters.query_without(&[]),
         form_token: &form_token,
     });
-    if let Some(cookie) = cookie {
-        page.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    Ok(page)
+    Ok(with_cookie(page, cookie))
 }
 
 /// Ends the login session with all its grants, and forgets it in the browser.

@@ -9,7 +9,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use crate::accounts::session::LoginSession;
 use crate::crypto::purpose::Purpose;
 use crate::crypto::random::random_secret;
+use crate::http::codes::Code;
 use crate::http::extract::browser::{Browser, form_secret_of};
+use crate::http::guard::LONGEST_ADDRESS;
 use crate::http::pages::{self, FormPostPage, ProceedPage, Texts};
 use crate::http::problem::Problem;
 use crate::http::state::Server;
@@ -51,6 +53,15 @@ pub enum After {
     Form,
 }
 
+/// A page with a cookie, if the browser has none yet.
+#[must_use]
+pub fn with_cookie(mut page: HttpResponse, cookie: Option<HeaderValue>) -> HttpResponse {
+    if let Some(cookie) = cookie {
+        page.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    page
+}
+
 impl Visit {
     /// Reads the language of a request.
     #[must_use]
@@ -77,6 +88,20 @@ impl Visit {
     #[must_use]
     pub fn authorization_url(&self, query: &str) -> String {
         format!("{}{AUTHORIZATION_PATH}?{query}", self.base())
+    }
+
+    /// Sends a browser that posted a form back to the same endpoint by `GET`: a form of another site brings no cookie along.
+    #[must_use]
+    pub fn come_back(&self, path: &str, parameters: &Parameters) -> HttpResponse {
+        let url = format!("{}{path}?{}", self.base(), parameters.query_without(&[]));
+        if url.len() > LONGEST_ADDRESS {
+            let detail = "the request is longer than 8 KiB when it is written as an address";
+            return self.problem(&Problem::new(Code::AddressTooLong, detail));
+        }
+        HttpResponse::SeeOther()
+            .insert_header((header::LOCATION, url))
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .finish()
     }
 
     /// The client and the destination of a request.
@@ -209,7 +234,7 @@ impl Visit {
         let unwritten = |error: &dyn std::error::Error| -> Problem {
             tracing::error!(%error, "a page could not be made");
             Problem::new(
-                crate::http::codes::Code::TemporarilyUnavailable,
+                Code::TemporarilyUnavailable,
                 "the page cannot be made at this moment; try again in a few seconds",
             )
         };
