@@ -68,7 +68,7 @@ async fn traffic(verifier: &mut Verifier, process: &mut Process) {
 
 /// Ends a doubt, as the operator does after a start that came too late; false if there is none. A node in doubt makes no key, and no
 /// server lives long enough here to become sure by itself.
-fn confirm_clock(process: &Process) -> bool {
+pub fn confirm_clock(process: &Process) -> bool {
     let confirmed = process.run(&["clock", "confirm", "--reason", "the servers were killed", "--yes"]);
     let error = String::from_utf8(confirmed.stderr).unwrap();
     assert!(

@@ -6,7 +6,7 @@ use keyround::clock::sleep;
 use keyround::jose::alg::Algorithm;
 
 use crate::child::{Process, register_clients};
-use crate::crashes::until_ready;
+use crate::crashes::{confirm_clock, until_ready};
 use crate::helpers::TestDatabase;
 use crate::rows::Raw;
 use crate::until;
@@ -23,7 +23,8 @@ pub const POLICY: &[(&str, &str)] = &[
     ("keys.jwks_max_age", "0s"),
     ("keys.replica_refresh", "1s"),
     ("keys.snapshot_max_age", "3s"),
-    ("keys.clock_skew", "2s"),
+    // A start that comes later than half of this after the last sign of life doubts its clock, and makes no key for more than a minute.
+    ("keys.clock_skew", "8s"),
     ("keys.verifier_leeway", "0s"),
     ("keys.max_published", "100"),
     ("keys.max_set_bytes", "65536"),
@@ -83,6 +84,8 @@ async fn start(database: &TestDatabase, verifier: &Verifier) -> Vec<Process> {
         let settings = [POLICY, &[("keys.ledger_file", ledger.as_str())]].concat();
         let mut process = Process::spawn(database, &format!("node-{node}"), &settings);
         process.until_it_serves().await;
+        // The database may be of some time ago.
+        confirm_clock(&process);
         until("it follows", || async {
             let failing = verifier.failing_checks(process.admin_address().unwrap()).await;
             failing.is_empty() || failing.contains(&"ledger".to_owned())

@@ -61,7 +61,6 @@ impl Nodes {
             ("KEYROUND_SERVER__ADMIN_LISTEN", at(self.admin_port)),
             ("KEYROUND_SERVER__BEHIND_TLS_PROXY", "true".to_owned()),
             ("KEYROUND_SERVER__TRUSTED_PROXIES", "127.0.0.0/8".to_owned()),
-            ("KEYROUND_SERVER__SHUTDOWN_DELAY", "1s".to_owned()),
             // What tokens are worth is known for so long after each look at the database, however busy the machine is.
             ("KEYROUND_KEYS__REPLICA_REFRESH", "15s".to_owned()),
             ("KEYROUND_DATABASE__URL", self.database.url.clone()),
