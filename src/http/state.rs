@@ -139,7 +139,7 @@ impl Server {
     pub fn charge_code(&self, login: SessionId) -> Result<(), Seconds> {
         let now = self.clock.read().monotonic;
         let mut limits = self.node_limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.charge_family(&login.to_string(), now)
+        limits.charge_family(&format!("code {login}"), now)
     }
 
     /// Counts a denied token against its session, or its client when it belongs to none.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use url::form_urlencoded;
+use url::{Host, Url, form_urlencoded};
 
 use crate::clock::{Seconds, UnixTime};
 
@@ -261,9 +261,7 @@ impl AuthorizationRequest {
                 .take(16)
                 .map(str::to_owned)
                 .collect(),
-            leads_to_site: parameters
-                .one("redirect_uri")?
-                .is_some_and(|uri| uri.starts_with("https://")),
+            leads_to_site: parameters.one("redirect_uri")?.is_some_and(is_site),
         })
     }
 
@@ -278,6 +276,20 @@ impl AuthorizationRequest {
     pub fn is_openid(&self) -> bool {
         self.scope.contains(OPENID)
     }
+}
+
+/// Whether an address is that of a site: `localhost` and its like are this device, with `https` too.
+fn is_site(uri: &str) -> bool {
+    let url = Url::parse(uri).ok().filter(|url| url.scheme() == "https");
+    url.is_some_and(|url| match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name != "localhost" && !name.ends_with(".localhost")
+        }
+        Some(Host::Ipv4(address)) => !address.is_loopback() && !address.is_unspecified(),
+        Some(Host::Ipv6(address)) => !address.is_loopback() && !address.is_unspecified(),
+        None => false,
+    })
 }
 
 fn bounded(parameters: &Parameters, name: &'static str, longest: usize) -> Result<Option<String>, OauthError> {
@@ -638,6 +650,30 @@ mod tests {
             (format!("response_type=code&scope=admin&{CHALLENGE}"), InvalidScope),
         ] {
             assert_eq!(parse(&query), Err(code), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_site_is_not_this_device() {
+        for uri in [
+            "https://app.example/cb",
+            "https://192.0.2.1/cb",
+            "https://[2001:db8::1]/cb",
+        ] {
+            assert!(is_site(uri), "{uri}");
+        }
+        for uri in [
+            "http://127.0.0.1/cb",
+            "https://127.0.0.1/cb",
+            "https://127.1.2.3:8443/cb",
+            "https://[::1]/cb",
+            "https://0.0.0.0/cb",
+            "https://localhost/cb",
+            "https://LOCALHOST./cb",
+            "https://app.localhost/cb",
+            "com.example.app:/cb",
+        ] {
+            assert!(!is_site(uri), "{uri}");
         }
     }
 

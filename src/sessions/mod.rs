@@ -25,7 +25,7 @@ use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::IdTokenClaims;
 use crate::keyring::{CannotSign, Issued, Keyring};
-use crate::oauth::authorization::OPENID;
+use crate::oauth::authorization::{OFFLINE_ACCESS, OPENID};
 use crate::oauth::client::{Audience, Client, Grant};
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
@@ -538,8 +538,9 @@ impl Sessions {
             .audiences
             .iter()
             .any(|audience| audience.as_str() == session.audience);
-        if is_same && is_for_resource && client.grants.contains(&Grant::AuthorizationCode) {
-            Ok(granted.within(&client.scope))
+        let allowed = granted.within(&client.scope);
+        if is_same && is_for_resource && client.grants.contains(&Grant::AuthorizationCode) && !allowed.is_empty() {
+            Ok(allowed)
         } else {
             Err(Refused::WrongClient)
         }
@@ -561,7 +562,12 @@ impl Sessions {
         let granted = if request.client.id == self.client.id {
             granted
         } else {
-            self.still_allowed(request.client, session, &granted)?
+            let allowed = self.still_allowed(request.client, session, &granted)?;
+            // The registration of the client may have lost it since.
+            if !allowed.contains(OFFLINE_ACCESS) {
+                return Err(Refused::WrongClient.into());
+            }
+            allowed
         };
         let scope = match request.scope {
             Some(asked) if !asked.is_within(&granted) => return Err(CannotRefresh::WiderScope),

@@ -14,6 +14,7 @@ use crate::accounts::session::{Device, EndedBy, LoginMethod, Session};
 use crate::accounts::user::UserId;
 use crate::clock::{Seconds, UnixTime};
 use crate::events::{Entry, Event};
+use crate::oauth::client::ClientId;
 use crate::values::{LONGEST_ACCESS_TOKEN, SessionId};
 
 use super::audit::note;
@@ -69,6 +70,10 @@ const END_SOME_OF_USER: &str = "UPDATE sessions SET revoked_at = $2, revoked_for
                                 (SELECT sid FROM sessions WHERE user_id = $1 AND COALESCE(login_session_id, sid) <> $4 \
                                 AND revoked_at IS NULL LIMIT $5) \
                                 AND revoked_at IS NULL RETURNING sid";
+/// From a session on, so that the pages together read the table once.
+const END_SOME_OF_CLIENT: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 WHERE sid IN \
+                                  (SELECT sid FROM sessions WHERE client_id = $1 AND sid > $4 AND revoked_at IS NULL ORDER BY sid LIMIT $5) \
+                                  AND revoked_at IS NULL RETURNING sid";
 const END_SURPLUS: &str = "UPDATE sessions SET revoked_at = $2, revoked_for = $3 WHERE sid IN \
                            (SELECT sid FROM sessions WHERE user_id = $1 AND sid <> $4 AND COALESCE(login_session_id, sid) = sid \
                            AND revoked_at IS NULL AND expires_at > $2 \
@@ -435,6 +440,46 @@ impl Db {
         }
         if ended.len() < ENDED_AT_ONCE as usize {
             end_logins_of_user(&mut tx, user, except, now, by).await?;
+        }
+        tx.commit().await?;
+        ended.iter().map(|sid| parse_sid(sid)).collect()
+    }
+
+    /// Ends at most [`ENDED_AT_ONCE`] grants of a client, of those whose id is greater than `after`; answers with those that had not ended,
+    /// in order. The entry is noted for each. No index helps: a client is seldom deleted.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_some_grants_of(
+        &self,
+        client: &ClientId,
+        after: Option<SessionId>,
+        by: EndedBy,
+        entry: &Entry,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        retry(|| self.try_to_end_some_grants_of(client, after, by, entry)).await
+    }
+
+    async fn try_to_end_some_grants_of(
+        &self,
+        client: &ClientId,
+        after: Option<SessionId>,
+        by: EndedBy,
+        entry: &Entry,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let mut tx = self.begin().await?;
+        let now = tx.stamp(entry.happened_at).await?;
+        let mut ended: Vec<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(END_SOME_OF_CLIENT)
+            .bind(client.as_str())
+            .bind(now.0)
+            .bind(by.name())
+            .bind(after.map(|sid| sid.to_string()).unwrap_or_default())
+            .bind(i64::from(ENDED_AT_ONCE))
+            .fetch_all(connection)
+            .await?);
+        ended.sort_unstable();
+        for sid in &ended {
+            note_for(&mut tx, entry, sid, now).await?;
         }
         tx.commit().await?;
         ended.iter().map(|sid| parse_sid(sid)).collect()

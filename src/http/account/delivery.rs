@@ -92,6 +92,16 @@ pub fn session_cookies(server: &Server, tokens: &SessionTokens) -> Result<[Heade
     written.map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))
 }
 
+/// The cookie of a login session that was used a moment ago.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn login_cookie(server: &Server, login: SessionId) -> Result<HeaderValue, Problem> {
+    let named = cookies::of_login(&server.hash_key, login);
+    let written = server.cookies.login.set(&named, Some(server.sessions.settings.idle));
+    written.map_err(|error| Problem::unavailable(&error, "a cookie could not be written"))
+}
+
 /// The headers that take the cookies of a session away.
 ///
 /// # Errors

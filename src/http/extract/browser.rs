@@ -38,7 +38,7 @@ struct RefreshCookie {
 /// What the token of a form is made of: the secret of the browser, and the login session of the person whom the form was shown to.
 #[must_use]
 pub fn form_secret_of(secret: &str, of: Option<SessionId>) -> String {
-    of.map_or_else(|| secret.to_owned(), |of| format!("{secret} {of}"))
+    of.map_or_else(|| format!("any {secret}"), |of| format!("{of} {secret}"))
 }
 
 impl From<RequestContext> for Browser {

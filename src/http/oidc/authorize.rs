@@ -1,8 +1,10 @@
 //! `GET` and `POST /oauth2/authorize`: the authorization endpoint (RFC 6749 section 3.1).
 
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::accounts::session::LoginSession;
+use crate::http::account::delivery::login_cookie;
 use crate::http::codes::Code;
 use crate::http::extract::body::Form;
 use crate::http::extract::browser::Browser;
@@ -86,7 +88,10 @@ async fn answer(
 }
 
 /// What is known of the person whose login session this is.
-async fn present(
+///
+/// # Errors
+/// When the database does not answer.
+pub(super) async fn present(
     visit: &Visit,
     asked: &PendingAuthorization,
     request: &AuthorizationRequest,
@@ -192,10 +197,15 @@ pub(super) async fn give_code(
         Ok(Some(code)) => {
             tracing::info!(client.id = %client.id, user.id = %login.user, session.sid = %login.id, "a code was given");
             let members = [("code", code.as_str())];
-            Ok(match after {
+            let mut answer = match after {
                 After::Request => visit.answer(asked, &members),
                 After::Form => visit.answer_after_form(asked, &members),
-            })
+            };
+            // The login session was used, and so its cookie lives as long as it does.
+            answer
+                .headers_mut()
+                .append(header::SET_COOKIE, login_cookie(&visit.server, login.id)?);
+            Ok(answer)
         }
         // It ended in this moment.
         Ok(None) => log_in(visit, asked, "", None),

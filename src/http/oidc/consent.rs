@@ -7,11 +7,11 @@ use crate::http::extract::body::Form;
 use crate::http::extract::browser::Browser;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
-use crate::oauth::authorization::AuthorizationRequest;
+use crate::oauth::authorization::{AuthorizationRequest, AuthorizationStep, next_step};
 use crate::oauth::error::{ErrorCode, OauthError};
 use crate::oauth::token::Parameters;
 
-use super::authorize::{audience, give_code, log_in};
+use super::authorize::{audience, give_code, log_in, present};
 use super::login::resumed;
 use super::request::{After, PendingAuthorization, Visit};
 
@@ -50,6 +50,16 @@ async fn decide(visit: &Visit, asked: &PendingAuthorization, form: &Parameters) 
         return log_in(visit, asked, "", None);
     };
     let server = &visit.server;
+    // Between the page and the form the login may have become too old, or another person's.
+    let present = present(visit, asked, &request, &login).await?;
+    match next_step(&request, client, Some(present), server.sessions.now()) {
+        AuthorizationStep::AskForConsent | AuthorizationStep::Answer => {}
+        AuthorizationStep::LogIn => return log_in(visit, asked, "", None),
+        AuthorizationStep::Refuse(code) => {
+            let refusal = OauthError::new(code, "the person would have to see a page, and prompt is none");
+            return Ok(visit.refuse_to(asked, &refusal));
+        }
+    }
     let entry = Entry::new(
         Event::ConsentGranted,
         &client.id,

@@ -4,6 +4,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::accounts::session::{EndedBy, LoginSession};
+use crate::accounts::user::UserId;
 use crate::http::account::delivery::cleared_cookies;
 use crate::http::codes::Code;
 use crate::http::extract::body::Form;
@@ -14,6 +15,7 @@ use crate::http::state::Server;
 use crate::oauth::endpoints::END_SESSION_PATH;
 use crate::oauth::logout::{LogoutError, LogoutRequest};
 use crate::oauth::token::Parameters;
+use crate::values::SessionId;
 
 use super::request::{After, Visit, with_cookie};
 
@@ -56,38 +58,66 @@ pub async fn confirmed(
         Ok(parameters) => parameters,
         Err(error) => return visit.problem(&Problem::new(Code::InvalidRequest, error.description)),
     };
-    let (_, destination) = match read(&visit, &parameters).await {
-        Ok(read) => read,
+    let logout = match read(&visit, &parameters).await {
+        Ok(logout) => logout,
         Err(page) => return page,
     };
     let answered = match visit.login_session().await {
-        Ok(login) => end(&visit, login.as_ref(), destination.as_deref(), After::Form).await,
+        Ok(login) => {
+            let ended = login.map(|login| (login.id, login.user));
+            end(&visit, ended, logout.destination.as_deref(), After::Form).await
+        }
         Err(problem) => Err(problem),
     };
     answered.unwrap_or_else(|problem| visit.problem(&problem))
 }
 
 async fn log_out(visit: &Visit, parameters: &Parameters) -> HttpResponse {
-    let (request, destination) = match read(visit, parameters).await {
-        Ok(read) => read,
+    let logout = match read(visit, parameters).await {
+        Ok(logout) => logout,
         Err(page) => return page,
     };
-    let answered = match visit.login_session().await {
-        // Only who has the ID token of this very login may end it without a question: a link on any page leads here.
-        Ok(Some(login)) if !is_hinted(&request, &login) => ask(visit, parameters, &login),
-        Ok(login) => end(visit, login.as_ref(), destination.as_deref(), After::Request).await,
-        Err(problem) => Err(problem),
-    };
+    let answered = try_to_log_out(visit, parameters, &logout).await;
     answered.unwrap_or_else(|problem| visit.problem(&problem))
 }
 
-fn is_hinted(request: &LogoutRequest, login: &LoginSession) -> bool {
-    let hint = request.hint.as_ref();
-    hint.is_some_and(|hint| hint.sid == login.id.to_string())
+async fn try_to_log_out(
+    visit: &Visit,
+    parameters: &Parameters,
+    logout: &PendingLogout,
+) -> Result<HttpResponse, Problem> {
+    let destination = logout.destination.as_deref();
+    // Only who has the ID token of this very login may end it without a question: a link on any page leads here. It ends also when it
+    // has been idle for too long, because its grants may live.
+    let hinted = visit.browser.login_session()?.and_then(|id| logout.hinted(id));
+    if hinted.is_some() {
+        return end(visit, hinted, destination, After::Request).await;
+    }
+    match visit.login_session().await? {
+        Some(login) => ask(visit, parameters, &login),
+        None => end(visit, None, destination, After::Request).await,
+    }
+}
+
+/// A logout, and where it leads.
+struct PendingLogout {
+    request: LogoutRequest,
+    destination: Option<String>,
+    /// A client that may do nothing ends nothing without a question.
+    has_client: bool,
+}
+
+impl PendingLogout {
+    /// The login session of the browser and its user, if the hint names them.
+    fn hinted(&self, login: SessionId) -> Option<(SessionId, UserId)> {
+        let hint = self.request.hint.as_ref().filter(|_| self.has_client)?;
+        let user = hint.sub.parse().ok()?;
+        (hint.sid == login.to_string()).then_some((login, user))
+    }
 }
 
 /// What a request asks for, and where it leads.
-async fn read(visit: &Visit, parameters: &Parameters) -> Result<(LogoutRequest, Option<String>), HttpResponse> {
+async fn read(visit: &Visit, parameters: &Parameters) -> Result<PendingLogout, HttpResponse> {
     let server = &visit.server;
     let reading = server.clock.read();
     let read_hint = |hint: &str| server.keyring.read_hint(hint, &server.issuer, reading);
@@ -101,7 +131,12 @@ async fn read(visit: &Visit, parameters: &Parameters) -> Result<(LogoutRequest, 
     let destination = request
         .destination(client.as_ref().map(|stored| &stored.client))
         .map_err(|error| refuse(visit, error))?;
-    Ok((request, destination))
+    let has_client = client.is_some_and(|stored| stored.client.disabled_at.is_none());
+    Ok(PendingLogout {
+        request,
+        destination,
+        has_client,
+    })
 }
 
 fn refuse(visit: &Visit, error: LogoutError) -> HttpResponse {
@@ -131,15 +166,15 @@ fn ask(visit: &Visit, parameters: &Parameters, login: &LoginSession) -> Result<H
 /// Ends the login session with all its grants, and forgets it in the browser.
 async fn end(
     visit: &Visit,
-    login: Option<&LoginSession>,
+    login: Option<(SessionId, UserId)>,
     destination: Option<&str>,
     after: After,
 ) -> Result<HttpResponse, Problem> {
     let server = &visit.server;
-    if let Some(login) = login {
-        let ended = server.sessions.end_own(login.id, login.user, EndedBy::Logout).await;
+    if let Some((login, user)) = login {
+        let ended = server.sessions.end_own(login, user, EndedBy::Logout).await;
         ended.map_err(|error| Problem::unavailable(&error, "a session could not be ended"))?;
-        tracing::info!(session.sid = %login.id, user.id = %login.user, "a session was ended by its logout");
+        tracing::info!(session.sid = %login, user.id = %user, "a session was ended by its logout");
     }
     let mut answer = match (destination, after) {
         (Some(url), After::Request) => HttpResponse::SeeOther()

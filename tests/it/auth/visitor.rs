@@ -44,6 +44,15 @@ impl Site {
         } else {
             Clock::system()
         };
+        Self::start_with_clock(database, settings, clock).await
+    }
+
+    /// The same beside commands, which go by the real clock.
+    pub async fn start_beside_commands(database: TestDatabase, settings: &[(&str, &str)]) -> Self {
+        Self::start_with_clock(database, settings, Clock::system()).await
+    }
+
+    async fn start_with_clock(database: TestDatabase, settings: &[(&str, &str)], clock: Clock) -> Self {
         let settings: Vec<(&str, &str)> = QUICK.iter().chain(settings).copied().collect();
         let app = TestApp::start_with_clock(&database, &settings, clock).await;
         Self {

@@ -2,11 +2,11 @@
 
 use keyround::oauth::client::{Client, ClientKind};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::party::{
-    CALLBACK, VERIFIER, answer_of, ask, hidden, log_in, log_in_at, own, query, redeem, register, send, third, userinfo,
-    visit,
+    CALLBACK, VERIFIER, answer_of, ask, hidden, log_in, log_in_at, own, query, redeem, refresh, register, send, third,
+    userinfo, visit,
 };
 use crate::auth::visitor::{PASSWORD, Site, email};
 use crate::helpers::answered;
@@ -398,29 +398,30 @@ crate::on_both_databases!(a_grant_follows_the_registration_of_its_client, |datab
         .unwrap()
         .to_owned();
     let (_, tokens) = redeem(&site, "app", &code, &[]).await;
-    let refresh = |token: String| {
-        let site = &site;
-        async move {
-            let form = [
-                ("grant_type", "refresh_token"),
-                ("client_id", "app"),
-                ("refresh_token", token.as_str()),
-            ];
-            ask(site, &form).await
-        }
-    };
-    let token = tokens["refresh_token"].as_str().unwrap().to_owned();
     site.raw
         .execute("UPDATE clients SET scope = 'openid offline_access'")
         .await;
     site.app.until_clients_are_read_anew().await;
-    let (_, next) = refresh(token).await;
+    let (_, next) = refresh(&site, "app", &tokens).await;
     assert_eq!(next["scope"], "openid offline_access", "{next}");
-    let token = next["refresh_token"].as_str().unwrap().to_owned();
+    // Nothing that is left of a scope is no scope, and no refresh without `offline_access`.
+    for scope in ["openid", "profile offline_access", ""] {
+        site.raw.execute(&format!("UPDATE clients SET scope = '{scope}'")).await;
+        site.app.until_clients_are_read_anew().await;
+        let (status, refused) = refresh(&site, "app", &next).await;
+        let expected = if scope.contains("offline") {
+            (200, Value::Null)
+        } else {
+            (400, json!("invalid_grant"))
+        };
+        assert_eq!((status, refused["error"].clone()), expected, "{scope}");
+    }
     // Another client of the same id, a day later.
-    site.raw.execute("UPDATE clients SET created_at = 4000000000").await;
+    site.raw
+        .execute("UPDATE clients SET scope = 'openid offline_access', created_at = 4000000000")
+        .await;
     site.app.until_clients_are_read_anew().await;
-    let (status, refused) = refresh(token).await;
+    let (status, refused) = refresh(&site, "app", &next).await;
     assert_eq!((status, &refused["error"]), (400, &json!("invalid_grant")));
     site.stop().await;
 });

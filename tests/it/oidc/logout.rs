@@ -1,10 +1,11 @@
 //! The logout that a client begins.
 
+use keyround::clock::Seconds;
 use keyround::oauth::client::Client;
 use reqwest::{Method, Response};
 
 use super::party::{
-    AFTER_LOGOUT, answer_of, leads_to, log_in, log_in_at, own, query, redeem, register, send, userinfo, visit,
+    AFTER_LOGOUT, answer_of, leads_to, log_in, log_in_at, own, query, redeem, refresh, register, send, userinfo, visit,
 };
 use crate::auth::visitor::{Site, Visitor};
 use crate::helpers::answered;
@@ -65,6 +66,38 @@ crate::on_both_databases!(a_client_ends_the_login_for_all_clients, |database| {
     assert!(nowhere.text().await.unwrap().contains("You are logged out"));
     site.stop().await;
 });
+
+/// Idle login sessions are too old for another client, and their grants may live on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_ends_a_login_session_that_was_idle_too() {
+    let settings = [("accounts.session_idle", "10m"), ("accounts.session_absolute", "1h")];
+    let site = Site::start(crate::helpers::TestDatabase::sqlite(), &settings).await;
+    register(&site, &own("app")).await;
+    site.register("ada").await;
+    let mut ada = site.visitor();
+    let code = log_in_at(&mut ada, "ada", &query("app", &[("scope", "openid offline_access")])).await;
+    let (_, mut tokens) = redeem(&site, "app", &code, &[]).await;
+    let id_token = tokens["id_token"].as_str().unwrap().to_owned();
+    // The client refreshes its grant, and the browser does nothing.
+    for _ in 0..2 {
+        site.app.pass(Seconds(400), Seconds(5)).await;
+        tokens = refresh(&site, "app", &tokens).await.1;
+    }
+    assert!(!is_logged_in(&mut ada, "app").await, "it was idle for too long");
+    // A client that was disabled ends nothing.
+    site.raw.execute("UPDATE clients SET disabled_at = 7").await;
+    site.app.until_clients_are_read_anew().await;
+    let kept = ada.jar.clone();
+    leave(&mut ada, &[("id_token_hint", &id_token)]).await;
+    ada.jar = kept;
+    site.raw.execute("UPDATE clients SET disabled_at = NULL").await;
+    site.app.until_clients_are_read_anew().await;
+    tokens = refresh(&site, "app", &tokens).await.1;
+    assert!(tokens["access_token"].is_string(), "{tokens}");
+    leave(&mut ada, &[("id_token_hint", &id_token)]).await;
+    assert_eq!(refresh(&site, "app", &tokens).await.1["error"], "invalid_grant");
+    site.stop().await;
+}
 
 crate::on_both_databases!(no_link_logs_a_person_out_without_a_question, |database| {
     let site = Site::start(database, &[]).await;

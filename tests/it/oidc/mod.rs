@@ -7,3 +7,4 @@ mod logout;
 mod pages;
 mod party;
 mod races;
+mod registration;

@@ -195,3 +195,16 @@ pub async fn userinfo(site: &Site, token: &str) -> (u16, Value) {
     let answer = answered(request).await;
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
+
+/// What a public client gets for the refresh token among these.
+pub async fn refresh(site: &Site, client: &str, tokens: &Value) -> (u16, Value) {
+    let token = tokens["refresh_token"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no refresh token: {tokens}"));
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("client_id", client),
+        ("refresh_token", token),
+    ];
+    ask(site, &form).await
+}
