@@ -22,6 +22,7 @@ use keyround::crypto::random::random_secret;
 use keyround::crypto::sealing::MasterKey;
 use keyround::events::{Entry, Event};
 use keyround::jose::alg::Algorithm;
+use keyround::oauth::claims::ScopeClaims;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::users::StoredUser;
 
@@ -383,6 +384,10 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
         party: keyround::oauth::client::Party::Third,
         redirect_uris: Vec::new(),
         post_logout_redirect_uris: Vec::new(),
+        name: None,
+        id_token_alg: None,
+        scope_claims: ScopeClaims::Userinfo,
+        roles_claim: None,
         is_pkce_optional: false,
         grants: vec![Grant::ClientCredentials],
         scope: "read".parse().unwrap(),

@@ -167,6 +167,18 @@ pub struct LoginSession {
     pub auth_time: UnixTime,
     /// How (RFC 8176).
     pub amr: Vec<String>,
-    /// How surely, if that is known.
+    /// How surely, if that was noted.
     pub acr: Option<String>,
+}
+
+/// The `acr` of a login with a password of this server (OpenID Connect Core 1.0 section 2).
+pub const ACR_PASSWORD: &str = "1";
+
+impl LoginSession {
+    /// How surely the person was authenticated; none where another provider did it, which has levels of its own.
+    #[must_use]
+    pub fn acr(&self) -> Option<&str> {
+        let by_password = self.amr.iter().any(|method| method == LoginMethod::Password.amr());
+        self.acr.as_deref().or_else(|| by_password.then_some(ACR_PASSWORD))
+    }
 }

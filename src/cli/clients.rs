@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::accounts::user::USER_ID_VERSION;
+use crate::accounts::user::{Name, USER_ID_VERSION};
 use crate::app::Foundation;
 use crate::clock::{Seconds, UnixTime};
 use crate::config::Config;
@@ -22,6 +22,7 @@ use crate::events::{Entry, Event};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
 use crate::oauth::authorization::OFFLINE_ACCESS;
+use crate::oauth::claims::{RolesClaim, ScopeClaims};
 use crate::oauth::client::{Audience, Client, ClientId, ClientKind, ClientSecret, Consent, Grant, Party, RedirectUri};
 use crate::oauth::endpoints::USERINFO_PATH;
 use crate::oauth::scope::Scope;
@@ -37,7 +38,7 @@ use super::{input, list, output, scope};
 #[derive(Subcommand)]
 pub enum ClientsCommand {
     /// Register a client; its secret is shown this once.
-    Create(NewClientArguments),
+    Create(Box<NewClientArguments>),
     /// List every client.
     List,
     /// Show one client.
@@ -48,7 +49,7 @@ pub enum ClientsCommand {
     },
     /// Change what a client may ask for; each setting that is not named stays. Every server knows it within a tenth of a second. With
     /// --jwks-file or --jwks-uri it proves itself by these keys alone, and a secret that it has is refused: you are asked first.
-    Update(update::ClientChanges),
+    Update(Box<update::ClientChanges>),
     /// Refuse a client from now on.
     Disable {
         /// The client.
@@ -140,6 +141,21 @@ pub struct NewClientArguments {
     /// It is your own: people are not asked before it gets what it asks for.
     #[arg(long)]
     first_party: bool,
+    /// What people see of it on pages; its id when left out.
+    #[arg(long)]
+    name: Option<Name>,
+    #[arg(
+        long,
+        value_name = "ALGORITHM",
+        help = "The algorithm of its ID tokens; that of its access tokens when left out"
+    )]
+    id_token_algorithm: Option<Algorithm>,
+    /// Where the claims of the scopes profile and email are: at userinfo, or in the `id_token` too, for a program that asks no userinfo endpoint.
+    #[arg(long, value_name = "PLACE", default_value = "userinfo", value_parser = scope_claims())]
+    scope_claims: ScopeClaims,
+    /// The claim that lists a person's roles in its ID tokens and at userinfo, such as groups; as one text with :text behind the name.
+    #[arg(long, value_name = "CLAIM")]
+    roles_claim: Option<RolesClaim>,
     /// Whether it must send a code challenge (RFC 7636): required, or optional for a client that cannot.
     #[arg(long, value_name = "WHETHER", default_value = "required", value_parser = ["required", "optional"])]
     pkce: String,
@@ -176,12 +192,16 @@ fn token_type() -> impl clap::builder::TypedValueParser<Value = TokenType> {
     PossibleValuesParser::new(TokenType::ALL.map(TokenType::name)).try_map(|text| text.parse::<TokenType>())
 }
 
+fn scope_claims() -> impl clap::builder::TypedValueParser<Value = ScopeClaims> {
+    PossibleValuesParser::new(ScopeClaims::ALL.map(ScopeClaims::name)).try_map(|text| text.parse::<ScopeClaims>())
+}
+
 pub async fn run(context: &Context, command: ClientsCommand) -> Result<(), Failure> {
     match command {
-        ClientsCommand::Create(new) => create(context, new).await,
+        ClientsCommand::Create(new) => create(context, *new).await,
         ClientsCommand::List => show::list(context).await,
         ClientsCommand::Show { id } => show::one(context, &id).await,
-        ClientsCommand::Update(changes) => update::run(context, changes).await,
+        ClientsCommand::Update(changes) => update::run(context, *changes).await,
         ClientsCommand::Disable { id, why } => {
             let change = ClientChange::Disable;
             change_client(
@@ -371,6 +391,10 @@ fn client(new: NewClientArguments, config: &Config, now: UnixTime) -> Result<Cli
         },
         redirect_uris: distinct(new.redirect_uris),
         post_logout_redirect_uris: distinct(new.post_logout_redirect_uris),
+        name: new.name,
+        id_token_alg: new.id_token_algorithm,
+        scope_claims: new.scope_claims,
+        roles_claim: new.roles_claim,
         is_pkce_optional: new.pkce == "optional",
         grants: distinct(new.grants),
         scope: new.scope,
@@ -417,6 +441,12 @@ fn refuse_contradictory(client: &Client, config: &Config) -> Result<(), Failure>
         "--redirect-uri is for people who log in; add --grant authorization_code, or leave it out"
     } else if !logs_in && matches!(client.party, Party::First { .. }) {
         "--first-party is about people who log in; add --grant authorization_code, or leave it out"
+    } else if !logs_in
+        && (client.id_token_alg.is_some()
+            || client.roles_claim.is_some()
+            || client.scope_claims != ScopeClaims::Userinfo)
+    {
+        "--id-token-algorithm, --scope-claims and --roles-claim are about people who log in; add --grant authorization_code, or leave them out"
     } else if logs_in && is_audience {
         "the client_id is an audience, so that its ID tokens would look like access tokens for that audience; choose another id"
     } else if logs_in && client.scope.without(OFFLINE_ACCESS).is_empty() {
@@ -434,7 +464,8 @@ fn refuse_contradictory(client: &Client, config: &Config) -> Result<(), Failure>
 /// Compares what was asked for with the policy: a client that could never have its token is refused now.
 fn refuse_impossible(client: &Client, config: &Config) -> Result<(), Failure> {
     let enabled = config.keys.policy.algorithms();
-    if let Some(alg) = client.alg.filter(|alg| !enabled.contains(alg)) {
+    let chosen = client.alg.into_iter().chain(client.id_token_alg);
+    if let Some(alg) = chosen.into_iter().find(|alg| !enabled.contains(alg)) {
         let enabled: Vec<&str> = enabled.iter().map(|alg| alg.name()).collect();
         return Err(Failure::Usage(format!(
             "{alg} is not among keys.algorithms ({}); choose one of these, or enable it first",
@@ -516,6 +547,10 @@ fn to_json(client: &Client) -> Value {
         "redirect_uris": client.redirect_uris.iter().map(RedirectUri::as_str).collect::<Vec<_>>(),
         "post_logout_redirect_uris": client.post_logout_redirect_uris.iter().map(RedirectUri::as_str).collect::<Vec<_>>(),
         "pkce": pkce(client),
+        "name": client.name.as_ref().map(Name::as_str),
+        "id_token_algorithm": client.id_token_alg,
+        "scope_claims": client.scope_claims.name(),
+        "roles_claim": client.roles_claim.as_ref().map(RolesClaim::to_string),
         "grants": client.grants,
         "scope": client.scope.to_string(),
         "audiences": client.audiences,

@@ -8,6 +8,7 @@ use crate::app::Foundation;
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, Sources, settings};
 use crate::jose::jwt::TokenType;
+use crate::oauth::claims::ScopeClaims;
 use crate::oauth::client::{Client, ClientId, ClientKind, Grant, Party};
 
 use super::context::Context;
@@ -152,6 +153,10 @@ fn demo_client(now: UnixTime) -> Result<Client, Failure> {
         party: Party::Third,
         redirect_uris: Vec::new(),
         post_logout_redirect_uris: Vec::new(),
+        name: None,
+        id_token_alg: None,
+        scope_claims: ScopeClaims::Userinfo,
+        roles_claim: None,
         is_pkce_optional: false,
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().map_err(|_| invalid("scope"))?,

@@ -233,6 +233,7 @@ pub const fn status_of(error: ErrorCode) -> StatusCode {
         | ErrorCode::UnsupportedResponseType
         | ErrorCode::LoginRequired
         | ErrorCode::ConsentRequired
+        | ErrorCode::UnmetAuthenticationRequirements
         | ErrorCode::RequestNotSupported
         | ErrorCode::RequestUriNotSupported
         | ErrorCode::RegistrationNotSupported => StatusCode::BAD_REQUEST,

@@ -1,6 +1,7 @@
 //! The tables of routes, on one screen.
 
 use actix_web::http::header;
+use actix_web::middleware::DefaultHeaders;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 
 use crate::oauth::endpoints::{
@@ -43,14 +44,15 @@ pub fn public_routes(server: &Server) -> impl FnOnce(&mut web::ServiceConfig) + 
         for document in documents {
             routes.service(published(&document, metadata::answer));
         }
-        routes.service(for_clients(
-            &format!("{path}{TOKEN_PATH}"),
-            web::post().to(token::answer),
-        ));
+        let token = web::post().to(token::answer);
+        let token = for_clients(&format!("{path}{TOKEN_PATH}"), token, may_send("POST"));
+        routes.service(token.wrap(for_any_page()));
         let introspection = web::post().to(introspect::answer);
-        routes.service(for_clients(&format!("{path}{INTROSPECTION_PATH}"), introspection));
+        let introspection = for_clients(&format!("{path}{INTROSPECTION_PATH}"), introspection, options("POST"));
+        routes.service(introspection);
         let revocation = web::post().to(revoke::answer);
-        routes.service(for_clients(&format!("{path}{REVOCATION_PATH}"), revocation));
+        let revocation = for_clients(&format!("{path}{REVOCATION_PATH}"), revocation, may_send("POST"));
+        routes.service(revocation.wrap(for_any_page()));
         if has_accounts {
             account::routes::routes(&path, routes);
             for_visitors(&path, routes);
@@ -77,8 +79,6 @@ fn for_visitors(path: &str, routes: &mut web::ServiceConfig) {
         "POST",
         of_form(web::post().to(consent::answer)),
     );
-    let both = vec![web::get().to(userinfo::answer), web::post().to(userinfo::answer)];
-    endpoint(USERINFO_PATH, "GET, POST", both);
     let both = vec![web::get().to(logout::by_query), web::post().to(logout::by_form)];
     endpoint(END_SESSION_PATH, "GET, POST", both);
     endpoint(
@@ -98,6 +98,12 @@ fn for_visitors(path: &str, routes: &mut web::ServiceConfig) {
         };
         endpoint(at, "GET, HEAD", vec![web::get().to(answer), web::head().to(answer)]);
     }
+    let userinfo = web::resource(format!("{path}{USERINFO_PATH}"))
+        .route(web::get().to(userinfo::answer))
+        .route(web::post().to(userinfo::answer))
+        .route(may_send("GET, POST"))
+        .default_service(web::to(|| async { Problem::method_not_allowed("GET, POST").answer() }));
+    routes.service(userinfo.wrap(for_any_page()));
 }
 
 /// The page of the issuer lists every path.
@@ -134,10 +140,10 @@ pub fn admin_routes(routes: &mut web::ServiceConfig) {
 }
 
 /// An endpoint that a client proves itself at: a form, and nothing else.
-fn for_clients(path: &str, route: Route) -> Resource {
+fn for_clients(path: &str, route: Route, options: Route) -> Resource {
     web::resource(path.to_owned())
         .route(route)
-        .route(options("POST"))
+        .route(options)
         .default_service(web::to(|| async { Problem::only_post().answer() }))
 }
 
@@ -168,7 +174,9 @@ where
     F: actix_web::Handler<Args, Output = HttpResponse> + Copy,
     Args: actix_web::FromRequest + 'static,
 {
-    let options = web::method(actix_web::http::Method::OPTIONS).to(|| async { preflight() });
+    // For `If-None-Match` a page is asked for leave first.
+    let options =
+        web::method(actix_web::http::Method::OPTIONS).to(|| async { preflight("GET, HEAD", "If-None-Match") });
     readable(path, answer, options)
 }
 
@@ -177,13 +185,26 @@ fn options(methods: &'static str) -> Route {
     web::method(actix_web::http::Method::OPTIONS).to(move || async move { problem::options(methods) })
 }
 
-/// A page that sends `If-None-Match` is asked for leave first.
-fn preflight() -> HttpResponse {
+/// Lets a page of any origin send requests with credentials of its own.
+fn may_send(methods: &'static str) -> Route {
+    let answer = move || async move { preflight(methods, "Authorization, Content-Type") };
+    web::method(actix_web::http::Method::OPTIONS).to(answer)
+}
+
+/// Lets a page of any origin read every answer of an endpoint, refusals too. It reads no cookies: who asks has a code, a token or a secret.
+fn for_any_page() -> DefaultHeaders {
+    DefaultHeaders::new()
+        .add((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
+        .add((header::ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After, WWW-Authenticate"))
+}
+
+/// The answer to a browser that asks for leave (Fetch Standard, CORS-preflight fetch).
+fn preflight(methods: &'static str, headers: &'static str) -> HttpResponse {
     HttpResponse::NoContent()
-        .insert_header((header::ALLOW, problem::with_options("GET, HEAD")))
+        .insert_header((header::ALLOW, problem::with_options(methods)))
         .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
-        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"))
-        .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "If-None-Match"))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, methods))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, headers))
         .insert_header((header::ACCESS_CONTROL_MAX_AGE, "86400"))
         .finish()
 }

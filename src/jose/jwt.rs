@@ -6,6 +6,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::crypto::sha256;
 
@@ -166,6 +167,9 @@ pub struct IdTokenClaims {
     pub sid: String,
     /// The left half of the SHA-256 of the access token that comes with it (section 3.1.3.6), in base64url.
     pub at_hash: String,
+    /// What it says of the person besides.
+    #[serde(flatten)]
+    pub person: Map<String, Value>,
 }
 
 impl IdTokenClaims {

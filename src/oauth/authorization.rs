@@ -9,6 +9,7 @@ use url::{Host, Url, form_urlencoded};
 
 use crate::clock::{Seconds, UnixTime};
 
+use super::claims::RequestedClaims;
 use super::client::{Audience, Client, ClientId, ClientKind, Consent, Grant, Party};
 use super::error::{ErrorCode, OauthError};
 use super::pkce::{self, CodeChallenge};
@@ -208,6 +209,8 @@ pub struct AuthorizationRequest {
     pub login_hint: Option<String>,
     /// The token of an earlier login, which names the person that is expected.
     pub id_token_hint: Option<String>,
+    /// What the client asks to be told beside what the scope brings.
+    pub claims: RequestedClaims,
     /// The languages that the person reads, the best first (BCP 47).
     pub ui_locales: Vec<String>,
     /// Whether the answer goes to a site, and not to a program on the device, whose place another program can take.
@@ -244,8 +247,12 @@ impl AuthorizationRequest {
             return Err(OauthError::invalid_request("response_mode is query or form_post"));
         }
         bounded(parameters, "state", LONGEST_STATE)?;
+        // A wish, and every ID token says what it is.
+        bounded(parameters, "acr_values", LONGEST_STATE)?;
+        let claims = RequestedClaims::parse(parameters.one("claims")?)?;
         Ok(Self {
-            scope: granted_scope(parameters, client)?,
+            scope: with_claims(granted_scope(parameters, client)?, &claims, client),
+            claims,
             audience: granted_audience(parameters, client)?,
             nonce: bounded(parameters, "nonce", LONGEST_NONCE)?,
             code_challenge: challenge(parameters, client)?,
@@ -313,6 +320,15 @@ fn granted_scope(parameters: &Parameters, client: &Client) -> Result<Scope, Oaut
     Ok(granted)
 }
 
+/// A claim that is asked for counts as its scope, so that the person is asked about it, and it is there at the userinfo endpoint.
+fn with_claims(scope: Scope, claims: &RequestedClaims, client: &Client) -> Scope {
+    if scope.contains(OPENID) {
+        scope.and(&claims.scope().within(&client.scope))
+    } else {
+        scope
+    }
+}
+
 fn granted_audience(parameters: &Parameters, client: &Client) -> Result<Option<Audience>, OauthError> {
     let mut asked = requested_audiences(parameters)?;
     if asked.len() > 1 {
@@ -369,6 +385,8 @@ pub struct Present {
     pub is_expected: bool,
     /// Whether the person allowed this client all that is asked for.
     pub has_consented: bool,
+    /// Whether the login is as sure as the client insists on.
+    pub is_sure_enough: bool,
 }
 
 /// What comes next.
@@ -380,7 +398,7 @@ pub enum AuthorizationStep {
     AskForConsent,
     /// A code.
     Answer,
-    /// A refusal for the client: a page is needed, and `prompt` is `none`.
+    /// A refusal for the client: a page is needed and `prompt` is `none`, or no page would help.
     Refuse(ErrorCode),
 }
 
@@ -390,7 +408,10 @@ impl fmt::Display for AuthorizationStep {
             Self::LogIn => "a login is needed",
             Self::AskForConsent => "consent is needed",
             Self::Answer => "a code is given",
-            Self::Refuse(_) => "a page would be needed, and prompt is none",
+            Self::Refuse(ErrorCode::UnmetAuthenticationRequirements) => {
+                "the person logged in otherwise than claims insists on in acr"
+            }
+            Self::Refuse(_) => "the person would have to see a page, and prompt is none",
         })
     }
 }
@@ -427,6 +448,9 @@ fn step_with_pages(
     let is_too_old = request.max_age.is_some_and(|max_age| now - present.auth_time > max_age);
     if request.asks_for(Prompt::Login) || request.asks_for(Prompt::SelectAccount) || is_too_old {
         return AuthorizationStep::LogIn;
+    }
+    if !present.is_sure_enough {
+        return AuthorizationStep::Refuse(ErrorCode::UnmetAuthenticationRequirements);
     }
     let needs_none = matches!(
         client.party,
@@ -734,6 +758,11 @@ mod tests {
             auth_time: UnixTime(900),
             is_expected: true,
             has_consented: true,
+            is_sure_enough: true,
+        };
+        let unsure = Present {
+            is_sure_enough: false,
+            ..here
         };
         let stranger = Present {
             is_expected: false,
@@ -755,6 +784,13 @@ mod tests {
             ("", &third, None, AuthorizationStep::LogIn),
             ("", &third, Some(stranger), AuthorizationStep::LogIn),
             ("", &third, Some(new), AuthorizationStep::AskForConsent),
+            (
+                "",
+                &third,
+                Some(unsure),
+                AuthorizationStep::Refuse(ErrorCode::UnmetAuthenticationRequirements),
+            ),
+            ("prompt=login", &third, Some(unsure), AuthorizationStep::LogIn),
             ("", &own, Some(new), AuthorizationStep::Answer),
             ("", &third, Some(here), AuthorizationStep::Answer),
             ("max_age=100", &third, Some(here), AuthorizationStep::Answer),

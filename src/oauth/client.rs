@@ -8,11 +8,13 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::accounts::settings::ClientSettings;
+use crate::accounts::user::Name;
 use crate::clock::{Seconds, UnixTime};
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
 use crate::text;
 
+use super::claims::{RolesClaim, ScopeClaims};
 use super::scope::Scope;
 
 /// A client's name: 1 to 255 visible ASCII characters without `"` and `\`. RFC 6749 appendix A.1 allows a space and these two as well;
@@ -467,6 +469,14 @@ pub struct Client {
     pub redirect_uris: Vec<RedirectUri>,
     /// Where its logouts may lead back to.
     pub post_logout_redirect_uris: Vec<RedirectUri>,
+    /// What people see of it (RFC 7591 section 2, `client_name`); without one they see its id.
+    pub name: Option<Name>,
+    /// The algorithm of its ID tokens (OpenID Connect Registration 1.0, `id_token_signed_response_alg`); none follows `alg`.
+    pub id_token_alg: Option<Algorithm>,
+    /// Where the claims of its scopes are.
+    pub scope_claims: ScopeClaims,
+    /// What lists the roles of a person in its ID tokens and at the userinfo endpoint.
+    pub roles_claim: Option<RolesClaim>,
     /// Whether it may log people in without a code challenge (RFC 7636); a public client may not.
     pub is_pkce_optional: bool,
     /// The grants it may use (RFC 6749 section 5.2, `unauthorized_client`).
@@ -516,6 +526,10 @@ impl Client {
             },
             redirect_uris: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
+            name: None,
+            id_token_alg: None,
+            scope_claims: ScopeClaims::Userinfo,
+            roles_claim: None,
             is_pkce_optional: false,
             grants: Vec::new(),
             scope: Scope::default(),
@@ -542,6 +556,12 @@ impl Client {
     #[must_use]
     pub fn may_omit_code_challenge(&self) -> bool {
         self.is_pkce_optional && self.kind != ClientKind::Public
+    }
+
+    /// What people see of it.
+    #[must_use]
+    pub fn shown_as(&self) -> &str {
+        self.name.as_ref().map_or(self.id.as_str(), Name::as_str)
     }
 
     /// The audience of its tokens where a request names none.
@@ -628,6 +648,10 @@ impl Client {
             party: Party::Third,
             redirect_uris: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
+            name: None,
+            id_token_alg: None,
+            scope_claims: ScopeClaims::Userinfo,
+            roles_claim: None,
             is_pkce_optional: false,
             grants: vec![Grant::ClientCredentials],
             scope: Scope::default(),

@@ -30,6 +30,8 @@ pub enum ErrorCode {
     LoginRequired,
     /// A page for consent would be needed.
     ConsentRequired,
+    /// The person logged in otherwise than the client insists on (OpenID Connect Core Error Code `unmet_authentication_requirements` 1.0).
+    UnmetAuthenticationRequirements,
     /// No request objects here.
     RequestNotSupported,
     /// No request objects by reference here.
@@ -55,6 +57,7 @@ impl ErrorCode {
             Self::UnsupportedResponseType => "unsupported_response_type",
             Self::LoginRequired => "login_required",
             Self::ConsentRequired => "consent_required",
+            Self::UnmetAuthenticationRequirements => "unmet_authentication_requirements",
             Self::RequestNotSupported => "request_not_supported",
             Self::RequestUriNotSupported => "request_uri_not_supported",
             Self::RegistrationNotSupported => "registration_not_supported",

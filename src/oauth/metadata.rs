@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::accounts::session::ACR_PASSWORD;
 use crate::jose::alg::Algorithm;
 
 use super::authorization::{OFFLINE_ACCESS, OPENID, Prompt, ResponseMode};
@@ -71,8 +72,10 @@ pub struct LoginMetadata {
     pub scopes_supported: Vec<&'static str>,
     /// What ID tokens and the userinfo endpoint may say.
     pub claims_supported: Vec<&'static str>,
-    /// The parameter is not read.
+    /// Clients may ask for single claims.
     pub claims_parameter_supported: bool,
+    /// How surely a person may have logged in.
+    pub acr_values_supported: Vec<&'static str>,
     /// Request objects are refused.
     pub request_parameter_supported: bool,
     /// So are those by reference, which a client would otherwise expect.
@@ -103,6 +106,7 @@ impl LoginMetadata {
                 "iat",
                 "auth_time",
                 "nonce",
+                "acr",
                 "amr",
                 "azp",
                 "sid",
@@ -111,7 +115,8 @@ impl LoginMetadata {
                 "email",
                 "email_verified",
             ],
-            claims_parameter_supported: false,
+            claims_parameter_supported: true,
+            acr_values_supported: vec![ACR_PASSWORD],
             request_parameter_supported: false,
             request_uri_parameter_supported: false,
             prompt_values_supported: Prompt::ALL.map(Prompt::name).to_vec(),

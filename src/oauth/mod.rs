@@ -2,6 +2,7 @@
 
 pub mod assertion;
 pub mod authorization;
+pub mod claims;
 pub mod client;
 pub mod client_keys;
 pub mod credentials;

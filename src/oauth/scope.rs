@@ -54,6 +54,15 @@ impl Scope {
         Self(self.0.iter().chain(more).cloned().collect())
     }
 
+    /// Its words, and this one.
+    #[must_use]
+    pub(super) fn with(mut self, word: &str) -> Self {
+        if !self.contains(word) {
+            self.0.push(word.to_owned());
+        }
+        self
+    }
+
     /// Its words.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)

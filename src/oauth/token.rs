@@ -329,6 +329,7 @@ impl Granted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oauth::claims::ScopeClaims;
 
     fn client() -> Client {
         Client {
@@ -337,6 +338,10 @@ mod tests {
             party: crate::oauth::client::Party::Third,
             redirect_uris: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
+            name: None,
+            id_token_alg: None,
+            scope_claims: ScopeClaims::Userinfo,
+            roles_claim: None,
             is_pkce_optional: false,
             grants: vec![Grant::ClientCredentials],
             scope: "read write".parse().unwrap(),

@@ -93,6 +93,7 @@ impl Sessions {
             scope: &request.scope,
             audience: request.audience.as_ref().unwrap_or(&default),
             nonce: request.nonce.as_deref(),
+            claims: &request.claims.id_token,
         };
         let now = self.now();
         let given = self.db.create_code(&new, now).await?;
@@ -107,6 +108,7 @@ impl Sessions {
     pub async fn redeem_code(&self, presented: &PresentedCode<'_>) -> Result<CodeTokens, CannotRedeem> {
         let client = presented.client;
         self.keyring.signing(self.alg_of(client), self.clock.read())?;
+        self.keyring.signing(self.id_token_alg_of(client), self.clock.read())?;
         let token = RefreshToken::first(SessionId::generate(self.now()))?;
         let redemption = Redemption {
             digest: &self.hash_key.digest(Purpose::AuthorizationCode, presented.code),
@@ -175,7 +177,11 @@ impl Sessions {
         };
         let tokens = self.tokens(token, &owner)?;
         let id_token = if scope.contains(OPENID) {
-            Some(self.id_token(&login, &owner, granted.nonce, &tokens.access_token)?)
+            let nonce = granted.nonce;
+            Some(
+                self.id_token(&login, &owner, nonce, &granted.claims, &tokens.access_token)
+                    .await?,
+            )
         } else {
             None
         };

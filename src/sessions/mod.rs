@@ -10,6 +10,7 @@ mod replays;
 
 use std::sync::Arc;
 
+use serde_json::Map;
 use zeroize::Zeroizing;
 
 use crate::accounts::refresh::{Family, Limits, PresentedRefresh, Refused, Verdict, judge};
@@ -26,6 +27,7 @@ use crate::jose::alg::Algorithm;
 use crate::jose::jwt::IdTokenClaims;
 use crate::keyring::{CannotSign, Issued, Keyring};
 use crate::oauth::authorization::{OFFLINE_ACCESS, OPENID};
+use crate::oauth::claims::{PersonClaim, ScopeClaims, claims_of_scope, person_claims};
 use crate::oauth::client::{Audience, Client, Grant};
 use crate::oauth::scope::Scope;
 use crate::oauth::token::{Granted, GrantedSession};
@@ -129,6 +131,33 @@ pub enum CannotRefresh {
     /// There is no randomness; the token is as good as before.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+}
+
+/// Why there is no ID token.
+#[derive(Debug, thiserror::Error)]
+enum CannotMakeIdToken {
+    #[error(transparent)]
+    CannotSign(#[from] CannotSign),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<CannotMakeIdToken> for CannotRefresh {
+    fn from(error: CannotMakeIdToken) -> Self {
+        match error {
+            CannotMakeIdToken::CannotSign(error) => error.into(),
+            CannotMakeIdToken::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<CannotMakeIdToken> for CannotRedeem {
+    fn from(error: CannotMakeIdToken) -> Self {
+        match error {
+            CannotMakeIdToken::CannotSign(error) => error.into(),
+            CannotMakeIdToken::Store(error) => error.into(),
+        }
+    }
 }
 
 /// A refresh token as a client presents it.
@@ -439,6 +468,10 @@ impl Sessions {
         client.alg.unwrap_or(self.alg)
     }
 
+    fn id_token_alg_of(&self, client: &Client) -> Algorithm {
+        client.id_token_alg.unwrap_or_else(|| self.alg_of(client))
+    }
+
     /// How long a token for this owner lives: no longer than the end of its session is remembered.
     fn ttl_of(&self, owner: &Owner<'_>) -> Seconds {
         let ttl = owner.client.token_ttl.unwrap_or(self.access_token_ttl);
@@ -496,23 +529,38 @@ impl Sessions {
                 .await?;
             // A login session that is idle has a grant that lives: the token says nothing of how the person logged in.
             if let Some(login) = login {
-                tokens.id_token = Some(self.id_token(&login, owner, None, &tokens.access_token)?);
+                tokens.id_token = Some(self.id_token(&login, owner, None, &[], &tokens.access_token).await?);
             }
         }
         Ok(tokens)
     }
 
-    /// The ID token that goes with an access token (OpenID Connect Core 1.0 section 3.1.3.3).
-    fn id_token(
+    /// The ID token that goes with an access token (OpenID Connect Core 1.0 section 3.1.3.3). Of the person it says what the request asked
+    /// for, and what the client is registered for.
+    async fn id_token(
         &self,
         login: &LoginSession,
         owner: &Owner<'_>,
         nonce: Option<String>,
+        asked: &[PersonClaim],
         access_token: &str,
-    ) -> Result<String, CannotSign> {
+    ) -> Result<String, CannotMakeIdToken> {
         let client_id = owner.client.id.to_string();
-        let alg = self.alg_of(owner.client);
-        self.keyring
+        let alg = self.id_token_alg_of(owner.client);
+        let is_told = |claim: &PersonClaim| owner.client.scope_claims == ScopeClaims::IdToken || asked.contains(claim);
+        let told: Vec<PersonClaim> = claims_of_scope(&owner.scope).filter(is_told).collect();
+        let mut person = if told.is_empty() {
+            Map::new()
+        } else {
+            let stored = self.db.user(owner.user).await?;
+            stored.map_or_else(Map::new, |stored| person_claims(&stored.user, told))
+        };
+        if let Some(claim) = &owner.client.roles_claim {
+            let roles = owner.roles.iter().map(Role::as_str);
+            person.insert(claim.name().to_owned(), claim.value(roles));
+        }
+        let token = self
+            .keyring
             .issue_id_token(alg, self.ttl_of(owner), self.clock.read(), |now, ttl| IdTokenClaims {
                 iss: self.issuer.clone(),
                 sub: owner.user.to_string(),
@@ -521,12 +569,14 @@ impl Sessions {
                 iat: now.0,
                 auth_time: login.auth_time.0,
                 nonce,
-                acr: login.acr.clone(),
+                acr: login.acr().map(str::to_owned),
                 amr: login.amr.clone(),
                 azp: client_id,
                 sid: login.id.to_string(),
                 at_hash: IdTokenClaims::hash_of(access_token),
-            })
+                person,
+            })?;
+        Ok(token)
     }
 
     /// What is left of a grant's scope by the registration of its client today. Nothing of the grant is left if people do not log in with the

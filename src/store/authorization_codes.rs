@@ -6,6 +6,7 @@ use crate::accounts::session::{Device, EndedBy};
 use crate::clock::UnixTime;
 use crate::events::Entry;
 use crate::oauth::authorization::CODE_TTL;
+use crate::oauth::claims::PersonClaim;
 use crate::oauth::client::{Audience, ClientId};
 use crate::oauth::pkce::CodeChallenge;
 use crate::oauth::scope::Scope;
@@ -17,13 +18,13 @@ use super::{Db, StoreError, in_tx, on_read, on_write};
 
 /// Only while the login session lives.
 const INSERT: &str = "INSERT INTO authorization_codes (code_digest, client_id, redirect_uri, code_challenge, login_session_id, user_id, scope, \
-                      audience, nonce, expires_at) \
-                      SELECT $1, $2, $3, $4, login_session_id, user_id, $5, $6, $7, $8 FROM login_sessions \
+                      audience, nonce, expires_at, claims) \
+                      SELECT $1, $2, $3, $4, login_session_id, user_id, $5, $6, $7, $8, $10 FROM login_sessions \
                       WHERE login_session_id = $9 AND revoked_at IS NULL";
 const REDEEM: &str = "UPDATE authorization_codes SET grant_id = $2 \
                       WHERE code_digest = $1 AND grant_id IS NULL AND expires_at > $3 AND client_id = $4 AND redirect_uri = $5 \
                       AND code_challenge IS NOT DISTINCT FROM $6 \
-                      RETURNING login_session_id, scope, audience, nonce";
+                      RETURNING login_session_id, scope, audience, nonce, claims";
 const KNOWN: &str = "SELECT count(*) FROM authorization_codes WHERE code_digest = $1";
 const REDEEMED: &str = "SELECT grant_id FROM authorization_codes \
                         WHERE code_digest = $1 AND client_id = $2 AND grant_id IS NOT NULL AND expires_at > $3";
@@ -65,6 +66,8 @@ pub struct NewCode<'a> {
     pub audience: &'a Audience,
     /// What the ID token repeats.
     pub nonce: Option<&'a str>,
+    /// What the ID token is to say of the person besides.
+    pub claims: &'a [PersonClaim],
 }
 
 /// What redeems a code, and the grant that it makes.
@@ -110,6 +113,8 @@ pub struct CodeGrant {
     pub audience: Audience,
     /// What the ID token repeats.
     pub nonce: Option<String>,
+    /// What the ID token is to say of the person besides.
+    pub claims: Vec<PersonClaim>,
 }
 
 #[derive(FromRow)]
@@ -118,6 +123,7 @@ struct RedeemedRow {
     scope: String,
     audience: String,
     nonce: Option<String>,
+    claims: String,
 }
 
 impl TryFrom<RedeemedRow> for CodeGrant {
@@ -129,6 +135,12 @@ impl TryFrom<RedeemedRow> for CodeGrant {
             login_session: row.login_session_id.parse().map_err(|_| corrupt("its login session"))?,
             scope: row.scope.parse().map_err(|_| corrupt("its scope"))?,
             audience: row.audience.parse().map_err(|_| corrupt("its audience"))?,
+            claims: row
+                .claims
+                .split_ascii_whitespace()
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map_err(|_| corrupt("its claims"))?,
             nonce: row.nonce,
         })
     }
@@ -159,6 +171,13 @@ impl Db {
             .bind(code.nonce)
             .bind((now + CODE_TTL).0)
             .bind(code.login_session.to_string())
+            .bind(
+                code.claims
+                    .iter()
+                    .map(|claim| claim.name())
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            )
             .execute(pool)
             .await?
             .rows_affected());

@@ -2,10 +2,12 @@
 
 use sqlx::FromRow;
 
+use crate::accounts::user::Name;
 use crate::clock::{Seconds, UnixTime};
 use crate::events::Entry;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwt::TokenType;
+use crate::oauth::claims::RolesClaim;
 use crate::oauth::client::{Client, ClientId, ClientKind, Party, SecretDigests};
 use crate::oauth::client_keys::ClientKeys;
 
@@ -15,7 +17,8 @@ use super::{ChangeId, Db, StoreError, Tx, client_keys, in_tx, on_read};
 macro_rules! columns {
     ($more:literal, $rest:literal) => {
         concat!(
-            "SELECT client_id, kind, auth_method, first_party_since, consent, redirect_uris, post_logout_redirect_uris, pkce, grants, scope, audiences, serves, alg, token_type, \
+            "SELECT client_id, kind, auth_method, first_party_since, consent, redirect_uris, post_logout_redirect_uris, pkce, \
+             client_name, id_token_alg, scope_claims, roles_claim, grants, scope, audiences, serves, alg, token_type, \
              token_ttl, secret_digest, previous_secret_digest, created_at, disabled_at",
             $more,
             $rest
@@ -29,14 +32,16 @@ const LIST: &str = columns!("", " FROM clients WHERE client_id > $1 ORDER BY cli
 const CHANGE: &str = "SELECT change_id FROM client_changes";
 const INSERT: &str = "INSERT INTO clients (client_id, grants, scope, audiences, serves, alg, token_ttl, \
                       secret_digest, created_at, token_type, kind, auth_method, first_party_since, consent, redirect_uris, pkce, \
-                      post_logout_redirect_uris) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) ON CONFLICT (client_id) DO NOTHING";
+                      post_logout_redirect_uris, client_name, id_token_alg, scope_claims, roles_claim) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
+                      ON CONFLICT (client_id) DO NOTHING";
 const HAS_ID: &str = "SELECT count(*) FROM clients WHERE client_id = $1";
 const AUDIENCES_OF_JWT: &str = "SELECT audiences FROM clients WHERE token_type = 'JWT'";
-// From the very settings that were read: another change that was first is not undone.
-const UPDATE: &str = "UPDATE clients SET scope = $2, audiences = $3, serves = $4, alg = $5, token_type = $6, token_ttl = $7 \
-                      WHERE client_id = $1 AND scope = $8 AND audiences = $9 AND serves = $10 AND alg IS NOT DISTINCT FROM $11 \
-                      AND COALESCE(token_type, 'at+jwt') = $12 AND token_ttl IS NOT DISTINCT FROM $13";
+/// The row stays as it is read until the transaction ends.
+const HOLD: &str = columns!("", " FROM clients WHERE client_id = $1 FOR UPDATE");
+const UPDATE: &str = "UPDATE clients SET scope = $2, audiences = $3, serves = $4, alg = $5, token_type = $6, token_ttl = $7, \
+                      first_party_since = $8, consent = $9, redirect_uris = $10, pkce = $11, post_logout_redirect_uris = $12, \
+                      client_name = $13, id_token_alg = $14, scope_claims = $15, roles_claim = $16 WHERE client_id = $1";
 const DISABLE: &str = "UPDATE clients SET disabled_at = $2 WHERE client_id = $1 AND disabled_at IS NULL";
 const ENABLE: &str = "UPDATE clients SET disabled_at = NULL WHERE client_id = $1 AND disabled_at IS NOT NULL";
 const DELETE: &str = "DELETE FROM clients WHERE client_id = $1";
@@ -66,6 +71,10 @@ struct Row {
     redirect_uris: String,
     post_logout_redirect_uris: String,
     pkce: String,
+    client_name: Option<String>,
+    id_token_alg: Option<String>,
+    scope_claims: String,
+    roles_claim: Option<String>,
     grants: String,
     scope: String,
     audiences: String,
@@ -93,6 +102,9 @@ impl TryFrom<Row> for StoredClient {
         fn words<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, T::Err> {
             text.split_ascii_whitespace().map(str::parse).collect()
         }
+        fn own<T: std::str::FromStr>(text: Option<&str>) -> Result<Option<T>, T::Err> {
+            text.map(str::parse).transpose()
+        }
         let corrupt = |reason: &str| StoreError::Corrupt {
             table: "clients",
             row: row.client_id.clone(),
@@ -107,17 +119,20 @@ impl TryFrom<Row> for StoredClient {
                 redirect_uris: words(&row.redirect_uris).map_err(|_| corrupt("its redirect URIs"))?,
                 post_logout_redirect_uris: words(&row.post_logout_redirect_uris)
                     .map_err(|_| corrupt("its redirect URIs after a logout"))?,
+                name: own(row.client_name.as_deref()).map_err(|_| corrupt("its name"))?,
+                id_token_alg: own(row.id_token_alg.as_deref())
+                    .map_err(|_| corrupt("the algorithm of its ID tokens"))?,
+                scope_claims: row
+                    .scope_claims
+                    .parse()
+                    .map_err(|_| corrupt("the place of its claims"))?,
+                roles_claim: own(row.roles_claim.as_deref()).map_err(|_| corrupt("its claim of roles"))?,
                 is_pkce_optional: row.pkce == PKCE_OPTIONAL,
                 grants: words(&row.grants).map_err(|_| corrupt("its grants"))?,
                 scope: row.scope.parse().map_err(|_| corrupt("its scope"))?,
                 audiences: words(&row.audiences).map_err(|_| corrupt("its audiences"))?,
                 serves: words(&row.serves).map_err(|_| corrupt("its served resources"))?,
-                alg: row
-                    .alg
-                    .as_deref()
-                    .map(str::parse)
-                    .transpose()
-                    .map_err(|_| corrupt("its algorithm"))?,
+                alg: own(row.alg.as_deref()).map_err(|_| corrupt("its algorithm"))?,
                 token_type: row
                     .token_type
                     .as_deref()
@@ -253,7 +268,20 @@ impl Db {
     pub async fn update_client(&self, update: &ClientUpdate<'_>, entries: &[Entry]) -> Result<bool, StoreError> {
         let ClientUpdate { old, new, keys } = update;
         let mut tx = self.begin().await?;
-        let updated = in_tx!(&mut tx, |connection| sqlx::query(UPDATE)
+        let text = tx.text(FIND, HOLD);
+        let row: Option<Row> = in_tx!(&mut tx, |connection| sqlx::query_as(text)
+            .bind(old.id.as_str())
+            .fetch_optional(connection)
+            .await?);
+        // Another change that was first is not undone.
+        let is_as_it_was = match row {
+            Some(row) => StoredClient::try_from(row)?.client == **old,
+            None => false,
+        };
+        if !is_as_it_was {
+            return Ok(false);
+        }
+        in_tx!(&mut tx, |connection| sqlx::query(UPDATE)
             .bind(old.id.as_str())
             .bind(new.scope.to_string())
             .bind(words(&new.audiences))
@@ -261,18 +289,18 @@ impl Db {
             .bind(new.alg.map(Algorithm::name))
             .bind(new.token_type.name())
             .bind(new.token_ttl.map(|ttl| ttl.0))
-            .bind(old.scope.to_string())
-            .bind(words(&old.audiences))
-            .bind(words(&old.serves))
-            .bind(old.alg.map(Algorithm::name))
-            .bind(old.token_type.name())
-            .bind(old.token_ttl.map(|ttl| ttl.0))
+            .bind(new.party.first_party_since().map(|since| since.0))
+            .bind(new.party.consent_name())
+            .bind(words(&new.redirect_uris))
+            .bind(pkce(new))
+            .bind(words(&new.post_logout_redirect_uris))
+            .bind(new.name.as_ref().map(Name::as_str))
+            .bind(new.id_token_alg.map(Algorithm::name))
+            .bind(new.scope_claims.name())
+            .bind(new.roles_claim.as_ref().map(RolesClaim::to_string))
             .execute(connection)
-            .await?
-            .rows_affected());
-        if updated != 1 {
-            return Ok(false);
-        }
+            .await
+            .map(|_| ())?);
         refuse_ambiguous(&mut tx, new).await?;
         if let Some(keys) = keys {
             client_keys::replace(&mut tx, &new.id, keys).await?;
@@ -348,6 +376,10 @@ pub(super) async fn insert(tx: &mut Tx, client: &Client, digest: &str) -> Result
         .bind(words(&client.redirect_uris))
         .bind(pkce(client))
         .bind(words(&client.post_logout_redirect_uris))
+        .bind(client.name.as_ref().map(Name::as_str))
+        .bind(client.id_token_alg.map(Algorithm::name))
+        .bind(client.scope_claims.name())
+        .bind(client.roles_claim.as_ref().map(RolesClaim::to_string))
         .execute(connection)
         .await?
         .rows_affected());

@@ -17,6 +17,7 @@ use keyround::crypto::random::random_secret;
 use keyround::events::{Entry, Event};
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::TokenType;
+use keyround::oauth::claims::ScopeClaims;
 use keyround::oauth::client::{Client, Grant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -420,6 +421,10 @@ fn client(alg: Algorithm, token_type: TokenType) -> Client {
         party: keyround::oauth::client::Party::Third,
         redirect_uris: Vec::new(),
         post_logout_redirect_uris: Vec::new(),
+        name: None,
+        id_token_alg: None,
+        scope_claims: ScopeClaims::Userinfo,
+        roles_claim: None,
         is_pkce_optional: false,
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),

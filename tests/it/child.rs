@@ -16,6 +16,7 @@ use keyround::events::Entry;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::key::PrivateKey;
 use keyround::keyring::binding;
+use keyround::oauth::claims::ScopeClaims;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::Db;
 
@@ -197,6 +198,10 @@ pub async fn register_clients(database: &TestDatabase, settings: &[(&str, &str)]
             party: keyround::oauth::client::Party::Third,
             redirect_uris: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
+            name: None,
+            id_token_alg: None,
+            scope_claims: ScopeClaims::Userinfo,
+            roles_claim: None,
             is_pkce_optional: false,
             grants: vec![Grant::ClientCredentials],
             scope: "read".parse().unwrap(),

@@ -302,6 +302,7 @@ crate::on_both_databases!(clients_are_registered_and_changed_while_a_server_runs
         events,
         [
             "client.deleted",
+            "client.disabled",
             "client.secret_changed",
             "client.secret_changed",
             "client.secret_changed",

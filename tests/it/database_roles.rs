@@ -777,7 +777,8 @@ async fn a_role_that_may_not_make_tables_is_told_what_grants_it() {
          DROP FUNCTION forget_consents_of_user, forget_consents_of_client CASCADE; DROP TABLE authorization_codes, consents; \
          ALTER TABLE sessions DROP COLUMN login_session_id, DROP COLUMN scope; \
          ALTER TABLE clients DROP COLUMN kind, DROP COLUMN auth_method, DROP COLUMN first_party_since, DROP COLUMN consent, \
-         DROP COLUMN redirect_uris, DROP COLUMN pkce, DROP COLUMN post_logout_redirect_uris; DELETE FROM _sqlx_migrations WHERE version > 26",
+         DROP COLUMN redirect_uris, DROP COLUMN pkce, DROP COLUMN post_logout_redirect_uris, DROP COLUMN client_name, \
+         DROP COLUMN id_token_alg, DROP COLUMN scope_claims, DROP COLUMN roles_claim; DELETE FROM _sqlx_migrations WHERE version > 26",
     )
     .await;
     raw.execute(&format!("REVOKE CREATE ON SCHEMA public FROM {role}"))

@@ -59,6 +59,7 @@ async fn check_that_everything_exists(app: &TestApp, document: &Value, issuer: &
         "scopes_supported",
         "claims_supported",
         "claims_parameter_supported",
+        "acr_values_supported",
         "request_parameter_supported",
         "request_uri_parameter_supported",
         "prompt_values_supported",

@@ -11,6 +11,7 @@ use keyround::jose::jwk::Kid;
 use keyround::keys::kept::Kept;
 use keyround::keys::plan::NewGeneration;
 use keyround::keys::trusted_time::ClockStep;
+use keyround::oauth::claims::ScopeClaims;
 use keyround::oauth::client::{Client, ClientId, Grant};
 use keyround::store::clients::{ClientChange, EndedSecret};
 use keyround::store::nodes::{Heartbeat, Place};
@@ -407,6 +408,10 @@ fn client(id: &str) -> Client {
         party: keyround::oauth::client::Party::Third,
         redirect_uris: Vec::new(),
         post_logout_redirect_uris: Vec::new(),
+        name: None,
+        id_token_alg: None,
+        scope_claims: ScopeClaims::Userinfo,
+        roles_claim: None,
         is_pkce_optional: false,
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),

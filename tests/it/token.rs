@@ -11,6 +11,7 @@ use keyround::crypto::purpose::Purpose;
 use keyround::crypto::random::random_secret;
 use keyround::jose::alg::Algorithm;
 use keyround::jose::jwt::random_jti;
+use keyround::oauth::claims::ScopeClaims;
 use keyround::oauth::client::{Client, Grant};
 use keyround::store::clients::{ClientChange, EndedSecret};
 use serde_json::{Value, json};
@@ -47,6 +48,10 @@ pub fn client(id: &str) -> Client {
         party: keyround::oauth::client::Party::Third,
         redirect_uris: Vec::new(),
         post_logout_redirect_uris: Vec::new(),
+        name: None,
+        id_token_alg: None,
+        scope_claims: ScopeClaims::Userinfo,
+        roles_claim: None,
         is_pkce_optional: false,
         grants: vec![Grant::ClientCredentials],
         scope: "read write".parse().unwrap(),

@@ -97,6 +97,21 @@ pub async fn one(context: &Context, id: &ClientId) -> Result<(), Failure> {
         ("redirect URIs", words(&client.redirect_uris)),
         ("after logout", words(&client.post_logout_redirect_uris)),
         ("PKCE", pkce(client).to_owned()),
+        (
+            "name",
+            client.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ),
+        (
+            "ID token alg",
+            client
+                .id_token_alg
+                .map_or_else(|| default(alg.clone()), |alg| alg.to_string()),
+        ),
+        ("scope claims", client.scope_claims.name().to_owned()),
+        (
+            "roles claim",
+            client.roles_claim.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ),
         ("audiences", words(&client.audiences)),
         ("serves", words(&client.serves)),
         ("scope", client.scope.to_string()),

@@ -5,18 +5,23 @@ use std::str::FromStr;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::clock::Seconds;
+use crate::accounts::user::Name;
+use crate::clock::{Seconds, UnixTime};
 use crate::events::Event;
 use crate::jose::alg::Algorithm;
 use crate::jose::jwk_set::LeftOut;
 use crate::jose::jwt::TokenType;
-use crate::oauth::client::{Audience, Client, ClientId};
+use crate::oauth::claims::{RolesClaim, ScopeClaims};
+use crate::oauth::client::{Audience, Client, ClientId, Consent, Party, RedirectUri};
 use crate::oauth::scope::Scope;
 use crate::store::StoreError;
 use crate::store::clients::ClientUpdate;
 use crate::values::parse_duration;
 
-use super::{distinct, entry, keys, refuse_impossible, to_json, token_type, unknown, words};
+use super::{
+    distinct, entry, keys, pkce, refuse_contradictory, refuse_impossible, scope_claims, to_json, token_type, unknown,
+    words,
+};
 use crate::cli::confirm::Confirmation;
 use crate::cli::context::{ACTOR, Context};
 use crate::cli::differences::{self, Difference, differences, reason};
@@ -77,9 +82,88 @@ pub struct ClientChanges {
     #[arg(long, value_name = "TTL", help = "How long its tokens live, such as 5m, or 'default' for tokens.access_token_ttl", value_parser = |text: &str| Choice::parse(text, parse_duration))]
     token_ttl: Option<Choice<Seconds>>,
     #[command(flatten)]
+    login: LoginChanges,
+    #[command(flatten)]
     keys: Option<keys::ClientKeySource>,
     #[command(flatten)]
     confirmation: Confirmation,
+}
+
+/// What only matters for people who log in with the client.
+#[derive(Args)]
+struct LoginChanges {
+    /// Where a login may lead back to, in place of those before, byte for byte.
+    #[arg(long = "redirect-uri", value_name = "URI", num_args = 1..)]
+    redirect_uris: Vec<RedirectUri>,
+    /// Where a logout that it begins may lead back to, in place of those before, byte for byte.
+    #[arg(long = "post-logout-redirect-uri", value_name = "URI", num_args = 1.., conflicts_with = "no_post_logout_redirect_uri")]
+    post_logout_redirect_uris: Vec<RedirectUri>,
+    /// A logout that it begins leads nowhere any more.
+    #[arg(long)]
+    no_post_logout_redirect_uri: bool,
+    /// It is your own: people are not asked before it gets what it asks for.
+    #[arg(long, conflicts_with = "third_party")]
+    first_party: bool,
+    /// It is another party's: people are asked once.
+    #[arg(long)]
+    third_party: bool,
+    /// Whether it must send a code challenge (RFC 7636): required, or optional for a client that cannot.
+    #[arg(long, value_name = "WHETHER", value_parser = ["required", "optional"])]
+    pkce: Option<String>,
+    #[arg(long, help = "What people see of it, or 'default' for its id", value_parser = |text: &str| Choice::parse(text, Name::from_str))]
+    name: Option<Choice<Name>>,
+    #[arg(long, value_name = "ALGORITHM", help = "The algorithm of its ID tokens, or 'default' for that of its access tokens", value_parser = |text: &str| Choice::parse(text, Algorithm::from_str))]
+    id_token_algorithm: Option<Choice<Algorithm>>,
+    /// Where the claims of the scopes profile and email are: at userinfo, or in the `id_token` too.
+    #[arg(long, value_name = "PLACE", value_parser = scope_claims())]
+    scope_claims: Option<ScopeClaims>,
+    #[arg(long, value_name = "CLAIM", help = "The claim that lists a person's roles, such as groups, or 'default' for none", value_parser = |text: &str| Choice::parse(text, RolesClaim::from_str))]
+    roles_claim: Option<Choice<RolesClaim>>,
+}
+
+impl LoginChanges {
+    const fn is_empty(&self) -> bool {
+        self.redirect_uris.is_empty()
+            && self.post_logout_redirect_uris.is_empty()
+            && !self.no_post_logout_redirect_uri
+            && !self.first_party
+            && !self.third_party
+            && self.pkce.is_none()
+            && self.name.is_none()
+            && self.id_token_algorithm.is_none()
+            && self.scope_claims.is_none()
+            && self.roles_claim.is_none()
+    }
+
+    fn applied_to(&self, old: Client, now: UnixTime) -> Client {
+        let list =
+            |new: &[RedirectUri], old: Vec<RedirectUri>| if new.is_empty() { old } else { distinct(new.to_vec()) };
+        Client {
+            redirect_uris: list(&self.redirect_uris, old.redirect_uris),
+            post_logout_redirect_uris: if self.no_post_logout_redirect_uri {
+                Vec::new()
+            } else {
+                list(&self.post_logout_redirect_uris, old.post_logout_redirect_uris)
+            },
+            party: match old.party {
+                _ if self.third_party => Party::Third,
+                Party::Third if self.first_party => Party::First {
+                    since: now,
+                    consent: Consent::None,
+                },
+                party => party,
+            },
+            is_pkce_optional: self
+                .pkce
+                .as_ref()
+                .map_or(old.is_pkce_optional, |pkce| pkce == "optional"),
+            name: self.name.clone().map_or(old.name, Choice::into_option),
+            id_token_alg: self.id_token_algorithm.map_or(old.id_token_alg, Choice::into_option),
+            scope_claims: self.scope_claims.unwrap_or(old.scope_claims),
+            roles_claim: self.roles_claim.clone().map_or(old.roles_claim, Choice::into_option),
+            ..old
+        }
+    }
 }
 
 impl ClientChanges {
@@ -91,10 +175,11 @@ impl ClientChanges {
             && self.algorithm.is_none()
             && self.token_type.is_none()
             && self.token_ttl.is_none()
+            && self.login.is_empty()
             && self.keys.is_none()
     }
 
-    fn applied_to(&self, old: &Client) -> Client {
+    fn applied_to(&self, old: &Client, now: UnixTime) -> Client {
         let list = |new: &[Audience], old: &[Audience]| {
             if new.is_empty() {
                 old.to_vec()
@@ -102,7 +187,7 @@ impl ClientChanges {
                 distinct(new.to_vec())
             }
         };
-        Client {
+        let changed = Client {
             audiences: list(&self.audiences, &old.audiences),
             serves: if self.no_serves {
                 Vec::new()
@@ -114,7 +199,8 @@ impl ClientChanges {
             token_type: self.token_type.unwrap_or(old.token_type),
             token_ttl: self.token_ttl.map_or(old.token_ttl, Choice::into_option),
             ..old.clone()
-        }
+        };
+        self.login.applied_to(changed, now)
     }
 }
 
@@ -131,6 +217,14 @@ fn differing(old: &Client, new: &Client) -> Vec<Difference> {
             ("algorithm", or_default(client.alg.as_ref())),
             ("token_type", client.token_type.to_string()),
             ("token_ttl", or_default(client.token_ttl.as_ref())),
+            ("redirect_uris", words(&client.redirect_uris)),
+            ("post_logout_redirect_uris", words(&client.post_logout_redirect_uris)),
+            ("first_party", matches!(client.party, Party::First { .. }).to_string()),
+            ("pkce", pkce(client).to_owned()),
+            ("name", or_default(client.name.as_ref())),
+            ("id_token_algorithm", or_default(client.id_token_alg.as_ref())),
+            ("scope_claims", client.scope_claims.name().to_owned()),
+            ("roles_claim", or_default(client.roles_claim.as_ref())),
         ]
     };
     differences(values(old), values(new))
@@ -140,7 +234,8 @@ pub async fn run(context: &Context, changes: ClientChanges) -> Result<(), Failur
     if changes.is_empty() {
         return Err(Failure::Usage(
             "nothing to change was given; give one or more of --audience, --serves, --no-serves, --scope, --algorithm, --token-type, \
-             --token-ttl, --jwks-file and --jwks-uri"
+             --token-ttl, --redirect-uri, --post-logout-redirect-uri, --no-post-logout-redirect-uri, --first-party, --third-party, --pkce, \
+             --name, --id-token-algorithm, --scope-claims, --roles-claim, --jwks-file and --jwks-uri"
                 .to_owned(),
         ));
     }
@@ -155,16 +250,21 @@ pub async fn run(context: &Context, changes: ClientChanges) -> Result<(), Failur
         let stored = db.client(&id).await?.ok_or_else(|| unknown(&id))?;
         let secrets = stored.secrets.iter().count();
         let old = stored.client;
-        let new = changes.applied_to(&old);
+        let now = context.clock.read().wall;
+        let new = changes.applied_to(&old, now);
         // What stays as it was is not judged again: the settings may have changed since.
         let mut differences = differing(&old, &new);
         let differs = |name: &str| differences.iter().any(|difference| difference.name == name);
         let judged = Client {
             alg: new.alg.filter(|_| differs("algorithm")),
+            id_token_alg: new.id_token_alg.filter(|_| differs("id_token_algorithm")),
             token_ttl: new.token_ttl.filter(|_| differs("token_ttl")),
             ..new.clone()
         };
         refuse_impossible(&judged, &config)?;
+        if !changes.login.is_empty() || differs("scope") {
+            refuse_contradictory(&new, &config)?;
+        }
         let old_keys = db.client_keys(&id).await?;
         let keys = new_keys.as_ref().filter(|keys| old_keys.as_ref() != Some(*keys));
         let ended = if keys.is_some() { secrets } else { 0 };
@@ -172,7 +272,6 @@ pub async fn run(context: &Context, changes: ClientChanges) -> Result<(), Failur
             keys::ask_to_end(&changes.confirmation, &id, ended)?;
             is_confirmed = true;
         }
-        let now = context.clock.read().wall;
         let mut entries = Vec::new();
         if !differences.is_empty() {
             entries.push(entry(Event::ClientUpdated, &id, now, &ACTOR, &reason(&differences)));
@@ -230,7 +329,7 @@ fn tell(
         ));
     } else {
         output::line(&format!("client {} is changed", client.id));
-        differences::tell(differences, 15);
+        differences::tell(differences, 26);
     }
     match ended_secrets {
         0 => {}

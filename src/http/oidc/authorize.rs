@@ -66,7 +66,8 @@ async fn answer(
         Some(login) => Some(present(visit, asked, request, login).await?),
         None => None,
     };
-    match next_step(request, client, present, server.sessions.now()) {
+    let step = next_step(request, client, present, server.sessions.now());
+    match step {
         AuthorizationStep::LogIn => {
             let is_other = present.is_some_and(|present| !present.is_expected);
             let error = is_other.then_some(visit.texts.login_other.as_str());
@@ -76,10 +77,7 @@ async fn answer(
             Some(login) => ask_for_consent(visit, asked, request, &login).await,
             None => log_in(visit, asked, "", None),
         },
-        AuthorizationStep::Refuse(code) => Ok(visit.refuse_to(
-            asked,
-            &OauthError::new(code, "the person would have to see a page, and prompt is none"),
-        )),
+        AuthorizationStep::Refuse(code) => Ok(visit.refuse_to(asked, &OauthError::new(code, &step.to_string()))),
         AuthorizationStep::Answer => match login {
             Some(login) => give_code(visit, asked, request, &login, After::Request).await,
             None => log_in(visit, asked, "", None),
@@ -104,16 +102,24 @@ pub(super) async fn present(
         .consent(login.user, &client.id, audience(request, client))
         .await;
     let consent = consent.map_err(|error| Problem::unavailable(&error, "a consent could not be looked up"))?;
+    let claims = &request.claims;
+    let is_named = claims.sub.as_ref().is_none_or(|sub| *sub == login.user.to_string());
+    let is_wanted = |acr: &str| {
+        let wanted = claims.essential_acr.as_ref();
+        wanted.is_some_and(|wanted| wanted.iter().any(|wanted| wanted == acr))
+    };
     Ok(Present {
         auth_time: login.auth_time,
-        is_expected: request.id_token_hint.as_deref().is_none_or(|hint| {
-            let hinted = server.keyring.read_hint(hint, &server.issuer, server.clock.read());
-            // A hint that cannot be verified any more, such as one whose key has left the key set, is ignored where a page is allowed.
-            hinted.map_or(!request.asks_for(Prompt::None), |hinted| {
-                hinted.sub == login.user.to_string()
-            })
-        }),
+        is_expected: is_named
+            && request.id_token_hint.as_deref().is_none_or(|hint| {
+                let hinted = server.keyring.read_hint(hint, &server.issuer, server.clock.read());
+                // A hint that cannot be verified any more, such as one whose key has left the key set, is ignored where a page is allowed.
+                hinted.map_or(!request.asks_for(Prompt::None), |hinted| {
+                    hinted.sub == login.user.to_string()
+                })
+            }),
         has_consented: request.scope.is_within(&consent),
+        is_sure_enough: claims.essential_acr.is_none() || login.acr().is_some_and(is_wanted),
     })
 }
 
@@ -131,7 +137,7 @@ pub(super) fn log_in(
     let page = pages::shown(&LoginPage {
         texts: visit.texts,
         base: visit.base(),
-        client: asked.client.client.id.as_str(),
+        client: asked.client.client.shown_as(),
         error,
         resume: &asked.parameters.query_without(&[]),
         form_token: &form_token,
@@ -153,7 +159,7 @@ async fn ask_for_consent(
     let page = pages::shown(&ConsentPage {
         texts: visit.texts,
         base: visit.base(),
-        client: asked.client.client.id.as_str(),
+        client: asked.client.client.shown_as(),
         scopes: ConsentPage::in_words(visit.texts, &request.scope),
         resource: audience(request, &asked.client.client),
         leads_to: &asked.destination.redirect_uri,

@@ -52,12 +52,12 @@ async fn decide(visit: &Visit, asked: &PendingAuthorization, form: &Parameters) 
     let server = &visit.server;
     // Between the page and the form the login may have become too old, or another person's.
     let present = present(visit, asked, &request, &login).await?;
-    match next_step(&request, client, Some(present), server.sessions.now()) {
+    let step = next_step(&request, client, Some(present), server.sessions.now());
+    match step {
         AuthorizationStep::AskForConsent | AuthorizationStep::Answer => {}
         AuthorizationStep::LogIn => return log_in(visit, asked, "", None),
         AuthorizationStep::Refuse(code) => {
-            let refusal = OauthError::new(code, "the person would have to see a page, and prompt is none");
-            return Ok(visit.refuse_to(asked, &refusal));
+            return Ok(visit.refuse_to(asked, &OauthError::new(code, &step.to_string())));
         }
     }
     let entry = Entry::new(

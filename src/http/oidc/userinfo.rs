@@ -1,30 +1,22 @@
 //! `GET` and `POST /oauth2/userinfo`: what is known of the person behind an access token (OpenID Connect Core 1.0 section 5.3).
 
+use std::sync::Arc;
+
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
-use serde::Serialize;
 
+use crate::accounts::user::Role;
 use crate::http::codes::Code;
 use crate::http::extract::bearer::Bearer;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::oauth::authorization::OPENID;
+use crate::oauth::claims::{claims_of_scope, person_claims};
 use crate::oauth::scope::Scope;
 use crate::oauth::verification::{AccessToken, is_client};
+use crate::store::clients::StoredClient;
 
-/// The claims that the scope of the token allows (section 5.4).
-#[derive(Serialize)]
-struct UserInfo {
-    sub: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    email: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    email_verified: Option<bool>,
-}
-
-/// The account as it is now.
+/// The account as it is now: the claims that the scope of the token allows (section 5.4), and those that the client is registered for.
 ///
 /// # Errors
 /// `token_missing` or `token_invalid`, `insufficient_scope` without `openid`, or `temporarily_unavailable`.
@@ -41,7 +33,7 @@ pub async fn answer(server: web::Data<Server>, bearer: Bearer) -> Result<HttpRes
         return Err(refused());
     }
     let user = token.sub.parse().map_err(|_| refused())?;
-    refuse_without_client(&server, &token).await?;
+    let client = client_of(&server, &token).await?;
     let stored = server
         .db
         .user(user)
@@ -49,20 +41,19 @@ pub async fn answer(server: web::Data<Server>, bearer: Bearer) -> Result<HttpRes
         .map_err(|error| Problem::unavailable(&error, "an account could not be looked up"))?
         .ok_or_else(|| Problem::new(Code::TokenInvalid, "the account is gone"))?;
     let user = stored.user;
-    let (has_profile, has_email) = (scope.contains("profile"), scope.contains("email"));
+    let mut told = person_claims(&user, claims_of_scope(&scope));
+    if let Some(claim) = &client.client.roles_claim {
+        let roles = user.roles.iter().map(Role::as_str);
+        told.insert(claim.name().to_owned(), claim.value(roles));
+    }
+    told.insert("sub".to_owned(), user.id.to_string().into());
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
-        .json(UserInfo {
-            sub: user.id.to_string(),
-            name: has_profile.then(|| user.name.as_str().to_owned()),
-            email: has_email.then(|| user.email.to_string()),
-            email_verified: has_email.then_some(user.email_verified_at.is_some()),
-        }))
+        .json(told))
 }
 
 /// A client that was disabled or deleted learns nothing more.
-async fn refuse_without_client(server: &Server, token: &AccessToken) -> Result<(), Problem> {
+async fn client_of(server: &Server, token: &AccessToken) -> Result<Arc<StoredClient>, Problem> {
     let stored = match token.client_id.parse() {
         Ok(id) => server.registry.find(&id).await,
         Err(_) => Ok(None),
@@ -70,6 +61,5 @@ async fn refuse_without_client(server: &Server, token: &AccessToken) -> Result<(
     stored
         .map_err(|error| Problem::unavailable(&error, "the client of a token could not be looked up"))?
         .filter(|stored| stored.client.disabled_at.is_none() && is_client(&stored.client, token))
-        .map(drop)
         .ok_or_else(|| Problem::new(Code::TokenInvalid, "the client of the access token is gone or disabled"))
 }

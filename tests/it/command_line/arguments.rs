@@ -574,7 +574,7 @@ fn an_argument_too_many_is_answered_with_the_option_or_the_usage() {
     for (command, told) in [
         (
             "clients create SURPLUS",
-            "write --id or --algorithm before its value; usage: keyround clients create",
+            "write --id or --name or --algorithm before its value; usage: keyround clients create",
         ),
         (
             "users create SURPLUS",

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod browser;
+mod claims;
 mod flow;
 mod logout;
 mod pages;
