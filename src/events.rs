@@ -77,6 +77,14 @@ pub enum Event {
     ProviderSecretChanged,
     /// Other properties of an OpenID provider were changed.
     ProviderUpdated,
+    /// A resource server was registered.
+    ResourceCreated,
+    /// A resource server was deleted, with its scopes.
+    ResourceDeleted,
+    /// A scope of a resource server was registered.
+    ScopeCreated,
+    /// A scope of a resource server was deleted.
+    ScopeDeleted,
     /// A session ended, or all those that the reason names.
     SessionEnded,
     /// A refresh token came again within its grace.
@@ -119,7 +127,7 @@ pub enum Event {
 
 impl Event {
     /// All of them, by their names.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 58] = [
         Self::AlgorithmKept,
         Self::AlgorithmRemoved,
         Self::ClientCreated,
@@ -155,6 +163,10 @@ impl Event {
         Self::ProviderEnabled,
         Self::ProviderSecretChanged,
         Self::ProviderUpdated,
+        Self::ResourceCreated,
+        Self::ResourceDeleted,
+        Self::ScopeCreated,
+        Self::ScopeDeleted,
         Self::SessionEnded,
         Self::SessionReplayed,
         Self::SessionReuseDetected,
@@ -215,6 +227,10 @@ impl Event {
             Self::ProviderEnabled => "provider.enabled",
             Self::ProviderSecretChanged => "provider.secret_changed",
             Self::ProviderUpdated => "provider.updated",
+            Self::ResourceCreated => "resource.created",
+            Self::ResourceDeleted => "resource.deleted",
+            Self::ScopeCreated => "scope.created",
+            Self::ScopeDeleted => "scope.deleted",
             Self::SessionEnded => "session.ended",
             Self::SessionReplayed => "session.replayed",
             Self::SessionReuseDetected => "session.reuse_detected",

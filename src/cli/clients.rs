@@ -25,7 +25,9 @@ use crate::oauth::authorization::OFFLINE_ACCESS;
 use crate::oauth::claims::{RolesClaim, ScopeClaims};
 use crate::oauth::client::{Audience, Client, ClientId, ClientKind, ClientSecret, Consent, Grant, Party, RedirectUri};
 use crate::oauth::endpoints::USERINFO_PATH;
+use crate::oauth::resource::RegisteredScope;
 use crate::oauth::scope::Scope;
+use crate::store::Db;
 use crate::store::clients::{ClientChange, EndedSecret, StoredClient};
 use crate::text;
 use crate::values::parse_duration;
@@ -298,6 +300,7 @@ async fn create(context: &Context, mut new: NewClientArguments) -> Result<(), Fa
         output::require_reader()?;
     }
     let (_, foundation) = context.foundation().await?;
+    refuse_foreign_scope(&client, &foundation.rotator.db).await?;
     if is_public {
         return create_public(context, &foundation, &client).await;
     }
@@ -409,6 +412,22 @@ fn client(new: NewClientArguments, config: &Config, now: UnixTime) -> Result<Cli
     refuse_impossible(&client, config)?;
     refuse_contradictory(&client, config)?;
     Ok(with_audience(client, config))
+}
+
+/// Refuses a scope of a resource server that the client gets no tokens for.
+async fn refuse_foreign_scope(client: &Client, db: &Db) -> Result<(), Failure> {
+    let registered = db.registered_scopes().await?;
+    let is_foreign = |scope: &&RegisteredScope| {
+        client.scope.contains(scope.word.as_str()) && !client.audiences.contains(&scope.audience)
+    };
+    match registered.iter().find(is_foreign) {
+        Some(scope) => Err(Failure::Usage(format!(
+            "the scope '{}' is one of the resource server {}, which is not among the audiences of the client; add it by --audience, or leave the \
+             scope out",
+            scope.word, scope.audience
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A client that only logs people in has access tokens for the one endpoint that it asks who they are, and for nothing that a gateway or

@@ -24,6 +24,7 @@ mod mistakes;
 mod output;
 mod password;
 mod providers;
+mod resources;
 mod scope;
 mod serve;
 mod tenants;
@@ -91,6 +92,9 @@ enum Command {
     /// Make tenants, which users belong to, and disable them.
     #[command(subcommand)]
     Tenants(tenants::TenantsCommand),
+    /// Register the services that access tokens are for, and what clients may ask for there.
+    #[command(subcommand)]
+    Resources(resources::ResourcesCommand),
     /// Register OpenID providers that people may log in with, and change them.
     #[command(subcommand)]
     Providers(providers::ProvidersCommand),
@@ -294,6 +298,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             Command::Clients(command) => clients::run(&context, command).await,
             Command::Users(command) => users::run(&context, command).await,
             Command::Tenants(command) => tenants::run(&context, command).await,
+            Command::Resources(command) => resources::run(&context, command).await,
             Command::Providers(command) => providers::run(&context, command).await,
             Command::Audit(request) => audit::run(&context, &request).await,
             Command::MasterKey(command) => master_key::run(&context, &command).await,

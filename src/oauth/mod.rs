@@ -11,6 +11,7 @@ pub mod error;
 pub mod logout;
 pub mod metadata;
 pub mod pkce;
+pub mod resource;
 pub mod scope;
 pub mod token;
 pub mod verification;

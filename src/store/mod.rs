@@ -37,6 +37,7 @@ pub mod passwords;
 mod pooling;
 mod pools;
 mod primary;
+pub mod resources;
 pub mod revocation_changes;
 mod rights;
 mod room;

@@ -43,6 +43,8 @@ pub(super) const TABLES: &[(&str, InBackup)] = &[
     ("sessions", InBackup::No),
     ("authorization_codes", InBackup::No),
     ("consents", InBackup::Yes),
+    ("resource_servers", InBackup::Yes),
+    ("scopes", InBackup::Yes),
     ("limits", InBackup::No),
     ("nodes", InBackup::No),
     ("clock", InBackup::No),

@@ -1,6 +1,7 @@
 //! The types of single values: each accepts the text that a person wrote, or says what would be right.
 
 mod database;
+mod languages;
 mod paths;
 mod session_id;
 mod uuids;
@@ -17,6 +18,7 @@ use crate::clock::Seconds;
 use crate::text;
 
 pub use database::{Database, PostgresServer, PostgresUrl};
+pub use languages::LANGUAGES;
 pub use paths::check_path;
 pub use session_id::{InvalidSessionId, LONGEST_ACCESS_TOKEN, SessionId};
 pub use uuids::{parse_uuid, uuid_at};

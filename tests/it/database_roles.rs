@@ -774,7 +774,7 @@ async fn a_role_that_may_not_make_tables_is_told_what_grants_it() {
          DROP FUNCTION note_denied_token, note_ended_session, note_disabled_tenant CASCADE; \
          DROP INDEX denied_tokens_denied_until, tenants_disabled_at; \
          DROP FUNCTION end_login_session, end_grants, forget_devices CASCADE; DROP TABLE login_sessions; \
-         DROP FUNCTION forget_consents_of_user, forget_consents_of_client CASCADE; DROP TABLE authorization_codes, consents; \
+         DROP FUNCTION forget_consents_of_user, forget_consents_of_client CASCADE; DROP TABLE authorization_codes, consents, scopes, resource_servers; \
          ALTER TABLE sessions DROP COLUMN login_session_id, DROP COLUMN scope; \
          ALTER TABLE clients DROP COLUMN kind, DROP COLUMN auth_method, DROP COLUMN first_party_since, DROP COLUMN consent, \
          DROP COLUMN redirect_uris, DROP COLUMN pkce, DROP COLUMN post_logout_redirect_uris, DROP COLUMN client_name, \

@@ -37,6 +37,7 @@ fn output_that_cannot_be_written_is_a_failure() {
         &["db", "prune"],
         &["users", "list"],
         &["tenants", "list", "--json"],
+        &["resources", "list"],
         &["providers", "list"],
         &["keys", "list"],
         &["clock", "check"],

@@ -20,7 +20,7 @@ use keyround::jose::alg::Algorithm;
 const GRANT: (&str, &str) = ("grant_type", "client_credentials");
 
 /// What a node keeps in memory of each table.
-const TABLES: [(&str, &str); 25] = [
+const TABLES: [(&str, &str); 27] = [
     ("signing_keys", "the snapshot; what was revoked or published stays"),
     ("key_version", "the name of the last change, which heartbeats repeat"),
     ("verifying_keys", "the snapshot; what was revoked or published stays"),
@@ -51,6 +51,8 @@ const TABLES: [(&str, &str); 25] = [
         "nothing: one that was redeemed may count again until it expires",
     ),
     ("consents", "nothing"),
+    ("resource_servers", "nothing"),
+    ("scopes", "nothing"),
     ("limits", "nothing"),
     ("nodes", "nothing"),
     ("clock", "the time that was reached, which never goes back"),

@@ -54,6 +54,7 @@ pub async fn create(context: &Context, client: &Client, source: ClientKeySource)
     let entries = [Event::ClientCreated, Event::ClientKeysChanged]
         .map(|event| entry(event, &client.id, client.created_at, &ACTOR, "registered"));
     let db = &foundation.rotator.db;
+    super::refuse_foreign_scope(client, db).await?;
     if !db.create_client_with_keys(client, &keys, entries.each_ref()).await? {
         return Err(super::taken(client));
     }

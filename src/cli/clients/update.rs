@@ -19,8 +19,8 @@ use crate::store::clients::ClientUpdate;
 use crate::values::parse_duration;
 
 use super::{
-    distinct, entry, keys, pkce, refuse_contradictory, refuse_impossible, scope_claims, to_json, token_type, unknown,
-    words,
+    distinct, entry, keys, pkce, refuse_contradictory, refuse_foreign_scope, refuse_impossible, scope_claims, to_json,
+    token_type, unknown, words,
 };
 use crate::cli::confirm::Confirmation;
 use crate::cli::context::{ACTOR, Context};
@@ -262,6 +262,9 @@ pub async fn run(context: &Context, changes: ClientChanges) -> Result<(), Failur
             ..new.clone()
         };
         refuse_impossible(&judged, &config)?;
+        if differs("scope") || differs("audiences") {
+            refuse_foreign_scope(&new, db).await?;
+        }
         if !changes.login.is_empty() || differs("scope") {
             refuse_contradictory(&new, &config)?;
         }

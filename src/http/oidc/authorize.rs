@@ -16,9 +16,10 @@ use crate::oauth::authorization::{AuthorizationRequest, AuthorizationStep, Prese
 use crate::oauth::client::{Audience, Client};
 use crate::oauth::endpoints::AUTHORIZATION_PATH;
 use crate::oauth::error::{ErrorCode, OauthError};
+use crate::oauth::resource::RegisteredScope;
 use crate::oauth::token::Parameters;
 use crate::sessions::CannotRedeem;
-use crate::store::outage;
+use crate::store::{StoreError, outage};
 
 use super::request::{After, PendingAuthorization, Visit, with_cookie};
 
@@ -156,18 +157,37 @@ async fn ask_for_consent(
     let user = visit.server.db.user(login.user).await;
     let user = user.map_err(|error| Problem::unavailable(&error, "an account could not be looked up"))?;
     let email = user.map(|user| user.user.email.to_string()).unwrap_or_default();
+    let audience = audience(request, &asked.client.client);
+    let (resource, scopes) = resource(visit, audience).await?;
     let page = pages::shown(&ConsentPage {
         texts: visit.texts,
         base: visit.base(),
         client: asked.client.client.shown_as(),
-        scopes: ConsentPage::in_words(visit.texts, &request.scope),
-        resource: audience(request, &asked.client.client),
+        scopes: ConsentPage::in_words(visit.texts, &request.scope, &scopes),
+        resource: &resource,
         leads_to: &asked.destination.redirect_uri,
         email: &email,
         resume: &asked.parameters.query_without(&[]),
         form_token: &form_token,
     });
     Ok(with_cookie(page, cookie))
+}
+
+/// What people see of the resource server of this audience, and its scopes.
+async fn resource(visit: &Visit, audience: &str) -> Result<(String, Vec<RegisteredScope>), Problem> {
+    let db = &visit.server.db;
+    let found = async {
+        let resource = db.resource_server(audience).await?;
+        Ok::<_, StoreError>((resource, db.scopes_of(audience).await?))
+    };
+    let (resource, scopes) = found
+        .await
+        .map_err(|error| Problem::unavailable(&error, "a resource server could not be looked up"))?;
+    let shown = resource.map_or_else(
+        || audience.to_owned(),
+        |resource| format!("{} ({audience})", resource.name),
+    );
+    Ok((shown, scopes))
 }
 
 /// The resource that the access token is for.

@@ -8,8 +8,10 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use askama::Template;
 
 use crate::http::problem::Problem;
+use crate::oauth::resource::RegisteredScope;
 use crate::oauth::scope::Scope;
 use crate::telemetry::Request;
+use crate::values::LANGUAGES;
 
 pub use texts::Texts;
 
@@ -70,10 +72,16 @@ pub struct ConsentPage<'a> {
 }
 
 impl<'a> ConsentPage<'a> {
-    /// What these scopes mean, in words; one that is unknown is shown as it is written.
+    /// What these scopes mean, in words: ours, and those that an operator registered for the resource server. One that is unknown is shown as
+    /// it is written.
     #[must_use]
-    pub fn in_words(texts: &'a Texts, scope: &'a Scope) -> Vec<&'a str> {
-        scope.words().map(|word| texts.of_scope(word).unwrap_or(word)).collect()
+    pub fn in_words(texts: &'a Texts, scope: &'a Scope, registered: &'a [RegisteredScope]) -> Vec<&'a str> {
+        let of_resource = |word: &str| {
+            let registered = registered.iter().find(|registered| registered.word.as_str() == word)?;
+            registered.texts.best(&texts.language, LANGUAGES[0])
+        };
+        let in_words = |word| texts.of_scope(word).or_else(|| of_resource(word)).unwrap_or(word);
+        scope.words().map(in_words).collect()
     }
 }
 

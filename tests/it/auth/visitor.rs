@@ -132,6 +132,16 @@ pub struct Visitor<'a> {
 }
 
 impl Visitor<'_> {
+    /// The same browser, led to another node.
+    pub fn at<'b>(&self, app: &'b TestApp) -> Visitor<'b> {
+        Visitor {
+            app,
+            jar: self.jar.clone(),
+            access_token: self.access_token.clone(),
+            sid: self.sid.clone(),
+        }
+    }
+
     /// A request without cookies or tokens.
     pub fn bare(&self, method: Method, path: &str) -> RequestBuilder {
         self.app.http.request(method, format!("{}{path}", self.app.url))

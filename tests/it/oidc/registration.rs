@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyround::clock::sleep;
 use serde_json::Value;
 
-use super::party::{answer_of, own, query, redeem, refresh, register, userinfo, visit};
+use super::party::{answer_of, leads_to, log_in, own, query, redeem, refresh, register, userinfo, visit};
 use crate::auth::visitor::{Site, Visitor};
 use crate::process::run;
 
@@ -24,7 +24,7 @@ fn output(site: &Site, arguments: &[&str]) -> Output {
 }
 
 /// What a command that must succeed prints for programs.
-fn command(site: &Site, arguments: &[&str]) -> Value {
+pub fn command(site: &Site, arguments: &[&str]) -> Value {
     let output = output(site, &[arguments, &["--json"]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -132,5 +132,172 @@ crate::on_both_databases!(an_operator_changes_what_a_client_is_registered_for, |
             "{change:?}"
         );
     }
+    site.stop().await;
+});
+
+/// The words of a command as a shell reads them.
+fn words_of(command: &str) -> Vec<String> {
+    let script = format!("printf '%s\\n' {command}");
+    let output = std::process::Command::new("bash")
+        .args(["-c", &script])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{command}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+crate::on_both_databases!(the_lines_of_the_page_do_what_it_says, |database| {
+    let site = Site::start_beside_commands(database, &[]).await;
+    let page = include_str!("../../../docs/log-in/openid-connect.md");
+    let page = page.replace("\\\n", " ");
+    let commands: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ keyround "))
+        .collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for line in commands {
+        let words = words_of(line);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        command(&site, &words);
+    }
+    // A browser is led to the clients that they have registered.
+    site.register("ada").await;
+    for (client, redirect_uri, scope) in [
+        (
+            "dashboard",
+            "https://dashboard.example.com/callback",
+            "openid profile email",
+        ),
+        (
+            "notes",
+            "http://127.0.0.1:40123/callback",
+            "openid email offline_access",
+        ),
+        (
+            "shipping",
+            "https://shipping.example.com/callback",
+            "openid orders:read",
+        ),
+    ] {
+        let asked = query(
+            client,
+            &[("redirect_uri", redirect_uri), ("scope", scope), ("ui_locales", "de")],
+        );
+        let mut ada = site.visitor();
+        let page = visit(&mut ada, &asked).await;
+        assert_eq!(page.status(), 200, "{client}");
+        let page = log_in(&mut ada, &page.text().await.unwrap(), "ada")
+            .await
+            .text()
+            .await
+            .unwrap();
+        let next = visit(&mut ada, leads_to(&page).split_once('?').unwrap().1).await;
+        if client == "dashboard" {
+            let location = next.headers()["location"].to_str().unwrap();
+            assert!(location.starts_with(redirect_uri), "{location}");
+            continue;
+        }
+        // Another party's client, and one on the device.
+        let page = next.text().await.unwrap();
+        assert!(page.contains("form_token"), "{client}: {page}");
+        if client == "shipping" {
+            for told in [
+                "Shipping partner",
+                "Ihre Bestellungen sehen",
+                "Orders of the shop (https://orders.example.com)",
+            ] {
+                assert!(page.contains(told), "{told}: {page}");
+            }
+        }
+    }
+    site.stop().await;
+});
+
+crate::on_both_databases!(resource_servers_and_their_scopes_are_registered, |database| {
+    let site = Site::start_beside_commands(database, &[]).await;
+    let (orders, bills) = ("https://orders.example.com", "https://bills.example.com");
+    command(&site, &["resources", "create", orders, "--name", "Orders"]);
+    command(&site, &["resources", "create", bills, "--name", "Bills"]);
+    command(
+        &site,
+        &["resources", "add-scope", orders, "read", "--text", "en=see your orders"],
+    );
+    let listed = command(&site, &["resources", "list"]);
+    assert_eq!(listed[1]["audience"], orders);
+    assert_eq!(listed[1]["scopes"][0]["texts"]["en"], "see your orders");
+    for (code, arguments) in [
+        (1, &["resources", "create", orders, "--name", "Again"][..]),
+        (
+            1,
+            &["resources", "add-scope", bills, "read", "--text", "en=see your bills"],
+        ),
+        (
+            1,
+            &[
+                "resources",
+                "add-scope",
+                "https://unknown.example.com",
+                "write",
+                "--text",
+                "en=write",
+            ],
+        ),
+        (1, &["resources", "remove-scope", bills, "read"]),
+        (1, &["resources", "delete", "https://unknown.example.com"]),
+        (
+            2,
+            &[
+                "resources",
+                "add-scope",
+                bills,
+                "email",
+                "--text",
+                "en=see your address",
+            ],
+        ),
+        (2, &["resources", "add-scope", bills, "pay", "--text", "de=bezahlen"]),
+        (2, &["resources", "add-scope", bills, "pay", "--text", "xx=pay"]),
+        (
+            2,
+            &[
+                "resources",
+                "add-scope",
+                bills,
+                "pay",
+                "--text",
+                "en=a",
+                "--text",
+                "en=b",
+            ],
+        ),
+        (
+            2,
+            &[
+                "clients",
+                "create",
+                "--grant",
+                "client_credentials",
+                "--audience",
+                bills,
+                "--scope",
+                "read",
+            ],
+        ),
+    ] {
+        let refused = output(&site, arguments);
+        assert_eq!(refused.status.code(), Some(code), "{arguments:?}");
+        let sentence = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(sentence.lines().count(), 1, "{arguments:?}: {sentence}");
+    }
+    command(&site, &["resources", "remove-scope", orders, "read"]);
+    command(
+        &site,
+        &["resources", "add-scope", orders, "read", "--text", "en=see them"],
+    );
+    command(&site, &["resources", "delete", orders]);
+    assert_eq!(site.raw.number("SELECT count(*) FROM scopes").await, 0);
+    let noted = "SELECT count(*) FROM audit WHERE event IN ('resource.created', 'resource.deleted', 'scope.created', 'scope.deleted')";
+    assert_eq!(site.raw.number(noted).await, 6);
     site.stop().await;
 });
