@@ -31,6 +31,8 @@ pub enum Event {
     CodeReuseDetected,
     /// A person allowed a client something.
     ConsentGranted,
+    /// A person took back what a client was allowed.
+    ConsentWithdrawn,
     /// A backup was written.
     DatabaseBackedUp,
     /// The rows came from another database.
@@ -127,7 +129,7 @@ pub enum Event {
 
 impl Event {
     /// All of them, by their names.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 59] = [
         Self::AlgorithmKept,
         Self::AlgorithmRemoved,
         Self::ClientCreated,
@@ -140,6 +142,7 @@ impl Event {
         Self::ClockConfirmed,
         Self::CodeReuseDetected,
         Self::ConsentGranted,
+        Self::ConsentWithdrawn,
         Self::DatabaseBackedUp,
         Self::DatabaseCopied,
         Self::DatabasePruned,
@@ -204,6 +207,7 @@ impl Event {
             Self::ClockConfirmed => "clock.confirmed",
             Self::CodeReuseDetected => "code.reuse_detected",
             Self::ConsentGranted => "consent.granted",
+            Self::ConsentWithdrawn => "consent.withdrawn",
             Self::DatabaseBackedUp => "database.backed_up",
             Self::DatabaseCopied => "database.copied",
             Self::DatabasePruned => "database.pruned",

@@ -2,17 +2,18 @@
 
 use crate::oauth::endpoints::{
     AUTHORIZATION_CONSENT_PATH, AUTHORIZATION_LOGIN_PATH, AUTHORIZATION_PATH, AUTHORIZATION_SERVER, CALLBACK_PATH,
-    CSRF_PATH, END_SESSION_CONFIRMATION_PATH, END_SESSION_PATH, FEDERATED_PATH, INTROSPECTION_PATH, ISSUING_PATH,
-    KEY_SET_PATH, LIVENESS_PATH, LOGIN_PATH, LOGOUT_ALL_PATH, LOGOUT_PATH, ME_PATH, METRICS_PATH, OPENID_CONFIGURATION,
-    PASSWORD_PATH, READINESS_PATH, REFRESH_PATH, REGISTER_PATH, REVOCATION_PATH, SCRIPT_PATH, SESSION_PATH,
-    SESSIONS_PATH, STYLE_PATH, TOKEN_PATH, USERINFO_PATH, VERIFY_PATH,
+    CONSENT_PATH, CONSENTS_PAGE_PATH, CONSENTS_PATH, CSRF_PATH, END_SESSION_CONFIRMATION_PATH, END_SESSION_PATH,
+    FEDERATED_PATH, INTROSPECTION_PATH, ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH, LOGIN_PATH, LOGOUT_ALL_PATH,
+    LOGOUT_PATH, ME_PATH, METRICS_PATH, OPENID_CONFIGURATION, PASSWORD_PATH, READINESS_PATH, REFRESH_PATH,
+    REGISTER_PATH, REVOCATION_PATH, SCRIPT_PATH, SESSION_PATH, SESSIONS_PATH, STYLE_PATH, TOKEN_PATH, USERINFO_PATH,
+    VERIFY_PATH,
 };
 
 /// Everything that is no endpoint.
 const OTHER: &str = "other";
 
 /// The patterns without a part that varies; those that are asked for most come first.
-const FIXED: [&str; 29] = [
+const FIXED: [&str; 31] = [
     KEY_SET_PATH,
     TOKEN_PATH,
     REFRESH_PATH,
@@ -33,6 +34,8 @@ const FIXED: [&str; 29] = [
     ME_PATH,
     PASSWORD_PATH,
     SESSIONS_PATH,
+    CONSENTS_PATH,
+    CONSENTS_PAGE_PATH,
     CSRF_PATH,
     OPENID_CONFIGURATION,
     AUTHORIZATION_SERVER,
@@ -68,6 +71,7 @@ pub fn endpoint(path: &str, issuer_path: &str) -> &'static str {
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some("verify"), Some(_), ..) => VERIFY_PATH,
         (Some("sessions"), Some(_), None, None) => SESSION_PATH,
+        (Some("consents"), Some(_), None, None) => CONSENT_PATH,
         (Some("federated"), Some(_), None, None) => FEDERATED_PATH,
         (Some("federated"), Some(_), Some("callback"), None) => CALLBACK_PATH,
         _ => OTHER,
@@ -116,6 +120,7 @@ mod tests {
             ),
             ("/auth/sessions/0b1c", "", SESSION_PATH),
             ("/auth/sessions", "", SESSIONS_PATH),
+            ("/auth/consents/app", "", CONSENT_PATH),
             ("/auth/sessions/a/b", "", OTHER),
             ("/auth/verify/staff/orders/7", "", VERIFY_PATH),
             ("/tenant/auth/federated/google", "/tenant", FEDERATED_PATH),

@@ -47,6 +47,12 @@ pub const PASSWORD_PATH: &str = "/auth/password";
 pub const SESSIONS_PATH: &str = "/auth/sessions";
 /// One of them.
 pub const SESSION_PATH: &str = "/auth/sessions/{sid}";
+/// What a person has allowed clients.
+pub const CONSENTS_PATH: &str = "/auth/consents";
+/// What one of them was allowed.
+pub const CONSENT_PATH: &str = "/auth/consents/{client}";
+/// The page with what a person has allowed.
+pub const CONSENTS_PAGE_PATH: &str = "/account/consents";
 /// The token against forged requests.
 pub const CSRF_PATH: &str = "/auth/csrf";
 /// Where a login with another provider begins.

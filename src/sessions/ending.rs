@@ -3,6 +3,7 @@
 use crate::accounts::session::EndedBy;
 use crate::accounts::user::UserId;
 use crate::events::{Entry, Event};
+use crate::oauth::client::ClientId;
 use crate::store::StoreError;
 use crate::store::sessions::{ENDED_AT_ONCE, Ending, SessionEnd};
 use crate::values::SessionId;
@@ -97,6 +98,21 @@ impl Sessions {
             SessionEnd::Absent => {}
         }
         Ok(end == SessionEnd::New)
+    }
+
+    /// Takes back what a person has allowed a client, and ends what the client was granted; false if it was allowed nothing.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn withdraw_consent(&self, user: UserId, client: &ClientId) -> Result<bool, StoreError> {
+        let actor = format!("user {user}");
+        let entry = self.entry_about(client.to_string(), Event::ConsentWithdrawn, &actor, &actor);
+        let Some(ended) = self.db.withdraw_consent(user, client, &entry).await? else {
+            return Ok(false);
+        };
+        self.have_ended(&ended, EndedBy::Logout);
+        tracing::info!(client.id = %client, user.id = %user, sessions = ended.len(), "a consent was withdrawn");
+        Ok(true)
     }
 
     /// Ends every session of a user, but this one when one is given; answers with those that had not ended. Each transaction ends a

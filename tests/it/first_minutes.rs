@@ -560,7 +560,13 @@ async fn what_is_not_here_says_where_the_paths_are_listed() {
                 assert_eq!(answer.status(), 200, "{page}");
                 let listed = answer.text().await.unwrap();
                 for endpoint in rows("public").iter().filter(|endpoint| **endpoint != "/") {
-                    let of_people = ["/auth", "/oauth2/authorize", "/oauth2/userinfo", "/oauth2/logout"];
+                    let of_people = [
+                        "/auth",
+                        "/account",
+                        "/oauth2/authorize",
+                        "/oauth2/userinfo",
+                        "/oauth2/logout",
+                    ];
                     let is_there = accounts == "true" || !of_people.iter().any(|path| endpoint.starts_with(path));
                     let word = format!("{issuer}{endpoint}");
                     let ends = ["\"", "<", "\n", " ", "\\"].map(|end| format!("{word}{end}"));

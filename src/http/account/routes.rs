@@ -9,11 +9,11 @@ use actix_web::{HttpRequest, Route, web};
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::oauth::endpoints::{
-    CALLBACK_PATH, CSRF_PATH, FEDERATED_PATH, LOGIN_PATH, LOGOUT_ALL_PATH, LOGOUT_PATH, ME_PATH, PASSWORD_PATH,
-    REFRESH_PATH, REGISTER_PATH, SESSION_PATH, SESSIONS_PATH, VERIFY_PATH,
+    CALLBACK_PATH, CONSENT_PATH, CONSENTS_PATH, CSRF_PATH, FEDERATED_PATH, LOGIN_PATH, LOGOUT_ALL_PATH, LOGOUT_PATH,
+    ME_PATH, PASSWORD_PATH, REFRESH_PATH, REGISTER_PATH, SESSION_PATH, SESSIONS_PATH, VERIFY_PATH,
 };
 
-use super::{cors, csrf, federated, login, logout, me, password, refresh, sessions, verify};
+use super::{consents, cors, csrf, federated, login, logout, me, password, refresh, sessions, verify};
 
 /// The routes of accounts, below the issuer's path.
 pub fn routes(path: &str, routes: &mut web::ServiceConfig) {
@@ -42,6 +42,12 @@ pub fn routes(path: &str, routes: &mut web::ServiceConfig) {
         SESSIONS_PATH,
         "GET, HEAD",
         vec![web::get().to(sessions::list), web::head().to(sessions::list)],
+    );
+    endpoint(CONSENT_PATH, "DELETE", vec![web::delete().to(consents::withdraw)]);
+    endpoint(
+        CONSENTS_PATH,
+        "GET, HEAD",
+        vec![web::get().to(consents::list), web::head().to(consents::list)],
     );
     endpoint(
         ME_PATH,

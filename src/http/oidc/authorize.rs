@@ -163,7 +163,7 @@ async fn ask_for_consent(
         texts: visit.texts,
         base: visit.base(),
         client: asked.client.client.shown_as(),
-        scopes: ConsentPage::in_words(visit.texts, &request.scope, &scopes),
+        scopes: pages::in_words(visit.texts, &request.scope, &scopes),
         resource: &resource,
         leads_to: &asked.destination.redirect_uri,
         email: &email,

@@ -2,6 +2,7 @@
 
 pub mod authorize;
 pub mod consent;
+pub mod consents;
 pub mod login;
 pub mod logout;
 mod request;

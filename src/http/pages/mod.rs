@@ -71,18 +71,42 @@ pub struct ConsentPage<'a> {
     pub form_token: &'a str,
 }
 
-impl<'a> ConsentPage<'a> {
-    /// What these scopes mean, in words: ours, and those that an operator registered for the resource server. One that is unknown is shown as
-    /// it is written.
-    #[must_use]
-    pub fn in_words(texts: &'a Texts, scope: &'a Scope, registered: &'a [RegisteredScope]) -> Vec<&'a str> {
-        let of_resource = |word: &str| {
-            let registered = registered.iter().find(|registered| registered.word.as_str() == word)?;
-            registered.texts.best(&texts.language, LANGUAGES[0])
-        };
-        let in_words = |word| texts.of_scope(word).or_else(|| of_resource(word)).unwrap_or(word);
-        scope.words().map(in_words).collect()
-    }
+/// What a person allowed a client.
+pub struct ShownConsent<'a> {
+    /// The client.
+    pub client_id: &'a str,
+    /// Its name.
+    pub client: &'a str,
+    /// What it was allowed, in words.
+    pub scopes: Vec<&'a str>,
+}
+
+/// What a person has allowed, to be taken back.
+#[derive(Template)]
+#[template(path = "consents.html", config = "src/http/pages/askama.toml")]
+pub struct ConsentsPage<'a> {
+    /// The texts.
+    pub texts: &'a Texts,
+    /// The path of the issuer.
+    pub base: &'a str,
+    /// Who is logged in.
+    pub email: &'a str,
+    /// What was allowed.
+    pub consents: &'a [ShownConsent<'a>],
+    /// What proves that a form is ours.
+    pub form_token: &'a str,
+}
+
+/// What these scopes mean, in words: ours, and those that an operator registered for the resource server. One that is unknown is shown as
+/// it is written.
+#[must_use]
+pub fn in_words<'a>(texts: &'a Texts, scope: &'a Scope, registered: &'a [RegisteredScope]) -> Vec<&'a str> {
+    let of_resource = |word: &str| {
+        let registered = registered.iter().find(|registered| registered.word.as_str() == word)?;
+        registered.texts.best(&texts.language, LANGUAGES[0])
+    };
+    let in_words = |word| texts.of_scope(word).or_else(|| of_resource(word)).unwrap_or(word);
+    scope.words().map(in_words).collect()
 }
 
 /// What leads on by itself, and ends the way of a form: a browser holds a redirect after a form against `form-action`.
