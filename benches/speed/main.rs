@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may end loudly")]
 
 mod figures;
+mod flow;
 mod limits;
 mod load;
 mod machine;
@@ -37,6 +38,7 @@ fn main() {
         Some("bcrypt") => println!("{}", people::bcrypt()),
         Some("spin") => people::spin(),
         Some("people") => print(async |cores| people::run(cores).await),
+        Some("flow") => print(async |cores| flow::run(cores).await),
         Some("isolation") => print(async |cores| isolation(cores).await),
         Some("limits") => println!("{}", serde_json::to_string(&Limits::measure()).unwrap()),
         _ => run(),
@@ -49,6 +51,7 @@ fn run() {
     let cores = Cores::find();
     let mut comparisons = in_runtime(&cores, async |cores| {
         let mut comparisons = speed(cores).await;
+        comparisons.extend(flow::run(cores).await);
         comparisons.extend(isolation(cores).await);
         comparisons.extend(growth(cores).await);
         comparisons.extend(footprint(cores).await);

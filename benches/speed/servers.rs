@@ -79,6 +79,27 @@ impl Site {
         site
     }
 
+    /// Registers a public client of the operator's own that people log in with.
+    pub async fn register_app(&self, name: &str, alg: Algorithm, redirect_uri: &str) {
+        let foundation = self.foundation().await;
+        let client = Client {
+            kind: keyround::oauth::client::ClientKind::Public,
+            party: keyround::oauth::client::Party::First {
+                since: UnixTime(0),
+                consent: keyround::oauth::client::Consent::None,
+            },
+            redirect_uris: vec![redirect_uri.parse().unwrap()],
+            grants: vec![Grant::AuthorizationCode],
+            scope: "openid email".parse().unwrap(),
+            audiences: vec!["http://127.0.0.1:8080/oauth2/userinfo".parse().unwrap()],
+            ..service(name, alg)
+        };
+        let entry = entry(Event::ClientCreated, name);
+        let db = &foundation.rotator.db;
+        assert!(db.create_client(&client, "", &entry).await.unwrap());
+        db.close().await;
+    }
+
     /// Changes a setting of the servers that start from now on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.insert(name.to_owned(), value.to_owned());
@@ -377,8 +398,9 @@ pub fn nginx() -> PathBuf {
     .expect("nginx; tests/packages.sh bench unpacks it")
 }
 
-async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &str) {
-    let client = Client {
+/// A client with a secret, which asks in its own name.
+fn service(name: &str, alg: Algorithm) -> Client {
+    Client {
         id: name.parse().unwrap(),
         kind: keyround::oauth::client::ClientKind::Confidential(None),
         party: keyround::oauth::client::Party::Third,
@@ -398,7 +420,11 @@ async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &
         token_ttl: Some(Seconds(600)),
         created_at: UnixTime(0),
         disabled_at: None,
-    };
+    }
+}
+
+async fn register(foundation: &Foundation, name: &str, alg: Algorithm, secret: &str) {
+    let client = service(name, alg);
     let entry = entry(Event::ClientCreated, name);
     let digest = foundation.hash_key.digest(Purpose::ClientSecret, secret);
     assert!(
