@@ -5,14 +5,14 @@ use actix_web::middleware::DefaultHeaders;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 
 use crate::oauth::endpoints::{
-    AUTHORIZATION_CONSENT_PATH, AUTHORIZATION_LOGIN_PATH, AUTHORIZATION_PATH, AUTHORIZATION_SERVER, CONSENTS_PAGE_PATH,
-    END_SESSION_CONFIRMATION_PATH, END_SESSION_PATH, INTROSPECTION_PATH, ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH,
-    METRICS_PATH, OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH, SCRIPT_PATH, STYLE_PATH, TOKEN_PATH,
-    USERINFO_PATH,
+    AUTHORIZATION_CONSENT_PATH, AUTHORIZATION_LOGIN_PATH, AUTHORIZATION_PATH, AUTHORIZATION_REGISTER_PATH,
+    AUTHORIZATION_SERVER, CONSENTS_PAGE_PATH, END_SESSION_CONFIRMATION_PATH, END_SESSION_PATH, INTROSPECTION_PATH,
+    ISSUING_PATH, KEY_SET_PATH, LIVENESS_PATH, METRICS_PATH, OPENID_CONFIGURATION, READINESS_PATH, REVOCATION_PATH,
+    SCRIPT_PATH, STYLE_PATH, TOKEN_PATH, USERINFO_PATH,
 };
 
 use super::oauth::{introspect, key_set, metadata, revoke, token};
-use super::oidc::{authorize, consent, consents, login, logout, userinfo};
+use super::oidc::{authorize, consent, consents, login, logout, register, userinfo};
 use super::operations::health;
 use super::problem::{self, Problem};
 use super::state::Server;
@@ -79,6 +79,8 @@ fn for_visitors(path: &str, routes: &mut web::ServiceConfig) {
         "POST",
         of_form(web::post().to(consent::answer)),
     );
+    let both = vec![web::get().to(register::show), web::post().to(register::answer)];
+    endpoint(AUTHORIZATION_REGISTER_PATH, "GET, POST", both);
     let both = vec![web::get().to(logout::by_query), web::post().to(logout::by_form)];
     endpoint(END_SESSION_PATH, "GET, POST", both);
     endpoint(

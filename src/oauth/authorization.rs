@@ -436,6 +436,18 @@ pub fn next_step(
     }
 }
 
+/// Whether a person must allow this client what it asks for.
+#[must_use]
+pub const fn needs_consent(client: &Client) -> bool {
+    !matches!(
+        client.party,
+        Party::First {
+            consent: Consent::None,
+            ..
+        }
+    )
+}
+
 fn step_with_pages(
     request: &AuthorizationRequest,
     client: &Client,
@@ -452,13 +464,7 @@ fn step_with_pages(
     if !present.is_sure_enough {
         return AuthorizationStep::Refuse(ErrorCode::UnmetAuthenticationRequirements);
     }
-    let needs_none = matches!(
-        client.party,
-        Party::First {
-            consent: Consent::None,
-            ..
-        }
-    );
+    let needs_none = !needs_consent(client);
     // Any program on the device can take the place of an app that has no secret (RFC 8252 section 8.6).
     let is_anybody = client.kind == ClientKind::Public && !request.leads_to_site;
     if request.asks_for(Prompt::Consent) || is_anybody || !(needs_none || present.has_consented) {

@@ -47,6 +47,8 @@ pub const PASSWORD_PATH: &str = "/auth/password";
 pub const SESSIONS_PATH: &str = "/auth/sessions";
 /// One of them.
 pub const SESSION_PATH: &str = "/auth/sessions/{sid}";
+/// The page where a person makes an account on the way to a client.
+pub const AUTHORIZATION_REGISTER_PATH: &str = "/oauth2/authorize/register";
 /// What a person has allowed clients.
 pub const CONSENTS_PATH: &str = "/auth/consents";
 /// What one of them was allowed.

@@ -10,7 +10,7 @@ use crate::crypto::purpose::Purpose;
 use crate::crypto::random::{NoRandomness, random_secret};
 use crate::events::Event;
 use crate::keyring::CannotSign;
-use crate::oauth::authorization::{AuthorizationRequest, OFFLINE_ACCESS, OPENID};
+use crate::oauth::authorization::{AuthorizationRequest, OFFLINE_ACCESS, OPENID, needs_consent};
 use crate::oauth::client::Client;
 use crate::oauth::pkce::CodeChallenge;
 use crate::oauth::scope::Scope;
@@ -94,6 +94,7 @@ impl Sessions {
             audience: request.audience.as_ref().unwrap_or(&default),
             nonce: request.nonce.as_deref(),
             claims: &request.claims.id_token,
+            needs_consent: needs_consent(client),
         };
         let now = self.now();
         let given = self.db.create_code(&new, now).await?;

@@ -16,11 +16,13 @@ use super::audit::note;
 use super::transaction::retry;
 use super::{Db, StoreError, in_tx, on_read, on_write};
 
-/// Only while the login session lives.
+/// Only while the login session lives, and the client is there and allowed what it needs to be.
 const INSERT: &str = "INSERT INTO authorization_codes (code_digest, client_id, redirect_uri, code_challenge, login_session_id, user_id, scope, \
                       audience, nonce, expires_at, claims) \
                       SELECT $1, $2, $3, $4, login_session_id, user_id, $5, $6, $7, $8, $10 FROM login_sessions \
-                      WHERE login_session_id = $9 AND revoked_at IS NULL";
+                      WHERE login_session_id = $9 AND revoked_at IS NULL \
+                      AND EXISTS (SELECT 1 FROM clients WHERE clients.client_id = $2 AND clients.disabled_at IS NULL) \
+                      AND ($11 = 0 OR EXISTS (SELECT 1 FROM consents WHERE consents.user_id = login_sessions.user_id AND consents.client_id = $2))";
 const REDEEM: &str = "UPDATE authorization_codes SET grant_id = $2 \
                       WHERE code_digest = $1 AND grant_id IS NULL AND expires_at > $3 AND client_id = $4 AND redirect_uri = $5 \
                       AND code_challenge IS NOT DISTINCT FROM $6 \
@@ -68,6 +70,8 @@ pub struct NewCode<'a> {
     pub nonce: Option<&'a str>,
     /// What the ID token is to say of the person besides.
     pub claims: &'a [PersonClaim],
+    /// Whether the person must have allowed the client something.
+    pub needs_consent: bool,
 }
 
 /// What redeems a code, and the grant that it makes.
@@ -178,6 +182,7 @@ impl Db {
                     .collect::<Vec<_>>()
                     .join(" ")
             )
+            .bind(i64::from(code.needs_consent))
             .execute(pool)
             .await?
             .rows_affected());

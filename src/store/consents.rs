@@ -15,8 +15,12 @@ use super::{Db, StoreError, in_tx, on_read};
 use super::{audit, sessions};
 
 const FIND: &str = "SELECT scope FROM consents WHERE user_id = $1 AND client_id = $2 AND audience = $3";
+/// What is taken back in this moment does not come back.
+const HOLD: &str = "SELECT scope FROM consents WHERE user_id = $1 AND client_id = $2 AND audience = $3 FOR UPDATE";
 // Of two at once the later one counts, and the person is asked again for what the other allowed.
-const REMEMBER: &str = "INSERT INTO consents (user_id, client_id, audience, scope, granted_at) VALUES ($1, $2, $3, $4, $5) \
+// Of a client that is there: one that comes later under the same id inherits nothing.
+const REMEMBER: &str = "INSERT INTO consents (user_id, client_id, audience, scope, granted_at) \
+                        SELECT $1, client_id, $3, $4, $5 FROM clients WHERE client_id = $2 AND disabled_at IS NULL \
                         ON CONFLICT (user_id, client_id, audience) DO UPDATE SET scope = excluded.scope, granted_at = excluded.granted_at";
 
 const LIST: &str = "SELECT c.client_id, clients.client_name, c.audience, c.scope, c.granted_at FROM consents c \
@@ -154,15 +158,12 @@ impl Db {
             .execute(connection)
             .await?
             .rows_affected());
-        if withdrawn == 0 {
-            return Ok(None);
-        }
-        in_tx!(&mut tx, |connection| sqlx::query(FORGET_CODES)
+        let forgotten = in_tx!(&mut tx, |connection| sqlx::query(FORGET_CODES)
             .bind(user.to_string())
             .bind(client.as_str())
             .execute(connection)
-            .await
-            .map(|_| ())?);
+            .await?
+            .rows_affected());
         let ended: Vec<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(END_GRANTS)
             .bind(user.to_string())
             .bind(client.as_str())
@@ -174,6 +175,10 @@ impl Db {
             .iter()
             .map(|sid| sid.parse().map_err(|_| corrupt(client.as_str(), "the id of a grant")))
             .collect::<Result<_, _>>()?;
+        // A client may have grants without a consent, of the time when it was the operator's own.
+        if withdrawn == 0 && forgotten == 0 && ended.is_empty() {
+            return Ok(None);
+        }
         audit::note(&mut tx, entry, now).await?;
         sessions::note_ends(&mut tx, &ended, entry, EndedBy::Logout, now).await?;
         tx.commit().await?;
@@ -190,7 +195,8 @@ impl Db {
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let now = tx.stamp(entry.happened_at).await?;
-        let earlier: Option<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(FIND)
+        let text = tx.text(FIND, HOLD);
+        let earlier: Option<String> = in_tx!(&mut tx, |connection| sqlx::query_scalar(text)
             .bind(user.to_string())
             .bind(client.as_str())
             .bind(audience)

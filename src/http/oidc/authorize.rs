@@ -143,6 +143,7 @@ pub(super) fn log_in(
         resume: &asked.parameters.query_without(&[]),
         form_token: &form_token,
         email,
+        may_register: visit.may_register(),
     });
     Ok(with_cookie(page, cookie))
 }

@@ -67,6 +67,10 @@ async fn decide(visit: &Visit, asked: &PendingAuthorization, form: &Parameters) 
         format!("user {}", login.user),
         format!("scope {}", request.scope),
     );
+    // A form that comes again writes nothing.
+    if present.has_consented {
+        return give_code(visit, asked, &request, &login, After::Form).await;
+    }
     server
         .db
         .remember_consent(

@@ -98,7 +98,10 @@ async fn try_to_log_in(
 }
 
 /// The browser has the new login session, and neither the one before it nor its tokens (session fixation; RFC 9700 section 4.11).
-async fn logged_in(
+///
+/// # Errors
+/// When a cookie cannot be written.
+pub(super) async fn logged_in(
     visit: &Visit,
     asked: &PendingAuthorization,
     tokens: &SessionTokens,

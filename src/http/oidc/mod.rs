@@ -5,5 +5,6 @@ pub mod consent;
 pub mod consents;
 pub mod login;
 pub mod logout;
+pub mod register;
 mod request;
 pub mod userinfo;

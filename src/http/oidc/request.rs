@@ -7,6 +7,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::accounts::session::LoginSession;
+use crate::accounts::settings::Registration;
 use crate::crypto::purpose::Purpose;
 use crate::crypto::random::random_secret;
 use crate::http::codes::Code;
@@ -82,6 +83,12 @@ impl Visit {
     #[must_use]
     pub fn base(&self) -> &str {
         &self.server.issuer_path
+    }
+
+    /// Whether people make accounts by themselves.
+    #[must_use]
+    pub fn may_register(&self) -> bool {
+        self.server.logins.settings.registration != Registration::Closed
     }
 
     /// Where the request of these parameters goes on.

@@ -41,7 +41,7 @@ pub async fn answer(server: web::Data<Server>, bearer: Bearer) -> Result<HttpRes
         .map_err(|error| Problem::unavailable(&error, "an account could not be looked up"))?
         .ok_or_else(|| Problem::new(Code::TokenInvalid, "the account is gone"))?;
     let user = stored.user;
-    let mut told = person_claims(&user, claims_of_scope(&scope));
+    let mut told = person_claims(&user, claims_of_scope(&scope.within(&client.client.scope)));
     if let Some(claim) = &client.client.roles_claim {
         let roles = user.roles.iter().map(Role::as_str);
         told.insert(claim.name().to_owned(), claim.value(roles));

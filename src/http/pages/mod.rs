@@ -45,6 +45,30 @@ pub struct LoginPage<'a> {
     pub form_token: &'a str,
     /// What is in the field of the address already.
     pub email: &'a str,
+    /// Whether people make accounts by themselves.
+    pub may_register: bool,
+}
+
+/// Where a person makes an account.
+#[derive(Template)]
+#[template(path = "register.html", config = "src/http/pages/askama.toml")]
+pub struct RegisterPage<'a> {
+    /// The texts.
+    pub texts: &'a Texts,
+    /// The path of the issuer.
+    pub base: &'a str,
+    /// The name of the client.
+    pub client: &'a str,
+    /// What went wrong.
+    pub error: Option<&'a str>,
+    /// The query of the request that goes on afterwards.
+    pub resume: &'a str,
+    /// What proves that the form is ours.
+    pub form_token: &'a str,
+    /// The address that was written already.
+    pub email: &'a str,
+    /// The name that was written already.
+    pub name: &'a str,
 }
 
 /// Where a person allows a client something.

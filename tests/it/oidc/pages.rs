@@ -2,8 +2,11 @@
 
 use keyround::oauth::client::Client;
 
-use super::party::{leads_to, log_in, own, query, register, third, visit};
-use crate::auth::visitor::Site;
+use reqwest::Method;
+
+use super::party::{answer_of, leads_to, log_in, own, query, redeem, register, send, third, visit};
+use crate::auth::visitor::{PASSWORD, Site, email};
+use crate::helpers::answered;
 
 const SCRIPT: &str = "<script>alert(1)</script>";
 
@@ -114,3 +117,98 @@ crate::on_both_databases!(a_page_says_what_is_wrong_in_the_language_of_the_brows
     }
     site.stop().await;
 });
+
+crate::on_both_databases!(a_person_makes_an_account_on_the_way_to_a_client, |database| {
+    let site = Site::start(database, &[("accounts.reveal_taken_email", "true")]).await;
+    register(&site, &own("app")).await;
+    let mut ada = site.visitor();
+    let page = visit(&mut ada, &query("app", &[])).await.text().await.unwrap();
+    assert!(page.contains("id=\"to-register\""), "{page}");
+    let asked = query("app", &[]);
+    let shown = answered(ada.with_cookies(Method::GET, &format!("/oauth2/authorize/register?{asked}"))).await;
+    ada.keep(shown.headers());
+    let shown = shown.text().await.unwrap();
+    let address = email("ada");
+    for (name, address, password, told) in [
+        (" ", address.as_str(), PASSWORD, "A name has"),
+        ("Ada", "no address", PASSWORD, "no e-mail address"),
+        ("Ada", &address, "short", "Choose another password"),
+    ] {
+        let fields = [("name", name), ("email", address), ("password", password)];
+        let again = send(&mut ada, "/oauth2/authorize/register", &shown, &fields).await;
+        let again = again.text().await.unwrap();
+        assert!(again.contains(told) && !again.contains(PASSWORD), "{told}: {again}");
+    }
+    let fields = [("name", "Ada"), ("email", address.as_str()), ("password", PASSWORD)];
+    let done = send(&mut ada, "/oauth2/authorize/register", &shown, &fields).await;
+    let next = leads_to(&done.text().await.unwrap());
+    let answer = answer_of(&visit(&mut ada, next.split_once('?').unwrap().1).await);
+    let (status, tokens) = redeem(&site, "app", answer["code"].as_str().unwrap(), &[]).await;
+    assert_eq!(status, 200, "{tokens}");
+    let taken = send(&mut ada, "/oauth2/authorize/register", &shown, &fields).await;
+    assert!(taken.text().await.unwrap().contains("There is an account"));
+    // No other site makes an account in a browser, and no request without a destination shows the page.
+    let mut stranger = site.visitor();
+    let forged = stranger
+        .with_cookies(Method::POST, "/oauth2/authorize/register")
+        .form(&[
+            ("continue", asked.as_str()),
+            ("form_token", "guessed"),
+            ("name", "Eve"),
+            ("email", "eve@example.com"),
+            ("password", PASSWORD),
+        ]);
+    assert_eq!(answered(forged).await.status(), 403);
+    let nowhere = answered(stranger.bare(Method::GET, "/oauth2/authorize/register?client_id=app")).await;
+    assert_eq!(nowhere.status(), 400);
+    stranger.keep(nowhere.headers());
+    site.stop().await;
+});
+
+crate::on_both_databases!(whether_an_address_is_taken_is_not_told_on_a_page, |database| {
+    let site = Site::start(database, &[]).await;
+    register(&site, &own("app")).await;
+    site.register("ada").await;
+    let mut eve = site.visitor();
+    let asked = query("app", &[]);
+    let shown = answered(eve.with_cookies(Method::GET, &format!("/oauth2/authorize/register?{asked}"))).await;
+    eve.keep(shown.headers());
+    let shown = shown.text().await.unwrap();
+    let mut told = Vec::new();
+    for name in ["ada", "bob"] {
+        let address = email(name);
+        let fields = [
+            ("name", name),
+            ("email", address.as_str()),
+            ("password", "seven green umbrellas"),
+        ];
+        let done = send(&mut eve, "/oauth2/authorize/register", &shown, &fields).await;
+        assert_eq!(done.status(), 200);
+        let page = done.text().await.unwrap();
+        assert!(
+            page.contains("Your account is ready if the address was free."),
+            "{page}"
+        );
+        told.push(page.replace(&address, ""));
+    }
+    assert_eq!(told[0], told[1]);
+    site.stop().await;
+});
+
+/// Where an operator makes accounts, no page offers to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_makes_accounts_where_an_operator_does() {
+    let site = Site::start(
+        crate::helpers::TestDatabase::sqlite(),
+        &[("accounts.registration", "false")],
+    )
+    .await;
+    register(&site, &own("app")).await;
+    let mut ada = site.visitor();
+    let page = visit(&mut ada, &query("app", &[])).await.text().await.unwrap();
+    assert!(!page.contains("register"), "{page}");
+    let path = format!("/oauth2/authorize/register?{}", query("app", &[]));
+    let refused = answered(ada.with_cookies(Method::GET, &path)).await;
+    assert_eq!(refused.status(), 403);
+    site.stop().await;
+}
