@@ -19,7 +19,7 @@ use openssl::ssl::{Ssl, SslAcceptor, SslMethod};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Name};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, copy, copy_bidirectional};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_openssl::SslStream;
@@ -29,8 +29,22 @@ use crate::watch::Watch;
 /// What verifiers ask of an issuer.
 const KEY_SET: &str = "/.well-known/jwks.json";
 
+/// What the issuer's address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Plain HTTP.
+    Http,
+    /// HTTPS, which relying parties ask for.
+    Https,
+    /// Plain HTTP, and the key set forgets.
+    Forgetful,
+    /// HTTPS, and the key set stays as it was given.
+    Stale,
+}
+
 /// Listens at two ports until it is dropped.
 pub struct Front {
+    address: Address,
     http_port: u16,
     https_port: u16,
     authority: PathBuf,
@@ -48,10 +62,10 @@ struct Behind {
 
 impl Front {
     /// Has no nodes yet. One that forgets serves an empty set until it is given one.
-    pub async fn start(folder: &Path, forgets: bool) -> Self {
+    pub async fn start(folder: &Path, address: Address) -> Self {
         let empty = || Mutex::new(json!({"keys": []}).to_string());
         let behind = Arc::new(Behind {
-            key_set: forgets.then(empty),
+            key_set: matches!(address, Address::Forgetful | Address::Stale).then(empty),
             ..Behind::default()
         });
         let (certificate, key) = certificate();
@@ -63,6 +77,7 @@ impl Front {
         let (http, https) = (listener().await, listener().await);
         let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
         Self {
+            address,
             http_port: port(&http),
             https_port: port(&https),
             authority,
@@ -76,7 +91,10 @@ impl Front {
 
     /// The issuer.
     pub fn issuer(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http_port)
+        match self.address {
+            Address::Http | Address::Forgetful => format!("http://127.0.0.1:{}", self.http_port),
+            Address::Https | Address::Stale => format!("https://127.0.0.1:{}", self.https_port),
+        }
     }
 
     /// Where its key set is.
@@ -86,7 +104,7 @@ impl Front {
 
     /// Whether it forgets.
     pub fn forgets(&self) -> bool {
-        self.behind.key_set.is_some()
+        self.address == Address::Forgetful
     }
 
     /// The same for those that take it by HTTPS alone.
@@ -94,7 +112,7 @@ impl Front {
         format!("https://127.0.0.1:{}{KEY_SET}", self.https_port)
     }
 
-    /// The certificate to believe there.
+    /// The certificate to trust there.
     pub fn authority(&self) -> &Path {
         &self.authority
     }
@@ -109,6 +127,11 @@ impl Front {
         let superseded = watch.superseded();
         let keys = set["keys"].as_array_mut().unwrap();
         keys.retain(|key| !superseded.contains(key["kid"].as_str().unwrap()));
+        self.serve(&set);
+    }
+
+    /// Serves this set from now on.
+    pub fn serve(&self, set: &Value) {
         *self.behind.key_set.as_ref().unwrap().lock().unwrap() = set.to_string();
     }
 }
@@ -143,12 +166,17 @@ impl Behind {
         let mut client = BufReader::new(client);
         let mut request = String::new();
         client.read_line(&mut request).await?;
-        let mut line = String::from(" ");
-        while !line.trim_end().is_empty() {
-            line.clear();
+        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        loop {
+            let mut line = String::new();
             client.read_line(&mut line).await?;
+            if line.trim_end().is_empty() {
+                break;
+            }
+            if !line.to_ascii_lowercase().starts_with("connection:") {
+                request.push_str(&line);
+            }
         }
-        let path = request.split(' ').nth(1).unwrap_or_default();
         if path == KEY_SET {
             let body = key_set.lock().unwrap().clone();
             let head = format!(
@@ -156,13 +184,13 @@ impl Behind {
                 body.len()
             );
             client.write_all(format!("{head}{body}").as_bytes()).await?;
+            client.shutdown().await
         } else {
             let mut node = self.connect().await?;
-            let request = format!("GET {path} HTTP/1.1\r\nhost: issuer\r\nconnection: close\r\n\r\n");
-            node.write_all(request.as_bytes()).await?;
-            copy(&mut node, &mut client).await?;
+            node.write_all(format!("{request}connection: close\r\n\r\n").as_bytes())
+                .await?;
+            copy_bidirectional(&mut client, &mut node).await.map(drop)
         }
-        client.shutdown().await
     }
 }
 

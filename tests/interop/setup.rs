@@ -11,6 +11,7 @@ use tokio::sync::Barrier;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::COMMON;
+use crate::front::Address;
 use crate::libraries::LIBRARIES;
 use crate::site::{Kind, Site, Token};
 use crate::verifier::{Fetches, Library, Report, Runs, Verifier};
@@ -69,8 +70,11 @@ impl Setup {
     /// The set-ups wait for each other before they start verifiers and before they issue tokens: starting takes the whole machine.
     pub async fn run(self, together: Arc<Barrier>) -> Outcome {
         let settings = [&COMMON, self.policy].concat();
-        let forgets = self.keys == Keys::WithoutSuperseded;
-        let site = Site::start_with(self.name, self.kind, self.nodes, &settings, forgets).await;
+        let address = match self.keys {
+            Keys::AsServed => Address::Http,
+            Keys::WithoutSuperseded => Address::Forgetful,
+        };
+        let site = Site::start_at(self.name, self.kind, self.nodes, &settings, address).await;
         self.wait_for_the_others(&together).await;
         let watch = Watch::new();
         if site.front.forgets() {

@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::front::Front;
+use crate::front::{Address, Front};
 
 /// The `aud` of every token.
 pub const AUDIENCE: &str = "https://api.example.com";
@@ -80,19 +80,19 @@ impl Site {
     /// Starts `nodes` servers with these settings (`("keys.prepublish", "35s")`), all at once, on a database that holds a
     /// client per algorithm and type of tokens, and no key yet.
     pub async fn start(name: &'static str, kind: Kind, nodes: usize, settings: &[(&str, &str)]) -> Self {
-        Self::start_with(name, kind, nodes, settings, false).await
+        Self::start_at(name, kind, nodes, settings, Address::Http).await
     }
 
-    /// The same behind an issuer's address that may forget keys.
-    pub async fn start_with(
+    /// The same behind an issuer's address of this sort.
+    pub async fn start_at(
         name: &'static str,
         kind: Kind,
         nodes: usize,
         settings: &[(&str, &str)],
-        forgets: bool,
+        address: Address,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let front = Front::start(folder.path(), forgets).await;
+        let front = Front::start(folder.path(), address).await;
         let environment = environment(
             &database_url(kind, name, folder.path()).await,
             &front.issuer(),
@@ -141,6 +141,12 @@ impl Site {
         self.start_nodes(nodes).await;
         self.wait_until_every_node_signs().await;
         self
+    }
+
+    /// Copies what the servers logged into this file.
+    pub fn keep_logs(&self, file: &Path) {
+        let logs: String = self.nodes.iter().map(Node::log_text).collect();
+        std::fs::write(file, logs).unwrap();
     }
 
     /// The secret of the client of this algorithm.
