@@ -11,18 +11,20 @@ GO := tests/interop/go
 JAVA := tests/interop/java
 RUST := tests/interop/rust
 SPRING := tests/interop/spring
+PARTIES := tests/interop/relying-parties
 RIVAL := benches/oidc-provider
 ENVOY := tests/interop/envoy/requirements.txt
 SCHEMAS := target/kubernetes/ready
 VERIFIERS := $(INTEROP)/envoy/ready $(VENV)/ready $(NODE)/node_modules/ready $(INTEROP)/go/verifier $(INTEROP)/java/ready \
 	$(INTEROP)/spring/ready $(INTEROP)/apache $(INTEROP)/rust/verifier $(INTEROP)/vectors/ready
+RELYING_PARTIES := $(PARTIES)/node/node_modules/ready $(addprefix $(INTEROP)/relying-parties/,python/ready spring/ready oauth2-proxy)
 
 run:
 	@$(PACKAGES) build
 	cargo build --release --locked
 	./target/release/keyround serve --dev
 
-test: $(VERIFIERS) $(PROVIDER)/node_modules/ready $(SCHEMAS)
+test: $(VERIFIERS) $(RELYING_PARTIES) $(PROVIDER)/node_modules/ready $(SCHEMAS)
 	tests/postgres.sh tests/all.sh
 
 # Its table goes into the page.
@@ -73,7 +75,7 @@ $(MDBOOK):
 packages:
 	@$(PACKAGES) build postgres node python tools browser
 
-$(NODE)/node_modules/ready $(PROVIDER)/node_modules/ready: %/node_modules/ready: %/package.json %/package-lock.json | packages
+$(NODE)/node_modules/ready $(PROVIDER)/node_modules/ready $(PARTIES)/node/node_modules/ready: %/node_modules/ready: %/package.json %/package-lock.json | packages
 	npm ci --prefix $* --no-audit --no-fund
 	@touch $@
 
@@ -85,6 +87,11 @@ $(RIVAL)/node_modules/ready: $(RIVAL)/package.json $(RIVAL)/package-lock.json
 $(VENV)/ready: tests/interop/python/requirements.txt | packages
 	python3 -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/interop/python/requirements.txt
+	@touch $@
+
+$(INTEROP)/relying-parties/python/ready: $(PARTIES)/python/requirements.txt | packages
+	python3 -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
 
 # The published schemas of Kubernetes, which the manifests are held to.
@@ -115,6 +122,14 @@ $(INTEROP)/java/ready: $(wildcard $(JAVA)/*) | packages
 # After the other one, for both ask Maven.
 $(INTEROP)/spring/ready: $(wildcard $(SPRING)/*) | $(INTEROP)/java/ready
 	{ $(PACKAGES) java && $(SPRING)/build.sh $(@D); } || tests/interop/lacking.sh spring spring-at-jwt
+
+# After the others that ask Maven.
+$(INTEROP)/relying-parties/spring/ready: $(wildcard $(PARTIES)/spring/*) | $(INTEROP)/spring/ready
+	{ $(PACKAGES) java && $(PARTIES)/spring/build.sh $(@D); } || tests/interop/lacking.sh spring-login
+
+# After the verifier in Go, which brings a toolchain where there is none.
+$(INTEROP)/relying-parties/oauth2-proxy: $(wildcard $(PARTIES)/oauth2-proxy/go.*) | $(INTEROP)/go/verifier
+	$(PARTIES)/oauth2-proxy/build.sh $@ $(abspath $(INTEROP)/go/toolchain/go) || tests/interop/lacking.sh oauth2-proxy
 
 $(INTEROP)/apache: | packages
 	{ $(PACKAGES) apache && mkdir -p $(@D) && touch $@; } || tests/interop/lacking.sh mod_auth_openidc

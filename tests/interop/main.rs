@@ -1,5 +1,5 @@
 //! Real verifier libraries, with the caching they come with, against running servers whose keys rotate every few seconds: programs that
-//! are handed tokens, and services that know the issuer's address and are sent requests.
+//! are handed tokens, services that know the issuer's address and are sent requests, and relying parties that browsers are led through.
 //!
 //! Eight set-ups run side by side, six of them for about three minutes. SQLite with one node and PostgreSQL with two keep a policy that
 //! suits the libraries that hold back after a fetch: a period of 5 s. The same two again, with a period of 1 s, for those that fetch at
@@ -13,6 +13,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail anywhere")]
 
+mod browser;
 mod clocks;
 mod copied;
 mod emergency;
@@ -26,12 +27,14 @@ mod moving_in;
 mod people;
 #[path = "../it/ports.rs"]
 mod ports;
+mod relying_parties;
 mod service;
 mod setup;
 mod site;
 mod table;
 mod verifier;
 mod versions;
+mod visits;
 mod watch;
 
 use libraries::LIBRARIES;
@@ -200,6 +203,7 @@ fn text(path: &str) -> String {
 #[test]
 fn documents_show_the_tested_snippets() {
     let page = "docs/verify-tokens.md";
+    let logins = "docs/log-in/relying-parties.md";
     for (document, language, path) in [
         (page, "js", "tests/interop/javascript/snippet.mjs"),
         (page, "python", "tests/interop/python/snippet.py"),
@@ -209,6 +213,20 @@ fn documents_show_the_tested_snippets() {
         (page, "js", "tests/interop/javascript/hono.mjs"),
         (page, "js", "tests/interop/javascript/express.mjs"),
         (page, "js", "tests/interop/javascript/get-jwks.mjs"),
+        (logins, "js", "tests/interop/relying-parties/node/app.mjs"),
+        (logins, "python", "tests/interop/relying-parties/python/app.py"),
+        (
+            logins,
+            "properties",
+            "tests/interop/relying-parties/spring/application.properties",
+        ),
+        (logins, "java", "tests/interop/relying-parties/spring/Application.java"),
+        (logins, "java", "tests/interop/relying-parties/spring/Es256.java"),
+        (
+            logins,
+            "toml",
+            "tests/interop/relying-parties/oauth2-proxy/oauth2-proxy.cfg",
+        ),
     ] {
         let block = format!("```{language}\n{}```\n", text(path));
         assert!(
@@ -216,12 +234,23 @@ fn documents_show_the_tested_snippets() {
             "{document} does not show {path} verbatim in a ```{language} block"
         );
     }
-    // Its first lines are the server's, and no matter of verifying.
-    let apache = text("tests/interop/apache/httpd.conf");
-    let from = apache.find("# The module takes").unwrap();
-    assert!(text(page).contains(&format!("```apache\n{}```\n", &apache[from..])));
+    // Their first lines are the server's own.
+    for (document, path, first) in [
+        (page, "tests/interop/apache/httpd.conf", "# The module takes"),
+        (
+            logins,
+            "tests/interop/relying-parties/apache/httpd.conf",
+            "OIDCProviderMetadataURL",
+        ),
+    ] {
+        let apache = text(path);
+        let from = apache.find(first).unwrap();
+        assert!(text(document).contains(&format!("```apache\n{}```\n", &apache[from..])));
+    }
     let version = versions::Version::SpringBoot.read();
     assert!(text(page).contains(&format!("Tested with Spring Boot {version}.")));
+    let version = versions::Version::SpringBootLogin.read();
+    assert!(text(logins).contains(&format!("Tested with Spring Boot {version} ")));
 }
 
 /// The values are those of a site; the names are those of the tested files.

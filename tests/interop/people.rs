@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::site::Site;
 
-const PASSWORD: &str = "correct horse battery staple";
+/// What all of them log in with.
+pub const PASSWORD: &str = "correct horse battery staple";
 
 /// Makes the accounts of so many people.
 pub fn create(site: &Site, count: usize) {
@@ -14,7 +15,15 @@ pub fn create(site: &Site, count: usize) {
     std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let password = password.display().to_string();
     for person in 0..count {
-        let create = ["users", "create", "--email", &email(person), "--name", "Ada"];
+        let create = [
+            "users",
+            "create",
+            "--email",
+            &email(person),
+            "--email-verified",
+            "--name",
+            "Ada",
+        ];
         site.keyround(&[&create[..], &["--password-file", &password]].concat());
     }
 }
@@ -31,6 +40,7 @@ pub fn refresh(http: &reqwest::Client, issuer: &str, refresh_token: &str) -> Req
     http.post(format!("{issuer}/auth/refresh")).json(&refresh)
 }
 
-fn email(person: usize) -> String {
+/// The address of this one.
+pub fn email(person: usize) -> String {
     format!("ada{person}@example.com")
 }

@@ -17,6 +17,7 @@ use crate::gateway;
 use crate::libfaketime;
 use crate::libraries::LIBRARIES;
 use crate::ports::free_port;
+use crate::relying_parties::RELYING_PARTIES;
 use crate::service::{Client, Sender};
 use crate::site::{AUDIENCE, Site};
 use crate::versions::Version;
@@ -115,7 +116,8 @@ fn without() -> Vec<String> {
         .collect();
     for name in &names {
         let known = [gateway::NAME, PUBLIC_VECTORS].contains(&name.as_str())
-            || LIBRARIES.iter().any(|library| library.name == name);
+            || LIBRARIES.iter().any(|library| library.name == name)
+            || RELYING_PARTIES.iter().any(|party| party.name == name);
         assert!(known, "TEST_WITHOUT_VERIFIERS names no verifier of the tests: {name}");
     }
     names

@@ -10,6 +10,8 @@ pub enum Version {
     Npm(&'static str),
     /// In `pom.xml`.
     SpringBoot,
+    /// In that of the relying party.
+    SpringBootLogin,
     /// In `go.mod`.
     Keyfunc,
     /// Known to the system's packages.
@@ -25,11 +27,8 @@ impl Version {
                 let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
                 manifest["version"].as_str().unwrap().to_owned()
             }
-            Self::SpringBoot => between(
-                &file("spring/pom.xml"),
-                "spring-boot-dependencies</artifactId>\n        <version>",
-                "<",
-            ),
+            Self::SpringBoot => spring_boot("spring/pom.xml"),
+            Self::SpringBootLogin => spring_boot("relying-parties/spring/pom.xml"),
             Self::Keyfunc => between(&file("go/go.mod"), "github.com/MicahParks/keyfunc/v3 v", "\n"),
             Self::ModAuthOpenidc => {
                 let ask = ["-W", "-f", "${Version}", "libapache2-mod-auth-openidc"];
@@ -38,6 +37,11 @@ impl Version {
             }
         }
     }
+}
+
+fn spring_boot(pom: &str) -> String {
+    let before = "spring-boot-dependencies</artifactId>\n        <version>";
+    between(&file(pom), before, "<")
 }
 
 fn file(name: &str) -> String {

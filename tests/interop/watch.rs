@@ -100,9 +100,17 @@ impl Watch {
 
     /// How often the key changed, for the algorithm where it did so least.
     pub fn fewest_rotations(&self) -> usize {
+        Algorithm::ALL
+            .map(|alg| self.rotations_of(alg))
+            .into_iter()
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// How often the key of this algorithm changed.
+    pub fn rotations_of(&self, alg: Algorithm) -> usize {
         let seen = self.seen.lock().unwrap();
-        let rotations = |alg| seen.signed.get(&alg).map_or(0, |kids| kids.len() - 1);
-        Algorithm::ALL.into_iter().map(rotations).min().unwrap_or(0)
+        seen.signed.get(&alg).map_or(0, |kids| kids.len() - 1)
     }
 
     /// The keys whose successor has signed.
