@@ -103,8 +103,8 @@ fn for_visitors(path: &str, routes: &mut web::ServiceConfig) {
         endpoint(at, "GET, HEAD", vec![web::get().to(answer), web::head().to(answer)]);
     }
     let userinfo = web::resource(format!("{path}{USERINFO_PATH}"))
-        .route(web::get().to(userinfo::answer))
-        .route(web::post().to(userinfo::answer))
+        .route(web::get().to(userinfo::by_header))
+        .route(web::post().to(userinfo::by_post))
         .route(may_send("GET, POST"))
         .default_service(web::to(|| async { Problem::method_not_allowed("GET, POST").answer() }));
     routes.service(userinfo.wrap(for_any_page()));

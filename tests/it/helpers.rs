@@ -195,7 +195,6 @@ impl TestApp {
     /// Registers a client for `https://api.example.com` and `https://other.example.com` with the scope `read write`;
     /// answers with its secret.
     pub async fn create_client(&self, id: &str, alg: Option<Algorithm>) -> String {
-        let secret = random_secret().unwrap();
         let client = Client {
             id: id.parse().unwrap(),
             kind: keyround::oauth::client::ClientKind::Confidential(None),
@@ -219,15 +218,21 @@ impl TestApp {
             created_at: self.clock.read().wall,
             disabled_at: None,
         };
+        self.register(&client).await
+    }
+
+    /// Registers a confidential client; answers with its secret.
+    pub async fn register(&self, client: &Client) -> String {
+        let secret = random_secret().unwrap();
         let digest = self.hash_key.digest(Purpose::ClientSecret, &secret);
         let created = self
             .running
             .server
             .db
-            .create_client(&client, &digest, &entry("client.created", id))
+            .create_client(client, &digest, &entry("client.created", client.id.as_str()))
             .await
             .unwrap();
-        assert!(created, "the client id {id} is taken");
+        assert!(created, "the client id {} is taken", client.id);
         secret.to_string()
     }
 

@@ -23,6 +23,7 @@ mod client_kinds;
 mod clock_leaps;
 mod clocks;
 mod command_line;
+mod conformance;
 mod connections;
 mod crash;
 mod database;

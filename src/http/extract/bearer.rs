@@ -10,6 +10,7 @@ use crate::accounts::user::UserId;
 use crate::http::codes::Code;
 use crate::http::problem::Problem;
 use crate::keyring::Inactive;
+use crate::oauth::token::Parameters;
 use crate::oauth::verification::{AccessToken, VerificationError};
 use crate::values::SessionId;
 
@@ -97,14 +98,37 @@ impl Bearer {
     /// # Errors
     /// As [`Bearer::verified_for`].
     pub fn verified(&self) -> Result<AccessToken, Problem> {
-        let (server, token) = (&self.0.server, self.token()?);
-        let verdict = server
+        self.verify(self.token()?)
+    }
+
+    /// The same where the token may also be in a form (RFC 6750 section 2.2).
+    ///
+    /// # Errors
+    /// As [`Bearer::verified`], and `invalid_request` for a token in both places.
+    pub fn verified_beside(&self, form: &Parameters) -> Result<AccessToken, Problem> {
+        let in_form = form
+            .one("access_token")
+            .map_err(|_| Problem::new(Code::InvalidRequest, "access_token comes twice"))?;
+        match in_form {
+            None => self.verified(),
+            Some(token) if !self.0.request.headers().contains_key(header::AUTHORIZATION) => self.verify(token),
+            Some(_) => Err(Problem::new(
+                Code::InvalidRequest,
+                "the access token is in the header Authorization and in the form; send it once",
+            )),
+        }
+    }
+
+    fn verify(&self, token: &str) -> Result<AccessToken, Problem> {
+        let verdict = self
+            .0
+            .server
             .verify(token)
             .map_err(|error| Problem::unavailable(&error, "a token could not be verified"))?;
         verdict.map_err(|inactive| refused(&inactive))
     }
 
-    /// The token in the header `Authorization`, the one place where it may stand.
+    /// The token in the header `Authorization`.
     fn token(&self) -> Result<&str, Problem> {
         let mut headers = self.0.request.headers().get_all(header::AUTHORIZATION);
         let first = headers.next();

@@ -8,6 +8,7 @@ use actix_web::{HttpResponse, web};
 use crate::accounts::user::Role;
 use crate::http::codes::Code;
 use crate::http::extract::bearer::Bearer;
+use crate::http::extract::body::Form;
 use crate::http::problem::Problem;
 use crate::http::state::Server;
 use crate::oauth::authorization::OPENID;
@@ -16,12 +17,33 @@ use crate::oauth::scope::Scope;
 use crate::oauth::verification::{AccessToken, is_client};
 use crate::store::clients::StoredClient;
 
-/// The account as it is now: the claims that the scope of the token allows (section 5.4), and those that the client is registered for.
+/// The access token is in the header.
 ///
 /// # Errors
 /// `token_missing` or `token_invalid`, `insufficient_scope` without `openid`, or `temporarily_unavailable`.
-pub async fn answer(server: web::Data<Server>, bearer: Bearer) -> Result<HttpResponse, Problem> {
-    let token = bearer.verified()?;
+pub async fn by_header(server: web::Data<Server>, bearer: Bearer) -> Result<HttpResponse, Problem> {
+    answer(&server, &bearer.verified()?).await
+}
+
+/// The access token is in the header, or in a form.
+///
+/// # Errors
+/// As [`by_header`], and `invalid_request` for a token in both.
+pub async fn by_post(
+    server: web::Data<Server>,
+    bearer: Bearer,
+    form: Result<Form, Problem>,
+) -> Result<HttpResponse, Problem> {
+    let token = match form {
+        Ok(Form(form)) => bearer.verified_beside(&form)?,
+        // Any other body says nothing.
+        Err(_) => bearer.verified()?,
+    };
+    answer(&server, &token).await
+}
+
+/// The account as it is now: the claims that the scope of the token allows (section 5.4), and those that the client is registered for.
+async fn answer(server: &Server, token: &AccessToken) -> Result<HttpResponse, Problem> {
     let scope: Scope = token.scope.as_deref().unwrap_or_default().parse().unwrap_or_default();
     let refused = || {
         Problem::new(
@@ -33,7 +55,7 @@ pub async fn answer(server: web::Data<Server>, bearer: Bearer) -> Result<HttpRes
         return Err(refused());
     }
     let user = token.sub.parse().map_err(|_| refused())?;
-    let client = client_of(&server, &token).await?;
+    let client = client_of(server, token).await?;
     let stored = server
         .db
         .user(user)

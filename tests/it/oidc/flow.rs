@@ -13,7 +13,7 @@ use super::party::{
 use crate::auth::visitor::{Site, email};
 
 /// The claims of a token that the published keys verify.
-fn verified(site: &Site, token: &str) -> Value {
+pub fn verified(site: &Site, token: &str) -> Value {
     let keys: Vec<PublicJwk> = site.app.running.server.keyring.snapshot().key_set.jwks().to_vec();
     verify_access_token_signature(token, &keys).unwrap()
 }

@@ -11,7 +11,7 @@ use crate::auth::visitor::{Site, Visitor};
 use crate::helpers::answered;
 
 /// A browser is led to the end of its login.
-async fn leave(visitor: &mut Visitor<'_>, members: &[(&str, &str)]) -> Response {
+pub async fn leave(visitor: &mut Visitor<'_>, members: &[(&str, &str)]) -> Response {
     let query = url::form_urlencoded::Serializer::new(String::new())
         .extend_pairs(members)
         .finish();

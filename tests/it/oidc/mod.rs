@@ -3,6 +3,7 @@
 mod attacks;
 mod browser;
 mod claims;
+mod conformance;
 mod consents;
 mod flow;
 mod logout;
