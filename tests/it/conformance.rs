@@ -39,7 +39,9 @@ fn section<'p>(page: &'p str, plan: &str, modules: usize) -> &'p str {
 
 /// The rows of a table: the module, and the rest.
 fn rows(section: &str) -> Vec<(&str, Vec<&str>)> {
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `oidcc-").map(|_| line));
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `oidcc-").map(|_| line));
     rows.map(|row| {
         let mut cells = row.trim_matches('|').split('|').map(str::trim);
         let module = cells.next().unwrap().trim_matches('`');
@@ -58,11 +60,17 @@ fn every_module_is_there_with_a_test_that_exists() {
         assert_eq!(modules.len(), number, "{plan} has a module twice");
         assert_eq!((rows[0].0, rows[number - 1].0), (first, last), "{plan}");
         for (module, cells) in rows {
-            assert!(cells.len() == 2 && cells.iter().all(|cell| !cell.is_empty()), "{module}");
+            assert!(
+                cells.len() == 2 && cells.iter().all(|cell| !cell.is_empty()),
+                "{module}"
+            );
             let tests = named(cells[1]);
             assert!(!tests.is_empty(), "{module} names no test");
             let missing: Vec<&str> = tests.iter().copied().filter(|test| !exists(test)).collect();
-            assert!(missing.is_empty(), "{module} names tests that do not exist: {missing:?}");
+            assert!(
+                missing.is_empty(),
+                "{module} names tests that do not exist: {missing:?}"
+            );
             // They are what goes through the mode of the form-post plan too.
             if number == FORM_POST.1 {
                 let in_both = tests.iter().any(|test| test.starts_with("oidc::conformance::"));

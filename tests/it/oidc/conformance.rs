@@ -18,7 +18,9 @@ use serde_json::{Map, Value, json};
 
 use super::flow::verified;
 use super::logout::leave;
-use super::party::{CALLBACK, VERIFIER, answer_at, answer_of, hidden, leads_to, log_in, own, query, send, visit};
+use super::party::{
+    CALLBACK, VERIFIER, answer_at, answer_of, ask, hidden, leads_to, log_in, own, query, send, userinfo, visit,
+};
 use crate::auth::visitor::{Site, Visitor, email};
 use crate::helpers::{TestApp, answered};
 use crate::hostile_tokens::sign;
@@ -170,7 +172,9 @@ impl<'s> RelyingParty<'s> {
         assert_eq!(header["alg"], self.algorithm.name());
         let keys = self.site.app.key_set().await;
         let mut keys = keys["keys"].as_array().unwrap().iter();
-        let key = keys.find(|key| key["kid"] == header["kid"]).expect("the key is published");
+        let key = keys
+            .find(|key| key["kid"] == header["kid"])
+            .expect("the key is published");
         assert_eq!(key["alg"], header["alg"]);
         let id = verified(self.site, &id_token);
         assert_eq!((&id["iss"], &id["aud"]), (&json!(ISSUER), &json!(self.id)));
@@ -182,7 +186,20 @@ impl<'s> RelyingParty<'s> {
         // Nothing of a person that the request did not ask for.
         let told: BTreeSet<&str> = id.as_object().unwrap().keys().map(String::as_str).collect();
         let expected = [
-            "iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "azp", "sid", "at_hash", "jti", "nbf",
+            "iss",
+            "sub",
+            "aud",
+            "exp",
+            "iat",
+            "auth_time",
+            "nonce",
+            "acr",
+            "amr",
+            "azp",
+            "sid",
+            "at_hash",
+            "jti",
+            "nbf",
         ];
         assert!(told.is_subset(&expected.into()), "{id}");
         Tokens {
@@ -194,7 +211,7 @@ impl<'s> RelyingParty<'s> {
     }
 
     async fn userinfo(&self, tokens: &Tokens) -> Value {
-        let (status, told) = super::party::userinfo(self.site, &tokens.access_token).await;
+        let (status, told) = userinfo(self.site, &tokens.access_token).await;
         assert_eq!(status, 200, "{told}");
         assert_eq!(told["sub"], tokens.id["sub"]);
         told
@@ -262,10 +279,10 @@ crate::on_both_databases!(a_client_may_send_its_secret_in_the_form, |database| {
             ("code", answer["code"].as_str().unwrap()),
             ("redirect_uri", CALLBACK),
         ];
-        let (status, refused) = super::party::ask(&site, &form).await;
+        let (status, refused) = ask(&site, &form).await;
         assert_eq!((status, &refused["error"]), (401, &json!("invalid_client")));
         form[2].1 = &party.secret;
-        let (status, answer) = super::party::ask(&site, &form).await;
+        let (status, answer) = ask(&site, &form).await;
         assert_eq!(status, 200, "{answer}");
         party.accept(answer, Some("its nonce")).await;
     }
@@ -292,45 +309,52 @@ crate::on_both_databases!(a_request_needs_no_nonce, |database| {
     site.stop().await;
 });
 
-crate::on_both_databases!(userinfo_takes_the_access_token_by_get_by_post_and_in_a_form, |database| {
-    let site = Site::start(database, &SETTINGS).await;
-    let mut ada = site.person("ada").await;
-    for party in RelyingParty::of_each_kind(&site).await {
-        let answer = party.answer(&mut ada, &[("scope", "openid profile email")]).await;
-        let tokens = party.tokens(&answer, Some("its nonce")).await;
-        let token = tokens.access_token.as_str();
-        let expected = json!({
-            "sub": tokens.id["sub"], "name": "ada", "email": email("ada"), "email_verified": false,
-        });
-        let asked = |method| ada.bare(method, "/oauth2/userinfo");
-        for request in [
-            asked(Method::GET).bearer_auth(token),
-            asked(Method::POST).bearer_auth(token),
-            asked(Method::POST).bearer_auth(token).form(&[("a", "b")]),
-            asked(Method::POST).form(&[("access_token", token)]),
-        ] {
-            let answer = answered(request).await;
-            assert_eq!(answer.status(), 200);
-            assert_eq!(answer.headers()["content-type"], "application/json");
-            assert_eq!(answer.json::<Value>().await.unwrap(), expected);
+crate::on_both_databases!(
+    userinfo_takes_the_access_token_by_get_by_post_and_in_a_form,
+    |database| {
+        let site = Site::start(database, &SETTINGS).await;
+        let mut ada = site.person("ada").await;
+        for party in RelyingParty::of_each_kind(&site).await {
+            let answer = party.answer(&mut ada, &[("scope", "openid profile email")]).await;
+            let tokens = party.tokens(&answer, Some("its nonce")).await;
+            let token = tokens.access_token.as_str();
+            let expected = json!({
+                "sub": tokens.id["sub"], "name": "ada", "email": email("ada"), "email_verified": false,
+            });
+            let asked = |method| ada.bare(method, "/oauth2/userinfo");
+            let address = format!("/oauth2/userinfo?access_token={token}");
+            for request in [
+                asked(Method::GET).bearer_auth(token),
+                asked(Method::POST).bearer_auth(token),
+                asked(Method::POST).bearer_auth(token).form(&[("a", "b")]),
+                asked(Method::POST).form(&[("access_token", token)]),
+            ] {
+                let answer = answered(request).await;
+                assert_eq!(answer.status(), 200);
+                assert_eq!(answer.headers()["content-type"], "application/json");
+                assert_eq!(answer.json::<Value>().await.unwrap(), expected);
+            }
+            // One place, and neither the address nor another kind of body.
+            let twice = [("access_token", token), ("access_token", token)];
+            for (request, status) in [
+                (asked(Method::POST).bearer_auth(token).form(&twice[..1]), 400),
+                (asked(Method::POST).form(&twice), 400),
+                (asked(Method::POST).form(&[("access_token", "noise")]), 401),
+                (
+                    asked(Method::POST).form(&[("access_token", tokens.id_token.as_str())]),
+                    401,
+                ),
+                (asked(Method::POST).json(&json!({ "access_token": token })), 401),
+                (asked(Method::POST), 401),
+                (ada.bare(Method::POST, &address), 401),
+                (ada.bare(Method::GET, &address), 401),
+            ] {
+                assert_eq!(answered(request).await.status(), status);
+            }
         }
-        // One place, and neither the address nor another kind of body.
-        let twice = [("access_token", token), ("access_token", token)];
-        for (request, status) in [
-            (asked(Method::POST).bearer_auth(token).form(&twice[..1]), 400),
-            (asked(Method::POST).form(&twice), 400),
-            (asked(Method::POST).form(&[("access_token", "noise")]), 401),
-            (asked(Method::POST).form(&[("access_token", tokens.id_token.as_str())]), 401),
-            (asked(Method::POST).json(&json!({ "access_token": token })), 401),
-            (asked(Method::POST), 401),
-            (asked(Method::POST).query(&twice[..1]), 401),
-            (asked(Method::GET).query(&twice[..1]), 401),
-        ] {
-            assert_eq!(answered(request).await.status(), status);
-        }
+        site.stop().await;
     }
-    site.stop().await;
-});
+);
 
 crate::on_both_databases!(each_scope_brings_its_claims, |database| {
     let site = Site::start(database, &SETTINGS).await;
@@ -352,7 +376,11 @@ crate::on_both_databases!(each_scope_brings_its_claims, |database| {
             let answer = party.answer(&mut ada, &[("scope", scope)]).await;
             let tokens = party.tokens(&answer, Some("its nonce")).await;
             let words = |text: &str| text.split(' ').map(str::to_owned).collect::<BTreeSet<String>>();
-            assert_eq!(words(tokens.answer["scope"].as_str().unwrap()), words(granted), "{scope}");
+            assert_eq!(
+                words(tokens.answer["scope"].as_str().unwrap()),
+                words(granted),
+                "{scope}"
+            );
             let told = party.userinfo(&tokens).await;
             let names: BTreeSet<&str> = told.as_object().unwrap().keys().map(String::as_str).collect();
             assert_eq!(names, claims.iter().copied().collect(), "{scope}");
@@ -487,7 +515,7 @@ crate::on_both_databases!(a_code_that_comes_again_ends_what_it_got, |database| {
                 .await;
             let (status, refused) = party.redeem(&answer).await;
             assert_eq!((status, &refused["error"]), (400, &json!("invalid_grant")), "{seconds}");
-            let (status, _) = super::party::userinfo(&site, &tokens.access_token).await;
+            let (status, _) = userinfo(&site, &tokens.access_token).await;
             assert_eq!(status, 401, "{seconds}");
         }
     }
@@ -667,7 +695,9 @@ crate::on_both_databases!(discovery_has_what_clients_look_for, |database| {
     assert_eq!(metadata["issuer"], issuer);
     for (name, value) in metadata.as_object().unwrap() {
         if name.ends_with("_endpoint") || name == "jwks_uri" {
-            let is_here = value.as_str().is_some_and(|url| url.starts_with("https://id.example.com/"));
+            let is_here = value
+                .as_str()
+                .is_some_and(|url| url.starts_with("https://id.example.com/"));
             assert!(is_here, "{name}: {value}");
         }
     }
@@ -802,7 +832,11 @@ crate::on_both_databases!(a_logout_without_an_address_ends_on_a_page, |database|
                 assert!(page.contains("Log out?"), "{page}");
                 let answer = party.answer(&mut ada, &[("prompt", "none")]).await;
                 assert!(answer["code"].is_string(), "{answer}");
-                page = send(&mut ada, "/oauth2/logout/confirm", &page, &[]).await.text().await.unwrap();
+                page = send(&mut ada, "/oauth2/logout/confirm", &page, &[])
+                    .await
+                    .text()
+                    .await
+                    .unwrap();
             }
             assert!(page.contains("You are logged out"), "{page}");
             let answer = party.answer(&mut ada, &[("prompt", "none")]).await;
