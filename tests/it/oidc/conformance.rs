@@ -686,7 +686,11 @@ crate::on_both_databases!(a_challenge_is_taken_from_a_client_that_need_not_send_
 
 crate::on_both_databases!(discovery_has_what_clients_look_for, |database| {
     let issuer = "https://id.example.com";
-    let settings = [SETTINGS[0], ("server.issuer", issuer)];
+    let settings = [
+        SETTINGS[0],
+        ("server.issuer", issuer),
+        ("server.trusted_proxies", "127.0.0.1"),
+    ];
     let app = TestApp::start_with_clock(&database, &settings, keyround::clock::Clock::system()).await;
     let answer = answered(app.http.get(format!("{}/.well-known/openid-configuration", app.url))).await;
     assert_eq!(answer.status(), 200);
