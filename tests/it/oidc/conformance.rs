@@ -470,9 +470,12 @@ crate::on_both_databases!(a_login_serves_the_next_request_without_a_page, |datab
     for party in RelyingParty::of_each_kind(&site).await {
         let mut ada = site.visitor();
         let answer = party.log_in(&mut ada, &[("max_age", "15000")]).await;
+        // As if it had been a while ago.
+        site.raw
+            .execute("UPDATE login_sessions SET auth_time = auth_time - 5")
+            .await;
         let first = party.tokens(&answer, Some("its nonce")).await;
-        // The next request is no new login.
-        site.app.clock.advance(Seconds(2));
+        assert_ne!(first.id["auth_time"], first.id["iat"]);
         let hint = ("id_token_hint", first.id_token.as_str());
         for more in [
             &[("prompt", "none")][..],
@@ -780,6 +783,11 @@ crate::on_both_databases!(a_logout_leads_back_with_the_state_that_was_sent, |dat
             assert_eq!(left.headers()["location"], expected.as_str());
             let answer = party.answer(&mut ada, &[("prompt", "none")]).await;
             is_refused(&answer, "login_required", "its state");
+            assert_eq!(
+                userinfo(&site, &tokens.access_token).await.0,
+                401,
+                "the login session has ended"
+            );
         }
     }
     site.stop().await;
@@ -825,10 +833,9 @@ crate::on_both_databases!(a_logout_without_an_address_ends_on_a_page, |database|
     let site = Site::start(database, &SETTINGS).await;
     site.register("ada").await;
     for party in RelyingParty::of_each_kind(&site).await {
-        let (mut ada, tokens) = logged_in(&party).await;
-        let mut id_token = tokens.id_token;
+        let (mut ada, mut tokens) = logged_in(&party).await;
         for names in [&["id_token_hint", "state"][..], &["state"], &[]] {
-            let values = [("id_token_hint", id_token.as_str()), ("state", "its state")];
+            let values = [("id_token_hint", tokens.id_token.as_str()), ("state", "its state")];
             let asked: Vec<(&str, &str)> = values.into_iter().filter(|(name, _)| names.contains(name)).collect();
             let mut page = leave(&mut ada, &asked).await.text().await.unwrap();
             if !names.contains(&"id_token_hint") {
@@ -845,8 +852,13 @@ crate::on_both_databases!(a_logout_without_an_address_ends_on_a_page, |database|
             assert!(page.contains("You are logged out"), "{page}");
             let answer = party.answer(&mut ada, &[("prompt", "none")]).await;
             is_refused(&answer, "login_required", "its state");
+            assert_eq!(
+                userinfo(&site, &tokens.access_token).await.0,
+                401,
+                "the login session has ended"
+            );
             let answer = party.log_in(&mut ada, &[]).await;
-            id_token = party.tokens(&answer, Some("its nonce")).await.id_token;
+            tokens = party.tokens(&answer, Some("its nonce")).await;
         }
     }
     site.stop().await;
