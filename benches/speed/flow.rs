@@ -57,8 +57,8 @@ pub fn client_of(alg: Algorithm) -> String {
 pub async fn run(cores: &Cores) -> Vec<Comparison> {
     let mut site = Site::new(&[]).await;
     // Nobody logs in so often in one browser.
-    site.set("accounts.refresh_limit_session", "100000/1s");
-    site.set("accounts.refresh_limit_address", "100000/1s");
+    site.set("accounts.refresh_limit_session", "1000/1s");
+    site.set("accounts.refresh_limit_address", "1000/1s");
     site.set("accounts.limit_address", "1000000/1000000s");
     for alg in Algorithm::ALL {
         site.register_app(&client_of(alg), alg, CALLBACK).await;

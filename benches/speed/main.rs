@@ -51,7 +51,6 @@ fn run() {
     let cores = Cores::find();
     let mut comparisons = in_runtime(&cores, async |cores| {
         let mut comparisons = speed(cores).await;
-        comparisons.extend(flow::run(cores).await);
         comparisons.extend(isolation(cores).await);
         comparisons.extend(growth(cores).await);
         comparisons.extend(footprint(cores).await);

@@ -81,7 +81,7 @@ impl<'s> RelyingParty<'s> {
 
     fn query(&self, more: &[(&str, &str)]) -> String {
         // The suite leaves out the mode that is the default.
-        let mode = match self.mode {
+        let carried = match self.mode {
             ResponseMode::Query => "",
             ResponseMode::FormPost => "form_post",
         };
@@ -89,7 +89,7 @@ impl<'s> RelyingParty<'s> {
             ("scope", "openid"),
             ("code_challenge", ""),
             ("code_challenge_method", ""),
-            ("response_mode", mode),
+            ("response_mode", carried),
         ];
         members.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
         members.extend(more);
