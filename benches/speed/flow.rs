@@ -56,7 +56,7 @@ pub fn client_of(alg: Algorithm) -> String {
 /// Flows of ours beside those of the rival.
 pub async fn run(cores: &Cores) -> Vec<Comparison> {
     let mut site = Site::new(&[]).await;
-    // Nobody logs in so often in one browser.
+    // No person logs in so often in one browser.
     site.set("accounts.refresh_limit_session", "1000/1s");
     site.set("accounts.refresh_limit_address", "1000/1s");
     site.set("accounts.limit_address", "1000000/1000000s");

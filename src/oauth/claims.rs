@@ -267,7 +267,7 @@ impl RequestedClaims {
         Ok(Self {
             id_token: named(id_token),
             userinfo: named(userinfo),
-            // What is no text is nobody's.
+            // What is no text names no person.
             sub: sub.map(|sub| sub.as_str().unwrap_or_default().to_owned()),
             essential_acr: acr.and_then(values),
         })
